@@ -1,0 +1,36 @@
+# Each target makes what it needs: a virtual environment in .venv, nothing outside it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
+
+.PHONY: demo test check clean
+
+demo: $(VENV)/.sim
+	$(BIN)/fedmslora simulate configs/demo.yaml --out runs/demo
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/python -m pytest -q tests/unit/test_layout.py
+
+$(VENV)/.made:
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/.sim: $(VENV)/.made pyproject.toml constraints.txt
+	$(PIP) --editable '.[sim]'
+	@# stardist is wanted for its two pictures only; its code would bring numba and more.
+	$(PIP) --no-deps stardist
+	touch $@
+
+$(VENV)/.test: $(VENV)/.sim
+	$(PIP) --editable '.[sim,test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs

@@ -1,0 +1,252 @@
+"""A training step on top of earlier tasks: ours, PEFT with all active, the paper's loop.
+
+One thread, fp32, a small Mistral. The learning rate is 0, so every repeat does the work of
+the same step. `growth` is the step's time with 15 earlier tasks over its time with none,
+forward, backward and optimizer alone; ours and theirs hold the regularizer, too.
+"""
+# transformers, peft and torch are partly untyped; the rest of strict checking holds.
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownVariableType=false
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from transformers import MistralConfig, MistralForCausalLM
+
+from benchmarks import paper_loop
+from benchmarks.compare import Comparison, compare, comparison
+from client.lora import Adapted, Factor, adapt, fresh_adapter
+from client.regularizer import Prototype, Regularizer, Weights
+from common.adapter import Adapter, Pair
+from common.plan import Hold, Similarity
+
+#: The seven linear layers of each decoder layer.
+TARGETS = r"model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
+#: Earlier tasks in `growth`.
+MANY = 15
+#: The paper's alpha and beta; the temperature is of no use to its similarity.
+WEIGHTS = Weights(contrast=0.1, orthogonality=0.01, temperature=0.1)
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """The benchmark model and its batch."""
+
+    hidden: int = 512
+    layers: int = 4
+    rank: int = 16
+    batch: int = 4
+    tokens: int = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a step computed: its loss (with the regularizer) and the gradients."""
+
+    loss: torch.Tensor
+    gradients: list[torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class StepComparison:
+    """The comparison at some earlier tasks, and how each way grows with them."""
+
+    comparison: Comparison
+    growth: Mapping[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """The comparison's fields and `growth`, ready for `json.dumps`."""
+        return {**self.comparison.to_json(), "growth": dict(self.growth)}
+
+
+def run(tasks: int = 7, repeats: int = 5, size: Size | None = None) -> StepComparison:
+    """A step with `tasks` earlier tasks, ours (fold) beside the paper's loop, and the growth."""
+    size = size or Size()
+    with one_thread():
+        same = same_modality(tasks)
+        timing = compare(
+            our_step(size, tasks, Hold.FOLD, same), paper_step(size, tasks, same), repeats
+        )
+        growth = {
+            "fold": _growth(lambda k: our_step(size, k, Hold.FOLD), repeats),
+            "stack": _growth(lambda k: our_step(size, k, Hold.STACK), repeats),
+            "peft": _growth(lambda k: peft_step(size, k), repeats),
+            "reference": _growth(lambda k: paper_step(size, k), repeats),
+        }
+    settings = {**asdict(size), "earlier_tasks": tasks, "growth_tasks": MANY, "threads": 1}
+    settings |= {"dtype": "float32", "ours_is": "fold, analytic regularizer", "torch": _version()}
+    equal_to = difference(timing.our_result, timing.their_result)
+    return StepComparison(comparison("step", timing, equal_to, settings), growth)
+
+
+def our_step(
+    size: Size, tasks: int, hold: Hold, same: Sequence[bool] | None = None
+) -> Callable[[], Result]:
+    """Our step; with `same`, it holds the regularizer."""
+    model, adapted = our_model(size, tasks, hold)
+    pairs = adapted.pairs()
+    regularizer = None
+    if same is not None:
+        regularizer = Regularizer(prototypes(adapted, same, size), pairs, Similarity.EXP, WEIGHTS)
+
+    def after_backward() -> torch.Tensor | None:
+        return None if regularizer is None else regularizer.add_gradient(pairs)
+
+    return _step(size, model, None, after_backward)
+
+
+def paper_step(size: Size, tasks: int, same: Sequence[bool] | None = None) -> Callable[[], Result]:
+    """The paper's step; with `same`, it holds the regularizer, inside the loss as there."""
+    model = paper_model(size, tasks)
+
+    def in_loss() -> torch.Tensor | None:
+        if same is None:
+            return None
+        return paper_loop.regularizer(model, same, WEIGHTS.contrast, WEIGHTS.orthogonality or 0.0)
+
+    step = _step(size, model, in_loss, lambda: None)
+
+    def masked() -> Result:
+        paper_loop.mask_tasks(model, tasks + 1)
+        return step()
+
+    return masked
+
+
+def peft_step(size: Size, tasks: int) -> Callable[[], Result]:
+    """PEFT's step with all adapters active and the last one learning (no regularizer)."""
+    adapters = some_adapters(adapt(base(size), TARGETS), tasks + 1, size)
+    names = [f"task{number}" for number in range(len(adapters))]
+    config = LoraConfig(r=size.rank, lora_alpha=size.rank, target_modules=TARGETS)
+    model: Any = get_peft_model(base(size), config, adapter_name=names[0])
+    for name in names[1:]:
+        model.add_adapter(name, config)
+    for name, adapter in zip(names, adapters, strict=True):
+        for layer, pair in adapter.pairs.items():
+            wrapped = model.base_model.model.get_submodule(layer)
+            wrapped.lora_A[name].weight.data = torch.tensor(pair.a)
+            wrapped.lora_B[name].weight.data = torch.tensor(pair.b)
+    # `PeftModel.set_adapter` takes one name alone; the tuner below it takes several.
+    model.base_model.set_adapter(names, inference_mode=True)
+    model.set_requires_grad(names[-1], True)
+    return _step(size, model, None, lambda: None)
+
+
+def our_model(size: Size, tasks: int, hold: Hold) -> tuple[nn.Module, Adapted]:
+    """The model with `tasks` frozen adapters and one that trains."""
+    model = base(size)
+    adapted = adapt(model, TARGETS)
+    *earlier, current = some_adapters(adapted, tasks + 1, size)
+    adapted.freeze(earlier, hold)
+    adapted.begin(current, Factor.BOTH)
+    return model, adapted
+
+
+def paper_model(size: Size, tasks: int) -> nn.Module:
+    """The same model in the paper's way."""
+    model = base(size)
+    adapted = adapt(model, TARGETS)
+    paper_loop.in_the_papers_way(model, adapted, some_adapters(adapted, tasks + 1, size))
+    return model
+
+
+def prototypes(adapted: Adapted, same: Sequence[bool], size: Size) -> list[Prototype]:
+    """The earlier adapters of `our_model`, each its own prototype."""
+    earlier = some_adapters(adapted, len(same), size)
+    return [Prototype(adapter, flag) for adapter, flag in zip(earlier, same, strict=True)]
+
+
+def same_modality(tasks: int) -> list[bool]:
+    """Three modalities in turn, as in the paper: every third earlier task attracts."""
+    return [(tasks - task) % 3 == 0 for task in range(tasks)]
+
+
+def base(size: Size) -> MistralForCausalLM:
+    """A small Mistral with seeded weights; Mistral-7B's proportions."""
+    torch.manual_seed(0)
+    heads = max(4, size.hidden // 64)
+    return MistralForCausalLM(
+        MistralConfig(
+            vocab_size=1024,
+            hidden_size=size.hidden,
+            intermediate_size=size.hidden * 7 // 2,
+            num_hidden_layers=size.layers,
+            num_attention_heads=heads,
+            num_key_value_heads=heads // 4,
+            sliding_window=None,
+            use_cache=False,
+        )
+    )
+
+
+def some_adapters(adapted: Adapted, count: int, size: Size) -> list[Adapter]:
+    """Seeded adapters of scale 1 whose B is not zero, as after training."""
+    return [_trained(adapted, size, seed) for seed in range(count)]
+
+
+def difference(ours: Result, theirs: Result) -> float:
+    """The largest difference of loss and gradients, relative to each tensor's largest entry."""
+    pairs = [(ours.loss, theirs.loss), *zip(ours.gradients, theirs.gradients, strict=True)]
+    return max(float((a - b).abs().max() / b.abs().max()) for a, b in pairs)
+
+
+@contextmanager
+def one_thread() -> Generator[None]:
+    """torch computes on one thread within."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _growth(step_after: Callable[[int], Callable[[], Result]], repeats: int) -> float:
+    """A step with MANY earlier tasks over one with none: median of neighbours' ratios."""
+    return compare(step_after(0), step_after(MANY), repeats).paired_ratio
+
+
+def _step(
+    size: Size,
+    model: nn.Module,
+    in_loss: Callable[[], torch.Tensor | None] | None,
+    after_backward: Callable[[], torch.Tensor | None],
+) -> Callable[[], Result]:
+    """Forward, backward, optimizer; what is added to the loss, and when, is the argument."""
+    learning = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(learning, lr=0.0)
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, 1024, (size.batch, size.tokens), generator=generator)
+
+    def step() -> Result:
+        optimizer.zero_grad()
+        loss = model(input_ids=ids, labels=ids).loss
+        added = in_loss() if in_loss is not None else None
+        loss = loss if added is None else loss + added
+        loss.backward()
+        added = after_backward()
+        loss = loss.detach() if added is None else loss.detach() + added
+        optimizer.step()
+        return Result(loss, [p.grad for p in learning if p.grad is not None])
+
+    return step
+
+
+def _trained(adapted: Adapted, size: Size, seed: int) -> Adapter:
+    fresh = fresh_adapter(adapted.shapes(), size.rank, 1.0, seed)
+    generator = np.random.default_rng(seed)
+    pairs = {
+        name: Pair(pair.a, generator.normal(0, 0.02, pair.b.shape).astype(np.float32))
+        for name, pair in fresh.pairs.items()
+    }
+    return Adapter(pairs, 1.0)
+
+
+def _version() -> str:
+    return str(torch.__version__)

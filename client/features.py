@@ -1,0 +1,56 @@
+"""A memory of image features: the tower is frozen, so a picture is looked at once."""
+# pyright: reportUnknownMemberType=false
+
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, TypeAlias
+
+from torch import Tensor
+
+from common.errors import DataError
+
+_Key: TypeAlias = tuple[Path, int, int]
+
+#: Bytes of features that are kept: 43,000 pictures of the small model, 450 of the 7B.
+KEPT_BYTES: Final = 512 * 2**20
+
+
+class FeatureCache:
+    """Features by picture file; the least recently used go first."""
+
+    def __init__(self, kept_bytes: int = KEPT_BYTES) -> None:
+        self._kept_bytes = kept_bytes
+        self._held_bytes = 0
+        self._features: OrderedDict[_Key, Tensor] = OrderedDict()
+
+    def get(self, file: Path, look: Callable[[Path], Tensor]) -> Tensor:
+        """The features of `file`: remembered, or what `look` makes of it.
+
+        A file with another size or time of change is another picture.
+
+        Raises:
+            DataError: there is no such file.
+        """
+        key = _key(file)
+        if key in self._features:
+            self._features.move_to_end(key)
+            return self._features[key]
+        features = look(file)
+        self._features[key] = features
+        self._held_bytes += _bytes(features)
+        while self._held_bytes > self._kept_bytes and len(self._features) > 1:
+            self._held_bytes -= _bytes(self._features.popitem(last=False)[1])
+        return features
+
+
+def _key(file: Path) -> _Key:
+    try:
+        status = file.stat()
+    except OSError:
+        raise DataError(f"{file}: found no file, expected a picture") from None
+    return file, status.st_mtime_ns, status.st_size
+
+
+def _bytes(features: Tensor) -> int:
+    return features.numel() * features.element_size()

@@ -1,0 +1,282 @@
+"""Low-rank layers on a frozen model: earlier adapters are held, one pair trains on top.
+
+The model that answers is W + sum over frozen adapters of s B A + the pair that trains.
+The frozen sum is held in one of two ways, both exact:
+
+- fold: one weight per layer, rounded once. The price is a second copy of the weights; a
+  step costs the same after any number of adapters.
+- stack: all frozen A's in one matrix, all B's in another. The weight is not touched, so it
+  may be a quantized one; the price is a wide low-rank product in each step.
+
+Legend of shapes: I inputs, O outputs, R rank, K ranks of all frozen adapters together.
+"""
+# torch leaves parts of its interface untyped; the rest of strict checking holds.
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownVariableType=false
+
+import re
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from common.adapter import Adapter, Array, Pair
+from common.errors import BankError, ModelError, PlanError
+from common.identity import seed_for
+from common.plan import Hold
+
+#: The linear layers of the language model (7 a layer); tower, projector and head stay out.
+TARGETS = r".*language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
+
+
+class Factor(StrEnum):
+    """Which factors of the pair on top are trained."""
+
+    A = "a"
+    B = "b"
+    BOTH = "both"
+
+
+class AdaptedLinear(nn.Module):
+    """A frozen linear layer under a sum of frozen pairs and one pair that trains.
+
+    `base` is the layer as it was found; nothing here ever writes to its weight.
+    """
+
+    def __init__(self, base: nn.Linear) -> None:
+        super().__init__()
+        self.base = base.requires_grad_(False)
+        self.scale = 1.0
+        self.a: nn.Parameter | None
+        self.b: nn.Parameter | None
+        self.register_parameter("a", None)
+        self.register_parameter("b", None)
+        self.folded: torch.Tensor | None
+        self.frozen_a: torch.Tensor | None
+        self.frozen_b: torch.Tensor | None
+        # Not persistent: a saved model is the base model, and adapters are saved apart.
+        for name in ("folded", "frozen_a", "frozen_b"):
+            self.register_buffer(name, None, persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Outputs (..., O) of inputs (..., I)."""
+        x_NI = x.reshape(-1, x.shape[-1])
+        if self.folded is None:
+            y_NO = self.base(x_NI)
+        else:
+            y_NO = functional.linear(x_NI, self.folded, self.base.bias)
+        if self.frozen_a is not None and self.frozen_b is not None:
+            y_NO = _plus(y_NO, functional.linear(x_NI, self.frozen_a), self.frozen_b, 1.0)
+        if self.a is not None and self.b is not None:
+            h_NR = functional.linear(x_NI, self.a.to(x.dtype))
+            y_NO = _plus(y_NO, h_NR, self.b, self.scale)
+        return y_NO.view(*x.shape[:-1], y_NO.shape[-1])
+
+    def hold(self, pairs: Sequence[Pair], scales: Sequence[float], hold: Hold) -> None:
+        """The frozen sum is now exactly the sum of `pairs`, each with its scale."""
+        self.folded = self.frozen_a = self.frozen_b = None
+        if not pairs:
+            return
+        exact = self.trained_dtype
+        a_KI = torch.cat([self._tensor(pair.a, exact) for pair in pairs])
+        b_OK = torch.cat(
+            [self._tensor(p.b, exact) * scale for p, scale in zip(pairs, scales, strict=True)], 1
+        )
+        weight_OI = self.base.weight.detach()
+        if hold is Hold.FOLD:
+            # All at once and rounded once: adding adapter by adapter in bf16 doubles the
+            # error, and taking one off again would not restore the weight.
+            self.folded = torch.addmm(weight_OI.to(exact), b_OK, a_KI).to(weight_OI.dtype)
+        else:
+            # A quantized weight has an integer type; its factors stay in full precision.
+            kept = weight_OI.dtype if weight_OI.is_floating_point() else exact
+            self.frozen_a, self.frozen_b = a_KI.to(kept), b_OK.to(kept)
+
+    def begin(self, pair: Pair, scale: float, train: Factor) -> None:
+        """`pair` is on top of the frozen sum, and `train` says which factors learn."""
+        self.a = nn.Parameter(self._tensor(pair.a, self.trained_dtype), train is not Factor.B)
+        self.b = nn.Parameter(self._tensor(pair.b, self.trained_dtype), train is not Factor.A)
+        self.scale = scale
+
+    def silence(self) -> None:
+        """No pair is on top any more."""
+        self.a = self.b = None
+
+    @property
+    def trained_dtype(self) -> torch.dtype:
+        """fp32 master factors for every base but an fp64 one (which is for checks)."""
+        exact = self.base.weight.dtype == torch.float64
+        return torch.float64 if exact else torch.float32
+
+    def _tensor(self, array: Array, dtype: torch.dtype) -> torch.Tensor:
+        # torch.tensor copies: an adapter's arrays are never trained in place.
+        return torch.tensor(array, dtype=dtype, device=self.base.weight.device)
+
+
+class Adapted:
+    """The adapted layers of a model, by their paths in it, in the model's order."""
+
+    def __init__(self, layers: Mapping[str, AdaptedLinear]) -> None:
+        self.layers = dict(layers)
+
+    def freeze(self, adapters: Sequence[Adapter], hold: Hold) -> None:
+        """Under the pair on top lies the sum of `adapters` alone; none restores the base.
+
+        Raises:
+            BankError: an adapter has a layer or a shape that the model has not.
+        """
+        for adapter in adapters:
+            self._check(adapter)
+        for name, layer in self.layers.items():
+            having = [adapter for adapter in adapters if name in adapter.pairs]
+            layer.hold([a.pairs[name] for a in having], [a.scale for a in having], hold)
+
+    def begin(self, adapter: Adapter, train: Factor) -> None:
+        """`adapter` is on top of the frozen ones, and its `train` factors learn.
+
+        The parameters are new ones: an optimizer is made afterwards.
+
+        Raises:
+            BankError: the adapter has a layer or a shape that the model has not.
+        """
+        self._check(adapter)
+        self.silence()
+        for name, pair in adapter.pairs.items():
+            self.layers[name].begin(pair, adapter.scale, train)
+
+    def silence(self) -> None:
+        """The model is the base and its frozen adapters; the pairs on top are dropped."""
+        for layer in self.layers.values():
+            layer.silence()
+
+    def pairs(self) -> dict[str, tuple[nn.Parameter, nn.Parameter]]:
+        """The factors (A, B) on top, by layer: the very parameters, not copies."""
+        return {
+            name: (layer.a, layer.b)
+            for name, layer in self.layers.items()
+            if layer.a is not None and layer.b is not None
+        }
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The parameters that learn, in the model's order."""
+        return [p for pair in self.pairs().values() for p in pair if p.requires_grad]
+
+    def current(self) -> Adapter:
+        """The adapter on top as float32 arrays, copied."""
+        pairs = {name: Pair(_array(a), _array(b)) for name, (a, b) in self.pairs().items()}
+        scale = next((self.layers[name].scale for name in pairs), 1.0)
+        return Adapter(pairs, scale)
+
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        """(outputs, inputs) of every adapted layer."""
+        return {
+            name: (layer.base.out_features, layer.base.in_features)
+            for name, layer in self.layers.items()
+        }
+
+    def _check(self, adapter: Adapter) -> None:
+        shapes = self.shapes()
+        for name, pair in adapter.pairs.items():
+            if name not in shapes:
+                raise BankError(f"adapter: found a layer {name}, the base model has none so named")
+            found = (pair.b.shape[0], pair.a.shape[1])
+            if found != shapes[name]:
+                raise BankError(
+                    f"adapter, {name}: found {found}, the base model has {shapes[name]}"
+                )
+
+
+def adapt(model: nn.Module, targets: str = TARGETS) -> Adapted:
+    """Every linear layer whose whole path matches `targets` is adapted, in place.
+
+    No parameter of the model learns afterwards, in an adapted layer or elsewhere.
+
+    Raises:
+        ModelError: nothing matches.
+    """
+    model.requires_grad_(False)
+    chosen = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and re.fullmatch(targets, name)
+    ]
+    if not chosen:
+        raise ModelError(f"base model: found no linear layer that matches {targets}")
+    layers: dict[str, AdaptedLinear] = {}
+    for name, module in chosen:
+        parent, _, last = name.rpartition(".")
+        layers[name] = AdaptedLinear(module)
+        setattr(model.get_submodule(parent), last, layers[name])
+    return Adapted(layers)
+
+
+def fresh_adapter(
+    shapes: Mapping[str, tuple[int, int]], rank: int, scale: float, seed: int
+) -> Adapter:
+    """An adapter that changes nothing yet: A uniform as PEFT draws it, B zero.
+
+    PEFT's Kaiming draw with a = sqrt(5) is uniform within 1 / sqrt(inputs). Every layer
+    has a generator of its own, so its numbers do not depend on the layers beside it.
+    """
+    pairs: dict[str, Pair] = {}
+    for name, (outputs, inputs) in shapes.items():
+        bound = 1 / np.sqrt(inputs)
+        drawn = _generator(seed, name).uniform(-bound, bound, (rank, inputs))
+        pairs[name] = Pair(drawn.astype(np.float32), np.zeros((outputs, rank), np.float32))
+    return Adapter(pairs, scale)
+
+
+def orthonormal_adapter(
+    shapes: Mapping[str, tuple[int, int]],
+    rank: int,
+    scale: float,
+    seed: int,
+    earlier: Sequence[Adapter] = (),
+) -> Adapter:
+    """An adapter that changes nothing yet: A's rows are orthonormal, B zero.
+
+    As many rows as there is room for are orthogonal to the A's of `earlier`, too.
+
+    Raises:
+        PlanError: the rank is larger than a layer has inputs.
+    """
+    pairs: dict[str, Pair] = {}
+    for name, (outputs, inputs) in shapes.items():
+        if rank > inputs:
+            raise PlanError(f"rank: found {rank}, expected at most the {inputs} inputs of {name}")
+        before = [adapter.pairs[name].a for adapter in earlier if name in adapter.pairs]
+        a = _orthonormal_rows(_generator(seed, name), (rank, inputs), before)
+        pairs[name] = Pair(a.astype(np.float32), np.zeros((outputs, rank), np.float32))
+    return Adapter(pairs, scale)
+
+
+def _orthonormal_rows(
+    generator: np.random.Generator, shape: tuple[int, int], before: Sequence[Array]
+) -> Array:
+    rank, inputs = shape
+    drawn_IR = generator.standard_normal((inputs, rank))
+    if before:
+        _, values, taken_KI = np.linalg.svd(np.concatenate(before).astype(float), False)
+        # Directions below rounding are not taken: they are there for the stages to come.
+        taken_KI = taken_KI[values > values.max(initial=0.0) * 1e-6]
+        room = min(rank, inputs - len(taken_KI))
+        for _ in range(2):  # once more removes what rounding left of the first time
+            drawn_IR[:, :room] -= taken_KI.T @ (taken_KI @ drawn_IR[:, :room])
+    # QR keeps the span of the leading columns, so the free directions stay free.
+    return np.ascontiguousarray(np.linalg.qr(drawn_IR)[0].T)
+
+
+def _generator(seed: int, layer: str) -> np.random.Generator:
+    return np.random.default_rng(seed_for(seed, layer))
+
+
+def _plus(y_NO: torch.Tensor, h_NR: torch.Tensor, b_OR: torch.Tensor, scale: float) -> torch.Tensor:
+    # One product that adds as it goes: no tensor of outputs is made beside y.
+    return torch.addmm(y_NO, h_NR.to(y_NO.dtype), b_OR.to(y_NO.dtype).t(), alpha=scale)
+
+
+def _array(parameter: torch.Tensor) -> Array:
+    return parameter.detach().to("cpu", torch.float32, copy=True).numpy()

@@ -1,0 +1,82 @@
+"""What a method is to the rest of a site: one paper, one file in client/methods/.
+
+A method says where a stage starts, what trains and against which loss, what is released
+(an `Adapter`, its pairs and extras), and how it answers. Which backbone it needs is its own
+affair: the server, the bank and the wire see adapters only.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from client.data import Example
+from client.train import Course, Report, Trained
+from common.adapter import Adapter
+from common.plan import Plan, Stage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assignment:
+    """An order with everything it names at hand.
+
+    Attributes:
+        stage: whose task is trained or answered, 0-based.
+        round: 1-based; 0 where questions are answered.
+        bank: the adapter of every release so far by stage, oldest first.
+        active: the stages of `bank` that are summed into the model.
+        base_model: folder of the frozen model, already checked against the plan's pin.
+    """
+
+    plan: Plan
+    stage: int
+    round: int
+    site: str
+    bank: Mapping[int, Adapter]
+    active: tuple[int, ...]
+    base_model: Path
+    device: torch.device
+
+    @property
+    def task(self) -> Stage:
+        """What the plan says of the stage."""
+        return self.plan.stages[self.stage]
+
+    @property
+    def beneath(self) -> list[Adapter]:
+        """The active adapters, in the order of `active`."""
+        return [self.bank[stage] for stage in self.active]
+
+    def course(self, examples: int) -> Course:
+        """The round of training over so many examples."""
+        return Course(
+            plan=self.plan,
+            stage=self.stage,
+            round=self.round,
+            site=self.site,
+            examples=examples,
+        )
+
+
+class Method(Protocol):
+    """A module of client/methods/ has these three functions."""
+
+    def start(self, assignment: Assignment) -> Adapter:
+        """The adapter that round 1 of the stage begins with: the same at every site."""
+        ...
+
+    def train(
+        self,
+        assignment: Assignment,
+        adapter: Adapter,
+        examples: Sequence[Example],
+        report: Report,
+    ) -> tuple[Adapter, Trained]:
+        """`adapter` after one round on `examples`, and what the round came to."""
+        ...
+
+    def answer(self, assignment: Assignment, questions: Sequence[Example]) -> list[str]:
+        """The answer to each question of the active adapters' model."""
+        ...

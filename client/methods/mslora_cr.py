@@ -1,0 +1,56 @@
+"""MSLoRA-CR: a LoRA for each stage on frozen earlier ones, kept apart by a contrast.
+
+arXiv 2508.11673. Training: one pair of factors in every linear layer of the decoder, on top
+of the active earlier adapters; cross-entropy plus the regularizer of client/regularizer.py.
+Released is the stage's adapter. Answers are those of base model plus active adapters.
+"""
+
+from collections.abc import Sequence
+
+from client.data import Example
+from client.decoder_lora import answer_worn, first_adapter, train_worn, wear
+from client.methods.interface import Assignment
+from client.model import BaseModel
+from client.regularizer import Regularizer, Weights, prototypes_of
+from client.train import Penalty, Report, Trained
+from common.adapter import Adapter
+from common.plan import MSLoRACR
+
+
+def start(assignment: Assignment) -> Adapter:
+    """A fresh adapter: B is zero, so the stage begins as the model it builds on."""
+    settings = _settings(assignment)
+    return first_adapter(assignment, settings.rank, settings.alpha)
+
+
+def train(
+    assignment: Assignment, adapter: Adapter, examples: Sequence[Example], report: Report
+) -> tuple[Adapter, Trained]:
+    """The adapter after one round of cross-entropy and regularizer."""
+    model = wear(assignment, _settings(assignment).hold, adapter)
+    return train_worn(model, assignment, examples, _penalty(assignment, model), report)
+
+
+def answer(assignment: Assignment, questions: Sequence[Example]) -> list[str]:
+    """The answers of base model plus active adapters."""
+    return answer_worn(assignment, _settings(assignment).hold, questions)
+
+
+def _penalty(assignment: Assignment, model: BaseModel) -> Penalty | None:
+    """The regularizer against all earlier stages, active or not; none at the first one."""
+    contrast = _settings(assignment).contrast
+    if contrast is None or not assignment.bank:
+        return None
+    stages = assignment.plan.stages
+    earlier = [(stages[stage].modality, adapter) for stage, adapter in assignment.bank.items()]
+    prototypes = prototypes_of(earlier, assignment.task.modality, contrast.prototypes)
+    weights = Weights(contrast.weight, contrast.orthogonality, contrast.temperature)
+    pairs = model.adapted.pairs()
+    regularizer = Regularizer(prototypes, pairs, contrast.similarity, weights)
+    return lambda: regularizer.add_gradient(pairs)
+
+
+def _settings(assignment: Assignment) -> MSLoRACR:
+    method = assignment.plan.method
+    assert isinstance(method, MSLoRACR)
+    return method

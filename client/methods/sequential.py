@@ -1,0 +1,32 @@
+"""Sequential fine-tuning: one LoRA, trained on and on. The baseline that forgets."""
+
+from collections.abc import Sequence
+
+from client.data import Example
+from client.decoder_lora import answer_worn, first_adapter, train_worn, wear
+from client.methods.interface import Assignment
+from client.train import Report, Trained
+from common.adapter import Adapter
+from common.plan import Hold, Sequential
+
+
+def start(assignment: Assignment) -> Adapter:
+    """The adapter of the stage before; a fresh one at the first stage."""
+    if assignment.bank:
+        return assignment.bank[max(assignment.bank)]
+    method = assignment.plan.method
+    assert isinstance(method, Sequential)
+    return first_adapter(assignment, method.rank, method.alpha)
+
+
+def train(
+    assignment: Assignment, adapter: Adapter, examples: Sequence[Example], report: Report
+) -> tuple[Adapter, Trained]:
+    """The adapter after one round of cross-entropy, on the bare base model."""
+    model = wear(assignment, Hold.FOLD, adapter)
+    return train_worn(model, assignment, examples, None, report)
+
+
+def answer(assignment: Assignment, questions: Sequence[Example]) -> list[str]:
+    """The answers of base model plus the latest adapter."""
+    return answer_worn(assignment, Hold.FOLD, questions)

@@ -1,0 +1,386 @@
+"""MSLoRA-CR's regularizer and its gradient, computed by hand (arXiv 2508.11673).
+
+For the adapter t that trains and its prototypes i (what was learned before), over the
+layers m and, in `exp`, over the set M of all factors A and B:
+
+    R = alpha * C + beta / (N t) * sum over adapters and layers of
+        ( |A A' - I|^2 + |B' B - I|^2 )
+
+N layers; t counts the prototypes and the adapter itself. The frozen adapters' share of
+the second term is a constant. `C` is the contrast:
+
+    exp        sim(i) = mean over M of exp(-|W - W_i|);  C = sum_i (1 - sim(i) or sim(i)),
+               the first where the modality is the same. The paper's formula.
+    grassmann  z(i) = |Q' Q_i|^2 / rank with Q, Q_i orthonormal bases of the rows of A, A_i;
+               InfoNCE over z at a temperature, mean over layers. Any gauge, any size of A.
+
+Without a prototype (the first stage) R is 0, orthogonality included, as in the paper's code.
+
+Layers of one shape are stacked, so that the count of operations depends neither on the
+layers nor on the prototypes, and nothing waits for the device.
+
+Legend of shapes: L layers of one shape, K prototypes, R rank; a factor W is (X, Y), which
+is (R, inputs) for A and (outputs, R) for B.
+"""
+# torch leaves parts of its interface untyped; the rest of strict checking holds.
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownVariableType=false
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from common.adapter import Adapter, Array, Pair
+from common.errors import BankError
+from common.plan import Modality, Prototypes, Similarity
+
+Pairs: TypeAlias = Mapping[str, tuple[nn.Parameter, nn.Parameter]]
+
+
+@dataclass(frozen=True, slots=True)
+class Prototype:
+    """What was learned before, and whether its modality is that of the stage at hand."""
+
+    adapter: Adapter
+    same: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """The paper's alpha and beta (None: no orthogonality), and InfoNCE's temperature."""
+
+    contrast: float
+    orthogonality: float | None
+    temperature: float
+
+
+def prototypes_of(
+    earlier: Sequence[tuple[Modality, Adapter]], modality: Modality, kind: Prototypes
+) -> list[Prototype]:
+    """Every earlier adapter, or for each modality the mean of its adapters' factors.
+
+    A mean of factors is no mean of updates; it is a place in the space that the distances
+    are measured in. Modalities come in the order of their arrival.
+    """
+    if kind is Prototypes.TASK:
+        return [Prototype(adapter, of is modality) for of, adapter in earlier]
+    groups: dict[Modality, list[Adapter]] = {}
+    for of, adapter in earlier:
+        groups.setdefault(of, []).append(adapter)
+    return [Prototype(_mean(group), of is modality) for of, group in groups.items()]
+
+
+class Regularizer:
+    """The regularizer of one stage: built once, asked after each backward pass."""
+
+    def __init__(
+        self,
+        prototypes: Sequence[Prototype],
+        pairs: Pairs,
+        similarity: Similarity,
+        weights: Weights,
+    ) -> None:
+        """`pairs` gives the layers, their shapes and the device; their values do not matter.
+
+        Raises:
+            BankError: a prototype lacks a layer, or has it in another shape.
+        """
+        self._constant = 0.0
+        self._stacks: list[_Stack] = []
+        if not prototypes:
+            return
+        _check(prototypes, pairs)
+        # InfoNCE takes the prototypes of the same modality as one slice, the others as another.
+        ordered = sorted(prototypes, key=lambda prototype: not prototype.same)
+        share = None
+        if weights.orthogonality is not None:
+            share = weights.orthogonality / (len(pairs) * (len(prototypes) + 1))
+            self._constant += share * sum(_orthogonality(p.adapter) for p in prototypes)
+        if similarity is Similarity.EXP:
+            self._constant += weights.contrast * sum(p.same for p in prototypes)
+        for side, layers in _by_shape(pairs):
+            stack = _Stack(
+                layers, side, share, _contrast(ordered, pairs, (side, layers), similarity, weights)
+            )
+            if stack.share is not None or stack.contrast is not None:
+                self._stacks.append(stack)
+
+    def add_gradient(self, pairs: Pairs) -> torch.Tensor:
+        """R of `pairs`; its gradient is added to `.grad` of the factors that learn.
+
+        The value stays on the device (shape ()) and belongs to no graph.
+        """
+        like = next(iter(pairs.values()))[0]
+        value = torch.full((), self._constant, dtype=_exact(like), device=like.device)
+        with torch.no_grad():
+            for stack in self._stacks:
+                value += stack.add_gradient(pairs)
+        return value
+
+
+class _Contrast(Protocol):
+    """One similarity over a stack of factors W."""
+
+    def at(
+        self, w_LXY: torch.Tensor, gram_LRR: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Its value (), and M (L, R, R) and D (L, X, Y) of the gradient M W + D.
+
+        In two parts, because all terms share one product with W. For B it is W M + D.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Stack:
+    """One side, A (0) or B (1), of all layers of one shape; `share` is beta / (N t)."""
+
+    layers: tuple[str, ...]
+    side: int
+    share: float | None
+    contrast: _Contrast | None
+
+    def add_gradient(self, pairs: Pairs) -> torch.Tensor:
+        """This stack's part of R; its gradient is added to the factors that learn."""
+        factors = [pairs[name][self.side] for name in self.layers]
+        w_LXY = torch.stack([factor.detach().to(_exact(factor)) for factor in factors])
+        gram_LRR = w_LXY @ w_LXY.mT if self.side == 0 else w_LXY.mT @ w_LXY
+        value, m_LRR, d_LXY = self._parts(w_LXY, gram_LRR)
+        left, right = (m_LRR, w_LXY) if self.side == 0 else (w_LXY, m_LRR)
+        learning = [place for place, factor in enumerate(factors) if factor.requires_grad]
+        if learning:
+            gradient = left @ right if d_LXY is None else torch.baddbmm(d_LXY, left, right)
+            parts = gradient.unbind()
+            _add([factors[place] for place in learning], [parts[place] for place in learning])
+        return value
+
+    def _parts(
+        self, w_LXY: torch.Tensor, gram_LRR: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        value, m_LRR, d_LXY = w_LXY.new_zeros(()), torch.zeros_like(gram_LRR), None
+        if self.contrast is not None:
+            value, m_LRR, d_LXY = self.contrast.at(w_LXY, gram_LRR)
+        if self.share is not None:
+            # d/dA |A A' - I|^2 = 4 (A A' - I) A
+            off_LRR = gram_LRR - torch.eye(
+                gram_LRR.shape[-1], dtype=gram_LRR.dtype, device=gram_LRR.device
+            )
+            value = value + self.share * off_LRR.square().sum()
+            m_LRR = m_LRR + 4 * self.share * off_LRR
+        return value, m_LRR, d_LXY
+
+
+@dataclass(frozen=True, slots=True)
+class _Exp:
+    """sum_i sign_i exp(-|W - P_i|) times a weight.
+
+    Shapes: prototypes (L, K, X * Y), squares (L, K), their |P|^2; signed_weight (K,),
+    alpha / |M|, negative where the modality is the same.
+    """
+
+    prototypes: torch.Tensor
+    squares: torch.Tensor
+    signed_weight: torch.Tensor
+
+    def at(
+        self, w_LXY: torch.Tensor, gram_LRR: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """See `_Contrast`."""
+        d_LK = self._distances(w_LXY.flatten(1), gram_LRR)
+        term_LK = self.signed_weight * torch.exp(-d_LK)
+        # d/dW exp(-d) = -exp(-d) (W - P) / d; at d = 0 there is no direction to go.
+        c_LK = torch.where(d_LK > 0, -term_LK / d_LK, 0.0)
+        towards_LXY = torch.bmm(-c_LK.unsqueeze(1), self.prototypes).view_as(w_LXY)
+        inner_LRR = torch.diag_embed(c_LK.sum(1, keepdim=True).expand(-1, gram_LRR.shape[-1]))
+        return term_LK.sum(), inner_LRR, towards_LXY
+
+    def _distances(self, w_LF: torch.Tensor, gram_LRR: torch.Tensor) -> torch.Tensor:
+        """|W - P_i|, shape (L, K); F is X * Y."""
+        if w_LF.dtype == torch.float64:
+            # By differences: for checks, and exact however close W is to P.
+            return torch.cdist(
+                w_LF.unsqueeze(1), self.prototypes, compute_mode="donot_use_mm_for_euclid_dist"
+            ).squeeze(1)
+        # |W|^2 - 2 W.P + |P|^2 reads the prototypes once, as a matrix product: 3 to 7 times
+        # faster than differences. Where rounding is all that is left, the distance is 0.
+        product_LK = torch.bmm(self.prototypes, w_LF.unsqueeze(2)).squeeze(2)
+        norms_LK = self.squares + gram_LRR.diagonal(dim1=1, dim2=2).sum(1, keepdim=True)
+        square_LK = norms_LK - 2 * product_LK
+        rounding_LK = norms_LK * (32 * torch.finfo(w_LF.dtype).eps)
+        return torch.where(square_LK > rounding_LK, square_LK, 0.0).sqrt()
+
+
+@dataclass(frozen=True, slots=True)
+class _Grassmann:
+    """InfoNCE over how much the rows of A share with each prototype's rows, times a weight.
+
+    Shapes: bases (L, K * R, Y), orthonormal rows; the first `same` of the K prototypes are
+    of the same modality.
+    """
+
+    bases: torch.Tensor
+    same: int
+    temperature: float
+    weight: float
+
+    def at(
+        self, w_LXY: torch.Tensor, gram_LRR: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """See `_Contrast`.
+
+        The projector on A's rows is A' (A A')^-1 A, so no QR of A is needed:
+        z = tr(Y' C) / R with C = A Q', Y = (A A')^-1 C, and
+        dz/dA = 2/R (Y Q - Y Y' A).
+        """
+        rank = gram_LRR.shape[-1]
+        overlap_LRC = w_LXY @ self.bases.mT
+        y_LRC = torch.cholesky_solve(overlap_LRC, _cholesky(gram_LRR))
+        each_LKR = (overlap_LRC * y_LRC).sum(1).unflatten(1, (-1, rank))
+        value_L, slope_LK = info_nce(each_LKR.sum(2) / rank, self.same, self.temperature)
+        slope_LC = (slope_LK * (2 * self.weight / rank)).repeat_interleave(rank, dim=1)
+        weighted_LRC = y_LRC * slope_LC.unsqueeze(1)
+        return (
+            self.weight * value_L.sum(),
+            -weighted_LRC @ y_LRC.mT,
+            weighted_LRC @ self.bases,
+        )
+
+
+def info_nce(
+    z_LK: torch.Tensor, same: int, temperature: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """InfoNCE of similarities, and its slope by each: shapes (L,) and (L, K).
+
+    The first `same` similarities attract against the others:
+    mean over them of -log(e^(z_p/T) / (e^(z_p/T) + sum_n e^(z_n/T))). With none to attract
+    it is pure repulsion, T log(mean_n e^(z_n/T)); with none to repel it is 0.
+    """
+    attract_LP, repel_LN = (z_LK / temperature).split((same, z_LK.shape[1] - same), dim=1)
+    crowd_L1 = torch.logsumexp(repel_LN, 1, keepdim=True)
+    if same == 0:
+        value_L = temperature * (crowd_L1.squeeze(1) - math.log(z_LK.shape[1]))
+        return value_L, torch.softmax(repel_LN, 1)
+    gap_LP = crowd_L1 - attract_LP
+    pull_LP = torch.sigmoid(gap_LP) / (same * temperature)
+    push_LN = torch.softmax(repel_LN, 1) * pull_LP.sum(1, keepdim=True)
+    return functional.softplus(gap_LP).mean(1), torch.cat([-pull_LP, push_LN], 1)
+
+
+def _cholesky(gram_LRR: torch.Tensor) -> torch.Tensor:
+    # The ridge is below rounding for any A of full rank, and keeps others finite.
+    rounding = torch.finfo(gram_LRR.dtype)
+    diagonal_LR = gram_LRR.diagonal(dim1=1, dim2=2)
+    ridge_L1 = diagonal_LR.mean(1, keepdim=True) * rounding.eps + rounding.tiny
+    ridge_LRR = torch.diag_embed(ridge_L1.expand_as(diagonal_LR))
+    # `cholesky` would wait for the device to learn whether it failed; `cholesky_ex` does not.
+    return torch.linalg.cholesky_ex(gram_LRR + ridge_LRR).L
+
+
+def _contrast(
+    prototypes: Sequence[Prototype],
+    pairs: Pairs,
+    stack: tuple[int, tuple[str, ...]],
+    similarity: Similarity,
+    weights: Weights,
+) -> _Contrast | None:
+    side, layers = stack
+    like = pairs[layers[0]][side]
+    if similarity is Similarity.EXP:
+        signs = [-1.0 if prototype.same else 1.0 for prototype in prototypes]
+        weight = weights.contrast / (2 * len(pairs))
+        factors_LKF = _stacked(
+            prototypes, layers, like, lambda pair: (pair.a, pair.b)[side]
+        ).flatten(2)
+        return _Exp(
+            factors_LKF,
+            factors_LKF.square().sum(2),
+            torch.tensor(signs, dtype=_exact(like), device=like.device) * weight,
+        )
+    if similarity is Similarity.GRASSMANN and side == 0:
+        return _Grassmann(
+            _stacked(prototypes, layers, like, lambda pair: _orthonormal(pair.a)).flatten(1, 2),
+            sum(prototype.same for prototype in prototypes),
+            weights.temperature,
+            weights.contrast / len(pairs),
+        )
+    return None
+
+
+def _stacked(
+    prototypes: Sequence[Prototype],
+    layers: Sequence[str],
+    like: torch.Tensor,
+    part: Callable[[Pair], Array],
+) -> torch.Tensor:
+    """One array of each layer and prototype; shape (L, K, ...)."""
+    of_layer = [np.stack([part(p.adapter.pairs[name]) for p in prototypes]) for name in layers]
+    return torch.tensor(np.stack(of_layer), dtype=_exact(like), device=like.device)
+
+
+def _orthonormal(a: Array) -> Array:
+    return np.linalg.qr(a.astype(np.float64).T)[0].T
+
+
+def _orthogonality(adapter: Adapter) -> float:
+    """The sum over layers of |A A' - I|^2 + |B' B - I|^2."""
+    total = 0.0
+    for pair in adapter.pairs.values():
+        for rows in (pair.a.astype(np.float64), pair.b.astype(np.float64).T):
+            total += float(np.square(rows @ rows.T - np.eye(len(rows))).sum())
+    return total
+
+
+def _mean(adapters: Sequence[Adapter]) -> Adapter:
+    first = adapters[0]
+    if len(adapters) == 1:
+        return first
+    pairs = {
+        name: Pair(
+            np.stack([adapter.pairs[name].a for adapter in adapters]).mean(0, np.float64),
+            np.stack([adapter.pairs[name].b for adapter in adapters]).mean(0, np.float64),
+        )
+        for name in first.pairs
+    }
+    return Adapter(pairs, first.scale)
+
+
+def _by_shape(pairs: Pairs) -> list[tuple[int, tuple[str, ...]]]:
+    """The side and the layers of each stack."""
+    stacks: dict[tuple[int, torch.Size], list[str]] = {}
+    for name, pair in pairs.items():
+        for side, factor in enumerate(pair):
+            stacks.setdefault((side, factor.shape), []).append(name)
+    return [(side, tuple(layers)) for (side, _), layers in stacks.items()]
+
+
+def _check(prototypes: Sequence[Prototype], pairs: Pairs) -> None:
+    for number, prototype in enumerate(prototypes, 1):
+        for name, (a, b) in pairs.items():
+            expected = (tuple(a.shape), tuple(b.shape))
+            pair = prototype.adapter.pairs.get(name)
+            found = None if pair is None else (pair.a.shape, pair.b.shape)
+            if found != expected:
+                raise BankError(
+                    f"prototype {number}, {name}: found factors {found}, expected {expected}"
+                )
+
+
+def _exact(factor: torch.Tensor) -> torch.dtype:
+    return torch.float64 if factor.dtype == torch.float64 else torch.float32
+
+
+def _add(factors: Sequence[nn.Parameter], gradients: Sequence[torch.Tensor]) -> None:
+    """`gradients` are added to `.grad`, in one operation where every factor has one."""
+    if all(factor.grad is not None for factor in factors):
+        present = [factor.grad for factor in factors]
+        torch._foreach_add_(present, list(gradients))  # pyright: ignore  # no public name
+        return
+    for factor, gradient in zip(factors, gradients, strict=True):
+        gradient = gradient.to(factor.dtype)
+        factor.grad = gradient if factor.grad is None else factor.grad.add_(gradient)

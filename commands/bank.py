@@ -1,0 +1,184 @@
+"""`fedmslora bank`: look at a bank of releases, check it, and take adapters out of it."""
+
+# typer 0.20 leaves a type of click's open in its overloads; not ours to fix.
+# pyright: reportUnknownMemberType=false
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from common.bank import Bank
+    from common.release import Release
+
+app = typer.Typer(no_args_is_help=True, help="The append-only bank of released adapters.")
+
+Folder = Annotated[Path, typer.Argument(metavar="BANK", help="The bank's folder.")]
+Which = Annotated[
+    str, typer.Argument(metavar="STAGE", help="A release's name, or its position (0 is the first).")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+
+
+@app.command("list")
+def list_releases(bank: Folder, as_json: Json = False) -> None:
+    """List the releases of a bank, the first one on top.
+
+    Example: fedmslora bank list runs/demo/bank
+    """
+    from common.bank import Bank
+
+    opened = Bank.open(bank)
+    if as_json:
+        releases = [_document(release) for release in opened.releases]
+        _print_json({**_identity(opened), "releases": releases})
+    else:
+        _print_table(opened)
+
+
+@app.command("show")
+def show(bank: Folder, stage: Which, as_json: Json = False) -> None:
+    """Show one release: where it came from, what it scored, who signed it.
+
+    Example: fedmslora bank show runs/demo/bank histology
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from common.bank import Bank
+
+    release = Bank.open(bank).named(stage)
+    if as_json:
+        _print_json(_document(release))
+        return
+    table = Table("", release.folder, header_style="bold", highlight=False)
+    for name, value in _shown(release).items():
+        table.add_row(name, value)
+    Console().print(table)
+
+
+@app.command("verify")
+def verify(
+    bank: Folder,
+    base_sha256: Annotated[
+        str | None, typer.Option(help="The digest that the base model must have.")
+    ] = None,
+    signer: Annotated[
+        str | None, typer.Option(help="The public key that must have signed every release.")
+    ] = None,
+    head: Annotated[
+        str | None,
+        typer.Option(help="The head that the bank must have: finds lost last releases."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Read every byte of a bank and name each one that is not as released.
+
+    Example: fedmslora bank verify runs/demo/bank
+    """
+    from common.bank import verify_bank
+    from common.bank_check import Expected
+
+    checked = verify_bank(bank, Expected(base_sha256=base_sha256, signer=signer, head=head))
+    signers = sorted({release.signer for release in checked.releases})
+    if as_json:
+        _print_json({**_identity(checked), "verified": len(checked.releases), "signers": signers})
+        return
+    typer.echo(
+        f"{bank}: {len(checked.releases)} releases verified: every file, the chain of hashes "
+        "and the signatures."
+    )
+    typer.echo(f"base model  {checked.base_model.name}  {checked.base_model.sha256}")
+    typer.echo(f"head        {checked.head}")
+    for key in signers:
+        typer.echo(f"signed by   {key}")
+
+
+@app.command("export")
+def export_stage(
+    bank: Folder,
+    stage: Which,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The new folder of the adapter.")],
+    as_json: Json = False,
+) -> None:
+    """Write the model of a stage as one PEFT adapter: the exact sum of what it adds up.
+
+    Example: fedmslora bank export runs/demo/bank histology exported/histology
+    """
+    from common.bank import Bank, export
+
+    opened = Bank.open(bank)
+    release = opened.named(stage)
+    folder = export(opened, release.stage, out)
+    summed = [opened.releases[position].name for position in release.sums]
+    if as_json:
+        _print_json({"folder": str(folder), "stage": release.name, "sums": summed})
+        return
+    typer.echo(f"{folder}: one PEFT adapter, the exact sum of {', '.join(summed)}.")
+
+
+def _print_json(document: dict[str, Any]) -> None:
+    typer.echo(json.dumps(document, indent=1))
+
+
+def _identity(bank: "Bank") -> dict[str, Any]:
+    return {
+        "bank": str(bank.folder),
+        "base_model": bank.base_model.model_dump(),
+        "head": bank.head,
+    }
+
+
+def _document(release: "Release") -> dict[str, Any]:
+    return {**release.content(), "signature": release.signature, "hash": release.hash}
+
+
+def _print_table(bank: "Bank") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        title=f"{bank.folder}: {len(bank.releases)} releases on {bank.base_model.name}",
+        title_justify="left",
+        caption=f"head {bank.head}",
+        caption_justify="left",
+    )
+    for column in ("release", "modality", "task", "rank", "sites", "examples", "error", "hash"):
+        justify = "right" if column in ("rank", "examples", "error") else "left"
+        table.add_column(column, justify=justify)
+    for release in bank.releases:
+        table.add_row(
+            release.folder,
+            release.modality.value,
+            release.task,
+            str(release.rank),
+            ", ".join(sorted(release.sites)),
+            str(sum(release.sites.values())),
+            f"{release.error:.4f}",
+            release.hash[:12],
+        )
+    Console().print(table)
+
+
+def _shown(release: "Release") -> dict[str, str]:
+    """Each fact of a release as people read it."""
+    return {
+        "modality": release.modality.value,
+        "task": release.task,
+        "sums": ", ".join(map(str, release.sums)),
+        "rank": str(release.rank),
+        "scale": f"{release.scale:g}",
+        "sites": "\n".join(f"{site}: {count}" for site, count in sorted(release.sites.items())),
+        "rule": release.rule.value,
+        "aggregation error": f"{release.error:.6f}",
+        "scores": "\n".join(f"{name}: {value:.4f}" for name, value in release.scores.items()),
+        "base model": f"{release.base_model.name} {release.base_model.sha256}",
+        "plan": release.plan,
+        "code": release.code,
+        "adapter": release.adapter,
+        "parent": release.parent,
+        "hash": release.hash,
+        "signer": release.signer,
+    }

@@ -1,0 +1,60 @@
+"""`fedmslora bench`: ours and the plain way, side by side in one process."""
+# typer leaves parts of its interface untyped; the rest of strict checking holds.
+# pyright: reportUnknownMemberType=false
+
+import json
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="Measure ours against the plain way, side by side.")
+
+_Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+_Repeats = Annotated[int, typer.Option(min=1, help="Timings of each; the median counts.")]
+_Tasks = Annotated[int, typer.Option(min=1, help="Earlier tasks.")]
+
+
+@app.command()
+def step(tasks: _Tasks = 7, repeats: _Repeats = 5, json_out: _Json = False) -> None:
+    """A training step with earlier adapters folded, against the paper's loop over tasks.
+
+    Example: fedmslora bench step --json
+    """
+    from benchmarks.step import run
+
+    _show(run(tasks, repeats).to_json(), json_out)
+
+
+@app.command()
+def regularizer(tasks: _Tasks = 7, repeats: _Repeats = 5, json_out: _Json = False) -> None:
+    """The regularizer's batched analytic gradient, against autograd of the paper's loop.
+
+    Example: fedmslora bench regularizer --json
+    """
+    from benchmarks.regularizer import run
+
+    _show(run(tasks, repeats).to_json(), json_out)
+
+
+@app.command()
+def aggregate(repeats: _Repeats = 5, json_out: _Json = False) -> None:
+    """The exact mean of products by QR and a small SVD, against dense products.
+
+    Example: fedmslora bench aggregate --json
+    """
+    from benchmarks.aggregate import run
+
+    _show(run(repeats).to_json(), json_out)
+
+
+def _show(result: dict[str, object], json_out: bool) -> None:
+    if json_out:
+        typer.echo(json.dumps(result, indent=1))
+        return
+    typer.echo(
+        f"{result['name']}: ours {result['ours']:.4g} s, theirs {result['theirs']:.4g} s, "
+        f"ratio {result['ratio']:.3g}, largest relative difference {result['equal_to']:.2g}"
+    )
+    for key in ("growth", "settings"):
+        if key in result:
+            typer.echo(f"  {key}: {result[key]}")

@@ -1,0 +1,344 @@
+"""Scores of answers: the paper's table, and the fractions that enter our score matrix.
+
+Source of the rules: the evaluator of MSLoRA-CR (arXiv 2508.11673), which is LLaVA-Med's, with
+the word normalization of the VQA challenge (EvalAI). The published figures are reached to
+their last digit, quirks included; each quirk is named where it stands.
+"""
+
+import json
+import math
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import cast
+
+from common.errors import DataError
+
+#: Texts and pairs kept by the caches below; the largest file of the paper has 6,761 answers.
+_REMEMBERED = 1 << 15
+#: Periods that one normalization removes: the reference passes a flag of `re` (UNICODE, which
+#: is 32) where `sub` takes a count.
+_PERIODS = 32
+_ORDERS = 4
+
+
+class AnswerKind(StrEnum):
+    """Whether a question has a closed set of answers (yes or no, a class) or is open."""
+
+    OPEN = "OPEN"
+    CLOSED = "CLOSED"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the model answered to one question, and the truth."""
+
+    question: str
+    answer: str
+    truth: str
+    kind: AnswerKind
+
+
+@dataclass(frozen=True, slots=True)
+class Overlap:
+    """Token precision, recall and F1 of one answer; fractions."""
+
+    precision: float
+    recall: float
+    f1: float
+
+
+@dataclass(frozen=True, slots=True)
+class Bleu:
+    """BLEU of one answer with the paper's four weightings; fractions.
+
+    Attributes:
+        all: the usual geometric mean of the four n-gram precisions.
+        one, two, three: a single precision each (the paper's `bleu_score_2` is not BLEU-2).
+    """
+
+    all: float
+    one: float
+    two: float
+    three: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """Everything measured on one answer, and its normalized truth."""
+
+    truth: str
+    exact: bool
+    hit: bool
+    overlap: Overlap
+    bleu: Bleu
+
+
+def read_answers(file: Path) -> list[Answer]:
+    """Read answers, one JSON object a line: `prompt`, `text`, `gt`, `answer_type`.
+
+    Without `answer_type` a question is open, as in the paper's evaluator; the scores don't
+    look at `prompt`, so it may be absent, too.
+
+    Raises:
+        DataError: naming the file and the line; also for a file without an answer.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise DataError(f"{file}: can't be read as answers ({reason})") from None
+    answers = [
+        _parse_answer(line, f"{file}, line {number}")
+        for number, line in enumerate(lines, 1)
+        if line.strip()
+    ]
+    if not answers:
+        raise DataError(f"{file}: found no answer, expected one JSON object a line")
+    return answers
+
+
+def paper_metrics(answers: Sequence[Answer]) -> dict[str, float]:
+    """The table the paper's evaluator prints: percentages, in its order, only what applies.
+
+    Token and BLEU scores are means over the OPEN answers, `close accuracy` is the share of
+    CLOSED answers that hold the truth, `exact match score` counts all.
+
+    Raises:
+        DataError: there is no answer at all.
+    """
+    judged = _judge_all(answers)
+    opened = [one for kind, one in judged if kind is AnswerKind.OPEN]
+    closed = [one for kind, one in judged if kind is AnswerKind.CLOSED]
+    table = {"exact match score": _percent(one.exact for _, one in judged)}
+    if opened:
+        table |= {
+            "f1 score": _percent(one.overlap.f1 for one in opened),
+            "precision": _percent(one.overlap.precision for one in opened),
+            "recall": _percent(one.overlap.recall for one in opened),
+            "bleu_score": _percent(one.bleu.all for one in opened),
+            "bleu_score_1": _percent(one.bleu.one for one in opened),
+            "bleu_score_2": _percent(one.bleu.two for one in opened),
+            "bleu_score_3": _percent(one.bleu.three for one in opened),
+        }
+    if closed:
+        table["close accuracy"] = _percent(one.hit for one in closed)
+    return table
+
+
+def task_metrics(answers: Sequence[Answer]) -> dict[str, float]:
+    """Our measures of a task, fractions of 0 to 1; every key of `common.plan.Metric` is there.
+
+    - `accuracy`: share of answers that equal the truth once both are normalized.
+    - `balanced_accuracy`: that share within each class, averaged over the classes; a class is
+      a distinct normalized truth, whichever question it answers.
+    - `f1`, `recall`, `bleu`, `bleu_1`: the token measures, averaged over all answers, open and
+      closed. `bleu` is 0 where an answer or its truth has fewer than four words.
+    - `closed_accuracy` and `open_recall`: the paper's main measure of either kind, where
+      there are answers of it.
+
+    Raises:
+        DataError: there is no answer at all.
+    """
+    judged = _judge_all(answers)
+    opened = [one for kind, one in judged if kind is AnswerKind.OPEN]
+    closed = [one for kind, one in judged if kind is AnswerKind.CLOSED]
+    measures = {
+        "accuracy": _mean(one.exact for _, one in judged),
+        "balanced_accuracy": _balanced_accuracy([one for _, one in judged]),
+        "f1": _mean(one.overlap.f1 for _, one in judged),
+        "recall": _mean(one.overlap.recall for _, one in judged),
+        "bleu": _mean(one.bleu.all for _, one in judged),
+        "bleu_1": _mean(one.bleu.one for _, one in judged),
+    }
+    if closed:
+        measures["closed_accuracy"] = _mean(one.hit for one in closed)
+    if opened:
+        measures["open_recall"] = _mean(one.overlap.recall for one in opened)
+    return measures
+
+
+def majority_answers(train: Sequence[tuple[str, str]]) -> Callable[[str], str]:
+    """The constant baseline: the commonest training answer of a question's text.
+
+    Ties go to the answer that sorts first; a question never seen in training gets the
+    commonest answer of all. `train` holds (question, answer) pairs, at least one.
+
+    Raises:
+        DataError: there is no training pair.
+    """
+    if not train:
+        raise DataError("the majority answer: found no training pair, expected at least one")
+    counts: dict[str, Counter[str]] = {}
+    for question, answer in train:
+        counts.setdefault(question, Counter())[answer] += 1
+    commonest = {question: _commonest(answers) for question, answers in counts.items()}
+    overall = _commonest(Counter(answer for _, answer in train))
+    return lambda question: commonest.get(question, overall)
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def normalize(text: str) -> str:
+    """`text` as the VQA challenge compares words (EvalAI's processor, see the module).
+
+    A mark of punctuation is deleted everywhere if it touches a space anywhere, or if the text
+    holds a number with a comma; else it becomes a space. Both conditions are judged on
+    the text as it came in.
+    """
+    tables = _tables()
+    delete_all = tables.comma.search(text) is not None
+    clean = text
+    for mark in tables.punctuation:
+        if mark in clean:
+            delete = delete_all or f"{mark} " in text or f" {mark}" in text
+            clean = clean.replace(mark, "" if delete else " ")
+    clean = tables.period.sub("", clean, count=_PERIODS)
+    words = [tables.numbers.get(word, word) for word in clean.lower().split()]
+    return " ".join(tables.contractions.get(w, w) for w in words if w not in tables.articles)
+
+
+def overlap(candidate: str, reference: str) -> Overlap:
+    """Token measures of two normalized texts; 0 where nothing is common or a side is empty.
+
+    A common word counts as often as the candidate has it, also in the recall. The
+    reference implementation normalizes its inputs once more, which matters past 32 periods.
+    """
+    said = Counter(normalize(candidate).split())
+    true = Counter(normalize(reference).split())
+    common = sum(count for word, count in said.items() if word in true)
+    if common == 0:
+        return Overlap(0.0, 0.0, 0.0)
+    precision = common / said.total()
+    recall = common / (common + sum(n for word, n in true.items() if word not in said))
+    return Overlap(precision, recall, 2 * precision * recall / (precision + recall))
+
+
+def bleu(candidate: str, reference: str) -> Bleu:
+    """BLEU of two texts without smoothing, split at white space (doi 10.3115/1073083.1073135).
+
+    Bit for bit NLTK's `sentence_bleu`, whose four calls this replaces: the n-grams are
+    counted once. An n-gram order without a match counts as the smallest float there is.
+    """
+    said, true = candidate.split(), reference.split()
+    matches = [_matches(said, true, order) for order in range(1, _ORDERS + 1)]
+    if matches[0] == 0:
+        return Bleu(0.0, 0.0, 0.0, 0.0)
+    brevity = 1.0 if len(said) > len(true) else math.exp(1 - len(true) / len(said))
+    logs = [
+        math.log(found / (len(said) - order)) if found else math.log(sys.float_info.min)
+        for order, found in enumerate(matches)
+    ]
+    mean = math.fsum(0.25 * log for log in logs)
+    all_, one, two, three = (brevity * math.exp(log) for log in (mean, *logs[:3]))
+    return Bleu(all_, one, two, three)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tables:
+    contractions: dict[str, str]
+    numbers: dict[str, str]
+    articles: frozenset[str]
+    punctuation: tuple[str, ...]
+    period: re.Pattern[str]
+    comma: re.Pattern[str]
+
+
+@cache
+def _tables() -> _Tables:
+    """The public tables of the VQA evaluation."""
+    file = Path(__file__).with_name("vqa_normalization.json")
+    tables = json.loads(file.read_text(encoding="utf-8"))
+    return _Tables(
+        contractions=tables["contractions"],
+        numbers=tables["manual_map"],
+        articles=frozenset(tables["articles"]),
+        punctuation=tuple(tables["punctuation"]),
+        period=re.compile(tables["period_strip"]),
+        comma=re.compile(tables["comma_strip"]),
+    )
+
+
+def _parse_answer(line: str, where: str) -> Answer:
+    try:
+        found = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where}: not JSON ({error.msg} at column {error.colno})") from None
+    if not isinstance(found, dict):
+        raise DataError(f"{where}: found {_shown(found)}, expected a JSON object")
+    fields = {"answer_type": "OPEN", "prompt": ""} | cast(dict[str, object], found)
+    kind = _text(fields, "answer_type", where)
+    if kind not in set(AnswerKind):
+        raise DataError(f"{where}, answer_type: found {kind!r}, expected 'OPEN' or 'CLOSED'")
+    return Answer(
+        question=_text(fields, "prompt", where),
+        answer=_text(fields, "text", where),
+        truth=_text(fields, "gt", where),
+        kind=AnswerKind(kind),
+    )
+
+
+def _text(fields: Mapping[str, object], field: str, where: str) -> str:
+    """The text of a field; a number is taken as it is written."""
+    if field not in fields:
+        raise DataError(f"{where}, {field}: found nothing, expected text")
+    value = fields[field]
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise DataError(f"{where}, {field}: found {_shown(value)}, expected text")
+    return str(value)
+
+
+def _shown(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _judge_all(answers: Sequence[Answer]) -> list[tuple[AnswerKind, _Judged]]:
+    if not answers:
+        raise DataError("found no answer to score, expected at least one")
+    return [(answer.kind, _judge(answer.answer, answer.truth)) for answer in answers]
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _judge(answer: str, truth: str) -> _Judged:
+    """Score one answer. An empty truth is contained in any answer, as in the reference.
+
+    Only the answer is stripped first: a space at the truth's end decides about its punctuation.
+    """
+    said = normalize(answer.lower().replace("assistant:", "").strip())
+    true = normalize(truth.lower())
+    return _Judged(true, said == true, true in said, overlap(said, true), bleu(said, true))
+
+
+def _matches(said: list[str], true: list[str], order: int) -> int:
+    """How many n-grams of `said` find a partner in `true`, each at most once."""
+    if len(said) < order or len(true) < order:
+        return 0
+    found = Counter(zip(*(said[start:] for start in range(order)), strict=False))
+    there = Counter(zip(*(true[start:] for start in range(order)), strict=False))
+    return sum((found & there).values())
+
+
+def _balanced_accuracy(judged: Sequence[_Judged]) -> float:
+    classes: dict[str, list[bool]] = {}
+    for one in judged:
+        classes.setdefault(one.truth, []).append(one.exact)
+    return _mean(_mean(exact) for exact in classes.values())
+
+
+def _commonest(counts: Counter[str]) -> str:
+    return min(counts, key=lambda answer: (-counts[answer], answer))
+
+
+def _percent(values: Iterable[float]) -> float:
+    return 100 * _mean(values)
+
+
+def _mean(values: Iterable[float]) -> float:
+    """The mean, correctly rounded, so that the order of answers changes no bit."""
+    numbers = list(values)
+    return math.fsum(numbers) / len(numbers)

@@ -1,0 +1,90 @@
+"""The two files of a PEFT adapter (peft 0.21): how others load what we release."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from common.adapter import Adapter, Array, Pair, to_bytes
+from common.errors import BankError
+from common.release import ADAPTER_FILE, CONFIG_FILE, text_of
+
+
+def release_blobs(adapter: Adapter, base_model: str) -> dict[str, bytes]:
+    """The files of one adapter as it was trained: alpha is scale times rank."""
+    ranks = {module: adapter.rank for module in adapter.pairs}
+    return {
+        ADAPTER_FILE: to_bytes(adapter),
+        CONFIG_FILE: text_of(_config(ranks, adapter.scale, base_model)),
+    }
+
+
+def sum_blobs(adapters: Sequence[Adapter], base_model: str, source: str) -> dict[str, bytes]:
+    """The files of one adapter that adds what all of `adapters` add, exactly.
+
+    s1 B1 A1 + s2 B2 A2 = [s1 B1, s2 B2] [A1; A2]: ranks add up, scales go into B.
+
+    Raises:
+        BankError: nothing to add, arrays that are no low-rank factors, or layers whose shapes
+            differ; `source` names the releases.
+    """
+    if any(adapter.extras for adapter in adapters):
+        raise BankError(f"{source}: holds arrays beside low-rank factors, which PEFT can't load")
+    modules = sorted({module for adapter in adapters for module in adapter.pairs})
+    if not modules:
+        raise BankError(f"{source}: holds no low-rank factor, so there is nothing to export")
+    pairs: dict[str, Pair] = {}
+    for module in modules:
+        parts = [(one.pairs[module], one.scale) for one in adapters if module in one.pairs]
+        pairs[module] = _side_by_side(parts, f"{source}: {module}")
+    ranks = {module: pair.a.shape[0] for module, pair in pairs.items()}
+    return {
+        ADAPTER_FILE: to_bytes(Adapter(pairs, scale=1.0)),
+        CONFIG_FILE: text_of(_config(ranks, 1.0, base_model)),
+    }
+
+
+def _side_by_side(parts: Sequence[tuple[Pair, float]], source: str) -> Pair:
+    inner = {(pair.a.shape[1], pair.b.shape[0]) for pair, _ in parts}
+    if len(inner) > 1:
+        raise BankError(f"{source}: found layers of {sorted(inner)} inputs and outputs, not one")
+    a = np.concatenate([_at_least_single(pair.a) for pair, _ in parts], axis=0)
+    b = np.concatenate([_at_least_single(pair.b) * scale for pair, scale in parts], axis=1)
+    return Pair(a, b)
+
+
+def _at_least_single(value: Array) -> Array:
+    # Scaling half precision would round a second time.
+    return value if value.dtype == np.float64 else value.astype(np.float32)
+
+
+def _config(ranks: Mapping[str, int], scale: float, base_model: str) -> dict[str, Any]:
+    """A LoraConfig: layers are named in full, so that no other layer is touched.
+
+    Layers of another rank than the largest stand in rank_pattern and alpha_pattern.
+    """
+    rank = max(ranks.values(), default=0)
+    # PEFT reads a pattern's key as a regular expression behind an optional prefix.
+    smaller = {module: own for module, own in ranks.items() if own != rank}
+    return {
+        "peft_type": "LORA",
+        "task_type": None,
+        "base_model_name_or_path": base_model,
+        "inference_mode": True,
+        "r": rank,
+        "lora_alpha": _whole(scale * rank),
+        "rank_pattern": {f"^{module}": own for module, own in smaller.items()},
+        "alpha_pattern": {f"^{module}": _whole(scale * own) for module, own in smaller.items()},
+        "target_modules": sorted(ranks),
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "use_rslora": False,
+        "use_dora": False,
+        "modules_to_save": None,
+    }
+
+
+def _whole(value: float) -> int | float:
+    """An int where there is one: PEFT's own type for alpha."""
+    return int(value) if value == int(value) else value

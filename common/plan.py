@@ -1,0 +1,326 @@
+"""A plan: what a federation will do, stage by stage. The only reader of configs/*.yaml.
+
+A plan travels to every site, so it holds no path and no hospital's name: sites are
+pseudonyms (`a`, `north`), a base model is a name and a digest.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from enum import StrEnum
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias, cast
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from common.errors import PlanError
+from common.identity import canonical_json, sha256
+from common.plan_mistakes import cross_mistakes, sentence, shown
+
+
+class Modality(StrEnum):
+    """A kind of image: what attracts (the same) and repels (another) in the regularizer."""
+
+    PATHOLOGY = "pathology"
+    RADIOLOGY = "radiology"
+    DERMATOLOGY = "dermatology"
+    FUNDUS = "fundus"
+    MICROSCOPY = "microscopy"
+    CT = "ct"
+    MR = "mr"
+    XRAY = "xray"
+    ULTRASOUND = "ultrasound"
+    ENDOSCOPY = "endoscopy"
+    OCT = "oct"
+
+
+class Rule(StrEnum):
+    """How a round's updates become one adapter (server/aggregate.py)."""
+
+    FEDAVG = "fedavg"
+    SVD = "svd"
+    FROZEN_A = "frozen_a"
+    ALTERNATING = "alternating"
+
+
+class Active(StrEnum):
+    """Which earlier adapters are summed under the one that trains."""
+
+    ALL = "all"
+    SAME_MODALITY = "same_modality"
+    NONE = "none"
+
+
+class Hold(StrEnum):
+    """How the earlier adapters are held in memory; both are exact."""
+
+    FOLD = "fold"
+    STACK = "stack"
+
+
+class Similarity(StrEnum):
+    """How alike two adapters are to the contrastive regularizer."""
+
+    EXP = "exp"
+    GRASSMANN = "grassmann"
+    NONE = "none"
+
+
+class Prototypes(StrEnum):
+    """What the regularizer compares with: every earlier task, or a mean per modality."""
+
+    TASK = "task"
+    MODALITY = "modality"
+
+
+class Metric(StrEnum):
+    """The one measure of a task that enters the score matrix; a fraction of 0 to 1."""
+
+    ACCURACY = "accuracy"
+    BALANCED_ACCURACY = "balanced_accuracy"
+    F1 = "f1"
+    RECALL = "recall"
+    BLEU = "bleu"
+
+
+class Precision(StrEnum):
+    """The number format of the base model and of the forward pass."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+
+
+class DataSource(StrEnum):
+    """What stands in for the hospitals' data in a simulation."""
+
+    PICTURES = "pictures"
+    PHANTOMS = "phantoms"
+
+
+class Strict(BaseModel):
+    """No unknown field, no silent conversion, no change afterwards."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+Count: TypeAlias = Annotated[int, Field(ge=1)]
+Positive: TypeAlias = Annotated[float, Field(gt=0)]
+Fraction: TypeAlias = Annotated[float, Field(ge=0, le=1)]
+Slug: TypeAlias = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")]
+
+
+class BaseModelPin(Strict):
+    """The frozen model that everything is added to, pinned by the digest of its files."""
+
+    name: Slug
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Contrast(Strict):
+    """MSLoRA-CR's regularizer (arXiv 2508.11673): `weight` is its alpha."""
+
+    similarity: Similarity = Similarity.EXP
+    weight: Annotated[float, Field(ge=0)] = 0.1
+    temperature: Positive = 0.1
+    prototypes: Prototypes = Prototypes.TASK
+    #: The paper's beta; null turns the orthogonality term off.
+    orthogonality: Positive | None = 0.01
+
+
+class MSLoRACR(Strict):
+    """Modality-specific LoRA with contrastive regularization (client/methods/mslora_cr.py)."""
+
+    name: Literal["mslora_cr"]
+    rank: Count
+    alpha: Positive
+    active: Active = Active.ALL
+    hold: Hold = Hold.FOLD
+    contrast: Contrast | None
+
+
+class Sequential(Strict):
+    """One LoRA, fine-tuned on and on: the baseline that forgets (client/methods/sequential.py)."""
+
+    name: Literal["sequential"]
+    rank: Count
+    alpha: Positive
+
+
+MethodPlan: TypeAlias = Annotated[MSLoRACR | Sequential, Field(discriminator="name")]
+
+
+class Training(Strict):
+    """What holds for every stage's training: AdamW, cosine schedule over the whole stage."""
+
+    warmup: Fraction = 0.03
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    max_grad_norm: Positive = 1.0
+    precision: Precision = Precision.FP32
+    #: Examples of one forward pass; null takes the stage's whole batch at once.
+    micro_batch: Count | None = None
+    gradient_checkpointing: bool = False
+
+
+class Evaluation(Strict):
+    """What is scored after a stage beside its own task and the earlier ones."""
+
+    #: Score tasks that have not arrived yet, too (for forward transfer).
+    future: bool = False
+    batch_size: Count = 64
+
+
+class Stage(Strict):
+    """One arrival: a task of one modality, and the sites that hold it."""
+
+    name: Slug
+    modality: Modality
+    task: Slug
+    sites: Annotated[tuple[Slug, ...], Field(min_length=1)]
+    rounds: Count
+    local_epochs: Positive
+    learning_rate: Positive
+    batch_size: Count
+    metric: Metric = Metric.ACCURACY
+    max_new_tokens: Count = 100
+    #: Fewest sites whose update makes a round; null asks for all of them.
+    quorum: Count | None = None
+
+
+class Simulation(Strict):
+    """How one machine stands in for the hospitals; real sites ignore it."""
+
+    data: DataSource
+    #: Methods run beside the plan's own, on the same data.
+    compare: tuple[Slug, ...] = ()
+    #: Share of each task's usual training questions.
+    train_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    #: Most test questions of a site and task; null takes all.
+    test_questions: Count | None = None
+    label_noise: Fraction = 0.0
+
+
+class Plan(Strict):
+    """A federation's whole course, fixed before it starts."""
+
+    name: Slug
+    seed: Annotated[int, Field(ge=0)]
+    base_model: BaseModelPin
+    method: MethodPlan
+    aggregation: Rule
+    training: Training = Training()
+    evaluation: Evaluation = Evaluation()
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
+    simulation: Simulation | None = None
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the plan's canonical JSON."""
+        return sha256(self.canonical().encode())
+
+    def canonical(self) -> str:
+        """The plan as canonical JSON: what travels, and what is hashed."""
+        return canonical_json(self.model_dump(mode="json"))
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Every site of every stage, once, in name order."""
+        return tuple(sorted({site for stage in self.stages for site in stage.sites}))
+
+    def base_of(self, stage: int) -> tuple[int, ...]:
+        """The earlier stages whose adapters are summed under stage `stage` (0-based)."""
+        if isinstance(self.method, Sequential) or self.method.active is Active.NONE:
+            return ()
+        if self.method.active is Active.ALL:
+            return tuple(range(stage))
+        modality = self.stages[stage].modality
+        return tuple(i for i in range(stage) if self.stages[i].modality is modality)
+
+    def answering(self, task: int, after: int) -> tuple[int, ...]:
+        """The stages summed to answer `task` once stage `after` is released.
+
+        The oracle knows the task (arXiv 2508.11673 does): a task that has arrived is
+        answered by the adapters that were there when it was learned; one that has not,
+        by what the bank would sum for it. Fine-tuning has only its latest adapter.
+        """
+        if isinstance(self.method, Sequential):
+            return (after,)
+        if task <= after:
+            return (*self.base_of(task), task)
+        return tuple(stage for stage in self.base_of(task) if stage <= after)
+
+
+def load_plan(file: Path) -> Plan:
+    """Read and check a plan file.
+
+    Raises:
+        PlanError: with one line per mistake, all of them at once.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PlanError(f"{file}: can't be read as a plan ({_reason(error)})") from None
+    try:
+        document = yaml.load(text, _PlanLoader)
+    except yaml.YAMLError as error:
+        raise PlanError(f"{file}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(document, dict):
+        raise PlanError(f"{file}: found {shown(document)}, expected the fields of a plan")
+    return parse_plan(cast(dict[str, Any], document), str(file))
+
+
+def parse_plan(document: Mapping[str, Any], source: str) -> Plan:
+    """Check a plan's fields; `source` names it in a mistake.
+
+    Raises:
+        PlanError: with one line per mistake, all of them at once.
+    """
+    mistakes = cross_mistakes(document)
+    try:
+        # JSON mode: enums and tuples come from text and lists, nothing else is converted.
+        plan = Plan.model_validate_json(json.dumps(document, default=str), strict=True)
+    except ValidationError as error:
+        # A list whose every item is wrong is called empty, too; that one is not true.
+        details = [d for d in error.errors() if not (d["type"] == "too_short" and d["input"])]
+        mistakes = [sentence(detail, document, FIELDS) for detail in details] + mistakes
+    else:
+        if not mistakes:
+            return plan
+    raise PlanError("\n".join(f"{source}: {mistake}" for mistake in mistakes))
+
+
+def _reason(error: Exception) -> str:
+    return error.strerror or str(error) if isinstance(error, OSError) else "not UTF-8 text"
+
+
+class _PlanLoader(yaml.SafeLoader):
+    """YAML's safe loader, without its two traps: see the functions below."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        # YAML's own loader silently keeps the last of two equal keys.
+        keys = [key.value for key, _ in node.value]
+        for key, (key_node, _) in zip(keys, node.value, strict=True):
+            if keys.count(key) > 1:
+                raise yaml.MarkedYAMLError(
+                    problem=f"the field {key!r} stands twice", problem_mark=key_node.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+# YAML 1.1 reads 1e-3 as text because it has no dot; people write it all the time.
+_PlanLoader.add_implicit_resolver(  # pyright: ignore[reportUnknownMemberType]
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+#: Every field of every part of a plan, for a hint at what was meant.
+FIELDS = frozenset(
+    name
+    for part in (
+        Plan, Stage, Training, Evaluation, Simulation, BaseModelPin, MSLoRACR, Sequential, Contrast,
+    )
+    for name in part.model_fields
+)  # fmt: skip

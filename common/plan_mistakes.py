@@ -1,0 +1,113 @@
+"""What is wrong with a plan, in sentences: where, what was found, what was expected."""
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias, cast
+
+from pydantic_core import ErrorDetails
+
+#: Fields as a YAML file gives them: anything may stand anywhere.
+Fields: TypeAlias = Mapping[str, Any]
+
+#: The methods that exist: one file each in client/methods/.
+METHODS = ("mslora_cr", "sequential")
+
+
+def cross_mistakes(document: Fields) -> list[str]:
+    """Mistakes that concern several fields; whatever has the wrong type is passed over."""
+    stages: list[Any] = _listed(document.get("stages"))
+    mistakes: list[str] = []
+    first: dict[str, int] = {}
+    for number, stage in enumerate(stages, 1):
+        fields = _fields(stage)
+        name, sites, quorum = fields.get("name"), _listed(fields.get("sites")), fields.get("quorum")
+        where = _stage_label(number, stage)
+        if isinstance(name, str) and first.setdefault(name, number) != number:
+            mistakes.append(
+                f"{where}, name: found {name!r} again (stage {first[name]} has it), "
+                "expected a name of its own"
+            )
+        mistakes += [f"{where}, {text}" for text in _site_mistakes(sites, quorum)]
+    return mistakes
+
+
+def _site_mistakes(sites: list[Any], quorum: object) -> list[str]:
+    mistakes: list[str] = []
+    twice = sorted({site for site in sites if isinstance(site, str) and sites.count(site) > 1})
+    if twice:
+        mistakes.append(f"sites: found {', '.join(map(repr, twice))} twice, expected each once")
+    if sites and isinstance(quorum, int) and quorum > len(sites):
+        mistakes.append(f"quorum: found {quorum}, expected at most its {len(sites)} sites")
+    return mistakes
+
+
+def sentence(detail: ErrorDetails, document: Fields, fields: Iterable[str]) -> str:
+    """One mistake as `where: found this, expected that`."""
+    where = _where(detail["loc"], document)
+    kind, field = detail["type"], str(detail["loc"][-1]) if detail["loc"] else ""
+    if kind == "extra_forbidden":
+        near = difflib.get_close_matches(field, fields, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        return f"{where}: found a field {field!r}, expected only known fields{hint}"
+    if kind == "missing":
+        return f"{where}: found nothing, expected a value (it has no default)"
+    if kind.startswith("union_tag"):
+        methods = ", ".join(repr(name) for name in METHODS)
+        return f"{where}, name: found {shown(_tag(detail))}, expected one of {methods}"
+    return f"{where}: found {shown(detail['input'])}, expected {_expected(detail)}"
+
+
+def _tag(detail: ErrorDetails) -> object:
+    given = cast(object, detail["input"])
+    return _fields(given).get("name") if _fields(given) else given
+
+
+def _expected(detail: ErrorDetails) -> str:
+    context = detail.get("ctx", {})
+    match detail["type"]:
+        case "enum":
+            return f"one of {context['expected']}"
+        case "greater_than_equal":
+            return f"at least {context['ge']}"
+        case "greater_than":
+            return f"more than {context['gt']}"
+        case "less_than_equal":
+            return f"at most {context['le']}"
+        case "too_short":
+            return "at least one"
+        case "string_pattern_mismatch":
+            return f"text like {context['pattern']}"
+        case _:
+            return detail["msg"][:1].lower() + detail["msg"][1:]
+
+
+def _where(location: Sequence[int | str], document: Fields) -> str:
+    """`stage 2 'fundus', rounds` for ("stages", 1, "rounds")."""
+    parts = list(location)
+    label = ""
+    if len(parts) >= 2 and parts[0] == "stages" and isinstance(parts[1], int):
+        label = _stage_label(parts[1] + 1, document["stages"][parts[1]])
+        parts = parts[2:]
+    elif len(parts) >= 2 and parts[0] == "method" and parts[1] in METHODS:
+        parts = ["method", *parts[2:]]
+    path = ".".join(str(part) for part in parts)
+    return ", ".join(part for part in (label, path) if part) or "the plan"
+
+
+def _stage_label(number: int, stage: object) -> str:
+    name = _fields(stage).get("name")
+    return f"stage {number} {name!r}" if isinstance(name, str) else f"stage {number}"
+
+
+def shown(value: object) -> str:
+    """A value as a mistake shows it."""
+    text = "nothing" if value is None else repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _fields(value: object) -> Fields:
+    return cast(Fields, value) if isinstance(value, dict) else {}
+
+
+def _listed(value: object) -> list[Any]:
+    return cast(list[Any], value) if isinstance(value, list) else []

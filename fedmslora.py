@@ -1,0 +1,38 @@
+"""The front door: one command line, whose commands load what they need when they are called."""
+
+import sys
+import warnings
+
+# flwr 1.41 -> typer imports a name that click has deprecated; not ours to mend.
+warnings.filterwarnings("ignore", category=DeprecationWarning, module="typer")
+
+import typer  # noqa: E402 - after the filter
+
+from commands import answers, bank, bench, simulate  # noqa: E402
+from common.errors import Refusal  # noqa: E402
+
+app = typer.Typer(
+    name="fedmslora",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    help="Hospitals grow one medical vision-language model together, one modality at a time.",
+)
+app.command("simulate")(simulate.simulate)
+app.command("report")(simulate.report)
+app.add_typer(answers.app, name="answers")
+app.add_typer(bank.app, name="bank")
+app.add_typer(bench.app, name="bench")
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one clear sentence and exit code 2."""
+    try:
+        app()
+    except Refusal as refusal:
+        sys.stderr.write(f"{refusal}\n")
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

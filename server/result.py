@@ -1,0 +1,146 @@
+"""What a run found: the score matrix as it fills, and the report of the whole."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+
+from common.bank import Bank
+from common.exchange import Scores, Work
+from common.identity import code_digest
+from common.plan import Plan
+from common.report import (
+    Cost,
+    LossPoint,
+    PlanFacts,
+    Provenance,
+    RoundCost,
+    RunReport,
+    SiteCost,
+    StageFacts,
+)
+from server.journal import Journal, Traffic
+from server.stage import pooled
+
+#: Packages of the coordinator whose versions a report names; a site's own are the site's to tell.
+PACKAGES = ("flwr", "numpy", "safetensors", "pydantic")
+
+
+@dataclass(slots=True)
+class Scoreboard:
+    """The scores of a plan's tasks: before the first stage, and after each.
+
+    `cells[i, j]` holds every metric of task j after stage i.
+    """
+
+    plan: Plan
+    before: dict[int, Mapping[str, float]] = field(default_factory=dict[int, Mapping[str, float]])
+    majority: dict[int, Mapping[str, float]] = field(default_factory=dict[int, Mapping[str, float]])
+    cells: dict[tuple[int, int], Mapping[str, float]] = field(
+        default_factory=dict[tuple[int, int], Mapping[str, float]]
+    )
+
+    def zero_shot(self, task: int, scores: Mapping[str, Scores]) -> None:
+        """Enter how the base model alone does, and the constant answer."""
+        self.before[task] = pooled((s.questions, s.metrics) for s in scores.values())
+        self.majority[task] = pooled((s.questions, s.majority) for s in scores.values())
+
+    def after(self, stage: int, task: int, scores: Mapping[str, Scores]) -> float:
+        """Enter how the model of `stage` does on `task`; give the task's own measure."""
+        self.cells[stage, task] = pooled((s.questions, s.metrics) for s in scores.values())
+        value = self._measure(self.cells[stage, task], task)
+        assert value is not None  # every site reports the task's measure
+        return value
+
+    def matrix(self) -> tuple[tuple[float | None, ...], ...]:
+        """`matrix[i][j]`: task j after stage i; None where it was not scored."""
+        count = range(len(self.plan.stages))
+        return tuple(
+            tuple(self._measure(self.cells.get((stage, task)), task) for task in count)
+            for stage in count
+        )
+
+    def row(self, metrics: Mapping[int, Mapping[str, float]]) -> tuple[float | None, ...]:
+        """Each task's own measure out of `metrics`."""
+        return tuple(
+            self._measure(metrics.get(task), task) for task in range(len(self.plan.stages))
+        )
+
+    def own(self) -> tuple[Mapping[str, float], ...]:
+        """Every metric of each task just after it was learned."""
+        return tuple(dict(self.cells[task, task]) for task in range(len(self.plan.stages)))
+
+    def _measure(self, metrics: Mapping[str, float] | None, task: int) -> float | None:
+        return None if metrics is None else metrics.get(self.plan.stages[task].metric)
+
+
+def run_report(
+    plan: Plan, bank: Bank, journal: Journal, board: Scoreboard, seconds: float
+) -> RunReport:
+    """The report of a finished run."""
+    return RunReport(
+        plan=PlanFacts(name=plan.name, hash=plan.digest),
+        method=plan.method.name,
+        seed=plan.seed,
+        stages=tuple(
+            StageFacts(
+                name=stage.name,
+                modality=stage.modality,
+                task=stage.task,
+                sites=stage.sites,
+                metric=stage.metric,
+            )
+            for stage in plan.stages
+        ),
+        scores=board.matrix(),
+        zero_shot=board.row(board.before),
+        majority=board.row(board.majority),
+        task_metrics=board.own(),
+        cost=_cost(plan, journal, seconds),
+        aggregation_error=tuple(release.error for release in bank.releases),
+        curves=_curves(plan, journal),
+        provenance=Provenance(
+            base_model=plan.base_model.sha256, bank_head=bank.head, code=code_digest()
+        ),
+        versions={package: version(package) for package in PACKAGES},
+    )
+
+
+def _curves(plan: Plan, journal: Journal) -> tuple[LossPoint, ...]:
+    points: list[LossPoint] = []
+    for number, stage in enumerate(plan.stages):
+        seen: dict[str, int] = {}
+        for update in journal.updates(number):
+            seen[update.site] = seen.get(update.site, 0) + 1
+            points.append(
+                LossPoint(
+                    stage=stage.name, round=seen[update.site], site=update.site, loss=update.loss
+                )
+            )
+    return tuple(points)
+
+
+def _cost(plan: Plan, journal: Journal, seconds: float) -> Cost:
+    traffic = journal.traffic()
+    return Cost(
+        sites={site: _site_cost(plan, site, traffic) for site in plan.sites},
+        seconds=seconds,
+        peak_memory_bytes=journal.peak_memory(),
+    )
+
+
+def _site_cost(plan: Plan, site: str, traffic: Sequence[Traffic]) -> SiteCost:
+    own = [part for part in traffic if part.site == site]
+    return SiteCost(
+        bytes_up=sum(part.bytes_up for part in own),
+        bytes_down=sum(part.bytes_down for part in own),
+        by_round=tuple(
+            RoundCost(
+                stage=plan.stages[part.stage].name,
+                round=part.round,
+                bytes_up=part.bytes_up,
+                bytes_down=part.bytes_down,
+            )
+            for part in own
+            if part.work == Work.TRAIN
+        ),
+    )

@@ -1,0 +1,114 @@
+"""How train and test are kept apart: cells of a picture, slabs of a volume, gaps between them.
+
+A crop lies wholly inside one cell, a slice wholly inside one slab, so that no pixel of a test
+picture was ever in a training picture, and between the two there is a gap that nobody uses.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+#: Height and width of every picture that a task shows, in pixels.
+SIDE: Final = 64
+#: Pixels between two cells that nobody uses.
+GAP: Final = 6
+#: Width of a slab of a volume, and how much at each of its ends nobody uses; in slices of 1 mm.
+SLAB: Final = 12
+SLAB_MARGIN: Final = 2
+
+T = TypeVar("T")
+Pixel = TypeVar("Pixel", bound=np.generic)
+
+
+class Part(Enum):
+    """Which half of a task a region belongs to, for every task, site and seed alike."""
+
+    TRAIN = "train"
+    TEST = "test"
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A rectangle of pixels: rows `top` to `top + height`, columns `left` to `left + width`."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    def of(self, pixels: NDArray[Pixel]) -> NDArray[Pixel]:
+        """The part of `pixels` that lies in this box; a view."""
+        return pixels[self.top : self.top + self.height, self.left : self.left + self.width]
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A region of a picture that belongs to one part; crops are drawn inside it."""
+
+    box: Box
+    part: Part
+
+
+def cells(height: int, width: int, rows: int, columns: int, gap: int = GAP) -> tuple[Cell, ...]:
+    """The picture cut into rows x columns cells with `gap` unused pixels between neighbours.
+
+    About every fourth cell is for the test: one in each row, in columns that walk, so that
+    neither part misses a side of the picture.
+    """
+    ups = _spans(height, rows, gap)
+    lefts = _spans(width, columns, gap)
+    return tuple(
+        Cell(Box(top, left, h, w), _part(row, column))
+        for row, (top, h) in enumerate(ups)
+        for column, (left, w) in enumerate(lefts)
+    )
+
+
+def _part(row: int, column: int) -> Part:
+    return Part.TEST if (2 * row + row // 2 + column) % 4 == 1 else Part.TRAIN
+
+
+def _spans(length: int, count: int, gap: int) -> list[tuple[int, int]]:
+    """Start and length of `count` equal spans with `gap` between them."""
+    size = (length - gap * (count - 1)) // count
+    return [(i * (size + gap), size) for i in range(count)]
+
+
+def slabs(first: int, last: int) -> tuple[tuple[range, Part], ...]:
+    """Slices `first` to `last` in slabs; every third is for the test, their ends are dropped."""
+    starts = range(first, last - SLAB + 1, SLAB)
+    return tuple(
+        (
+            range(start + SLAB_MARGIN, start + SLAB - SLAB_MARGIN),
+            Part.TEST if index % 3 == 1 else Part.TRAIN,
+        )
+        for index, start in enumerate(starts)
+    )
+
+
+def share(regions: Sequence[T], site: int, sites: int) -> Sequence[T]:
+    """The regions of one site: dealt in turn, no region to two sites.
+
+    With fewer regions than sites, some are held by several.
+    """
+    return regions[site::sites] or regions[site % len(regions) :][:1]
+
+
+def draw_box(rng: np.random.Generator, inside: Box, smallest: int, largest: int) -> Box:
+    """A random square inside a box, `smallest` to `largest` pixels wide as far as it fits."""
+    room = min(inside.height, inside.width)
+    side = int(rng.integers(min(smallest, room), min(largest, room) + 1))
+    top = inside.top + int(rng.integers(inside.height - side + 1))
+    left = inside.left + int(rng.integers(inside.width - side + 1))
+    return Box(top, left, side, side)
+
+
+def shrunk(pixels: NDArray[np.uint8], side: int = SIDE) -> NDArray[np.uint8]:
+    """A picture brought to `side` x `side`; smaller ones are enlarged."""
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    return np.asarray(image.resize((side, side), Image.Resampling.BICUBIC))

@@ -1,0 +1,323 @@
+"""Orders at a site: equal orders have equal bytes, and a wrong one is refused by name."""
+# pyright: reportUnknownMemberType=false
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from client import model as models
+from client import work
+from client.site import Device, Site
+from client.store import held
+from client.work import do
+from common.adapter import Adapter, from_bytes
+from common.errors import BankError, DataError, ModelError, SiteFailed
+from common.exchange import Order, ReleaseRef, Scores, Update, Work
+from common.identity import code_digest, sha256
+from common.metrics import read_answers
+from common.plan import Plan, parse_plan
+from common.progress import News
+from tests.flow.tiny_llava import write_llava, write_task
+
+QUESTIONS = [
+    ("what colour is this ?", "red"),
+    ("is it the left side ?", "no the right side"),
+    ("what colour is this ?", "red"),
+    ("is this it ?", "yes"),
+    ("what colour is this ?", "blue"),
+    ("which side ?", "left"),
+]
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    write_llava(folder / "base")
+    write_task(folder / "data" / "first", QUESTIONS)
+    write_task(folder / "data" / "second", list(reversed(QUESTIONS)))
+    return folder
+
+
+@pytest.fixture
+def site(shared: Path, tmp_path: Path) -> Site:
+    return Site(
+        name="north",
+        data=shared / "data",
+        base_model=shared / "base",
+        store=tmp_path / "store",
+        device=Device.CPU,
+        threads=1,
+    )
+
+
+MSLORA_CR: dict[str, Any] = {
+    "name": "mslora_cr",
+    "rank": 2,
+    "alpha": 2.0,
+    "contrast": {"similarity": "exp", "weight": 0.1, "orthogonality": 0.01},
+}
+
+
+def plan_of(site: Site, rule: str = "fedavg", **changes: Any) -> Plan:
+    stages = [
+        {
+            "name": task,
+            "modality": modality,
+            "task": task,
+            "sites": ["north"],
+            "rounds": 2,
+            "local_epochs": 2.0,
+            "learning_rate": 0.01,
+            "batch_size": 3,
+            "max_new_tokens": 6,
+        }
+        for task, modality in (("first", "ct"), ("second", "mr"))
+    ]
+    document: dict[str, Any] = {
+        "name": "plan",
+        "seed": 7,
+        "base_model": {"name": "tiny", "sha256": models.base_digest(site.base_model)},
+        "method": MSLORA_CR,
+        "aggregation": rule,
+        "stages": stages,
+    }
+    return parse_plan({**document, **changes}, "test")
+
+
+def order_of(plan: Plan, **changes: Any) -> Order:
+    fields: dict[str, Any] = {
+        "work": Work.TRAIN,
+        "plan": plan.canonical(),
+        "stage": 0,
+        "round": 1,
+        "releases": (),
+        "active": (),
+        "adapter": None,
+        "code": code_digest(),
+    }
+    return Order(**{**fields, **changes})
+
+
+def ignore(_: News) -> None:
+    """Nobody listens."""
+
+
+def trained(order: Order, site: Site) -> Update:
+    update = do(order, site, ignore)
+    assert isinstance(update, Update)
+    return update
+
+
+def scored(order: Order, site: Site) -> Scores:
+    scores = do(order, site, ignore)
+    assert isinstance(scores, Scores)
+    return scores
+
+
+def adapter_of(update: Update) -> Adapter:
+    return from_bytes(update.adapter, "test")
+
+
+def second_stage(plan: Plan, first: Update, **changes: Any) -> Order:
+    """An order of stage 1 on top of the released first stage."""
+    fields: dict[str, Any] = {
+        "stage": 1,
+        "releases": (ReleaseRef(0, sha256(first.adapter)),),
+        "active": plan.base_of(1),
+        "carried": {sha256(first.adapter): first.adapter},
+    }
+    return order_of(plan, **{**fields, **changes})
+
+
+def test_an_update_says_what_was_done_and_in_answer_to_what(site: Site):
+    order = order_of(plan_of(site))
+    told: list[News] = []
+    update = do(order, site, told.append)
+    assert isinstance(update, Update)
+    assert (update.order, update.site, update.examples) == (order.digest, "north", 6)
+    assert update.steps == 4  # two epochs of six examples in batches of three
+    assert update.regularizer == 0  # nothing to keep apart from yet
+    assert 0 < update.loss < 20
+    assert told[-1] == {
+        "stage": 0, "round": 1, "site": "north", "step": 4, "steps": 4, "loss": update.loss,
+    }  # fmt: skip
+
+
+def test_the_loss_falls_from_round_to_round(site: Site):
+    plan = plan_of(site)
+    first = trained(order_of(plan), site)
+    second = trained(order_of(plan, round=2, adapter=first.adapter), site)
+    assert second.loss < first.loss
+
+
+def test_an_order_done_twice_has_the_same_bytes_whatever_came_between(site: Site):
+    plan = plan_of(site)
+    first = trained(order_of(plan), site)
+    order = second_stage(plan, first)
+    once = trained(order, site)
+    scored(second_stage(plan, first, work=Work.EVALUATE, round=0, stage=0), site)
+    assert trained(order, site) == once
+    work._read.cache_clear()  # pyright: ignore[reportPrivateUsage]
+    models._load.cache_clear()  # pyright: ignore[reportPrivateUsage]
+    assert trained(order, site) == once
+
+
+def test_training_and_scoring_leave_every_base_weight_as_it_was(site: Site):
+    plan = plan_of(site)
+
+    def weights() -> str:
+        model = models.load_base(site.base_model, plan.training.precision, torch.device("cpu"))
+        whole = hashlib.sha256()
+        for name, value in sorted(model.network.state_dict().items()):
+            whole.update(name.encode() + value.numpy().tobytes())
+        return whole.hexdigest()
+
+    before = weights()
+    first = trained(order_of(plan), site)
+    trained(second_stage(plan, first), site)
+    assert weights() == before
+
+
+def test_the_first_round_of_a_stage_starts_alike_at_every_site(site: Site):
+    document = plan_of(site).model_dump(mode="json")
+    document["stages"][0] |= {"learning_rate": 1e-12, "sites": ["north", "south"]}
+    plan = parse_plan(document, "test")
+    here = adapter_of(trained(order_of(plan), site))
+    there = adapter_of(trained(order_of(plan), site.model_copy(update={"name": "south"})))
+    for name, pair in here.pairs.items():
+        np.testing.assert_allclose(pair.a, there.pairs[name].a, atol=1e-9)
+        assert np.abs(pair.b).max() < 1e-9
+
+
+def test_the_regularizer_is_there_from_the_second_stage_on(site: Site):
+    plan = plan_of(site)
+    first = trained(order_of(plan), site)
+    update = trained(second_stage(plan, first), site)
+    assert update.regularizer > 0
+    without = plan_of(site, method={**MSLORA_CR, "contrast": None})
+    assert trained(second_stage(without, first), site).regularizer == 0
+
+
+def test_frozen_a_trains_b_alone_on_orthonormal_rows_that_avoid_earlier_ones(site: Site):
+    plan = plan_of(site, "frozen_a")
+    first = trained(order_of(plan), site)
+    second = trained(second_stage(plan, first), site)
+    again = trained(second_stage(plan, first, round=2, adapter=second.adapter), site)
+    for name, pair in adapter_of(second).pairs.items():
+        earlier = adapter_of(first).pairs[name]
+        np.testing.assert_allclose(pair.a @ pair.a.T, np.eye(2), atol=1e-6)
+        np.testing.assert_allclose(pair.a @ earlier.a.T, np.zeros((2, 2)), atol=1e-6)
+        later = adapter_of(again).pairs[name]
+        assert np.array_equal(later.a, pair.a)
+        assert not np.array_equal(later.b, pair.b)
+
+
+def test_alternating_trains_b_in_odd_rounds_and_a_in_even_ones(site: Site):
+    plan = plan_of(site, "alternating")
+    first = trained(order_of(plan), site)
+    second = trained(order_of(plan, round=2, adapter=first.adapter), site)
+    third = trained(order_of(plan, round=3, adapter=second.adapter), site)
+    for name, pair in adapter_of(second).pairs.items():
+        before, after = adapter_of(first).pairs[name], adapter_of(third).pairs[name]
+        assert np.array_equal(pair.b, before.b) and not np.array_equal(pair.a, before.a)
+        assert np.array_equal(pair.a, after.a) and not np.array_equal(pair.b, after.b)
+
+
+def test_sequential_goes_on_with_the_release_before(site: Site):
+    document = plan_of(site, method={"name": "sequential", "rank": 2, "alpha": 2.0}).model_dump(
+        mode="json"
+    )
+    document["stages"][1]["learning_rate"] = 1e-12
+    plan = parse_plan(document, "test")
+    first = trained(order_of(plan), site)
+    second = adapter_of(trained(second_stage(plan, first), site))
+    for name, pair in adapter_of(first).pairs.items():
+        np.testing.assert_allclose(second.pairs[name].a, pair.a, atol=1e-9)
+        np.testing.assert_allclose(second.pairs[name].b, pair.b, atol=1e-9)
+
+
+@pytest.mark.parametrize("hold", ["fold", "stack"])
+def test_a_stage_is_learned_and_answered_by_its_adapters_only(site: Site, hold: str):
+    document = plan_of(site, method={**MSLORA_CR, "rank": 8, "alpha": 16.0, "hold": hold})
+    document = document.model_dump(mode="json")
+    document["stages"][0] |= {"local_epochs": 40.0, "max_new_tokens": 20}
+    plan = parse_plan(document, "test")
+    first = trained(order_of(plan), site)
+    evaluation: dict[str, Any] = {"stage": 0, "work": Work.EVALUATE, "round": 0}
+    bare = scored(second_stage(plan, first, active=(), **evaluation), site)
+    worn = scored(second_stage(plan, first, active=(0,), **evaluation), site)
+    assert bare.metrics["accuracy"] < 0.2
+    assert worn.metrics["accuracy"] >= 0.8
+    # By hand: "red" for the three colour questions is right twice, each other one has its own.
+    assert worn.majority["accuracy"] == pytest.approx(5 / 6)
+    assert worn.questions == 6
+
+
+def test_answers_stay_on_the_sites_disk_under_the_papers_keys(site: Site):
+    order = order_of(plan_of(site), work=Work.EVALUATE, round=0)
+    scores = scored(order, site)
+    file = site.store / "answers" / f"first-{order.digest[:12]}.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [line["gt"] for line in lines] == [answer for _, answer in QUESTIONS]
+    assert list(lines[0]) == ["question_id", "prompt", "text", "gt", "answer_type"]
+    assert len(read_answers(file)) == 6
+    sent = scores.to_record()["header"]
+    assert not any(text in str(sent) for text in ("colour", "right", ".png", str(site.data)))
+
+
+def test_other_code_is_refused(site: Site):
+    with pytest.raises(SiteFailed, match=r"site north runs code .*, the coordinator feed"):
+        do(order_of(plan_of(site), code="feed"), site, ignore)
+
+
+def test_another_base_model_is_refused_before_anything_is_stored(site: Site):
+    pin = {"name": "tiny", "sha256": "0" * 64}
+    order = order_of(plan_of(site, base_model=pin), carried={sha256(b"x"): b"x"})
+    with pytest.raises(ModelError, match="base model 'tiny' at site north: found the digest"):
+        do(order, site, ignore)
+    assert held(site.store) == ()
+
+
+def test_carried_releases_are_stored_and_then_need_not_be_carried(site: Site):
+    plan = plan_of(site)
+    first = trained(order_of(plan), site)
+    order = second_stage(plan, first)
+    once = trained(order, site)
+    assert held(site.store) == (sha256(first.adapter),)
+    assert trained(replace(order, carried={}), site) == once
+
+
+def test_a_release_that_is_nowhere_is_named(site: Site):
+    plan = plan_of(site)
+    first = trained(order_of(plan), site)
+    with pytest.raises(SiteFailed, match=f"no release {sha256(first.adapter)[:12]}"):
+        do(second_stage(plan, first, carried={}), site, ignore)
+
+
+def test_an_adapter_of_another_model_is_refused(site: Site, shared: Path):
+    plan = plan_of(site)
+    first = adapter_of(trained(order_of(plan), site))
+    renamed = replace(first, pairs={f"x.{name}": pair for name, pair in first.pairs.items()})
+    blob = work.to_bytes(renamed)
+    with pytest.raises(BankError, match="the base model has none so named"):
+        do(order_of(plan, round=2, adapter=blob), site, ignore)
+
+
+def test_a_task_that_the_site_has_not_is_a_data_error(site: Site, tmp_path: Path):
+    (tmp_path / "empty").mkdir()
+    bare = site.model_copy(update={"data": tmp_path / "empty"})
+    with pytest.raises(DataError, match="first: found nothing, expected a task's folder"):
+        do(order_of(plan_of(site)), bare, ignore)
+
+
+def test_a_gpu_that_is_missing_is_said(site: Site):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(SiteFailed, match="site north, device: found no GPU"):
+        do(order_of(plan_of(site)), site.model_copy(update={"device": Device.CUDA}), ignore)

@@ -1,0 +1,468 @@
+"""Aggregation: properties of every rule, and its numbers redone with dense matrices."""
+
+# M outputs, N inputs of a layer
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from threadpoolctl import threadpool_limits  # pyright: ignore[reportMissingTypeStubs]
+
+from common.adapter import Adapter, Array, Pair, to_bytes
+from common.errors import AggregationError
+from common.plan import Rule
+from server.aggregate import Contribution, aggregate
+
+SHAPES = {"q": (9, 12), "v": (7, 5)}
+seeds = st.integers(0, 2**32 - 1)
+quick = settings(max_examples=25, deadline=None)
+
+
+def adapter(
+    random: np.random.Generator, rank: int = 3, scale: float = 2.0, extra: bool = True
+) -> Adapter:
+    pairs = {
+        name: Pair(normal(random, rank, n), normal(random, m, rank))
+        for name, (m, n) in SHAPES.items()
+    }
+    return Adapter(pairs, scale, {"prompt": normal(random, 2, 4)} if extra else {})
+
+
+def normal(random: np.random.Generator, *shape: int) -> Array:
+    return random.standard_normal(shape).astype(np.float32)
+
+
+def drifted(random: np.random.Generator, start: Adapter, by: float) -> Adapter:
+    """The start after a little training: every array moved by `by` of its spread."""
+
+    def moved(value: Array) -> Array:
+        return value + np.float32(by) * normal(random, *value.shape)
+
+    pairs = {name: Pair(moved(p.a), moved(p.b)) for name, p in start.pairs.items()}
+    return replace(start, pairs=pairs, extras={k: moved(v) for k, v in start.extras.items()})
+
+
+def fitting(rule: Rule, seed: int, count: int) -> tuple[list[Contribution], Adapter]:
+    """Updates that the rule accepts, and the adapter that they started from."""
+    random = np.random.default_rng(seed)
+    start = adapter(random)
+    sites: list[Contribution] = []
+    for number in range(count):
+        after = drifted(random, start, 0.3)
+        if rule in (Rule.FROZEN_A, Rule.ALTERNATING):
+            pairs = {name: Pair(start.pairs[name].a, p.b) for name, p in after.pairs.items()}
+            after = replace(after, pairs=pairs)
+        sites.append(Contribution(f"site{number}", int(random.integers(1, 500)), after))
+    return sites, start
+
+
+def product(adapter: Adapter, name: str) -> Array:
+    pair = adapter.pairs[name]
+    return adapter.scale * pair.b.astype(np.float64) @ pair.a.astype(np.float64)
+
+
+def mean_product(sites: Sequence[Contribution], name: str) -> Array:
+    """The target of every rule, dense and in float64."""
+    total = sum(site.examples for site in sites)
+    dense = [site.examples / total * product(site.adapter, name) for site in sites]
+    return np.sum(dense, axis=0)
+
+
+def dense_error(sites: Sequence[Contribution], result: Adapter) -> float:
+    lost = sum(
+        np.linalg.norm(mean_product(sites, name) - product(result, name)) ** 2 for name in SHAPES
+    )
+    whole = sum(np.linalg.norm(mean_product(sites, name)) ** 2 for name in SHAPES)
+    return float(np.sqrt(lost / whole))
+
+
+def cut_dense(matrix: Array, rank: int) -> Array:
+    u, s, vt = np.linalg.svd(matrix, full_matrices=False)
+    return (u[:, :rank] * s[:rank]) @ vt[:rank]
+
+
+def one_layer(a: Any, b: Any, scale: float = 1.0) -> Adapter:
+    return Adapter({"q": Pair(np.array(a, np.float32), np.array(b, np.float32))}, scale)
+
+
+@pytest.mark.parametrize("rule", Rule)
+@quick
+@given(seeds, st.integers(2, 5), st.randoms(use_true_random=False))
+def test_order_of_arrival_changes_no_bit(rule: Rule, seed: int, count: int, shuffler: Any):
+    sites, start = fitting(rule, seed, count)
+    shuffled = list(sites)
+    shuffler.shuffle(shuffled)
+    expected, found = aggregate(rule, sites, start, 3), aggregate(rule, shuffled, start, 3)
+    assert to_bytes(found.adapter) == to_bytes(expected.adapter)
+    assert found.error == expected.error
+
+
+def test_number_of_threads_changes_no_bit():
+    random = np.random.default_rng(4)
+    sites = [
+        Contribution(
+            f"s{i}",
+            1,
+            Adapter({"q": Pair(normal(random, 16, 400), normal(random, 500, 16))}, 1.0),
+        )
+        for i in range(4)
+    ]
+    blobs: set[bytes] = set()
+    for threads in (1, 2):
+        with threadpool_limits(threads, "blas"):
+            blobs.add(to_bytes(aggregate(Rule.SVD, sites, None, 16).adapter))
+    assert len(blobs) == 1
+
+
+@pytest.mark.parametrize("rule", Rule)
+@pytest.mark.parametrize("first_round", [True, False])
+@quick
+@given(seeds)
+def test_one_site_comes_back_bit_for_bit(rule: Rule, first_round: bool, seed: int):
+    sites, start = fitting(rule, seed, 1)
+    result = aggregate(rule, sites, None if first_round else start, 3)
+    assert to_bytes(result.adapter) == to_bytes(sites[0].adapter)
+    assert result.error == 0.0
+
+
+@pytest.mark.parametrize("rule", Rule)
+@quick
+@given(seeds, st.lists(st.integers(1, 10**6), min_size=2, max_size=7))
+def test_equal_sites_come_back_bit_for_bit(rule: Rule, seed: int, counts: list[int]):
+    [site], start = fitting(rule, seed, 1)
+    sites = [Contribution(f"s{i}", count, site.adapter) for i, count in enumerate(counts)]
+    result = aggregate(rule, sites, start, 3)
+    assert to_bytes(result.adapter) == to_bytes(site.adapter)
+    assert result.error == 0.0
+
+
+@quick
+@given(seeds, st.integers(2, 6), st.floats(0.01, 3.0))
+def test_svd_is_never_worse_than_fedavg(seed: int, count: int, drift: float):
+    random = np.random.default_rng(seed)
+    start = adapter(random)
+    sites = [
+        Contribution(f"s{i}", int(random.integers(1, 99)), drifted(random, start, drift))
+        for i in range(count)
+    ]
+    svd, fedavg = (aggregate(rule, sites, start, 3) for rule in (Rule.SVD, Rule.FEDAVG))
+    assert svd.error <= fedavg.error + 1e-6
+    assert dense_error(sites, svd.adapter) <= dense_error(sites, fedavg.adapter) + 1e-6
+
+
+@pytest.mark.parametrize("rule", [Rule.FEDAVG, Rule.SVD])
+@quick
+@given(seeds, st.integers(2, 4))
+def test_the_reported_error_is_the_one_of_the_dense_matrices(rule: Rule, seed: int, count: int):
+    sites, start = fitting(rule, seed, count)
+    result = aggregate(rule, sites, start, 3)
+    assert result.error == pytest.approx(dense_error(sites, result.adapter), abs=1e-6)
+
+
+@quick
+@given(seeds, st.lists(st.integers(1, 4), min_size=1, max_size=4), st.integers(1, 5))
+def test_svd_is_the_best_of_its_rank_for_unequal_ranks_and_scales(
+    seed: int, ranks: list[int], rank: int
+):
+    random = np.random.default_rng(seed)
+    sites = [
+        Contribution(f"s{i}", 10 + i, adapter(random, r, scale=1.0 + i / 2))
+        for i, r in enumerate(ranks)
+    ]
+    result = aggregate(Rule.SVD, sites, None, rank)
+    assert result.adapter.rank == rank
+    assert result.adapter.scale == 1.0
+    for name in SHAPES:
+        expected = cut_dense(mean_product(sites, name), rank)
+        np.testing.assert_allclose(product(result.adapter, name), expected, atol=1e-4)
+
+
+def test_sites_of_smaller_rank_find_their_best_in_the_leading_rows():
+    random = np.random.default_rng(1)
+    sites = [Contribution("a", 3, adapter(random, 2)), Contribution("b", 5, adapter(random, 4))]
+    result = aggregate(Rule.SVD, sites, None, 4).adapter
+    for name in SHAPES:
+        pair = result.pairs[name]
+        leading = result.scale * pair.b[:, :2] @ pair.a[:2]
+        np.testing.assert_allclose(leading, cut_dense(mean_product(sites, name), 2), atol=1e-4)
+
+
+@quick
+@given(seeds, st.floats(0.02, 0.5))
+def test_the_gauge_keeps_the_product_and_turns_a_towards_the_previous_one(seed: int, drift: float):
+    random = np.random.default_rng(seed)
+    start = adapter(random)
+    sites = [Contribution(f"s{i}", 10, drifted(random, start, drift)) for i in range(3)]
+    other = adapter(random)
+    near = aggregate(Rule.SVD, sites, start, 3).adapter
+    far = aggregate(Rule.SVD, sites, other, 3).adapter
+    for name in SHAPES:
+        np.testing.assert_allclose(product(near, name), product(far, name), atol=1e-4)
+        previous = start.pairs[name].a
+        distances = [np.linalg.norm(x.pairs[name].a - previous) for x in (near, far)]
+        assert distances[0] <= distances[1] + 1e-5
+
+
+def test_a_turned_adapter_is_turned_back():
+    """Sites that hold the same product in another gauge give the previous factors again."""
+    random = np.random.default_rng(2)
+    a, b = np.linalg.qr(random.standard_normal((6, 2)))[0].T, random.standard_normal((5, 2))
+    b = np.linalg.qr(b)[0]
+    turn = np.array([[0.6, -0.8], [0.8, 0.6]])
+    start = one_layer(a, b)
+    flipped = one_layer(-a, -b)
+    sites = [Contribution("a", 1, one_layer(turn @ a, b @ turn.T)), Contribution("b", 1, flipped)]
+    result = aggregate(Rule.SVD, sites, start, 2)
+    np.testing.assert_allclose(result.adapter.pairs["q"].a, start.pairs["q"].a, atol=1e-6)
+    np.testing.assert_allclose(result.adapter.pairs["q"].b, start.pairs["q"].b, atol=1e-6)
+    assert aggregate(Rule.FEDAVG, sites, start, 2).error > 0.5
+
+
+def test_a_direction_that_nobody_used_stays_ready_to_learn():
+    """The mean product has rank 1; the second direction keeps a row of A, with B = 0."""
+    a = [[1.0, 0, 0, 0], [0, 1, 0, 0]]
+    sites = [
+        Contribution("a", 1, one_layer(a, [[1.0, 0], [0, 0], [0, 0]])),
+        Contribution("b", 1, one_layer(a, [[3.0, 0], [0, 0], [0, 0]])),
+    ]
+    pair = aggregate(Rule.SVD, sites, None, 2).adapter.pairs["q"]
+    np.testing.assert_allclose(pair.b @ pair.a, 2 * np.eye(3, 4) * [1, 0, 0, 0], atol=1e-6)
+    assert np.linalg.matrix_rank(pair.a) == 2
+
+
+def test_updates_that_cancel_give_zero_and_no_noise():
+    a = [[1.0, 2, 3], [4, 5, 6.5]]
+    sites = [
+        Contribution("a", 1, one_layer(a, [[1.0, 2], [3, 4.1], [5, 6]])),
+        Contribution("b", 1, one_layer(a, [[-1.0, -2], [-3, -4.1], [-5, -6]])),
+    ]
+    result = aggregate(Rule.SVD, sites, None, 2)
+    np.testing.assert_array_equal(result.adapter.pairs["q"].b, np.zeros((3, 2)))
+    assert result.error == 0.0
+
+
+def test_layers_without_any_update_are_kept_beside_others():
+    random = np.random.default_rng(3)
+    start = adapter(random)
+    untouched = Pair(start.pairs["v"].a, np.zeros_like(start.pairs["v"].b))
+    sites: list[Contribution] = []
+    for name in "ab":
+        after = drifted(random, start, 0.2)
+        sites.append(Contribution(name, 1, replace(after, pairs={**after.pairs, "v": untouched})))
+    result = aggregate(Rule.SVD, sites, None, 3).adapter
+    np.testing.assert_array_equal(result.pairs["v"].a, untouched.a)
+    np.testing.assert_array_equal(result.pairs["v"].b, untouched.b)
+
+
+@quick
+@given(seeds, st.integers(2, 5))
+def test_frozen_a_is_the_mean_product(seed: int, count: int):
+    sites, start = fitting(Rule.FROZEN_A, seed, count)
+    result = aggregate(Rule.FROZEN_A, sites, start, 3)
+    assert result.error == 0.0
+    assert dense_error(sites, result.adapter) < 1e-6
+    for name in SHAPES:
+        np.testing.assert_array_equal(result.adapter.pairs[name].a, start.pairs[name].a)
+
+
+@quick
+@given(seeds, st.booleans())
+def test_alternating_is_the_mean_product_whichever_factor_rested(seed: int, a_rested: bool):
+    random = np.random.default_rng(seed)
+    start = adapter(random)
+    sites: list[Contribution] = []
+    for i in range(3):
+        after = drifted(random, start, 0.3)
+        pairs = {
+            name: Pair(start.pairs[name].a, p.b) if a_rested else Pair(p.a, start.pairs[name].b)
+            for name, p in after.pairs.items()
+        }
+        sites.append(Contribution(f"s{i}", 1 + i, replace(after, pairs=pairs)))
+    result = aggregate(Rule.ALTERNATING, sites, start, 3)
+    assert result.error == 0.0
+    assert dense_error(sites, result.adapter) < 1e-6
+
+
+def test_a_site_counts_by_its_examples():
+    """By hand: weights 1/4 and 3/4."""
+    a = [[1.0, 0, 2]]
+    sites = [
+        Contribution("north", 10, one_layer(a, [[4.0], [8], [0]])),
+        Contribution("south", 30, one_layer(a, [[0.0], [4], [8]])),
+    ]
+    for rule in Rule:
+        result = aggregate(rule, sites, None, 1)
+        # mean B = [1, 2, 0] + [0, 3, 6] = [1, 5, 6], times A.
+        expected = [[1, 0, 2], [5, 0, 10], [6, 0, 12]]
+        np.testing.assert_allclose(product(result.adapter, "q"), expected, atol=1e-5)
+        assert result.error < 1e-7, rule
+
+
+def test_fedavg_by_hand_and_what_it_misses():
+    """mean A [1, 1], mean B [1, 1]: their product is all ones, the mean product is 2 I."""
+    sites = [
+        Contribution("a", 5, one_layer([[2.0, 0]], [[2.0], [0]])),
+        Contribution("b", 5, one_layer([[0.0, 2]], [[0.0], [2]])),
+    ]
+    result = aggregate(Rule.FEDAVG, sites, None, 1)
+    np.testing.assert_array_equal(product(result.adapter, "q"), np.ones((2, 2)))
+    # || 2 I - 1 ||_F = 2, || 2 I ||_F = sqrt 8.
+    assert result.error == pytest.approx(2 / np.sqrt(8), rel=1e-12)
+
+
+@pytest.mark.parametrize("rule", Rule)
+def test_extras_are_averaged(rule: Rule):
+    sites, start = fitting(rule, 5, 2)
+    result = aggregate(rule, sites, start, 3).adapter
+    n, m = (site.examples for site in sites)
+    first, second = (site.adapter.extras["prompt"] for site in sites)
+    expected = (n * first + m * second) / (n + m)
+    np.testing.assert_allclose(result.extras["prompt"], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("rule", Rule)
+def test_a_site_without_examples_changes_nothing(rule: Rule):
+    sites, start = fitting(rule, 6, 3)
+    idle = replace(sites[0], examples=0)
+    with_idle, without = (aggregate(rule, s, start, 3) for s in ([idle, *sites[1:]], sites[1:]))
+    assert to_bytes(with_idle.adapter) == to_bytes(without.adapter)
+
+
+@pytest.mark.parametrize("rule", Rule)
+def test_results_are_float32_and_scaled_as_before(rule: Rule):
+    sites, start = fitting(rule, 7, 2)
+    result = aggregate(rule, sites, start, 3).adapter
+    assert result.scale == start.scale
+    for pair in result.pairs.values():
+        assert pair.a.dtype == pair.b.dtype == np.float32
+
+
+def test_an_adapter_of_extras_alone_is_averaged():
+    sites = [
+        Contribution(name, 1, Adapter({}, 1.0, {"prompt": np.full(2, value, np.float32)}))
+        for name, value in (("a", 1.0), ("b", 4.0))
+    ]
+    result = aggregate(Rule.FEDAVG, sites, None, 8)
+    np.testing.assert_array_equal(result.adapter.extras["prompt"], [2.5, 2.5])
+    assert result.error == 0.0
+
+
+Spoil = Callable[[list[Contribution]], list[Contribution]]
+
+
+def _second(change: Callable[[Adapter], Adapter]) -> Spoil:
+    return lambda sites: [sites[0], replace(sites[1], adapter=change(sites[1].adapter))]
+
+
+def _with_q(adapter: Adapter, a: Array, b: Array) -> Adapter:
+    return replace(adapter, pairs={**adapter.pairs, "q": Pair(a, b)})
+
+
+NAN_B = np.full((9, 3), np.nan, np.float32)
+ZERO_A, WIDE_A = np.zeros((3, 12), np.float32), np.zeros((3, 13), np.float32)
+ZERO_B = np.zeros((9, 3), np.float32)
+Q_A = "base_model.model.q.lora_A.weight"
+
+
+REFUSALS: list[tuple[Rule, Spoil, str]] = [
+    (Rule.SVD, lambda _: [], "no site's update arrived, expected at least one"),
+    (
+        Rule.FEDAVG,
+        lambda sites: [replace(site, examples=0) for site in sites],
+        "no site trained on any example (sites: site0, site1)",
+    ),
+    (
+        Rule.FEDAVG,
+        lambda sites: [sites[0], replace(sites[1], examples=-2)],
+        "site site1: found -2 examples, expected 0 or more",
+    ),
+    (
+        Rule.SVD,
+        lambda sites: [sites[0], sites[0]],
+        "site site0: found two updates, expected one",
+    ),
+    (
+        Rule.SVD,
+        _second(lambda x: _with_q(x, ZERO_A, NAN_B)),
+        "site site1: base_model.model.q.lora_B.weight has a value that is not finite",
+    ),
+    (
+        Rule.FEDAVG,
+        _second(lambda x: _with_q(x, WIDE_A, ZERO_B)),
+        f"site site1: {Q_A} has shape (3, 13), site site0 has (3, 12)",
+    ),
+    (
+        Rule.SVD,
+        _second(lambda x: _with_q(x, WIDE_A, ZERO_B)),
+        "site site1: q has shape (9, 13), site site0 has (9, 12)",
+    ),
+    (
+        Rule.SVD,
+        _second(lambda x: replace(x, extras={})),
+        "site site1 lacks extras.prompt, which site site0 has",
+    ),
+    (
+        Rule.SVD,
+        _second(lambda x: replace(x, pairs={**x.pairs, "k": x.pairs["q"]})),
+        "site site1 has k, which site site0 lacks",
+    ),
+    (
+        Rule.FEDAVG,
+        _second(lambda x: replace(x, scale=1.0)),
+        "site site1 has scale 1.0, site site0 has 2.0; fedavg expects equal scales",
+    ),
+    (
+        Rule.FROZEN_A,
+        _second(lambda x: _with_q(x, ZERO_A, ZERO_B)),
+        "site site1: q has another A than site site0; frozen_a expects one that nobody changes",
+    ),
+    (
+        Rule.ALTERNATING,
+        _second(lambda x: _with_q(x, ZERO_A, ZERO_B)),
+        "q: both A and B differ between the sites site0, site1; "
+        "alternating expects one of them unchanged",
+    ),
+]
+
+
+@pytest.mark.parametrize(("rule", "spoil", "message"), REFUSALS)
+def test_what_does_not_fit_is_refused_in_one_sentence(rule: Rule, spoil: Spoil, message: str):
+    sites, _ = fitting(rule, 8, 2)
+    with pytest.raises(AggregationError) as refusal:
+        aggregate(rule, spoil(sites), None, 3)
+    assert str(refusal.value) == message
+
+
+def test_frozen_a_is_held_to_the_previous_a():
+    sites, start = fitting(Rule.FROZEN_A, 9, 2)
+    previous = _with_q(start, ZERO_A, start.pairs["q"].b)
+    with pytest.raises(AggregationError, match="q has another A than the previous round"):
+        aggregate(Rule.FROZEN_A, sites, previous, 3)
+
+
+def test_a_rank_other_than_the_plans_is_refused_where_ranks_can_not_change():
+    sites, _ = fitting(Rule.FEDAVG, 10, 2)
+    with pytest.raises(AggregationError, match="site site0: found rank 3, expected 8"):
+        aggregate(Rule.FEDAVG, sites, None, 8)
+
+
+def test_the_callers_arrays_are_not_changed():
+    for rule in Rule:
+        sites, start = fitting(rule, 11, 3)
+        before = [to_bytes(site.adapter) for site in sites]
+        aggregate(rule, sites, start, 3)
+        assert [to_bytes(site.adapter) for site in sites] == before
+
+
+@quick
+@given(seeds)
+def test_sums_that_fill_the_matrix_take_the_dense_way_to_the_same_result(seed: int):
+    """Total rank 8 of a layer of 7 x 5: nothing is gained in rank space."""
+    random = np.random.default_rng(seed)
+    sites = [Contribution(f"s{i}", 1, adapter(random, 4)) for i in range(2)]
+    result = aggregate(Rule.SVD, sites, None, 4)
+    expected = cut_dense(mean_product(sites, "v"), 4)
+    np.testing.assert_allclose(product(result.adapter, "v"), expected, atol=1e-4)
