@@ -20,7 +20,7 @@ from benchmarks.step import (
     paper_model,
     prototypes,
     same_modality,
-)  # fmt: skip
+)
 from client.regularizer import Regularizer
 from common.plan import Hold, Similarity
 

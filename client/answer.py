@@ -49,10 +49,8 @@ def _greedy(
     end = model.tokenizer.eos_token_id
     width = max(map(len, prompts))
     ids = torch.from_numpy(padded(prompts, width, end, left=True)).to(model.device)
-    lengths = [len(prompt) for prompt in prompts]
-    seen = _seen(lengths, width + max_new_tokens).to(model.device)
-    ragged = min(lengths) < width  # prompts of one length need no mask, and go faster
-    places = (seen.cumsum(1) - 1).clamp(min=0)
+    padding = [width - len(prompt) for prompt in prompts]
+    seen, places = (t.to(model.device) for t in _seen(padding, width + max_new_tokens))
     rows = list(range(len(prompts)))
     answers: list[list[int]] = [[] for _ in prompts]
     decoder, cache = model.network.model.language_model, model.new_cache()
@@ -60,7 +58,7 @@ def _greedy(
     for length in range(width, width + max_new_tokens):
         states = decoder(
             inputs_embeds=embedded,
-            attention_mask=seen[:, :length] if ragged else None,
+            attention_mask=seen[:, :length] if any(padding) else None,  # without one it goes faster
             position_ids=places[:, now],
             past_key_values=cache,
             use_cache=True,
@@ -82,7 +80,7 @@ def _greedy(
     return [row[:-1] if row[-1] == end else row for row in answers]
 
 
-def _seen(lengths: Sequence[int], width: int) -> Tensor:
-    """(B, width): 1 from a prompt's first token on, however long its answer becomes."""
-    first = max(lengths) - np.asarray(lengths)
-    return torch.from_numpy((np.arange(width) >= first[:, None]).astype(np.int64))
+def _seen(padding: Sequence[int], width: int) -> tuple[Tensor, Tensor]:
+    """(B, width) twice: 1 from a prompt's first token on, and every token's place in its row."""
+    places = np.arange(width) - np.asarray(padding)[:, None]
+    return torch.from_numpy((places >= 0).astype(np.int64)), torch.from_numpy(places.clip(min=0))

@@ -15,7 +15,7 @@ from typing import Final, TypeAlias
 import torch
 
 from client import store
-from client.data import Example, TaskData, read_task
+from client.data import TEST_FILE, TRAIN_FILE, Example, TaskData, read_task
 from client.methods import mslora_cr, sequential
 from client.methods.interface import Assignment, Method
 from client.model import base_digest
@@ -56,19 +56,22 @@ def do(order: Order, site: Site, tell: Tell) -> Answer:
     for blob in order.carried.values():
         store.put(site.store, blob)
     _settle(site)
-    assignment = _assignment(order, plan, site)
-    data = _data(site, assignment)
-    if order.work is Work.TRAIN:
-        return _train(order, assignment, data, tell)
-    return _evaluate(order, assignment, data, site)
+    data = _data(site, plan.stages[order.stage].task)
+    try:
+        if order.work is Work.TRAIN:
+            return _train(order, _assignment(order, plan, site), data, tell)
+        return _evaluate(order, _assignment(order, plan, site), data, site)
+    except torch.OutOfMemoryError:
+        raise SiteFailed(
+            f"site {site.name}: stage {plan.stages[order.stage].name!r} needs more GPU memory "
+            "than there is; a smaller training.micro_batch or evaluation.batch_size, or "
+            "training.gradient_checkpointing, may help"
+        ) from None
 
 
 def _train(order: Order, assignment: Assignment, data: TaskData, tell: Tell) -> Update:
     method = METHODS[assignment.plan.method.name]
-    if order.adapter is None:
-        adapter = method.start(assignment)
-    else:
-        adapter = from_bytes(order.adapter, "the order's adapter")
+    adapter = _adapter_of(order) or method.start(assignment)
 
     def report(progress: Progress) -> None:
         tell(asdict(progress))
@@ -147,19 +150,24 @@ def _assignment(order: Order, plan: Plan, site: Site) -> Assignment:
         site=site.name,
         bank={ref.stage: _release(site.store, ref.sha256) for ref in order.releases},
         active=order.active,
+        candidate=_adapter_of(order) if order.work is Work.EVALUATE else None,
         base_model=site.base_model,
         device=_device(site),
     )
+
+
+def _adapter_of(order: Order) -> Adapter | None:
+    return None if order.adapter is None else from_bytes(order.adapter, "the order's adapter")
 
 
 def _release(folder: Path, digest: str) -> Adapter:
     return from_bytes(store.get(folder, digest), f"release {digest[:12]}")
 
 
-def _data(site: Site, assignment: Assignment) -> TaskData:
-    """The site's questions of the stage's task, read again only where a file has changed."""
-    folder = site.data / assignment.task.task
-    files = [folder / "train.json", folder / "test.jsonl"]
+def _data(site: Site, task: str) -> TaskData:
+    """The site's questions of a task, read again only where a file has changed."""
+    folder = site.data / task
+    files = [folder / TRAIN_FILE, folder / TEST_FILE]
     stamps = tuple(file.stat().st_mtime_ns if file.exists() else 0 for file in files)
     return _read(folder, stamps)
 

@@ -4,6 +4,7 @@
 # pyright: reportUnknownMemberType=false
 
 import json
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -44,19 +45,16 @@ def show(bank: Folder, stage: Which, as_json: Json = False) -> None:
 
     Example: fedmslora bank show runs/demo/bank histology
     """
-    from rich.console import Console
-    from rich.table import Table
-
     from common.bank import Bank
 
     release = Bank.open(bank).named(stage)
     if as_json:
         _print_json(_document(release))
         return
-    table = Table("", release.folder, header_style="bold", highlight=False)
-    for name, value in _shown(release).items():
-        table.add_row(name, value)
-    Console().print(table)
+    typer.echo(release.folder)
+    for name, lines in _shown(release).items():
+        for label, line in zip_longest([name], lines, fillvalue=""):
+            typer.echo(f"  {label:<18}{line}")
 
 
 @app.command("verify")
@@ -136,49 +134,47 @@ def _document(release: "Release") -> dict[str, Any]:
 
 
 def _print_table(bank: "Bank") -> None:
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(
-        title=f"{bank.folder}: {len(bank.releases)} releases on {bank.base_model.name}",
-        title_justify="left",
-        caption=f"head {bank.head}",
-        caption_justify="left",
-    )
-    for column in ("release", "modality", "task", "rank", "sites", "examples", "error", "hash"):
-        justify = "right" if column in ("rank", "examples", "error") else "left"
-        table.add_column(column, justify=justify)
+    typer.echo(f"{bank.folder}: {len(bank.releases)} releases on {bank.base_model.name}")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for column in ("release", "modality", "task", "hash"):
+        table.add_column(column, overflow="fold", no_wrap=column in ("release", "hash"))
+    for column in ("rank", "sites", "examples", "error"):
+        table.add_column(column, justify="right")
     for release in bank.releases:
         table.add_row(
             release.folder,
             release.modality.value,
             release.task,
+            release.hash[:8],
             str(release.rank),
-            ", ".join(sorted(release.sites)),
+            str(len(release.sites)),
             str(sum(release.sites.values())),
             f"{release.error:.4f}",
-            release.hash[:12],
         )
     Console().print(table)
+    typer.echo(f"head {bank.head}")
 
 
-def _shown(release: "Release") -> dict[str, str]:
-    """Each fact of a release as people read it."""
+def _shown(release: "Release") -> dict[str, list[str]]:
+    """Each fact of a release as lines that people read."""
     return {
-        "modality": release.modality.value,
-        "task": release.task,
-        "sums": ", ".join(map(str, release.sums)),
-        "rank": str(release.rank),
-        "scale": f"{release.scale:g}",
-        "sites": "\n".join(f"{site}: {count}" for site, count in sorted(release.sites.items())),
-        "rule": release.rule.value,
-        "aggregation error": f"{release.error:.6f}",
-        "scores": "\n".join(f"{name}: {value:.4f}" for name, value in release.scores.items()),
-        "base model": f"{release.base_model.name} {release.base_model.sha256}",
-        "plan": release.plan,
-        "code": release.code,
-        "adapter": release.adapter,
-        "parent": release.parent,
-        "hash": release.hash,
-        "signer": release.signer,
+        "modality": [release.modality.value],
+        "task": [release.task],
+        "sums": [", ".join(map(str, release.sums))],
+        "rank, scale": [f"{release.rank}, {release.scale:g}"],
+        "examples": [f"{site}: {count}" for site, count in sorted(release.sites.items())],
+        "rule": [release.rule.value],
+        "aggregation error": [f"{release.error:.6f}"],
+        "scores": [f"{name}: {value:.4f}" for name, value in sorted(release.scores.items())],
+        "base model": [f"{release.base_model.name} {release.base_model.sha256}"],
+        "plan": [release.plan],
+        "code": [release.code],
+        "adapter": [release.adapter],
+        "parent": [release.parent],
+        "hash": [release.hash],
+        "signer": [release.signer],
     }

@@ -109,6 +109,8 @@ Count: TypeAlias = Annotated[int, Field(ge=1)]
 Positive: TypeAlias = Annotated[float, Field(gt=0)]
 Fraction: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 Slug: TypeAlias = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")]
+#: The name of a task's folder; the paper's have capitals.
+TaskName: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,39}$")]
 
 
 class BaseModelPin(Strict):
@@ -176,7 +178,7 @@ class Stage(Strict):
 
     name: Slug
     modality: Modality
-    task: Slug
+    task: TaskName
     sites: Annotated[tuple[Slug, ...], Field(min_length=1)]
     rounds: Count
     local_epochs: Positive

@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from common.errors import BankError
 from common.identity import canonical_json, sha256
-from common.plan import BaseModelPin, Modality, Rule, Slug
+from common.plan import BaseModelPin, Modality, Rule, Slug, TaskName
 from common.signing import verify_signature
 
 #: The version of the folder's layout; a reader refuses any other.
@@ -76,7 +76,7 @@ class Release:
     stage: Position
     name: Slug
     modality: Modality
-    task: Slug
+    task: TaskName
     parent: Digest
     plan: Digest
     base_model: BaseModelPin

@@ -22,9 +22,9 @@ PHANTOM_QUESTIONS: Mapping[str, tuple[int, int]] = {
     "pathvqa": (600, 240),
     "slake-vqarad": (600, 240),
     "derm": (600, 240),
-    "pcam": (200, 240),
-    "cxp": (200, 240),
-    "ham": (300, 240),
+    "PCAM": (200, 240),
+    "CXP": (200, 240),
+    "HAM": (300, 240),
     "nmi": (120, 240),
     "iu-x-ray": (120, 240),
 }
@@ -105,7 +105,7 @@ def _make_task(plan: Plan, stage: Stage, site: str, folder: Path) -> None:
 def _pictures(
     seed: int, stage: Stage, position: int, sites: int
 ) -> tuple[list[Question], list[Question]]:
-    from simulation.picture_tasks import TASKS, picture_task
+    from simulation.pictures import TASKS, picture_task
 
     _known(stage, [name for name, _ in TASKS])
     return picture_task(stage.task, position, sites, seed)
@@ -114,7 +114,7 @@ def _pictures(
 def _phantoms(
     seed: int, stage: Stage, position: int, sites: int
 ) -> tuple[list[Question], list[Question]]:
-    from simulation.phantom_tasks import TASKS, phantom_task
+    from simulation.phantoms import TASKS, phantom_task
 
     _known(stage, [name for name, _ in TASKS])
     counts = [-(-count // sites) for count in PHANTOM_QUESTIONS[stage.task]]

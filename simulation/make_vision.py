@@ -98,8 +98,7 @@ def train_tower(
         optimizer.step()
         if step % 250 == 0:
             spent = time.process_time() - started
-            print(f"tower: step {step} of {steps}, loss {loss.item():.3f}, {spent:.0f} CPU s",
-                  flush=True)  # fmt: skip
+            print(f"tower: step {step} of {steps}, loss {loss.item():.3f}, {spent:.0f} CPU s")
     return tower.eval(), heads.eval()
 
 
@@ -149,9 +148,7 @@ def _loss(tower: CLIPVisionModel, heads: nn.Module, pixels: Tensor, labels: Tens
         label = labels[:, column]
         known = label != UNKNOWN
         # Divided by all rows, not by those that know the fact: every answer counts the same.
-        loss = loss + F.cross_entropy(
-            guess[known], label[known], reduction="sum"
-        ) / len(label)
+        loss = loss + F.cross_entropy(guess[known], label[known], reduction="sum") / len(label)
     return loss
 
 

@@ -28,9 +28,7 @@ _RENDERERS: Final[Mapping[Kind, _Renderer]] = {
 _IN_COLOUR: Final = {Kind.HISTOLOGY, Kind.FUNDUS, Kind.SKIN_PHOTO, Kind.DERMOSCOPY}
 
 
-def render(
-    kind: Kind, factors: Factors, rng: np.random.Generator, site: int
-) -> NDArray[np.uint8]:
+def render(kind: Kind, factors: Factors, rng: np.random.Generator, site: int) -> NDArray[np.uint8]:
     """The picture as the site's scanner shows it, (64, 64, 3); equal draws give equal pixels.
 
     `site` 0 is a neutral scanner; every other has a fixed gamma and, in colour, a cast.

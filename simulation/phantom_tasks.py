@@ -42,25 +42,25 @@ _FINDINGS_SHARE: Final = 0.5
 #: How often a mole has each typical factor of its class.
 _TYPICAL_SHARE: Final = 0.85
 
-_TISSUES: Final = {
+TISSUES: Final = {
     "gland": "glandular epithelium",
     "stroma": "fibrous stroma",
     "sheet": "solid tumor",
     "lymphoid": "lymphoid tissue",
 }
-_MODALITIES: Final = {
+MODALITIES: Final = {
     Kind.CHEST_XRAY: "x-ray",
     Kind.CHEST_CT: "ct",
     Kind.ABDOMEN_CT: "ct",
     Kind.BRAIN_MR: "mri",
 }
-_BODY_PARTS: Final = {
+BODY_PARTS: Final = {
     Kind.CHEST_XRAY: "chest",
     Kind.CHEST_CT: "chest",
     Kind.ABDOMEN_CT: "abdomen",
     Kind.BRAIN_MR: "head",
 }
-_COLOUR_SIGNS: Final = {
+COLOUR_SIGNS: Final = {
     "red": "erythema",
     "purple": "violaceous",
     "brown": "hyperpigmentation",
@@ -150,7 +150,7 @@ def pathology_questions(rng: np.random.Generator) -> Case:
         _yes_no("are mitoses present?", factors["mitosis"] == "yes"),
         _yes_no("are prominent nucleoli present?", factors["nucleoli"] == "yes"),
         _yes_no("is nuclear crowding present?", crowding == "marked"),
-        _open("what tissue is present?", _TISSUES[factors["tissue"]]),
+        _open("what tissue is present?", TISSUES[factors["tissue"]]),
         _open("what is the degree of nuclear pleomorphism?", factors["variation"]),
     ]
     findings = _three_findings(rng, _PATHOLOGY_BANK, factors)
@@ -163,8 +163,8 @@ def radiology_questions(rng: np.random.Generator) -> Case:
     kind = kinds[int(rng.choice(len(kinds), p=(0.4, 0.2, 0.2, 0.2)))]
     factors = _mostly_healthy(rng, kind)
     asked = [
-        _open("what modality is used to take this image?", _MODALITIES[kind]),
-        _open("which part of the body does this image belong to?", _BODY_PARTS[kind]),
+        _open("what modality is used to take this image?", MODALITIES[kind]),
+        _open("which part of the body does this image belong to?", BODY_PARTS[kind]),
     ]
     findings: tuple[Asked, ...] = ()
     match kind:
@@ -218,8 +218,8 @@ def skin_questions(rng: np.random.Generator) -> Case:
     factors = draw_factors(Kind.SKIN_PHOTO, rng)
     there = [factors["form"]]
     there += [name for name in ("pustule", "scale", "crust") if factors[name] == "yes"]
-    there.append(_COLOUR_SIGNS[factors["colour"]])
-    signs = (*_SKIN_SIGNS, *_COLOUR_SIGNS.values())
+    there.append(COLOUR_SIGNS[factors["colour"]])
+    signs = (*_SKIN_SIGNS, *COLOUR_SIGNS.values())
     yes = [_yes_no(f"is {sign} visible in the image?", True) for sign in there]
     no = [_yes_no(f"is {sign} visible in the image?", False) for sign in signs if sign not in there]
     # As many signs that are there as signs that are not, or "no" would nearly always be right.
@@ -327,9 +327,7 @@ def _rarely(
     }
 
 
-def _findings(
-    rng: np.random.Generator, banks: Mapping[str, _Bank], factors: Factors
-) -> list[str]:
+def _findings(rng: np.random.Generator, banks: Mapping[str, _Bank], factors: Factors) -> list[str]:
     """One sentence for each factor of `banks`, in the banks' order."""
     return [bank[factors[name]][int(rng.integers(2))] for name, bank in banks.items()]
 

@@ -30,6 +30,7 @@ TASKS: Final = (
 #: Questions about one picture, at most.
 QUESTIONS_PER_IMAGE: Final = 3
 
+
 def phantom_task(
     name: str, questions: int, seed: int, site: int, label_noise: float = 0.0
 ) -> list[Question]:
@@ -61,9 +62,7 @@ def _about(case: Case, group: int, rng: np.random.Generator, site: int) -> list[
     ]
 
 
-def _with_noise(
-    asked: list[Question], share: float, rng: np.random.Generator
-) -> list[Question]:
+def _with_noise(asked: list[Question], share: float, rng: np.random.Generator) -> list[Question]:
     answers: dict[str, list[str]] = {}
     for question in asked:
         answers.setdefault(question.question, []).append(question.answer)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Final
 
 import numpy as np
@@ -155,22 +155,44 @@ def _matters(part: Part) -> Sequence[Region]:
 def _matter_shot(slab: Slab, rng: np.random.Generator) -> Shot:
     """A part of an axial slice, ringed where the template's masks agree on one matter."""
     index = draw_slice(rng, slab)
+    t1 = upright(brain().t1, slab.plane, index)
+    matters = _matters_of(index)
+    wanted = list(matters)[int(rng.integers(len(matters)))]
+    places = matters[wanted].places
+    if len(places) == 0:
+        return Shot(shrunk(_grey(t1)), {}, Place("axial", Box(0, 0, CANVAS, CANVAS), index))
+    box, ring = _around(rng, places[int(rng.integers(len(places)))])
+    ringed = shrunk(box.of(matters[wanted].mask))[disc(ring)] > 128
+    answers = {MATTER: wanted} if ringed.mean() >= 0.9 else {}
+    return Shot(with_ring(_grey(shrunk(box.of(t1))), ring), answers, Place("axial", box, index))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Matter:
+    """Where an axial slice is of one matter, (CANVAS, CANVAS), 255 there and 0 elsewhere."""
+
+    mask: Rgb
+    places: NDArray[np.int64]
+    """Row and column of each of its pixels that has no neighbour of another matter."""
+
+
+@cache
+def _matters_of(index: int) -> Mapping[str, Matter]:
+    """The matters of an axial slice, by the template's masks (0 to 255)."""
+    from scipy.ndimage import binary_erosion
+
     t1, grey, white = (
-        upright(volume, slab.plane, index) for volume in (brain().t1, brain().grey, brain().white)
+        upright(volume, Plane.AXIAL, index) for volume in (brain().t1, brain().grey, brain().white)
     )
     kinds = {
         "grey": grey > 128,
         "white": white > 128,
         "fluid": (grey < 64) & (white < 64) & (t1 > 8),
     }
-    wanted = list(kinds)[int(rng.integers(len(kinds)))]
-    places = np.argwhere(kinds[wanted])
-    if len(places) == 0:
-        return Shot(shrunk(_grey(t1)), {}, Place("axial", Box(0, 0, CANVAS, CANVAS), index))
-    box, ring = _around(rng, places[int(rng.integers(len(places)))])
-    ringed = shrunk(box.of(kinds[wanted].astype(np.uint8) * 255))[disc(ring)] > 128
-    answers = {MATTER: wanted} if ringed.mean() >= 0.9 else {}
-    return Shot(with_ring(_grey(shrunk(box.of(t1))), ring), answers, Place("axial", box, index))
+    return {
+        name: Matter(hits.astype(np.uint8) * 255, np.argwhere(binary_erosion(hits)))
+        for name, hits in kinds.items()
+    }
 
 
 def _around(rng: np.random.Generator, place: NDArray[np.int64]) -> tuple[Box, tuple[int, int]]:

@@ -120,8 +120,7 @@ def measured(view: View) -> Answers:
 def exposed(view: View) -> Answers:
     """The examined part from the header; the side whose plate signal is higher."""
     part = "chest" if view.source == "chest film" else "leg"
-    side = _side(view.truth, least=0.1) if float(view.truth.std()) > 0.02 else None
-    return _told({BODY_PART: part, FREE_SIDE: side})
+    return _told({BODY_PART: part, FREE_SIDE: _side(view.truth, least=0.08)})
 
 
 def flowing(view: View) -> Answers:

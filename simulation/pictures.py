@@ -108,9 +108,7 @@ def _task(name: str) -> Task:
     )
 
 
-def pretraining_crops(
-    count: int, seed: int
-) -> tuple[NDArray[np.uint8], list[dict[str, str]]]:
+def pretraining_crops(count: int, seed: int) -> tuple[NDArray[np.uint8], list[dict[str, str]]]:
     """`count` crops, (count, 64, 64, 3), and plain words for each; train regions only.
 
     Every dict has the same keys; "source" is the picture, the others are `words`.

@@ -27,6 +27,7 @@ class Assignment:
         round: 1-based; 0 where questions are answered.
         bank: the adapter of every release so far by stage, oldest first.
         active: the stages of `bank` that are summed into the model.
+        candidate: summed, too, where questions are answered: an adapter not yet released.
         base_model: folder of the frozen model, already checked against the plan's pin.
     """
 
@@ -36,6 +37,7 @@ class Assignment:
     site: str
     bank: Mapping[int, Adapter]
     active: tuple[int, ...]
+    candidate: Adapter | None
     base_model: Path
     device: torch.device
 
@@ -46,8 +48,9 @@ class Assignment:
 
     @property
     def beneath(self) -> list[Adapter]:
-        """The active adapters, in the order of `active`."""
-        return [self.bank[stage] for stage in self.active]
+        """The active adapters, in the order of `active`, and the candidate."""
+        released = [self.bank[stage] for stage in self.active]
+        return released if self.candidate is None else [*released, self.candidate]
 
     def course(self, examples: int) -> Course:
         """The round of training over so many examples."""

@@ -3,6 +3,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from client import model as models
 from client import work
+from client.data import Example
+from client.methods.interface import Assignment
 from client.site import Device, Site
 from client.store import held
+from client.train import Report, Trained, train
 from client.work import do
 from common.adapter import Adapter, from_bytes
 from common.errors import BankError, DataError, ModelError, SiteFailed
@@ -259,6 +264,23 @@ def test_a_stage_is_learned_and_answered_by_its_adapters_only(site: Site, hold: 
     assert worn.questions == 6
 
 
+def test_a_candidate_answers_as_its_release_will(site: Site):
+    plan = plan_of(site)
+    first = trained(order_of(plan), site)
+    evaluation: dict[str, Any] = {"stage": 0, "work": Work.EVALUATE, "round": 0}
+    before = order_of(plan, adapter=first.adapter, **evaluation)
+    after = second_stage(plan, first, active=(0,), **evaluation)
+    assert replace(scored(before, site), order="") == replace(scored(after, site), order="")
+    assert texts(site, before) == texts(site, after)
+    assert texts(site, before) != texts(site, order_of(plan, **evaluation))
+
+
+def texts(site: Site, order: Order) -> list[str]:
+    scored(order, site)
+    file = site.store / "answers" / f"first-{order.digest[:12]}.jsonl"
+    return [json.loads(line)["text"] for line in file.read_text().splitlines()]
+
+
 def test_answers_stay_on_the_sites_disk_under_the_papers_keys(site: Site):
     order = order_of(plan_of(site), work=Work.EVALUATE, round=0)
     scores = scored(order, site)
@@ -321,3 +343,49 @@ def test_a_gpu_that_is_missing_is_said(site: Site):
         pytest.skip("there is a GPU")
     with pytest.raises(SiteFailed, match="site north, device: found no GPU"):
         do(order_of(plan_of(site)), site.model_copy(update={"device": Device.CUDA}), ignore)
+
+
+class PromptMethod:
+    """A method on another backbone: it learns a vector, and answers with its length."""
+
+    def start(self, assignment: Assignment) -> Adapter:
+        return Adapter({}, 1.0, {"prompt": np.zeros(3, np.float32)})
+
+    def train(
+        self, assignment: Assignment, adapter: Adapter, examples: Sequence[Example], report: Report
+    ) -> tuple[Adapter, Trained]:
+        vector = nn.Parameter(torch.tensor(adapter.extras["prompt"]))
+
+        def loss_of(chosen: Sequence[int]) -> torch.Tensor:
+            loss = (vector - len(assignment.beneath) - 1).square().mean()
+            loss.backward()
+            return loss.detach()
+
+        trained = train(assignment.course(len(examples)), [vector], loss_of, None, report)
+        return Adapter({}, 1.0, {"prompt": vector.detach().numpy()}), trained
+
+    def answer(self, assignment: Assignment, questions: Sequence[Example]) -> list[str]:
+        return [str(adapter.extras["prompt"].shape) for adapter in assignment.beneath] * len(
+            questions
+        )
+
+
+def test_a_method_without_a_decoder_needs_no_other_site(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(work.METHODS, "mslora_cr", PromptMethod())
+    plan = plan_of(site)
+    first = trained(order_of(plan), site)
+    assert (adapter_of(first).extras["prompt"] > 0).all()
+    order = second_stage(plan, first, stage=0, active=(0,), work=Work.EVALUATE, round=0)
+    assert texts(site, order) == ["(3,)"] * 6
+
+
+def test_a_full_gpu_is_said_in_one_sentence(site: Site, monkeypatch: pytest.MonkeyPatch):
+    class Greedy(PromptMethod):
+        def start(self, assignment: Assignment) -> Adapter:
+            raise torch.OutOfMemoryError
+
+    monkeypatch.setitem(work.METHODS, "mslora_cr", Greedy())
+    with pytest.raises(SiteFailed, match="site north: stage 'first' needs more GPU memory"):
+        do(order_of(plan_of(site)), site, ignore)

@@ -1,0 +1,215 @@
+"""One whole federation in one process: plan, three sites, two stages, bank and report."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from common.bank import Bank
+from common.errors import BankError, DataError, ModelError, StateError
+from common.report import read_report
+from simulation.engines import Engine
+from simulation.hospitals import BASE_MODELS
+from simulation.run import Wish, simulate
+
+from client.model import base_digest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def small_plan(file: Path, **changes: Any) -> Path:
+    stage = {
+        "name": "cxp", "modality": "radiology", "task": "CXP", "sites": ["a", "b"], "rounds": 2,
+        "local_epochs": 0.5, "learning_rate": 5e-3, "batch_size": 8, "max_new_tokens": 4,
+    }  # fmt: skip
+    other = {**stage, "name": "pcam", "modality": "pathology", "task": "PCAM", "sites": ["b", "c"]}
+    plan = {
+        "name": "small",
+        "seed": 5,
+        "base_model": {"name": "tiny-llava", "sha256": base_digest(BASE_MODELS["tiny-llava"])},
+        "method": {"name": "mslora_cr", "rank": 4, "alpha": 4, "contrast": {}},
+        "aggregation": "svd",
+        "stages": [stage, other],
+        "simulation": {"data": "phantoms", "train_fraction": 0.3, "test_questions": 12},
+        **changes,
+    }
+    file.write_text(yaml.safe_dump(plan), encoding="utf-8")
+    return file
+
+
+def wish(out: Path, **changes: Any) -> Wish:
+    fields: dict[str, Any] = {
+        "out": out, "engine": Engine.IN_PROCESS, "methods": None, "seeds": 1, "data": None,
+        "base_model": None, "quiet": True,
+    }  # fmt: skip
+    return Wish(**{**fields, **changes})
+
+
+def bank_bytes(folder: Path) -> dict[str, bytes]:
+    bank = folder / "bank"
+    files = (file for file in bank.rglob("*") if file.is_file())
+    return {file.relative_to(bank).as_posix(): file.read_bytes() for file in files}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("finished")
+    simulate(small_plan(out / "plan.yaml"), wish(out / "run"))
+    return out / "run"
+
+
+def test_a_plan_ends_with_a_bank_that_verifies_and_a_report(finished: Path):
+    bank = Bank.open(finished / "bank")
+    bank.verify(None, None)
+    (report,) = read_report(finished)
+    assert [release.name for release in bank.releases] == ["cxp", "pcam"]
+    assert [release.sums for release in bank.releases] == [(0,), (0, 1)]
+    assert bank.head == report.provenance.bank_head
+    assert "<img" in (finished / "report.html").read_text(encoding="utf-8")
+
+
+def test_what_the_first_stage_learned_is_answered_the_same_after_the_second(finished: Path):
+    (report,) = read_report(finished)
+    assert report.scores[1][0] == report.scores[0][0]
+    document = json.loads((finished / "report.json").read_text(encoding="utf-8"))
+    assert document["metrics"]["forgetting"] == 0
+    assert document["metrics"]["bwt"] == 0
+
+
+def test_training_moved_the_adapter_and_the_loss(finished: Path):
+    (report,) = read_report(finished)
+    losses = {(point.stage, point.round, point.site): point.loss for point in report.curves}
+    assert losses["cxp", 2, "a"] != losses["cxp", 1, "a"]
+    assert all(
+        abs(pair.b).max() > 0 for pair in Bank.open(finished / "bank").adapter(1).pairs.values()
+    )
+
+
+def test_no_question_answer_or_file_name_leaves_a_site(finished: Path):
+    journal = (finished / "journal.sqlite").read_bytes()
+    wal = finished / "journal.sqlite-wal"
+    journal += wal.read_bytes() if wal.exists() else b""
+    test = (finished / "sites/a/data/CXP/test.jsonl").read_text(encoding="utf-8").splitlines()[0]
+    for told in ("pneumonia", "images/", ".png", json.loads(test)["text"][:20]):
+        assert told.encode() not in journal
+
+
+def test_a_second_run_ends_with_the_same_bank_bytes(finished: Path, tmp_path: Path):
+    simulate(small_plan(tmp_path / "plan.yaml"), wish(tmp_path / "again"))
+    assert bank_bytes(tmp_path / "again") == bank_bytes(finished)
+
+
+def test_a_run_killed_at_any_point_goes_on_to_the_same_bank_bytes(finished: Path, tmp_path: Path):
+    plan, out = small_plan(tmp_path / "plan.yaml"), tmp_path / "run"
+    for answers in (3, 6, 8):
+        # The process kills itself (SIGKILL) when so many answers are in the journal.
+        code = f"""
+import os, signal
+from pathlib import Path
+from server.journal import Journal
+from tests_wish import plan, wish
+record = Journal.record
+def recorded(self, *args):
+    record(self, *args)
+    if len(self.traffic()) == {answers}:
+        os.kill(os.getpid(), signal.SIGKILL)
+Journal.record = recorded
+from simulation.run import simulate
+simulate(plan, wish)
+"""
+        (tmp_path / "tests_wish.py").write_text(
+            "from pathlib import Path\nfrom simulation.engines import Engine\n"
+            "from simulation.run import Wish\n"
+            f"plan = Path({str(plan)!r})\n"
+            f"wish = Wish(out=Path({str(out)!r}), engine=Engine.IN_PROCESS, methods=None, seeds=1,"
+            " data=None, base_model=None, quiet=True)\n",
+            encoding="utf-8",
+        )
+        killed = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", code],
+            cwd=ROOT,
+            env={"PYTHONPATH": f"{ROOT}:{tmp_path}", "PATH": "/usr/bin:/bin", "HOME": "/tmp"},
+            check=False,
+        )
+        assert killed.returncode == -9
+    simulate(plan, wish(out))
+    assert bank_bytes(out) == bank_bytes(finished)
+
+
+def test_methods_are_compared_on_the_same_data_and_fine_tuning_may_forget(
+    finished: Path, tmp_path: Path
+):
+    out = tmp_path / "run"
+    simulate(small_plan(tmp_path / "plan.yaml"), wish(out, methods=["sequential", "mslora_cr"]))
+    reports = read_report(out)
+    assert [report.method for report in reports] == ["sequential", "mslora_cr"]
+    assert reports[0].zero_shot == reports[1].zero_shot
+    assert bank_bytes(out) == bank_bytes(finished)
+    assert [release.sums for release in Bank.open(out / "methods/sequential/bank").releases] == [
+        (0,),
+        (1,),
+    ]
+
+
+def test_another_plan_in_the_same_folder_is_refused(finished: Path, tmp_path: Path):
+    other = small_plan(tmp_path / "plan.yaml", aggregation="fedavg")
+    before = bank_bytes(finished)
+    with pytest.raises(StateError, match="found changed aggregation, expected the plan it began"):
+        simulate(other, wish(finished))
+    assert bank_bytes(finished) == before
+
+
+def test_a_base_model_that_the_plan_does_not_pin_is_refused(tmp_path: Path):
+    pin = {"name": "tiny-llava", "sha256": "ab" * 32}
+    with pytest.raises(ModelError, match="expected the plan's abab"):
+        simulate(small_plan(tmp_path / "plan.yaml", base_model=pin), wish(tmp_path / "run"))
+    assert not (tmp_path / "run/bank").exists()
+
+
+def test_a_bank_from_another_base_model_is_refused(finished: Path, tmp_path: Path):
+    from common.plan import BaseModelPin
+
+    Bank.create(tmp_path / "run/bank", BaseModelPin(name="other", sha256="cd" * 32))
+    with pytest.raises(BankError, match="found the base model other"):
+        simulate(small_plan(tmp_path / "plan.yaml"), wish(tmp_path / "run"))
+
+
+def spoil(folder: Path, how: str) -> None:
+    task = folder / "a/CXP"
+    if how == "missing image":
+        next((task / "images").glob("*.png")).unlink()
+    elif how == "truncated image":
+        image = next((task / "images").glob("*.png"))
+        image.write_bytes(image.read_bytes()[:300])
+    elif how == "empty test set":
+        (task / "test.jsonl").write_text("", encoding="utf-8")
+    elif how == "no answer":
+        entries = json.loads((task / "train.json").read_text(encoding="utf-8"))
+        entries[0]["conversations"][1]["value"] = " "
+        (task / "train.json").write_text(json.dumps(entries), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("missing image", "images/"),
+        ("truncated image", "images/"),
+        ("empty test set", "test.jsonl"),
+        ("no answer", "train.json"),
+    ],
+)
+def test_data_that_cannot_be_used_stops_a_run_before_it_starts(
+    finished: Path, tmp_path: Path, how: str, said: str
+):
+    import shutil
+
+    data = tmp_path / "data"
+    for site in ("a", "b", "c"):
+        shutil.copytree(finished / "sites" / site / "data", data / site)
+    spoil(data, how)
+    with pytest.raises(DataError, match=said):
+        simulate(small_plan(tmp_path / "plan.yaml"), wish(tmp_path / "run", data=data))
+    assert not (tmp_path / "run/bank").exists()
