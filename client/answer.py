@@ -49,21 +49,12 @@ def _greedy(
     end = model.tokenizer.eos_token_id
     width = max(map(len, prompts))
     ids = torch.from_numpy(padded(prompts, width, end, left=True)).to(model.device)
-    padding = [width - len(prompt) for prompt in prompts]
-    seen, places = (t.to(model.device) for t in _seen(padding, width + max_new_tokens))
+    reader = _Reader(model, [width - len(prompt) for prompt in prompts], width + max_new_tokens)
+    embedded = model.embed(ids, features)
     rows = list(range(len(prompts)))
     answers: list[list[int]] = [[] for _ in prompts]
-    decoder, cache = model.network.model.language_model, model.new_cache()
-    embedded, now = model.embed(ids, features), slice(0, width)
-    for length in range(width, width + max_new_tokens):
-        states = decoder(
-            inputs_embeds=embedded,
-            attention_mask=seen[:, :length] if any(padding) else None,  # without one it goes faster
-            position_ids=places[:, now],
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state[:, -1]
-        tokens = model.logits(states).argmax(-1)
+    for _ in range(max_new_tokens):
+        tokens = reader.next(embedded)
         new = tokens.tolist()
         for row, token in zip(rows, new, strict=True):
             answers[row].append(token)
@@ -73,14 +64,40 @@ def _greedy(
         if len(going) < len(rows):
             # Rows that have ended cost nothing any more: beside reports stand one-word answers.
             kept = torch.tensor(going, device=model.device)
-            cache.batch_select_indices(kept)
-            tokens, seen, places = tokens[kept], seen[kept], places[kept]
-            rows = [rows[i] for i in going]
-        embedded, now = decoder.embed_tokens(tokens[:, None]), slice(length, length + 1)
+            reader.keep(kept)
+            tokens, rows = tokens[kept], [rows[i] for i in going]
+        embedded = model.network.model.language_model.embed_tokens(tokens[:, None])
     return [row[:-1] if row[-1] == end else row for row in answers]
 
 
-def _seen(padding: Sequence[int], width: int) -> tuple[Tensor, Tensor]:
-    """(B, width) twice: 1 from a prompt's first token on, and every token's place in its row."""
-    places = np.arange(width) - np.asarray(padding)[:, None]
-    return torch.from_numpy((places >= 0).astype(np.int64)), torch.from_numpy(places.clip(min=0))
+class _Reader:
+    """The decoder amid its answers: what it has read, row by row, and where each row is."""
+
+    def __init__(self, model: BaseModel, padding: Sequence[int], longest: int) -> None:
+        self._model = model
+        self._read = model.new_cache()
+        self._length = 0
+        # (B, longest): every token's place in its row; below 0 stands padding.
+        places = np.arange(longest) - np.asarray(padding)[:, None]
+        # Prompts of one length need no mask, and go faster.
+        mask = (places >= 0).astype(np.int64) if any(padding) else None
+        self._mask = None if mask is None else torch.from_numpy(mask).to(model.device)
+        self._places = torch.from_numpy(places.clip(min=0)).to(model.device)
+
+    def next(self, embedded: Tensor) -> Tensor:
+        """The likeliest next token of each row (B,), after these inputs (B, T, D)."""
+        before, self._length = self._length, self._length + embedded.shape[1]
+        hidden = self._model.network.model.language_model(
+            inputs_embeds=embedded,
+            attention_mask=None if self._mask is None else self._mask[:, : self._length],
+            position_ids=self._places[:, before : self._length],
+            past_key_values=self._read,
+            use_cache=True,
+        ).last_hidden_state
+        return self._model.logits(hidden[:, -1]).argmax(-1)
+
+    def keep(self, rows: Tensor) -> None:
+        """Only these rows go on."""
+        self._read.batch_select_indices(rows)
+        self._places = self._places[rows]
+        self._mask = None if self._mask is None else self._mask[rows]

@@ -17,7 +17,7 @@ from common.exchange import ReleaseRef, Update
 from common.identity import code_digest
 from common.plan import Plan, load_plan
 from common.progress import News, tell
-from common.release import Draft
+from common.release import INDEX_FILE, Draft
 from common.report import write_report
 from common.signing import SigningKey
 from server.accept import Ask, durable
@@ -82,7 +82,8 @@ def open_bank(plan: Plan, folder: RunFolder) -> Bank:
         BankError: it was grown on another base model.
         StateError: it holds a release that is not the plan's.
     """
-    if not folder.bank.exists():
+    # A folder without an index is a bank whose making was cut off; `create` mends it.
+    if not (folder.bank / INDEX_FILE).exists():
         return Bank.create(folder.bank, plan.base_model)
     bank = Bank.open(folder.bank)
     if bank.base_model.sha256 != plan.base_model.sha256:

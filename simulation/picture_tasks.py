@@ -21,7 +21,7 @@ from simulation.brain_slices import (
     upright,
     whole_view,
 )
-from simulation.picture_regions import SIDE, Box, Cell, Part, cells, draw_box, shrunk
+from simulation.picture_regions import SIDE, Box, Part, draw_box, shrunk
 from simulation.picture_sources import Picture, Rgb, Truth, brain, picture
 from simulation.picture_truths import Answers, View
 from simulation.picture_words import RING_OUTER, disc, with_ring
@@ -88,17 +88,16 @@ def _flat(of: Sequence[Callable[[], Picture]], look: Look, part: Part) -> Sequen
     return [
         partial(_flat_shot, source, cell, look)
         for source in of
-        for cell in cells(*picture(source).truth.shape, *picture(source).grid)
-        if cell.part is part
+        for cell in picture(source).cells(part)
     ]
 
 
 def _flat_shot(
-    source: Callable[[], Picture], cell: Cell, look: Look, rng: np.random.Generator
+    source: Callable[[], Picture], cell: Box, look: Look, rng: np.random.Generator
 ) -> Shot:
     whole = picture(source)
-    room = min(cell.box.height, cell.box.width)
-    box = draw_box(rng, cell.box, int(room * look.smallest), room)
+    room = min(cell.height, cell.width)
+    box = draw_box(rng, cell, int(room * look.smallest), room)
     crop, truth = box.of(whole.shown), box.of(whole.truth)
     if look.turned:
         crop, truth = _turned(rng, crop, truth)

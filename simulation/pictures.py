@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from common.errors import DataError
 from common.identity import seed_for
 from simulation.brain_slices import CANVAS, Plane, draw_slice, plane_slabs, upright, whole_view
-from simulation.picture_regions import SIDE, Box, Part, cells, draw_box, share, shrunk
+from simulation.picture_regions import SIDE, Box, Part, draw_box, share, shrunk
 from simulation.picture_sources import FLAT, Picture, brain, picture
 from simulation.picture_tasks import ALL, Region, Shot, Task
 from simulation.picture_words import with_ring, words
@@ -138,7 +138,7 @@ def _crop(rng: np.random.Generator) -> tuple[str, NDArray[np.uint8]]:
 def _flat_crop(rng: np.random.Generator) -> tuple[str, NDArray[np.uint8]]:
     """A turned, mirrored crop of a flat picture, from a train cell."""
     chosen: Picture = picture(FLAT[int(rng.integers(len(FLAT)))])
-    own = [c.box for c in cells(*chosen.shown.shape[:2], *chosen.grid) if c.part is Part.TRAIN]
+    own = chosen.cells(Part.TRAIN)
     cell = own[int(rng.integers(len(own)))]
     room = min(cell.height, cell.width)
     crop = draw_box(rng, cell, room // 2, room).of(chosen.shown)

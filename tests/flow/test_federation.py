@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 import yaml
+
+from client.model import base_digest
 from common.bank import Bank
 from common.errors import BankError, DataError, ModelError, StateError
 from common.report import read_report
 from simulation.engines import Engine
 from simulation.hospitals import BASE_MODELS
 from simulation.run import Wish, simulate
-
-from client.model import base_digest
 
 ROOT = Path(__file__).resolve().parents[2]
 

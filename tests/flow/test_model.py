@@ -96,6 +96,15 @@ def test_no_network_is_asked(folder: Path, tmp_path: Path, monkeypatch: pytest.M
     load_base(copy_of(folder, tmp_path / "base"), Precision.FP32, CPU)
 
 
+def test_the_embedded_model_loads_whole(tmp_path: Path):
+    embedded = Path(__file__).parents[2] / "simulation" / "base_model"
+    if not embedded.exists():
+        pytest.skip(f"{embedded} is not there")
+    model = load_base(embedded, Precision.FP32, CPU)
+    picture = write_picture(tmp_path / "a.png", 1)
+    assert model.image_features([picture]).shape[1] == model.image_tokens == 16
+
+
 def test_nothing_of_the_model_learns(folder: Path):
     model = load_base(folder, Precision.FP32, CPU)
     assert not any(p.requires_grad for p in model.network.parameters())

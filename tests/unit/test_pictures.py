@@ -131,9 +131,10 @@ def test_the_regions_are_those_that_the_embedded_model_was_trained_beside() -> N
     # The vision tower has seen every train region. Whoever moves a region must train it anew,
     # or the tower has seen test regions: change this digest only together with the weights.
     flat = [
-        [p.name, c.part.value, c.box.top, c.box.left, c.box.height, c.box.width]
+        [p.name, part.value, box.top, box.left, box.height, box.width]
         for p in map(picture, sources.FLAT)
-        for c in cells(*p.truth.shape, *p.grid)
+        for part in Part
+        for box in p.cells(part)
     ]
     deep = [
         [plane.name, part.value, slab.slices.start, slab.slices.stop]
@@ -359,7 +360,7 @@ def test_an_unknown_task_is_refused_by_name() -> None:
         picture_task("teeth", 0, 1, 0)
 
 
-def test_a_missing_package_is_named_with_the_extra_that_brings_it() -> None:
+def test_a_missing_package_is_named_with_the_command_that_brings_it() -> None:
     with pytest.raises(DataError, match=r'package teeth is not installed.*extra "sim"'):
         package_file("teeth", "molar.png")
 
