@@ -67,9 +67,7 @@ def test_the_folder_is_under_8_mb_and_says_what_it_is():
     assert {file.suffix for file in files} <= {".json", ".safetensors", ".md", ".jinja"}
 
 
-def test_it_loads_without_network_and_answers(
-    monkeypatch: pytest.MonkeyPatch, tokenizer, model
-):
+def test_it_loads_without_network_and_answers(monkeypatch: pytest.MonkeyPatch, tokenizer, model):
     def refuse(*_: object):
         raise AssertionError("the network was asked")
 
@@ -160,7 +158,9 @@ def test_facts_are_known_only_where_the_picture_has_them():
     album = album_of([Kind.FUNDUS, Kind.ULTRASOUND])
     facts = list_facts(album)
     labels = fact_labels(album, facts)
-    column = next(i for i, fact in enumerate(facts) if (fact.kind, fact.name) == (Kind.FUNDUS, "red"))
+    column = next(
+        i for i, fact in enumerate(facts) if (fact.kind, fact.name) == (Kind.FUNDUS, "red")
+    )
     assert facts[column].values[labels[0, column]] == album.factors[0]["red"]
     assert labels[1, column] == labels[2, column] == UNKNOWN
     kind = next(i for i, fact in enumerate(facts) if fact.name == "kind")

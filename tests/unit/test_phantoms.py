@@ -137,7 +137,7 @@ def test_label_noise_replaces_about_its_share_by_answers_to_the_same_question():
 
 
 def test_an_unknown_task_is_refused_with_the_names_that_there_are():
-    with pytest.raises(DataError, match="'pcam': expected one of pathvqa, .*PCAM"):
+    with pytest.raises(DataError, match=r"'pcam': expected one of pathvqa, .*PCAM"):
         phantom_task("pcam", 1, 1, 1)
 
 
