@@ -2,6 +2,7 @@
 
 import sys
 import warnings
+from typing import NoReturn
 
 # flwr 1.41 -> typer imports a name that click has deprecated; not ours to mend.
 warnings.filterwarnings("ignore", category=DeprecationWarning, module="typer")
@@ -30,8 +31,22 @@ def main() -> None:
     try:
         app()
     except Refusal as refusal:
-        sys.stderr.write(f"{refusal}\n")
-        sys.exit(2)
+        _refuse(str(refusal))
+    except ModuleNotFoundError as error:
+        _refuse(
+            f"found no package {error.name!r}, expected what this command needs: "
+            "pip install --editable '.[sim]'"
+        )
+    except OSError as error:
+        # A full disk, a folder without permission: the user's to mend, wherever it shows.
+        if error.strerror is None:
+            raise
+        _refuse(f"{error.filename or 'the disk'}: can't go on ({error.strerror})")
+
+
+def _refuse(sentence: str) -> NoReturn:
+    sys.stderr.write(f"{sentence}\n")
+    sys.exit(2)
 
 
 if __name__ == "__main__":

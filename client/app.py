@@ -1,5 +1,6 @@
 """The site's edge: decode, do, encode. The only file of a site that touches Flower."""
 
+import logging
 import os
 import resource
 import secrets
@@ -14,12 +15,16 @@ from flwr.clientapp import ClientApp
 from client.site import Site, load_site
 from client.store import held
 from client.work import do
+from common.errors import SiteFailed
 from common.exchange import Answer, Failure, Order, Presence, Update
 from common.identity import code_digest
 from common.progress import News, tell
 
 #: Folder with one site file per simulated site; a real site names its own in the node config.
 SIMULATED_SITES = "FEDMSLORA_SIMULATED_SITES"
+
+#: In a site's store: what went wrong there, a line with its reference and then the traceback.
+FAILURES_FILE = "failures.log"
 
 app = ClientApp()
 
@@ -68,15 +73,24 @@ def _failure(site: Site, error: Exception) -> Failure:
     """Keep the error's text in the site's log; let only its class and a reference leave."""
     reference = secrets.token_hex(4)
     site.store.mkdir(parents=True, exist_ok=True)
-    with (site.store / "failures.log").open("a", encoding="utf-8") as log:
-        log.write(f"{reference} {type(error).__name__}: {error}\n")
+    text = " / ".join(str(error).splitlines())
+    with (site.store / FAILURES_FILE).open("a", encoding="utf-8") as log:
+        log.write(f"{reference} {type(error).__name__}: {text}\n")
         log.write("".join(traceback.format_exception(error)))
     return Failure(site=site.name, error=type(error).__name__, reference=reference)
 
 
 def _site(context: Context) -> Site:
-    """The site of this node: its node config names the file, or a simulation its number."""
-    if "site-file" in context.node_config:
-        return load_site(Path(str(context.node_config["site-file"])))
-    files = sorted(Path(os.environ[SIMULATED_SITES]).glob("*/site.yaml"))
-    return load_site(files[int(context.node_config["partition-id"])])
+    """The site of this node: its node config names the file, or a simulation its number.
+
+    Raises:
+        SiteFailed: without the reason, which names this site's files; its log has it.
+    """
+    try:
+        if "site-file" in context.node_config:
+            return load_site(Path(str(context.node_config["site-file"])))
+        files = sorted(Path(os.environ[SIMULATED_SITES]).glob("*/site.yaml"))
+        return load_site(files[int(context.node_config["partition-id"])])
+    except SiteFailed as error:
+        logging.getLogger(__name__).error("%s", error)
+        raise SiteFailed("the site file of this node can't be used; its log says why") from None

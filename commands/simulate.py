@@ -2,14 +2,18 @@
 # typer leaves parts of its interface untyped; the rest of strict checking holds.
 # pyright: reportUnknownMemberType=false
 
-import json
 import os
 import signal
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
+
+if TYPE_CHECKING:
+    from simulation.engines import Engine
 
 
 def simulate(
@@ -41,33 +45,27 @@ def simulate(
 
     Example: fedmslora simulate configs/demo.yaml --out runs/demo
     """
-    from common.errors import PlanError
-    from common.plan import load_plan
-    from simulation.engines import Engine
-    from simulation.run import Wish, simulate
+    with _stoppable():
+        from common.plan import load_plan
 
-    if engine not in list(Engine):
-        raise PlanError(f"--engine: found {engine!r}, expected 'flower' or 'inprocess'")
-    signal.signal(signal.SIGTERM, _terminated)
-    folder = out or Path("runs") / load_plan(plan).name
-    wish = Wish(
-        out=folder.resolve(),
-        engine=Engine(engine),
-        methods=methods.split(",") if methods else None,
-        seeds=seeds,
-        data=data.resolve() if data else None,
-        base_model=base_model.resolve() if base_model else None,
-        quiet=json_out,
-    )
-    try:
+        # A mistake in the plan is told before all that a run needs is loaded.
+        name = load_plan(plan).name
+        folder = out or Path("runs") / name
+        chosen = _engine(engine)
+        from simulation.run import Wish, simulate
+
+        wish = Wish(
+            out=folder.resolve(),
+            engine=chosen,
+            methods=[name.strip() for name in methods.split(",")] if methods else None,
+            seeds=seeds,
+            data=data.resolve() if data else None,
+            base_model=base_model.resolve() if base_model else None,
+            quiet=json_out,
+        )
         simulate(plan, wish)
-    except KeyboardInterrupt:
-        typer.echo(f"stopped; the same command goes on from {folder}", err=True)
-        # The engine's threads wait for answers that won't come. All that counts is on the
-        # disk, so nothing is lost by going now.
-        os._exit(130)
     if json_out:
-        typer.echo((wish.out / "report.json").read_text(encoding="utf-8"))
+        typer.echo((folder / "report.json").read_text(encoding="utf-8"), nl=False)
     else:
         _say_what_to_do(folder)
 
@@ -80,20 +78,56 @@ def report(
 
     Example: fedmslora report runs/demo
     """
-    from common.report import read_report, to_document, write_report
+    from common.report import read_report, write_report
 
-    reports = read_report(folder)
-    write_report(folder, reports)
+    write_report(folder, read_report(folder))
     if json_out:
-        typer.echo(json.dumps(to_document(reports[0]), indent=1))
+        typer.echo((folder / "report.json").read_text(encoding="utf-8"), nl=False)
     else:
         typer.echo(f"report: {folder / 'report.html'}")
 
 
-def _terminated(_signal: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+def _engine(name: str) -> "Engine":
+    from common.errors import PlanError
+    from simulation.engines import Engine
+
+    if name not in list(Engine):
+        known = " or ".join(repr(str(engine)) for engine in Engine)
+        raise PlanError(f"--engine: found {name!r}, expected {known}")
+    return Engine(name)
 
 
 def _say_what_to_do(folder: Path) -> None:
-    typer.echo(f"bank:   {folder / 'bank'}   (fedmslora bank list {folder / 'bank'})")
+    if (folder / "bank").exists():
+        typer.echo(f"bank:   {folder / 'bank'}   (fedmslora bank list {folder / 'bank'})")
     typer.echo(f"report: {folder / 'report.html'}")
+
+
+@contextmanager
+def _stoppable() -> Generator[None]:
+    """Ctrl-C or SIGTERM in the body end the process with one sentence and exit code 130."""
+    before = {number: signal.signal(number, _stop) for number in _STOPS}
+    try:
+        yield
+    except KeyboardInterrupt:
+        _leave()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+_STOPS = (signal.SIGINT, signal.SIGTERM)
+
+
+def _stop(_signal: int, _frame: FrameType | None) -> None:
+    # The first one ends the engine in good order; a second does not wait for that.
+    for number in _STOPS:
+        signal.signal(number, _leave)
+    raise KeyboardInterrupt
+
+
+def _leave(_signal: int = signal.SIGINT, _frame: FrameType | None = None) -> NoReturn:
+    typer.echo("stopped; the same command goes on from here", err=True)
+    # The engine's threads may wait for answers that won't come. All that counts is on the
+    # disk, so nothing is lost by going now.
+    os._exit(130)

@@ -142,12 +142,13 @@ class Update:
         """Read what `to_record` wrote; an adapter that doesn't match its digest is refused."""
         header, blobs = _parts(record)
         _check_digest("adapter", blobs.get("adapter"), header["adapter"])
-        return cls(adapter=blobs["adapter"], **{name: header[name] for name in _UPDATE_FIELDS})
+        return cls(adapter=blobs["adapter"], **_typed(header, _UPDATE_FIELDS))
 
 
-_UPDATE_FIELDS = (
-    "order", "site", "examples", "steps", "loss", "regularizer", "seconds", "peak_memory",
-)  # fmt: skip
+_UPDATE_FIELDS: Mapping[str, type] = {
+    "order": str, "site": str, "examples": int, "steps": int, "loss": float,
+    "regularizer": float, "seconds": float, "peak_memory": int,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,7 +186,14 @@ class Scores:
     def from_record(cls, record: RecordDict) -> "Scores":
         """Read what `to_record` wrote."""
         header, _ = _parts(record)
-        return cls(**header)
+        for metrics in (header["metrics"], header["majority"]):
+            _typed(metrics, dict.fromkeys(metrics, float))
+        return cls(**_typed(header, _SCORES_FIELDS))
+
+
+_SCORES_FIELDS: Mapping[str, type] = {
+    "order": str, "site": str, "questions": int, "metrics": dict, "majority": dict,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,11 +236,19 @@ Answer: TypeAlias = Update | Scores
 
 
 def read_answer(record: RecordDict) -> Update | Scores | Failure:
-    """The site's answer to an order, whichever it is."""
-    header, _ = _parts(record)
-    if "failure" in header:
-        return Failure(site=header["site"], error=header["failure"], reference=header["ref"])
-    return Update.from_record(record) if "adapter" in header else Scores.from_record(record)
+    """The site's answer to an order, whichever it is.
+
+    Raises:
+        SiteFailed: it is none of them, or its adapter doesn't match its digest.
+    """
+    try:
+        header, _ = _parts(record)
+        if "failure" in header:
+            return Failure(site=header["site"], error=header["failure"], reference=header["ref"])
+        return Update.from_record(record) if "adapter" in header else Scores.from_record(record)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        found = type(error).__name__
+        raise SiteFailed(f"found a message that can't be read ({found})") from None
 
 
 def wire_bytes(record: RecordDict) -> int:
@@ -257,6 +273,15 @@ def _record(header: Mapping[str, Any], blobs: Mapping[str, bytes]) -> RecordDict
 def _parts(record: RecordDict) -> tuple[dict[str, Any], dict[str, bytes]]:
     header = json.loads(str(record.config_records["header"]["json"]))
     return header, {name: array.data for name, array in record.array_records["blobs"].items()}
+
+
+def _typed(header: Mapping[str, Any], fields: Mapping[str, type]) -> dict[str, Any]:
+    """The fields of a header, each of its type; JSON writes some floats as whole numbers."""
+    for name, kind in fields.items():
+        kinds = (int, float) if kind is float else kind
+        if not isinstance(header[name], kinds):
+            raise TypeError(name)
+    return {name: header[name] for name in fields}
 
 
 def _check_digest(what: str, blob: bytes | None, expected: str | None) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -33,4 +34,6 @@ class Follower:
             whole = lines[: lines.rfind(b"\n") + 1]
             self._read[file] = start + len(whole)
             for line in whole.splitlines():
-                yield file.stem, json.loads(line)
+                # Half a line is left by a writer that was killed.
+                with suppress(json.JSONDecodeError):
+                    yield file.stem, json.loads(line)

@@ -44,11 +44,12 @@ td small, th small { display: block; color: var(--muted); font-weight: 400; font
 tr.part th { padding-top: 1.1rem; color: var(--muted); font-size: 0.82rem; }
 .matrix table { border-collapse: separate; border-spacing: 3px; }
 .matrix th, .matrix td { border: 0; }
-.matrix td { text-align: center; border-radius: 0.25rem; min-width: 4.2rem;
+.matrix th, .matrix td { padding: 0.42rem 0.4rem; }
+.matrix td { text-align: center; border-radius: 0.25rem; min-width: 3.4rem;
   vertical-align: middle; }
-.matrix thead th { text-align: center; min-width: 5.6rem; max-width: 8rem;
+.matrix thead th { text-align: center; min-width: 4.6rem; max-width: 8rem;
   overflow-wrap: break-word; }
-.matrix tbody th { max-width: 13rem; vertical-align: middle; }
+.matrix tbody th { min-width: 7rem; max-width: 13rem; vertical-align: middle; }
 .matrix td.own { box-shadow: inset 0 0 0 2px var(--ink); }
 .matrix tr.base td, .matrix tr.base th { padding-bottom: 0.42rem; }
 .matrix td.none { color: #98a2ad; }

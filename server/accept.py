@@ -9,7 +9,7 @@ import numpy as np
 
 from common.adapter import Adapter, arrays, from_bytes, layout
 from common.errors import BankError
-from common.exchange import Answer, Order, Update
+from common.exchange import Answer, Order, Scores, Update, Work
 from server.journal import Journal
 
 
@@ -59,7 +59,22 @@ def fault_of(order: Order, answer: Answer) -> str | None:
     """Why an answer must not count: the field, what was found, what was expected; or None."""
     if answer.order != order.digest:
         return f"order: found {answer.order[:12]}, expected {order.digest[:12]}"
-    return _fault_of_update(order, answer) if isinstance(answer, Update) else None
+    match order.work, answer:
+        case Work.TRAIN, Update():
+            return _fault_of_update(order, answer)
+        case Work.EVALUATE, Scores():
+            return _fault_of_scores(answer)
+        case _:
+            return f"found {type(answer).__name__.lower()}, expected an answer to {order.work}"
+
+
+def _fault_of_scores(scores: Scores) -> str | None:
+    if scores.questions < 1:
+        return f"questions: found {scores.questions}, expected at least 1"
+    for name, value in (*scores.metrics.items(), *scores.majority.items()):
+        if not 0 <= value <= 1:
+            return f"{name}: found {value}, expected a fraction of 0 to 1"
+    return None
 
 
 def _fault_of_update(order: Order, update: Update) -> str | None:

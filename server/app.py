@@ -1,8 +1,8 @@
 """The coordinator's run, on one page: train a stage, release it, score what has been learned."""
 
 import os
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
@@ -13,7 +13,7 @@ from flwr.serverapp import Grid, ServerApp
 from common.adapter import from_bytes
 from common.bank import Bank
 from common.errors import BankError, StateError
-from common.exchange import ReleaseRef, Update
+from common.exchange import ReleaseRef, Scores, Update
 from common.identity import code_digest
 from common.plan import Plan, load_plan
 from common.progress import News, tell
@@ -39,40 +39,34 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the plan to its end, or on from where an earlier run of it stopped."""
-    plan, folder = (
-        Path(str(context.run_config.get(key) or os.environ[variable]))
-        for key, variable in SETTINGS.items()
-    )
+    plan, folder = (_setting(context, key) for key in SETTINGS)
     run(load_plan(plan), RunFolder(folder), grid)
 
 
 def run(plan: Plan, folder: RunFolder, grid: Grid) -> None:
     """Every stage of the plan is trained, released into the bank, scored and reported."""
-    started = time.monotonic()
-    journal = Journal(folder.journal, plan)
-    bank, key = open_bank(plan, folder), signing_key(folder)
     say = partial(tell, folder.progress, "coordinator")
-    network = meet(grid, plan.sites, partial(release_bytes, folder))
-    ask = durable(network.ask, journal)
-    board = Scoreboard(plan)
-
-    for task in range(len(plan.stages)):
-        board.zero_shot(task, score_task(plan, task, Model(), ask))
-    for number, stage in enumerate(plan.stages):
-        say({"event": "stage", "stage": number, "name": stage.name, "rounds": stage.rounds})
-        if number == len(bank.releases):
-            draft, adapter = train_and_score(plan, number, bank, ask, say)
-            bank = bank.add(draft, from_bytes(adapter, f"stage {stage.name!r}"), key)
+    with closing(Journal(folder.journal, plan)) as journal:
+        bank, key = open_bank(plan, folder), signing_key(folder)
+        say({"event": "meeting"})
+        network = meet(grid, plan.sites, partial(release_bytes, folder))
+        ask = durable(network.ask, journal)
+        board = Scoreboard(plan)
+        for task, scores in scored(plan, None, bank, ask, say):
+            board.zero_shot(task, scores)
+        say({"event": "scores", "stage": None, "scores": board.row(board.before)})
+        for number, stage in enumerate(plan.stages):
+            say({"event": "stage", "stage": number})
+            if number == len(bank.releases):
+                draft, adapter = train_and_score(plan, number, bank, ask, say)
+                bank = bank.add(draft, from_bytes(adapter, f"stage {stage.name!r}"), key)
+            # Of an earlier release, too: a run may have been cut off just here.
             journal.drop_adapters(number)
-            say({"event": "release", "stage": number, "name": stage.name})
-        for task in tasks_to_score(plan, number):
-            model = Model(refs(bank)[: number + 1], plan.answering(task, number))
-            score = board.after(number, task, score_task(plan, task, model, ask))
-            say({"event": "score", "stage": number, "task": task, "score": score})
-    seconds = time.monotonic() - started
-    write_report(folder.root, [run_report(plan, bank, journal, board, seconds)])
-    say({"event": "done", "head": bank.head})
-    journal.close()
+            for task, scores in scored(plan, number, bank, ask, say):
+                board.after(number, task, scores)
+            say({"event": "scores", "stage": number, "scores": board.matrix()[number]})
+        write_report(folder.root, [run_report(plan, bank, journal, board)])
+        say({"event": "done", "seconds": journal.seconds()})
 
 
 def open_bank(plan: Plan, folder: RunFolder) -> Bank:
@@ -121,9 +115,21 @@ def release_bytes(folder: RunFolder, digest: str) -> bytes:
     )
 
 
-def tasks_to_score(plan: Plan, stage: int) -> range:
-    """The tasks that are scored after a stage: those that have arrived, or all."""
-    return range(len(plan.stages) if plan.evaluation.future else stage + 1)
+def scored(
+    plan: Plan, after: int | None, bank: Bank, ask: Ask, say: Say
+) -> Iterator[tuple[int, Mapping[str, Scores]]]:
+    """(task, scores by site) of what the bank knew after a stage; None: the base model alone.
+
+    After a stage the tasks that have arrived are scored, or all. Nothing is taken as known
+    from before: that earlier tasks are not forgotten is measured.
+    """
+    arrived = len(plan.stages) if after is None or plan.evaluation.future else after + 1
+    for task in range(arrived):
+        say({"event": "scoring", "stage": after, "task": task})
+        model = Model()
+        if after is not None:
+            model = Model(refs(bank)[: after + 1], plan.answering(task, after))
+        yield task, score_task(plan, task, model, ask)
 
 
 def train_and_score(plan: Plan, number: int, bank: Bank, ask: Ask, say: Say) -> tuple[Draft, bytes]:
@@ -137,6 +143,7 @@ def train_and_score(plan: Plan, number: int, bank: Bank, ask: Ask, say: Say) -> 
 
     releases, active, stage = refs(bank), plan.base_of(number), plan.stages[number]
     trained = train_stage(plan, number, releases, ask, done)
+    say({"event": "scoring", "stage": number, "task": number})
     scores = score_task(plan, number, Model(releases, active, trained.adapter), ask)
     draft = Draft(
         stage=number,
@@ -153,3 +160,10 @@ def train_and_score(plan: Plan, number: int, bank: Bank, ask: Ask, say: Say) -> 
         code=code_digest(),
     )
     return draft, trained.adapter
+
+
+def _setting(context: Context, key: str) -> Path:
+    value = context.run_config.get(key) or os.environ.get(SETTINGS[key])
+    if not value:
+        raise StateError(f"run config, {key}: found nothing, expected a path")
+    return Path(str(value))

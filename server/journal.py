@@ -7,6 +7,7 @@ answers it already has; it goes on behind the last one.
 
 import json
 import sqlite3
+import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -26,6 +27,7 @@ create table if not exists answers (
     bytes_down integer not null, bytes_up integer not null,
     primary key (digest, site)
 );
+create table if not exists sessions (session integer primary key, seconds real not null);
 """
 
 
@@ -53,21 +55,27 @@ class Journal:
         self._file = file
         file.parent.mkdir(parents=True, exist_ok=True)
         # Flower runs a ServerApp in a thread of its own; only that thread uses the journal.
-        self._db = sqlite3.connect(file, check_same_thread=False)
         with self._trouble():
-            self._db.execute("pragma journal_mode = wal")
-            self._db.execute("pragma synchronous = full")
-            self._db.executescript(_SCHEMA)
-            self._claim(plan)
+            self._db = sqlite3.connect(file, check_same_thread=False)
+        try:
+            self._begin(plan)
+        except StateError:
+            self._db.close()
+            raise
 
     def close(self) -> None:
         """End the use of the file."""
         self._db.close()
 
     def answers(self, order: Order) -> dict[str, Answer]:
-        """What sites have already answered to `order`, by site."""
-        rows = self._db.execute(
-            "select site, work, header, adapter from answers where digest = ?", (order.digest,)
+        """What sites have already answered to `order`, by site.
+
+        An update whose adapter was dropped is not an answer any more.
+        """
+        rows = self._rows(
+            "select site, work, header, adapter from answers"
+            " where digest = ? and (work != 'train' or adapter is not null)",
+            order.digest,
         )
         return {site: _answer(work, header, blob) for site, work, header, blob in rows}
 
@@ -82,7 +90,7 @@ class Journal:
         header.pop("adapter", None)
         with self._trouble(), self._db:
             self._db.execute(
-                "insert or ignore into answers values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "insert or replace into answers values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     order.digest,
                     answer.site,
@@ -95,20 +103,31 @@ class Journal:
                     bytes_up,
                 ),
             )
+            self._db.execute(
+                "insert or replace into sessions values (?, ?)",
+                (self._session, time.monotonic() - self._started),
+            )
 
-    def updates(self, stage: int) -> list[Update]:
-        """The accepted updates of a stage by round and site, without their adapters."""
-        rows = self._db.execute(
-            "select work, header from answers where stage = ? and work = 'train'"
-            " order by round, site",
-            (stage,),
+    def updates(self, stage: int) -> list[tuple[int, Update]]:
+        """(round, update) of a stage by round and site, without the adapters.
+
+        A round that was done again, after another version of the code was installed, counts
+        as it was done last.
+        """
+        rows = self._rows(
+            "select round, site, header from answers where stage = ? and work = 'train'"
+            " order by round, site, rowid",
+            stage,
         )
-        found = (_answer(work, header, b"") for work, header in rows)
-        return [update for update in found if isinstance(update, Update)]
+        last = {(round_number, site): header for round_number, site, header in rows}
+        return [
+            (round_number, Update(adapter=b"", **json.loads(header)))
+            for (round_number, _), header in last.items()
+        ]
 
     def traffic(self) -> list[Traffic]:
         """Bytes of every answered order, by stage, round and site."""
-        rows = self._db.execute(
+        rows = self._rows(
             "select site, work, stage, round, bytes_down, bytes_up from answers"
             " order by stage, round, site, work"
         )
@@ -116,15 +135,35 @@ class Journal:
 
     def peak_memory(self) -> int:
         """The largest peak that a site reported, in bytes."""
-        rows = self._db.execute("select header from answers where work = 'train'")
+        rows = self._rows("select header from answers where work = 'train'")
         return max((json.loads(header)["peak_memory"] for (header,) in rows), default=0)
+
+    def seconds(self) -> float:
+        """How long the run has taken up to its last answer, without the pauses between starts."""
+        ((seconds,),) = self._rows("select total(seconds) from sessions")
+        return seconds
 
     def drop_adapters(self, stage: int) -> None:
         """Forget the adapters of a released stage's updates; the release has their mean."""
         with self._trouble(), self._db:
             self._db.execute(
-                "update answers set adapter = null where stage = ? and work = 'train'", (stage,)
+                "update answers set adapter = null"
+                " where stage = ? and work = 'train' and adapter is not null",
+                (stage,),
             )
+
+    def _begin(self, plan: Plan) -> None:
+        with self._trouble():
+            self._db.execute("pragma journal_mode = wal")
+            self._db.execute("pragma synchronous = full")
+            self._db.executescript(_SCHEMA)
+            self._claim(plan)
+        ((earlier,),) = self._rows("select coalesce(max(session), 0) from sessions")
+        self._session, self._started = earlier + 1, time.monotonic()
+
+    def _rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        with self._trouble():
+            return self._db.execute(query, values).fetchall()
 
     def _claim(self, plan: Plan) -> None:
         row = self._db.execute("select plan from run").fetchone()

@@ -13,11 +13,16 @@ from flwr.serverapp import Grid
 
 from common.errors import SiteFailed
 from common.exchange import Failure, Order, Presence, read_answer, wire_bytes
+from common.identity import code_digest
 from server.accept import Received, Refused
 
 #: Flower drops a message after 12 h by default; a stage on real hardware may take longer.
 TIME_TO_LIVE_S = 14 * 24 * 3600.0
 POLL_S = 0.1
+#: How long a run waits for its sites to appear.
+PATIENCE_S = 600.0
+#: Pause before a node is asked again that answered with an error.
+AGAIN_S = 5.0
 
 
 @dataclass(slots=True)
@@ -63,7 +68,10 @@ class Network:
     def _received(self, site: str, order: Order, reply: Message, down: int) -> Received | Refused:
         if reply.has_error():
             return Refused(site, f"no answer (Flower's error code {reply.error.code})")
-        answer = read_answer(reply.content)
+        try:
+            answer = read_answer(reply.content)
+        except SiteFailed as error:
+            return Refused(site, str(error))
         if isinstance(answer, Failure):
             why = f"{answer.error} (the site's own log has the text under {answer.reference})"
             return Refused(site, why)
@@ -73,30 +81,56 @@ class Network:
         return Received(answer, down, wire_bytes(reply.content))
 
 
-def meet(grid: Grid, expected: Sequence[str], release: Callable[[str], bytes]) -> Network:
+def meet(
+    grid: Grid,
+    expected: Sequence[str],
+    release: Callable[[str], bytes],
+    patience_s: float = PATIENCE_S,
+) -> Network:
     """Ask every node who it is, until all `expected` sites have answered.
 
     Raises:
-        SiteFailed: two nodes claim one site.
+        SiteFailed: a site has not answered in time, runs other code than the coordinator, or
+            is claimed by two nodes.
     """
-    nodes: dict[str, int] = {}
-    holds: dict[str, set[str]] = {}
-    asked: set[int] = set()
-    while not set(expected) <= nodes.keys():
-        new = sorted(set(grid.get_node_ids()) - asked)
-        asked |= set(new)
-        sent = {_push(grid, RecordDict(), node, "query"): node for node in new}
-        for message_id, reply in _replies(grid, set(sent)):
+    network = Network(grid, {}, {}, release)
+    deadline = time.monotonic() + patience_s
+    met: set[int] = set()
+    asked: dict[str, int] = {}
+    while missing := sorted(set(expected) - network.nodes.keys()):
+        if time.monotonic() > deadline:
+            raise SiteFailed(
+                f"found no answer from the sites {', '.join(missing)} within {patience_s:g} s, "
+                f"expected {', '.join(expected)} in the federation"
+            )
+        for node in sorted(set(grid.get_node_ids()) - met - set(asked.values())):
+            asked[_push(grid, RecordDict(), node, "query")] = node
+        failed = False
+        for reply in list(grid.pull_messages(set(asked))) if asked else ():
+            node = asked.pop(reply.metadata.reply_to_message_id)
             if reply.has_error():
-                continue
-            presence = Presence.from_record(reply.content)
-            if presence.site in nodes:
-                raise SiteFailed(f"two nodes say that they are the site {presence.site!r}")
-            nodes[presence.site] = sent[message_id]
-            holds[presence.site] = set(presence.holds)
-        if not new:
-            time.sleep(POLL_S)
-    return Network(grid, nodes, holds, release)
+                failed = True
+            else:
+                met.add(node)
+                presence = Presence.from_record(reply.content)
+                if presence.site in expected:
+                    _welcome(network, node, presence)
+        time.sleep(AGAIN_S if failed else POLL_S)
+    return network
+
+
+def _welcome(network: Network, node: int, presence: Presence) -> None:
+    """The site at this node belongs to the network."""
+    site = presence.site
+    if site in network.nodes:
+        raise SiteFailed(f"two nodes say that they are the site {site!r}")
+    if presence.code != code_digest():
+        raise SiteFailed(
+            f"site {site} runs code {presence.code}, the coordinator {code_digest()}; "
+            "expected the same on both sides"
+        )
+    network.nodes[site] = node
+    network.holds[site] = set(presence.holds)
 
 
 def _push(grid: Grid, content: RecordDict, node: int, message_type: str) -> str:

@@ -44,12 +44,9 @@ class Scoreboard:
         self.before[task] = pooled((s.questions, s.metrics) for s in scores.values())
         self.majority[task] = pooled((s.questions, s.majority) for s in scores.values())
 
-    def after(self, stage: int, task: int, scores: Mapping[str, Scores]) -> float:
-        """Enter how the model of `stage` does on `task`; give the task's own measure."""
+    def after(self, stage: int, task: int, scores: Mapping[str, Scores]) -> None:
+        """Enter how the model of `stage` does on `task`."""
         self.cells[stage, task] = pooled((s.questions, s.metrics) for s in scores.values())
-        value = self._measure(self.cells[stage, task], task)
-        assert value is not None  # every site reports the task's measure
-        return value
 
     def matrix(self) -> tuple[tuple[float | None, ...], ...]:
         """`matrix[i][j]`: task j after stage i; None where it was not scored."""
@@ -73,9 +70,7 @@ class Scoreboard:
         return None if metrics is None else metrics.get(self.plan.stages[task].metric)
 
 
-def run_report(
-    plan: Plan, bank: Bank, journal: Journal, board: Scoreboard, seconds: float
-) -> RunReport:
+def run_report(plan: Plan, bank: Bank, journal: Journal, board: Scoreboard) -> RunReport:
     """The report of a finished run."""
     return RunReport(
         plan=PlanFacts(name=plan.name, hash=plan.digest),
@@ -95,7 +90,7 @@ def run_report(
         zero_shot=board.row(board.before),
         majority=board.row(board.majority),
         task_metrics=board.own(),
-        cost=_cost(plan, journal, seconds),
+        cost=_cost(plan, journal),
         aggregation_error=tuple(release.error for release in bank.releases),
         curves=_curves(plan, journal),
         provenance=Provenance(
@@ -106,24 +101,18 @@ def run_report(
 
 
 def _curves(plan: Plan, journal: Journal) -> tuple[LossPoint, ...]:
-    points: list[LossPoint] = []
-    for number, stage in enumerate(plan.stages):
-        seen: dict[str, int] = {}
-        for update in journal.updates(number):
-            seen[update.site] = seen.get(update.site, 0) + 1
-            points.append(
-                LossPoint(
-                    stage=stage.name, round=seen[update.site], site=update.site, loss=update.loss
-                )
-            )
-    return tuple(points)
+    return tuple(
+        LossPoint(stage=stage.name, round=round_number, site=update.site, loss=update.loss)
+        for number, stage in enumerate(plan.stages)
+        for round_number, update in journal.updates(number)
+    )
 
 
-def _cost(plan: Plan, journal: Journal, seconds: float) -> Cost:
+def _cost(plan: Plan, journal: Journal) -> Cost:
     traffic = journal.traffic()
     return Cost(
         sites={site: _site_cost(plan, site, traffic) for site in plan.sites},
-        seconds=seconds,
+        seconds=journal.seconds(),
         peak_memory_bytes=journal.peak_memory(),
     )
 

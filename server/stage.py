@@ -113,10 +113,10 @@ def pooled(by_site: Iterable[tuple[int, Mapping[str, float]]]) -> dict[str, floa
 
 
 def _refusal(order: Order, refused: Refused) -> str:
-    return (
-        f"site {refused.site} could not {order.work} stage {order.stage + 1}, "
-        f"round {order.round}: {refused.why}"
-    )
+    what = f"stage {order.stage + 1}"
+    if order.work is Work.TRAIN:
+        what += f", round {order.round}"
+    return f"site {refused.site} could not {order.work} {what}: {refused.why}"
 
 
 def _updates(plan: Plan, order: Order, ask: Ask) -> tuple[list[Update], list[str]]:
@@ -130,7 +130,8 @@ def _updates(plan: Plan, order: Order, ask: Ask) -> tuple[list[Update], list[str
         elif isinstance(answer, Refused):
             refusals.append(_refusal(order, answer))
     if len(updates) < (stage.quorum or len(stage.sites)):
-        raise SiteFailed("; ".join(refusals))
+        assert refusals  # whoever gave no update gave a reason
+        raise SiteFailed("\n".join(refusals))
     return sorted(updates, key=lambda update: update.site), refusals
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 
-from common.errors import PlanError
 from common.plan import Active, MethodPlan, MSLoRACR, Plan, Sequential
 
 
@@ -35,17 +34,15 @@ BASELINES: Mapping[str, Callable[[MethodPlan], MethodPlan]] = {
 }
 
 
-def with_method(plan: Plan, name: str) -> Plan:
-    """The plan with the method `name`; its own name gives the plan unchanged.
+def known_methods(plan: Plan) -> list[str]:
+    """The plan's own method, and what it can be compared with."""
+    return list(dict.fromkeys([plan.method.name, *BASELINES]))
 
-    Raises:
-        PlanError: there is no such method.
-    """
+
+def with_method(plan: Plan, name: str) -> Plan:
+    """The plan with a method of `known_methods`; its own gives the plan unchanged."""
     if name == plan.method.name:
         return plan
-    if name not in BASELINES:
-        known = ", ".join(repr(each) for each in (plan.method.name, *BASELINES))
-        raise PlanError(f"method: found {name!r}, expected one of {known}")
     # model_copy leaves the cached digest behind, so the plan is made anew.
     fields = {field: getattr(plan, field) for field in Plan.model_fields}
     return Plan(**{**fields, "method": BASELINES[name](plan.method)})

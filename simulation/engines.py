@@ -3,11 +3,15 @@
 import logging
 import os
 import sys
+import threading
 import warnings
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
 
-from common.errors import Refusal, StateError
+from common.errors import Refusal, SiteFailed, StateError
 
 #: Flower and Ray ask the outside for updates and send telemetry unless told not to.
 _QUIET = {
@@ -35,14 +39,27 @@ def run_apps(engine: Engine, plan: Path, folder: Path, sites: Path, count: int) 
     """Run the ServerApp on `plan` in `folder`, with the `count` sites beneath `sites`.
 
     Raises:
-        Refusal: what the ServerApp refused, unchanged.
+        Refusal: what the ServerApp refused; of a site's failure, in the site's own words.
         StateError: Flower's engine itself failed.
     """
-    os.environ.update(_QUIET)
-    if engine is Engine.IN_PROCESS:
-        _in_process(plan, folder, sites)
-    else:
-        _flower(plan, folder, sites, count)
+    from simulation.failures import in_the_sites_words
+
+    try:
+        if engine is Engine.IN_PROCESS:
+            with _environment(_QUIET):
+                _in_process(plan, folder, sites)
+        else:
+            # The API below has no run config, so the apps read the same settings from here;
+            # the sites' processes inherit it.
+            settings = {
+                "FEDMSLORA_PLAN": str(plan),
+                "FEDMSLORA_FOLDER": str(folder),
+                "FEDMSLORA_SIMULATED_SITES": str(sites),
+            }
+            with _environment({**_QUIET, **settings}):
+                _flower(count)
+    except SiteFailed as failure:
+        raise SiteFailed(in_the_sites_words(str(failure), sites)) from None
 
 
 def _in_process(plan: Path, folder: Path, sites: Path) -> None:
@@ -59,12 +76,35 @@ def _in_process(plan: Path, folder: Path, sites: Path) -> None:
     )
 
 
-def _flower(plan: Path, folder: Path, sites: Path, count: int) -> None:
-    # The API below has no run config, so the apps read the same settings from here; the
-    # sites' processes inherit it.
-    os.environ["FEDMSLORA_PLAN"] = str(plan)
-    os.environ["FEDMSLORA_FOLDER"] = str(folder)
-    os.environ["FEDMSLORA_SIMULATED_SITES"] = str(sites)
+def _flower(count: int) -> None:
+    """Run Flower's engine in a thread of its own, and wait for it.
+
+    Ctrl-C is then never raised in the middle of Flower or Ray. The thread is a daemon, as
+    are those it starts: a ServerApp that waits for an engine that is gone keeps no process.
+    """
+    if find_spec("ray") is None:
+        raise StateError(
+            "--engine flower: found no package 'ray', expected the packages of the extra 'sim'"
+        )
+    errors: list[BaseException] = []
+
+    def engine() -> None:
+        try:
+            _simulation(count)
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=engine, name="flower", daemon=True)
+    thread.start()
+    try:
+        thread.join()
+    finally:
+        _stop_ray()
+    if errors:
+        raise _refusal_behind(errors[0]) or errors[0]
+
+
+def _simulation(count: int) -> None:
     from client.app import app as client
     from server.app import app as server
 
@@ -72,39 +112,34 @@ def _flower(plan: Path, folder: Path, sites: Path, count: int) -> None:
         warnings.simplefilter("ignore")
         from flwr.simulation import run_simulation
 
-        logging.getLogger("flwr").setLevel(logging.CRITICAL)
-        try:
-            run_simulation(
-                server_app=server,
-                client_app=client,
-                num_supernodes=count,
-                backend_config={
-                    "client_resources": {"num_cpus": 1.0, "num_gpus": 0.0},
-                    "init_args": {
-                        "num_cpus": min(count, os.cpu_count() or 1),
-                        "object_store_memory": _OBJECT_STORE_BYTES,
-                        "log_to_driver": False,
-                        "logging_level": "ERROR",
-                    },
+        for name in ("flwr", "ray"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        run_simulation(
+            server_app=server,
+            client_app=client,
+            num_supernodes=count,
+            backend_config={
+                "client_resources": {"num_cpus": 1.0, "num_gpus": 0.0},
+                "init_args": {
+                    "num_cpus": min(count, os.cpu_count() or 1),
+                    "object_store_memory": _OBJECT_STORE_BYTES,
+                    "log_to_driver": False,
+                    "logging_level": "ERROR",
                 },
-            )
-        except Refusal:
-            raise
-        except RuntimeError as error:
-            refusal = _refusal_behind(error)
-            if refusal is not None:
-                raise refusal from None
-            raise StateError(f"Flower's simulation engine failed: {error}") from error
-        finally:
-            _stop_ray()
+            },
+        )
 
 
 def _refusal_behind(error: BaseException) -> Refusal | None:
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, Refusal):
-            return cause
-        cause = cause.__cause__ or cause.__context__
+    """What a user can mend about the error, if anything; our own mistakes keep their traceback."""
+    cause, last = error.__cause__ or error.__context__, error
+    while not isinstance(last, Refusal) and cause is not None:
+        last, cause = cause, cause.__cause__ or cause.__context__
+    if isinstance(last, Refusal):
+        return last
+    if isinstance(error, RuntimeError | SystemExit):
+        reason = " ".join(str(last).split())
+        return StateError(f"Flower's simulation engine failed: {type(last).__name__}: {reason}")
     return None
 
 
@@ -112,3 +147,15 @@ def _stop_ray() -> None:
     ray = sys.modules.get("ray")
     if ray is not None and ray.is_initialized():
         ray.shutdown()
+
+
+@contextmanager
+def _environment(changes: Mapping[str, str]) -> Generator[None]:
+    """The process's environment with these changes, and afterwards as it was."""
+    before = dict(os.environ)
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)

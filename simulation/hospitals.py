@@ -1,7 +1,7 @@
 """The simulated hospitals: for each site a folder with its site file, its data and its store."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +9,8 @@ import numpy as np
 
 from client.data import check_task
 from client.model import base_digest
-from common.errors import DataError, ModelError, PlanError
+from common.durable import DISK, write_file
+from common.errors import DataError, ModelError, PlanError, StateError
 from common.identity import seed_for
 from common.plan import DataSource, Plan, Simulation, Stage
 from simulation.write_task import Question, write_task
@@ -30,34 +31,87 @@ PHANTOM_QUESTIONS: Mapping[str, tuple[int, int]] = {
 }
 
 
-def prepare(plan: Plan, sites: Path, data: Path | None, base_model: Path | None) -> None:
-    """Each site of the plan has its file and its checked data beneath `sites`.
+def check(plan: Plan, source: str, data: Path | None, base_model: Path | None) -> Path:
+    """The base model's folder, once all that a run needs is found; nothing is written.
 
     Args:
-        data: a folder SITE/TASK/ in the paper's layout to read instead of making data.
+        source: names the plan in a mistake.
+        data: a folder SITE/TASK/ in the paper's layout, or None where data will be made.
         base_model: the base model's folder; by default the one that comes with the project.
 
     Raises:
-        DataError: a task's data can't be used; all mistakes are named.
         ModelError: the base model is another than the plan pins.
         PlanError: the plan names data that does not exist.
+        DataError: a task's data can't be used; all mistakes are named.
     """
-    folder = _base_model(plan, base_model)
+    folder = _base_model(plan, source, base_model)
+    if data is None:
+        _check_tasks(plan, source)
+    elif not data.is_dir():
+        found = "a file" if data.exists() else "nothing"
+        raise DataError(f"{data}: found {found}, expected a folder with one folder for each site")
+    else:
+        _check_data(data / site / stage.task for stage in plan.stages for site in stage.sites)
+    return folder
+
+
+def prepare(plan: Plan, sites: Path, data: Path | None, base_model: Path) -> None:
+    """Each site of the plan has its file beneath `sites`, and its data there or in `data`.
+
+    Raises:
+        StateError: the folder holds the sites of another plan.
+        DataError: data that an earlier run made here was damaged.
+    """
+    _claim(plan, sites, data)
     for name in plan.sites:
         own = data / name if data else sites / name / "data"
-        for stage in plan.stages:
-            if name in stage.sites:
-                if data is None:
+        if data is None:
+            for stage in plan.stages:
+                if name in stage.sites:
                     _make_task(plan, stage, name, own / stage.task)
-                check_task(own / stage.task)
-        _write_site_file(sites / name / "site.yaml", name, own, folder)
+        _write_site_file(sites / name / "site.yaml", name, own, base_model)
+    if data is None:
+        _check_data(
+            sites / name / "data" / stage.task for stage in plan.stages for name in stage.sites
+        )
 
 
-def _base_model(plan: Plan, given: Path | None) -> Path:
+def _check_data(folders: Iterable[Path]) -> None:
+    mistakes: list[str] = []
+    for folder in dict.fromkeys(folders):
+        try:
+            check_task(folder)
+        except DataError as error:
+            mistakes.append(str(error))
+    if mistakes:
+        raise DataError("\n".join(mistakes))
+
+
+def _claim(plan: Plan, sites: Path, data: Path | None) -> None:
+    """`sites` is for this data alone: what was made for another plan is not taken for it."""
+    made = plan.simulation and plan.simulation.model_dump(mode="json", exclude={"compare"})
+    made_of = {
+        "data": str(data.resolve()) if data else None,
+        "simulation": made,
+        "seed": plan.seed,
+        "stages": [[stage.task, *stage.sites] for stage in plan.stages],
+    }
+    file, text = sites / "made_of.json", json.dumps(made_of, indent=1) + "\n"
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_file(file, text.encode(), DISK)
+    elif file.read_text(encoding="utf-8") != text:
+        raise StateError(
+            f"{sites}: found the sites of another plan or another --data, expected this run's; "
+            "use another folder"
+        )
+
+
+def _base_model(plan: Plan, source: str, given: Path | None) -> Path:
     folder = given or BASE_MODELS.get(plan.base_model.name)
     if folder is None:
         raise ModelError(
-            f"base_model.name: found {plan.base_model.name!r}, expected one of "
+            f"{source}: base_model.name: found {plan.base_model.name!r}, expected one of "
             f"{', '.join(map(repr, BASE_MODELS))}, or a folder given with --base-model"
         )
     found = base_digest(folder)
@@ -85,54 +139,81 @@ def _write_site_file(file: Path, name: str, data: Path, base_model: Path) -> Non
     file.write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
 
 
+def _check_tasks(plan: Plan, source: str) -> None:
+    """The plan's data can be made.
+
+    Raises:
+        PlanError: the plan says not how, or names tasks that do not exist.
+    """
+    if plan.simulation is None:
+        raise PlanError(
+            f"{source}: simulation: found nothing, expected the data that stands in for the "
+            "hospitals'; or give their folder with --data"
+        )
+    known = [name for name, _ in _tasks(plan.simulation.data)]
+    mistakes = [
+        f"{source}: stage {number} {stage.name!r}, task: found {stage.task!r}, "
+        f"expected one of {', '.join(map(repr, known))}"
+        for number, stage in enumerate(plan.stages, 1)
+        if stage.task not in known
+    ]
+    if mistakes:
+        raise PlanError("\n".join(mistakes))
+
+
+def _tasks(source: DataSource) -> Sequence[tuple[str, object]]:
+    """Every task of a source, and its modality."""
+    if source is DataSource.PICTURES:
+        from simulation import pictures
+
+        return pictures.TASKS
+    from simulation import phantoms
+
+    return phantoms.TASKS
+
+
 def _make_task(plan: Plan, stage: Stage, site: str, folder: Path) -> None:
     if folder.exists():
         return
-    if plan.simulation is None:
-        raise PlanError(
-            "simulation: found nothing, expected the data that stands in for the hospitals'; "
-            "or give their folder with --data"
-        )
-    position, sites = stage.sites.index(site), len(stage.sites)
-    make = {DataSource.PICTURES: _pictures, DataSource.PHANTOMS: _phantoms}
-    train, test = make[plan.simulation.data](plan.seed, stage, position, sites)
+    assert plan.simulation is not None
+    holders = _holders(plan, stage.task)
+    make = {DataSource.PICTURES: _pictures, DataSource.PHANTOMS: _phantoms}[plan.simulation.data]
+    train, test = make(plan.seed, stage.task, holders.index(site), len(holders))
     train, test = _thinned(plan.simulation, plan.seed, train, test)
     if not train or not test:
-        raise DataError(f"{folder}: found no question left, expected at least one")
+        raise DataError(
+            f"{folder}: found no question for one of {len(holders)} sites, expected at least one"
+        )
     write_task(folder, train, test)
 
 
-def _pictures(
-    seed: int, stage: Stage, position: int, sites: int
-) -> tuple[list[Question], list[Question]]:
-    from simulation.pictures import TASKS, picture_task
+def _holders(plan: Plan, task: str) -> list[str]:
+    """The sites that share a task's data, in the order in which they come to it."""
+    stages = [stage for stage in plan.stages if stage.task == task]
+    return list(dict.fromkeys(site for stage in stages for site in stage.sites))
 
-    _known(stage, [name for name, _ in TASKS])
-    return picture_task(stage.task, position, sites, seed)
+
+def _pictures(
+    seed: int, task: str, position: int, sites: int
+) -> tuple[list[Question], list[Question]]:
+    from simulation.pictures import picture_task
+
+    return picture_task(task, position, sites, seed)
 
 
 def _phantoms(
-    seed: int, stage: Stage, position: int, sites: int
+    seed: int, task: str, position: int, sites: int
 ) -> tuple[list[Question], list[Question]]:
-    from simulation.phantoms import TASKS, phantom_task
+    from simulation.phantoms import phantom_task
 
-    _known(stage, [name for name, _ in TASKS])
-    counts = [-(-count // sites) for count in PHANTOM_QUESTIONS[stage.task]]
+    counts = [-(-count // sites) for count in PHANTOM_QUESTIONS[task]]
     train, test = (
-        phantom_task(stage.task, count, seed_for(seed, part, stage.task, position), position)
+        phantom_task(task, count, seed_for(seed, part, task, position), position)
         for part, count in zip(("train", "test"), counts, strict=True)
     )
     # The groups of both count from 0; a picture of the one is none of the other.
     shift = 1 + max(question.group for question in train)
     return train, [replace(question, group=question.group + shift) for question in test]
-
-
-def _known(stage: Stage, tasks: Sequence[str]) -> None:
-    if stage.task not in tasks:
-        raise PlanError(
-            f"stage {stage.name!r}, task: found {stage.task!r}, "
-            f"expected one of {', '.join(map(repr, tasks))}"
-        )
 
 
 def _thinned(

@@ -41,7 +41,9 @@ from simulation.make_vision import (
 from simulation.score_base import zero_shot
 
 SEED: Final = 0
-_ROWS_SCORED: Final = 600
+_PICTURES_SCORED: Final = 600
+#: In the work folder: what each stage took.
+_CLOCK: Final = "seconds.json"
 _CARD: Final = """# A small LLaVA for trying fedmslora out
 
 {parameters:,} parameters, fp16: a CLIP tower (64 px, patches of 16, width 192, 4 layers), a
@@ -81,7 +83,8 @@ def sizes_at(scale: float) -> Sizes:
 def make_base(out: Path, work: Path, scale: float) -> None:
     """`out` holds the model, its scores and its card; `work` the finished stages' weights."""
     sizes = sizes_at(scale)
-    clock: dict[str, float] = {}
+    work.mkdir(parents=True, exist_ok=True)
+    clock = _clock(work)
     with _timed(clock, "pictures"):
         train = make_album(sizes.phantoms, sizes.crops, SEED + 1)
         unseen = make_album(2000, 1000, SEED + 2)
@@ -102,6 +105,7 @@ def make_base(out: Path, work: Path, scale: float) -> None:
         "seed": SEED,
         "versions": {name: version(name) for name in ("torch", "transformers", "numpy")},
     }
+    (work / _CLOCK).write_text(json.dumps(clock))
     place(out, partial(_save, model, tokenizer, scores, scale))
 
 
@@ -134,7 +138,6 @@ def _tower(
     facts = list_facts(train)
     tower, heads = train_tower(train, facts, steps, SEED)
     sight = score_tower(tower, heads, facts, unseen)
-    work.mkdir(parents=True, exist_ok=True)
     save_file(tower.state_dict(), weights)
     scores.write_text(json.dumps({name: getattr(sight, name) for name in SightScores.__slots__}))
     return tower, sight
@@ -164,14 +167,13 @@ def _plain_scores(
     model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, unseen: Album
 ) -> dict[str, float]:
     """Share of plain questions about unseen pictures that are answered exactly."""
-    rng = np.random.default_rng(SEED)
-    teacher = teacher_of(unseen)
     features = see(model.model.vision_tower, unseen.pixels)
-    rows = [teacher.true_row(rng) for _ in range(_ROWS_SCORED)]
+    teacher, rng = teacher_of(unseen), np.random.default_rng(SEED)
     crops = set(teacher.of_kind[None])
+    chosen = rng.permutation(len(unseen.kinds))[:_PICTURES_SCORED].tolist()
     parts = {
-        "phantoms": [row for row in rows if row.picture not in crops],
-        "crops": [row for row in rows if row.picture in crops],
+        "phantoms": [teacher.plain_row(index, rng) for index in chosen if index not in crops],
+        "crops": [teacher.plain_row(index, rng) for index in chosen if index in crops],
     }
     return {
         name: round(exact_match(model, tokenizer, part, features), 4)
@@ -216,11 +218,18 @@ def image_settings() -> CLIPImageProcessorPil:
     )
 
 
+def _clock(work: Path) -> dict[str, float]:
+    """CPU seconds of the stages that `work` remembers."""
+    file = work / _CLOCK
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
 @contextmanager
 def _timed(clock: dict[str, float], name: str) -> Iterator[None]:
+    """Note the stage's CPU seconds; a stage that was only remembered keeps those it took."""
     started = time.process_time()
     yield
-    clock[name] = time.process_time() - started
+    clock.setdefault(name, time.process_time() - started)
     print(f"{name}: {clock[name]:.0f} CPU s")
 
 

@@ -201,8 +201,9 @@ def exact_match(
 ) -> float:
     """Share of the lessons whose greedy answer is the true one, token by token."""
     right: list[bool] = []
-    for first in range(0, len(rows), 64):
-        packed = pack(tokenizer, rows[first : first + 64])
+    alone = [Row(row.picture, [lesson]) for row in rows for lesson in row.lessons]
+    for first in range(0, len(alone), 128):
+        packed = pack(tokenizer, alone[first : first + 128])
         states, targets = _answers(model, packed, features)
         hits = (model.lm_head(states).argmax(-1) == targets).tolist()
         ends = (targets == tokenizer.eos_token_id).tolist()

@@ -59,6 +59,14 @@ class Teacher:
             lessons[2] = caption
         return Row(picture, [*lessons, *crop_lessons(words, rng, 1)])
 
+    def plain_row(self, picture: int, rng: np.random.Generator) -> Row:
+        """Every plain question about a picture, as it is scored."""
+        kind = self.album.kinds[picture]
+        if kind is None:
+            words = self.album.words[picture]
+            return Row(picture, crop_lessons(words, rng, len(words)))
+        return Row(picture, plain_questions(kind, self.album.factors[picture], rng))
+
     def untrue_row(self, rng: np.random.Generator) -> Row:
         """Questions of the tasks' form, whose answers have nothing to do with the picture."""
         if rng.random() < 0.4:

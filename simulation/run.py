@@ -2,22 +2,25 @@
 
 import fcntl
 from collections.abc import Generator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from common.errors import StateError
-from common.identity import sha256
+from common.bank import Bank
+from common.errors import DataError, PlanError, StateError
+from common.identity import code_digest, sha256
 from common.plan import Plan, load_plan
 from common.report import RunReport, read_report, write_report
 from common.signing import SigningKey
 from server.app import open_bank
 from server.folder import RunFolder
 from server.journal import Journal
-from simulation.baselines import with_method, with_seed
+from simulation.baselines import known_methods, with_method, with_seed
 from simulation.engines import Engine, run_apps
-from simulation.hospitals import prepare
+from simulation.hospitals import check, prepare
 from simulation.watch import watching
+
+_LOCK_FILE = ".lock"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,17 +54,14 @@ def simulate(file: Path, wish: Wish) -> list[RunReport]:
     Raises:
         Refusal: with one clear sentence; nothing half-written is left.
     """
-    runs = planned_runs(load_plan(file), wish)
-    reports: list[RunReport] = []
+    plan = load_plan(file)
+    runs = planned_runs(plan, wish)
+    base_model = check(plan, str(file), wish.data, wish.base_model)
     with _only_one(wish.out):
         for run in runs:
-            _begin(run, wish)
-            with _shown(run, wish):
-                run_apps(
-                    wish.engine, run.folder.plan, run.folder.root, run.sites, len(run.plan.sites)
-                )
-            reports.append(replace(read_report(run.folder.root)[0], method=run.method))
-        if len(reports) > 1:
+            _check_folder(run)
+        reports = [_report_of(run, wish, base_model) for run in runs]
+        if len(reports) > 1 or runs[0].folder.root != wish.out:
             write_report(wish.out, reports)
     return reports
 
@@ -72,26 +72,63 @@ def planned_runs(plan: Plan, wish: Wish) -> list[PlannedRun]:
     Raises:
         PlanError: there is no such method.
     """
-    own = plan.method.name
-    compared = plan.simulation.compare if plan.simulation else ()
-    runs: list[PlannedRun] = []
+    own, runs = plan.method.name, list[PlannedRun]()
     for number in range(wish.seeds):
         root = wish.out / "seeds" / str(plan.seed + number) if number else wish.out
-        for method in wish.methods or dict.fromkeys([own, *compared]):
+        for method in _methods(plan, wish):
             folder = root if method == own else root / "methods" / method
             chosen = with_method(with_seed(plan, plan.seed + number), method)
             runs.append(PlannedRun(method, chosen, RunFolder(folder), root / "sites"))
     return runs
 
 
-def _begin(run: PlannedRun, wish: Wish) -> None:
-    """Refuse what can't work before anything is computed; make what is missing."""
-    run.folder.root.mkdir(parents=True, exist_ok=True)
+def _methods(plan: Plan, wish: Wish) -> list[str]:
+    """Each method once, the plan's own in front."""
+    own, known = plan.method.name, known_methods(plan)
+    compared = plan.simulation.compare if plan.simulation else ()
+    wanted = [own, *compared] if wish.methods is None else wish.methods
+    unknown = [repr(name) for name in wanted if name not in known]
+    if unknown:
+        where = "the plan's simulation.compare" if wish.methods is None else "--methods"
+        raise PlanError(
+            f"{where}: found {', '.join(unknown)}, expected some of {', '.join(map(repr, known))}"
+        )
+    return sorted(dict.fromkeys(wanted), key=lambda name: name != own)
+
+
+def _check_folder(run: PlannedRun) -> None:
+    """What is in the run's folder is a beginning of this very run."""
     if run.folder.journal.exists():
         Journal(run.folder.journal, run.plan).close()
     if run.folder.bank.exists():
         open_bank(run.plan, run.folder)
-    prepare(run.plan, run.sites, wish.data, wish.base_model)
+
+
+def _report_of(run: PlannedRun, wish: Wish, base_model: Path) -> RunReport:
+    """The report of a run, which is begun, continued or already at its end."""
+    report = _finished(run)
+    if report is None:
+        with _shown(run, wish):
+            _begin(run, wish, base_model)
+            run_apps(wish.engine, run.folder.plan, run.folder.root, run.sites, len(run.plan.sites))
+        report = read_report(run.folder.root)[0]
+    return replace(report, method=run.method)
+
+
+def _finished(run: PlannedRun) -> RunReport | None:
+    """The run's report, if this very code has brought it to its end."""
+    with suppress(DataError):
+        report = read_report(run.folder.root)[0]
+        made = (report.plan.hash, report.provenance.code, report.provenance.bank_head)
+        if made == (run.plan.digest, code_digest(), Bank.open(run.folder.bank).head):
+            return report
+    return None
+
+
+def _begin(run: PlannedRun, wish: Wish, base_model: Path) -> None:
+    """The run's folder and its sites have all that the apps need."""
+    run.folder.root.mkdir(parents=True, exist_ok=True)
+    prepare(run.plan, run.sites, wish.data, base_model)
     run.folder.plan.write_text(run.plan.canonical() + "\n", encoding="utf-8")
     if not run.folder.key.exists():
         # Known to everyone who knows the plan, so that equal runs end with equal bytes. A
@@ -109,17 +146,29 @@ def _shown(run: PlannedRun, wish: Wish) -> AbstractContextManager[None]:
 
 @contextmanager
 def _only_one(folder: Path) -> Generator[None]:
-    """Hold the folder for this process alone.
+    """Hold the folder for this process alone; a new one that stayed empty is removed.
 
     Raises:
-        StateError: another process holds it.
+        StateError: another process holds it, or it can't be made.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
+    new = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / _LOCK_FILE).open("w")
+    except OSError as error:
+        raise StateError(
+            f"{folder}: can't be used as the run's folder ({error.strerror})"
+        ) from None
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise StateError(
                 f"{folder}: found another fedmslora at work in this folder, expected to be alone"
             ) from None
-        yield
+        try:
+            yield
+        finally:
+            if new and [path.name for path in folder.iterdir()] == [_LOCK_FILE]:
+                (folder / _LOCK_FILE).unlink()
+                folder.rmdir()

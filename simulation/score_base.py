@@ -37,7 +37,7 @@ def _phantom(model: Path, name: str, seed: int) -> dict[str, dict[str, float]]:
 
 def _picture(model: Path, name: str, seed: int) -> dict[str, dict[str, float]]:
     train, test = pictures.picture_task(name, 0, 1, seed)
-    return _scores(model, train, test[:_TEST])
+    return _scores(model, train, test)
 
 
 def _apart(train: Sequence[Question], test: Sequence[Question]) -> list[Question]:

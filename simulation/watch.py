@@ -1,6 +1,7 @@
 """Shows a running simulation: stage, round, and what each site is at."""
 
 import threading
+import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,15 +12,19 @@ from rich.table import Table
 
 from common.plan import Plan
 from common.progress import Follower, News
+from simulation.failures import in_the_sites_words
 
 _REFRESH_S = 0.5
+#: Where there is no terminal, a line says what is going on after so long without one.
+_SILENCE_S = 10.0
 
 
 @contextmanager
 def watching(run: str, plan: Plan, coordinator: Path, sites: Path) -> Generator[None]:
     """Show what is told in these folders while the body runs; `run` is its title."""
     console = Console(stderr=True)
-    view = _View(run, plan, console)
+    view = _View(plan, sites, console)
+    view.say(run, style="bold")
     followers = [Follower(coordinator)]
     followers += [Follower(sites / name / "store" / "progress") for name in plan.sites]
     stop = threading.Event()
@@ -35,7 +40,7 @@ def watching(run: str, plan: Plan, coordinator: Path, sites: Path) -> Generator[
 def _follow(
     view: "_View", followers: list[Follower], console: Console, stop: threading.Event
 ) -> None:
-    with _table(view, console) as redraw:
+    with _shown(view, console) as redraw:
         while True:
             last = stop.is_set()
             for follower in followers:
@@ -48,10 +53,10 @@ def _follow(
 
 
 @contextmanager
-def _table(view: "_View", console: Console) -> Generator[Callable[[], None]]:
-    """A table that stays at the bottom of a terminal; nothing where there is none."""
+def _shown(view: "_View", console: Console) -> Generator[Callable[[], None]]:
+    """A table that stays at the bottom of a terminal; a line now and then where there is none."""
     if not console.is_terminal:
-        yield lambda: None
+        yield view.break_silence
         return
     with Live(view.table(), console=console, refresh_per_second=2, transient=True) as live:
         yield lambda: live.update(view.table())
@@ -60,50 +65,40 @@ def _table(view: "_View", console: Console) -> Generator[Callable[[], None]]:
 class _View:
     """What was told last of each site, and lines for what is worth keeping."""
 
-    def __init__(self, run: str, plan: Plan, console: Console) -> None:
-        self._run = run
+    def __init__(self, plan: Plan, sites: Path, console: Console) -> None:
         self._plan = plan
+        self._folder = sites
         self._console = console
         self._sites: dict[str, News] = {}
-        self._title = f"{run}: scoring the base model"
-        self._row: dict[int, float] = {}
+        self._at = "preparing the sites' data"
+        self._spoken = time.monotonic()
+
+    def say(self, text: str, style: str | None = None) -> None:
+        """A line that stays."""
+        self._console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+        self._spoken = time.monotonic()
 
     def take(self, writer: str, news: News) -> None:
         """Remember one piece of news; print it if it will still matter later."""
-        if writer != "coordinator":
+        if writer == "coordinator":
+            self._take(news)
+        else:
             self._sites[writer] = news
-            return
-        stages = self._plan.stages
-        match news["event"]:
-            case "stage":
-                number = news["stage"]
-                stage = stages[number]
-                self._row = {}
-                self._title = (
-                    f"{self._run}: stage {number + 1} of {len(stages)}, "
-                    f"{stage.name} ({stage.modality})"
-                )
-                self._console.print(self._title, style="bold")
-            case "round":
-                losses = ", ".join(f"{s} {loss:.3f}" for s, loss in news["losses"].items())
-                rounds = stages[news["stage"]].rounds
-                self._console.print(f"  round {news['round']} of {rounds}: loss {losses}")
-            case "refused":
-                self._console.print(f"  left out: {news['text']}", style="yellow", markup=False)
-            case "score":
-                self._row[news["task"]] = news["score"]
-                if len(self._row) == news["stage"] + 1:
-                    scores = ", ".join(
-                        f"{stages[task].name} {100 * score:.0f}"
-                        for task, score in self._row.items()
-                    )
-                    self._console.print(f"  scores: {scores}")
-            case _:
-                pass
+
+    def break_silence(self) -> None:
+        """A line about now, if there was none for long."""
+        if time.monotonic() - self._spoken >= _SILENCE_S:
+            sites = "; ".join(
+                f"{site} step {news['step']} of {news['steps']}, loss {news['loss']:.3f}"
+                for site, news in sorted(self._sites.items())
+            )
+            self.say(f"  {self._at}{': ' if sites else ''}{sites}")
 
     def table(self) -> Table:
-        """The sites as they are now."""
-        table = Table(title=self._title, title_justify="left", box=None)
+        """What is going on now, and the sites that train."""
+        table = Table(title=self._at, title_justify="left", box=None)
+        if not self._sites:
+            return table
         for column in ("site", "stage", "round", "step", "loss"):
             table.add_column(column, justify="left" if column == "site" else "right")
         for site, news in sorted(self._sites.items()):
@@ -115,3 +110,50 @@ class _View:
                 f"{news['loss']:.3f}",
             )
         return table
+
+    def _take(self, news: News) -> None:
+        match news["event"]:
+            case "meeting":
+                self._at = "starting the sites"
+            case "scoring":
+                self._now_scoring(news)
+            case "stage":
+                self._now_training(news["stage"], 1)
+                stage = self._plan.stages[news["stage"]]
+                number = f"stage {news['stage'] + 1} of {len(self._plan.stages)}"
+                sites = ", ".join(stage.sites)
+                self.say(f"{number}: {stage.name} ({stage.modality}) at {sites}", style="bold")
+            case "round":
+                rounds = self._plan.stages[news["stage"]].rounds
+                losses = ", ".join(f"{site} {loss:.3f}" for site, loss in news["losses"].items())
+                self.say(f"  round {news['round']} of {rounds}: loss {losses}")
+                self._now_training(news["stage"], news["round"] + 1)
+            case "refused":
+                self.say(f"  left out: {in_the_sites_words(news['text'], self._folder)}", "yellow")
+            case "scores":
+                self._say_scores(news)
+            case "done":
+                minutes, seconds = divmod(round(news["seconds"]), 60)
+                self.say(f"done in {minutes} min {seconds} s")
+            case _:
+                pass
+
+    def _now_training(self, stage: int, round_number: int) -> None:
+        self._sites = {}
+        self._at = f"training {self._plan.stages[stage].name}, round {round_number}"
+
+    def _now_scoring(self, news: News) -> None:
+        self._sites = {}
+        task = self._plan.stages[news["task"]].name
+        after = "before the first stage"
+        if news["stage"] is not None:
+            after = f"after stage {news['stage'] + 1}"
+        self._at = f"scoring {task} {after}"
+
+    def _say_scores(self, news: News) -> None:
+        scores = ", ".join(
+            f"{stage.name} {100 * score:.0f}"
+            for stage, score in zip(self._plan.stages, news["scores"], strict=True)
+            if score is not None
+        )
+        self.say(f"{'base model' if news['stage'] is None else '  scores'}: {scores}")

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from simulation.engines import Engine
 from simulation.run import Wish, simulate
 

@@ -90,3 +90,19 @@ def test_a_release_that_was_changed_on_the_way_is_refused():
 def test_wire_bytes_count_the_blobs_and_little_more():
     record = update().to_record()
     assert 0 < wire_bytes(record) - len(update().adapter) < 1000
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("examples", "5"), ("loss", None), ("site", 3), ("seconds", "fast")]
+)
+def test_an_update_with_a_field_of_another_type_is_refused(field: str, value: object):
+    record = replace(update(), **{field: value}).to_record()
+    with pytest.raises(SiteFailed, match=r"a message that can't be read \(TypeError\)"):
+        read_answer(record)
+
+
+def test_scores_that_are_no_numbers_are_refused():
+    metrics = {"f1": "high"}
+    scores = Scores(order="o", site="a", questions=4, metrics=metrics, majority={})  # pyright: ignore[reportArgumentType]
+    with pytest.raises(SiteFailed, match=r"a message that can't be read \(TypeError\)"):
+        read_answer(scores.to_record())

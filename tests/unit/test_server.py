@@ -148,7 +148,7 @@ def test_a_refused_update_is_not_in_the_journal(tmp_path: Path):
     book = journal(tmp_path)
     with pytest.raises(SiteFailed):
         train_stage(plan(), 0, (), durable(Sites({"b": {"examples": 0}}), book), nothing)
-    assert [update.site for update in book.updates(0)] == ["a"]
+    assert [update.site for _, update in book.updates(0)] == ["a"]
 
 
 def test_the_journal_belongs_to_one_plan_and_says_what_changed(tmp_path: Path):
@@ -156,6 +156,7 @@ def test_the_journal_belongs_to_one_plan_and_says_what_changed(tmp_path: Path):
     journal(tmp_path).close()
     with pytest.raises(StateError, match=r"found changed stages\.1\.rounds, expected the plan"):
         journal(tmp_path, plan(rounds=3))
+    assert [file.name for file in tmp_path.iterdir()] == ["journal.sqlite"]
 
 
 def test_a_file_that_is_no_journal_is_one_sentence(tmp_path: Path):
@@ -188,10 +189,59 @@ def test_a_released_stages_adapters_are_dropped_and_its_figures_kept(tmp_path: P
     book = journal(tmp_path)
     train_stage(plan(), 0, (), durable(Sites(), book), nothing)
     book.drop_adapters(0)
-    assert [(u.site, u.loss, u.adapter) for u in book.updates(0)][:2] == [
-        ("a", 0.5, b""),
-        ("b", 0.5, b""),
+    assert [(n, u.site, u.loss, u.adapter) for n, u in book.updates(0)] == [
+        (1, "a", 0.5, b""),
+        (1, "b", 0.5, b""),
+        (2, "a", 0.5, b""),
+        (2, "b", 0.5, b""),
     ]
+
+
+def test_an_update_whose_adapter_was_dropped_is_asked_for_again(tmp_path: Path):
+    book = journal(tmp_path)
+    whole = train_stage(plan(), 0, (), durable(Sites(), book), nothing)
+    book.drop_adapters(0)
+    again = Sites()
+    assert train_stage(plan(), 0, (), durable(again, book), nothing) == whole
+    assert again.asked == [(1, "b"), (1, "a"), (2, "b"), (2, "a")]
+    # And then it is durable again.
+    assert train_stage(plan(), 0, (), durable(never, book), nothing) == whole
+
+
+def never(_order: Order, _sites: Sequence[str]) -> Iterator[Received | Refused]:
+    raise AssertionError("nobody should be asked")
+
+
+def test_a_round_that_was_done_again_by_other_code_counts_once(tmp_path: Path):
+    book = journal(tmp_path)
+    order = Order(
+        work=Work.TRAIN, plan="{}", stage=0, round=1, releases=(), active=(), adapter=None,
+        code="old",
+    )  # fmt: skip
+    book.record(order, plus_one(order, "a"), 1, 2)
+    newer = replace(order, code="new")
+    book.record(newer, replace(plus_one(newer, "a"), loss=0.25), 1, 2)
+    assert [(n, u.site, u.loss) for n, u in book.updates(0)] == [(1, "a", 0.25)]
+
+
+def test_the_time_of_a_run_is_that_of_its_sessions_up_to_their_last_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    order = Order(
+        work=Work.TRAIN, plan="{}", stage=0, round=1, releases=(), active=(), adapter=None,
+        code="c",
+    )  # fmt: skip
+    clock = iter([100.0, 103.0, 104.5, 1000.0, 1000.25, 5000.0])
+    monkeypatch.setattr("server.journal.time.monotonic", lambda: next(clock))
+    first = journal(tmp_path)
+    first.record(order, plus_one(order, "a"), 1, 2)
+    first.record(order, plus_one(order, "b"), 1, 2)
+    first.close()
+    second = journal(tmp_path)
+    second.record(replace(order, round=2), plus_one(order, "a"), 1, 2)
+    second.close()
+    # 4.5 s, and 0.25 s after a pause; a start that finds all answers takes none.
+    assert journal(tmp_path).seconds() == 4.75
 
 
 def test_scores_of_sites_are_pooled_by_their_questions():
@@ -213,9 +263,42 @@ def test_a_task_is_scored_by_the_sites_of_its_stage():
     assert (seen[0].work, seen[0].active, seen[0].adapter) == (Work.EVALUATE, (0,), None)
 
 
+def scores(order: Order, **changes: Any) -> Scores:
+    fields: dict[str, Any] = {
+        "order": order.digest, "site": "a", "questions": 4, "metrics": {"f1": 0.5},
+        "majority": {"f1": 0.25},
+    }  # fmt: skip
+    return Scores(**{**fields, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, None),
+        ({"questions": 0}, "questions: found 0, expected at least 1"),
+        ({"metrics": {"f1": float("nan")}}, "f1: found nan, expected a fraction of 0 to 1"),
+        ({"majority": {"f1": 1.5}}, "f1: found 1.5, expected a fraction of 0 to 1"),
+    ],
+)
+def test_scores_that_are_no_fractions_do_not_count(changes: dict[str, Any], said: str | None):
+    order = Order(
+        work=Work.EVALUATE, plan="{}", stage=0, round=0, releases=(), active=(), adapter=None,
+        code="c",
+    )  # fmt: skip
+    assert fault_of(order, scores(order, **changes)) == said
+
+
+def test_scores_are_no_answer_to_a_training_order():
+    order = Order(
+        work=Work.TRAIN, plan="{}", stage=0, round=1, releases=(), active=(), adapter=None,
+        code="c",
+    )  # fmt: skip
+    assert fault_of(order, scores(order)) == "found scores, expected an answer to train"
+
+
 def test_a_site_that_cannot_score_is_named():
     def ask(_order: Order, _sites: Sequence[str]) -> Iterator[Answer | Refused]:
         yield Refused("b", "DataError (the site's own log has the text under ab12)")
 
-    with pytest.raises(SiteFailed, match="site b could not evaluate stage 1, round 0: DataError"):
+    with pytest.raises(SiteFailed, match="site b could not evaluate stage 1: DataError"):
         score_task(plan(), 0, Model(), ask)

@@ -98,3 +98,8 @@ def test_a_store_that_cannot_be_written_is_said_without_its_path(tmp_path: Path)
     with pytest.raises(SiteFailed, match="could not write to the site's store") as caught:
         put(tmp_path / "store", b"release")
     assert str(tmp_path) not in str(caught.value)
+
+
+def test_the_example_in_sites_is_a_site_file():
+    example = Path(__file__).resolve().parents[2] / "sites" / "example.yaml"
+    assert load_site(example).name == "north"

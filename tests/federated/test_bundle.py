@@ -1,0 +1,39 @@
+"""What Flower would send to a hospital: our code and plans, and nothing else."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from common.identity import CODE_ROOMS, code_digest
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.federated
+
+
+def test_the_app_bundle_holds_the_rooms_of_a_site_and_the_code_that_orders_name(tmp_path: Path):
+    quiet = {
+        "FLWR_HOME": str(tmp_path / "flwr"),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+    }
+    out = tmp_path / "out"
+    out.mkdir()
+    flwr = Path(sys.executable).parent / "flwr"
+    subprocess.run([flwr, "build", "--app", ROOT], cwd=out, env={**os.environ, **quiet}, check=True)
+    (bundle,) = out.glob("*.fab")
+    with zipfile.ZipFile(bundle) as archive:
+        archive.extractall(tmp_path / "site")
+        folders = {name.split("/")[0] for name in archive.namelist()}
+    assert folders == {*CODE_ROOMS, "configs", "pyproject.toml", ".info"}
+    digest = subprocess.run(
+        [sys.executable, "-c", "from common.identity import code_digest; print(code_digest())"],
+        cwd=tmp_path / "site",
+        env={"PYTHONPATH": str(tmp_path / "site")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert digest.stdout.strip() == code_digest()
