@@ -50,7 +50,9 @@ _CARD: Final = """# A small LLaVA for trying fedmslora out
 projector and a Mistral decoder (width 128, 4 layers), in transformers' own classes. It loads
 with `LlavaForConditionalGeneration.from_pretrained` and asks no network.
 
-Made by `{command}`, from random weights; `scores.json` says how well it does and what it cost.
+Made from random weights by
+`{command}`;
+`scores.json` says how well it does and what it cost.
 
 It has seen drawn phantoms and crops of a few pictures that ship inside Python packages, and
 was asked about dots, spots and brightness in plain words. **It knows no medicine. What it

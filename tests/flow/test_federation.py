@@ -1,6 +1,7 @@
 """One whole federation in one process: plan, three sites, two stages, bank and report."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +12,13 @@ import yaml
 
 from client.model import base_digest
 from common.bank import Bank
-from common.errors import BankError, DataError, ModelError, StateError
+from common.errors import BankError, DataError, ModelError, SiteFailed, StateError
+from common.plan import load_plan
 from common.report import read_report
+from simulation import run
+from simulation.baselines import with_seed
 from simulation.engines import Engine
-from simulation.hospitals import BASE_MODELS
+from simulation.hospitals import BASE_MODELS, prepare
 from simulation.run import Wish, simulate
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -145,13 +149,75 @@ def test_methods_are_compared_on_the_same_data_and_fine_tuning_may_forget(
     out = tmp_path / "run"
     simulate(small_plan(tmp_path / "plan.yaml"), wish(out, methods=["sequential", "mslora_cr"]))
     reports = read_report(out)
-    assert [report.method for report in reports] == ["sequential", "mslora_cr"]
+    # The plan's own method comes first: its bank is the folder's.
+    assert [report.method for report in reports] == ["mslora_cr", "sequential"]
     assert reports[0].zero_shot == reports[1].zero_shot
     assert bank_bytes(out) == bank_bytes(finished)
     assert [release.sums for release in Bank.open(out / "methods/sequential/bank").releases] == [
         (0,),
         (1,),
     ]
+
+
+def test_another_method_alone_has_its_report_in_the_folder_too(finished: Path, tmp_path: Path):
+    out = tmp_path / "run"
+    (report,) = simulate(small_plan(tmp_path / "plan.yaml"), wish(out, methods=["separate"]))
+    assert report.method == "separate"
+    assert read_report(out) == [report]
+    assert not (out / "bank").exists()
+    assert [r.sums for r in Bank.open(out / "methods/separate/bank").releases] == [(0,), (1,)]
+
+
+def test_a_finished_run_is_not_run_again(finished: Path, monkeypatch: pytest.MonkeyPatch):
+    def never(*_: object) -> None:
+        raise AssertionError("a finished run was run")
+
+    (report,) = read_report(finished)
+    monkeypatch.setattr(run, "run_apps", never)
+    assert simulate(finished.parent / "plan.yaml", wish(finished)) == [report]
+
+
+def test_a_finished_run_leaves_no_write_ahead_log_and_no_changed_environment(finished: Path):
+    assert [file.name for file in finished.glob("journal.sqlite*")] == ["journal.sqlite"]
+    assert not {name for name in os.environ if name.startswith(("FEDMSLORA", "FLWR", "RAY"))}
+
+
+def test_a_failure_at_a_site_is_told_in_the_sites_own_words(tmp_path: Path):
+    plan = small_plan(tmp_path / "plan.yaml")
+    plan.write_text(plan.read_text().replace("learning_rate: 0.005", "learning_rate: 1.0e+30"))
+    with pytest.raises(SiteFailed) as caught:
+        simulate(plan, wish(tmp_path / "run"))
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 2, lines
+    log = tmp_path / "run/sites/a/store/failures.log"
+    assert lines[0].startswith(
+        "site a could not train stage 1, round 1: SiteFailed: site a: stage 'cxp', round 1: "
+        "the loss is nan by step "
+    )
+    assert lines[0].endswith(f"a lower learning_rate than 1e+30 may help ({log} has more)")
+
+
+def test_data_made_for_another_plan_is_not_taken_for_this_ones(tmp_path: Path):
+    plan = load_plan(small_plan(tmp_path / "plan.yaml"))
+    prepare(plan, tmp_path / "sites", None, tmp_path)
+    prepare(plan, tmp_path / "sites", None, tmp_path)
+    with pytest.raises(StateError, match="found the sites of another plan or another --data"):
+        prepare(with_seed(plan, 6), tmp_path / "sites", None, tmp_path)
+    with pytest.raises(StateError, match="found the sites of another plan or another --data"):
+        prepare(plan, tmp_path / "sites", tmp_path / "data", tmp_path)
+
+
+def test_sites_that_hold_one_task_in_two_stages_do_not_hold_the_same_pictures(tmp_path: Path):
+    stage = yaml.safe_load(small_plan(tmp_path / "plan.yaml").read_text())["stages"][0]
+    stages = [{**stage, "sites": ["a"]}, {**stage, "name": "again", "sites": ["b"]}]
+    plan = load_plan(small_plan(tmp_path / "plan.yaml", stages=stages))
+    prepare(plan, tmp_path / "sites", None, tmp_path)
+    held = [
+        {file.read_bytes() for file in (tmp_path / "sites" / site).rglob("*.png")}
+        for site in ("a", "b")
+    ]
+    assert all(held)
+    assert not held[0] & held[1]
 
 
 def test_another_plan_in_the_same_folder_is_refused(finished: Path, tmp_path: Path):
