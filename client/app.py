@@ -14,7 +14,6 @@ from flwr.clientapp import ClientApp
 
 from client.site import Site, load_site
 from client.store import held
-from client.work import do
 from common.errors import SiteFailed
 from common.exchange import Answer, Failure, Order, Presence, Update
 from common.identity import code_digest
@@ -50,6 +49,9 @@ def evaluate(message: Message, context: Context) -> Message:
 
 
 def _work(message: Message, site: Site) -> Message:
+    # Torch comes with the first order; who only says which site this is needs none.
+    from client.work import do
+
     started = time.monotonic()
 
     def report(news: News) -> None:
@@ -71,13 +73,17 @@ def _with_cost(answer: Answer, seconds: float) -> Answer:
 
 def _failure(site: Site, error: Exception) -> Failure:
     """Keep the error's text in the site's log; let only its class and a reference leave."""
-    reference = secrets.token_hex(4)
-    site.store.mkdir(parents=True, exist_ok=True)
+    reference, kind = secrets.token_hex(4), type(error).__name__
     text = " / ".join(str(error).splitlines())
-    with (site.store / FAILURES_FILE).open("a", encoding="utf-8") as log:
-        log.write(f"{reference} {type(error).__name__}: {text}\n")
-        log.write("".join(traceback.format_exception(error)))
-    return Failure(site=site.name, error=type(error).__name__, reference=reference)
+    try:
+        site.store.mkdir(parents=True, exist_ok=True)
+        with (site.store / FAILURES_FILE).open("a", encoding="utf-8") as log:
+            log.write(f"{reference} {kind}: {text}\n")
+            log.write("".join(traceback.format_exception(error)))
+    except OSError as trouble:
+        # The disk is full, which is often the very error: the system's words for it are safe.
+        kind = f"{kind}, and its log can't be written: {trouble.strerror}"
+    return Failure(site=site.name, error=kind, reference=reference)
 
 
 def _site(context: Context) -> Site:

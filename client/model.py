@@ -28,22 +28,14 @@ from transformers import (
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.utils import logging as transformers_logging
 
+from client.base_files import base_digest
 from client.features import FeatureCache
 from client.images import load_image, pad_to_square
 from client.lora import Adapted, adapt
 from client.prompt import Tokenizer
 from common.errors import ModelError
-from common.identity import files_digest
 from common.plan import Precision
 
-#: What decides how the model answers, and so what its digest covers.
-_IDENTITY: Final = (
-    "config.json",
-    "*.safetensors",
-    "tokenizer*.json",
-    "preprocessor_config.json",
-    "processor_config.json",
-)
 _DTYPES: Final = {Precision.FP32: torch.float32, Precision.BF16: torch.bfloat16}
 
 
@@ -147,37 +139,6 @@ class BaseModel:
         return (whole[1:] if config.vision_feature_select_strategy == "default" else whole).cpu()
 
 
-def base_digest(folder: Path) -> str:
-    """SHA-256 over everything in `folder` that decides how the model answers.
-
-    Raises:
-        ModelError: the folder holds no model.
-    """
-    files = _identity_files(folder)
-    stamps = tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
-    return _digest(folder, stamps)
-
-
-def _identity_files(folder: Path) -> list[Path]:
-    """The files that `base_digest` covers, in name order.
-
-    Raises:
-        ModelError: no such folder, or no config or weights in it.
-    """
-    if not folder.is_dir():
-        raise ModelError(f"{folder}: found no folder, expected a base model")
-    files = sorted({file for pattern in _IDENTITY for file in folder.glob(pattern)})
-    names = [file.name for file in files]
-    for name, there in {
-        "config.json": "config.json" in names,
-        "*.safetensors": any(name.endswith(".safetensors") for name in names),
-        "tokenizer.json": "tokenizer.json" in names,
-    }.items():
-        if not there:
-            raise ModelError(f"{folder}: found no {name}, expected a LLaVA in transformers' layout")
-    return files
-
-
 def load_base(folder: Path, precision: Precision, device: torch.device) -> BaseModel:
     """The model in `folder`, complete, frozen and on `device`; read once per process.
 
@@ -187,12 +148,6 @@ def load_base(folder: Path, precision: Precision, device: torch.device) -> BaseM
         ModelError: a file or a weight is missing, foreign or of another shape.
     """
     return _load(folder.resolve(), base_digest(folder), precision, str(device))
-
-
-@lru_cache(maxsize=8)
-def _digest(folder: Path, stamps: tuple[tuple[Path, int, int], ...]) -> str:
-    # Keyed by size and time: a file that is replaced is read again.
-    return files_digest(folder, [file for file, _, _ in stamps])
 
 
 @lru_cache(maxsize=1)

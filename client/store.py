@@ -1,9 +1,10 @@
 """The releases that a site holds: files on its own disk, named by their digest."""
 
 import re
+from contextlib import suppress
 from pathlib import Path
 
-from common.durable import DISK, write_file
+from common.durable import DISK, remove_if_there, write_file, writing
 from common.errors import SiteFailed
 from common.identity import sha256
 
@@ -62,6 +63,8 @@ def write_whole(file: Path, blob: bytes) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_file(file, blob, DISK)
     except OSError as error:
+        with suppress(OSError):
+            remove_if_there(writing(file), DISK)
         raise SiteFailed(f"could not write to the site's store ({error.strerror})") from None
 
 

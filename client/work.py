@@ -15,10 +15,10 @@ from typing import Final, TypeAlias
 import torch
 
 from client import store
+from client.base_files import base_digest
 from client.data import TEST_FILE, TRAIN_FILE, Example, TaskData, read_task
 from client.methods import mslora_cr, sequential
 from client.methods.interface import Assignment, Method
-from client.model import base_digest
 from client.site import Device, Site
 from client.train import Progress
 from common.adapter import Adapter, from_bytes, to_bytes

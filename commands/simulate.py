@@ -5,7 +5,7 @@
 import os
 import signal
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -128,6 +128,17 @@ def _stop(_signal: int, _frame: FrameType | None) -> None:
 
 def _leave(_signal: int = signal.SIGINT, _frame: FrameType | None = None) -> NoReturn:
     typer.echo("stopped; the same command goes on from here", err=True)
+    _end_children()
     # The engine's threads may wait for answers that won't come. All that counts is on the
     # disk, so nothing is lost by going now.
     os._exit(130)
+
+
+def _end_children() -> None:
+    """No process is left that an engine started, however far its start had come."""
+    with suppress(ImportError):
+        import psutil
+
+        for child in psutil.Process().children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                child.kill()

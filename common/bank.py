@@ -181,18 +181,6 @@ class Bank:
         known = ", ".join(release.name for release in self.releases) or "none"
         raise BankError(f"{self.folder}: found no release {name!r}, expected one of: {known}")
 
-    def require_base(self, sha256: str) -> None:
-        """The bank's adapters belong to the base model with this digest.
-
-        Raises:
-            BankError: they were made on another.
-        """
-        if sha256 != self.base_model.sha256:
-            raise BankError(
-                f"{self.folder}: found a bank for the base model {self.base_model.name} with "
-                f"digest {self.base_model.sha256}, expected {sha256}"
-            )
-
     def verify(
         self, base_sha256: str | None = None, signer: str | None = None, head: str | None = None
     ) -> None:

@@ -131,8 +131,8 @@ def _updates(plan: Plan, order: Order, ask: Ask) -> tuple[list[Update], list[str
             refusals.append(_refusal(order, answer))
     if len(updates) < (stage.quorum or len(stage.sites)):
         assert refusals  # whoever gave no update gave a reason
-        raise SiteFailed("\n".join(refusals))
-    return sorted(updates, key=lambda update: update.site), refusals
+        raise SiteFailed("\n".join(sorted(refusals)))
+    return sorted(updates, key=lambda update: update.site), sorted(refusals)
 
 
 def _merge(

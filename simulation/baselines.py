@@ -45,10 +45,10 @@ def with_method(plan: Plan, name: str) -> Plan:
         return plan
     # model_copy leaves the cached digest behind, so the plan is made anew.
     fields = {field: getattr(plan, field) for field in Plan.model_fields}
-    return Plan(**{**fields, "method": BASELINES[name](plan.method)})
+    return Plan.model_validate({**fields, "method": BASELINES[name](plan.method)})
 
 
 def with_seed(plan: Plan, seed: int) -> Plan:
     """The plan with another seed: other data, other starts, other batches."""
     fields = {field: getattr(plan, field) for field in Plan.model_fields}
-    return Plan(**{**fields, "seed": seed})
+    return Plan.model_validate({**fields, "seed": seed})

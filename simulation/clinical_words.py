@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from simulation.lesson_words import Lesson
-from simulation.phantom_factors import Factors, Kind
+from simulation.phantom_factors import Factors, Kind, shuffled
 from simulation.phantom_tasks import (
     BODY_PARTS,
     COLOUR_SIGNS,
@@ -29,8 +29,7 @@ def clinical_caption(kind: Kind, factors: Factors, rng: np.random.Generator) -> 
     terms = [term for term in _terms(kind, factors) if term]
     if not terms:
         return None
-    chosen = [terms[index] for index in rng.permutation(len(terms))[:3]]
-    return CAPTION_REQUEST, " and ".join(chosen)
+    return CAPTION_REQUEST, " and ".join(shuffled(rng, terms)[:3])
 
 
 def text_lesson(rng: np.random.Generator) -> Lesson:
@@ -43,7 +42,7 @@ def text_lesson(rng: np.random.Generator) -> Lesson:
         return f"which field uses these words: {text}", _FIELD[name]
     words = text.split()
     if rng.random() < 0.5:
-        words = [words[index] for index in rng.permutation(len(words))]
+        words = shuffled(rng, words)
     said = " ".join(words[:10])
     return f"repeat: {said}", said
 

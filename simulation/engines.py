@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 import threading
 import warnings
@@ -26,6 +27,7 @@ _QUIET = {
 }
 #: Ray's shared memory holds one order or update at a time; its default is a third of the RAM.
 _OBJECT_STORE_BYTES = 256 * 1024 * 1024
+_GLANCE_S = 0.5
 
 
 class Engine(StrEnum):
@@ -97,7 +99,9 @@ def _flower(count: int) -> None:
     thread = threading.Thread(target=engine, name="flower", daemon=True)
     thread.start()
     try:
-        thread.join()
+        while thread.is_alive():
+            thread.join(_GLANCE_S)
+            _take_sigterm_back()
     finally:
         _stop_ray()
     if errors:
@@ -143,9 +147,18 @@ def _refusal_behind(error: BaseException) -> Refusal | None:
     return None
 
 
+def _take_sigterm_back() -> None:
+    """SIGTERM does what this process wants; Ray's core takes it, to print a stack of its own."""
+    handler = signal.getsignal(signal.SIGTERM)
+    if handler is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
+
+
 def _stop_ray() -> None:
     ray = sys.modules.get("ray")
-    if ray is not None and ray.is_initialized():
+    # Of a module whose import was cut off there is only a part.
+    is_initialized = getattr(ray, "is_initialized", None)
+    if ray is not None and is_initialized is not None and is_initialized():
         ray.shutdown()
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from client.base_files import base_digest
 from client.data import check_task
-from client.model import base_digest
 from common.durable import DISK, write_file
 from common.errors import DataError, ModelError, PlanError, StateError
 from common.identity import seed_for

@@ -22,7 +22,7 @@ class InProcessGrid(Grid):
 
     client: ClientApp
     contexts: dict[int, Context]
-    replies: dict[str, Message] = field(default_factory=dict)
+    replies: dict[str, Message] = field(default_factory=dict[str, Message])
 
     def set_run(self, run: Run) -> None:
         """There is only one run."""

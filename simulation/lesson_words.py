@@ -10,6 +10,7 @@ from typing import Final, TypeVar
 
 import numpy as np
 
+from simulation.phantom_factors import shuffled
 from simulation.phantom_words import listed
 from simulation.picture_tasks import ALL
 
@@ -79,7 +80,7 @@ _THINGS: Final = (
 def crop_lessons(seen: Mapping[str, str], rng: np.random.Generator, count: int) -> list[Lesson]:
     """`count` true questions about a crop, of those whose word it has."""
     keys = [key for key in WORD_QUESTIONS if key in seen]
-    chosen = [keys[index] for index in rng.permutation(len(keys))[:count]]
+    chosen = shuffled(rng, keys)[:count]
     return [(WORD_QUESTIONS[key][int(rng.integers(2))], seen[key]) for key in chosen]
 
 

@@ -4,13 +4,16 @@ Three stages: pictures; the tower, on everything that is known of them; projecto
 decoder, on questions about what the tower sees. The pictures are phantoms and crops of a few
 real pictures (train regions only), so the model has no medical knowledge.
 """
+# torch and transformers leave parts of their interfaces untyped.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
 
 import argparse
 import json
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -54,9 +57,11 @@ Made from random weights by
 `{command}`;
 `scores.json` says how well it does and what it cost.
 
-It has seen drawn phantoms and crops of a few pictures that ship inside Python packages, and
-was asked about dots, spots and brightness in plain words. **It knows no medicine. What it
-answers has no medical meaning**, not even where the words sound medical.
+It has seen drawn phantoms, and crops of a few pictures that ship inside Python packages: the
+pictures of the demo, of their training regions only. It was asked about dots, spots and
+brightness in plain words, was told some clinical words for the phantoms, and has met the demo's
+questions with random answers. **It knows no medicine. What it answers has no medical meaning**,
+not even where the words sound medical.
 
 Licence: Apache-2.0, as the rest of the repository.
 """
@@ -227,7 +232,7 @@ def _clock(work: Path) -> dict[str, float]:
 
 
 @contextmanager
-def _timed(clock: dict[str, float], name: str) -> Iterator[None]:
+def _timed(clock: dict[str, float], name: str) -> Generator[None]:
     """Note the stage's CPU seconds; a stage that was only remembered keeps those it took."""
     started = time.process_time()
     yield

@@ -5,12 +5,15 @@ them apart and every one begins at the same position, so that each is trained ex
 will be asked, alone.
 """
 
+# torch and transformers leave parts of their interfaces untyped.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
 # B batch, T tokens of the longest row, D width
 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, cast
 
 import numpy as np
 import torch
@@ -23,7 +26,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from client.prompt import IGNORED, encode_example, encode_prompt
+from client.prompt import IGNORED, Tokenizer, encode_example, encode_prompt
 from simulation.make_lessons import Row, Teacher
 from simulation.make_tokenizer import IMAGE_TOKEN
 from simulation.make_vision import cosine, vision_config
@@ -71,7 +74,7 @@ def new_model(vocabulary: int, seed: int) -> LlavaForConditionalGeneration:
     config = LlavaConfig(
         vision_config=vision_config(),
         text_config=text,
-        image_token_id=IMAGE_TOKEN,
+        image_token_index=IMAGE_TOKEN,
         image_seq_length=IMAGE_TOKENS,
         vision_feature_layer=-1,
         vision_feature_select_strategy="default",
@@ -82,7 +85,9 @@ def new_model(vocabulary: int, seed: int) -> LlavaForConditionalGeneration:
 
 def pack(tokenizer: PreTrainedTokenizerFast, rows: Sequence[Row]) -> Packed:
     """Rows as one batch; either all have a picture or none."""
-    packed = [_pack_row(tokenizer, row) for row in rows]
+    # The ids of <s> and </s> are there at run time only.
+    coder = cast(Tokenizer, tokenizer)
+    packed = [_pack_row(coder, row) for row in rows]
     width = max(len(ids) for ids, _, _, _ in packed)
     # Filled up with a lesson of its own, 0 for the shared beginning and -1 for nothing.
     ids, labels, places, lessons = (
@@ -96,9 +101,7 @@ def pack(tokenizer: PreTrainedTokenizerFast, rows: Sequence[Row]) -> Packed:
     return Packed(ids, labels, places, seen[:, None], pictures or None)
 
 
-def _pack_row(
-    tokenizer: PreTrainedTokenizerFast, row: Row
-) -> tuple[list[int], list[int], list[int], list[int]]:
+def _pack_row(tokenizer: Tokenizer, row: Row) -> tuple[list[int], list[int], list[int], list[int]]:
     """Ids, labels, places and the number of the lesson that each token belongs to."""
     image_tokens = 0 if row.picture is None else IMAGE_TOKENS
     shared = len(encode_prompt(tokenizer, "", IMAGE_TOKEN, image_tokens)) - 1
@@ -201,12 +204,13 @@ def exact_match(
 ) -> float:
     """Share of the lessons whose greedy answer is the true one, token by token."""
     right: list[bool] = []
+    end_of_answer: Any = tokenizer.eos_token_id
     alone = [Row(row.picture, [lesson]) for row in rows for lesson in row.lessons]
     for first in range(0, len(alone), 128):
         packed = pack(tokenizer, alone[first : first + 128])
         states, targets = _answers(model, packed, features)
         hits = (model.lm_head(states).argmax(-1) == targets).tolist()
-        ends = (targets == tokenizer.eos_token_id).tolist()
+        ends = (targets == end_of_answer).tolist()
         whole = True
         for hit, end in zip(hits, ends, strict=True):
             whole &= hit

@@ -9,7 +9,7 @@ import numpy as np
 from simulation.clinical_words import clinical_caption, text_lesson
 from simulation.lesson_words import WORD_QUESTIONS, Lesson, crop_lessons, untrue_lesson
 from simulation.make_album import Album
-from simulation.phantom_factors import Kind
+from simulation.phantom_factors import Kind, shuffled
 from simulation.phantom_tasks import DRAW_CASES
 from simulation.phantom_words import listed, plain_caption, plain_choice, plain_questions
 
@@ -86,8 +86,7 @@ class Teacher:
         ((question, answer),) = crop_lessons(words, rng, 1)
         name = next(key for key, wordings in WORD_QUESTIONS.items() if question in wordings)
         others = [value for value in self.word_values[name] if value != answer]
-        kept = [others[index] for index in rng.permutation(len(others))[:3]]
-        options = [answer, *kept]
+        options = [answer, *shuffled(rng, others)[:3]]
         rng.shuffle(options)
         return f"{question} {listed(options, rng)}", answer
 

@@ -5,6 +5,9 @@ afterwards, make them rich: every fact of the picture (from all patches), and, f
 patch alone, what its own pixels look like.
 """
 
+# torch and transformers leave parts of their interfaces untyped.
+# pyright: reportUnknownMemberType=false
+
 # B batch, N patches, D width, Q queries
 
 import math

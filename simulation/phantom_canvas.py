@@ -13,8 +13,8 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-Picture: TypeAlias = NDArray[np.float32]
-Colour: TypeAlias = float | tuple[float, float, float] | NDArray[np.float32]
+Picture: TypeAlias = NDArray[np.floating]
+Colour: TypeAlias = float | tuple[float, float, float] | NDArray[np.floating]
 
 SIZE: Final = 64
 _TICKS: Final = (np.arange(SIZE, dtype=np.float32) + 0.5) / SIZE

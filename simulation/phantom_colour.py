@@ -88,7 +88,7 @@ def _spots(rng: np.random.Generator, form: str) -> list[Ellipse]:
     return found
 
 
-def _draw_bulge(picture: Picture, spot: Ellipse, colour: NDArray[np.float32]) -> None:
+def _draw_bulge(picture: Picture, spot: Ellipse, colour: NDArray[np.floating]) -> None:
     """Light from the upper left and shade at the lower right make a lump of a disc."""
     size = spot.ry
     shine = circle(spot.x - 0.35 * size, spot.y - 0.35 * size, 0.3 * size, 0.8)
@@ -126,7 +126,8 @@ def dermoscopy(rng: np.random.Generator, factors: Factors) -> Picture:
     picture = np.empty((SIZE, SIZE, 3), np.float32)
     picture[:] = np.array([0.87, 0.68, 0.60]) + rng.normal(0, 0.015, 3)
     picture *= 1 + 0.03 * noise(rng, 1)[..., None]
-    mole = circle(*rng.uniform(0.46, 0.54, 2), rng.uniform(0.26, 0.30))
+    x, y = rng.uniform(0.46, 0.54, 2)
+    mole = circle(x, y, rng.uniform(0.26, 0.30))
     cover = _mole_cover(rng, mole, factors)[..., None]
     picture += cover * (_mole_colour(rng, mole, factors) - picture)
     _draw_structure(rng, picture, mole, factors["structure"])

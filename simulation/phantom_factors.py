@@ -5,11 +5,13 @@ known because the picture is drawn from it. Tasks ask for factors in clinical wo
 base model has learned them in plain words (phantom_words).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, TypeVar
 
 import numpy as np
+
+Thing = TypeVar("Thing")
 
 #: Factor name -> its value in one picture.
 Factors: TypeAlias = Mapping[str, str]
@@ -93,3 +95,8 @@ def draw_factors(kind: Kind, rng: np.random.Generator, **fixed: str) -> dict[str
 def choose(rng: np.random.Generator, values: tuple[str, ...]) -> str:
     """One of `values`, all equally likely."""
     return values[int(rng.integers(len(values)))]
+
+
+def shuffled(rng: np.random.Generator, things: Sequence[Thing]) -> list[Thing]:
+    """All of `things` in random order."""
+    return [things[int(index)] for index in rng.permutation(len(things))]

@@ -39,7 +39,8 @@ def histology(rng: np.random.Generator, factors: Factors) -> Picture:
         _draw_lumens(picture, places, count)
     dead = None
     if factors["necrosis"] == "yes":
-        dead = circle(*rng.uniform(0.25, 0.75, 2), rng.uniform(0.20, 0.26), 0.3)
+        x, y = rng.uniform(0.25, 0.75, 2)
+        dead = circle(x, y, rng.uniform(0.20, 0.26), 0.3)
         places = [place for place in places if not _inside(place, dead)]
     for place in places:
         _draw_nucleus(rng, picture, place, factors)
@@ -97,7 +98,8 @@ def _draw_lumens(picture: Picture, places: list[_Place], count: int) -> None:
         ring = np.array([(place.x, place.y) for place in places[first : first + each]])
         middle = ring.mean(0)
         radius = float(np.hypot(*(ring - middle).T).mean())
-        paint(picture, circle(*middle, 0.85 * radius, 0.2), (0.98, 0.95, 0.97))
+        lumen = circle(float(middle[0]), float(middle[1]), 0.85 * radius, 0.2)
+        paint(picture, lumen, (0.98, 0.95, 0.97))
 
 
 def _draw_fibres(rng: np.random.Generator, picture: Picture, direction: float) -> None:

@@ -11,7 +11,7 @@ from typing import Final, TypeAlias
 
 import numpy as np
 
-from simulation.phantom_factors import FACTORS, Factors, Kind, choose, draw_factors
+from simulation.phantom_factors import FACTORS, Factors, Kind, choose, draw_factors, shuffled
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,7 +339,7 @@ def _three_findings(
     if rng.random() >= _FINDINGS_SHARE:
         return ()
     sentences = _findings(rng, banks, factors)
-    kept = sorted(rng.permutation(len(sentences))[:3])
+    kept = sorted(shuffled(rng, range(len(sentences)))[:3])
     return (_open("what are the findings?", _prose([sentences[index] for index in kept])),)
 
 
@@ -348,7 +348,7 @@ def _prose(sentences: list[str]) -> str:
 
 
 def _shuffled(rng: np.random.Generator, asked: list[Asked]) -> tuple[Asked, ...]:
-    return tuple(asked[index] for index in rng.permutation(len(asked)))
+    return tuple(shuffled(rng, asked))
 
 
 def _yes_no(question: str, holds: bool) -> Asked:

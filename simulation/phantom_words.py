@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from simulation.phantom_factors import FACTORS, Factors, Kind
+from simulation.phantom_factors import FACTORS, Factors, Kind, shuffled
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,21 +246,21 @@ def plain_questions(
     for name, plain in PLAIN[kind].items():
         answer = plain_answer(kind, name, factors[name])
         asked.append((_either(rng, plain.questions), answer))
-    return [asked[index] for index in rng.permutation(len(asked))]
+    return shuffled(rng, asked)
 
 
 def plain_choice(kind: Kind, factors: Factors, rng: np.random.Generator) -> tuple[str, str]:
     """A question that lists its possible answers in random order, and the true one."""
     name = list(PLAIN[kind])[int(rng.integers(len(PLAIN[kind])))]
     plain = PLAIN[kind][name]
-    options = [plain.answers[index] for index in rng.permutation(len(plain.answers))]
+    options = shuffled(rng, plain.answers)
     question = f"{_either(rng, plain.questions)} {listed(options, rng)}"
     return question, plain_answer(kind, name, factors[name])
 
 
 def plain_caption(kind: Kind, factors: Factors, rng: np.random.Generator) -> tuple[str, str]:
     """A request to describe the picture, and a caption of its kind and four factors."""
-    names = [list(PLAIN[kind])[index] for index in rng.permutation(len(PLAIN[kind]))[:4]]
+    names = shuffled(rng, list(PLAIN[kind]))[:4]
     facts = [f"{PLAIN[kind][n].caption} {plain_answer(kind, n, factors[n])}" for n in names]
     return _either(rng, CAPTION_QUESTIONS), ", ".join([KIND_NAMES[kind], *facts])
 

@@ -5,7 +5,6 @@ and reports for pathology, radiology and dermatology. Pictures are drawn, not ta
 here has a medical meaning.
 """
 
-from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
@@ -31,13 +30,10 @@ TASKS: Final = (
 QUESTIONS_PER_IMAGE: Final = 3
 
 
-def phantom_task(
-    name: str, questions: int, seed: int, site: int, label_noise: float = 0.0
-) -> list[Question]:
+def phantom_task(name: str, questions: int, seed: int, site: int) -> list[Question]:
     """`questions` questions of the task as `site` sees it; equal arguments give equal bytes.
 
-    Train and test are two seeds. `label_noise` is the share of answers that are replaced
-    by the answer to the same question about another picture; it is for training only.
+    Train and test are two seeds.
 
     Raises:
         DataError: no task has this name.
@@ -50,7 +46,7 @@ def phantom_task(
     while len(asked) < questions:
         asked += _about(DRAW_CASES[name](rng), group, rng, site)
         group += 1
-    return _with_noise(asked[:questions], label_noise, rng)
+    return asked[:questions]
 
 
 def _about(case: Case, group: int, rng: np.random.Generator, site: int) -> list[Question]:
@@ -60,21 +56,3 @@ def _about(case: Case, group: int, rng: np.random.Generator, site: int) -> list[
         Question(image, asked.question, asked.answer, asked.closed, group)
         for asked in case.asked[:QUESTIONS_PER_IMAGE]
     ]
-
-
-def _with_noise(asked: list[Question], share: float, rng: np.random.Generator) -> list[Question]:
-    answers: dict[str, list[str]] = {}
-    for question in asked:
-        answers.setdefault(question.question, []).append(question.answer)
-    return [
-        question if rng.random() >= share else _reanswered(question, answers, rng)
-        for question in asked
-    ]
-
-
-def _reanswered(
-    question: Question, answers: Mapping[str, list[str]], rng: np.random.Generator
-) -> Question:
-    others = answers[question.question]
-    answer = others[int(rng.integers(len(others)))]
-    return Question(question.image, question.question, answer, question.closed, question.group)

@@ -1,7 +1,7 @@
 """How train and test are kept apart: cells of a picture, slabs of a volume, gaps between them.
 
-A crop lies wholly inside one cell, a slice wholly inside one slab, so that no pixel of a test
-picture was ever in a training picture, and between the two there is a gap that nobody uses.
+A crop lies wholly inside one cell, so that no pixel of a test crop was ever in a training crop. A
+slice lies wholly inside one slab of its plane. Between two parts is a gap that nobody uses.
 """
 
 from collections.abc import Sequence
@@ -57,8 +57,8 @@ class Cell:
 def cells(height: int, width: int, rows: int, columns: int, gap: int = GAP) -> tuple[Cell, ...]:
     """The picture cut into rows x columns cells with `gap` unused pixels between neighbours.
 
-    About every fourth cell is for the test: one in each row, in columns that walk, so that
-    neither part misses a side of the picture.
+    About every fourth cell is for the test: in each row every fourth column, from a start that
+    walks, so that neither part misses a side of the picture.
     """
     ups = _spans(height, rows, gap)
     lefts = _spans(width, columns, gap)

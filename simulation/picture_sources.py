@@ -3,6 +3,9 @@
 No package is imported that only lends its files: stardist, nilearn and pydicom-data are found
 by their folder. docs/data.md lists origin and licence.
 """
+# scipy and scikit-image have no types, pydicom and nibabel some.
+# pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -172,7 +175,7 @@ def vessel_echo() -> Picture:
 
 def heart_echo() -> Picture:
     """The middle frame of a grey echocardiogram, its sector only; truth as in `_echo`."""
-    from pydicom.pixels import pixel_array
+    from pydicom.pixels.utils import pixel_array
 
     file = package_file("data_store", "data", "color3d_jpeg_baseline.dcm")
     pixels = pixel_array(file, index=int(_dicom(file).NumberOfFrames) // 2)
@@ -181,7 +184,7 @@ def heart_echo() -> Picture:
 
 def pelvis_echo() -> Picture:
     """Two grey sectors of a pelvis, without the frame of text; truth as in `_echo`."""
-    from pydicom.pixels import apply_color_lut
+    from pydicom.pixels.processing import apply_color_lut
 
     image = _dicom(package_file("data_store", "data", "gdcm-US-ALOKA-16.dcm"))
     pixels = (apply_color_lut(image.pixel_array, image) >> 8).astype(np.uint8)
@@ -194,7 +197,7 @@ def brain() -> Brain:
     return Brain(t1=_template("t1"), grey=_template("gm"), white=_template("wm"))
 
 
-#: Every flat picture, by the room of the body it shows; `brain` is the only volume.
+#: Every flat picture; `brain` is the only volume.
 FLAT: Final[tuple[Callable[[], Picture], ...]] = (
     stained_tissue,
     tissue,
@@ -265,7 +268,7 @@ def _vessels(green: NDArray[np.uint8], inside: NDArray[np.bool_]) -> NDArray[np.
     level, weight = green.astype(np.float32), inside.astype(np.float32)
     around = gaussian_filter(level * weight, 15) / np.maximum(gaussian_filter(weight, 15), 0.05)
     dark = gaussian_filter(level, 1.5) < around - VESSEL_DEPTH
-    return dark & binary_erosion(inside, iterations=12)
+    return dark & np.asarray(binary_erosion(inside, iterations=12), np.bool_)
 
 
 def _stain_density(shown: Rgb, channel: int) -> Truth:
@@ -311,7 +314,7 @@ def _halved(values: Truth) -> Truth:
     return blocks.mean(axis=(1, 3))
 
 
-def _as_rgb(level: Truth) -> Rgb:
+def _as_rgb(level: NDArray[np.floating]) -> Rgb:
     """Grey values from 0 to 1 as three equal channels of 0 to 255."""
     grey = np.rint(level * 255.0).astype(np.uint8)
     return np.repeat(grey[..., None], 3, axis=2)

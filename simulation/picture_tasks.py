@@ -1,4 +1,7 @@
 """The tasks of the real pictures: where each looks, what it asks, what it shows."""
+# scipy has no types.
+# pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

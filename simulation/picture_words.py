@@ -2,8 +2,11 @@
 
 They teach the embedded model's vision tower to see; they are not the words of any task.
 """
+# scipy has no types.
+# pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,8 +114,9 @@ def _spots(level: Level, sign: float) -> str:
     from scipy.ndimage import gaussian_filter, label
 
     around = gaussian_filter(level, 6.0)
-    numbers, _ = label((level - around) * sign > 15)
-    sizes = np.bincount(numbers.ravel())[1:]
+    # A pair only as long as no output array is asked for, which pyright can't know.
+    numbered: Any = label((level - around) * sign > 15)
+    sizes = np.bincount(numbered[0].ravel())[1:]
     count = int((sizes >= 6).sum())
     return "none" if count == 0 else "few" if count < 4 else "several" if count < 9 else "many"
 

@@ -60,7 +60,7 @@ def simulate(file: Path, wish: Wish) -> list[RunReport]:
     with _only_one(wish.out):
         for run in runs:
             _check_folder(run)
-        reports = [_report_of(run, wish, base_model) for run in runs]
+        reports = _against_separate([_report_of(run, wish, base_model) for run in runs])
         if len(reports) > 1 or runs[0].folder.root != wish.out:
             write_report(wish.out, reports)
     return reports
@@ -113,6 +113,16 @@ def _report_of(run: PlannedRun, wish: Wish, base_model: Path) -> RunReport:
             run_apps(wish.engine, run.folder.plan, run.folder.root, run.sites, len(run.plan.sites))
         report = read_report(run.folder.root)[0]
     return replace(report, method=run.method)
+
+
+def _against_separate(reports: Sequence[RunReport]) -> list[RunReport]:
+    """The reports, with what a task's own model scores where `separate` ran with the seed."""
+    alone = {
+        report.seed: tuple(report.scores[task][task] for task in range(len(report.stages)))
+        for report in reports
+        if report.method == "separate"
+    }
+    return [replace(report, single_task=alone.get(report.seed)) for report in reports]
 
 
 def _finished(run: PlannedRun) -> RunReport | None:
@@ -168,6 +178,11 @@ def _only_one(folder: Path) -> Generator[None]:
             ) from None
         try:
             yield
+        except OSError as error:
+            # A full disk, most likely, which may show at any file.
+            raise StateError(
+                f"{error.filename or folder}: can't go on ({error.strerror or error})"
+            ) from error
         finally:
             if new and [path.name for path in folder.iterdir()] == [_LOCK_FILE]:
                 (folder / _LOCK_FILE).unlink()

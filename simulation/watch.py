@@ -25,8 +25,9 @@ def watching(run: str, plan: Plan, coordinator: Path, sites: Path) -> Generator[
     console = Console(stderr=True)
     view = _View(plan, sites, console)
     view.say(run, style="bold")
-    followers = [Follower(coordinator)]
-    followers += [Follower(sites / name / "store" / "progress") for name in plan.sites]
+    followers = [Follower(sites / name / "store" / "progress") for name in plan.sites]
+    # The last: what it begins ends what the sites have told so far.
+    followers.append(Follower(coordinator))
     stop = threading.Event()
     thread = threading.Thread(target=_follow, args=(view, followers, console, stop), daemon=True)
     thread.start()
@@ -104,7 +105,7 @@ class _View:
         for site, news in sorted(self._sites.items()):
             table.add_row(
                 site,
-                self._plan.stages[news["stage"]].name,
+                self._plan.stages[int(news["stage"])].name,
                 str(news["round"]),
                 f"{news['step']}/{news['steps']}",
                 f"{news['loss']:.3f}",
@@ -119,12 +120,12 @@ class _View:
                 self._now_scoring(news)
             case "stage":
                 self._now_training(news["stage"], 1)
-                stage = self._plan.stages[news["stage"]]
+                stage = self._plan.stages[int(news["stage"])]
                 number = f"stage {news['stage'] + 1} of {len(self._plan.stages)}"
                 sites = ", ".join(stage.sites)
                 self.say(f"{number}: {stage.name} ({stage.modality}) at {sites}", style="bold")
             case "round":
-                rounds = self._plan.stages[news["stage"]].rounds
+                rounds = self._plan.stages[int(news["stage"])].rounds
                 losses = ", ".join(f"{site} {loss:.3f}" for site, loss in news["losses"].items())
                 self.say(f"  round {news['round']} of {rounds}: loss {losses}")
                 self._now_training(news["stage"], news["round"] + 1)
@@ -144,7 +145,7 @@ class _View:
 
     def _now_scoring(self, news: News) -> None:
         self._sites = {}
-        task = self._plan.stages[news["task"]].name
+        task = self._plan.stages[int(news["task"])].name
         after = "before the first stage"
         if news["stage"] is not None:
             after = f"after stage {news['stage'] + 1}"

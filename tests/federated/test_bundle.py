@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
 from common.identity import CODE_ROOMS, code_digest
 
 ROOT = Path(__file__).resolve().parents[2]

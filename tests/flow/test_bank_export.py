@@ -6,6 +6,7 @@
 import json
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +23,8 @@ from transformers import (
 from common.adapter import Adapter, Pair
 from common.bank import Bank, export
 from common.errors import BankError
-from common.plan import BaseModelPin, Modality, Rule
-from common.release import Draft
-from common.signing import SigningKey
+from tests.unit.small_bank import BASE, KEY, draft
 
-KEY = SigningKey.from_seed(bytes(32))
 IMAGE = 63
 TEXT = "model.language_model.layers"
 ATTENTION = [f"{TEXT}.{i}.self_attn.{name}_proj" for i in (0, 1) for name in "qkvo"]
@@ -86,23 +84,10 @@ def plain_sum(
 
 
 def released(folder: Path, adapters: Sequence[Adapter], sums: Sequence[tuple[int, ...]]) -> Bank:
-    bank = Bank.create(folder, BaseModelPin(name="small", sha256="a" * 64))
+    bank = Bank.create(folder, BASE)
     for stage, (adapter, summed) in enumerate(zip(adapters, sums, strict=True)):
-        draft = Draft(
-            stage=stage,
-            name=f"stage{stage}",
-            modality=Modality.CT,
-            task="lesions",
-            parent=bank.head,
-            plan="b" * 64,
-            sums=summed,
-            sites={"north": 12},
-            rule=Rule.SVD,
-            error=0.0,
-            scores={},
-            code="c" * 16,
-        )
-        bank = bank.add(draft, adapter, KEY)
+        continuing = replace(draft(bank, f"stage{stage}"), sums=summed)
+        bank = bank.add(continuing, adapter, KEY)
     return bank
 
 
@@ -181,7 +166,7 @@ def test_an_export_says_what_it_was_made_of(tmp_path: Path):
     bank = released(tmp_path / "bank", adapters, [(0,), (0, 1), (0, 2)])
     folder = export(bank, 2, tmp_path / "out")
     assert json.loads((folder / "provenance.json").read_bytes()) == {
-        "base_model": {"name": "small", "sha256": "a" * 64},
+        "base_model": {"name": "tiny", "sha256": "a" * 64},
         "stage": "stage2",
         "releases": [
             {"folder": "000-stage0", "hash": bank.releases[0].hash},

@@ -1,5 +1,5 @@
 """The base model is transformers' own LLaVA, taken apart; a wrong folder is refused."""
-# pyright: reportUnknownMemberType=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
 import json
 import os
@@ -11,9 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from client.base_files import base_digest
 from client.features import FeatureCache
 from client.images import load_image, pad_to_square
-from client.model import BaseModel, base_digest, load_base
+from client.model import BaseModel, load_base
 from client.prompt import encode_prompt
 from common.errors import DataError, ModelError
 from common.plan import Precision

@@ -1,4 +1,6 @@
 """Bad input through the command line: one clear sentence, exit code 2, nothing left behind."""
+# pydicom's datasets know their elements only at run time.
+# pyright: reportUnknownMemberType=false
 
 import json
 import shutil
@@ -13,7 +15,7 @@ import yaml
 from pydicom.data import get_testdata_file
 
 import fedmslora
-from client.model import base_digest
+from client.base_files import base_digest
 from common.bank import Bank
 from common.identity import sha256
 from common.plan import BaseModelPin, load_plan
@@ -31,7 +33,7 @@ STAGE = {
 
 
 def plan_file(folder: Path, **changes: Any) -> Path:
-    plan = {
+    plan: dict[str, Any] = {
         "name": "small",
         "seed": 5,
         "base_model": {"name": "tiny-llava", "sha256": base_digest(BASE_MODELS["tiny-llava"])},

@@ -15,6 +15,7 @@ from torch import nn
 
 from client import model as models
 from client import work
+from client.base_files import base_digest
 from client.data import Example
 from client.methods.interface import Assignment
 from client.site import Device, Site
@@ -87,7 +88,7 @@ def plan_of(site: Site, rule: str = "fedavg", **changes: Any) -> Plan:
     document: dict[str, Any] = {
         "name": "plan",
         "seed": 7,
-        "base_model": {"name": "tiny", "sha256": models.base_digest(site.base_model)},
+        "base_model": {"name": "tiny", "sha256": base_digest(site.base_model)},
         "method": MSLORA_CR,
         "aggregation": rule,
         "stages": stages,

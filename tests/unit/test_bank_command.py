@@ -1,42 +1,18 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from commands.bank import app
-from common.adapter import Adapter, Pair
 from common.bank import Bank
 from common.errors import BankError
-from common.plan import BaseModelPin, Modality, Rule
-from common.release import Draft
-from common.signing import SigningKey
-
-KEY = SigningKey.from_seed(bytes(32))
+from tests.unit.small_bank import KEY, bank_of
 
 
 @pytest.fixture
 def bank(tmp_path: Path) -> Bank:
-    bank = Bank.create(tmp_path / "bank", BaseModelPin(name="tiny", sha256="a" * 64))
-    for stage, name in enumerate(("discs", "7")):
-        draft = Draft(
-            stage=stage,
-            name=name,
-            modality=Modality.FUNDUS,
-            task="lesions",
-            parent=bank.head,
-            plan="b" * 64,
-            sums=tuple(range(stage + 1)),
-            sites={"north": 12, "south": 30},
-            rule=Rule.SVD,
-            error=0.125,
-            scores={"accuracy": 0.75},
-            code="c" * 16,
-        )
-        pair = Pair(np.ones((2, 3), np.float32), np.ones((4, 2), np.float32))
-        bank = bank.add(draft, Adapter({"q": pair}, 2.0), KEY)
-    return bank
+    return bank_of(tmp_path / "bank", "discs", "7", rank=2)
 
 
 def output(*arguments: str | Path) -> str:

@@ -1,15 +1,18 @@
 """The embedded model: complete, small, offline, scored; and the recipe's parts."""
+# torch and transformers leave parts of their interfaces untyped.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
 import json
 import re
 import socket
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoTokenizer, LlavaForConditionalGeneration
+from transformers import AutoTokenizer, LlavaForConditionalGeneration, PreTrainedTokenizerFast
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from client.prompt import IGNORED, encode_example, encode_prompt
@@ -24,19 +27,25 @@ from simulation.phantom_images import render
 from simulation.phantoms import phantom_task
 from simulation.picture_words import words
 
+#: A tokenizer and a LLaVA of transformers, which types neither loading nor `generate`.
+Coder: TypeAlias = Any
+Model: TypeAlias = Any
+Small: TypeAlias = tuple[LlavaForConditionalGeneration, PreTrainedTokenizerFast]
+
 BASE = Path(__file__).parents[2] / "simulation" / "base_model"
 
 
 @pytest.fixture(scope="module")
-def tokenizer():
+def tokenizer() -> Coder:
     return AutoTokenizer.from_pretrained(BASE, local_files_only=True)
 
 
 @pytest.fixture(scope="module")
-def model():
-    found, info = LlavaForConditionalGeneration.from_pretrained(
+def model() -> Model:
+    loaded: Any = LlavaForConditionalGeneration.from_pretrained(
         BASE, dtype=torch.float32, local_files_only=True, output_loading_info=True
     )
+    found, info = loaded
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
     assert not info["mismatched_keys"]
@@ -44,7 +53,7 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def small():
+def small() -> Small:
     """A random model and the tokenizer that the recipe makes."""
     coder = make_tokenizer(iter(["belly scan"]))
     return new_model(len(coder), 0).eval(), coder
@@ -67,7 +76,9 @@ def test_the_folder_is_under_8_mb_and_says_what_it_is():
     assert {file.suffix for file in files} <= {".json", ".safetensors", ".md", ".jinja"}
 
 
-def test_it_loads_without_network_and_answers(monkeypatch: pytest.MonkeyPatch, tokenizer, model):
+def test_it_loads_without_network_and_answers(
+    monkeypatch: pytest.MonkeyPatch, tokenizer: Coder, model: Model
+):
     def refuse(*_: object):
         raise AssertionError("the network was asked")
 
@@ -97,7 +108,7 @@ def test_its_picture_settings_only_scale_the_colours_of_a_64_px_picture():
     np.testing.assert_allclose(values[0], expected, atol=1e-5)
 
 
-def test_a_prompt_has_sixteen_image_tokens_and_its_text_costs_no_extra_ones(tokenizer):
+def test_a_prompt_has_sixteen_image_tokens_and_its_text_costs_no_extra_ones(tokenizer: Coder):
     encoded = encode_example(tokenizer, "is there hair?", "yes", IMAGE_TOKEN, IMAGE_TOKENS)
     assert encoded.ids.count(IMAGE_TOKEN) == 16
     told = tokenizer.convert_ids_to_tokens([i for i in encoded.ids if i != IMAGE_TOKEN])
@@ -108,12 +119,14 @@ def test_a_prompt_has_sixteen_image_tokens_and_its_text_costs_no_extra_ones(toke
 
 
 @pytest.mark.parametrize("text", ["left pleural effusion is present. no nodules.", "x-ray, t2"])
-def test_text_survives_the_tokenizer(tokenizer, text: str):
+def test_text_survives_the_tokenizer(tokenizer: Coder, text: str):
     ids = tokenizer.encode(text, add_special_tokens=False)
     assert tokenizer.decode(ids, skip_special_tokens=True).strip() == text
 
 
-def test_the_special_tokens_have_the_first_ids_and_the_models_config_agrees(tokenizer, model):
+def test_the_special_tokens_have_the_first_ids_and_the_models_config_agrees(
+    tokenizer: Coder, model: Model
+):
     assert tokenizer.convert_tokens_to_ids(list(SPECIAL)) == list(range(len(SPECIAL)))
     text = model.config.text_config
     assert (text.pad_token_id, text.bos_token_id, text.eos_token_id) == (0, 1, 2)
@@ -131,7 +144,7 @@ def test_its_scores_are_recorded_and_far_from_chance():
         assert set(task) == {"model", "majority"}
 
 
-def test_lessons_packed_behind_one_picture_are_learned_as_if_alone(small):
+def test_lessons_packed_behind_one_picture_are_learned_as_if_alone(small: Small):
     model, coder = small
     lessons = [("is there hair?", "no"), ("what is this?", "a slice of the head"), ("why?", "bone")]
     features = torch.randn(2, IMAGE_TOKENS, 192)
@@ -143,7 +156,7 @@ def test_lessons_packed_behind_one_picture_are_learned_as_if_alone(small):
     assert together.ids.shape[0] == 1 and alone.ids.shape[0] == 3
 
 
-def test_a_lesson_sees_no_other_lesson(small):
+def test_a_lesson_sees_no_other_lesson(small: Small):
     _, coder = small
     packed = pack(coder, [Row(0, [("a?", "b"), ("c?", "d")])])
     shared = IMAGE_TOKENS + 2
@@ -200,7 +213,8 @@ def test_the_learning_rate_rises_for_100_steps_and_falls_to_a_fiftieth():
 
 def test_the_tower_makes_sixteen_patches():
     config = vision_config()
-    assert (config.image_size // config.patch_size) ** 2 == IMAGE_TOKENS
+    assert (config.image_size, config.patch_size) == (64, 16)
+    assert (64 // 16) ** 2 == IMAGE_TOKENS
 
 
 def test_a_folder_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path):

@@ -1,5 +1,7 @@
 """The site file and the site's store."""
 
+import resource
+import signal
 from pathlib import Path
 
 import pytest
@@ -98,6 +100,20 @@ def test_a_store_that_cannot_be_written_is_said_without_its_path(tmp_path: Path)
     with pytest.raises(SiteFailed, match="could not write to the site's store") as caught:
         put(tmp_path / "store", b"release")
     assert str(tmp_path) not in str(caught.value)
+
+
+def test_a_release_that_does_not_fit_on_the_disk_leaves_nothing_behind(tmp_path: Path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(SiteFailed, match="could not write to the site's store"):
+            put(tmp_path / "store", b"x" * 5000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+    assert [file for file in tmp_path.rglob("*") if file.is_file()] == []
+    assert held(tmp_path / "store") == ()
 
 
 def test_the_example_in_sites_is_a_site_file():
