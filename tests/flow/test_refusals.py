@@ -11,41 +11,32 @@ from typing import Any, TypeAlias
 
 import pydicom
 import pytest
-import yaml
 from pydicom.data import get_testdata_file
 
 import fedmslora
-from client.base_files import base_digest
 from common.bank import Bank
 from common.identity import sha256
 from common.plan import BaseModelPin, load_plan
 from server.folder import RunFolder
 from server.journal import Journal
 from simulation.hospitals import BASE_MODELS, prepare
+from tests.flow.small_run import STAGE as SMALL_STAGE
+from tests.flow.small_run import small_plan
 
 #: Runs a command line that must be refused; gives the lines on stderr.
 Refused: TypeAlias = Callable[..., list[str]]
 
-STAGE = {
-    "name": "cxp", "modality": "radiology", "task": "CXP", "sites": ["a", "b"], "rounds": 1,
-    "local_epochs": 0.5, "learning_rate": 5e-3, "batch_size": 8, "max_new_tokens": 4,
-}  # fmt: skip
+STAGE = {**SMALL_STAGE, "rounds": 1}
 
 
 def plan_file(folder: Path, **changes: Any) -> Path:
-    plan: dict[str, Any] = {
-        "name": "small",
-        "seed": 5,
-        "base_model": {"name": "tiny-llava", "sha256": base_digest(BASE_MODELS["tiny-llava"])},
-        "method": {"name": "mslora_cr", "rank": 4, "alpha": 4, "contrast": {}},
-        "aggregation": "svd",
+    """A plan smaller still: both tasks at the same two sites, hardly a question."""
+    fields: dict[str, Any] = {
         "stages": [STAGE, {**STAGE, "name": "pcam", "modality": "pathology", "task": "PCAM"}],
         "simulation": {"data": "phantoms", "train_fraction": 0.1, "test_questions": 4},
         **changes,
     }
-    file = folder / "plan.yaml"
-    file.write_text(yaml.safe_dump(plan), encoding="utf-8")
-    return file
+    return small_plan(folder / "plan.yaml", **fields)
 
 
 @pytest.fixture
