@@ -6,6 +6,8 @@ from typing import NoReturn
 
 # flwr 1.41 -> typer imports a name that click has deprecated; not ours to mend.
 warnings.filterwarnings("ignore", category=DeprecationWarning, module="typer")
+# peft 0.21 reads a property that transformers 5.23 has deprecated; not ours to mend either.
+warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
 
 import typer  # noqa: E402 - after the filter
 
