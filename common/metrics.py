@@ -8,7 +8,7 @@ their last digit, quirks included; each quirk is named where it stands.
 import json
 import math
 import re
-import sys
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +24,8 @@ _REMEMBERED = 1 << 15
 #: Periods that one normalization removes: the reference passes a flag of `re` (UNICODE, which
 #: is 32) where `sub` takes a count.
 _PERIODS = 32
-_ORDERS = 4
+#: Of the four n-gram orders: the paper's `bleu_score`, and its `bleu_score_1` to `_3`.
+_BLEU_WEIGHTS = [(0.25, 0.25, 0.25, 0.25), (1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0)]
 
 
 class AnswerKind(StrEnum):
@@ -221,21 +222,22 @@ def overlap(candidate: str, reference: str) -> Overlap:
 def bleu(candidate: str, reference: str) -> Bleu:
     """BLEU of two texts without smoothing, split at white space (doi 10.3115/1073083.1073135).
 
-    Bit for bit NLTK's `sentence_bleu`, whose four calls this replaces: the n-grams are
-    counted once. An n-gram order without a match counts as the smallest float there is.
+    NLTK's, as in the reference: an n-gram order without a match counts as the smallest
+    float there is.
     """
-    said, true = candidate.split(), reference.split()
-    matches = [_matches(said, true, order) for order in range(1, _ORDERS + 1)]
-    if matches[0] == 0:
-        return Bleu(0.0, 0.0, 0.0, 0.0)
-    brevity = 1.0 if len(said) > len(true) else math.exp(1 - len(true) / len(said))
-    logs = [
-        math.log(found / (len(said) - order)) if found else math.log(sys.float_info.min)
-        for order, found in enumerate(matches)
-    ]
-    mean = math.fsum(0.25 * log for log in logs)
-    all_, one, two, three = (brevity * math.exp(log) for log in (mean, *logs[:3]))
-    return Bleu(all_, one, two, three)
+    # Loads in a second or so, and only scoring needs it.
+    from nltk.translate.bleu_score import (  # pyright: ignore[reportMissingTypeStubs]
+        sentence_bleu,  # pyright: ignore[reportUnknownVariableType]
+    )
+
+    with warnings.catch_warnings():
+        # It warns of every order without a match, which is the rule for short answers.
+        warnings.simplefilter("ignore")
+        scores = cast(
+            list[float],
+            sentence_bleu([reference.split()], candidate.split(), weights=_BLEU_WEIGHTS),
+        )
+    return Bleu(*map(float, scores))
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,15 +314,6 @@ def _judge(answer: str, truth: str) -> _Judged:
     said = normalize(answer.lower().replace("assistant:", "").strip())
     true = normalize(truth.lower())
     return _Judged(true, said == true, true in said, overlap(said, true), bleu(said, true))
-
-
-def _matches(said: list[str], true: list[str], order: int) -> int:
-    """How many n-grams of `said` find a partner in `true`, each at most once."""
-    if len(said) < order or len(true) < order:
-        return 0
-    found = Counter(zip(*(said[start:] for start in range(order)), strict=False))
-    there = Counter(zip(*(true[start:] for start in range(order)), strict=False))
-    return sum((found & there).values())
 
 
 def _balanced_accuracy(judged: Sequence[_Judged]) -> float:
