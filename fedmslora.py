@@ -11,7 +11,7 @@ warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", categor
 
 import typer  # noqa: E402 - after the filter
 
-from commands import answers, bank, bench, simulate  # noqa: E402
+from commands import answers, bank, bench, coordinator, simulate, site  # noqa: E402
 from common.errors import Refusal  # noqa: E402
 
 app = typer.Typer(
@@ -25,6 +25,8 @@ app.command("simulate")(simulate.simulate)
 app.command("report")(simulate.report)
 app.add_typer(answers.app, name="answers")
 app.add_typer(bank.app, name="bank")
+app.add_typer(coordinator.app, name="coordinator")
+app.add_typer(site.app, name="site")
 app.add_typer(bench.app, name="bench")
 
 

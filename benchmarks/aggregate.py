@@ -4,7 +4,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits  # pyright: ignore[reportMissingTypeStubs]
 
 from benchmarks.compare import Comparison, compare, comparison
-from common.adapter import Adapter, Array, Pair
+from common.adapter import Adapter, AdapterSource, Array, Pair
 from common.plan import Rule
 from server.aggregate import Contribution, aggregate
 
@@ -82,24 +82,29 @@ def dense_svd(contributions: list[Contribution], rank: int) -> Adapter:
     total = sum(contribution.examples for contribution in contributions)
     first = contributions[0].adapter
     pairs: dict[str, Pair] = {}
-    for name, pair in first.pairs.items():
+    for name in first.modules:
+        pair = first.pair(name)
         mean = np.zeros((pair.b.shape[0], pair.a.shape[1]), np.float32)
         for contribution in contributions:
             adapter, share = contribution.adapter, contribution.examples / total
-            product = adapter.pairs[name].b @ adapter.pairs[name].a
-            mean += np.float32(share * adapter.scale / first.scale) * product
+            pair = adapter.pair(name)
+            mean += np.float32(share * adapter.scale / first.scale) * (pair.b @ pair.a)
         left, strength, right = np.linalg.svd(mean, full_matrices=False)
         root = np.sqrt(strength[:rank])
         pairs[name] = Pair(root[:, None] * right[:rank], left[:, :rank] * root)
     return Adapter(pairs, first.scale)
 
 
-def largest_difference(ours: Adapter, theirs: Adapter) -> float:
+def largest_difference(ours: AdapterSource, theirs: AdapterSource) -> float:
     """Over the layers, the largest ||our product - their product||_F / ||their product||_F."""
     differences: list[float] = []
-    for name, pair in theirs.pairs.items():
-        expected = theirs.scale * pair.b.astype(np.float64) @ pair.a.astype(np.float64)
-        mine = ours.pairs[name]
-        found = ours.scale * mine.b.astype(np.float64) @ mine.a.astype(np.float64)
+    for name in theirs.modules:
+        expected, found = (product(adapter, name) for adapter in (theirs, ours))
         differences.append(float(np.linalg.norm(found - expected) / np.linalg.norm(expected)))
     return max(differences)
+
+
+def product(adapter: AdapterSource, name: str) -> Array:
+    """What the adapter adds to a layer, dense."""
+    pair = adapter.pair(name)
+    return adapter.scale * pair.b.astype(np.float64) @ pair.a.astype(np.float64)

@@ -1,102 +1,137 @@
-"""The site's edge: decode, do, encode. The only file of a site that touches Flower."""
+"""The site's edge: decode, receive, encode. The only file of a site that touches Flower.
+
+Flower starts a process for every message and sends what an exception says to the
+coordinator: so no exception leaves, and nothing here imports torch.
+"""
 
 import logging
 import os
-import resource
 import secrets
-import time
-import traceback
-from dataclasses import replace
+from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
-from flwr.app import Context, Message
+from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from client import audit
+from client.audit import Entry, Kind, Subject
+from client.failures import OrderRefused, record_failure
+from client.policy import check_form
+from client.reception import plan_of, receive
 from client.site import Site, load_site
-from client.store import held
-from common.errors import SiteFailed
-from common.exchange import Answer, Failure, Order, Presence, Update
+from client.store import get, held
+from common.errors import Refusal, SiteFailed
+from common.exchange import Delivery, Failure, Presence, Reason, Reply, wire_bytes
 from common.identity import code_digest
-from common.progress import News, tell
 
 #: Folder with one site file per simulated site; a real site names its own in the node config.
 SIMULATED_SITES = "FEDMSLORA_SIMULATED_SITES"
-
-#: In a site's store: what went wrong there, a line with its reference and then the traceback.
-FAILURES_FILE = "failures.log"
+#: A site whose file can't be read does not know its own pseudonym.
+UNKNOWN_SITE = "unknown"
 
 app = ClientApp()
 
 
 @app.query()
 def introduce(message: Message, context: Context) -> Message:
-    """Say which site this is, which code it runs and which releases it holds."""
-    site = _site(context)
-    presence = Presence(site=site.name, code=code_digest(), holds=held(site.store))
-    return Message(presence.to_record(), reply_to=message)
+    """Say which site this is, which code it runs and which blobs it holds."""
+    return _replied(message, context, _introduced)
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Improve the ordered adapter on this site's data."""
-    return _work(message, _site(context))
+    return _replied(message, context, _ordered)
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Score the ordered model on this site's test questions."""
-    return _work(message, _site(context))
+    return _replied(message, context, _ordered)
 
 
-def _work(message: Message, site: Site) -> Message:
-    # Torch comes with the first order; who only says which site this is needs none.
-    from client.work import do
-
-    started = time.monotonic()
-
-    def report(news: News) -> None:
-        tell(site.store / "progress", site.name, news)
-
+def _replied(
+    message: Message, context: Context, reply: Callable[[RecordDict, Site], RecordDict]
+) -> Message:
+    """The reply, or a failure without a word of what was wrong: the site's log has it."""
+    site: Site | None = None
     try:
-        answer = do(Order.from_record(message.content), site, report)
-    except Exception as error:  # Flower would send its text, which may name a patient's file
-        return Message(_failure(site, error).to_record(), reply_to=message)
-    return Message(_with_cost(answer, time.monotonic() - started).to_record(), reply_to=message)
+        site = _site(context)
+        return Message(reply(message.content, site), reply_to=message)
+    except Exception as error:
+        failure = _homeless(error) if site is None else record_failure(site, error)
+        return Message(failure.to_record(), reply_to=message)
 
 
-def _with_cost(answer: Answer, seconds: float) -> Answer:
-    if not isinstance(answer, Update):
-        return answer
-    kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return replace(answer, seconds=seconds, peak_memory=kibibytes * 1024)
+def _introduced(question: RecordDict, site: Site) -> RecordDict:
+    audit.write(site.store, Entry(time=_now(), kind=Kind.QUESTION))
+    record = Presence(site=site.name, code=code_digest(), holds=held(site.store)).to_record()
+    audit.write(site.store, Entry(time=_now(), kind=Kind.PRESENCE, size=wire_bytes(record)))
+    return record
 
 
-def _failure(site: Site, error: Exception) -> Failure:
-    """Keep the error's text in the site's log; let only its class and a reference leave."""
-    reference, kind = secrets.token_hex(4), type(error).__name__
-    text = " / ".join(str(error).splitlines())
+def _ordered(record: RecordDict, site: Site) -> RecordDict:
+    """The reply to an order; both are in the audit log before it leaves."""
     try:
-        site.store.mkdir(parents=True, exist_ok=True)
-        with (site.store / FAILURES_FILE).open("a", encoding="utf-8") as log:
-            log.write(f"{reference} {kind}: {text}\n")
-            log.write("".join(traceback.format_exception(error)))
-    except OSError as trouble:
-        # The disk is full, which is often the very error: the system's words for it are safe.
-        kind = f"{kind}, and its log can't be written: {trouble.strerror}"
-    return Failure(site=site.name, error=kind, reference=reference)
+        delivery = _delivery(record)
+    except OrderRefused as refused:
+        audit.write(site.store, Entry(time=_now(), kind=Kind.UNREADABLE))
+        return _logged(record_failure(site, refused), None, site)
+    order = delivery.order
+    subject = audit.subject_of(order, _plan_name(delivery, site.store))
+    parts, size = audit.parts_of(delivery), wire_bytes(record)
+    came = Entry(time=_now(), kind=Kind.ORDER, subject=subject, parts=parts, size=size)
+    audit.write(site.store, came)
+    try:
+        reply = receive(delivery, site)
+    except Exception as error:  # its text may name a patient's file
+        reply = record_failure(site, error)
+    return _logged(reply, subject, site)
+
+
+def _delivery(record: RecordDict) -> Delivery:
+    """The delivery that the record is, so far right that its order's digests are digests.
+
+    Raises:
+        OrderRefused: it is none.
+    """
+    try:
+        delivery = Delivery.from_record(record)
+    except SiteFailed as error:
+        raise OrderRefused(Reason.FORMAT, str(error)) from None
+    check_form(delivery.order)
+    return delivery
+
+
+def _logged(reply: Reply, subject: Subject | None, site: Site) -> RecordDict:
+    record = reply.to_record()
+    audit.write(site.store, audit.reply_entry(reply, subject, _now(), wire_bytes(record)))
+    return record
+
+
+def _plan_name(delivery: Delivery, store: Path) -> str | None:
+    digest = delivery.order.plan
+    try:
+        return plan_of(delivery.blobs.get(digest) or get(store, digest), digest).name
+    except Refusal:
+        return None
 
 
 def _site(context: Context) -> Site:
-    """The site of this node: its node config names the file, or a simulation its number.
+    """The site of this node: its node config names the file, or a simulation its number."""
+    if "site-file" in context.node_config:
+        return load_site(Path(str(context.node_config["site-file"])))
+    files = sorted(Path(os.environ[SIMULATED_SITES]).glob("*/site.yaml"))
+    return load_site(files[int(context.node_config["partition-id"])])
 
-    Raises:
-        SiteFailed: without the reason, which names this site's files; its log has it.
-    """
-    try:
-        if "site-file" in context.node_config:
-            return load_site(Path(str(context.node_config["site-file"])))
-        files = sorted(Path(os.environ[SIMULATED_SITES]).glob("*/site.yaml"))
-        return load_site(files[int(context.node_config["partition-id"])])
-    except SiteFailed as error:
-        logging.getLogger(__name__).error("%s", error)
-        raise SiteFailed("the site file of this node can't be used; its log says why") from None
+
+def _homeless(error: Exception) -> Failure:
+    """The failure of a site whose file can't be used, and so has no log but this process's."""
+    reference, kind = secrets.token_hex(4), type(error).__name__
+    logging.getLogger(__name__).error("%s %s: %s", reference, kind, error)
+    return Failure(site=UNKNOWN_SITE, error=kind, reference=reference)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

@@ -1,19 +1,21 @@
 """Low-rank training of a LLaVA's decoder: what the methods on that backbone share."""
 # pyright: reportUnknownMemberType=false
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 
-from torch import Tensor
+import numpy as np
+from torch import Tensor, nn
 from torch.nn import functional
 
 from client.answer import answer
-from client.batches import Batches
+from client.batches import Batch, Batches
 from client.data import Example
+from client.descent import Penalty
 from client.lora import Factor, fresh_adapter, orthonormal_adapter
 from client.methods.interface import Assignment
 from client.model import BaseModel, load_base
-from client.train import LossOf, Penalty, Report, Trained, train
+from client.train import LossOf, Report, Trained, train
 from common.adapter import Adapter
 from common.identity import seed_for
 from common.plan import Hold, Rule
@@ -67,12 +69,16 @@ def train_worn(
 ) -> tuple[Adapter, Trained]:
     """What `wear` put on top, after one round; the model is bare on top again."""
     training = assignment.plan.training
-    loss_of = token_loss(model, Batches(model, examples), training.micro_batch)
-    course = assignment.course(len(examples))
+    factors = [factor for pair in model.adapted.pairs().values() for factor in pair]
     try:
+        descent = assignment.descend(Decoder(model), factors, training)
+        batches = Batches(model, examples)
+        loss_of = token_loss(descent.network, batches, training.micro_batch, descent.share)
+        course = assignment.course(len(examples))
         with model.checkpointed() if training.gradient_checkpointing else nullcontext():
-            trained = train(course, model.adapted.parameters(), loss_of, penalty, report)
-        return model.adapted.current(), trained
+            trained = train(course, descent, loss_of, penalty, report)
+        with descent.whole():
+            return model.adapted.current(), trained
     finally:
         model.adapted.silence()
 
@@ -86,25 +92,58 @@ def answer_worn(assignment: Assignment, hold: Hold, questions: Sequence[Example]
     return answer(model, questions, tokens, together)
 
 
-def token_loss(model: BaseModel, batches: Batches, micro_batch: int | None) -> LossOf:
-    """Mean cross-entropy over the labelled tokens of a whole batch, gone backward.
+class Decoder(nn.Module):
+    """The part of a model that low-rank training runs through, with its loss.
 
-    The mean is the same for every size of micro-batch, also where answers differ in
-    length: each part adds its sum over the tokens of all.
+    The tower stays out: a picture's features are kept, so processes that train together
+    don't look at one at the same moments.
     """
 
-    def loss_of(chosen: Sequence[int]) -> Tensor:
+    def __init__(self, model: BaseModel) -> None:
+        super().__init__()
+        self.language_model = model.network.model.language_model
+        self.head = model.network.lm_head
+        self._of = model
+
+    def forward(self, batch: Batch) -> Tensor:
+        """The sum of the cross-entropy over the batch's labels; shape ()."""
+        hidden = self._of.hidden(self._of.embed(batch.ids, batch.features))
+        # The vocabulary is large and labels are few: logits only where there is one.
+        logits = self._of.logits(hidden.flatten(0, 1).index_select(0, batch.places))
+        return functional.cross_entropy(logits.float(), batch.labels, reduction="sum")
+
+
+def token_loss(
+    network: Callable[[Batch], Tensor],
+    batches: Batches,
+    micro_batch: int | None,
+    share: tuple[int, int],
+) -> LossOf:
+    """Mean cross-entropy over the labelled tokens of a whole batch, in parts.
+
+    The mean is the same for every size of micro-batch and every count of processes, also
+    where answers differ in length: each part is its sum over the tokens of all.
+    """
+
+    def loss_of(chosen: Sequence[int]) -> Iterator[Tensor]:
         tokens = batches.labelled(chosen)
-        size = micro_batch or len(chosen)
-        parts: list[Tensor] = []
-        for start in range(0, len(chosen), size):
-            batch = batches.take(chosen[start : start + size])
-            hidden = model.hidden(model.embed(batch.ids, batch.features))
-            # The vocabulary is large and labels are few: logits only where there is one.
-            logits = model.logits(hidden.flatten(0, 1).index_select(0, batch.places))
-            loss = functional.cross_entropy(logits.float(), batch.labels, reduction="sum") / tokens
-            loss.backward()
-            parts.append(loss.detach())
-        return sum(parts[1:], parts[0])
+        for part in parts_of(chosen, micro_batch, share):
+            # A process without an example runs one for nothing: the others wait for it.
+            loss = network(batches.take(part or chosen[:1])) / tokens
+            yield loss if part else loss * 0.0
 
     return loss_of
+
+
+def parts_of(
+    chosen: Sequence[int], micro_batch: int | None, share: tuple[int, int]
+) -> list[Sequence[int]]:
+    """This process's share of a batch in micro-batches: in every process equally many.
+
+    The shares are contiguous, and their sizes differ by one at most.
+    """
+    place, count = share
+    shares = np.array_split(np.asarray(chosen), count)
+    size = micro_batch or len(shares[0])
+    starts = range(0, len(shares[0]), size)
+    return [shares[place][start : start + size].tolist() for start in starts]

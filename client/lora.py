@@ -43,7 +43,8 @@ class Factor(StrEnum):
 class AdaptedLinear(nn.Module):
     """A frozen linear layer under a sum of frozen pairs and one pair that trains.
 
-    `base` is the layer as it was found; nothing here ever writes to its weight.
+    `base` is the layer as it was found; nothing here ever writes to its weight, and only
+    `fold_for_good` puts another in its place.
     """
 
     def __init__(self, base: nn.Linear) -> None:
@@ -100,6 +101,12 @@ class AdaptedLinear(nn.Module):
         self.a = nn.Parameter(self._tensor(pair.a, self.trained_dtype), train is not Factor.B)
         self.b = nn.Parameter(self._tensor(pair.b, self.trained_dtype), train is not Factor.A)
         self.scale = scale
+
+    def fold_for_good(self) -> None:
+        """The folded weight is the base weight from now on; the one it was is let go."""
+        if self.folded is not None:
+            self.base.weight = nn.Parameter(self.folded, requires_grad=False)
+            self.folded = None
 
     def silence(self) -> None:
         """No pair is on top any more."""
@@ -211,6 +218,16 @@ def adapt(model: nn.Module, targets: str = TARGETS) -> Adapted:
         layers[name] = AdaptedLinear(module)
         setattr(model.get_submodule(parent), last, layers[name])
     return Adapted(layers)
+
+
+def fold_for_good(model: nn.Module) -> None:
+    """Every folded weight of `model` is the base weight from now on, so that there is one copy.
+
+    For a process that does one job: the base model can't be had back without loading it.
+    """
+    for module in model.modules():
+        if isinstance(module, AdaptedLinear):
+            module.fold_for_good()
 
 
 def fresh_adapter(

@@ -1,14 +1,16 @@
-"""A site's own file: where its data, base model and store are. It never travels."""
+"""A site's own file: where its data, base model and store are, and its policy. It never travels."""
 
+import json
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Literal, TypeAlias, cast
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from common.errors import SiteFailed
+from common.plan import Count, Modality, Positive, Slug, Strict
 
 
 class Device(StrEnum):
@@ -19,25 +21,93 @@ class Device(StrEnum):
     AUTO = "auto"
 
 
-class Site(BaseModel):
+class Plans(StrEnum):
+    """Which plans a site works for: those that its admin has approved, or any."""
+
+    APPROVED = "approved"
+    ANY = "any"
+
+
+class Policy(Strict):
+    """What the site does for a coordinator; an order beyond it is refused, whoever sends it.
+
+    Attributes:
+        modalities: the stages it takes part in.
+        plans: whether a plan must have been approved here.
+        rounds: most rounds of a stage; null sets no limit.
+        examples: fewest training examples of a task that it trains on.
+    """
+
+    modalities: Annotated[tuple[Modality, ...], Field(min_length=1)]
+    plans: Plans
+    rounds: Count | None
+    examples: Count
+
+
+#: A host name or address (IPv6 in brackets) and a port.
+Address: TypeAlias = Annotated[
+    str, Field(pattern=r"^([A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\]):[0-9]{1,5}$")
+]
+
+
+class Federation(Strict):
+    """How the site reaches its coordinator, and what it has agreed to.
+
+    Attributes:
+        address: the coordinator's, as `host:port`.
+        ca: certificate of the authority that has signed the coordinator's.
+        key: the site's private node key (OpenSSH, EC P-384); it never leaves.
+        approved: folder with `<plan digest>.json` for each plan that the site has approved.
+    """
+
+    address: Address
+    ca: Path
+    key: Path
+    approved: Path
+
+
+class Site(Strict):
     """One site. Paths in a site file are relative to the file.
 
     Attributes:
         name: its pseudonym, the one thing here that others learn.
         data: folder that holds one folder for each task.
         base_model: folder of the frozen model.
-        store: folder for releases and answers; made where it is missing.
+        store: folder for releases, jobs, answers and logs; made where it is missing.
         threads: CPU threads of the training; the results' last bits depend on it.
+        workers: processes that train together, one a GPU; more than one use DeepSpeed.
+        zero: how far DeepSpeed's workers share out the training's state.
+        checkpoint_seconds: a training that is cut off loses at most about so much.
+        policy: what it does for a coordinator.
+        federation: how it reaches one; None in a simulation, where each order is worked off
+            in the process that receives it.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")]
+    name: Slug
     data: Path
     base_model: Path
     store: Path
     device: Device
-    threads: Annotated[int, Field(ge=1)]
+    threads: Count
+    workers: Count = 1
+    zero: Literal[1, 2, 3] = 2
+    checkpoint_seconds: Positive = 300.0
+    policy: Policy
+    federation: Federation | None = None
+
+    @model_validator(mode="after")
+    def _approval_has_a_folder(self) -> "Site":
+        if self.policy.plans is Plans.APPROVED and self.federation is None:
+            raise ValueError(
+                "policy.plans: found 'approved', expected a federation with a folder "
+                "`approved` for them"
+            )
+        return self
+
+
+_SITE_PATHS, _FEDERATION_PATHS = ("data", "base_model", "store"), ("ca", "key", "approved")
+_PATHS = (*_SITE_PATHS, *_FEDERATION_PATHS)
+_PSEUDONYM = "a pseudonym of a-z, 0-9, - and _, at most 40 long"
 
 
 def load_site(file: Path) -> Site:
@@ -59,38 +129,55 @@ def load_site(file: Path) -> Site:
 
 
 def _placed(document: dict[str, Any], beside: Path) -> dict[str, Any]:
-    """Paths and the device as what they mean; whatever has the wrong type is left alone."""
-    read = dict(document)
-    for name in ("data", "base_model", "store"):
-        if isinstance(read.get(name), str):
-            read[name] = beside / Path(read[name]).expanduser()
-    if read.get("device") in list(Device):
-        read["device"] = Device(read["device"])
+    """Every path relative to the folder `beside`; whatever has the wrong type is left alone."""
+    read = _at(document, _SITE_PATHS, beside)
+    if isinstance(federation := read.get("federation"), dict):
+        own = cast(dict[str, Any], federation)
+        read["federation"] = _at(own, _FEDERATION_PATHS, beside)
     return read
+
+
+def _at(fields: dict[str, Any], names: tuple[str, ...], beside: Path) -> dict[str, Any]:
+    paths = {name: fields[name] for name in names if isinstance(fields.get(name), str)}
+    return fields | {name: str(beside / Path(path).expanduser()) for name, path in paths.items()}
 
 
 def _checked(document: dict[str, Any], file: Path) -> Site:
     try:
-        return Site.model_validate(document)
+        # JSON mode: enums, tuples and paths come from text and lists, nothing else is converted.
+        return Site.model_validate_json(json.dumps(document, default=str), strict=True)
     except ValidationError as error:
-        lines = [
-            f"{file}, {'.'.join(map(str, detail['loc']))}: {_mistake(detail)}"
-            for detail in error.errors()
-        ]
+        lines = [_line(detail, file) for detail in error.errors()]
     raise SiteFailed("\n".join(lines))
 
 
+def _line(detail: ErrorDetails, file: Path) -> str:
+    if not detail["loc"]:
+        return f"{file}: {detail['ctx']['error'] if 'ctx' in detail else detail['msg']}"
+    return f"{file}, {'.'.join(map(str, detail['loc']))}: {_mistake(detail)}"
+
+
 def _mistake(detail: ErrorDetails) -> str:
-    kind, kinds = detail["type"], ", ".join(repr(str(device)) for device in Device)
+    kind, place, limits = detail["type"], detail["loc"], detail.get("ctx", {})
     if kind == "extra_forbidden":
-        known = ", ".join(Site.model_fields)
-        return f"found an unknown field, expected only {known}"
+        return f"found an unknown field, expected only {', '.join(_fields_at(place))}"
     if kind == "missing":
         return "found nothing, expected a value (it has no default)"
     expected = {
-        "is_instance_of": f"one of {kinds}" if detail["loc"] == ("device",) else "a path",
-        "string_pattern_mismatch": "a pseudonym of a-z, 0-9, - and _, at most 40 long",
-        "greater_than_equal": "at least 1",
+        "enum": f"one of {limits.get('expected')}",
+        "literal_error": f"one of {limits.get('expected')}",
+        "string_type": "a path" if place[-1] in _PATHS else "text",
+        "string_pattern_mismatch": "host:port" if place[-1] == "address" else _PSEUDONYM,
+        "greater_than_equal": f"at least {limits.get('ge')}",
+        "greater_than": f"more than {limits.get('gt')}",
+        "too_short": "at least one",
         "int_type": "a whole number",
+        "tuple_type": "a list",
+        "model_type": "fields of its own",
     }.get(kind, detail["msg"])
     return f"found {detail['input']!r}, expected {expected}"
+
+
+def _fields_at(place: tuple[int | str, ...]) -> list[str]:
+    part = {"policy": Policy, "federation": Federation}.get(str(place[0]), Site)
+    return list((part if len(place) > 1 else Site).model_fields)

@@ -1,26 +1,42 @@
-"""The releases that a site holds: files on its own disk, named by their digest."""
+"""The blobs that a site holds, each a file named by its digest: plans, releases, adapters.
+
+Several processes write here at once, and any of them may be killed or stopped at any
+moment: nothing is locked, every file appears whole by a rename.
+"""
 
 import re
-from contextlib import suppress
+import secrets
+import time
+from collections.abc import Collection, Generator, Iterable
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from common.durable import DISK, remove_if_there, write_file, writing
+from common.durable import DISK, WRITING, Files, remove_if_there
 from common.errors import SiteFailed
 from common.identity import sha256
 
-_RELEASES = "releases"
-_SUFFIX = ".safetensors"
+_BLOBS = "blobs"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+
+#: A blob or a half-written file that nobody names is left alone for so long: a process that
+#: has just received it, or was stopped in the middle of it, may still need it.
+GRACE_S = 3600.0
 
 
 def held(store: Path) -> tuple[str, ...]:
-    """The digests of every release in the store, sorted."""
-    names = (file.name.removesuffix(_SUFFIX) for file in (store / _RELEASES).glob(f"*{_SUFFIX}"))
+    """The digests of every blob in the store, sorted."""
+    names = (file.name for file in (store / _BLOBS).glob("*"))
     return tuple(sorted(name for name in names if _DIGEST.fullmatch(name)))
 
 
-def put(store: Path, blob: bytes) -> str:
-    """The release is stored, whole and on the disk; its digest.
+def lacking(store: Path, digests: Iterable[str]) -> tuple[str, ...]:
+    """Those of `digests` that are not in the store, each once, in their order."""
+    asked = dict.fromkeys(digests)
+    return tuple(d for d in asked if not (_DIGEST.fullmatch(d) and _file(store, d).exists()))
+
+
+def put(store: Path, blob: bytes, files: Files = DISK) -> str:
+    """The blob is stored, whole and on the disk; its digest.
 
     Raises:
         SiteFailed: the disk is full or can't be written.
@@ -28,46 +44,105 @@ def put(store: Path, blob: bytes) -> str:
     digest = sha256(blob)
     file = _file(store, digest)
     if not file.exists():
-        write_whole(file, blob)
+        write_whole(file, blob, files)
     return digest
 
 
 def get(store: Path, digest: str) -> bytes:
-    """The release with this digest.
+    """The blob with this digest.
 
     Raises:
         SiteFailed: it is not there, or has changed since it was stored; then it is removed,
             so that the site says it lacks it and gets it again.
     """
+    if not _DIGEST.fullmatch(digest):
+        raise SiteFailed("an order names a blob by something that is not a SHA-256 digest")
     file = _file(store, digest)
     try:
         blob = file.read_bytes()
     except OSError:
-        raise SiteFailed(f"found no release {digest[:12]} in the site's store") from None
+        raise SiteFailed(f"found no blob {digest[:12]} in the site's store") from None
     if sha256(blob) != digest:
         file.unlink(missing_ok=True)
         raise SiteFailed(
             f"found the digest {sha256(blob)[:12]} in the site's store, expected {digest[:12]}; "
-            "the damaged release is removed, so that it will be sent again"
+            "the damaged blob is removed, so that it will be sent again"
         )
     return blob
 
 
-def write_whole(file: Path, blob: bytes) -> None:
-    """`file` holds `blob`, on the disk; where that fails, it is as it was before.
+def keep_only(store: Path, digests: Collection[str], grace_s: float = GRACE_S) -> None:
+    """Every blob that is older than `grace_s` and not among `digests` is removed."""
+    for digest in held(store):
+        if digest not in digests and _age_s(_file(store, digest)) > grace_s:
+            _file(store, digest).unlink(missing_ok=True)
+    remove_leftovers(store / _BLOBS, grace_s)
+
+
+def write_whole(file: Path, blob: bytes, files: Files = DISK) -> None:
+    """`file` holds `blob`, on the disk; before, and where that fails, all of the old or the new.
+
+    The temporary name is this call's own: two processes may write the same file.
 
     Raises:
         SiteFailed: the disk is full or can't be written.
     """
+    temporary = file.with_name(f"{WRITING}{file.name}.{secrets.token_hex(4)}")
+    with disk_trouble_said():
+        try:
+            make_folders(file.parent, files)
+            files.write(temporary, blob)
+            files.sync(temporary)
+            files.rename(temporary, file)
+            files.sync(file.parent)
+        except OSError:
+            with suppress(OSError):
+                remove_if_there(temporary, files)
+            raise
+
+
+@contextmanager
+def disk_trouble_said() -> Generator[None]:
+    """What the system says of a disk that can't be written becomes our sentence, without a path.
+
+    Raises:
+        SiteFailed: in place of an OSError.
+    """
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_file(file, blob, DISK)
+        yield
     except OSError as error:
-        with suppress(OSError):
-            remove_if_there(writing(file), DISK)
         raise SiteFailed(f"could not write to the site's store ({error.strerror})") from None
 
 
+def make_folders(folder: Path, files: Files = DISK) -> None:
+    """`folder` is there, and so are those around it, on the disk.
+
+    Raises:
+        OSError: the disk is full or can't be written.
+    """
+    if folder.is_dir():
+        return
+    make_folders(folder.parent, files)
+    with suppress(FileExistsError):  # another process was first
+        files.make_folder(folder)
+    files.sync(folder.parent)
+
+
+def remove_leftovers(folder: Path, grace_s: float = GRACE_S) -> None:
+    """No half-written file that is older than `grace_s` is in `folder`."""
+    for path in folder.glob(f"{WRITING}*"):
+        if _age_s(path) > grace_s:
+            with suppress(FileNotFoundError):  # its writer was quicker
+                DISK.remove(path)
+
+
+def _age_s(path: Path) -> float:
+    """Seconds since it was written; 0 where it is gone by now."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
 def _file(store: Path, digest: str) -> Path:
-    assert _DIGEST.fullmatch(digest), digest
-    return store / _RELEASES / f"{digest}{_SUFFIX}"
+    return store / _BLOBS / digest

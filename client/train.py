@@ -1,28 +1,30 @@
 """The training loop: one round of one stage at one site. It knows no model and no method.
 
-What is trained comes in as parameters, a loss that has already gone backward, and perhaps
-a regularizer that adds its own gradient.
+What is trained comes in as a descent (client/descent.py), a loss of chosen examples, and
+perhaps a regularizer that adds its own gradient.
 """
 # pyright: reportUnknownMemberType=false
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from client.checkpoint import Checkpoint, Key
+from client.descent import Descent, Penalty
 from common.errors import SiteFailed
-from common.identity import seed_for
+from common.identity import code_digest, seed_for
 from common.plan import Plan
 
-#: Mean loss of the chosen examples (shape ()), its gradient already added to the parameters.
-LossOf: TypeAlias = Callable[[Sequence[int]], Tensor]
-#: Adds the regularizer's gradient to the parameters and returns its value (shape ()).
-Penalty: TypeAlias = Callable[[], Tensor]
+#: The parts whose sum is the mean loss of the chosen examples (each of shape (), with its graph).
+LossOf: TypeAlias = Callable[[Sequence[int]], Iterable[Tensor]]
 
+#: The names, beside the descent's own, under which a checkpoint keeps what is past.
+_LOSSES, _VALUES = "losses", "regularizer"
 #: Optimizer steps between two progress reports: each waits for the device once.
 REPORT_EVERY = 10
 
@@ -44,13 +46,18 @@ Report: TypeAlias = Callable[[Progress], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Course:
-    """One round of a stage at a site: which part of the plan's training it is."""
+    """One round of a stage at a site: which part of the plan's training it is.
+
+    Attributes:
+        checkpoint: where the round is kept while it lasts; None keeps nothing.
+    """
 
     plan: Plan
     stage: int
     round: int
     site: str
     examples: int
+    checkpoint: Checkpoint | None = None
 
     def batches(self) -> list[list[int]]:
         """The examples of every optimizer step, drawn without repeating within an epoch.
@@ -90,42 +97,78 @@ class Trained:
     regularizer: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Past:
+    """The losses and the regularizer's values of the steps made so far, each of shape ()."""
+
+    losses: list[Tensor] = field(default_factory=list[Tensor])
+    values: list[Tensor] = field(default_factory=list[Tensor])
+
+    def add(self, loss: Tensor, value: Tensor | None) -> None:
+        self.losses.append(loss)
+        if value is not None:
+            self.values.append(value)
+
+
 def train(
     course: Course,
-    parameters: Sequence[nn.Parameter],
+    descent: Descent,
     loss_of: LossOf,
     penalty: Penalty | None,
     report: Report,
 ) -> Trained:
-    """The parameters have made the round's steps.
-
-    The optimizer starts afresh, so that a round depends on its order alone.
+    """The parameters have made the round's steps, those of an earlier process among them.
 
     Raises:
-        SiteFailed: the loss is not finite.
+        SiteFailed: the loss is not finite, or the disk is full.
+        NotWanted: the job is no longer wanted, as it turned out at a checkpoint.
     """
-    training = course.plan.training
-    optimizer = torch.optim.AdamW(
-        parameters, lr=0.0, weight_decay=training.weight_decay, fused=True
-    )
     batches = course.batches()
-    losses: list[Tensor] = []
-    values: list[Tensor] = []
-    reported = 0
-    for step, chosen in enumerate(batches):
-        optimizer.param_groups[0]["lr"] = course.rate(step, len(batches))
-        optimizer.zero_grad()
-        losses.append(loss_of(chosen))
-        if penalty is not None:
-            values.append(penalty())
-        nn.utils.clip_grad_norm_(parameters, training.max_grad_norm)
-        optimizer.step()
+    past = _resumed(course, descent)
+    for step in range(len(past.losses), len(batches)):
+        rate = course.rate(step, len(batches))
+        past.add(*descent.step(loss_of(batches[step]), penalty, rate))
         if (step + 1) % REPORT_EVERY == 0 or step + 1 == len(batches):
-            loss = _mean(losses[reported:])
+            loss = _mean(past.losses[step // REPORT_EVERY * REPORT_EVERY :])
             _check_finite(course, step, loss)
             report(_progress(course, step + 1, len(batches), loss))
-            reported = len(losses)
-    return Trained(len(batches), _mean(losses), _mean(values))
+        _keep(course, descent, past)
+    return Trained(len(batches), _mean(past.losses), _mean(past.values))
+
+
+def _key(course: Course, descent: Descent) -> Key:
+    """What a checkpoint of this round belongs to."""
+    return {
+        "plan": course.plan.digest,
+        "stage": course.stage,
+        "round": course.round,
+        "site": course.site,
+        "examples": course.examples,
+        "code": code_digest(),
+        "layout": descent.layout,
+    }
+
+
+def _resumed(course: Course, descent: Descent) -> _Past:
+    """What is past already: nothing, or as much as the round's checkpoint holds."""
+    key = _key(course, descent)
+    state = None if course.checkpoint is None else course.checkpoint.load(key)
+    if state is None:
+        return _Past()
+    past = _Past([*state.pop(_LOSSES)], [*state.pop(_VALUES)])
+    descent.restore(state)
+    return past
+
+
+def _keep(course: Course, descent: Descent, past: _Past) -> None:
+    """Where a checkpoint is due, the leading process writes what all of them stand at."""
+    checkpoint = course.checkpoint
+    if checkpoint is None or not descent.agreed(checkpoint.due()):
+        return
+    state = {**descent.state(), _LOSSES: _stacked(past.losses), _VALUES: _stacked(past.values)}
+    if descent.share[0] == 0:
+        checkpoint.save(_key(course, descent), state)
+    checkpoint.check_wanted()
 
 
 def _progress(course: Course, step: int, steps: int, loss: float) -> Progress:
@@ -133,7 +176,12 @@ def _progress(course: Course, step: int, steps: int, loss: float) -> Progress:
 
 
 def _mean(values: Sequence[Tensor]) -> float:
-    return float(torch.stack(list(values)).double().mean()) if values else 0.0
+    return float(_stacked(values).double().mean()) if values else 0.0
+
+
+def _stacked(values: Sequence[Tensor]) -> Tensor:
+    # Those of an earlier process come from the disk, the others from the device.
+    return torch.stack([value.cpu() for value in values]) if values else torch.empty(0)
 
 
 def _check_finite(course: Course, step: int, loss: float) -> None:

@@ -6,8 +6,10 @@ The errors that come out of here may name the site's files; they are for its own
 
 import json
 import os
+import resource
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -16,15 +18,17 @@ import torch
 
 from client import store
 from client.base_files import base_digest
+from client.checkpoint import Checkpoint
 from client.data import TEST_FILE, TRAIN_FILE, Example, TaskData, read_task
+from client.failures import OrderRefused
 from client.methods import mslora_cr, sequential
 from client.methods.interface import Assignment, Method
+from client.policy import check_examples, check_order
 from client.site import Device, Site
 from client.train import Progress
 from common.adapter import Adapter, from_bytes, to_bytes
-from common.errors import ModelError, SiteFailed
-from common.exchange import Answer, Order, Scores, Update, Work
-from common.identity import code_digest
+from common.errors import SiteFailed
+from common.exchange import Answer, Order, Reason, Scores, Update, Work
 from common.metrics import Answer as Answered
 from common.metrics import majority_answers, task_metrics
 from common.plan import Plan, parse_plan
@@ -37,69 +41,88 @@ Tell: TypeAlias = Callable[[News], None]
 METHODS: Final[dict[str, Method]] = {"mslora_cr": mslora_cr, "sequential": sequential}
 
 
-def do(order: Order, site: Site, tell: Tell) -> Answer:
+def do(order: Order, site: Site, tell: Tell, checkpoint: Checkpoint | None) -> Answer:
     """What the order asks for: an update, or scores. Asked twice, it answers the same.
 
+    What it names must be in the site's store. With a checkpoint a training that was cut
+    off goes on from there, to the same adapter.
+
     Raises:
-        SiteFailed: other code than the order's, a release that is not there, a device that
-            is missing, a full disk, a loss that is not finite.
+        OrderRefused: it is not within the site's policy, or another base model than the plan's.
+        SiteFailed: a blob that is not in the store, a device that is missing, a full disk,
+            a loss that is not finite.
         PlanError, ModelError, BankError, DataError: what the order names, or what the site
             has, can't be used.
+        NotWanted: the order is no longer wanted, as it turned out at a checkpoint.
     """
-    if order.code != code_digest():
-        raise SiteFailed(
-            f"site {site.name} runs code {code_digest()}, the coordinator {order.code}; "
-            "expected the same on both sides"
-        )
-    plan = _plan(order.plan)
+    started = time.monotonic()
+    plan = plan_of(order, site)
+    # Once more: both the code and the policy may have changed since the order came.
+    check_order(order, plan, site)
     _check_base(plan, site)
-    for blob in order.carried.values():
-        store.put(site.store, blob)
-    _settle(site)
-    data = _data(site, plan.stages[order.stage].task)
+    settle(site)
     try:
-        if order.work is Work.TRAIN:
-            return _train(order, _assignment(order, plan, site), data, tell)
-        return _evaluate(order, _assignment(order, plan, site), data, site)
+        if order.work is Work.EVALUATE:
+            return _evaluate(order, site)
+        update = _train(order, site, tell, checkpoint)
     except torch.OutOfMemoryError:
         raise SiteFailed(
             f"site {site.name}: stage {plan.stages[order.stage].name!r} needs more GPU memory "
             "than there is; a smaller training.micro_batch or evaluation.batch_size, or "
             "training.gradient_checkpointing, may help"
         ) from None
+    return replace(update, seconds=time.monotonic() - started, peak_memory=_peak_memory())
 
 
-def _train(order: Order, assignment: Assignment, data: TaskData, tell: Tell) -> Update:
-    method = METHODS[assignment.plan.method.name]
-    adapter = _adapter_of(order) or method.start(assignment)
+def _train(order: Order, site: Site, tell: Tell, checkpoint: Checkpoint | None) -> Update:
+    check_examples(site, len(data_of(order, site).train))
+    if site.workers > 1:
+        from client.workers import train_with_workers  # DeepSpeed, which few sites have
+
+        return train_with_workers(order, site, tell, checkpoint)
+    return train_here(order, assignment_of(order, site, checkpoint), site, tell)
+
+
+def train_here(order: Order, assignment: Assignment, site: Site, tell: Tell) -> Update:
+    """What the order's training in this process comes to."""
+    plan, examples = assignment.plan, data_of(order, site).train
+    method = METHODS[plan.method.name]
+    adapter = _adapter_of(order, site) or method.start(assignment)
 
     def report(progress: Progress) -> None:
         tell(asdict(progress))
 
-    improved, trained = method.train(assignment, adapter, data.train, report)
+    improved, trained = method.train(assignment, adapter, examples, report)
     return Update(
         order=order.digest,
-        site=assignment.site,
-        examples=len(data.train),
+        site=site.name,
+        examples=len(examples),
         steps=trained.steps,
         loss=trained.loss,
         regularizer=trained.regularizer,
-        adapter=to_bytes(improved),
+        adapter=to_bytes(improved, plan.wire),
     )
 
 
-def _evaluate(order: Order, assignment: Assignment, data: TaskData, site: Site) -> Scores:
+def _evaluate(order: Order, site: Site) -> Scores:
+    assignment, data = assignment_of(order, site, None), data_of(order, site)
     texts = METHODS[assignment.plan.method.name].answer(assignment, data.test)
     name = f"{assignment.task.name}-{order.digest[:12]}.jsonl"
     store.write_whole(site.store / "answers" / name, _answer_file(data.test, texts))
     usual = majority_answers([(example.question, example.answer) for example in data.train])
     return Scores(
         order=order.digest,
-        site=assignment.site,
+        site=site.name,
         questions=len(data.test),
         metrics=task_metrics(_answered(data.test, texts)),
         majority=task_metrics(_answered(data.test, [usual(q.question) for q in data.test])),
     )
+
+
+def _peak_memory() -> int:
+    """The largest resident memory so far of this process, or of one it has started, in bytes."""
+    who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return max(resource.getrusage(process).ru_maxrss for process in who) * 1024
 
 
 def _answered(questions: Sequence[Example], texts: Sequence[str]) -> list[Answered]:
@@ -127,8 +150,18 @@ def _answer_file(questions: Sequence[Example], texts: Sequence[str]) -> bytes:
     return "".join(f"{line}\n" for line in lines).encode()
 
 
+def plan_of(order: Order, site: Site) -> Plan:
+    """The order's plan, from the site's store.
+
+    Raises:
+        SiteFailed: it is not there.
+        PlanError: it is no plan.
+    """
+    return _parsed(store.get(site.store, order.plan))
+
+
 @lru_cache(maxsize=4)
-def _plan(document: str) -> Plan:
+def _parsed(document: bytes) -> Plan:
     return parse_plan(json.loads(document), "the order's plan")
 
 
@@ -136,37 +169,48 @@ def _check_base(plan: Plan, site: Site) -> None:
     """Nothing is added to another model than the plan's."""
     found, pin = base_digest(site.base_model), plan.base_model
     if found != pin.sha256:
-        raise ModelError(
+        raise OrderRefused(
+            Reason.BASE_MODEL,
             f"base model {pin.name!r} at site {site.name}: found the digest {found}, "
-            f"the plan pins {pin.sha256}"
+            f"the plan pins {pin.sha256}",
         )
 
 
-def _assignment(order: Order, plan: Plan, site: Site) -> Assignment:
+def assignment_of(order: Order, site: Site, checkpoint: Checkpoint | None) -> Assignment:
+    """The order with everything it names, from the site's store.
+
+    Raises:
+        SiteFailed, PlanError, BankError: something is not there or can't be used.
+    """
     return Assignment(
-        plan=plan,
+        plan=plan_of(order, site),
         stage=order.stage,
         round=order.round,
         site=site.name,
-        bank={ref.stage: _release(site.store, ref.sha256) for ref in order.releases},
+        bank={ref.stage: _stored(site, ref.sha256, "release") for ref in order.releases},
         active=order.active,
-        candidate=_adapter_of(order) if order.work is Work.EVALUATE else None,
+        candidate=_adapter_of(order, site) if order.work is Work.EVALUATE else None,
         base_model=site.base_model,
-        device=_device(site),
+        device=device_of(site),
+        checkpoint=checkpoint,
     )
 
 
-def _adapter_of(order: Order) -> Adapter | None:
-    return None if order.adapter is None else from_bytes(order.adapter, "the order's adapter")
+def _adapter_of(order: Order, site: Site) -> Adapter | None:
+    return None if order.adapter is None else _stored(site, order.adapter, "the order's adapter")
 
 
-def _release(folder: Path, digest: str) -> Adapter:
-    return from_bytes(store.get(folder, digest), f"release {digest[:12]}")
+def _stored(site: Site, digest: str, what: str) -> Adapter:
+    return from_bytes(store.get(site.store, digest), f"{what} {digest[:12]}")
 
 
-def _data(site: Site, task: str) -> TaskData:
-    """The site's questions of a task, read again only where a file has changed."""
-    folder = site.data / task
+def data_of(order: Order, site: Site) -> TaskData:
+    """The site's questions of the order's task, read again only where a file has changed.
+
+    Raises:
+        DataError: the site has no such task, or it can't be used.
+    """
+    folder = site.data / plan_of(order, site).stages[order.stage].task
     files = [folder / TRAIN_FILE, folder / TEST_FILE]
     stamps = tuple(file.stat().st_mtime_ns if file.exists() else 0 for file in files)
     return _read(folder, stamps)
@@ -177,17 +221,22 @@ def _read(folder: Path, stamps: tuple[int, ...]) -> TaskData:
     return read_task(folder)
 
 
-def _device(site: Site) -> torch.device:
+def device_of(site: Site) -> torch.device:
+    """Where the site computes.
+
+    Raises:
+        SiteFailed: its file asks for a GPU, and there is none.
+    """
     there = torch.cuda.is_available()
     if site.device is Device.CUDA and not there:
         raise SiteFailed(f"site {site.name}, device: found no GPU, expected one ('cuda')")
     return torch.device("cpu" if site.device is Device.CPU or not there else "cuda")
 
 
-def _settle(site: Site) -> None:
+def settle(site: Site) -> None:
     """Equal orders have equal answers: what decides the last bits is set, no seed among it."""
     torch.set_num_threads(site.threads)
-    if _device(site).type == "cuda":
+    if device_of(site).type == "cuda":
         # Without it cuBLAS may choose another way of summing from run to run.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)

@@ -1,20 +1,24 @@
-"""An adapter: named low-rank factors and their scale, stored in PEFT's layout."""
+"""An adapter: named low-rank factors and their scale, stored in PEFT's layout.
+
+`Adapter` has its numbers in memory; `StoredAdapter` leaves them in a file or a blob and
+reads a layer when asked. What works on one layer after another takes either of them.
+"""
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
 
 from common.errors import BankError
 from common.identity import canonical_json
-
-Array: TypeAlias = npt.NDArray[np.floating[Any]]
+from common.plan import Precision
+from common.tensors import Array as Array
+from common.tensors import Header, Read, Writer, read_array, read_header
 
 #: How PEFT names the factors of the linear layer `module` (peft 0.21).
 PEFT_PREFIX = "base_model.model."
@@ -36,6 +40,42 @@ class Pair:
     b: Array
 
 
+class AdapterSource(Protocol):
+    """An adapter whose layers can be had one by one, in memory or not."""
+
+    @property
+    def scale(self) -> float:
+        """The factor before every b @ a."""
+        ...
+
+    @property
+    def rank(self) -> int:
+        """The rank that all pairs share; 0 where there is no pair."""
+        ...
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The layers that have a pair, in the order of a blob's names."""
+        ...
+
+    @property
+    def extra_names(self) -> tuple[str, ...]:
+        """The names of the arrays beside the pairs, in name order."""
+        ...
+
+    def layout(self) -> dict[str, tuple[int, ...]]:
+        """Every array's PEFT name and shape: what must agree between the sites of a stage."""
+        ...
+
+    def pair(self, module: str) -> Pair:
+        """The factors of one layer."""
+        ...
+
+    def extra(self, name: str) -> Array:
+        """One of the arrays beside the pairs."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Adapter:
     """What one stage adds to the base model: W + scale * b @ a for every layer in `pairs`.
@@ -54,41 +94,158 @@ class Adapter:
         """The rank that all pairs share; 0 where there is no pair."""
         return next((pair.a.shape[0] for pair in self.pairs.values()), 0)
 
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The layers that have a pair, in the order of a blob's names."""
+        return tuple(sorted(self.pairs, key=name_of_a))
 
-def layout(adapter: Adapter) -> dict[str, tuple[int, ...]]:
+    @property
+    def extra_names(self) -> tuple[str, ...]:
+        """The names of the arrays beside the pairs, in name order."""
+        return tuple(sorted(self.extras))
+
+    def layout(self) -> dict[str, tuple[int, ...]]:
+        """Every array's PEFT name and shape."""
+        return {name: value.shape for name, value in arrays(self).items()}
+
+    def pair(self, module: str) -> Pair:
+        """The factors of one layer."""
+        return self.pairs[module]
+
+    def extra(self, name: str) -> Array:
+        """One of the arrays beside the pairs."""
+        return self.extras[name]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAdapter:
+    """An adapter of which only the header is in memory; every array is read when asked for.
+
+    Reading, not mapping: mapped pages would count as this process's memory.
+    """
+
+    scale: float
+    rank: int
+    modules: tuple[str, ...]
+    extra_names: tuple[str, ...]
+    source: str
+    _header: Header
+    _read: Read
+
+    @classmethod
+    def in_file(cls, file: Path, source: str) -> "StoredAdapter":
+        """The adapter in a safetensors file; `source` names it in an error.
+
+        Raises:
+            BankError: all that `from_bytes` finds wrong, or the file can't be read. So do
+                `pair` and `extra`, should the file be cut off later.
+        """
+        read = _file_reader(file, source)
+        try:
+            size = file.stat().st_size
+        except OSError as error:
+            raise BankError(f"{source}: can't be read ({error.strerror})") from None
+        return _stored(read, size, source)
+
+    @classmethod
+    def in_bytes(cls, blob: bytes, source: str) -> "StoredAdapter":
+        """The adapter in a blob, which is kept as it is; errors as in `from_bytes`."""
+        return _stored(lambda offset, count: blob[offset : offset + count], len(blob), source)
+
+    def layout(self) -> dict[str, tuple[int, ...]]:
+        """Every array's PEFT name and shape."""
+        return {name: tensor.shape for name, tensor in self._header.tensors.items()}
+
+    def pair(self, module: str) -> Pair:
+        """The factors of one layer, read now."""
+        return Pair(self._array(name_of_a(module)), self._array(name_of_b(module)))
+
+    def extra(self, name: str) -> Array:
+        """One of the arrays beside the pairs, read now."""
+        return self._array(f"{EXTRA_PREFIX}{name}")
+
+    def loaded(self) -> Adapter:
+        """The whole adapter, in memory."""
+        return Adapter(
+            {module: self.pair(module) for module in self.modules},
+            self.scale,
+            {name: self.extra(name) for name in self.extra_names},
+        )
+
+    def _array(self, name: str) -> Array:
+        return read_array(self._read, self._header.tensors[name], self.source)
+
+
+def name_of_a(module: str) -> str:
+    """How PEFT names a layer's factor A."""
+    return f"{PEFT_PREFIX}{module}{PEFT_A}"
+
+
+def name_of_b(module: str) -> str:
+    """How PEFT names a layer's factor B."""
+    return f"{PEFT_PREFIX}{module}{PEFT_B}"
+
+
+def layout(adapter: AdapterSource) -> dict[str, tuple[int, ...]]:
     """Every array's PEFT name and shape: what must agree between the sites of a stage."""
-    return {name: value.shape for name, value in arrays(adapter).items()}
+    return adapter.layout()
 
 
 def arrays(adapter: Adapter) -> dict[str, Array]:
     """The adapter's arrays under the names that PEFT reads."""
-    named: dict[str, Array] = {}
-    for module, pair in adapter.pairs.items():
-        named[f"{PEFT_PREFIX}{module}{PEFT_A}"] = pair.a
-        named[f"{PEFT_PREFIX}{module}{PEFT_B}"] = pair.b
-    named.update({f"{EXTRA_PREFIX}{name}": value for name, value in adapter.extras.items()})
-    return named
+    return dict(each_array(adapter))
 
 
-def to_bytes(adapter: Adapter) -> bytes:
-    """One safetensors blob; equal adapters give equal bytes."""
-    named = {name: np.ascontiguousarray(value) for name, value in arrays(adapter).items()}
-    # One metadata entry only: safetensors does not keep the order of several.
-    return save(named, metadata={_METADATA: canonical_json({"scale": adapter.scale})})
+def each_array(adapter: AdapterSource) -> Iterator[tuple[str, Array]]:
+    """The adapter's arrays under the names that PEFT reads, one layer after another."""
+    for module in adapter.modules:
+        pair = adapter.pair(module)
+        yield name_of_a(module), pair.a
+        yield name_of_b(module), pair.b
+    for name in adapter.extra_names:
+        yield f"{EXTRA_PREFIX}{name}", adapter.extra(name)
+
+
+def finite_fault(adapter: AdapterSource) -> str | None:
+    """What in the adapter is nan or infinite, as the end of a sentence; None where nothing is.
+
+    Names the first such array. Holds one layer.
+    """
+    if not math.isfinite(adapter.scale):
+        return f"its scale is {adapter.scale}, expected a finite number"
+    faults = (not_finite(name, value) for name, value in each_array(adapter))
+    return next(filter(None, faults), None)
+
+
+def not_finite(name: str, value: Array) -> str | None:
+    """That this array holds nan or infinity, as the end of a sentence; None where it does not."""
+    return None if np.isfinite(value).all() else f"{name} has a value that is not finite"
+
+
+def writer(shapes: Mapping[str, tuple[int, ...]], scale: float, wire: Precision) -> Writer:
+    """An adapter's blob, to be filled under the names of its layout."""
+    return Writer(shapes, wire, {_METADATA: canonical_json({"scale": scale})})
+
+
+def to_bytes(adapter: AdapterSource, wire: Precision = Precision.FP32) -> bytes:
+    """One safetensors blob; equal adapters give equal bytes.
+
+    In bf16 every number is rounded to the nearest, and a finite one stays finite; what
+    came from bf16 is not changed by it.
+    """
+    blob = writer(adapter.layout(), adapter.scale, wire)
+    for name, value in each_array(adapter):
+        blob.put(name, value)
+    return blob.blob()
 
 
 def from_bytes(blob: bytes, source: str) -> Adapter:
-    """Read what `to_bytes` wrote; `source` names the blob in an error.
+    """Read what `to_bytes` wrote, in float32; `source` names the blob in an error.
 
     Raises:
-        BankError: not safetensors, no scale, or factors that do not pair up.
+        BankError: not safetensors, cut off, no scale, or factors that do not pair up.
     """
-    try:
-        named: dict[str, Array] = load(blob)
-        scale = float(json.loads(_metadata(blob)[_METADATA])["scale"])
-    except (SafetensorError, KeyError, ValueError, UnicodeDecodeError, TypeError) as error:
-        raise BankError(f"{source}: not an adapter of fedmslora ({type(error).__name__})") from None
-    return from_arrays(named, scale, source)
+    return StoredAdapter.in_bytes(blob, source).loaded()
 
 
 def from_arrays(named: Mapping[str, Array], scale: float, source: str) -> Adapter:
@@ -97,34 +254,69 @@ def from_arrays(named: Mapping[str, Array], scale: float, source: str) -> Adapte
     Raises:
         BankError: a factor has no partner, or ranks differ.
     """
-    pairs: dict[str, Pair] = {}
-    extras: dict[str, Array] = {}
-    for name, value in sorted(named.items()):
+    modules, extras = _parts({name: value.shape for name, value in named.items()}, source)
+    pairs = {module: Pair(named[name_of_a(module)], named[name_of_b(module)]) for module in modules}
+    return Adapter(pairs, scale, {name: named[f"{EXTRA_PREFIX}{name}"] for name in extras})
+
+
+def _stored(read: Read, size: int, source: str) -> StoredAdapter:
+    header = read_header(read, size, source)
+    scale = _scale(header.metadata, source)
+    shapes = {name: tensor.shape for name, tensor in header.tensors.items()}
+    modules, extras = _parts(shapes, source)
+    rank = shapes[name_of_a(modules[0])][0] if modules else 0
+    return StoredAdapter(scale, rank, modules, extras, source, header, read)
+
+
+def _scale(metadata: Mapping[str, str], source: str) -> float:
+    try:
+        scale = float(json.loads(metadata[_METADATA])["scale"])
+    except (KeyError, ValueError, TypeError, OverflowError, RecursionError):
+        raise BankError(f"{source}: not an adapter of fedmslora: its scale is missing") from None
+    if not math.isfinite(scale):
+        raise BankError(f"{source}: found the scale {scale}, expected a finite number")
+    return scale
+
+
+def _parts(
+    shapes: Mapping[str, tuple[int, ...]], source: str
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The modules with a pair of factors that fit, and the extras, in the order of names."""
+    modules: list[str] = []
+    extras: list[str] = []
+    for name in sorted(shapes):
         if name.startswith(EXTRA_PREFIX):
-            extras[name.removeprefix(EXTRA_PREFIX)] = value
+            extras.append(name.removeprefix(EXTRA_PREFIX))
         elif name.startswith(PEFT_PREFIX) and name.endswith(PEFT_A):
             module = name.removeprefix(PEFT_PREFIX).removesuffix(PEFT_A)
-            partner = named.get(f"{PEFT_PREFIX}{module}{PEFT_B}")
-            if partner is None:
+            if name_of_b(module) not in shapes:
                 raise BankError(f"{source}: {module} has a factor A and no factor B")
-            pairs[module] = Pair(value, partner)
-        elif not (name.endswith(PEFT_B) and name.removesuffix(PEFT_B) + PEFT_A in named):
+            modules.append(module)
+        elif not (name.endswith(PEFT_B) and name.removesuffix(PEFT_B) + PEFT_A in shapes):
             raise BankError(f"{source}: found an array {name!r} that belongs to no pair")
-    adapter = Adapter(pairs, scale, extras)
-    _check_ranks(adapter, source)
-    return adapter
+    _check_ranks(shapes, modules, source)
+    return tuple(modules), tuple(extras)
 
 
-def _check_ranks(adapter: Adapter, source: str) -> None:
-    for module, pair in adapter.pairs.items():
-        if pair.a.ndim != 2 or pair.b.ndim != 2 or pair.a.shape[0] != pair.b.shape[1]:
-            raise BankError(f"{source}: {module} has A {pair.a.shape} and B {pair.b.shape}")
-        if pair.a.shape[0] != adapter.rank:
-            raise BankError(
-                f"{source}: {module} has rank {pair.a.shape[0]}, expected {adapter.rank}"
-            )
+def _check_ranks(shapes: Mapping[str, tuple[int, ...]], modules: list[str], source: str) -> None:
+    rank: int | None = None
+    for module in modules:
+        a, b = shapes[name_of_a(module)], shapes[name_of_b(module)]
+        if len(a) != 2 or len(b) != 2 or a[0] != b[1]:
+            raise BankError(f"{source}: {module} has A {a} and B {b}")
+        rank = a[0] if rank is None else rank
+        if a[0] != rank:
+            raise BankError(f"{source}: {module} has rank {a[0]}, expected {rank}")
 
 
-def _metadata(blob: bytes) -> dict[str, str]:
-    size = int.from_bytes(blob[:8], "little")
-    return json.loads(blob[8 : 8 + size])["__metadata__"]
+def _file_reader(file: Path, source: str) -> Read:
+    # Opened anew for each array: nothing has to be closed.
+    def read(offset: int, count: int) -> bytes:
+        try:
+            with file.open("rb") as stream:
+                stream.seek(offset)
+                return stream.read(count)
+        except OSError as error:
+            raise BankError(f"{source}: can't be read ({error.strerror})") from None
+
+    return read

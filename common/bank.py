@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from common.adapter import Adapter, from_bytes
+from common.adapter import Adapter, AdapterSource, StoredAdapter, finite_fault, from_bytes
 from common.bank_check import (
     Chain,
     Expected,
@@ -102,17 +102,22 @@ class Bank:
         """The last release's hash, or the genesis: all that came before follows from it."""
         return self.releases[-1].hash if self.releases else genesis_of(self.base_model)
 
-    def add(self, draft: Draft, adapter: Adapter, key: SigningKey, files: Files = DISK) -> "Bank":
+    def add(self, draft: Draft, blob: bytes, key: SigningKey, files: Files = DISK) -> "Bank":
         """Append a stage's release, durably; a stage is released once and never overwritten.
+
+        `blob` is the adapter as it travelled (`to_bytes`). Its bytes are kept, so the
+        release's digest is the one that sites know it by.
 
         A disk that fails leaves the bank as it was. A run that is cut off leaves it at the
         old head or at the new one, and what it half wrote is passed over.
 
         Raises:
-            BankError: the draft does not continue this bank, or it can't be written.
+            BankError: the draft does not continue this bank, the blob is no adapter or holds
+                a value that is not finite, or it can't be written.
         """
         self._check_continues(draft)
-        blobs = release_blobs(adapter, self.base_model.name)
+        adapter = _sound(blob, f"{self.folder}: the adapter for {draft.name!r}")
+        blobs = release_blobs(blob, adapter, self.base_model.name)
         release = _signed(self._release(draft, adapter, blobs, key), key)
         blobs[RELEASE_FILE] = release.to_bytes()
         # What could not be read again is not written.
@@ -222,7 +227,7 @@ class Bank:
             raise BankError(f"{home}: found, but no release of this bank lists it; move it away")
 
     def _release(
-        self, draft: Draft, adapter: Adapter, blobs: Mapping[str, bytes], key: SigningKey
+        self, draft: Draft, adapter: AdapterSource, blobs: Mapping[str, bytes], key: SigningKey
     ) -> Release:
         return Release(
             stage=draft.stage,
@@ -297,6 +302,14 @@ def export(bank: Bank, upto: int, folder: Path, files: Files = DISK) -> Path:
 def _bank_of(folder: Path, chain: Chain) -> Bank:
     releases = tuple(release for release in chain.releases if release is not None)
     return Bank(folder, chain.index.base_model, releases)
+
+
+def _sound(blob: bytes, source: str) -> AdapterSource:
+    # What is released once is never mended, so it is looked at before.
+    adapter = StoredAdapter.in_bytes(blob, source)
+    if (fault := finite_fault(adapter)) is not None:
+        raise BankError(f"{source}: {fault}")
+    return adapter
 
 
 def _signed(release: Release, key: SigningKey) -> Release:

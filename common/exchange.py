@@ -1,12 +1,14 @@
 """Order, Update and Scores, and their wire form: nothing else travels.
 
-A message is one JSON header (Flower's ConfigRecord) and named blobs of bytes
-(an ArrayRecord). No text that a site wrote is among them but numbers, its pseudonym
-and digests: no patient data, no file name, no image path.
+A message is one JSON header (Flower's ConfigRecord) and named blobs of bytes (an
+ArrayRecord). An order names every blob it needs by its digest; a blob travels only to a
+site that lacks it, so a plan and a release go to each site once. No text that a site wrote
+is among them but numbers, its pseudonym and digests: no patient data, no file name, no
+image path.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
@@ -25,6 +27,20 @@ class Work(StrEnum):
     EVALUATE = "evaluate"
 
 
+class Reason(StrEnum):
+    """Why a site refuses an order, in words that may leave it."""
+
+    CODE = "its code is not the coordinator's"
+    BASE_MODEL = "its base model is not the plan's"
+    PLAN = "it has not approved this plan"
+    MODALITY = "its policy does not allow this modality"
+    ROUNDS = "its policy does not allow so many rounds"
+    EXAMPLES = "it has fewer examples than its policy asks for"
+    RELEASED = "the stage is already released"
+    BANK = "the order's bank does not continue the bank that it knows"
+    FORMAT = "the order can't be read"
+
+
 @dataclass(frozen=True, slots=True)
 class ReleaseRef:
     """A release that an order builds on: which stage it was, and its adapter's digest."""
@@ -38,16 +54,14 @@ class Order:
     """What a site is asked to do. Equal orders have equal answers, so it may be asked twice.
 
     Attributes:
-        plan: the plan's canonical JSON.
+        plan: digest of the plan's canonical JSON.
         stage: the stage (0-based) whose task is trained or scored.
         round: 1-based round of the stage; 0 in an evaluation.
         releases: the bank so far, oldest first.
         active: the stages of `releases` that are summed into the model.
-        adapter: the stage's adapter so far (safetensors), on top of `active`;
+        adapter: digest of the stage's adapter so far (safetensors), on top of `active`;
             None in a first round, where the method says what to start from.
         code: digest of the coordinator's code; a site with another refuses.
-        carried: adapters of `releases` that this site lacks, by digest. Not part of the
-            order's identity.
     """
 
     work: Work
@@ -56,12 +70,11 @@ class Order:
     round: int
     releases: tuple[ReleaseRef, ...]
     active: tuple[int, ...]
-    adapter: bytes | None
+    adapter: str | None
     code: str
-    carried: Mapping[str, bytes] = field(default_factory=lambda: MappingProxyType({}))
 
     def header(self) -> dict[str, Any]:
-        """The order without its blobs: what its digest covers."""
+        """The order as JSON: what its digest covers."""
         return {
             "work": self.work,
             "plan": self.plan,
@@ -69,41 +82,74 @@ class Order:
             "round": self.round,
             "releases": [[ref.stage, ref.sha256] for ref in self.releases],
             "active": list(self.active),
-            "adapter": None if self.adapter is None else sha256(self.adapter),
+            "adapter": self.adapter,
             "code": self.code,
         }
+
+    @classmethod
+    def from_header(cls, header: Mapping[str, Any]) -> "Order":
+        """The order whose `header` this is.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is none.
+        """
+        fields = _typed(header, _ORDER_FIELDS)
+        fields["work"] = Work(fields["work"])
+        fields["releases"] = tuple(ReleaseRef(stage, name) for stage, name in fields["releases"])
+        fields["active"] = tuple(fields["active"])
+        return cls(**fields)
 
     @property
     def digest(self) -> str:
         """SHA-256 of the header; an answer names it."""
         return sha256(canonical_json(self.header()).encode())
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The digests of all blobs that its work needs: the plan, the bank, the adapter."""
+        adapter = () if self.adapter is None else (self.adapter,)
+        return (self.plan, *(ref.sha256 for ref in self.releases), *adapter)
+
+
+_ORDER_FIELDS: Mapping[str, Any] = {
+    "work": str, "plan": str, "stage": int, "round": int, "releases": list, "active": list,
+    "adapter": (str, type(None)), "code": str,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """An order on its way to one site.
+
+    Attributes:
+        blobs: what the site is thought to lack of `order.needs`, by digest.
+        wait_s: how long the site may wait for its own answer before it says that it is
+            still working. 0 asks without waiting.
+    """
+
+    order: Order
+    blobs: Mapping[str, bytes] = field(default_factory=lambda: MappingProxyType({}))
+    wait_s: float = 0.0
+
     def to_record(self) -> RecordDict:
-        """The order as Flower's content of a message."""
-        blobs = dict(self.carried)
-        if self.adapter is not None:
-            blobs["adapter"] = self.adapter
-        return _record(self.header(), blobs)
+        """The delivery as Flower's content of a message."""
+        return _record({"order": self.order.header(), "wait_s": self.wait_s}, self.blobs)
 
     @classmethod
-    def from_record(cls, record: RecordDict) -> "Order":
-        """Read what `to_record` wrote; blobs that don't match their digest are refused."""
-        header, blobs = _parts(record)
-        adapter = blobs.pop("adapter", None)
-        _check_digest("adapter", adapter, header["adapter"])
+    def from_record(cls, record: RecordDict) -> "Delivery":
+        """Read what `to_record` wrote.
+
+        Raises:
+            SiteFailed: it can't be read, or a blob doesn't match its digest.
+        """
+        try:
+            header, blobs = _parts(record)
+            order, wait_s = Order.from_header(header["order"]), float(header["wait_s"])
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise SiteFailed(f"found an order that can't be read ({error!r})") from None
         for digest, blob in blobs.items():
-            _check_digest("release", blob, digest)
-        return cls(
-            work=Work(header["work"]),
-            plan=header["plan"],
-            stage=header["stage"],
-            round=header["round"],
-            releases=tuple(ReleaseRef(stage, digest) for stage, digest in header["releases"]),
-            active=tuple(header["active"]),
-            adapter=adapter,
-            code=header["code"],
-            carried=blobs,
-        )
+            _check_digest("a blob", blob, digest)
+        return cls(order=order, blobs=blobs, wait_s=wait_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,17 +178,25 @@ class Update:
     seconds: float = 0.0
     peak_memory: int = 0
 
+    def header(self) -> dict[str, Any]:
+        """The update without its adapter, whose digest it has."""
+        return {name: getattr(self, name) for name in _UPDATE_FIELDS} | {
+            "adapter": sha256(self.adapter)
+        }
+
     def to_record(self) -> RecordDict:
         """The update as Flower's content of a message."""
-        header = {name: getattr(self, name) for name in _UPDATE_FIELDS}
-        return _record({**header, "adapter": sha256(self.adapter)}, {"adapter": self.adapter})
+        return _record({"kind": "update", **self.header()}, {"adapter": self.adapter})
 
     @classmethod
-    def from_record(cls, record: RecordDict) -> "Update":
-        """Read what `to_record` wrote; an adapter that doesn't match its digest is refused."""
-        header, blobs = _parts(record)
-        _check_digest("adapter", blobs.get("adapter"), header["adapter"])
-        return cls(adapter=blobs["adapter"], **_typed(header, _UPDATE_FIELDS))
+    def from_parts(cls, header: Mapping[str, Any], adapter: bytes | None) -> "Update":
+        """The update of this `header`.
+
+        Raises:
+            SiteFailed: the adapter is not the one that the header names.
+        """
+        _check_digest("the adapter", adapter, header["adapter"])
+        return cls(adapter=adapter or b"", **_typed(header, _UPDATE_FIELDS))
 
 
 _UPDATE_FIELDS: Mapping[str, type] = {
@@ -169,23 +223,18 @@ class Scores:
     metrics: Mapping[str, float]
     majority: Mapping[str, float]
 
+    def header(self) -> dict[str, Any]:
+        """The scores as JSON."""
+        fields = {name: getattr(self, name) for name in _SCORES_FIELDS}
+        return fields | {"metrics": dict(self.metrics), "majority": dict(self.majority)}
+
     def to_record(self) -> RecordDict:
         """The scores as Flower's content of a message."""
-        return _record(
-            {
-                "order": self.order,
-                "site": self.site,
-                "questions": self.questions,
-                "metrics": dict(self.metrics),
-                "majority": dict(self.majority),
-            },
-            {},
-        )
+        return _record({"kind": "scores", **self.header()})
 
     @classmethod
-    def from_record(cls, record: RecordDict) -> "Scores":
-        """Read what `to_record` wrote."""
-        header, _ = _parts(record)
+    def from_header(cls, header: Mapping[str, Any]) -> "Scores":
+        """Read what `header` wrote."""
         for metrics in (header["metrics"], header["majority"]):
             _typed(metrics, dict.fromkeys(metrics, float))
         return cls(**_typed(header, _SCORES_FIELDS))
@@ -197,8 +246,75 @@ _SCORES_FIELDS: Mapping[str, type] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Working:
+    """The site has the order and is not done: ask again.
+
+    Attributes:
+        step: optimizer steps done of `steps`; both 0 before the first.
+    """
+
+    order: str
+    site: str
+    step: int
+    steps: int
+
+    def to_record(self) -> RecordDict:
+        """The news as Flower's content of a message."""
+        return _record({"kind": "working", **{name: getattr(self, name) for name in _WORKING}})
+
+
+_WORKING: Mapping[str, type] = {"order": str, "site": str, "step": int, "steps": int}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lacks:
+    """The site can't begin the order without the blobs of these digests."""
+
+    order: str
+    site: str
+    digests: tuple[str, ...]
+
+    def to_record(self) -> RecordDict:
+        """The question as Flower's content of a message."""
+        header = {"order": self.order, "site": self.site, "digests": list(self.digests)}
+        return _record({"kind": "lacks", **header})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A site could not or would not do what was asked: the class of the error, never its text.
+
+    The text may name files or patients, so it stays in the site's own log, under `reference`.
+
+    Attributes:
+        reason: why, where the site refuses the order itself; None where its work failed.
+    """
+
+    site: str
+    error: str
+    reference: str
+    reason: Reason | None = None
+
+    def to_record(self) -> RecordDict:
+        """The failure as Flower's content of a message."""
+        return _record({"kind": "failure", **self.header()})
+
+    def header(self) -> dict[str, Any]:
+        """The failure as JSON."""
+        reason = None if self.reason is None else self.reason.name
+        return {"error": self.error, "site": self.site, "ref": self.reference, "reason": reason}
+
+    @classmethod
+    def from_header(cls, header: Mapping[str, Any]) -> "Failure":
+        """Read what `header` wrote."""
+        text = _typed(header, {"site": str, "error": str, "ref": str})
+        reason = None if header["reason"] is None else Reason[header["reason"]]
+        return cls(site=text["site"], error=text["error"], reference=text["ref"], reason=reason)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Presence:
-    """What a site says of itself when asked: its pseudonym, its code, the releases it holds."""
+    """What a site says of itself when asked: its pseudonym, its code, the blobs it holds."""
 
     site: str
     code: str
@@ -206,46 +322,53 @@ class Presence:
 
     def to_record(self) -> RecordDict:
         """The answer as Flower's content of a message."""
-        return _record({"site": self.site, "code": self.code, "holds": list(self.holds)}, {})
+        return _record({"site": self.site, "code": self.code, "holds": list(self.holds)})
 
     @classmethod
     def from_record(cls, record: RecordDict) -> "Presence":
-        """Read what `to_record` wrote."""
-        header, _ = _parts(record)
-        return cls(site=header["site"], code=header["code"], holds=tuple(header["holds"]))
+        """Read what `to_record` wrote.
+
+        Raises:
+            SiteFailed: it is something else.
+        """
+        try:
+            header, _ = _parts(record)
+            fields = _typed(header, {"site": str, "code": str, "holds": list})
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            found = type(error).__name__
+            raise SiteFailed(f"found a message that can't be read ({found})") from None
+        return cls(site=fields["site"], code=fields["code"], holds=tuple(fields["holds"]))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
-    """A site could not do what was asked: the class of the error, never its text.
-
-    The text may name files or patients, so it stays in the site's own log, under `reference`.
-    """
-
-    site: str
-    error: str
-    reference: str
-
-    def to_record(self) -> RecordDict:
-        """The failure as Flower's content of a message."""
-        return _record({"failure": self.error, "site": self.site, "ref": self.reference}, {})
-
-
-#: What a site may answer an order with.
+#: What ends an order.
 Answer: TypeAlias = Update | Scores
+#: What a site may reply to a delivery.
+Reply: TypeAlias = Update | Scores | Working | Lacks | Failure
 
 
-def read_answer(record: RecordDict) -> Update | Scores | Failure:
-    """The site's answer to an order, whichever it is.
+def read_reply(record: RecordDict) -> Reply:
+    """The site's reply to a delivery, whichever it is.
 
     Raises:
-        SiteFailed: it is none of them, or its adapter doesn't match its digest.
+        SiteFailed: it is none, or its adapter doesn't match its digest.
     """
     try:
-        header, _ = _parts(record)
-        if "failure" in header:
-            return Failure(site=header["site"], error=header["failure"], reference=header["ref"])
-        return Update.from_record(record) if "adapter" in header else Scores.from_record(record)
+        header, blobs = _parts(record)
+        match header["kind"]:
+            case "update":
+                return Update.from_parts(header, blobs.get("adapter"))
+            case "scores":
+                return Scores.from_header(header)
+            case "working":
+                return Working(**_typed(header, _WORKING))
+            case "lacks":
+                told = _typed(header, {"order": str, "site": str, "digests": list})
+                digests = tuple(map(str, told["digests"]))
+                return Lacks(order=told["order"], site=told["site"], digests=digests)
+            case "failure":
+                return Failure.from_header(header)
+            case kind:
+                raise ValueError(kind)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         found = type(error).__name__
         raise SiteFailed(f"found a message that can't be read ({found})") from None
@@ -253,14 +376,20 @@ def read_answer(record: RecordDict) -> Update | Scores | Failure:
 
 def wire_bytes(record: RecordDict) -> int:
     """Bytes of the blobs and the header of a message."""
-    header, blobs = _parts(record)
-    return len(canonical_json(header)) + sum(map(len, blobs.values()))
+    header = str(record.config_records["header"]["json"])
+    return len(header) + sum(len(array.data) for array in record.array_records["blobs"].values())
 
 
-def _record(header: Mapping[str, Any], blobs: Mapping[str, bytes]) -> RecordDict:
+def blobs_of(record: RecordDict) -> Sequence[tuple[str, int]]:
+    """(name, bytes) of every blob of a message: what an audit writes down."""
+    return [(name, len(array.data)) for name, array in record.array_records["blobs"].items()]
+
+
+def _record(header: Mapping[str, Any], blobs: Mapping[str, bytes] | None = None) -> RecordDict:
     # One blob an array: hundreds of small arrays cost four times as long (measured).
     arrays = {
-        name: Array("uint8", (len(blob),), "safetensors", blob) for name, blob in blobs.items()
+        name: Array("uint8", (len(blob),), "safetensors", blob)
+        for name, blob in (blobs or {}).items()
     }
     return RecordDict(
         {
@@ -275,7 +404,7 @@ def _parts(record: RecordDict) -> tuple[dict[str, Any], dict[str, bytes]]:
     return header, {name: array.data for name, array in record.array_records["blobs"].items()}
 
 
-def _typed(header: Mapping[str, Any], fields: Mapping[str, type]) -> dict[str, Any]:
+def _typed(header: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a header, each of its type; JSON writes some floats as whole numbers."""
     for name, kind in fields.items():
         kinds = (int, float) if kind is float else kind
@@ -287,4 +416,4 @@ def _typed(header: Mapping[str, Any], fields: Mapping[str, type]) -> dict[str, A
 def _check_digest(what: str, blob: bytes | None, expected: str | None) -> None:
     found = None if blob is None else sha256(blob)
     if found != expected:
-        raise SiteFailed(f"the {what} of a message has the digest {found}, expected {expected}")
+        raise SiteFailed(f"{what} of a message has the digest {found}, expected {expected}")

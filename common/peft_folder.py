@@ -5,16 +5,20 @@ from typing import Any
 
 import numpy as np
 
-from common.adapter import Adapter, Array, Pair, to_bytes
+from common.adapter import Adapter, AdapterSource, Pair, to_bytes
 from common.errors import BankError
 from common.release import ADAPTER_FILE, CONFIG_FILE, text_of
 
 
-def release_blobs(adapter: Adapter, base_model: str) -> dict[str, bytes]:
-    """The files of one adapter as it was trained: alpha is scale times rank."""
-    ranks = {module: adapter.rank for module in adapter.pairs}
+def release_blobs(blob: bytes, adapter: AdapterSource, base_model: str) -> dict[str, bytes]:
+    """The files of one adapter as it was trained: alpha is scale times rank.
+
+    `blob` is the adapter as it travelled, in 16 bits or 32, and is kept byte for byte. PEFT
+    loads either into float32.
+    """
+    ranks = {module: adapter.rank for module in adapter.modules}
     return {
-        ADAPTER_FILE: to_bytes(adapter),
+        ADAPTER_FILE: blob,
         CONFIG_FILE: text_of(_config(ranks, adapter.scale, base_model)),
     }
 
@@ -22,7 +26,8 @@ def release_blobs(adapter: Adapter, base_model: str) -> dict[str, bytes]:
 def sum_blobs(adapters: Sequence[Adapter], base_model: str, source: str) -> dict[str, bytes]:
     """The files of one adapter that adds what all of `adapters` add, exactly.
 
-    s1 B1 A1 + s2 B2 A2 = [s1 B1, s2 B2] [A1; A2]: ranks add up, scales go into B.
+    s1 B1 A1 + s2 B2 A2 = [s1 B1, s2 B2] [A1; A2]: ranks add up, scales go into B. Computed
+    and written in float32, whatever the releases have: B times a scale seldom fits 16 bits.
 
     Raises:
         BankError: nothing to add, arrays that are no low-rank factors, or layers whose shapes
@@ -48,14 +53,9 @@ def _side_by_side(parts: Sequence[tuple[Pair, float]], source: str) -> Pair:
     inner = {(pair.a.shape[1], pair.b.shape[0]) for pair, _ in parts}
     if len(inner) > 1:
         raise BankError(f"{source}: found layers of {sorted(inner)} inputs and outputs, not one")
-    a = np.concatenate([_at_least_single(pair.a) for pair, _ in parts], axis=0)
-    b = np.concatenate([_at_least_single(pair.b) * scale for pair, scale in parts], axis=1)
+    a = np.concatenate([pair.a for pair, _ in parts], axis=0)
+    b = np.concatenate([pair.b * np.float32(scale) for pair, scale in parts], axis=1)
     return Pair(a, b)
-
-
-def _at_least_single(value: Array) -> Array:
-    # Scaling half precision would round a second time.
-    return value if value.dtype == np.float64 else value.astype(np.float32)
 
 
 def _config(ranks: Mapping[str, int], scale: float, base_model: str) -> dict[str, Any]:

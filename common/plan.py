@@ -37,7 +37,7 @@ class Modality(StrEnum):
 
 
 class Rule(StrEnum):
-    """How a round's updates become one adapter (server/aggregate.py)."""
+    """How a round's updates become one adapter (server/rules.py)."""
 
     FEDAVG = "fedavg"
     SVD = "svd"
@@ -86,7 +86,7 @@ class Metric(StrEnum):
 
 
 class Precision(StrEnum):
-    """The number format of the base model and of the forward pass."""
+    """A number format: of the base model and its forward pass, or of adapters on the wire."""
 
     FP32 = "fp32"
     BF16 = "bf16"
@@ -188,6 +188,9 @@ class Stage(Strict):
     max_new_tokens: Count = 100
     #: Fewest sites whose update makes a round; null asks for all of them.
     quorum: Count | None = None
+    #: After so long a round goes on without the sites that have not answered, if the quorum
+    #: holds. A simulation never waits.
+    deadline_hours: Positive = 72.0
 
 
 class Simulation(Strict):
@@ -211,6 +214,8 @@ class Plan(Strict):
     base_model: BaseModelPin
     method: MethodPlan
     aggregation: Rule
+    #: The number format in which adapters travel and are released.
+    wire: Precision = Precision.BF16
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]

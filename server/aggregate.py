@@ -1,22 +1,35 @@
-"""The updates of a round -> one adapter. Pure: one function per rule, layer by layer.
+"""The updates of a round -> one adapter. Pure; server/rules.py has one function per rule.
 
-Target of every rule: the layer's mean product sum_i w_i s_i B_i A_i, where w_i is site i's
-share of the examples. Sums run in float64, in the order of the sites' names and on one
-thread: neither the order in which updates arrive nor the number of cores changes a bit.
+A site's adapter may be in memory or in a file (`AdapterSource`): no more of it is held than
+the layer in work, and the result's bits are the same. Neither the order in which updates
+arrive nor the number of cores changes a bit either.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 from threadpoolctl import threadpool_limits  # pyright: ignore[reportMissingTypeStubs]
 
-from common.adapter import EXTRA_PREFIX, Adapter, Array, Pair, arrays, layout
+from common.adapter import (
+    EXTRA_PREFIX,
+    Adapter,
+    AdapterSource,
+    Array,
+    finite_fault,
+    from_arrays,
+    layout,
+    name_of_a,
+    name_of_b,
+    not_finite,
+    writer,
+)
 from common.errors import AggregationError
-from common.plan import Rule
-from server.low_rank import balanced, gauged, squared_norm, strongest
+from common.plan import Precision, Rule
+from server.low_rank import squared_norm, tall
+from server.rules import Layer, MergedLayer, Term, aggregate_pair, mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +38,7 @@ class Contribution:
 
     site: str
     examples: int
-    adapter: Adapter
+    adapter: AdapterSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,38 +54,48 @@ class Aggregate:
 
 
 @dataclass(frozen=True, slots=True)
-class Term:
-    """A site's part of a layer's mean: weight * scale * b @ a. Weights sum to 1."""
-
-    site: str
-    weight: float
-    scale: float
-    pair: Pair
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """All that a rule needs of one layer; `terms` in name order, `previous` as ordered."""
-
-    name: str
-    terms: tuple[Term, ...]
-    previous: Pair | None
-
-
-@dataclass(frozen=True, slots=True)
 class Merged:
-    """One layer's new factors, and squared norms: of what they miss, and of the mean product.
+    """The round's adapter as it travels, safetensors.
 
-    A rule that is exact by construction does not compute `energy` and leaves it at 0.
+    `error` as in `Aggregate`: what the rule misses, without the rounding to the wire's
+    precision.
     """
 
-    pair: Pair
-    lost: float
-    energy: float
+    blob: bytes
+    error: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Round:
+    """Updates that fit together: the sites with examples in name order, and their weights."""
+
+    rule: Rule
+    sites: tuple[Contribution, ...]
+    weights: tuple[float, ...]
+    previous: AdapterSource | None
+    rank: int
+
+    @property
+    def scale(self) -> float:
+        """The result's scale: what the sites started from, or the first one's."""
+        start = self.sites[0].adapter if self.previous is None else self.previous
+        return start.scale
+
+    def layout(self) -> dict[str, tuple[int, ...]]:
+        """Every array's PEFT name and shape in the result."""
+        first = self.sites[0].adapter
+        shapes = first.layout()
+        for module in first.modules:
+            a, b = name_of_a(module), name_of_b(module)
+            shapes[a], shapes[b] = (self.rank, shapes[a][1]), (shapes[b][0], self.rank)
+        return shapes
 
 
 def aggregate(
-    rule: Rule, contributions: Sequence[Contribution], previous: Adapter | None, rank: int
+    rule: Rule,
+    contributions: Sequence[Contribution],
+    previous: AdapterSource | None,
+    rank: int,
 ) -> Aggregate:
     """One adapter of rank `rank` out of the sites' adapters, weighted by examples.
 
@@ -84,189 +107,123 @@ def aggregate(
 
     Raises:
         AggregationError: the updates don't fit together; the message names the site.
+        BankError: an update's file can't be read any more.
     """
-    sites = sorted(contributions, key=lambda contribution: contribution.site)
-    _check_sites(sites)
-    _check_fit(rule, sites, previous, rank)
-    counted = [site for site in sites if site.examples > 0]
-    weights = _weights(sites)
-    scale = previous.scale if previous is not None else counted[0].adapter.scale
-    pairs: dict[str, Pair] = {}
+    fitting = _fitting(rule, contributions, previous, rank)
+    named: dict[str, Array] = {}
+    error = _each_array(fitting, named.__setitem__)
+    return Aggregate(from_arrays(named, fitting.scale, "the aggregate"), error)
+
+
+def merge(
+    rule: Rule,
+    contributions: Sequence[Contribution],
+    previous: AdapterSource | None,
+    rank: int,
+    wire: Precision,
+) -> Merged:
+    """`to_bytes` of what `aggregate` gives, in memory of these bytes and one layer of all sites.
+
+    Arguments and errors as in `aggregate`.
+    """
+    fitting = _fitting(rule, contributions, previous, rank)
+    blob = writer(fitting.layout(), fitting.scale, wire)
+    error = _each_array(fitting, blob.put)
+    return Merged(blob.blob(), error)
+
+
+def norm(adapter: AdapterSource) -> float:
+    """Frobenius norm of all that the adapter changes: sqrt(sum |scale b @ a|^2 + |extras|^2).
+
+    Holds one layer. nan or infinite where a value is not finite.
+    """
+    total = 0.0
+    with np.errstate(all="ignore"), threadpool_limits(1, "blas"):
+        for module in adapter.modules:
+            pair = adapter.pair(module)
+            total += squared_norm(tall(pair.b), tall(pair.a.T))
+        total *= adapter.scale * adapter.scale
+        for name in adapter.extra_names:
+            total += float(np.sum(np.square(adapter.extra(name), dtype=np.float64)))
+    return math.sqrt(total)
+
+
+def _each_array(fitting: _Round, put: Callable[[str, Array], None]) -> float:
+    """Every array of the result is put under its PEFT name, one after the other; the error."""
+    first = fitting.sites[0].adapter
     lost = energy = 0.0
     # One thread: how many threads BLAS splits a product over changes its last bits, and
     # small QRs of several threads were up to a hundred times slower on a busy machine.
     with threadpool_limits(1, "blas"):
-        for name in counted[0].adapter.pairs:
-            merged = aggregate_pair(rule, _layer(name, counted, weights, previous), rank, scale)
-            pairs[name] = merged.pair
+        for module in first.modules:
+            merged = _merged_layer(module, fitting)
+            put(name_of_a(module), merged.pair.a)
+            put(name_of_b(module), merged.pair.b)
             lost, energy = lost + merged.lost, energy + merged.energy
-    extras = {
-        name: _mean([site.adapter.extras[name] for site in counted], weights)
-        for name in counted[0].adapter.extras
-    }
-    return Aggregate(Adapter(pairs, scale, extras), _relative(lost, energy))
-
-
-def aggregate_pair(rule: Rule, layer: Layer, rank: int, scale: float) -> Merged:
-    """One layer's new factors under `scale`; holds one layer of all sites and no more."""
-    match rule:
-        case Rule.FEDAVG:
-            return _fedavg(layer)
-        case Rule.SVD:
-            return _svd(layer, rank, scale)
-        case Rule.FROZEN_A:
-            return _frozen_a(layer)
-        case Rule.ALTERNATING:
-            return _alternating(layer)
-
-
-def _fedavg(layer: Layer) -> Merged:
-    """A and B averaged apart (FedAvg, arXiv 1602.05629, Alg. 1): not the mean of the products.
-
-    What is missed is s sum_i w_i (B_i - mean B)(A_i - mean A): second order in the drift.
-    """
-    pair = Pair(_mean_of(layer, _a), _mean_of(layer, _b))
-    energy = squared_norm(*_stacked(layer.terms))
-    if _all_equal(map(_a, layer.terms)) or _all_equal(map(_b, layer.terms)):
-        return Merged(pair, 0.0, energy)
-    # Drifts are taken from the unrounded means, where the identity above holds.
-    centre_a, centre_b = _centre(layer, _a), _centre(layer, _b)
-    drifts = [
-        Term(term.site, term.weight, term.scale, Pair(_a(term) - centre_a, _b(term) - centre_b))
-        for term in layer.terms
-    ]
-    return Merged(pair, squared_norm(*_stacked(drifts)), energy)
-
-
-def _svd(layer: Layer, rank: int, scale: float) -> Merged:
-    """The best factors of rank `rank` of the exact mean product (Eckart-Young).
-
-    Their gauge follows the previous round's A, or in a first round the sites' mean A. Sites
-    of unequal rank take the leading rows, so then the directions stay ordered instead.
-    """
-    first = layer.terms[0]
-    b_MR, a_RN = _stacked(layer.terms)
-    if _is_settled(layer.terms, rank, scale):
-        return Merged(first.pair, 0.0, squared_norm(b_MR, a_RN))
-    # Without the scale, so that A and B themselves come out with equal norms.
-    cut = strongest(b_MR / scale, a_RN, rank)
-    if any(len(term.pair.a) != rank for term in layer.terms):
-        widest = max(layer.terms, key=lambda term: len(term.pair.a))
-        b, a = balanced(cut, widest.pair.a.astype(np.float64), rank)
-    else:
-        b, a = gauged(cut, _reference(layer, rank))
-    pair = Pair(a.astype(first.pair.a.dtype), b.astype(first.pair.b.dtype))
-    return Merged(pair, cut.lost * scale**2, cut.energy * scale**2)
-
-
-def _frozen_a(layer: Layer) -> Merged:
-    """A is nobody's to change, so the mean of B gives the mean product (arXiv 2403.12313)."""
-    first = layer.terms[0]
-    origin = "the previous round" if layer.previous is not None else f"site {first.site}"
-    a = layer.previous.a if layer.previous is not None else first.pair.a
-    for term in layer.terms:
-        if not np.array_equal(term.pair.a, a):
-            raise AggregationError(
-                f"site {term.site}: {layer.name} has another A than {origin}; "
-                "frozen_a expects one that nobody changes"
-            )
-    return Merged(Pair(a, _mean_of(layer, _b)), 0.0, 0.0)
-
-
-def _alternating(layer: Layer) -> Merged:
-    """The factor that no site changed stays, the other is averaged: exact (arXiv 2502.01755)."""
-    first = layer.terms[0].pair
-    if _all_equal(map(_a, layer.terms)):
-        return Merged(Pair(first.a, _mean_of(layer, _b)), 0.0, 0.0)
-    if _all_equal(map(_b, layer.terms)):
-        return Merged(Pair(_mean_of(layer, _a), first.b), 0.0, 0.0)
-    sites = ", ".join(term.site for term in layer.terms)
-    raise AggregationError(
-        f"{layer.name}: both A and B differ between the sites {sites}; "
-        "alternating expects one of them unchanged"
-    )
-
-
-def _a(term: Term) -> Array:
-    return term.pair.a
-
-
-def _b(term: Term) -> Array:
-    return term.pair.b
-
-
-def _stacked(terms: Sequence[Term]) -> tuple[Array, Array]:
-    """Float64 b (M, R) and a (R, N) whose product is the weighted sum of the terms."""
-    b_MR = np.hstack(
-        [np.multiply(term.pair.b, term.weight * term.scale, dtype=np.float64) for term in terms]
-    )
-    a_RN = np.vstack([term.pair.a for term in terms], dtype=np.float64)
-    return b_MR, a_RN
-
-
-def _is_settled(terms: Sequence[Term], rank: int, scale: float) -> bool:
-    """Whether all sites agree on factors that can be returned as they are."""
-    return (
-        len(terms[0].pair.a) == rank
-        and all(term.scale == scale for term in terms)
-        and _all_equal(map(_a, terms))
-        and _all_equal(map(_b, terms))
-    )
-
-
-def _reference(layer: Layer, rank: int) -> Array:
-    if layer.previous is not None and len(layer.previous.a) == rank:
-        return layer.previous.a.astype(np.float64)
-    return _centre(layer, _a)
-
-
-def _all_equal(values: Iterable[Array]) -> bool:
-    first, *others = values
-    return all(np.array_equal(first, other) for other in others)
-
-
-def _mean_of(layer: Layer, factor: Callable[[Term], Array]) -> Array:
-    return _mean(list(map(factor, layer.terms)), [term.weight for term in layer.terms])
-
-
-def _centre(layer: Layer, factor: Callable[[Term], Array]) -> Array:
-    return _sum64(list(map(factor, layer.terms)), [term.weight for term in layer.terms])
-
-
-def _mean(values: Sequence[Array], weights: Sequence[float]) -> Array:
-    """Weighted mean in the first value's type; equal values come back bit for bit."""
-    if _all_equal(values):
-        return values[0]
-    return _sum64(values, weights).astype(values[0].dtype)
-
-
-def _sum64(values: Sequence[Array], weights: Sequence[float]) -> Array:
-    total = np.multiply(values[0], weights[0], dtype=np.float64)
-    for value, weight in zip(values[1:], weights[1:], strict=True):
-        total += np.multiply(value, weight, dtype=np.float64)
-    return total
+    for name in first.extra_names:
+        values = [site.adapter.extra(name) for site in fitting.sites]
+        _check_finite(f"{EXTRA_PREFIX}{name}", values, fitting.sites)
+        put(f"{EXTRA_PREFIX}{name}", mean(values, fitting.weights))
+    return _relative(lost, energy)
 
 
 def _relative(lost: float, energy: float) -> float:
+    if not math.isfinite(lost + energy):
+        raise AggregationError("found updates too large to be put together")
     if lost == 0.0:
         return 0.0
     return math.sqrt(lost / energy) if energy > 0.0 else 1.0
 
 
 def _weights(sites: Sequence[Contribution]) -> list[float]:
-    """Shares of the examples, for the sites that have any."""
+    """Shares of the examples."""
     total = sum(site.examples for site in sites)
-    return [site.examples / total for site in sites if site.examples > 0]
+    return [site.examples / total for site in sites]
 
 
-def _layer(
-    name: str, sites: Sequence[Contribution], weights: Sequence[float], previous: Adapter | None
-) -> Layer:
+def _merged_layer(module: str, fitting: _Round) -> MergedLayer:
+    layer = _layer(module, fitting)
+    try:
+        with np.errstate(all="ignore"):
+            merged = aggregate_pair(fitting.rule, layer, fitting.rank, fitting.scale)
+    except np.linalg.LinAlgError:
+        raise AggregationError(f"{module}: found updates too large to be put together") from None
+    if not (np.isfinite(merged.pair.a).all() and np.isfinite(merged.pair.b).all()):
+        raise AggregationError(f"{module}: found updates too large to be put together")
+    return merged
+
+
+def _layer(module: str, fitting: _Round) -> Layer:
+    """One layer of every site and of what they started from, read now."""
+    pairs = [site.adapter.pair(module) for site in fitting.sites]
+    _check_finite(name_of_a(module), [pair.a for pair in pairs], fitting.sites)
+    _check_finite(name_of_b(module), [pair.b for pair in pairs], fitting.sites)
     terms = tuple(
-        Term(site.site, weight, site.adapter.scale, site.adapter.pairs[name])
-        for site, weight in zip(sites, weights, strict=True)
+        Term(site.site, weight, site.adapter.scale, pair)
+        for site, weight, pair in zip(fitting.sites, fitting.weights, pairs, strict=True)
     )
-    return Layer(name, terms, None if previous is None else previous.pairs[name])
+    previous = fitting.previous
+    return Layer(module, terms, None if previous is None else previous.pair(module))
+
+
+def _check_finite(name: str, values: Sequence[Array], sites: Sequence[Contribution]) -> None:
+    for site, value in zip(sites, values, strict=True):
+        if (fault := not_finite(name, value)) is not None:
+            raise AggregationError(f"site {site.site}: {fault}")
+
+
+def _fitting(
+    rule: Rule,
+    contributions: Sequence[Contribution],
+    previous: AdapterSource | None,
+    rank: int,
+) -> _Round:
+    """The round, if all that can be told without its numbers is right."""
+    sites = sorted(contributions, key=lambda contribution: contribution.site)
+    _check_sites(sites)
+    _check_fit(rule, sites, previous, rank)
+    counted = tuple(site for site in sites if site.examples > 0)
+    return _Round(rule, counted, tuple(_weights(counted)), previous, rank)
 
 
 def _check_sites(sites: Sequence[Contribution]) -> None:
@@ -288,20 +245,25 @@ def _check_numbers(site: Contribution) -> None:
         raise AggregationError(
             f"site {site.site}: found {site.examples} examples, expected 0 or more"
         )
-    for name, value in arrays(site.adapter).items():
-        if not np.isfinite(value).all():
-            raise AggregationError(f"site {site.site}: {name} has a value that is not finite")
+    if not (math.isfinite(site.adapter.scale) and site.adapter.scale > 0):
+        raise AggregationError(
+            f"site {site.site}: found scale {site.adapter.scale}, expected a number above 0"
+        )
+    # A site with examples is checked layer by layer, as it is read; one without is not read.
+    if site.examples == 0 and (fault := finite_fault(site.adapter)) is not None:
+        raise AggregationError(f"site {site.site}: {fault}")
 
 
 def _check_fit(
-    rule: Rule, sites: Sequence[Contribution], previous: Adapter | None, rank: int
+    rule: Rule, sites: Sequence[Contribution], previous: AdapterSource | None, rank: int
 ) -> None:
     """All sites, and what they started from, have the parts that the rule puts together."""
+    parties: list[tuple[str, AdapterSource]]
     parties = [(f"site {site.site}", site.adapter) for site in sites]
     if previous is not None:
         parties.insert(0, ("the previous round", previous))
     first_label, first = parties[0]
-    if rule is not Rule.SVD and first.pairs and first.rank != rank:
+    if rule is not Rule.SVD and first.modules and first.rank != rank:
         raise AggregationError(f"{first_label}: found rank {first.rank}, expected {rank}")
     outline = _outline if rule is Rule.SVD else layout
     expected = outline(first)
@@ -331,7 +293,11 @@ def _check_shapes(
             )
 
 
-def _outline(adapter: Adapter) -> dict[str, tuple[int, ...]]:
+def _outline(adapter: AdapterSource) -> dict[str, tuple[int, ...]]:
     """Every layer's (outputs, inputs) and every extra's shape: what ranks don't change."""
-    shapes = {name: (pair.b.shape[0], pair.a.shape[1]) for name, pair in adapter.pairs.items()}
-    return shapes | {f"{EXTRA_PREFIX}{name}": value.shape for name, value in adapter.extras.items()}
+    shapes = adapter.layout()
+    layers = {
+        name: (shapes[name_of_b(name)][0], shapes[name_of_a(name)][1]) for name in adapter.modules
+    }
+    extras = (f"{EXTRA_PREFIX}{name}" for name in adapter.extra_names)
+    return layers | {name: shapes[name] for name in extras}

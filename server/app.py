@@ -1,37 +1,39 @@
 """The coordinator's run, on one page: train a stage, release it, score what has been learned."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from common.adapter import from_bytes
 from common.bank import Bank
-from common.errors import BankError, StateError
-from common.exchange import ReleaseRef, Scores, Update
+from common.errors import BankError, Refusal, StateError
+from common.exchange import ReleaseRef, Scores
 from common.identity import code_digest
 from common.plan import Plan, load_plan
 from common.progress import News, tell
 from common.release import INDEX_FILE, Draft
 from common.report import write_report
 from common.signing import SigningKey
-from server.accept import Ask, durable
-from server.folder import RunFolder
-from server.journal import Journal
-from server.network import meet
+from server.accept import durable
+from server.folder import Blobs, RunFolder, alone
+from server.journal import Closed, Journal
+from server.network import SIMULATED, Network, Patience
+from server.registry import enrolled
 from server.result import Scoreboard, run_report
-from server.stage import Model, pooled, score_task, train_stage
+from server.stage import OFFLINE_GRACE_S, Desk, Model, pooled, score_task, train_stage
 
 #: Where a simulation says which plan to run, and in which folder; a real coordinator uses
 #: the run config's keys `plan` and `folder`.
 SETTINGS = {"plan": "FEDMSLORA_PLAN", "folder": "FEDMSLORA_FOLDER"}
 
-Say: TypeAlias = Callable[[News], None]
+#: Pause between two looks for the answers of real sites.
+POLL_S = 0.3
 
 app = ServerApp()
 
@@ -40,29 +42,37 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run the plan to its end, or on from where an earlier run of it stopped."""
     plan, folder = (_setting(context, key) for key in SETTINGS)
-    run(load_plan(plan), RunFolder(folder), grid)
+    run_folder = RunFolder(folder)
+    say = partial(_say, run_folder)
+    with alone(run_folder, lambda: say({"event": "another coordinator holds the run"})):
+        try:
+            run(load_plan(plan), run_folder, grid, _federation(context))
+        except Refusal as refusal:
+            # Starting again would not mend it; whoever keeps the run going must know.
+            say({"event": "failed", "text": str(refusal)})
+            raise
 
 
-def run(plan: Plan, folder: RunFolder, grid: Grid) -> None:
+def run(plan: Plan, folder: RunFolder, grid: Grid, federation: "Federation") -> None:
     """Every stage of the plan is trained, released into the bank, scored and reported."""
-    say = partial(tell, folder.progress, "coordinator")
-    with closing(Journal(folder.journal, plan)) as journal:
+    say = partial(_say, folder)
+    with closing(Journal(folder, plan)) as journal:
         bank, key = open_bank(plan, folder), signing_key(folder)
         say({"event": "meeting"})
-        network = meet(grid, plan.sites, partial(release_bytes, folder))
-        ask = durable(network.ask, journal)
+        blob = partial(blob_of, plan, folder)
+        network = Network(grid, blob, federation.patience, federation.registered)
+        desk = Desk(durable(network.ask, journal), journal, say, federation.patient)
         board = Scoreboard(plan)
-        for task, scores in scored(plan, None, bank, ask, say):
-            board.zero_shot(task, scores)
-        say({"event": "scores", "stage": None, "scores": board.row(board.before)})
         for number, stage in enumerate(plan.stages):
             say({"event": "stage", "stage": number})
+            score_base(plan, number, bank, desk, board)
             if number == len(bank.releases):
-                draft, adapter = train_and_score(plan, number, bank, ask, say)
-                bank = bank.add(draft, from_bytes(adapter, f"stage {stage.name!r}"), key)
+                draft, adapter = train_and_score(plan, number, bank, desk)
+                bank = bank.add(draft, journal.blobs.get(adapter), key)
+                say({"event": "released", "stage": number, "name": stage.name})
             # Of an earlier release, too: a run may have been cut off just here.
-            journal.drop_adapters(number)
-            for task, scores in scored(plan, number, bank, ask, say):
+            journal.tidy([])
+            for task, scores in scored(plan, number, bank, desk):
                 board.after(number, task, scores)
             say({"event": "scores", "stage": number, "scores": board.matrix()[number]})
         write_report(folder.root, [run_report(plan, bank, journal, board)])
@@ -107,59 +117,94 @@ def refs(bank: Bank) -> tuple[ReleaseRef, ...]:
     return tuple(ReleaseRef(release.stage, release.adapter) for release in bank.releases)
 
 
-def release_bytes(folder: RunFolder, digest: str) -> bytes:
-    """The adapter of a release, by its digest."""
+def blob_of(plan: Plan, folder: RunFolder, digest: str) -> bytes:
+    """What an order names by this digest: the plan, a release, or an adapter on its way."""
+    if digest == plan.digest:
+        return plan.canonical().encode()
     bank = Bank.open(folder.bank)
-    return next(
-        bank.adapter_bytes(release.stage) for release in bank.releases if release.adapter == digest
-    )
+    for release in bank.releases:
+        if release.adapter == digest:
+            return bank.adapter_bytes(release.stage)
+    return Blobs(folder.blobs).get(digest)
+
+
+def score_base(plan: Plan, task: int, bank: Bank, desk: Desk, board: Scoreboard) -> None:
+    """How the base model alone does on a task that arrives, and the constant answer."""
+    desk.say({"event": "scoring", "stage": None, "task": task})
+    grace = OFFLINE_GRACE_S if task < len(bank.releases) else None
+    board.zero_shot(task, score_task(plan, task, Model(), desk, grace))
+    desk.say({"event": "base", "task": task, "score": board.row(board.before)[task]})
 
 
 def scored(
-    plan: Plan, after: int | None, bank: Bank, ask: Ask, say: Say
+    plan: Plan, after: int, bank: Bank, desk: Desk
 ) -> Iterator[tuple[int, Mapping[str, Scores]]]:
-    """(task, scores by site) of what the bank knew after a stage; None: the base model alone.
+    """(task, scores by site) of what the bank knew after a stage.
 
-    After a stage the tasks that have arrived are scored, or all. Nothing is taken as known
-    from before: that earlier tasks are not forgotten is measured.
+    The tasks that have arrived are scored, or all. Nothing is taken as known from before:
+    that earlier tasks are not forgotten is measured.
     """
-    arrived = len(plan.stages) if after is None or plan.evaluation.future else after + 1
+    arrived = len(plan.stages) if plan.evaluation.future else after + 1
     for task in range(arrived):
-        say({"event": "scoring", "stage": after, "task": task})
-        model = Model()
-        if after is not None:
-            model = Model(refs(bank)[: after + 1], plan.answering(task, after))
-        yield task, score_task(plan, task, model, ask)
+        desk.say({"event": "scoring", "stage": after, "task": task})
+        model = Model(refs(bank)[: after + 1], plan.answering(task, after))
+        yield task, score_task(plan, task, model, desk, OFFLINE_GRACE_S)
 
 
-def train_and_score(plan: Plan, number: int, bank: Bank, ask: Ask, say: Say) -> tuple[Draft, bytes]:
-    """Train the stage and score what came out: what the bank is to take, and its adapter."""
+def train_and_score(plan: Plan, number: int, bank: Bank, desk: Desk) -> tuple[Draft, str]:
+    """Train the stage and score what came out: what the bank is to take, its adapter's digest."""
+    releases, active = refs(bank), plan.base_of(number)
+    trained = train_stage(plan, number, releases, desk)
+    desk.say({"event": "scoring", "stage": number, "task": number})
+    scores = score_task(plan, number, Model(releases, active, trained.adapter), desk)
+    return _draft(plan, number, bank, trained, scores), trained.adapter
 
-    def done(round_number: int, updates: Sequence[Update], refusals: Sequence[str]) -> None:
-        losses = {update.site: update.loss for update in updates}
-        say({"event": "round", "stage": number, "round": round_number, "losses": losses})
-        for refusal in refusals:
-            say({"event": "refused", "stage": number, "text": refusal})
 
-    releases, active, stage = refs(bank), plan.base_of(number), plan.stages[number]
-    trained = train_stage(plan, number, releases, ask, done)
-    say({"event": "scoring", "stage": number, "task": number})
-    scores = score_task(plan, number, Model(releases, active, trained.adapter), ask)
-    draft = Draft(
+def _draft(
+    plan: Plan, number: int, bank: Bank, trained: Closed, scores: Mapping[str, Scores]
+) -> Draft:
+    stage = plan.stages[number]
+    return Draft(
         stage=number,
         name=stage.name,
         modality=stage.modality,
         task=stage.task,
         parent=bank.head,
         plan=plan.digest,
-        sums=(*active, number),
-        sites=trained.examples,
+        sums=(*plan.base_of(number), number),
+        sites=trained.sites,
         rule=plan.aggregation,
         error=trained.error,
         scores=pooled((site.questions, site.metrics) for site in scores.values()),
         code=code_digest(),
     )
-    return draft, trained.adapter
+
+
+@dataclass(frozen=True, slots=True)
+class Federation:
+    """How the sites are met: those of a registry with much patience, or simulated ones."""
+
+    patience: Patience = SIMULATED
+    registered: Callable[[], Collection[str]] | None = None
+
+    @property
+    def patient(self) -> bool:
+        """Whether sites that fail or are away are waited for."""
+        return self.registered is not None
+
+
+def _federation(context: Context) -> Federation:
+    registry = str(context.run_config.get("registry") or "")
+    if not registry:
+        return Federation()
+    wait_s, slack_s = (float(str(context.run_config[key])) for key in ("wait-s", "slack-s"))
+    patience = Patience(wait_s=wait_s, slack_s=slack_s, poll_s=POLL_S, appear_s=None)
+    return Federation(patience, partial(enrolled, Path(registry)))
+
+
+def _say(folder: RunFolder, news: News) -> None:
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    tell(folder.progress, "coordinator", {**news, "time": now})
 
 
 def _setting(context: Context, key: str) -> Path:

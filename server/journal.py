@@ -1,34 +1,43 @@
-"""What is durable: every accepted answer, before it counts. Resuming is asking again.
+"""What is durable: every accepted answer before it counts, and every closed round.
 
-An order's digest names all it depends on, so an answer that is in the journal is the
-answer that the site would give again. A run that was cut off starts over and finds the
-answers it already has; it goes on behind the last one.
+Resuming is doing it all again: a run starts over, finds the rounds it has closed and the
+answers it has, and goes on behind the last one. An order's digest names all it depends on,
+so an answer in the journal is the answer that the site would give again.
 """
 
 import json
 import sqlite3
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Collection, Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, cast
+from urllib.parse import quote
 
+from common.durable import DISK, Files
 from common.errors import StateError
 from common.exchange import Answer, Order, Scores, Update
+from common.identity import canonical_json
 from common.plan import Plan
+from server.folder import Blobs, RunFolder
 
+#: The version of the tables; a journal of another one is refused.
+_FORMAT = 2
 _SCHEMA = """
+begin;
 create table if not exists run (plan text not null);
 create table if not exists answers (
     digest text not null, site text not null, work text not null,
-    stage integer not null, round integer not null,
-    header text not null, adapter blob,
-    bytes_down integer not null, bytes_up integer not null,
+    stage integer not null, round integer not null, header text not null,
+    bytes_down integer not null, bytes_up integer not null, refused text,
     primary key (digest, site)
 );
+create table if not exists rounds (
+    digest text primary key, stage integer not null, round integer not null,
+    opened real not null, sites text, refusals text, adapter text, error real
+);
 create table if not exists sessions (session integer primary key, seconds real not null);
-"""
+"""  # `_begin` ends the transaction.
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,22 +52,63 @@ class Traffic:
     bytes_up: int
 
 
-class Journal:
-    """The answers of one run, in one SQLite file."""
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """An accepted update without its adapter, which is a blob of the run's folder.
 
-    def __init__(self, file: Path, plan: Plan) -> None:
-        """Open or begin the journal of `plan`.
+    Attributes:
+        adapter: the adapter's digest.
+    """
+
+    site: str
+    examples: int
+    steps: int
+    loss: float
+    regularizer: float
+    seconds: float
+    peak_memory: int
+    adapter: str
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """What a round came to.
+
+    Attributes:
+        sites: training examples of each site that counted.
+        refusals: why other sites did not count.
+        adapter: digest of the agreed adapter.
+        error: what the aggregation discarded, relative to the exact mean (Frobenius).
+    """
+
+    sites: Mapping[str, int]
+    refusals: tuple[str, ...]
+    adapter: str
+    error: float
+
+
+class Journal:
+    """The answers and rounds of one run: one SQLite file, and the blobs beside it."""
+
+    def __init__(self, folder: RunFolder, plan: Plan | None, files: Files = DISK) -> None:
+        """Open or begin the journal of `plan`; with None, look at one without writing.
 
         Raises:
-            StateError: the file belongs to another plan, or is no journal.
+            StateError: the folder belongs to another plan, or holds no journal of ours.
         """
-        self._file = file
-        file.parent.mkdir(parents=True, exist_ok=True)
+        self._file, self.blobs = folder.journal, Blobs(folder.blobs, files)
+        if plan is not None:
+            folder.root.mkdir(parents=True, exist_ok=True)
+        mode = "ro" if plan is None else "rwc"
         # Flower runs a ServerApp in a thread of its own; only that thread uses the journal.
         with self._trouble():
-            self._db = sqlite3.connect(file, check_same_thread=False)
+            name = f"file:{quote(str(self._file))}?mode={mode}"
+            self._db = sqlite3.connect(name, uri=True, check_same_thread=False)
         try:
-            self._begin(plan)
+            if plan is None:
+                self._check_format()
+            else:
+                self._begin(plan)
         except StateError:
             self._db.close()
             raise
@@ -67,63 +117,144 @@ class Journal:
         """End the use of the file."""
         self._db.close()
 
-    def answers(self, order: Order) -> dict[str, Answer]:
-        """What sites have already answered to `order`, by site.
-
-        An update whose adapter was dropped is not an answer any more.
-        """
+    def answered(self, order: Order) -> dict[str, Learned | Scores]:
+        """What sites have answered to `order` and was accepted, by site."""
         rows = self._rows(
-            "select site, work, header, adapter from answers"
-            " where digest = ? and (work != 'train' or adapter is not null)",
+            "select site, work, header from answers where digest = ? and refused is null"
+            " order by site",
             order.digest,
         )
-        return {site: _answer(work, header, blob) for site, work, header, blob in rows}
+        return {site: _answer(work, header) for site, work, header in rows}
 
-    def record(self, order: Order, answer: Answer, bytes_down: int, bytes_up: int) -> None:
+    def record(
+        self, order: Order, answer: Answer, bytes_down: int, bytes_up: int
+    ) -> Learned | Scores:
         """Make an accepted answer durable, with what it cost on the wire.
 
         Raises:
             StateError: the disk is full or fails.
         """
-        adapter = answer.adapter if isinstance(answer, Update) else None
-        header = asdict(replace(answer, adapter=b"") if isinstance(answer, Update) else answer)
-        header.pop("adapter", None)
+        with self._trouble():
+            if isinstance(answer, Update):
+                self.blobs.put(answer.adapter)
+            header = canonical_json(answer.header())
+            key = (order.digest, answer.site, order.work, order.stage, order.round)
+            with self._db:
+                self._db.execute(
+                    "insert or replace into answers values (?, ?, ?, ?, ?, ?, ?, ?, null)",
+                    (*key, header, bytes_down, bytes_up),
+                )
+                self._db.execute(
+                    "insert or replace into sessions values (?, ?)",
+                    (self._session, time.monotonic() - self._started),
+                )
+        return _answer(order.work, header)
+
+    def refuse(self, order: Order, site: str, why: str) -> None:
+        """An answer that was accepted must not count after all."""
         with self._trouble(), self._db:
             self._db.execute(
-                "insert or replace into answers values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    order.digest,
-                    answer.site,
-                    order.work,
-                    order.stage,
-                    order.round,
-                    json.dumps(header),
-                    adapter,
-                    bytes_down,
-                    bytes_up,
-                ),
-            )
-            self._db.execute(
-                "insert or replace into sessions values (?, ?)",
-                (self._session, time.monotonic() - self._started),
+                "update answers set refused = ? where digest = ? and site = ?",
+                (why, order.digest, site),
             )
 
-    def updates(self, stage: int) -> list[tuple[int, Update]]:
-        """(round, update) of a stage by round and site, without the adapters.
+    def refused(self, order: Order, site: str, adapter: str) -> str | None:
+        """Why this very update was refused before, if it was."""
+        rows = self._rows(
+            "select refused, header from answers"
+            " where digest = ? and site = ? and refused is not null",
+            order.digest,
+            site,
+        )
+        return next((why for why, text in rows if json.loads(text)["adapter"] == adapter), None)
+
+    def opened(self, order: Order) -> float:
+        """When the order was first about to be sent, in seconds since 1970."""
+        with self._trouble(), self._db:
+            self._db.execute(
+                "insert or ignore into rounds (digest, stage, round, opened) values (?, ?, ?, ?)",
+                (order.digest, order.stage, order.round, time.time()),
+            )
+        ((opened,),) = self._rows("select opened from rounds where digest = ?", order.digest)
+        return opened
+
+    def closed(self, order: Order) -> Closed | None:
+        """What the round of `order` came to, if it is closed."""
+        rows = self._rows(
+            "select sites, refusals, adapter, error from rounds"
+            " where digest = ? and adapter is not null",
+            order.digest,
+        )
+        for sites, refusals, adapter, error in rows:
+            return Closed(json.loads(sites), tuple(json.loads(refusals)), adapter, error)
+        return None
+
+    def close_round(self, order: Order, closed: Closed) -> None:
+        """The round is closed; of its updates only the numbers are kept."""
+        row = (
+            order.digest,
+            order.stage,
+            order.round,
+            self.opened(order),
+            canonical_json(dict(closed.sites)),
+            canonical_json(list(closed.refusals)),
+            closed.adapter,
+            closed.error,
+        )
+        with self._trouble(), self._db:
+            self._db.execute("insert or replace into rounds values (?, ?, ?, ?, ?, ?, ?, ?)", row)
+        self.tidy([closed.adapter])
+
+    def tidy(self, needed: Collection[str]) -> None:
+        """No blob is left but `needed` and the updates of rounds that are open."""
+        rows = self._rows(
+            "select header from answers left join rounds using (digest)"
+            " where work = 'train' and rounds.adapter is null"
+        )
+        waiting = {str(json.loads(header)["adapter"]) for (header,) in rows}
+        with self._trouble():
+            self.blobs.keep_only(waiting | set(needed))
+
+    def finish(self, order: Order, refusals: Collection[str]) -> None:
+        """A task has been scored as far as it will be: no site is asked again."""
+        row = (order.digest, order.stage, 0, self.opened(order), canonical_json(list(refusals)))
+        with self._trouble(), self._db:
+            self._db.execute(
+                "insert or replace into rounds (digest, stage, round, opened, refusals)"
+                " values (?, ?, ?, ?, ?)",
+                row,
+            )
+
+    def finished(self, order: Order) -> bool:
+        """Whether the order's scoring is finished."""
+        query = "select 1 from rounds where digest = ? and refusals is not null"
+        return bool(self._rows(query, order.digest))
+
+    def rounds(self) -> list[tuple[int, int, Closed]]:
+        """(stage, round, what it came to) of every closed round, in order."""
+        rows = self._rows(
+            "select stage, round, sites, refusals, adapter, error from rounds"
+            " where adapter is not null order by stage, round, rowid"
+        )
+        return [
+            (stage, number, Closed(json.loads(sites), tuple(json.loads(why)), adapter, error))
+            for stage, number, sites, why, adapter, error in rows
+        ]
+
+    def updates(self, stage: int) -> list[tuple[int, Learned]]:
+        """(round, update) of a stage by round and site.
 
         A round that was done again, after another version of the code was installed, counts
         as it was done last.
         """
         rows = self._rows(
-            "select round, site, header from answers where stage = ? and work = 'train'"
+            "select round, site, header from answers"
+            " where stage = ? and work = 'train' and refused is null"
             " order by round, site, rowid",
             stage,
         )
         last = {(round_number, site): header for round_number, site, header in rows}
-        return [
-            (round_number, Update(adapter=b"", **json.loads(header)))
-            for (round_number, _), header in last.items()
-        ]
+        return [(round_number, _learned(header)) for (round_number, _), header in last.items()]
 
     def traffic(self) -> list[Traffic]:
         """Bytes of every answered order, by stage, round and site."""
@@ -143,23 +274,26 @@ class Journal:
         ((seconds,),) = self._rows("select total(seconds) from sessions")
         return seconds
 
-    def drop_adapters(self, stage: int) -> None:
-        """Forget the adapters of a released stage's updates; the release has their mean."""
-        with self._trouble(), self._db:
-            self._db.execute(
-                "update answers set adapter = null"
-                " where stage = ? and work = 'train' and adapter is not null",
-                (stage,),
-            )
-
     def _begin(self, plan: Plan) -> None:
         with self._trouble():
             self._db.execute("pragma journal_mode = wal")
             self._db.execute("pragma synchronous = full")
-            self._db.executescript(_SCHEMA)
+            if self._check_format():
+                self._db.executescript(f"{_SCHEMA} pragma user_version = {_FORMAT}; commit;")
             self._claim(plan)
         ((earlier,),) = self._rows("select coalesce(max(session), 0) from sessions")
         self._session, self._started = earlier + 1, time.monotonic()
+
+    def _check_format(self) -> bool:
+        """Whether the file is still empty; if not, it is one that we can read."""
+        ((tables,),) = self._rows("select count(*) from sqlite_master")
+        ((found,),) = self._rows("pragma user_version")
+        if tables and found != _FORMAT:
+            raise StateError(
+                f"{self._file}: found a journal of format {found}, expected {_FORMAT}; it was "
+                "written by another version of fedmslora: use another folder"
+            )
+        return found != _FORMAT
 
     def _rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         with self._trouble():
@@ -183,11 +317,18 @@ class Journal:
             yield
         except sqlite3.Error as error:
             raise StateError(f"{self._file}: the journal can't be used ({error})") from None
+        except OSError as error:
+            raise StateError(f"{self._file}: can't be written ({error.strerror})") from None
 
 
-def _answer(work: str, header: str, adapter: bytes | None) -> Answer:
-    fields: Mapping[str, Any] = json.loads(header)
-    return Update(adapter=adapter or b"", **fields) if work == "train" else Scores(**fields)
+def _answer(work: str, header: str) -> Learned | Scores:
+    return _learned(header) if work == "train" else Scores.from_header(json.loads(header))
+
+
+def _learned(header: str) -> Learned:
+    fields: dict[str, Any] = json.loads(header)
+    del fields["order"]
+    return Learned(**fields)
 
 
 def _differences(before: Any, after: Any, path: str = "") -> list[str]:  # noqa: ANN401 - JSON

@@ -1,11 +1,16 @@
 """The best low-rank factors of a sum of products, found without forming the sum."""
 
 # M outputs, N inputs, R rank of the sum as it is given, K rank that is kept
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from common.adapter import Array
+
+#: Rows held in float64 at a time. A layer of the 7B has up to 14336, and 64 columns a site.
+BLOCK = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,22 +28,53 @@ class Cut:
     energy: float
 
 
-def strongest(b_MR: Array, a_RN: Array, rank: int) -> Cut:
-    """The `rank` strongest directions of b @ a; fewer where it has fewer.
+@dataclass(frozen=True, slots=True)
+class Tall:
+    """A matrix of many rows in float64, of which a block of rows is made at a time."""
+
+    rows: int
+    columns: int
+    make: Callable[[slice], Array]
+
+    def blocks(self) -> Iterator[Array]:
+        """All of it, from top to bottom."""
+        for begin in range(0, self.rows, BLOCK):
+            yield self.make(slice(begin, begin + BLOCK))
+
+    def whole(self) -> Array:
+        """All of it at once."""
+        return self.make(slice(None))
+
+
+def tall(matrix: Array) -> Tall:
+    """A matrix of any float type, of which no more than a block is held in float64."""
+    rows, columns = matrix.shape
+    return Tall(rows, columns, lambda block: matrix[block].astype(np.float64))
+
+
+def strongest(b_MR: Tall, a_NR: Tall, rank: int) -> Cut:
+    """The `rank` strongest directions of b @ a^T; fewer where it has fewer.
 
     2 (M + N) R^2 operations for the two QR decompositions and O(R^3) for the small SVD,
-    where the dense product takes O(M N R) to form and O(M N min(M, N)) to decompose.
+    where the dense product takes O(M N R) to form and O(M N min(M, N)) to decompose. A
+    matrix of several blocks costs half as much again: its blocks are decomposed twice.
+
+    Raises:
+        LinAlgError: the numbers are too large for float64.
     """
-    inner = b_MR.shape[1]
-    if inner >= min(b_MR.shape[0], a_RN.shape[1]):
-        left, strength, right = np.linalg.svd(b_MR @ a_RN, full_matrices=False)
-    else:
-        q_b, r_b = np.linalg.qr(b_MR)
-        q_a, r_a = np.linalg.qr(a_RN.T)
-        left, strength, right = np.linalg.svd(r_b @ r_a.T)
-        left, right = q_b @ left[:, :rank], right[:rank] @ q_a.T
+    inner = b_MR.columns
     # Terms may cancel, so the noise is measured by what was summed and not by the sum.
-    noise = inner * np.finfo(np.float64).eps * np.linalg.norm(b_MR) * np.linalg.norm(a_RN)
+    noise = inner * np.finfo(np.float64).eps * _size(b_MR) * _size(a_NR)
+    if not math.isfinite(noise):
+        raise np.linalg.LinAlgError("found numbers too large for float64")
+    if inner >= min(b_MR.rows, a_NR.rows):
+        left, strength, right = np.linalg.svd(b_MR.whole() @ a_NR.whole().T, full_matrices=False)
+    else:
+        times_q_b, r_b = _orthogonal(b_MR)
+        times_q_a, r_a = _orthogonal(a_NR)
+        left, strength, right = np.linalg.svd(r_b @ r_a.T)
+        left = times_q_b(left[:, :rank])
+        right = np.ascontiguousarray(times_q_a(right[:rank].T).T)
     strength = strength[strength > noise]
     kept = min(rank, len(strength))
     return Cut(
@@ -50,10 +86,41 @@ def strongest(b_MR: Array, a_RN: Array, rank: int) -> Cut:
     )
 
 
-def squared_norm(b_MR: Array, a_RN: Array) -> float:
-    """Squared Frobenius norm of b @ a, as trace(b^T b a a^T): the product isn't formed."""
-    # Rounding may leave a tiny negative sum where the terms cancel.
-    return max(0.0, float(np.sum((b_MR.T @ b_MR) * (a_RN @ a_RN.T))))
+def squared_norm(b_MR: Tall, a_NR: Tall) -> float:
+    """Squared Frobenius norm of b @ a^T, as trace(b^T b a^T a): the product isn't formed."""
+    squared = float(np.sum(_gram(b_MR) * _gram(a_NR)))
+    # Rounding may leave a tiny negative sum where the terms cancel; nan stays nan.
+    return 0.0 if squared < 0.0 else squared
+
+
+def _size(matrix: Tall) -> float:
+    return math.hypot(*(float(np.linalg.norm(block)) for block in matrix.blocks()))
+
+
+def _gram(matrix: Tall) -> Array:
+    first, *others = (block.T @ block for block in matrix.blocks())
+    return sum(others, start=first)
+
+
+def _orthogonal(matrix: Tall) -> tuple[Callable[[Array], Array], Array]:
+    """QR: how to multiply Q by a small matrix, and R.
+
+    Block by block (TSQR, arXiv 0808.2664, section 3.1): R is that of the blocks' Rs, one below
+    the other. A block's Q is made again where it is needed, for it is as large as the block.
+    """
+    if matrix.rows <= BLOCK:
+        only, r = np.linalg.qr(matrix.whole())
+        return lambda small: only @ small, r
+    rs = [np.linalg.qr(block, mode="r") for block in matrix.blocks()]
+    ends = np.cumsum([len(r) for r in rs])
+    top, r = np.linalg.qr(np.vstack(rs))
+
+    def times(small: Array) -> Array:
+        parts = np.split(top @ small, ends[:-1])
+        made = zip(matrix.blocks(), parts, strict=True)
+        return np.vstack([np.linalg.qr(block)[0] @ part for block, part in made])
+
+    return times, r
 
 
 def gauged(cut: Cut, reference_KN: Array) -> tuple[Array, Array]:

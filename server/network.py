@@ -1,28 +1,97 @@
 """The sites as a function: orders go out, answers come in. The only file that knows Flower's Grid.
 
-We drive the Grid ourselves: a stage is not a round, and Flower's own loop has neither a
-bank nor a journal (docs/adr/0002-own-loop.md).
+Every message is short: a site that is not done says so and is asked again, so whatever is
+lost on the way is mended by asking again. We drive the Grid ourselves: a stage is not a
+round, and Flower's own loop has neither a bank nor a journal (docs/adr/0002-own-loop.md).
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from common.errors import SiteFailed
-from common.exchange import Failure, Order, Presence, read_answer, wire_bytes
+from common.exchange import (
+    Answer,
+    Delivery,
+    Failure,
+    Lacks,
+    Order,
+    Presence,
+    Reply,
+    Working,
+    read_reply,
+    wire_bytes,
+)
 from common.identity import code_digest
-from server.accept import Received, Refused
+from server.accept import Accept, Done, Received, Refused, Waiting
 
-#: Flower drops a message after 12 h by default; a stage on real hardware may take longer.
-TIME_TO_LIVE_S = 14 * 24 * 3600.0
-POLL_S = 0.1
-#: How long a run waits for its sites to appear.
-PATIENCE_S = 600.0
-#: Pause before a node is asked again that answered with an error.
+#: Pause before a site is asked again that has not answered, or in vain; it doubles up to LONGEST.
 AGAIN_S = 5.0
+LONGEST_PAUSE_S = 600.0
+#: A site that lacks what it was sent so often in a row is left alone for a while.
+MOST_LACKS = 3
+#: Pause before a site with other code than ours is asked whether it was upgraded.
+UPGRADE_S = 60.0
+#: How often Flower is asked which nodes there are.
+LOOK_S = 2.0
+#: The slowest line that a message is given the time for.
+SLOWEST_BYTES_S = 20_000.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long sites are waited for.
+
+    Attributes:
+        wait_s: how long a site may hold an order before it says that it is still working.
+        slack_s: how long beyond that a message may be away before it counts as lost.
+        poll_s: pause between two looks for answers.
+        appear_s: a site that has not appeared by then is given up; None waits for ever, and
+            then a site that failed is asked again, too.
+    """
+
+    wait_s: float
+    slack_s: float
+    poll_s: float
+    appear_s: float | None
+
+
+#: Of a simulation, whose sites are all there and fail for good.
+SIMULATED = Patience(wait_s=0.0, slack_s=14 * 24 * 3600.0, poll_s=0.1, appear_s=600.0)
+
+
+@dataclass(slots=True)
+class _Talk:
+    """What is going on with one site about one order."""
+
+    site: str
+    state: str = "not asked yet"
+    message: str | None = None
+    lost_at: float = 0.0
+    rest_until: float = 0.0
+    pauses: int = 0
+    slack: float = 1.0
+    needs: tuple[str, ...] = ()
+    bare: bool = False
+    lacked: int = 0
+    told: str = ""
+    down: int = 0
+    up: int = 0
+    done: bool = False
+
+    def rest(self, why: str) -> None:
+        """Ask again after a while, and after a longer one the next time."""
+        # What was sent may well have arrived: it is not sent again before the site says so.
+        self.state, self.message, self.bare = why, None, True
+        self.rest_until = time.monotonic() + min(AGAIN_S * 2**self.pauses, LONGEST_PAUSE_S)
+        self.pauses = min(self.pauses + 1, 32)
+
+    def at_once(self, why: str) -> None:
+        """Ask again now: the site is well."""
+        self.state, self.message, self.pauses = why, None, 0
 
 
 @dataclass(slots=True)
@@ -30,123 +99,230 @@ class Network:
     """The sites that are there, and what each of them is known to hold.
 
     Attributes:
-        nodes: Flower's node id of each site.
-        holds: digests of the releases that each site has on its volume.
-        release: the adapter of a release, by its digest.
+        blob: what an order needs, by its digest.
+        registered: gives the names that nodes may have here, which may become more; None in
+            a simulation, where a node says itself which site it is.
     """
 
     grid: Grid
-    nodes: dict[str, int]
-    holds: dict[str, set[str]]
-    release: Callable[[str], bytes]
+    blob: Callable[[str], bytes]
+    patience: Patience
+    registered: Callable[[], Collection[str]] | None = None
+    _nodes: dict[str, int] = field(default_factory=dict[str, int])
+    _holds: dict[str, set[str]] = field(default_factory=dict[str, set[str]])
+    _troubles: dict[str, str] = field(default_factory=dict[str, str])
+    _queries: dict[int, tuple[str, float]] = field(default_factory=dict[int, tuple[str, float]])
+    _query_again: dict[int, float] = field(default_factory=dict[int, float])
+    _met: dict[int, str] = field(default_factory=dict[int, str])
+    _looked: float = 0.0
 
-    def ask(self, order: Order, sites: Sequence[str]) -> Iterator[Received | Refused]:
-        """Send the order to every site and give each answer as it comes.
+    def ask(
+        self, order: Order, sites: Sequence[str], accept: Accept
+    ) -> Iterator[Done | Refused | Waiting]:
+        """Ask each site until `accept` takes its answer; in between, tell who is waited for.
+
+        Sites are asked in turns and answer when they can. Without end where a site never
+        answers, unless the patience has one: then each site ends with Done or Refused.
 
         Raises:
-            SiteFailed: a site is not in the federation.
+            SiteFailed: a site is claimed by two nodes; or, where patience ends, a site has
+                not appeared or runs other code.
         """
-        missing = sorted(set(sites) - self.nodes.keys())
-        if missing:
-            raise SiteFailed(
-                f"stage {order.stage + 1} needs the sites {', '.join(sites)}; "
-                f"found no {', '.join(missing)} in the federation"
-            )
-        sent: dict[str, tuple[str, int]] = {}
-        for site in sites:
-            record = self._for_site(order, site).to_record()
-            message_id = _push(self.grid, record, self.nodes[site], order.work)
-            sent[message_id] = (site, wire_bytes(record))
-        for message_id, reply in _replies(self.grid, set(sent)):
-            site, bytes_down = sent[message_id]
-            yield self._received(site, order, reply, bytes_down)
+        began = time.monotonic()
+        talks = {site: _Talk(site, needs=order.needs) for site in sites}
+        while waiting := [talk for talk in talks.values() if not talk.done]:
+            self._look(waiting, began)
+            moved = False
+            for talk in waiting:
+                for event in self._turn(talk, order, accept):
+                    moved = True
+                    yield event
+            if not moved:
+                yield self._waiting(waiting)
+                time.sleep(self.patience.poll_s)
 
-    def _for_site(self, order: Order, site: str) -> Order:
-        lacks = {ref.sha256 for ref in order.releases} - self.holds[site]
-        return replace(order, carried={digest: self.release(digest) for digest in sorted(lacks)})
+    def _turn(self, talk: _Talk, order: Order, accept: Accept) -> Iterator[Done | Refused]:
+        """Ask the site if it is its turn; read what has come from it."""
+        now = time.monotonic()
+        if talk.message is None:
+            if talk.site in self._nodes and now >= talk.rest_until:
+                self._send(talk, order)
+            return
+        for reply in self.grid.pull_messages([talk.message]):
+            yield from self._heard(talk, reply, accept)
+            return
+        if now > talk.lost_at:
+            talk.slack *= 2
+            talk.rest("the message was lost")
 
-    def _received(self, site: str, order: Order, reply: Message, down: int) -> Received | Refused:
-        if reply.has_error():
-            return Refused(site, f"no answer (Flower's error code {reply.error.code})")
-        try:
-            answer = read_answer(reply.content)
-        except SiteFailed as error:
-            return Refused(site, str(error))
-        if isinstance(answer, Failure):
-            why = f"{answer.error} (the site's own log has the text under {answer.reference})"
-            return Refused(site, why)
-        if answer.site != site:
-            return Refused(site, f"it answered as {answer.site!r}")
-        self.holds[site] |= {ref.sha256 for ref in order.releases}
-        return Received(answer, down, wire_bytes(reply.content))
+    def _send(self, talk: _Talk, order: Order) -> None:
+        holds = self._holds[talk.site]
+        lacks = [name for name in talk.needs if name not in holds and not talk.bare]
+        blobs = {name: self.blob(name) for name in lacks}
+        delivery = Delivery(order=order, blobs=blobs, wait_s=self.patience.wait_s)
+        record = delivery.to_record()
+        size = wire_bytes(record)
+        patience = self.patience
+        # The answer may be as large as what was sent; twice as much time after each loss.
+        life = patience.wait_s + patience.slack_s * talk.slack + 2 * size / SLOWEST_BYTES_S
+        talk.message = _push(self.grid, record, self._nodes[talk.site], order.work, life)
+        if talk.message is None:
+            talk.rest("offline")
+            return
+        talk.state, talk.lost_at = "asked", time.monotonic() + life + AGAIN_S
+        talk.down += size
 
-
-def meet(
-    grid: Grid,
-    expected: Sequence[str],
-    release: Callable[[str], bytes],
-    patience_s: float = PATIENCE_S,
-) -> Network:
-    """Ask every node who it is, until all `expected` sites have answered.
-
-    Raises:
-        SiteFailed: a site has not answered in time, runs other code than the coordinator, or
-            is claimed by two nodes.
-    """
-    network = Network(grid, {}, {}, release)
-    deadline = time.monotonic() + patience_s
-    met: set[int] = set()
-    asked: dict[str, int] = {}
-    while missing := sorted(set(expected) - network.nodes.keys()):
-        if time.monotonic() > deadline:
-            raise SiteFailed(
-                f"found no answer from the sites {', '.join(missing)} within {patience_s:g} s, "
-                f"expected {', '.join(expected)} in the federation"
-            )
-        for node in sorted(set(grid.get_node_ids()) - met - set(asked.values())):
-            asked[_push(grid, RecordDict(), node, "query")] = node
-        failed = False
-        for reply in list(grid.pull_messages(set(asked))) if asked else ():
-            node = asked.pop(reply.metadata.reply_to_message_id)
-            if reply.has_error():
-                failed = True
+    def _heard(self, talk: _Talk, message: Message, accept: Accept) -> Iterator[Done | Refused]:
+        if message.has_error():
+            why = f"no answer (Flower's error code {message.error.code})"
+            if self.patience.appear_s is None:
+                talk.rest(why)
             else:
-                met.add(node)
-                presence = Presence.from_record(reply.content)
-                if presence.site in expected:
-                    _welcome(network, node, presence)
-        time.sleep(AGAIN_S if failed else POLL_S)
-    return network
+                yield from self._gave_nothing(talk, why)
+            return
+        try:
+            reply = read_reply(message.content)
+            talk.up += wire_bytes(message.content)
+        except SiteFailed as error:
+            yield from self._gave_nothing(talk, str(error))
+            return
+        if reply.site != talk.site:
+            yield from self._gave_nothing(talk, f"it answered as {reply.site!r}")
+            return
+        yield from self._replied(talk, reply, accept)
 
+    def _replied(self, talk: _Talk, reply: Reply, accept: Accept) -> Iterator[Done | Refused]:
+        holds = self._holds[talk.site]
+        match reply:
+            case Lacks():
+                holds.difference_update(reply.digests)
+                talk.lacked += 1
+                (talk.at_once if talk.lacked <= MOST_LACKS else talk.rest)("lacks what it needs")
+                talk.bare = False
+            case Working():
+                holds.update(talk.needs)
+                talk.lacked = 0
+                talk.at_once(f"working {reply.step}/{reply.steps}")
+            case Failure():
+                yield from self._gave_nothing(talk, _words(reply))
+            case _:
+                holds.update(talk.needs)
+                yield from self._answered(talk, reply, accept)
 
-def _welcome(network: Network, node: int, presence: Presence) -> None:
-    """The site at this node belongs to the network."""
-    site = presence.site
-    if site in network.nodes:
-        raise SiteFailed(f"two nodes say that they are the site {site!r}")
-    if presence.code != code_digest():
-        raise SiteFailed(
-            f"site {site} runs code {presence.code}, the coordinator {code_digest()}; "
+    def _answered(self, talk: _Talk, answer: Answer, accept: Accept) -> Iterator[Done | Refused]:
+        fault = accept(Received(answer, talk.down, talk.up))
+        if fault is None:
+            talk.done = True
+            yield Done(talk.site)
+        else:
+            yield from self._gave_nothing(talk, fault)
+
+    def _gave_nothing(self, talk: _Talk, why: str) -> Iterator[Refused]:
+        """Say so, once; and ask again later, where there is patience for it."""
+        talk.rest(why)
+        talk.done = self.patience.appear_s is not None
+        if talk.told != why:
+            talk.told = why
+            yield Refused(talk.site, why)
+
+    def _waiting(self, talks: Sequence[_Talk]) -> Waiting:
+        states: dict[str, str] = {}
+        offline: set[str] = set()
+        for talk in talks:
+            states[talk.site] = talk.state
+            if talk.site not in self._nodes:
+                offline.add(talk.site)
+                states[talk.site] = self._troubles.get(talk.site, "offline")
+        return Waiting(states, frozenset(offline))
+
+    def _look(self, talks: Sequence[_Talk], began: float) -> None:
+        """Know which nodes are there; ask new ones who they are, and read what they say."""
+        now, expected = time.monotonic(), [talk.site for talk in talks]
+        missing = sorted(set(expected) - self._nodes.keys())
+        if now - self._looked >= LOOK_S or (missing and self.patience.appear_s is not None):
+            self._looked = now
+            self._list(now)
+        for node, (message, lost_at) in list(self._queries.items()):
+            for reply in self.grid.pull_messages([message]):
+                del self._queries[node]
+                self._introduced(node, reply, expected)
+            if node in self._queries and now > lost_at:
+                del self._queries[node]
+        if missing and self.patience.appear_s is not None:
+            self._check_appeared(missing, now - began)
+
+    def _check_appeared(self, missing: Sequence[str], waited_s: float) -> None:
+        if self.patience.appear_s is not None and waited_s > self.patience.appear_s:
+            raise SiteFailed(
+                f"found no answer from the sites {', '.join(missing)} within "
+                f"{self.patience.appear_s:g} s, expected them in the federation"
+            )
+
+    def _list(self, now: float) -> None:
+        names = self._online()
+        gone = [site for site, node in self._nodes.items() if node not in names]
+        for site in gone:
+            del self._nodes[site]
+        for node in names:
+            if node in self._met:
+                # It was away for a while; its volume is as it was.
+                self._nodes.setdefault(self._met[node], node)
+            elif node not in self._queries and now >= self._query_again.get(node, 0.0):
+                message = _push(self.grid, RecordDict(), node, "query", self.patience.slack_s)
+                if message is not None:
+                    self._queries[node] = (message, now + self.patience.slack_s + AGAIN_S)
+
+    def _online(self) -> dict[int, str | None]:
+        """The nodes that may be sites here, and the names they are registered under."""
+        if self.registered is None:
+            return dict.fromkeys(self.grid.get_node_ids())
+        names = self.registered()
+        return {info.node_id: info.name for info in self.grid.get_nodes() if info.name in names}
+
+    def _introduced(self, node: int, reply: Message, expected: Sequence[str]) -> None:
+        """The node said which site it is, unless it could not."""
+        self._query_again[node] = time.monotonic() + AGAIN_S
+        if reply.has_error():
+            return
+        try:
+            presence = Presence.from_record(reply.content)
+        except SiteFailed:
+            name = self._online().get(node)
+            if name is not None:
+                self._troubles[name] = "it can't say who it is; its own log says why"
+            return
+        site, registered_as = presence.site, self._online().get(node)
+        if registered_as is not None and registered_as != site:
+            self._troubles[registered_as] = f"its site file says that it is {site!r}"
+            return
+        if presence.code != code_digest():
+            self._query_again[node] = time.monotonic() + UPGRADE_S
+            self._other_code(presence, site in expected)
+            return
+        if site in self._nodes and self._nodes[site] != node:
+            raise SiteFailed(f"two nodes say that they are the site {site!r}")
+        self._nodes[site], self._met[node] = node, site
+        self._holds[site] = set(presence.holds)
+        self._troubles.pop(site, None)
+
+    def _other_code(self, presence: Presence, expected: bool) -> None:
+        text = (
+            f"site {presence.site} runs code {presence.code}, the coordinator {code_digest()}; "
             "expected the same on both sides"
         )
-    network.nodes[site] = node
-    network.holds[site] = set(presence.holds)
+        self._troubles[presence.site] = text
+        if expected and self.patience.appear_s is not None:
+            raise SiteFailed(text)
 
 
-def _push(grid: Grid, content: RecordDict, node: int, message_type: str) -> str:
-    message = Message(content, node, message_type, ttl=TIME_TO_LIVE_S)
-    (message_id,) = grid.push_messages([message])
-    return message_id
+def _push(
+    grid: Grid, content: RecordDict, node: int, message_type: str, life_s: float
+) -> str | None:
+    """The id under which the reply will come; None where the node is not there any more."""
+    pushed = list(grid.push_messages([Message(content, node, message_type, ttl=life_s)]))
+    return pushed[0] or None if pushed else None
 
 
-def _replies(grid: Grid, waiting: set[str]) -> Iterator[tuple[str, Message]]:
-    """(id of the question, reply) as they come; a reply may be an error of Flower's."""
-    while waiting:
-        replies = list(grid.pull_messages(waiting))
-        for reply in replies:
-            # A failure names the server as its source, so the question's id is the key.
-            message_id = reply.metadata.reply_to_message_id
-            waiting.discard(message_id)
-            yield message_id, reply
-        if waiting and not replies:
-            time.sleep(POLL_S)
+def _words(failure: Failure) -> str:
+    where = f"the site's own log has the text under {failure.reference}"
+    return f"{failure.reason or failure.error} ({where})"

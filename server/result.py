@@ -64,7 +64,8 @@ class Scoreboard:
 
     def own(self) -> tuple[Mapping[str, float], ...]:
         """Every metric of each task just after it was learned."""
-        return tuple(dict(self.cells[task, task]) for task in range(len(self.plan.stages)))
+        stages = range(len(self.plan.stages))
+        return tuple(dict(self.cells.get((task, task), {})) for task in stages)
 
     def _measure(self, metrics: Mapping[str, float] | None, task: int) -> float | None:
         return None if metrics is None else metrics.get(self.plan.stages[task].metric)

@@ -1,86 +1,116 @@
 """The rounds of one stage, and the scores after it. No Flower in here: `ask` is the network."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from common.adapter import Adapter, from_bytes, to_bytes
+from common.adapter import StoredAdapter
 from common.errors import SiteFailed
-from common.exchange import Order, ReleaseRef, Scores, Update, Work
+from common.exchange import Order, ReleaseRef, Scores, Work
 from common.identity import code_digest
-from common.plan import Plan, Rule
-from server.accept import Ask, Refused
-from server.aggregate import Contribution, aggregate
+from common.plan import Plan
+from common.progress import News
+from server.accept import Ask, Refused, Scored, Waiting
+from server.aggregate import Contribution, merge
+from server.fit import LowRank, misfits
+from server.journal import Closed, Journal, Learned
 
-#: Called after each round: its number, the updates in site order, and what was refused.
-RoundDone: TypeAlias = Callable[[int, Sequence[Update], Sequence[str]], None]
+Say: TypeAlias = Callable[[News], None]
+
+#: A site that is offline is waited for so long with the scores of a task learned before.
+OFFLINE_GRACE_S = 300.0
+#: The same news of who is waited for is told again after so long.
+REPEAT_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What the coordinator works with: who asks the sites, what remembers, who is told.
+
+    Attributes:
+        patient: sites that fail or are away are waited for; if not, they fail the run.
+    """
+
+    ask: Ask
+    journal: Journal
+    say: Say
+    patient: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What answers: the base model, the `active` stages of a bank, and perhaps a candidate."""
+    """What answers: the base model, the `active` stages of a bank, and perhaps a candidate.
+
+    Attributes:
+        candidate: digest of an adapter that is not yet released.
+    """
 
     releases: Sequence[ReleaseRef] = ()
     active: Sequence[int] = ()
-    candidate: bytes | None = None
+    candidate: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Trained:
-    """What a stage's rounds agreed on.
+@dataclass(slots=True)
+class _Gathered:
+    """The answers to one order so far, and why others are missing, by site."""
 
-    Attributes:
-        adapter: the agreed adapter, safetensors.
-        error: what the last aggregation discarded, relative to the exact mean (Frobenius).
-        examples: training examples of each site in the last round.
-    """
+    updates: dict[str, Learned] = field(default_factory=dict[str, Learned])
+    scores: dict[str, Scores] = field(default_factory=dict[str, Scores])
+    refusals: dict[str, str] = field(default_factory=dict[str, str])
 
-    adapter: bytes
-    error: float
-    examples: Mapping[str, int]
+    @property
+    def answered(self) -> int:
+        """How many sites' answers count."""
+        return len(self.updates) + len(self.scores)
 
 
-def train_stage(
-    plan: Plan, stage: int, releases: Sequence[ReleaseRef], ask: Ask, done: RoundDone
-) -> Trained:
-    """Run the rounds of stage `stage` (0-based) on top of the bank `releases`.
+def train_stage(plan: Plan, stage: int, releases: Sequence[ReleaseRef], desk: Desk) -> Closed:
+    """The last round of stage `stage` (0-based), trained on top of the bank `releases`.
+
+    Rounds that are closed in the journal are not done again.
 
     Raises:
-        SiteFailed: fewer sites than the quorum gave a usable update.
+        SiteFailed: without patience, fewer sites than the quorum gave a usable update.
         AggregationError: the updates can't be made into one adapter.
     """
-    agreed: bytes | None = None
-    error = 0.0
-    updates: list[Update] = []
-    for round_number in range(1, plan.stages[stage].rounds + 1):
+    closed: Closed | None = None
+    for number in range(1, plan.stages[stage].rounds + 1):
         order = Order(
             work=Work.TRAIN,
-            plan=plan.canonical(),
+            plan=plan.digest,
             stage=stage,
-            round=round_number,
+            round=number,
             releases=tuple(releases),
             active=plan.base_of(stage),
-            adapter=agreed,
+            adapter=None if closed is None else closed.adapter,
             code=code_digest(),
         )
-        updates, refusals = _updates(plan, order, ask)
-        previous = None if agreed is None else from_bytes(agreed, "the agreed adapter")
-        merged = _merge(plan.aggregation, updates, previous)
-        agreed, error = to_bytes(merged[0]), merged[1]
-        done(round_number, updates, refusals)
-    assert agreed is not None  # a plan has at least one round
-    return Trained(agreed, error, {update.site: update.examples for update in updates})
+        closed = desk.journal.closed(order) or _round(plan, order, desk)
+        updates = desk.journal.answered(order)
+        losses = {
+            site: update.loss for site, update in updates.items() if isinstance(update, Learned)
+        }
+        desk.say({"event": "round", "stage": stage, "round": number, "losses": losses})
+    assert closed is not None  # a plan has at least one round
+    return closed
 
 
-def score_task(plan: Plan, task: int, model: Model, ask: Ask) -> dict[str, Scores]:
+def score_task(
+    plan: Plan, task: int, model: Model, desk: Desk, grace_s: float | None = None
+) -> dict[str, Scores]:
     """How `model` does on the test questions of stage `task`, by site.
 
+    Args:
+        grace_s: how long sites are waited for that are offline; None waits for them as
+            long as a round does.
+
     Raises:
-        SiteFailed: a site of the stage could not score it.
+        SiteFailed: without patience, a site of the stage could not score it.
     """
     order = Order(
         work=Work.EVALUATE,
-        plan=plan.canonical(),
+        plan=plan.digest,
         stage=task,
         round=0,
         releases=tuple(model.releases),
@@ -88,13 +118,22 @@ def score_task(plan: Plan, task: int, model: Model, ask: Ask) -> dict[str, Score
         adapter=model.candidate,
         code=code_digest(),
     )
-    scores: dict[str, Scores] = {}
-    for answer in ask(order, plan.stages[task].sites):
-        if isinstance(answer, Refused):
-            raise SiteFailed(_refusal(order, answer))
-        if isinstance(answer, Scores):
-            scores[answer.site] = answer
-    return dict(sorted(scores.items()))
+    gathered = _Gathered()
+    if desk.journal.finished(order):
+        found = desk.journal.answered(order)
+        return {site: scores for site, scores in found.items() if isinstance(scores, Scores)}
+    began = time.monotonic()
+    for waiting in _gather(plan, order, desk, gathered):
+        missing = waiting.states.keys() if waiting else set[str]()
+        given_up = grace_s is not None and time.monotonic() - began > grace_s
+        if given_up and waiting and missing <= waiting.offline:
+            break
+        if _enough(plan, order, desk, gathered, quorum=1):
+            break
+    if gathered.refusals and not desk.patient:
+        raise SiteFailed("\n".join(sorted(gathered.refusals.values())))
+    desk.journal.finish(order, sorted(gathered.refusals.values()))
+    return dict(sorted(gathered.scores.items()))
 
 
 def pooled(by_site: Iterable[tuple[int, Mapping[str, float]]]) -> dict[str, float]:
@@ -112,36 +151,95 @@ def pooled(by_site: Iterable[tuple[int, Mapping[str, float]]]) -> dict[str, floa
     return {name: sums[name] / counts[name] for name in sums}
 
 
-def _refusal(order: Order, refused: Refused) -> str:
+def _round(plan: Plan, order: Order, desk: Desk) -> Closed:
+    """The order's round, closed: its updates are one adapter, which is on the disk."""
+    stage, journal = plan.stages[order.stage], desk.journal
+    quorum = stage.quorum or len(stage.sites)
+    gathered = _Gathered()
+    while gathered.answered < quorum:
+        for _ in _gather(plan, order, desk, gathered):
+            if _enough(plan, order, desk, gathered, quorum):
+                break
+        _refuse_misfits(plan, order, desk, gathered)
+        if gathered.answered < quorum and not desk.patient:
+            raise SiteFailed("\n".join(sorted(gathered.refusals.values())))
+    for site in sorted(set(stage.sites) - gathered.updates.keys() - gathered.refusals.keys()):
+        why = f"it was late (deadline: {stage.deadline_hours:g} h after the round began)"
+        _left_out(order, desk, gathered, Refused(site, why))
+    contributions = [
+        Contribution(update.site, update.examples, _file(journal, update.adapter, update.site))
+        for update in gathered.updates.values()
+    ]
+    previous = None if order.adapter is None else _file(journal, order.adapter, "the order")
+    merged = merge(plan.aggregation, contributions, previous, plan.method.rank, plan.wire)
+    closed = Closed(
+        sites={site: gathered.updates[site].examples for site in sorted(gathered.updates)},
+        refusals=tuple(sorted(gathered.refusals.values())),
+        adapter=journal.blobs.put(merged.blob),
+        error=merged.error,
+    )
+    journal.close_round(order, closed)
+    return closed
+
+
+def _gather(plan: Plan, order: Order, desk: Desk, gathered: _Gathered) -> Iterator[Waiting | None]:
+    """Take in what the sites send; yields after each event, with who is waited for."""
+    told, told_at = "", 0.0
+    desk.journal.opened(order)
+    for event in desk.ask(order, plan.stages[order.stage].sites):
+        match event:
+            case Learned():
+                gathered.updates[event.site] = event
+                gathered.refusals.pop(event.site, None)
+            case Scored():
+                gathered.scores[event.site] = event.scores
+                gathered.refusals.pop(event.site, None)
+            case Refused():
+                _left_out(order, desk, gathered, event)
+            case Waiting():
+                text = str(sorted(event.states.items()))
+                if text != told or time.monotonic() - told_at > REPEAT_S:
+                    told, told_at = text, time.monotonic()
+                    desk.say(_who(order, event))
+        yield event if isinstance(event, Waiting) else None
+
+
+def _enough(plan: Plan, order: Order, desk: Desk, gathered: _Gathered, quorum: int) -> bool:
+    """Whether to go on with the answers that are there."""
+    stage = plan.stages[order.stage]
+    if gathered.answered == len(stage.sites):
+        return True
+    if gathered.answered < quorum or not desk.patient:
+        return False
+    late = time.time() > desk.journal.opened(order) + 3600 * stage.deadline_hours
+    return late or gathered.answered + len(gathered.refusals) == len(stage.sites)
+
+
+def _refuse_misfits(plan: Plan, order: Order, desk: Desk, gathered: _Gathered) -> None:
+    """Updates that were good on their own but don't fit the others don't count."""
+    journal, updates = desk.journal, gathered.updates
+    sources = {site: _file(journal, update.adapter, site) for site, update in updates.items()}
+    ordered = None if order.adapter is None else _file(journal, order.adapter, "the order")
+    settings = LowRank(plan.method.rank, plan.method.alpha)
+    for site, why in misfits(sources, ordered, settings).items():
+        journal.refuse(order, site, why)
+        del updates[site]
+        _left_out(order, desk, gathered, Refused(site, why))
+
+
+def _left_out(order: Order, desk: Desk, gathered: _Gathered, refused: Refused) -> None:
     what = f"stage {order.stage + 1}"
     if order.work is Work.TRAIN:
         what += f", round {order.round}"
-    return f"site {refused.site} could not {order.work} {what}: {refused.why}"
+    text = f"site {refused.site} could not {order.work} {what}: {refused.why}"
+    gathered.refusals[refused.site] = text
+    desk.say({"event": "refused", "stage": order.stage, "site": refused.site, "text": text})
 
 
-def _updates(plan: Plan, order: Order, ask: Ask) -> tuple[list[Update], list[str]]:
-    """The usable updates of a round in site order, and why others were left out."""
-    stage = plan.stages[order.stage]
-    updates: list[Update] = []
-    refusals: list[str] = []
-    for answer in ask(order, stage.sites):
-        if isinstance(answer, Update):
-            updates.append(answer)
-        elif isinstance(answer, Refused):
-            refusals.append(_refusal(order, answer))
-    if len(updates) < (stage.quorum or len(stage.sites)):
-        assert refusals  # whoever gave no update gave a reason
-        raise SiteFailed("\n".join(sorted(refusals)))
-    return sorted(updates, key=lambda update: update.site), sorted(refusals)
+def _who(order: Order, waiting: Waiting) -> News:
+    event = {"event": "waiting", "work": order.work, "stage": order.stage, "round": order.round}
+    return {**event, "for": dict(sorted(waiting.states.items()))}
 
 
-def _merge(
-    rule: Rule, updates: Sequence[Update], previous: Adapter | None
-) -> tuple[Adapter, float]:
-    contributions = [
-        Contribution(update.site, update.examples, from_bytes(update.adapter, update.site))
-        for update in updates
-    ]
-    rank = max(part.adapter.rank for part in contributions)
-    merged = aggregate(rule, contributions, previous, rank)
-    return merged.adapter, merged.error
+def _file(journal: Journal, digest: str, source: str) -> StoredAdapter:
+    return StoredAdapter.in_file(journal.blobs.path(digest), source)

@@ -3,10 +3,15 @@
 import re
 from pathlib import Path
 
-from client.app import FAILURES_FILE
+from client.failures import FAILURES_FILE
+from common.exchange import Reason
 
-#: How the coordinator tells of a failure that it knows only by its class and reference.
-_REFERENCE = re.compile(r"\w+ \(the site's own log has the text under ([0-9a-f]{8})\)")
+_REASONS = "|".join(re.escape(reason) for reason in Reason)
+#: How the coordinator tells of a failure that it knows only by its reason or its class, and
+#: its reference.
+_REFERENCE = re.compile(
+    rf"(?:{_REASONS}|\w+) \(the site's own log has the text under ([0-9a-f]{{8}})\)"
+)
 
 
 def in_the_sites_words(told: str, sites: Path) -> str:

@@ -12,7 +12,7 @@ from client.data import check_task
 from common.durable import DISK, write_file
 from common.errors import DataError, ModelError, PlanError, StateError
 from common.identity import seed_for
-from common.plan import DataSource, Plan, Simulation, Stage
+from common.plan import DataSource, Modality, Plan, Simulation, Stage
 from simulation.write_task import Question, write_task
 
 #: Folders of the base models that come with the project, by their name in a plan.
@@ -133,6 +133,8 @@ def _write_site_file(file: Path, name: str, data: Path, base_model: Path) -> Non
         # One thread a site: two sites train side by side on two cores, and the last bits
         # of a sum depend on how many threads share it.
         "threads": 1,
+        # Whoever runs the simulation is all its hospitals.
+        "policy": {"modalities": list(Modality), "plans": "any", "rounds": None, "examples": 1},
     }
     file.parent.mkdir(parents=True, exist_ok=True)
     # JSON is YAML; a path with a colon or a hash in it stays what it is.

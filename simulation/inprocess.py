@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
@@ -46,6 +47,13 @@ class InProcessGrid(Grid):
     def get_node_ids(self) -> Iterable[int]:
         """Every site's node."""
         return list(self.contexts)
+
+    def get_nodes(self) -> Iterable[NodeInfo]:
+        """Every site's node, under the name that its node config gives it."""
+        return [
+            NodeInfo(node_id=node, name=str(context.node_config.get("name", "")), status="online")
+            for node, context in self.contexts.items()
+        ]
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Have each message answered; give their ids."""

@@ -99,7 +99,7 @@ def _methods(plan: Plan, wish: Wish) -> list[str]:
 def _check_folder(run: PlannedRun) -> None:
     """What is in the run's folder is a beginning of this very run."""
     if run.folder.journal.exists():
-        Journal(run.folder.journal, run.plan).close()
+        Journal(run.folder, run.plan).close()
     if run.folder.bank.exists():
         open_bank(run.plan, run.folder)
 

@@ -131,6 +131,9 @@ class _View:
                 self._now_training(news["stage"], news["round"] + 1)
             case "refused":
                 self.say(f"  left out: {in_the_sites_words(news['text'], self._folder)}", "yellow")
+            case "base":
+                if news["score"] is not None:
+                    self.say(f"  base model: {100 * news['score']:.0f}")
             case "scores":
                 self._say_scores(news)
             case "done":
@@ -146,10 +149,10 @@ class _View:
     def _now_scoring(self, news: News) -> None:
         self._sites = {}
         task = self._plan.stages[int(news["task"])].name
-        after = "before the first stage"
+        knowing = "by the base model alone"
         if news["stage"] is not None:
-            after = f"after stage {news['stage'] + 1}"
-        self._at = f"scoring {task} {after}"
+            knowing = f"after stage {news['stage'] + 1}"
+        self._at = f"scoring {task} {knowing}"
 
     def _say_scores(self, news: News) -> None:
         scores = ", ".join(
@@ -157,4 +160,4 @@ class _View:
             for stage, score in zip(self._plan.stages, news["scores"], strict=True)
             if score is not None
         )
-        self.say(f"{'base model' if news['stage'] is None else '  scores'}: {scores}")
+        self.say(f"  scores: {scores}")

@@ -12,7 +12,9 @@ from typing import Protocol
 
 import torch
 
+from client.checkpoint import Checkpoint
 from client.data import Example
+from client.descent import Descend, PlainDescent
 from client.train import Course, Report, Trained
 from common.adapter import Adapter
 from common.plan import Plan, Stage
@@ -29,6 +31,8 @@ class Assignment:
         active: the stages of `bank` that are summed into the model.
         candidate: summed, too, where questions are answered: an adapter not yet released.
         base_model: folder of the frozen model, already checked against the plan's pin.
+        checkpoint: where a round of training is kept while it lasts; None keeps nothing.
+        descend: how a loss becomes a step: in this process, or in several together.
     """
 
     plan: Plan
@@ -40,6 +44,8 @@ class Assignment:
     candidate: Adapter | None
     base_model: Path
     device: torch.device
+    checkpoint: Checkpoint | None
+    descend: Descend = PlainDescent
 
     @property
     def task(self) -> Stage:
@@ -60,6 +66,7 @@ class Assignment:
             round=self.round,
             site=self.site,
             examples=examples,
+            checkpoint=self.checkpoint,
         )
 
 

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 
 from client.data import Example
 from client.decoder_lora import answer_worn, first_adapter, train_worn, wear
+from client.descent import Penalty
 from client.methods.interface import Assignment
 from client.model import BaseModel
 from client.regularizer import Regularizer, Weights, prototypes_of
-from client.train import Penalty, Report, Trained
+from client.train import Report, Trained
 from common.adapter import Adapter
 from common.plan import MSLoRACR
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load as load_blob
 from transformers import (
     CLIPVisionConfig,
     LlavaConfig,
@@ -20,9 +21,10 @@ from transformers import (
     MistralConfig,
 )
 
-from common.adapter import Adapter, Pair
+from common.adapter import Adapter, Pair, to_bytes
 from common.bank import Bank, export
 from common.errors import BankError
+from common.plan import Precision
 from tests.unit.small_bank import BASE, KEY, draft
 
 IMAGE = 63
@@ -83,11 +85,16 @@ def plain_sum(
     return model
 
 
-def released(folder: Path, adapters: Sequence[Adapter], sums: Sequence[tuple[int, ...]]) -> Bank:
+def released(
+    folder: Path,
+    adapters: Sequence[Adapter],
+    sums: Sequence[tuple[int, ...]],
+    wire: Precision = Precision.FP32,
+) -> Bank:
     bank = Bank.create(folder, BASE)
     for stage, (adapter, summed) in enumerate(zip(adapters, sums, strict=True)):
         continuing = replace(draft(bank, f"stage{stage}"), sums=summed)
-        bank = bank.add(continuing, adapter, KEY)
+        bank = bank.add(continuing, to_bytes(adapter, wire), KEY)
     return bank
 
 
@@ -152,12 +159,30 @@ def test_layers_of_unequal_rank_keep_their_own(tmp_path: Path):
     assert close(logits(model), logits(plain_sum(small_llava(), adapters)))
 
 
-def test_a_release_is_itself_a_peft_adapter(tmp_path: Path):
+@pytest.mark.parametrize("wire", Precision)
+def test_a_release_is_itself_a_peft_adapter(tmp_path: Path, wire: Precision):
     adapter = random_adapter(small_llava(), [*ATTENTION, *MLP], rank=3, scale=0.7, seed=1)
-    bank = released(tmp_path / "bank", [adapter], [(0,)])
+    bank = released(tmp_path / "bank", [adapter], [(0,)], wire)
     model = load(bank.folder / bank.releases[0].folder)
     assert touched(model) == {*ATTENTION, *MLP}
-    assert close(logits(model), logits(plain_sum(small_llava(), [adapter])))
+    # PEFT holds what it reads in 16 bits in 32.
+    assert {p.dtype for name, p in model.named_parameters() if "lora" in name} == {torch.float32}
+    assert close(logits(model), logits(plain_sum(small_llava(), [bank.adapter(0)])))
+
+
+def test_the_export_of_releases_in_16_bits_is_their_exact_sum_in_32(tmp_path: Path):
+    base = small_llava()
+    adapters = [
+        random_adapter(base, ATTENTION, rank=4, scale=2.0, seed=1),
+        random_adapter(base, ATTENTION, rank=3, scale=0.7, seed=2),
+    ]
+    bank = released(tmp_path / "bank", adapters, [(0,), (0, 1)], Precision.BF16)
+    folder = export(bank, 1, tmp_path / "out")
+    arrays = load_blob((folder / "adapter_model.safetensors").read_bytes())
+    assert {array.dtype for array in arrays.values()} == {torch.float32}
+    expected = plain_sum(small_llava(), [bank.adapter(0), bank.adapter(1)])
+    assert close(logits(load(folder)), logits(expected))
+    assert not close(logits(load(folder)), logits(plain_sum(small_llava(), adapters)))
 
 
 def test_an_export_says_what_it_was_made_of(tmp_path: Path):

@@ -217,7 +217,7 @@ def test_a_bank_from_another_base_model(refused: Refused, tmp_path: Path):
 def test_a_plan_changed_between_start_and_resume(refused: Refused, tmp_path: Path):
     started = load_plan(plan_file(tmp_path))
     folder = RunFolder(tmp_path / "run")
-    Journal(folder.journal, started).close()
+    Journal(folder, started).close()
     journal = sha256(folder.journal.read_bytes())
     plan = plan_file(tmp_path, aggregation="fedavg")
     (line,) = refused("simulate", plan, "--out", tmp_path / "run")
@@ -229,7 +229,7 @@ def test_a_changed_plan_is_found_before_a_compared_method_is_reached(
     refused: Refused, tmp_path: Path
 ):
     folder = RunFolder(tmp_path / "run/methods/sequential")
-    Journal(folder.journal, load_plan(plan_file(tmp_path, seed=9))).close()
+    Journal(folder, load_plan(plan_file(tmp_path, seed=9))).close()
     lines = refused(
         "simulate", plan_file(tmp_path), "--out", tmp_path / "run", "--methods",
         "mslora_cr,sequential",

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from client.batches import Batches
 from client.data import read_task
-from client.decoder_lora import token_loss
+from client.decoder_lora import Decoder, parts_of, token_loss
+from client.descent import PlainDescent, backward, summed
 from client.images import load_image, pad_to_square
 from client.lora import Factor, fresh_adapter
 from client.model import BaseModel, load_base
@@ -121,19 +122,22 @@ def silent(_: Progress) -> None:
 def quadratic(parameter: nn.Parameter, size: float = 1.0) -> Any:
     """Loss size / 2 * w^2, whatever the examples are."""
 
-    def loss_of(chosen: Sequence[int]) -> Tensor:
-        loss = size / 2 * parameter.square().sum()
-        loss.backward()
-        return loss.detach()
+    def loss_of(chosen: Sequence[int]) -> list[Tensor]:
+        return [size / 2 * parameter.square().sum()]
 
     return loss_of
+
+
+def descent_of(parameter: nn.Parameter, course: Course) -> PlainDescent:
+    return PlainDescent(nn.Module(), [parameter], course.plan.training)
 
 
 def test_two_steps_are_those_of_adamw_by_hand():
     parameter = nn.Parameter(torch.tensor([3.0]))
     training = {"warmup": 0.0, "max_grad_norm": 2.0, "weight_decay": 0.1}
     course = course_of(rounds=1, examples=8, training=training)
-    result = train(course, [parameter], quadratic(parameter), None, silent)
+    descent = descent_of(parameter, course)
+    result = train(course, descent, quadratic(parameter), None, silent)
     w, m, v = 3.0, 0.0, 0.0
     losses: list[float] = []
     for step in (1, 2):
@@ -161,8 +165,8 @@ def test_the_regularizer_adds_its_gradient_once_a_step_and_its_mean_is_told():
 
     training = {"max_grad_norm": 1000.0}
     course = course_of(training=training)
-    trained = train(course, [pulled], quadratic(pulled), penalty, silent)
-    train(course, [plain], quadratic(plain, 2.0), None, silent)
+    trained = train(course, descent_of(pulled, course), quadratic(pulled), penalty, silent)
+    train(course, descent_of(plain, course), quadratic(plain, 2.0), None, silent)
     assert pulled.item() == pytest.approx(plain.item(), rel=1e-6)
     assert len(called) == trained.steps
     assert trained.regularizer == pytest.approx(sum(called) / len(called), rel=1e-6)
@@ -172,7 +176,7 @@ def test_progress_is_told_every_ten_steps_and_at_the_end():
     parameter = nn.Parameter(torch.tensor([1.0]))
     told: list[Progress] = []
     course = course_of(examples=25, batch_size=1, round=2)
-    train(course, [parameter], quadratic(parameter), None, told.append)
+    train(course, descent_of(parameter, course), quadratic(parameter), None, told.append)
     assert [(news.step, news.steps) for news in told] == [(10, 25), (20, 25), (25, 25)]
     assert {(news.stage, news.round, news.site) for news in told} == {(0, 2, "a")}
     assert told[0].loss > told[1].loss > told[2].loss > 0
@@ -180,15 +184,17 @@ def test_progress_is_told_every_ten_steps_and_at_the_end():
 
 def test_a_loss_that_is_not_finite_stops_the_round_with_stage_and_round():
     parameter = nn.Parameter(torch.tensor([math.inf]))
+    course = course_of()
     with pytest.raises(SiteFailed, match="site a: stage 'one', round 1: the loss is"):
-        train(course_of(), [parameter], quadratic(parameter), None, silent)
+        train(course, descent_of(parameter, course), quadratic(parameter), None, silent)
 
 
 def test_training_leaves_the_global_generator_alone():
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
     parameter = nn.Parameter(torch.tensor([1.0]))
-    train(course_of(), [parameter], quadratic(parameter), None, silent)
+    course = course_of()
+    train(course, descent_of(parameter, course), quadratic(parameter), None, silent)
     assert torch.equal(before, torch.random.get_rng_state())
 
 
@@ -210,18 +216,27 @@ def batches(model: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> Batch
     return Batches(model, read_task(folder).train)
 
 
-def gradients(model: BaseModel, batches: Batches, micro_batch: int | None) -> list[Tensor]:
-    """The loss of all examples, and then the gradient of every factor."""
+def gradients(
+    model: BaseModel, batches: Batches, micro_batch: int | None, processes: int = 1
+) -> list[Tensor]:
+    """The loss of all examples, and then the gradient of every factor, over all processes."""
     for parameter in model.adapted.parameters():
         parameter.grad = None
-    loss = token_loss(model, batches, micro_batch)(range(len(QUESTIONS)))
+    losses = [
+        loss
+        for place in range(processes)
+        for loss in token_loss(Decoder(model), batches, micro_batch, (place, processes))(
+            range(len(QUESTIONS))
+        )
+    ]
+    loss = summed(losses, backward)
     found = [parameter.grad for parameter in model.adapted.parameters()]
     return [loss, *(gradient for gradient in found if gradient is not None)]
 
 
 def test_the_loss_is_transformers_own_over_a_padded_batch(model: BaseModel, tmp_path: Path):
     examples = read_task(write_task(tmp_path / "t", QUESTIONS)).train
-    loss = token_loss(model, Batches(model, examples), None)(range(5))
+    (loss,) = token_loss(Decoder(model), Batches(model, examples), None, (0, 1))(range(5))
     coded = [
         encode_example(model.tokenizer, e.question, e.answer, model.image_token, model.image_tokens)
         for e in examples
@@ -248,6 +263,29 @@ def test_micro_batches_change_neither_loss_nor_gradient(
     assert len(whole) == 1 + 2 * len(model.adapted.shapes())
     for one, other in zip(whole, parts, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("micro_batch", [None, 1, 2])
+@pytest.mark.parametrize("processes", [2, 3, 7])
+def test_the_shares_of_several_processes_add_up_to_the_batch(
+    model: BaseModel, batches: Batches, micro_batch: int | None, processes: int
+):
+    whole = gradients(model, batches, None)
+    shared = gradients(model, batches, micro_batch, processes)
+    for one, other in zip(whole, shared, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("size", "count"), [(1, 1), (5, 2), (7, 3), (2, 4), (24, 4)])
+@pytest.mark.parametrize("micro_batch", [None, 1, 2])
+def test_every_process_runs_equally_many_parts_and_every_example_is_in_one(
+    size: int, count: int, micro_batch: int | None
+):
+    chosen = list(range(100, 100 + size))
+    shares = [parts_of(chosen, micro_batch, (place, count)) for place in range(count)]
+    assert len({len(parts) for parts in shares}) == 1
+    assert [i for parts in shares for part in parts for i in part] == chosen
+    assert micro_batch is None or all(len(part) <= micro_batch for p in shares for part in p)
 
 
 def test_gradient_checkpointing_recomputes_layers_and_changes_no_gradient(

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from common.adapter import Adapter, Pair
+from common.adapter import Adapter, Pair, to_bytes
 from common.bank import Bank
-from common.plan import BaseModelPin, Modality, Rule
+from common.plan import BaseModelPin, Modality, Precision, Rule
 from common.release import Draft
 from common.signing import SigningKey
 
@@ -19,6 +19,11 @@ def adapter(seed: int, rank: int = 1) -> Adapter:
     draw = np.random.default_rng(seed)
     a, b = draw.standard_normal((rank, 3)), draw.standard_normal((2, rank))
     return Adapter({"q": Pair(a.astype(np.float32), b.astype(np.float32))}, scale=2.0)
+
+
+def blob(seed: int, rank: int = 1, wire: Precision = Precision.FP32) -> bytes:
+    """`adapter` as it travels."""
+    return to_bytes(adapter(seed, rank), wire)
 
 
 def draft(bank: Bank, name: str) -> Draft:
@@ -40,9 +45,9 @@ def draft(bank: Bank, name: str) -> Draft:
     )
 
 
-def bank_of(folder: Path, *names: str, rank: int = 1) -> Bank:
+def bank_of(folder: Path, *names: str, rank: int = 1, wire: Precision = Precision.FP32) -> Bank:
     """A bank with a release of each name."""
     bank = Bank.create(folder, BASE)
     for seed, name in enumerate(names):
-        bank = bank.add(draft(bank, name), adapter(seed, rank), KEY)
+        bank = bank.add(draft(bank, name), blob(seed, rank, wire), KEY)
     return bank

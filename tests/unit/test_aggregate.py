@@ -1,8 +1,10 @@
 """Aggregation: properties of every rule, and its numbers redone with dense matrices."""
 
-# M outputs, N inputs of a layer
+# M outputs, N inputs of a layer, R rank
+import tracemalloc
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,10 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits  # pyright: ignore[reportMissingTypeStubs]
 
-from common.adapter import Adapter, Array, Pair, to_bytes
+from common.adapter import Adapter, AdapterSource, Array, Pair, StoredAdapter, from_bytes, to_bytes
 from common.errors import AggregationError
-from common.plan import Rule
-from server.aggregate import Contribution, aggregate
+from common.plan import Precision, Rule
+from server import low_rank
+from server.aggregate import Contribution, aggregate, merge, norm
+from server.low_rank import BLOCK, strongest, tall
 
 SHAPES = {"q": (9, 12), "v": (7, 5)}
 seeds = st.integers(0, 2**32 - 1)
@@ -59,8 +63,24 @@ def fitting(rule: Rule, seed: int, count: int) -> tuple[list[Contribution], Adap
     return sites, start
 
 
-def product(adapter: Adapter, name: str) -> Array:
-    pair = adapter.pairs[name]
+def loaded(source: AdapterSource) -> Adapter:
+    return from_bytes(to_bytes(source), "a test")
+
+
+def stored(
+    folder: Path, sites: Sequence[Contribution], wire: Precision = Precision.FP32
+) -> list[Contribution]:
+    """The same contributions, their adapters in files."""
+    return [replace(site, adapter=filed(folder / site.site, site.adapter, wire)) for site in sites]
+
+
+def filed(file: Path, adapter: AdapterSource, wire: Precision = Precision.FP32) -> StoredAdapter:
+    file.write_bytes(to_bytes(adapter, wire))
+    return StoredAdapter.in_file(file, file.name)
+
+
+def product(adapter: AdapterSource, name: str) -> Array:
+    pair = adapter.pair(name)
     return adapter.scale * pair.b.astype(np.float64) @ pair.a.astype(np.float64)
 
 
@@ -318,7 +338,7 @@ def test_extras_are_averaged(rule: Rule):
     sites, start = fitting(rule, 5, 2)
     result = aggregate(rule, sites, start, 3).adapter
     n, m = (site.examples for site in sites)
-    first, second = (site.adapter.extras["prompt"] for site in sites)
+    first, second = (site.adapter.extra("prompt") for site in sites)
     expected = (n * first + m * second) / (n + m)
     np.testing.assert_allclose(result.extras["prompt"], expected, rtol=1e-5)
 
@@ -354,7 +374,10 @@ Spoil = Callable[[list[Contribution]], list[Contribution]]
 
 
 def _second(change: Callable[[Adapter], Adapter]) -> Spoil:
-    return lambda sites: [sites[0], replace(sites[1], adapter=change(sites[1].adapter))]
+    def spoilt(sites: list[Contribution]) -> list[Contribution]:
+        return [sites[0], replace(sites[1], adapter=change(loaded(sites[1].adapter)))]
+
+    return spoilt
 
 
 def _with_q(adapter: Adapter, a: Array, b: Array) -> Adapter:
@@ -378,6 +401,16 @@ REFUSALS: list[tuple[Rule, Spoil, str]] = [
         Rule.FEDAVG,
         lambda sites: [sites[0], replace(sites[1], examples=-2)],
         "site site1: found -2 examples, expected 0 or more",
+    ),
+    (
+        Rule.SVD,
+        _second(lambda x: replace(x, scale=0.0)),
+        "site site1: found scale 0.0, expected a number above 0",
+    ),
+    (
+        Rule.SVD,
+        _second(lambda x: replace(x, scale=1e300)),
+        "q: found updates too large to be put together",
     ),
     (
         Rule.SVD,
@@ -466,3 +499,197 @@ def test_sums_that_fill_the_matrix_take_the_dense_way_to_the_same_result(seed: i
     result = aggregate(Rule.SVD, sites, None, 4)
     expected = cut_dense(mean_product(sites, "v"), 4)
     np.testing.assert_allclose(product(result.adapter, "v"), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("rule", Rule)
+@pytest.mark.parametrize("first_round", [True, False])
+@settings(max_examples=15, deadline=None)
+@given(seeds, st.integers(1, 4), st.randoms(use_true_random=False))
+def test_files_in_any_order_give_the_bits_of_adapters_in_memory(
+    tmp_path_factory: pytest.TempPathFactory,
+    rule: Rule,
+    first_round: bool,
+    seed: int,
+    count: int,
+    shuffler: Any,
+):
+    folder = tmp_path_factory.mktemp("files")
+    sites, start = fitting(rule, seed, count)
+    previous, its_file = (None, None) if first_round else (start, filed(folder / "start", start))
+    shuffled = stored(folder, sites)
+    shuffler.shuffle(shuffled)
+    expected = aggregate(rule, sites, previous, 3)
+    found = aggregate(rule, shuffled, its_file, 3)
+    assert to_bytes(found.adapter) == to_bytes(expected.adapter)
+    assert found.error == expected.error
+    for wire in Precision:
+        merged = merge(rule, shuffled, its_file, 3, wire)
+        assert merged.blob == to_bytes(expected.adapter, wire)
+        assert merged.error == expected.error
+
+
+@pytest.mark.parametrize("rule", Rule)
+def test_one_site_in_16_bits_comes_back_byte_for_byte(rule: Rule, tmp_path: Path):
+    [site], start = fitting(rule, 3, 1)
+    sites = stored(tmp_path, [site], Precision.BF16)
+    previous = filed(tmp_path / "start", start, Precision.BF16)
+    merged = merge(rule, sites, previous, 3, Precision.BF16)
+    assert merged.blob == (tmp_path / site.site).read_bytes()
+    assert merged.error == 0.0
+
+
+@pytest.mark.parametrize("rule", [Rule.FROZEN_A, Rule.ALTERNATING])
+def test_rules_that_hold_a_factor_still_hold_it_in_16_bits_round_after_round(
+    rule: Rule, tmp_path: Path
+):
+    sites, start = fitting(rule, 12, 3)
+    previous = filed(tmp_path / "start", start, Precision.BF16)
+    for number in range(3):
+        merged = merge(rule, stored(tmp_path, sites, Precision.BF16), previous, 3, Precision.BF16)
+        agreed = from_bytes(merged.blob, "here")
+        for name in SHAPES:
+            np.testing.assert_array_equal(agreed.pairs[name].a, previous.pair(name).a)
+        previous = filed(tmp_path / f"agreed{number}", agreed, Precision.BF16)
+        learned = Adapter(
+            {n: Pair(p.a, p.b + np.float32(0.1)) for n, p in agreed.pairs.items()},
+            agreed.scale,
+            agreed.extras,
+        )
+        sites = [replace(site, adapter=learned) for site in sites]
+
+
+def test_unequal_ranks_are_merged_into_the_plans(tmp_path: Path):
+    random = np.random.default_rng(13)
+    sites = [Contribution(f"s{r}", r, adapter(random, r)) for r in (2, 4)]
+    for rank in (1, 3, 8):
+        merged = merge(Rule.SVD, stored(tmp_path, sites), None, rank, Precision.FP32)
+        assert merged.blob == to_bytes(aggregate(Rule.SVD, sites, None, rank).adapter)
+
+
+@pytest.mark.parametrize("rule", Rule)
+def test_what_is_not_finite_is_found_as_it_is_read(rule: Rule, tmp_path: Path):
+    sites, start = fitting(rule, 14, 2)
+    spoilt = from_bytes(to_bytes(sites[1].adapter), "here")
+    spoilt.pairs["v"].b[0, 0] = np.inf
+    for examples in (sites[1].examples, 0):
+        bad = replace(sites[1], adapter=spoilt, examples=examples)
+        with pytest.raises(AggregationError) as refusal:
+            merge(rule, stored(tmp_path, [sites[0], bad]), start, 3, Precision.FP32)
+        expected = "site site1: base_model.model.v.lora_B.weight has a value that is not finite"
+        assert str(refusal.value) == expected
+
+
+@pytest.mark.parametrize("rule", Rule)
+def test_memory_is_the_result_and_one_layer_whatever_the_number_of_sites(
+    rule: Rule, tmp_path: Path
+):
+    count, width, rank = 48, 512, 8
+    random = np.random.default_rng(15)
+    a = normal(random, rank, width)
+
+    def peak(sites: int) -> int:
+        made = [
+            Adapter({f"q{i}": Pair(a, normal(random, width, rank)) for i in range(count)}, 1.0)
+            for _ in range(sites)
+        ]
+        parts = [Contribution(f"s{i}", 1, one) for i, one in enumerate(made)]
+        parts = stored(tmp_path, parts, Precision.BF16)
+        del made
+        tracemalloc.start()
+        try:
+            merge(rule, parts, None, rank, Precision.BF16)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    blob = 2 * count * 2 * rank * width
+    layer = 8 * 2 * rank * width
+    for sites in (2, 8):
+        # In float64, and a few copies of it while it is decomposed.
+        assert peak(sites) < blob + 6 * sites * layer + 200_000
+    # What all the updates take in memory is far more.
+    assert 8 * blob > blob + 6 * 8 * layer + 200_000
+
+
+@quick
+@given(seeds, st.integers(1, 9), st.floats(0.01, 100), st.booleans())
+def test_the_norm_is_that_of_the_dense_matrices(seed: int, rank: int, scale: float, extra: bool):
+    """Rank 9 and 7 x 5: no smaller than the layer."""
+    one = adapter(np.random.default_rng(seed), rank, scale, extra)
+    dense = sum(np.linalg.norm(product(one, name)) ** 2 for name in SHAPES)
+    dense += sum(np.linalg.norm(value) ** 2 for value in one.extras.values())
+    assert norm(one) == pytest.approx(np.sqrt(dense), rel=1e-6)
+    in_bytes = StoredAdapter.in_bytes(to_bytes(one), "here")
+    assert norm(in_bytes) == norm(one)
+
+
+def test_the_norm_by_hand():
+    """2 * [1, 2]^T [3, 0] = [[6, 0], [12, 0]]: 36 + 144, and an extra of 4 with square 16."""
+    one = Adapter(
+        {"q": Pair(np.array([[3, 0]], np.float32), np.array([[1], [2]], np.float32))},
+        2.0,
+        {"x": np.array(4, np.float32)},
+    )
+    assert norm(one) == pytest.approx(14.0, rel=1e-15)
+    assert norm(Adapter({}, 1.0)) == 0.0
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("where", ["a", "b", "extra", "scale"])
+def test_the_norm_of_what_is_not_finite_is_not_finite(value: float, where: str):
+    one = adapter(np.random.default_rng(16))
+    if where == "scale":
+        one = replace(one, scale=value)
+    elif where == "extra":
+        one.extras["prompt"][0, 0] = value
+    else:
+        getattr(one.pairs["q"], where)[0, 0] = value
+    assert not np.isfinite(norm(one))
+
+
+def test_the_largest_numbers_have_a_norm():
+    largest = np.finfo(np.float32).max
+    one = one_layer([[largest, largest]], [[largest], [-largest]])
+    assert norm(one) == pytest.approx(2 * float(largest) ** 2, rel=1e-12)
+
+
+@quick
+@given(seeds, st.integers(1, 3 * 8), st.integers(1, 12))
+def test_a_matrix_cut_into_blocks_has_the_strongest_directions_of_the_whole(
+    seed: int, rows: int, inner: int
+):
+    """Blocks of 8 rows, the last one shorter, some with fewer rows than columns."""
+    random = np.random.default_rng(seed)
+    b, a = normal(random, rows, inner), normal(random, inner, 20)
+    whole = b.astype(np.float64) @ a.astype(np.float64)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(low_rank, "BLOCK", 8)
+        cut = strongest(tall(b), tall(a.T), 3)
+    found = cut.left * cut.strength @ cut.right
+    np.testing.assert_allclose(found, cut_dense(whole, 3), atol=1e-10)
+    kept = len(cut.strength)
+    np.testing.assert_allclose(cut.left.T @ cut.left, np.eye(kept), atol=1e-12)
+    np.testing.assert_allclose(cut.right @ cut.right.T, np.eye(kept), atol=1e-12)
+    assert cut.energy == pytest.approx(np.linalg.norm(whole) ** 2, rel=1e-10)
+
+
+def test_layers_longer_than_a_block_are_aggregated_as_shorter_ones_are(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    random = np.random.default_rng(17)
+    sites = [
+        Contribution(
+            f"s{i}",
+            1 + i,
+            Adapter({"q": Pair(normal(random, 2, 9), normal(random, BLOCK + 10, 2))}, 1.0),
+        )
+        for i in range(3)
+    ]
+    found = {rule: aggregate(rule, sites, None, 2) for rule in (Rule.FEDAVG, Rule.SVD)}
+    monkeypatch.setattr(low_rank, "BLOCK", 10**6)
+    for rule, one in found.items():
+        whole = aggregate(rule, sites, None, 2)
+        np.testing.assert_allclose(
+            product(one.adapter, "q"), product(whole.adapter, "q"), atol=1e-5
+        )
+        assert one.error == pytest.approx(whole.error, rel=1e-9)

@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.adapter import to_bytes
+from common.adapter import Adapter, to_bytes
 from common.bank import Bank, verify_bank
 from common.bank_check import Expected
 from common.durable import Disk
 from common.errors import BankError
-from common.plan import BaseModelPin
+from common.plan import BaseModelPin, Precision
 from common.release import Draft, Release, signed_bytes
 from common.signing import SigningKey
-from tests.unit.small_bank import BASE, KEY, adapter, bank_of, draft
+from tests.unit.small_bank import BASE, KEY, adapter, bank_of, blob, draft
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -74,10 +74,54 @@ def test_what_was_added_is_read_back(tmp_path: Path):
     assert again.named("mr") is again.releases[1] is again.named("1") is again.named("001-mr")
 
 
+def test_a_release_keeps_the_bytes_that_travelled(tmp_path: Path):
+    """So its digest is the one under which the sites have it already."""
+    empty = Bank.create(tmp_path / "bank", BASE)
+    travelled = blob(0, 4, Precision.BF16)
+    bank = empty.add(draft(empty, "ct"), travelled, KEY)
+    file = tmp_path / "bank" / "000-ct" / "adapter_model.safetensors"
+    assert file.read_bytes() == travelled == bank.adapter_bytes(0)
+    assert bank.releases[0].adapter == hashlib.sha256(travelled).hexdigest()
+    assert bank.releases[0].rank == 4
+
+
+def test_a_bank_in_16_bits_verifies_and_a_flipped_byte_of_it_is_found(tmp_path: Path):
+    folder = tmp_path / "bank"
+    bank = bank_of(folder, "ct", "mr", wire=Precision.BF16)
+    bank.verify(base_sha256="a" * 64, signer=KEY.public_hex)
+    assert Bank.open(folder) == bank
+    found = bank.adapter(1).pairs["q"].b
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, adapter(1).pairs["q"].b, rtol=2**-8)
+    file = folder / "001-mr" / "adapter_model.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert str(file) in problems(folder)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (b"junk", "not an adapter in safetensors"),
+        (blob(1)[:-1], "not an adapter in safetensors"),
+        (
+            to_bytes(Adapter({}, 1.0, {"x": np.array([1, np.nan], np.float32)})),
+            "extras.x has a value that is not finite",
+        ),
+    ],
+)
+def test_what_is_no_sound_adapter_is_not_released(tmp_path: Path, wrong: bytes, said: str):
+    bank = bank_of(tmp_path / "bank", "ct")
+    before = tree(tmp_path)
+    with pytest.raises(BankError, match=f"bank: the adapter for 'mr': {said}"):
+        bank.add(draft(bank, "mr"), wrong, KEY)
+    assert tree(tmp_path) == before
+
+
 def test_a_release_keeps_every_fact_of_its_draft(tmp_path: Path):
     empty = Bank.create(tmp_path / "bank", BASE)
     given_draft = draft(empty, "ct")
-    release = empty.add(given_draft, adapter(0, rank=4), KEY).releases[0]
+    release = empty.add(given_draft, blob(0, rank=4), KEY).releases[0]
     for field in Draft.__dataclass_fields__:
         assert getattr(release, field) == getattr(given_draft, field)
     assert (release.rank, release.scale, release.base_model) == (4, 2.0, BASE)
@@ -93,7 +137,7 @@ def test_two_equal_runs_give_equal_bytes(tmp_path: Path):
 def test_adding_changes_no_byte_of_an_earlier_release(tmp_path: Path):
     old = bank_of(tmp_path / "bank", "ct", "mr")
     before = tree(tmp_path / "bank")
-    old.add(draft(old, "us"), adapter(2), KEY)
+    old.add(draft(old, "us"), blob(2), KEY)
     after = tree(tmp_path / "bank")
     assert all(after[name] == blob for name, blob in before.items() if name != "bank.json")
     assert old.adapter_bytes(0) == to_bytes(adapter(0))
@@ -117,7 +161,7 @@ def test_any_sequence_of_releases_verifies(
     folder = tmp_path_factory.mktemp("any") / "bank"
     bank = Bank.create(folder, BASE, Unsynced())
     for seed, name in enumerate(names):
-        bank = bank.add(draft(bank, name), adapter(seed, rank), KEY, Unsynced())
+        bank = bank.add(draft(bank, name), blob(seed, rank), KEY, Unsynced())
     assert verify_bank(folder, Expected(head=bank.head)) == bank
     assert [release.name for release in Bank.open(folder).releases] == names
 
@@ -223,7 +267,7 @@ def test_a_foreign_folder_or_file_is_named(tmp_path: Path):
     found = problems(tmp_path / "bank")
     assert "001-mr: found, but" in found and ".hidden: found, but" in found
     with pytest.raises(BankError, match="001-mr: found, but no release of this bank lists it"):
-        bank.add(draft(bank, "mr"), adapter(1), KEY)
+        bank.add(draft(bank, "mr"), blob(1), KEY)
     assert (tmp_path / "bank" / "001-mr").is_dir()
 
 
@@ -289,24 +333,24 @@ def test_a_bank_is_not_created_over_anything(tmp_path: Path):
 def test_a_stage_is_released_once(tmp_path: Path):
     bank = bank_of(tmp_path / "bank", "ct", "mr")
     with pytest.raises(BankError, match="001-mr is released and can't be released again"):
-        bank.add(replace(draft(bank, "us"), stage=1), adapter(2), KEY)
+        bank.add(replace(draft(bank, "us"), stage=1), blob(2), KEY)
     with pytest.raises(BankError, match="000-ct is released and can't be released again"):
-        bank.add(draft(bank, "ct"), adapter(2), KEY)
+        bank.add(draft(bank, "ct"), blob(2), KEY)
 
 
 def test_a_release_must_continue_the_head(tmp_path: Path):
     bank = bank_of(tmp_path / "bank", "ct")
     with pytest.raises(BankError, match=f"'mr' that continues {'f' * 64}, expected {bank.head}"):
-        bank.add(replace(draft(bank, "mr"), parent="f" * 64), adapter(1), KEY)
+        bank.add(replace(draft(bank, "mr"), parent="f" * 64), blob(1), KEY)
     with pytest.raises(BankError, match="found a release for position 2, expected 1"):
-        bank.add(replace(draft(bank, "mr"), stage=2), adapter(1), KEY)
+        bank.add(replace(draft(bank, "mr"), stage=2), blob(1), KEY)
 
 
 def test_an_old_bank_value_can_not_fork_the_bank_on_disk(tmp_path: Path):
     old = bank_of(tmp_path / "bank", "ct")
-    new = old.add(draft(old, "mr"), adapter(1), KEY)
+    new = old.add(draft(old, "mr"), blob(1), KEY)
     with pytest.raises(BankError, match="somebody else has written to the bank"):
-        old.add(draft(old, "us"), adapter(2), KEY)
+        old.add(draft(old, "us"), blob(2), KEY)
     assert Bank.open(tmp_path / "bank") == new
 
 
@@ -330,7 +374,7 @@ def test_a_draft_that_could_not_be_read_again_is_refused_and_nothing_written(
     before = tree(tmp_path)
     wrong = replace(draft(bank, "mr"), **changes)  # pyright: ignore[reportArgumentType]
     with pytest.raises(BankError, match=f"the draft of 001-.*: field {field}"):
-        bank.add(wrong, adapter(1), KEY)
+        bank.add(wrong, blob(1), KEY)
     assert tree(tmp_path) == before
 
 

@@ -14,12 +14,12 @@ from typing import TypeAlias
 import numpy as np
 import pytest
 
-from common.adapter import Adapter, Pair
+from common.adapter import Adapter, Pair, to_bytes
 from common.bank import Bank, export, verify_bank
 from common.bank_check import INTENT_FILE, Expected
 from common.durable import DISK
 from common.errors import BankError
-from tests.unit.small_bank import BASE, KEY, adapter, bank_of, draft
+from tests.unit.small_bank import BASE, KEY, bank_of, blob, draft
 
 
 class Fault(Enum):
@@ -107,7 +107,7 @@ class Faulty:
         whole()
 
 
-ADAPTER = adapter(0)
+ADAPTER = blob(0)
 
 
 #: Relative path -> bytes, None for a folder.
@@ -292,7 +292,8 @@ def test_an_export_that_can_not_be_written_leaves_no_adapter(
 
 def test_a_file_that_the_kernel_refuses_to_fill_is_one_sentence(one: Bank):
     before = tree(one.folder)
-    big = Adapter({"q": Pair(np.ones((64, 64), np.float32), np.ones((64, 64), np.float32))}, 1.0)
+    square = np.ones((64, 64), np.float32)
+    big = to_bytes(Adapter({"q": Pair(square, square)}, 1.0))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
     try:

@@ -2,19 +2,24 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from flwr.app import Array
+from flwr.app import Array, RecordDict
 
 from common.adapter import Adapter, Pair, to_bytes
 from common.errors import SiteFailed
 from common.exchange import (
+    Delivery,
     Failure,
+    Lacks,
     Order,
     Presence,
+    Reason,
     ReleaseRef,
     Scores,
     Update,
     Work,
-    read_answer,
+    Working,
+    blobs_of,
+    read_reply,
     wire_bytes,
 )
 from common.identity import sha256
@@ -25,12 +30,14 @@ def adapter_bytes(value: float = 1.0) -> bytes:
     return to_bytes(Adapter({"layer": pair}, 1.0))
 
 
+PLAN, RELEASE, ADAPTER = b"{}", adapter_bytes(7.0), adapter_bytes()
+
+
 def order(**changes: object) -> Order:
-    release = adapter_bytes(7.0)
     fields = {
-        "work": Work.TRAIN, "plan": "{}", "stage": 1, "round": 2,
-        "releases": (ReleaseRef(0, sha256(release)),), "active": (0,),
-        "adapter": adapter_bytes(), "code": "c0de", "carried": {sha256(release): release},
+        "work": Work.TRAIN, "plan": sha256(PLAN), "stage": 1, "round": 2,
+        "releases": (ReleaseRef(0, sha256(RELEASE)),), "active": (0,),
+        "adapter": sha256(ADAPTER), "code": "c0de",
     }  # fmt: skip
     return Order(**{**fields, **changes})  # pyright: ignore[reportArgumentType]
 
@@ -43,29 +50,45 @@ def update() -> Update:
 
 
 def test_an_order_comes_back_from_the_wire_as_it_went():
-    assert Order.from_record(order().to_record()) == order()
-    first = order(adapter=None, releases=(), active=(), carried={})
-    assert Order.from_record(first.to_record()) == first
+    blobs = {sha256(blob): blob for blob in (PLAN, RELEASE, ADAPTER)}
+    for sent in (
+        Delivery(order=order(), blobs=blobs, wait_s=30.0),
+        Delivery(order=order(adapter=None, releases=(), active=())),
+    ):
+        assert Delivery.from_record(sent.to_record()) == sent
 
 
-def test_answers_come_back_from_the_wire_as_they_went():
+def test_an_order_needs_its_plan_the_bank_and_its_adapter():
+    assert order().needs == (sha256(PLAN), sha256(RELEASE), sha256(ADAPTER))
+    assert order(adapter=None).needs == (sha256(PLAN), sha256(RELEASE))
+
+
+def test_replies_come_back_from_the_wire_as_they_went():
     scores = Scores(order="o", site="a", questions=4, metrics={"f1": 0.25}, majority={"f1": 0.5})
-    failure = Failure(site="a", error="DataError", reference="ab12")
-    for answer in (update(), scores, failure):
-        assert read_answer(answer.to_record()) == answer
+    for reply in (
+        update(),
+        scores,
+        Working(order="o", site="a", step=3, steps=40),
+        Lacks(order="o", site="a", digests=("x", "y")),
+        Failure(site="a", error="DataError", reference="ab12"),
+        Failure(site="a", error="OrderRefused", reference="ab12", reason=Reason.PLAN),
+    ):
+        assert read_reply(reply.to_record()) == reply
     presence = Presence(site="a", code="c", holds=("x", "y"))
     assert Presence.from_record(presence.to_record()) == presence
 
 
-def test_what_is_carried_does_not_change_which_order_it_is():
-    assert replace(order(), carried={}).digest == order().digest
+def test_an_update_comes_back_from_its_parts():
+    assert Update.from_parts(update().header(), update().adapter) == update()
+    with pytest.raises(SiteFailed, match="the adapter of a message has the digest"):
+        Update.from_parts(update().header(), b"another")
 
 
 @pytest.mark.parametrize(
     "change",
     [
         {"round": 3}, {"stage": 0}, {"plan": "{ }"}, {"active": ()}, {"code": "x"},
-        {"adapter": None}, {"adapter": adapter_bytes(3.0)}, {"releases": ()},
+        {"adapter": None}, {"adapter": sha256(b"another")}, {"releases": ()},
         {"work": Work.EVALUATE},
     ],
 )  # fmt: skip
@@ -78,18 +101,28 @@ def test_an_adapter_that_was_changed_on_the_way_is_refused():
     other = adapter_bytes(9.0)
     record.array_records["blobs"]["adapter"] = Array("uint8", (len(other),), "safetensors", other)
     with pytest.raises(SiteFailed, match="the adapter of a message has the digest"):
-        read_answer(record)
+        read_reply(record)
 
 
-def test_a_release_that_was_changed_on_the_way_is_refused():
-    bad = order(carried={sha256(b"right"): b"wrong"})
-    with pytest.raises(SiteFailed, match="the release of a message"):
-        Order.from_record(bad.to_record())
+def test_a_blob_that_was_changed_on_the_way_is_refused():
+    bad = Delivery(order=order(), blobs={sha256(b"right"): b"wrong"})
+    with pytest.raises(SiteFailed, match="a blob of a message has the digest"):
+        Delivery.from_record(bad.to_record())
+
+
+def test_what_is_no_order_is_refused_in_one_sentence():
+    with pytest.raises(SiteFailed, match="found an order that can't be read"):
+        Delivery.from_record(RecordDict())
+    with pytest.raises(SiteFailed, match="found an order that can't be read"):
+        Delivery.from_record(update().to_record())
+    with pytest.raises(SiteFailed, match="found a message that can't be read"):
+        Presence.from_record(RecordDict())
 
 
 def test_wire_bytes_count_the_blobs_and_little_more():
     record = update().to_record()
     assert 0 < wire_bytes(record) - len(update().adapter) < 1000
+    assert blobs_of(record) == [("adapter", len(update().adapter))]
 
 
 @pytest.mark.parametrize(
@@ -98,11 +131,11 @@ def test_wire_bytes_count_the_blobs_and_little_more():
 def test_an_update_with_a_field_of_another_type_is_refused(field: str, value: object):
     record = replace(update(), **{field: value}).to_record()
     with pytest.raises(SiteFailed, match=r"a message that can't be read \(TypeError\)"):
-        read_answer(record)
+        read_reply(record)
 
 
 def test_scores_that_are_no_numbers_are_refused():
     metrics = {"f1": "high"}
     scores = Scores(order="o", site="a", questions=4, metrics=metrics, majority={})  # pyright: ignore[reportArgumentType]
     with pytest.raises(SiteFailed, match=r"a message that can't be read \(TypeError\)"):
-        read_answer(scores.to_record())
+        read_reply(scores.to_record())

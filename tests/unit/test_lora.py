@@ -14,7 +14,15 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.nn import functional
 
-from client.lora import TARGETS, Adapted, Factor, adapt, fresh_adapter, orthonormal_adapter
+from client.lora import (
+    TARGETS,
+    Adapted,
+    Factor,
+    adapt,
+    fold_for_good,
+    fresh_adapter,
+    orthonormal_adapter,
+)
 from common.adapter import Adapter, Pair
 from common.errors import BankError, ModelError, PlanError
 from common.plan import Hold
@@ -290,3 +298,18 @@ def test_orthonormal_rows_keep_clear_of_earlier_adapters_while_there_is_room():
 def test_a_rank_beyond_a_layers_inputs_has_no_orthonormal_rows():
     with pytest.raises(PlanError, match="rank: found 7, expected at most the 6 inputs of x"):
         orthonormal_adapter({"x": (9, 6)}, 7, 1.0, 0)
+
+
+@pytest.mark.parametrize("hold", list(Hold))
+def test_folded_for_good_a_layer_gives_the_same_bits_from_one_copy(hold: Hold):
+    model = small(torch.float32)
+    adapted = adapt(model, TWO)
+    adapted.freeze([some_adapter(1), some_adapter(2)], hold)
+    adapted.begin(some_adapter(3), Factor.BOTH)
+    x = some_inputs(torch.float32)
+    before = model(x)
+    fold_for_good(model)
+    assert torch.equal(model(x), before)
+    for layer in adapted.layers.values():
+        assert layer.folded is None
+        assert not layer.base.weight.requires_grad

@@ -1,6 +1,7 @@
-"""Meeting the sites and reading what they send, over an in-process Grid with real messages."""
+"""Meeting the sites and talking with them, over an in-process Grid with real messages."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,16 +11,38 @@ from flwr.serverapp import Grid, ServerApp
 
 from common.adapter import Adapter, Pair, to_bytes
 from common.errors import SiteFailed
-from common.exchange import Order, Presence, Update, Work
-from common.identity import code_digest
+from common.exchange import (
+    Delivery,
+    Failure,
+    Lacks,
+    Order,
+    Presence,
+    Reason,
+    Update,
+    Work,
+    Working,
+)
+from common.identity import code_digest, sha256
 from server import network
-from server.accept import Received, Refused
-from server.network import Network, meet
+from server.accept import Done, Received, Refused, Waiting
+from server.network import Network, Patience
 from simulation.inprocess import run_in_process
 
+PLAN = b"{}"
+ADAPTER = to_bytes(Adapter({"x": Pair(np.ones((1, 2), "f4"), np.ones((2, 1), "f4"))}, 1.0))
+BLOBS = {sha256(PLAN): PLAN, sha256(ADAPTER): ADAPTER}
 ORDER = Order(
-    work=Work.TRAIN, plan="{}", stage=0, round=1, releases=(), active=(), adapter=None, code="c"
-)
+    work=Work.TRAIN, plan=sha256(PLAN), stage=0, round=2, releases=(), active=(),
+    adapter=sha256(ADAPTER), code="c",
+)  # fmt: skip
+HASTY = Patience(wait_s=0.0, slack_s=100.0, poll_s=0.001, appear_s=0.05)
+PATIENT = Patience(wait_s=7.0, slack_s=100.0, poll_s=0.001, appear_s=None)
+
+
+@pytest.fixture(autouse=True)
+def without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AGAIN_S", "LOOK_S", "UPGRADE_S", "LONGEST_PAUSE_S"):
+        monkeypatch.setattr(network, name, 0.001)
 
 
 def in_federation(client: ClientApp, nodes: Sequence[str], body: Callable[[Grid], None]) -> None:
@@ -32,81 +55,225 @@ def in_federation(client: ClientApp, nodes: Sequence[str], body: Callable[[Grid]
     run_in_process(server, client, [{"name": name} for name in nodes], {})
 
 
-def sites(code: str | None = None, errors: int = 0) -> ClientApp:
-    """Sites that say the name of their node config; each first gives so many errors."""
-    client, left = ClientApp(), {"errors": errors}
-
-    @client.query()
-    def introduce(message: Message, context: Context) -> Message:  # pyright: ignore[reportUnusedFunction]
-        if left["errors"]:
-            left["errors"] -= 1
-            return Message(Error(code=2), reply_to=message)
-        name = str(context.node_config["name"])
-        presence = Presence(site=name, code=code or code_digest(), holds=("d",))
-        return Message(presence.to_record(), reply_to=message)
-
-    return client
+def present(name: str) -> Presence:
+    return Presence(site=name, code=code_digest(), holds=())
 
 
-def no_release(_digest: str) -> bytes:
-    raise AssertionError("no release is asked for")
+class Site:
+    """Sites whose replies are a script; each message that they get is kept."""
 
+    def __init__(self, *script: Any, says: Any = None) -> None:
+        self.script = iter(script)
+        self.got: list[Delivery] = []
+        self.says: Callable[[str], Any] = says or present
+        self.app = ClientApp()
+        self.app.query()(self._introduce)
+        self.app.train()(self._train)
 
-def test_every_expected_site_is_met_and_strangers_are_left_alone():
-    def body(grid: Grid) -> None:
-        met = meet(grid, ["a", "b"], no_release)
-        assert sorted(met.nodes) == ["a", "b"]
-        assert met.holds == {"a": {"d"}, "b": {"d"}}
+    def _introduce(self, message: Message, context: Context) -> Message:
+        said = self.says(str(context.node_config["name"]))
+        if isinstance(said, Error):
+            return Message(said, reply_to=message)
+        return Message(said.to_record(), reply_to=message)
 
-    in_federation(sites(), ["b", "stranger", "a"], body)
-
-
-def test_a_node_that_answers_with_an_error_is_asked_again(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(network, "AGAIN_S", 0.01)
-
-    def body(grid: Grid) -> None:
-        assert list(meet(grid, ["a"], no_release).nodes) == ["a"]
-
-    in_federation(sites(errors=2), ["a"], body)
-
-
-def test_a_site_that_never_comes_is_named_and_not_waited_for_for_ever():
-    def body(grid: Grid) -> None:
-        said = r"found no answer from the sites b, c within 0\.05 s, expected a, b, c"
-        with pytest.raises(SiteFailed, match=said):
-            meet(grid, ["a", "b", "c"], no_release, patience_s=0.05)
-
-    in_federation(sites(), ["a"], body)
-
-
-def test_a_site_with_other_code_is_named_before_any_work():
-    def body(grid: Grid) -> None:
-        with pytest.raises(
-            SiteFailed, match=f"site a runs code old, the coordinator {code_digest()}"
-        ):
-            meet(grid, ["a"], no_release)
-
-    in_federation(sites(code="old"), ["a"], body)
-
-
-def test_two_nodes_cannot_be_one_site():
-    def body(grid: Grid) -> None:
-        with pytest.raises(SiteFailed, match="two nodes say that they are the site 'a'"):
-            meet(grid, ["a", "b"], no_release)
-
-    in_federation(sites(), ["a", "a"], body)
-
-
-def adapter() -> bytes:
-    pair = Pair(np.ones((2, 3), np.float32), np.ones((4, 2), np.float32))
-    return to_bytes(Adapter({"layer": pair}, 1.0))
+    def _train(self, message: Message, context: Context) -> Message:
+        self.got.append(Delivery.from_record(message.content))
+        reply = next(self.script, update(str(context.node_config["name"])))
+        if isinstance(reply, Error):
+            return Message(reply, reply_to=message)
+        record = reply if isinstance(reply, RecordDict) else reply.to_record()
+        return Message(record, reply_to=message)
 
 
 def update(site: str) -> Update:
     return Update(
         order=ORDER.digest, site=site, examples=1, steps=1, loss=0.5, regularizer=0.0,
-        adapter=adapter(),
+        adapter=ADAPTER,
     )  # fmt: skip
+
+
+def events(
+    site: Site,
+    nodes: Sequence[str],
+    expected: Sequence[str],
+    patience: Patience = HASTY,
+    most: int = 10_000,
+    **fields: Any,
+) -> tuple[list[Any], list[Received]]:
+    """What asking gives, without the waiting; and what was offered for acceptance."""
+    found: list[Any] = []
+    offered: list[Received] = []
+
+    def accept(received: Received) -> str | None:
+        offered.append(received)
+        return None
+
+    def body(grid: Grid) -> None:
+        asked = Network(grid, BLOBS.__getitem__, patience, **fields).ask(ORDER, expected, accept)
+        for _, event in zip(range(most), asked, strict=False):
+            found.append(event)
+
+    in_federation(site.app, nodes, body)
+    return [event for event in found if not isinstance(event, Waiting)], offered
+
+
+def test_every_expected_site_is_asked_and_strangers_are_left_alone():
+    site = Site()
+    done, offered = events(site, ["b", "stranger", "a"], ["a", "b"])
+    assert sorted(event.site for event in done) == ["a", "b"]
+    assert sorted(received.answer.site for received in offered) == ["a", "b"]
+    assert len(site.got) == 2
+
+
+def test_a_site_gets_what_it_lacks_and_its_answer_s_cost_is_told():
+    site = Site()
+    _, (received,) = events(site, ["a"], ["a"])
+    assert site.got[0].blobs == BLOBS
+    assert received.bytes_down > len(PLAN) + len(ADAPTER)
+    assert received.bytes_up > len(ADAPTER)
+
+
+def test_a_site_does_not_get_what_it_says_it_holds():
+    holds = (sha256(PLAN),)
+    site = Site(says=lambda _name: Presence(site="a", code=code_digest(), holds=holds))  # pyright: ignore[reportUnknownLambdaType]
+    events(site, ["a"], ["a"])
+    assert list(site.got[0].blobs) == [sha256(ADAPTER)]
+
+
+def test_a_site_that_is_still_working_is_asked_again_without_the_blobs():
+    working = Working(order=ORDER.digest, site="a", step=3, steps=9)
+    site = Site(working, working)
+    done, _ = events(site, ["a"], ["a"], PATIENT, registered=lambda: ["a"])
+    assert done == [Done("a")]
+    assert [len(delivery.blobs) for delivery in site.got] == [2, 0, 0]
+    assert {delivery.wait_s for delivery in site.got} == {7.0}
+
+
+def test_after_a_loss_the_blobs_are_sent_again_only_if_the_site_asks():
+    lost = Error(code=5, reason="NODE_UNAVAILABLE")
+    lacks = Lacks(order=ORDER.digest, site="a", digests=(sha256(ADAPTER),))
+    site = Site(lost, lacks)
+    done, _ = events(site, ["a"], ["a"], PATIENT, registered=lambda: ["a"])
+    assert done == [Done("a")]
+    # First with all, then bare; the plan and the adapter only once the site has asked for them.
+    assert [len(delivery.blobs) for delivery in site.got] == [2, 0, 2]
+
+
+def test_a_site_that_failed_is_named_once_and_asked_again_where_there_is_patience():
+    failure = Failure(site="a", error="DataError", reference="ab12")
+    site = Site(failure, failure)
+    found, _ = events(site, ["a"], ["a"], PATIENT, registered=lambda: ["a"])
+    why = "DataError (the site's own log has the text under ab12)"
+    assert found == [Refused("a", why), Done("a")]
+    assert len(site.got) == 3
+
+
+def test_a_refusal_says_its_reason_in_words():
+    failure = Failure(site="a", error="OrderRefused", reference="ab12", reason=Reason.PLAN)
+    (refused,), _ = events(Site(failure), ["a"], ["a"])
+    assert refused.why.startswith("it has not approved this plan (the site's own log has")
+
+
+def test_a_failure_is_final_where_there_is_no_patience():
+    site = Site(Error(code=2, reason="it raised"))
+    found, _ = events(site, ["a"], ["a"])
+    assert found == [Refused("a", "no answer (Flower's error code 2)")]
+
+
+def test_a_node_that_cannot_introduce_itself_is_asked_again():
+    script: Iterator[Any] = iter([Error(code=2), Error(code=8)])
+    site = Site(
+        says=lambda _name: next(script, present("a"))  # pyright: ignore[reportUnknownLambdaType]
+    )
+    done, _ = events(site, ["a"], ["a"])
+    assert done == [Done("a")]
+
+
+def test_a_site_that_never_comes_is_named_and_not_waited_for_for_ever():
+    with pytest.raises(SiteFailed, match=r"found no answer from the sites b, c within 0\.05 s"):
+        events(Site(), ["a"], ["a", "b", "c"])
+
+
+def test_a_site_that_is_away_is_told_as_offline():
+    waiting: list[Waiting] = []
+
+    def body(grid: Grid) -> None:
+        asked = Network(grid, BLOBS.__getitem__, PATIENT, registered=lambda: ["a", "b"]).ask(
+            ORDER, ["a", "b"], lambda _received: None
+        )
+        for _, event in zip(range(50), asked, strict=False):
+            if isinstance(event, Waiting):
+                waiting.append(event)
+
+    in_federation(Site().app, ["a"], body)
+    assert waiting[-1] == Waiting({"b": "offline"}, frozenset({"b"}))
+
+
+def other_code(name: str) -> Presence:
+    return Presence(site=name, code="old", holds=())
+
+
+def test_a_site_with_other_code_is_named_before_any_work():
+    site = Site(says=other_code)
+    with pytest.raises(SiteFailed, match=f"site a runs code old, the coordinator {code_digest()}"):
+        events(site, ["a"], ["a"])
+    assert site.got == []
+
+
+def test_a_site_with_other_code_is_waited_for_until_it_is_upgraded():
+    script: Iterator[Any] = iter([other_code("a"), other_code("a")])
+    site = Site(
+        says=lambda _name: next(script, present("a"))  # pyright: ignore[reportUnknownLambdaType]
+    )
+    done, _ = events(site, ["a"], ["a"], PATIENT, registered=lambda: ["a"])
+    assert done == [Done("a")]
+
+
+def test_two_nodes_cannot_be_one_site():
+    with pytest.raises(SiteFailed, match="two nodes say that they are the site 'a'"):
+        events(Site(), ["a", "a"], ["a", "b"])
+
+
+def test_a_node_that_is_not_registered_is_never_asked_anything():
+    site = Site()
+    found, _ = events(site, ["a", "mallory"], ["a"], PATIENT, registered=lambda: ["a"])
+    assert found == [Done("a")]
+    found, _ = events(Site(), ["mallory"], ["a"], PATIENT, most=50, registered=lambda: ["a"])
+    assert found == []
+
+
+def test_a_registered_node_cannot_speak_for_another_site():
+    site = Site(says=lambda _name: Presence(site="b", code=code_digest(), holds=()))  # pyright: ignore[reportUnknownLambdaType]
+    found, _ = events(site, ["a"], ["a", "b"], PATIENT, most=100, registered=lambda: ["a", "b"])
+    assert found == [] and site.got == []
+
+
+def test_a_site_that_is_enrolled_later_is_found():
+    names: list[str] = []
+    looks = iter(range(10**6))
+
+    def registered() -> list[str]:
+        if next(looks) == 5:
+            names.append("a")
+        return names
+
+    done, _ = events(Site(), ["a"], ["a"], PATIENT, registered=registered)
+    assert done == [Done("a")]
+
+
+def test_an_answer_that_is_not_accepted_is_named_and_asked_for_again():
+    whys = iter(["norm: too large", None])
+    found: list[Any] = []
+
+    def body(grid: Grid) -> None:
+        asked = Network(grid, BLOBS.__getitem__, PATIENT, registered=lambda: ["a"])
+        found.extend(asked.ask(ORDER, ["a"], lambda _received: next(whys)))
+
+    in_federation(Site().app, ["a"], body)
+    assert [event for event in found if not isinstance(event, Waiting)] == [
+        Refused("a", "norm: too large"),
+        Done("a"),
+    ]
 
 
 def without_header(record: RecordDict) -> RecordDict:
@@ -125,33 +292,7 @@ def without_header(record: RecordDict) -> RecordDict:
 def test_an_answer_that_cannot_be_read_is_refused_and_the_run_goes_on(
     record: RecordDict, said: str
 ):
-    client = ClientApp()
-
-    @client.train()
-    def train(message: Message, _context: Context) -> Message:  # pyright: ignore[reportUnusedFunction]
-        return Message(record, reply_to=message)
-
-    def body(grid: Grid) -> None:
-        (node,) = grid.get_node_ids()
-        (answer,) = Network(grid, {"a": node}, {"a": set()}, no_release).ask(ORDER, ["a"])
-        assert isinstance(answer, Refused)
-        assert (answer.site, said in answer.why) == ("a", True), answer.why
-
-    in_federation(client, ["a"], body)
-
-
-def test_an_answer_is_received_with_what_it_cost():
-    client = ClientApp()
-
-    @client.train()
-    def train(message: Message, _context: Context) -> Message:  # pyright: ignore[reportUnusedFunction]
-        return Message(update("a").to_record(), reply_to=message)
-
-    def body(grid: Grid) -> None:
-        (node,) = grid.get_node_ids()
-        (answer,) = Network(grid, {"a": node}, {"a": set()}, no_release).ask(ORDER, ["a"])
-        assert isinstance(answer, Received)
-        assert answer.answer == update("a")
-        assert answer.bytes_up > len(adapter())
-
-    in_federation(client, ["a"], body)
+    (refused,), offered = events(Site(record), ["a"], ["a"])
+    assert isinstance(refused, Refused)
+    assert said in refused.why
+    assert offered == []

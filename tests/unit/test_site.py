@@ -1,15 +1,13 @@
-"""The site file and the site's store."""
+"""The site file."""
 
-import resource
-import signal
 from pathlib import Path
 
 import pytest
 
-from client.site import Device, load_site
-from client.store import get, held, put
+from client.site import Device, Plans, load_site
 from common.errors import SiteFailed
-from common.identity import sha256
+from common.plan import Modality
+from simulation import hospitals
 
 GOOD = """\
 name: north
@@ -18,7 +16,10 @@ base_model: /models/tiny
 store: ../store
 device: auto
 threads: 2
+policy: {modalities: [ct, radiology], plans: approved, rounds: 10, examples: 20}
+federation: {address: "a.example.org:443", ca: ca.crt, key: /keys/north, approved: approved}
 """
+FEDERATION = GOOD[GOOD.index("federation") :]
 
 
 def written(tmp_path: Path, text: str) -> Path:
@@ -33,6 +34,24 @@ def test_paths_are_relative_to_the_file(tmp_path: Path):
     assert site.base_model == Path("/models/tiny")
     assert site.store == tmp_path / ".." / "store"
     assert (site.name, site.device, site.threads) == ("north", Device.AUTO, 2)
+    assert site.federation is not None
+    assert site.federation.ca == tmp_path / "ca.crt"
+    assert site.federation.key == Path("/keys/north")
+    assert site.federation.approved == tmp_path / "approved"
+
+
+def test_what_is_left_out_has_one_default(tmp_path: Path):
+    text = GOOD.replace(FEDERATION, "").replace("plans: approved", "plans: any")
+    site = load_site(written(tmp_path, text))
+    assert (site.workers, site.zero, site.checkpoint_seconds, site.federation) == (1, 2, 300, None)
+
+
+def test_a_policy_is_read_as_what_it_means(tmp_path: Path):
+    policy = load_site(written(tmp_path, GOOD)).policy
+    assert policy.modalities == (Modality.CT, Modality.RADIOLOGY)
+    assert (policy.plans, policy.rounds, policy.examples) == (Plans.APPROVED, 10, 20)
+    unlimited = load_site(written(tmp_path, GOOD.replace("rounds: 10", "rounds: null")))
+    assert unlimited.policy.rounds is None
 
 
 @pytest.mark.parametrize(
@@ -41,10 +60,34 @@ def test_paths_are_relative_to_the_file(tmp_path: Path):
         ("threads: 2", "threads: 0", "threads: found 0, expected at least 1"),
         ("threads: 2", "threads: two", "threads: found 'two', expected a whole number"),
         ("threads: 2\n", "", "threads: found nothing, expected a value"),
+        ("threads: 2", "threads: 2\nzero: 4", "zero: found 4, expected one of 1, 2 or 3"),
+        (
+            "threads: 2",
+            "threads: 2\ncheckpoint_seconds: 0",
+            "checkpoint_seconds: found 0, expected more than 0",
+        ),
         ("device: auto", "device: gpu", "device: found 'gpu', expected one of 'cpu', 'cuda'"),
         ("name: north", "name: St. Mary", "name: found 'St. Mary', expected a pseudonym"),
         ("data: data", "data: 3", "data: found 3, expected a path"),
         ("name: north", "name: north\ngpu: 1", "gpu: found an unknown field, expected only name,"),
+        (
+            "rounds: 10",
+            "rounds: 10, gpu: 1",
+            "policy.gpu: found an unknown field, expected only modalities, plans, rounds, examples",
+        ),
+        ("rounds: 10", "rounds: 0", "policy.rounds: found 0, expected at least 1"),
+        ("[ct, radiology]", "[]", "policy.modalities: found [], expected at least one"),
+        ("[ct, radiology]", "ct", "policy.modalities: found 'ct', expected a list"),
+        ("radiology]", "xry]", "policy.modalities.1: found 'xry', expected one of 'pathology', "),
+        ("plans: approved", "plans: all", "policy.plans: found 'all', expected one of 'approved'"),
+        ("policy: {", "policy: 3 # {", "policy: found 3, expected fields of its own"),
+        ("org:443", "org", "federation.address: found 'a.example.org', expected host:port"),
+        ("ca: ca.crt", "ca: 3", "federation.ca: found 3, expected a path"),
+        (
+            FEDERATION,
+            "",
+            "policy.plans: found 'approved', expected a federation with a folder `approved`",
+        ),
         (GOOD, "- north", "expected the fields of a site"),
         (GOOD, "name: [", "not YAML"),
     ],
@@ -61,7 +104,7 @@ def test_a_mistake_names_file_field_and_what_was_expected(
 
 
 def test_all_mistakes_are_listed_at_once(tmp_path: Path):
-    file = written(tmp_path, GOOD.replace("auto", "gpu").replace("2", "0"))
+    file = written(tmp_path, GOOD.replace("auto", "gpu").replace("threads: 2", "threads: 0"))
     with pytest.raises(SiteFailed, match=r"device: .*\n.*threads: "):
         load_site(file)
 
@@ -71,51 +114,16 @@ def test_a_missing_file_is_named(tmp_path: Path):
         load_site(tmp_path / "nowhere.yaml")
 
 
-def test_what_is_put_is_held_and_got(tmp_path: Path):
-    assert held(tmp_path / "store") == ()
-    digests = [put(tmp_path / "store", blob) for blob in (b"one", b"two", b"one")]
-    assert digests[0] == digests[2] == sha256(b"one")
-    assert held(tmp_path / "store") == tuple(sorted(set(digests)))
-    assert get(tmp_path / "store", digests[1]) == b"two"
-
-
-def test_a_flipped_bit_is_found_and_the_release_asked_for_again(tmp_path: Path):
-    digest = put(tmp_path, b"release")
-    next((tmp_path / "releases").iterdir()).write_bytes(b"relaase")
-    with pytest.raises(SiteFailed, match=f"expected {digest[:12]}"):
-        get(tmp_path, digest)
-    assert held(tmp_path) == ()
-    put(tmp_path, b"release")
-    assert get(tmp_path, digest) == b"release"
-
-
-def test_half_written_files_are_not_held(tmp_path: Path):
-    put(tmp_path, b"release")
-    (tmp_path / "releases" / f".writing-{'a' * 64}.safetensors").write_bytes(b"half")
-    assert held(tmp_path) == (sha256(b"release"),)
-
-
-def test_a_store_that_cannot_be_written_is_said_without_its_path(tmp_path: Path):
-    (tmp_path / "store").write_text("a file is in the way")
-    with pytest.raises(SiteFailed, match="could not write to the site's store") as caught:
-        put(tmp_path / "store", b"release")
-    assert str(tmp_path) not in str(caught.value)
-
-
-def test_a_release_that_does_not_fit_on_the_disk_leaves_nothing_behind(tmp_path: Path):
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-    try:
-        with pytest.raises(SiteFailed, match="could not write to the site's store"):
-            put(tmp_path / "store", b"x" * 5000)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, before)
-    assert [file for file in tmp_path.rglob("*") if file.is_file()] == []
-    assert held(tmp_path / "store") == ()
-
-
 def test_the_example_in_sites_is_a_site_file():
     example = Path(__file__).resolve().parents[2] / "sites" / "example.yaml"
     assert load_site(example).name == "north"
+
+
+def test_a_simulated_site_takes_part_in_everything(tmp_path: Path):
+    # The only way in is private: the whole of `prepare` makes pictures, too.
+    write = hospitals._write_site_file  # pyright: ignore[reportPrivateUsage]
+    write(tmp_path / "a" / "site.yaml", "a", tmp_path / "data", tmp_path / "base")
+    site = load_site(tmp_path / "a" / "site.yaml")
+    assert (site.name, site.store, site.federation) == ("a", tmp_path / "a" / "store", None)
+    assert set(site.policy.modalities) == set(Modality)
+    assert (site.policy.plans, site.policy.rounds, site.policy.examples) == (Plans.ANY, None, 1)

@@ -33,9 +33,9 @@ def test_every_stage_round_and_score_has_its_line(
     with watching("p, mslora_cr, seed 3", plan(), tmp_path / "progress", tmp_path / "sites"):
         for news in (
             {"event": "meeting"},
-            {"event": "scoring", "stage": None, "task": 0},
-            {"event": "scores", "stage": None, "scores": [0.5, 0.25]},
             {"event": "stage", "stage": 1},
+            {"event": "scoring", "stage": None, "task": 1},
+            {"event": "base", "task": 1, "score": 0.25},
             {"event": "round", "stage": 1, "round": 2, "losses": {"a": 0.12345, "b": 1.0}},
             {"event": "refused", "stage": 1, "text": "site b could not [red] train"},
             {"event": "scores", "stage": 1, "scores": [0.5, 0.996]},
@@ -46,8 +46,8 @@ def test_every_stage_round_and_score_has_its_line(
     assert said.out == ""
     assert said.err.splitlines() == [
         "p, mslora_cr, seed 3",
-        "base model: bone 50, film 25",
         "stage 2 of 2: film (xray) at a, b",
+        "  base model: 25",
         "  round 2 of 2: loss a 0.123, b 1.000",
         "  left out: site b could not [red] train",
         "  scores: bone 50, film 100",

@@ -1,0 +1,79 @@
+"""The bank that a site has seen grow: the same plan's bank may only go on from there.
+
+A folder for each plan, in it an empty file named `POSITION-DIGEST` for each release. A name
+appears whole or not at all, none is ever removed, so no crash and no late process takes a
+release back. Once a coordinator starts a plan anew with another bank, the site's admin
+removes the plan's folder; until then the site refuses.
+"""
+
+import os
+import re
+from pathlib import Path
+
+from client.failures import OrderRefused
+from common.durable import DISK
+from common.exchange import Order, Reason, Work
+
+#: In a site's store.
+CHAIN_FOLDER = "chain"
+_NAME = re.compile(r"([0-9]+)-([0-9a-f]{64})")
+
+
+def check_bank(store: Path, order: Order) -> None:
+    """The order's bank is a beginning of the one known here, or continues it, and is known now.
+
+    A refused order changes nothing.
+
+    Raises:
+        OrderRefused: BANK, where it is neither; RELEASED, to train a stage that is released.
+    """
+    folder = store / CHAIN_FOLDER / order.plan
+    known = _known(folder)
+    for position, ref in enumerate(order.releases):
+        if ref.stage != position:
+            raise OrderRefused(
+                Reason.BANK,
+                f"order: found stage {ref.stage + 1} as release {position + 1}, expected the "
+                "stages in their order",
+            )
+        if known.get(position, {ref.sha256}) != {ref.sha256}:
+            raise OrderRefused(
+                Reason.BANK,
+                f"order: found release {position + 1} to be {ref.sha256[:12]}, expected "
+                f"{', '.join(sorted(name[:12] for name in known[position]))}; if the plan was "
+                f"started anew, remove {folder}",
+            )
+    released = max([*known, len(order.releases) - 1], default=-1)
+    if order.work is Work.TRAIN and order.stage <= released:
+        raise OrderRefused(
+            Reason.RELEASED,
+            f"order: found stage {order.stage + 1} to train, expected one after stage "
+            f"{released + 1}, which is released; if the plan was started anew, remove {folder}",
+        )
+    _extend(folder, order, known)
+
+
+def _known(folder: Path) -> dict[int, set[str]]:
+    """The digests of each release that was seen; more than one only if somebody meddled."""
+    known: dict[int, set[str]] = {}
+    for file in folder.glob("*"):
+        if (name := _NAME.fullmatch(file.name)) is not None:
+            known.setdefault(int(name[1]), set()).add(name[2])
+    return known
+
+
+def _extend(folder: Path, order: Order, known: dict[int, set[str]]) -> None:
+    new = [ref for ref in order.releases if ref.stage not in known]
+    if not new:
+        return
+    _make_durable(folder)
+    for ref in new:
+        file = folder / f"{ref.stage}-{ref.sha256}"
+        os.close(os.open(file, os.O_WRONLY | os.O_CREAT, 0o600))
+    DISK.sync(folder)
+
+
+def _make_durable(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    DISK.sync(folder.parent)
+    DISK.sync(folder.parent.parent)

@@ -1,0 +1,81 @@
+"""The site's node key: made here, used here, and never anywhere else."""
+
+import os
+from pathlib import Path
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from common.durable import DISK
+from common.errors import SiteFailed
+
+_OWN = 0o600
+
+
+def make_key(private: Path, name: str) -> Path:
+    """A new EC P-384 pair: `private` (OpenSSH, only its owner reads it) and `private`.pub.
+
+    Returns:
+        The public half, which the coordinator enrolls; its comment is `name`.
+
+    Raises:
+        SiteFailed: one of the files is there. A key is never overwritten.
+    """
+    public = private.with_name(f"{private.name}.pub")
+    for file in (private, public):
+        if file.exists() or file.is_symlink():
+            raise SiteFailed(f"{file}: found a key, which is never overwritten, expected none")
+    key = ec.generate_private_key(ec.SECP384R1())
+    secret = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.OpenSSH,
+        serialization.NoEncryption(),
+    )
+    write_private(private, secret)
+    line = key.public_key().public_bytes(
+        serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+    )
+    public.write_bytes(line + f" {name}\n".encode())
+    DISK.sync(public)
+    DISK.sync(public.parent)
+    return public
+
+
+def load_key(private: Path) -> ec.EllipticCurvePrivateKey:
+    """The private key in the file, which only its owner may read.
+
+    Raises:
+        SiteFailed: it is none, another kind, or others may read it.
+    """
+    try:
+        mode, blob = private.stat().st_mode & 0o777, private.read_bytes()
+    except OSError as error:
+        raise SiteFailed(f"{private}: can't be read as a key ({error.strerror})") from None
+    if mode & 0o077:
+        raise SiteFailed(
+            f"{private}: found the mode {mode:03o}, expected 600, so that nobody else reads "
+            f"the key (chmod 600 {private})"
+        )
+    try:
+        key = serialization.load_ssh_private_key(blob, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise SiteFailed(f"{private}: found no OpenSSH key without a password") from None
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP384R1):
+        raise SiteFailed(f"{private}: found a key of another kind, expected EC P-384")
+    return key
+
+
+def write_private(file: Path, blob: bytes) -> None:
+    """A new file that only its owner may ever read, durably.
+
+    Raises:
+        FileExistsError: it is there.
+    """
+    # Made with its mode: there is no moment at which others may open it.
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _OWN)
+    with os.fdopen(descriptor, "wb") as opened:
+        opened.write(blob)
+        opened.flush()
+        os.fsync(descriptor)
+    DISK.sync(file.parent)

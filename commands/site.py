@@ -1,0 +1,254 @@
+"""`fedmslora site`: what a hospital's admin does to join, to look on, and to say what may run."""
+
+# typer 0.20 leaves a type of click's open in its overloads; not ours to fix.
+# pyright: reportUnknownMemberType=false
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from client.finding import Finding
+    from client.parts import Machine
+    from client.status import Job
+
+app = typer.Typer(
+    no_args_is_help=True, help="A hospital's side: join a federation, check, start, look on."
+)
+
+_PASSED, _FAILED = "ok", "!!"
+
+SiteFile = Annotated[
+    Path, typer.Option("--site", help="The site file, or its folder.", metavar="FILE")
+]
+PlanFile = Annotated[Path, typer.Argument(metavar="PLAN", help="The plan's file (YAML or JSON).")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+HERE = Path("site.yaml")
+
+
+@app.command("init")
+def init(
+    name: Annotated[str, typer.Option(help="The site's pseudonym: all that others learn of it.")],
+    modality: Annotated[
+        list[str], typer.Option(help="What it may train on; may be given several times.")
+    ],
+    coordinator: Annotated[str, typer.Option(metavar="HOST:PORT", help="The coordinator's edge.")],
+    ca: Annotated[Path, typer.Option(help="The coordinator's ca.crt.")],
+    folder: Annotated[
+        Path | None, typer.Option(help="The site's new folder; by default its name.")
+    ] = None,
+    data: Annotated[Path, typer.Option(help="Folder of the tasks, as in the site file.")] = Path(
+        "data"
+    ),
+    base_model: Annotated[
+        Path, typer.Option(help="Folder of the frozen model, as in the site file.")
+    ] = Path("base_model"),
+) -> None:
+    """Make a site: its key pair, its site file and its folders. Nothing is overwritten.
+
+    Example: fedmslora site init --name north --modality ct --coordinator hub.org:8443 --ca ca.crt
+    """
+    from client.new_site import NewSite, make_site, read_modalities
+
+    new = NewSite(
+        name=name,
+        modalities=read_modalities(modality),
+        address=coordinator,
+        ca=ca,
+        data=data,
+        base_model=base_model,
+    )
+    made = make_site(new, folder or Path(name))
+    public = made.parent / "keys" / f"{name}.pub"
+    typer.echo(
+        f"{made.parent}: the site {name}. Next:\n"
+        f"1. Send {public} to the coordinator, who runs: "
+        f"fedmslora coordinator enroll {public.name} --name {name} --modality {modality[0]}\n"
+        f"   The private key beside it stays here; nobody asks you for it.\n"
+        f"2. Say in {made} where the data and the base model are, and what may be done with them.\n"
+        f"3. fedmslora site approve PLAN --site {made}\n"
+        f"4. fedmslora site check --plan PLAN --site {made}\n"
+        f"5. fedmslora site start --site {made}"
+    )
+
+
+@app.command("approve")
+def approve(
+    plan: PlanFile,
+    site: SiteFile = HERE,
+    look: Annotated[bool, typer.Option("--look", help="Only say what it would do.")] = False,
+) -> None:
+    """Say what a plan will have this site do, and allow it.
+
+    Example: fedmslora site approve demo.yaml --site north/site.yaml
+    """
+    from client.approval import approve as record
+    from client.approval import words
+    from common.plan import load_plan
+
+    machine, loaded = _machine(site), load_plan(plan)
+    for line in words(loaded, machine.site):
+        typer.echo(line)
+    if look:
+        typer.echo("Not approved yet: the same command without --look approves it.")
+        return
+    file = record(loaded, machine.site, machine.federation)
+    typer.echo(f"Approved: {file}. To take it back, remove this file.")
+
+
+@app.command("check")
+def check(
+    site: SiteFile = HERE,
+    plan: Annotated[Path | None, typer.Option(help="The plan that it is to be ready for.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Look whether the site is ready; with a plan, down to one step of training.
+
+    Example: fedmslora site check --plan demo.yaml --site north/site.yaml
+    """
+    from client.check import check_site
+    from common.plan import load_plan
+
+    machine = _machine(site)
+    loaded = None if plan is None else load_plan(plan)
+    findings: list[Finding] = []
+    for finding in check_site(machine.site, loaded):
+        findings.append(finding)
+        if not as_json:
+            _print_finding(finding)
+    passed = all(finding.passed for finding in findings)
+    if as_json:
+        checks = [{**asdict(finding), "level": finding.level.value} for finding in findings]
+        _print_json({"site": machine.site.name, "passed": passed, "checks": checks})
+    elif passed:
+        typer.echo(f"Ready. Next: fedmslora site start --site {machine.file}")
+    if not passed:
+        sys.stderr.write("The site is not ready: see the lines that are not ok.\n")
+        raise typer.Exit(2)
+
+
+@app.command("start")
+def start(
+    site: SiteFile = HERE,
+    part: Annotated[
+        str | None, typer.Option(help="Only this one: supernode, superexec or trainer.")
+    ] = None,
+    runtime_host: Annotated[
+        str, typer.Option(help="Where SuperNode and SuperExec meet; keep it inside the site.")
+    ] = "127.0.0.1",
+    runtime_port: Annotated[int, typer.Option(help="The port of the same.")] = 9094,
+) -> None:
+    """Take part, until Ctrl-C or SIGTERM: whatever dies is started again.
+
+    Example: fedmslora site start --site north/site.yaml
+    """
+    from dataclasses import replace
+
+    from client.parts import PartName
+    from client.running import run_part, run_site
+    from common.errors import SiteFailed
+
+    machine = replace(_machine(site), host=runtime_host, port=runtime_port)
+    if part is None:
+        typer.echo(f"{machine.site.name}: logs are in {machine.site.store / 'logs'}", err=True)
+        run_site(machine, _say)
+        return
+    if part not in list(PartName):
+        raise SiteFailed(f"--part: found {part!r}, expected one of {', '.join(PartName)}")
+    run_part(machine, PartName(part), _say)
+
+
+@app.command("status")
+def status(site: SiteFile = HERE, as_json: Json = False) -> None:
+    """Say what the site is doing, from its own store alone.
+
+    Example: fedmslora site status --site north/site.yaml
+    """
+    from client.status import status_of
+
+    now = status_of(_machine(site).site)
+    if as_json:
+        document = asdict(now)
+        document["failures"] = None if now.failures is None else str(now.failures)
+        _print_json(document)
+        return
+    here, named = now.releases
+    lines = {
+        "site": now.site,
+        "started": "yes" if now.supervised else "not by `fedmslora site start`",
+        "trainer": "running" if now.trainer else "not running",
+        "job": "none: it waits for an order" if now.job is None else _job_words(now.job),
+        "releases": f"{here} of {named} that the job builds on" if named else "none asked for",
+        "blobs": f"{now.blobs} in the store",
+        "last message": now.last or "none yet",
+    }
+    if now.failures is not None:
+        lines["failures"] = f"see {now.failures}"
+    for label, text in lines.items():
+        typer.echo(f"{label:<14}{text}")
+
+
+@app.command("audit")
+def audit(site: SiteFile = HERE, as_json: Json = False) -> None:
+    """Say what came to this site and what left it, and whether the log is as it was written.
+
+    Example: fedmslora site audit --site north/site.yaml
+    """
+    from client.audit import read, summary, verify, words
+
+    store = _machine(site).site.store
+    head = verify(store)
+    entries = list(read(store))
+    told = summary(entries)
+    if as_json:
+        totals = {**asdict(told), "sent": {kind.value: size for kind, size in told.sent.items()}}
+        lines = [entry.model_dump(mode="json") for entry in entries]
+        _print_json({"lines": head.lines, "hash": head.hash, "summary": totals, "entries": lines})
+        return
+    for entry in entries:
+        typer.echo(words(entry))
+    sent = ", ".join(f"{kind}: {size:,}" for kind, size in sorted(told.sent.items())) or "none"
+    typer.echo(f"Bytes that left this site: {sent}. Bytes that came: {told.received_bytes:,}.")
+    typer.echo(
+        f"Answered with an update: {told.updates} orders, with scores: {told.scores}. "
+        f"Refused or failed: {told.failures} messages."
+    )
+    typer.echo(f"The log is whole: {head.lines} lines, the last one's hash is {head.hash}.")
+
+
+def _machine(file: Path) -> "Machine":
+    from client.parts import Machine
+    from client.site import load_site
+
+    # Absolute, since other programs in other folders read it.
+    found = (file / HERE.name if file.is_dir() else file).resolve()
+    return Machine(file=found, site=load_site(found))
+
+
+def _job_words(job: "Job") -> str:
+    where = f"stage {job.stage}" + (f", round {job.round}" if job.round else "")
+    step = f"step {job.step} of {job.steps}" if job.steps else "not begun"
+    return f"{job.work} {where} of plan {job.plan}: {step}"
+
+
+def _print_finding(finding: "Finding") -> None:
+    mark = _PASSED if finding.passed else _FAILED
+    plain = finding.level.value in ("ok", "problem")
+    label = finding.name if plain else f"{finding.name} ({finding.level})"
+    first, *more = finding.text.splitlines()
+    typer.echo(f"{mark:<4}{label:<22}{first}")
+    for line in more:
+        typer.echo(f"{'':<26}{line}")
+
+
+def _print_json(document: Mapping[str, Any]) -> None:
+    typer.echo(json.dumps(document, indent=1))
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)

@@ -1,0 +1,179 @@
+"""The coordinator's own certificate authority, and the certificate by which sites know it.
+
+A private authority, and none of the world's: a site trusts this one certificate and no
+other, so nobody who can fool a public authority can stand in for the coordinator.
+"""
+
+import ipaddress
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from common.errors import StateError
+
+CA_DAYS = 3650
+#: Apple's and some other TLS stacks refuse a server's certificate that lasts longer.
+SERVER_DAYS = 825
+#: A site's clock may be behind: the certificates hold from a little before now.
+_BEFORE = timedelta(hours=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Authority:
+    """A certificate authority: what signs a server's certificate."""
+
+    certificate: x509.Certificate
+    key: ec.EllipticCurvePrivateKey
+
+
+def make_authority() -> Authority:
+    """A new authority (EC P-256) that lasts ten years."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = _name("fedmslora coordinator CA")
+    usage = _usage(key_cert_sign=True, crl_sign=True)
+    identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+    certificate = (
+        _begun(name, name, key.public_key(), CA_DAYS)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(usage, critical=True)
+        .add_extension(identifier, critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    return Authority(certificate, key)
+
+
+def make_server(
+    authority: Authority, names: Sequence[str]
+) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+    """A server's certificate for these host names and addresses, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    issuer = authority.certificate.subject
+    certificate = (
+        _begun(_name("fedmslora coordinator"), issuer, key.public_key(), SERVER_DAYS)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_usage(digital_signature=True), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(
+            x509.SubjectAlternativeName([_alternative(name) for name in names]), critical=False
+        )
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key()),
+            critical=False,
+        )
+        .sign(authority.key, hashes.SHA256())
+    )
+    return certificate, key
+
+
+def write_certificates(folder: Path, names: Sequence[str]) -> None:
+    """`folder`, which is new, holds ca.crt, ca.key, server.crt and server.key."""
+    folder.mkdir(mode=0o700)
+    authority = make_authority()
+    _write(folder / "ca.key", _key_pem(authority.key), 0o600)
+    _write(folder / "ca.crt", authority.certificate.public_bytes(Encoding.PEM), 0o644)
+    renew_server(folder, names)
+
+
+def renew_server(folder: Path, names: Sequence[str]) -> None:
+    """The server has a new certificate of the same authority: no site need change anything."""
+    certificate, key = make_server(load_authority(folder), names)
+    for name, blob, mode in (
+        ("server.key", _key_pem(key), 0o600),
+        ("server.crt", certificate.public_bytes(Encoding.PEM), 0o644),
+    ):
+        (folder / name).unlink(missing_ok=True)
+        _write(folder / name, blob, mode)
+
+
+def load_authority(folder: Path) -> Authority:
+    """The authority that `write_certificates` wrote.
+
+    Raises:
+        StateError: unreadable.
+    """
+    try:
+        certificate = x509.load_pem_x509_certificate((folder / "ca.crt").read_bytes())
+        key = serialization.load_pem_private_key((folder / "ca.key").read_bytes(), password=None)
+    except (OSError, ValueError) as error:
+        raise StateError(f"{folder}: can't read the certificate authority ({error})") from None
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise StateError(f"{folder / 'ca.key'}: found another kind of key, expected EC")
+    return Authority(certificate, key)
+
+
+def days_left(certificate: Path) -> int:
+    """How many whole days the certificate still holds; below 0 it has ended.
+
+    Raises:
+        StateError: unreadable.
+    """
+    try:
+        until = x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc
+    except (OSError, ValueError) as error:
+        raise StateError(f"{certificate}: can't read the certificate ({error})") from None
+    return (until - datetime.now(UTC)).days
+
+
+def _begun(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, days: int
+) -> x509.CertificateBuilder:
+    now = datetime.now(UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - _BEFORE)
+        .not_valid_after(now + timedelta(days=days))
+    )
+
+
+def _name(text: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+
+
+def _alternative(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
+
+
+def _usage(
+    *, digital_signature: bool = False, key_cert_sign: bool = False, crl_sign: bool = False
+) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=digital_signature,
+        key_cert_sign=key_cert_sign,
+        crl_sign=crl_sign,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def _write(file: Path, blob: bytes, mode: int) -> None:
+    """A new file that nobody else could read at any moment."""
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    with os.fdopen(descriptor, "wb") as stream:
+        stream.write(blob)
+        stream.flush()
+        os.fsync(stream.fileno())

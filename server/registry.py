@@ -1,0 +1,171 @@
+"""The sites that belong to the federation: each a name, a modality and a public key."""
+
+import base64
+import fcntl
+import json
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from pydantic import ValidationError
+
+from common.durable import DISK, write_file
+from common.errors import StateError
+from common.plan import Modality, Slug, Strict
+
+_KIND = "ecdsa-sha2-nistp384"
+
+
+class Site(Strict):
+    """One site.
+
+    Attributes:
+        public_key: OpenSSH's line of it, without the comment.
+        node_id: what Flower calls the site; None until the SuperLink has been told of it.
+        left: it is not in the federation any more; its key never comes back.
+    """
+
+    name: Slug
+    modality: Modality
+    public_key: str
+    node_id: int | None = None
+    left: bool = False
+
+    @property
+    def pem(self) -> bytes:
+        """The public key as Flower writes it."""
+        key = serialization.load_ssh_public_key(self.public_key.encode())
+        return key.public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+
+
+class _Registry(Strict):
+    sites: tuple[Site, ...]
+
+
+def read_sites(file: Path) -> tuple[Site, ...]:
+    """Every site that was ever enrolled, in the order of enrolment.
+
+    Raises:
+        StateError: the file is damaged.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+        return _Registry.model_validate_json(text, strict=True).sites
+    except FileNotFoundError:
+        return ()
+    except (OSError, ValidationError) as error:
+        why = error.strerror if isinstance(error, OSError) else error.errors()[0]["msg"]
+        raise StateError(f"{file}: can't be read ({why}), expected a list of sites") from None
+
+
+def enrolled(file: Path) -> dict[str, Site]:
+    """The sites that are in the federation now, by name."""
+    return {site.name: site for site in read_sites(file) if not site.left}
+
+
+def enroll(file: Path, site: Site) -> bool:
+    """The site is in the federation, durably; False if it was already.
+
+    Raises:
+        StateError: its name or its key is another site's, or its key has left.
+    """
+    with _changing(file):
+        sites = read_sites(file)
+        for other in sites:
+            fault = _conflict(site, other)
+            if fault is not None:
+                raise StateError(f"{site.name}: {fault}")
+            if other.name == site.name and not other.left:
+                return False
+        _write(file, (*sites, site))
+    return True
+
+
+def leave(file: Path, name: str) -> Site:
+    """The site is in the federation no more, durably.
+
+    Raises:
+        StateError: there is no such site.
+    """
+    with _changing(file):
+        sites = read_sites(file)
+        gone = next((site for site in sites if site.name == name and not site.left), None)
+        if gone is None:
+            known = ", ".join(site.name for site in sites if not site.left) or "none"
+            raise StateError(f"{name}: found no such site, expected one of: {known}")
+        left = gone.model_copy(update={"left": True})
+        _write(file, tuple(left if site is gone else site for site in sites))
+    return left
+
+
+def set_node(file: Path, public_key: str, node_id: int) -> None:
+    """The site of this key is known to Flower as `node_id`, durably."""
+    with _changing(file):
+        sites = read_sites(file)
+        changed = tuple(
+            site.model_copy(update={"node_id": node_id}) if site.public_key == public_key else site
+            for site in sites
+        )
+        if changed != sites:
+            _write(file, changed)
+
+
+def read_public_key(file: Path) -> str:
+    """The public key of a site's NAME.pub, as one line without its comment.
+
+    Raises:
+        StateError: it is none, or not of the kind that Flower takes (EC P-384).
+    """
+    try:
+        text = file.read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "not text"
+        raise StateError(f"{file}: can't be read as a public key ({why})") from None
+    words = text.split()
+    if "PRIVATE" in words:
+        raise StateError(f"{file}: found a private key, expected the site's public key (NAME.pub)")
+    try:
+        key = serialization.load_ssh_public_key(" ".join(words[:2]).encode())
+    except (ValueError, UnsupportedAlgorithm):
+        raise StateError(f"{file}: found no public key, expected one of {_KIND}") from None
+    if not isinstance(key, ec.EllipticCurvePublicKey) or words[0] != _KIND:
+        raise StateError(f"{file}: found a key of {words[0]}, expected {_KIND}")
+    # Equal keys are equal text, however the file was written.
+    return f"{_KIND} {base64.b64encode(base64.b64decode(words[1])).decode()}"
+
+
+def _conflict(site: Site, other: Site) -> str | None:
+    same_key = site.public_key == other.public_key
+    if same_key and other.left:
+        return (
+            f"found a key that left the federation as {other.name!r}, expected a new one "
+            "(Flower takes no key twice)"
+        )
+    if same_key and site.name != other.name:
+        return f"found the key of the site {other.name!r}, expected a key of its own"
+    if other.left or site.name != other.name:
+        return None
+    if not same_key:
+        return "found another key under this name, expected the one it was enrolled with"
+    if site.modality is not other.modality:
+        return f"found the modality {site.modality}, expected {other.modality} as it was enrolled"
+    return None
+
+
+def _write(file: Path, sites: tuple[Site, ...]) -> None:
+    document: dict[str, Any] = {"sites": [site.model_dump(mode="json") for site in sites]}
+    write_file(file, f"{json.dumps(document, indent=1)}\n".encode(), DISK)
+
+
+@contextmanager
+def _changing(file: Path) -> Generator[None]:
+    """Nobody else changes the file: `enroll` and the keeper both do."""
+    with file.with_name(f"{file.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

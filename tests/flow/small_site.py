@@ -1,0 +1,110 @@
+"""A site with a tiny model and two small tasks, and orders for it whose blobs it has."""
+
+from pathlib import Path
+from typing import Any
+
+from client import store
+from client.base_files import base_digest
+from client.site import Device, Plans, Policy, Site
+from common.exchange import Order, ReleaseRef, Update, Work
+from common.identity import code_digest
+from common.plan import Modality, Plan, parse_plan
+from tests.flow.tiny_llava import write_llava, write_task
+
+QUESTIONS = [
+    ("what colour is this ?", "red"),
+    ("is it the left side ?", "no the right side"),
+    ("what colour is this ?", "red"),
+    ("is this it ?", "yes"),
+    ("what colour is this ?", "blue"),
+    ("which side ?", "left"),
+]
+
+MSLORA_CR: dict[str, Any] = {
+    "name": "mslora_cr",
+    "rank": 2,
+    "alpha": 2.0,
+    "contrast": {"similarity": "exp", "weight": 0.1, "orthogonality": 0.01},
+}
+
+
+def write_site(folder: Path) -> Path:
+    """The model and the data of a site, in `folder`."""
+    write_llava(folder / "base")
+    write_task(folder / "data" / "first", QUESTIONS)
+    write_task(folder / "data" / "second", list(reversed(QUESTIONS)))
+    return folder
+
+
+def site_in(folder: Path, store: Path, **changes: Any) -> Site:
+    """The site of what `write_site` wrote, with its own store."""
+    fields: dict[str, Any] = {
+        "name": "north",
+        "data": folder / "data",
+        "base_model": folder / "base",
+        "store": store,
+        "device": Device.CPU,
+        "threads": 1,
+        "policy": Policy(modalities=tuple(Modality), plans=Plans.ANY, rounds=None, examples=1),
+    }
+    return Site(**{**fields, **changes})
+
+
+def plan_of(site: Site, rule: str = "fedavg", **changes: Any) -> Plan:
+    """Two stages of two rounds; in full precision on the wire, so that small steps show."""
+    stages = [
+        {
+            "name": task,
+            "modality": modality,
+            "task": task,
+            "sites": ["north"],
+            "rounds": 2,
+            "local_epochs": 2.0,
+            "learning_rate": 0.01,
+            "batch_size": 3,
+            "max_new_tokens": 6,
+        }
+        for task, modality in (("first", "ct"), ("second", "mr"))
+    ]
+    document: dict[str, Any] = {
+        "name": "plan",
+        "seed": 7,
+        "base_model": {"name": "tiny", "sha256": base_digest(site.base_model)},
+        "method": MSLORA_CR,
+        "aggregation": rule,
+        "wire": "fp32",
+        "stages": stages,
+    }
+    return parse_plan({**document, **changes}, "test")
+
+
+def staged(plan: Plan, stage: int, **changes: Any) -> Plan:
+    """The plan with changed fields of one stage."""
+    document = plan.model_dump(mode="json")
+    document["stages"][stage] |= changes
+    return parse_plan(document, "test")
+
+
+def order_of(site: Site, plan: Plan, adapter: bytes | None = None, **changes: Any) -> Order:
+    """An order of stage 0, round 1, whose plan and adapter the site has got."""
+    fields: dict[str, Any] = {
+        "work": Work.TRAIN,
+        "plan": store.put(site.store, plan.canonical().encode()),
+        "stage": 0,
+        "round": 1,
+        "releases": (),
+        "active": (),
+        "adapter": None if adapter is None else store.put(site.store, adapter),
+        "code": code_digest(),
+    }
+    return Order(**{**fields, **changes})
+
+
+def second_stage(site: Site, plan: Plan, first: Update, **changes: Any) -> Order:
+    """An order of stage 1 on top of the released first stage, which the site has got."""
+    fields: dict[str, Any] = {
+        "stage": 1,
+        "releases": (ReleaseRef(0, store.put(site.store, first.adapter)),),
+        "active": plan.base_of(1),
+    }
+    return order_of(site, plan, **{**fields, **changes})

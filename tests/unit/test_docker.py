@@ -1,0 +1,195 @@
+"""The images and the compose files: valid, and as closed as docs/hospital.md says."""
+
+import re
+import subprocess
+import sysconfig
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCKER = ROOT / "docker"
+DOCKERFILES = sorted(DOCKER.glob("*.Dockerfile"))
+COMPOSE_FILES = sorted(DOCKER.glob("*/compose*.yaml"))
+COORDINATOR = DOCKER / "coordinator" / "compose.yaml"
+SITE = DOCKER / "site" / "compose.yaml"
+SITE_GPU = DOCKER / "site" / "compose.gpu.yaml"
+#: The containers that run for as long as the machine takes part.
+PARTS = [
+    *((COORDINATOR, name) for name in ("superlink", "superexec", "edge", "keeper")),
+    *((SITE, name) for name in ("supernode", "superexec", "trainer")),
+]
+#: These and the one that an admin's commands run in.
+CONTAINERS = [*PARTS, (COORDINATOR, "admin"), (SITE, "admin")]
+
+Service = dict[str, Any]
+
+
+def services(file: Path) -> dict[str, Service]:
+    document = cast(dict[str, Any], yaml.safe_load(file.read_text(encoding="utf-8")))
+    return cast(dict[str, Service], document["services"])
+
+
+def instructions(file: Path) -> list[tuple[str, str]]:
+    """(instruction, arguments), continued lines joined, comments left out."""
+    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line[:1] != "#"]
+    text = "\n".join(lines).replace("\\\n", " ")
+    pairs = [line.split(maxsplit=1) for line in text.splitlines() if line.strip()]
+    return [(name, " ".join(arguments.split())) for name, arguments in pairs]
+
+
+def run(program: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    path = Path(sysconfig.get_path("scripts")) / program
+    assert path.exists(), f"{program} is not installed; the extra `test` has it"
+    return subprocess.run(
+        [str(path), *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("file", DOCKERFILES, ids=lambda file: file.name)
+def test_a_dockerfile_has_no_fault_that_hadolint_knows(file: Path):
+    linted = run("hadolint", "--no-color", file)
+    assert linted.returncode == 0, linted.stdout
+    assert linted.stdout == ""
+
+
+def test_compose_files_fit_the_compose_specification():
+    checked = run("check-jsonschema", "--builtin-schema", "vendor.compose-spec", *COMPOSE_FILES)
+    assert checked.returncode == 0, checked.stdout
+
+
+def test_a_compose_file_with_a_wrong_field_would_be_noticed(tmp_path: Path):
+    document = yaml.safe_load(COORDINATOR.read_text(encoding="utf-8"))
+    document["services"]["edge"]["read-only"] = True
+    wrong = tmp_path / "compose.yaml"
+    wrong.write_text(yaml.safe_dump(document), encoding="utf-8")
+    checked = run("check-jsonschema", "--builtin-schema", "vendor.compose-spec", wrong)
+    assert checked.returncode == 1
+    assert "read-only" in checked.stdout
+
+
+@pytest.mark.parametrize("file", DOCKERFILES, ids=lambda file: file.name)
+def test_an_image_runs_as_a_user_who_may_write_nothing_of_it(file: Path):
+    found = instructions(file)
+    users = [arguments for name, arguments in found if name == "USER"]
+    assert users == ["10001:10001"]
+    # What comes after USER would belong to that user.
+    after = [name for name, _ in found[found.index(("USER", users[0])) :]]
+    assert not {"RUN", "COPY", "ADD"} & set(after)
+    assert "ENTRYPOINT" in after and "HEALTHCHECK" in after
+    assert dict(found)["ENTRYPOINT"] == '["fedmslora"]'
+
+
+@pytest.mark.parametrize("file", DOCKERFILES, ids=lambda file: file.name)
+def test_an_image_has_the_tested_packages_and_all_the_code_of_the_digest(file: Path):
+    found = instructions(file)
+    installed = [arguments for name, arguments in found if name == "RUN" and " pip " in arguments]
+    assert len(installed) == 1 and "--constraint constraints.txt" in installed[0]
+    copied = " ".join(arguments for name, arguments in found if name == "COPY")
+    for room in ("common/", "server/", "client/"):
+        assert f"{room} {room}" in copied
+    ignored = Path(f"{file}.dockerignore").read_text(encoding="utf-8").splitlines()
+    wanted = {line.removeprefix("!") for line in ignored if line.startswith("!")}
+    sources = {word.rstrip("/") for word in copied.split() if word != "./"}
+    assert sources == wanted
+
+
+def test_the_coordinators_image_installs_no_torch_and_the_sites_does():
+    extras = {
+        file.name: re.findall(r"--editable '?\.(\[.*\])?", file.read_text(encoding="utf-8"))
+        for file in DOCKERFILES
+    }
+    assert extras == {"coordinator.Dockerfile": [""], "site.Dockerfile": ["[site,deepspeed]"]}
+
+
+@pytest.mark.parametrize(("file", "name"), CONTAINERS)
+def test_a_container_can_write_nowhere_but_to_its_volumes(file: Path, name: str):
+    service = services(file)[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"] and "cap_add" not in service
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["user"] == "${FEDMSLORA_USER:-10001:10001}"
+    assert "/tmp" in service["tmpfs"]
+    assert "privileged" not in service
+    assert not [volume for volume in service["volumes"] if "docker.sock" in volume]
+
+
+@pytest.mark.parametrize(("file", "name"), PARTS)
+def test_a_part_comes_back_after_a_kill_and_says_whether_it_is_well(file: Path, name: str):
+    service = services(file)[name]
+    assert service["restart"] == "unless-stopped"
+    assert service["init"] is True
+    assert re.fullmatch(r"\d+s", service["stop_grace_period"])
+    check = service["healthcheck"]["test"]
+    assert check[:3] == ["CMD", "python", "-c"]
+    compile(check[3], "healthcheck", "exec")
+
+
+@pytest.mark.parametrize(("file", "name"), PARTS)
+def test_a_container_starts_the_part_of_its_name(file: Path, name: str):
+    command = services(file)[name]["command"]
+    assert command[:2] == [file.parent.name, "start"]
+    assert command[command.index("--part") + 1] == name
+
+
+def test_the_edge_alone_has_a_port():
+    published = [
+        (file.parent.name, name)
+        for file in (COORDINATOR, SITE)
+        for name, service in services(file).items()
+        if "ports" in service
+    ]
+    assert published == [("coordinator", "edge")]
+
+
+def test_the_superlink_is_on_the_inner_network_alone():
+    document = yaml.safe_load(COORDINATOR.read_text(encoding="utf-8"))
+    assert document["networks"]["inside"] == {"internal": True}
+    on = {name: service["networks"] for name, service in document["services"].items()}
+    assert on == {
+        **{name: ["inside"] for name in ("superlink", "superexec", "keeper", "admin")},
+        "edge": ["inside", "outside"],
+    }
+
+
+def test_at_a_site_what_has_the_network_has_no_images_and_the_other_way_round():
+    document = yaml.safe_load(SITE.read_text(encoding="utf-8"))
+    assert document["networks"]["inside"] == {"internal": True}
+    parts = document["services"]
+    assert set(parts["supernode"]["networks"]) == {"inside", "outside"}
+    assert parts["superexec"]["networks"] == ["inside"]
+    assert parts["trainer"]["network_mode"] == "none" and "networks" not in parts["trainer"]
+    for name in ("supernode", "superexec"):
+        assert not [volume for volume in parts[name]["volumes"] if "DATA" in volume]
+
+
+def test_at_a_site_images_model_and_settings_are_only_read():
+    for name in ("supernode", "superexec", "trainer"):
+        for volume in services(SITE)[name]["volumes"]:
+            assert volume.endswith(":ro") or volume.endswith(":/site/store")
+
+
+def test_the_key_is_the_supernodes_alone():
+    hidden = {name: "/site/keys" in part["tmpfs"] for name, part in services(SITE).items()}
+    assert hidden == {"supernode": False, "superexec": True, "trainer": True, "admin": False}
+
+
+def test_no_part_of_a_site_asks_a_hub_or_has_the_gpu_but_the_trainer():
+    for name, service in services(SITE).items():
+        assert service["environment"]["HF_HUB_OFFLINE"] == "1", name
+        assert service["environment"]["NVIDIA_VISIBLE_DEVICES"] == "void", name
+    # `admin` is no part: it is there while somebody runs `site check`.
+    added = services(SITE_GPU)
+    assert set(added) == {"trainer", "admin"}
+    devices = added["trainer"]["deploy"]["resources"]["reservations"]["devices"]
+    assert devices == [{"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}]
+
+
+@pytest.mark.parametrize("file", [COORDINATOR, SITE], ids=lambda file: file.parent.name)
+def test_the_example_settings_name_every_variable(file: Path):
+    used = set(re.findall(r"\$\{(\w+)", file.read_text(encoding="utf-8")))
+    example = (file.parent / ".env.example").read_text(encoding="utf-8")
+    set_there = set(re.findall(r"^(\w+)=", example, flags=re.MULTILINE))
+    assert used == set_there - {"COMPOSE_FILE"}
