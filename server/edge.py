@@ -1,7 +1,7 @@
 """The edge: the only thing that is open to the outside. It passes on the fleet path, no more.
 
 Flower's SuperLink has one port for everything, and its Control and Runtime APIs ask nobody
-who they are (docs/adr has more). So the SuperLink stays inside, and this stands in front:
+who they are (docs/adr/0007). So the SuperLink stays inside, and this stands in front:
 a site's SuperNode works with the fleet path alone, whose requests are signed by its key.
 """
 

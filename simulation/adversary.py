@@ -10,7 +10,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -68,7 +68,7 @@ class Pace:
         stops: share of the strikes that stop instead of kill.
     """
 
-    gap: tuple[float, float] = (2.0, 25.0)
+    gap: tuple[float, float] = (3.0, 60.0)
     down: tuple[float, float] = (1.0, 180.0)
     stopped: tuple[float, float] = (1.0, 60.0)
     once: float = 0.4
@@ -218,18 +218,18 @@ def adversary(
 ) -> Adversary:
     """An adversary whose deeds are drawn from `seed`."""
     drawn = pace or Pace()
-    machines = federation.plan.sites
     return Adversary(
         federation,
         kills,
         say,
-        strikes=_strikes(random.Random(f"{seed} strikes"), machines, drawn),
+        strikes=strikes(seed, federation.plan.sites, drawn),
         gaps=_log_uniform(random.Random(f"{seed} gaps"), drawn.gap),
     )
 
 
-def _strikes(draw: random.Random, sites: tuple[str, ...], pace: Pace) -> Iterator[Strike]:
+def strikes(seed: int, sites: Sequence[str], pace: Pace) -> Iterator[Strike]:
     """Every role in turn, shuffled anew each time round, so that none is left out."""
+    draw = random.Random(f"{seed} strikes")
     down, stopped = _log_uniform(draw, pace.down), _log_uniform(draw, pace.stopped)
     while True:
         roles = [(COORDINATOR, role) for role in _AT_COORDINATOR]

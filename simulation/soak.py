@@ -10,7 +10,7 @@ import argparse
 import sqlite3
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
@@ -122,7 +122,14 @@ def soak(plan: Path, out: Path, kills: int, seed: int, pace: Pace | None = None)
         say = _telling(federation, began)
         foe = adversary(federation, kills, seed, say, pace)
         witness = Witness(federation.run)
-        _endure(federation, foe, witness)
+
+        def strike() -> bool:
+            foe.act()
+            witness.look(time.monotonic())
+            return foe.ended
+
+        await_end(federation, strike, PATIENCE_S)
+        foe.relent()
         seconds = time.monotonic() - began
     return _judged(federation, foe, witness, seconds, out)
 
@@ -156,23 +163,29 @@ def bank_bytes(folder: RunFolder) -> Mapping[str, bytes]:
     return {file.relative_to(folder.bank).as_posix(): file.read_bytes() for file in files}
 
 
-def _endure(federation: Federation, foe: Adversary, witness: Witness) -> None:
-    """The run has ended, and so has the adversary."""
+def await_end(
+    federation: Federation, meanwhile: Callable[[], bool] = lambda: True, patience_s: float = 900.0
+) -> None:
+    """The run has come to its end.
+
+    Args:
+        meanwhile: called again and again; patience begins when it is first true.
+
+    Raises:
+        StateError: it failed, or patience has ended.
+    """
     news = federation.state.coordinator_news(federation.plan.name)
     deadline: float | None = None
     while (last := ending(read_news(news))) is None:
-        foe.act()
         now = time.monotonic()
-        witness.look(now)
-        if foe.ended:
-            deadline = deadline or now + PATIENCE_S
-            if now > deadline:
-                raise StateError(
-                    f"{federation.root}: the run has not ended {PATIENCE_S:g} s after the last "
-                    f"kill, expected it to; its last news: {read_news(news)[-1:]}"
-                )
+        if meanwhile():
+            deadline = deadline or now + patience_s
+        if deadline is not None and now > deadline:
+            raise StateError(
+                f"{federation.root}: the run has not ended within {patience_s:g} s, expected it "
+                f"to; its last news: {read_news(news)[-1:]}"
+            )
         time.sleep(_TICK_S)
-    foe.relent()
     if last["event"] != "done":
         raise StateError(f"{federation.root}: the run failed: {last.get('text')}")
 

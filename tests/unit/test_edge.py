@@ -299,6 +299,8 @@ def served(app: ASGIApp, port: int, tls: Path) -> Generator[None]:
             ssl_keyfile=tls / "server.key",
             log_level="critical",
             ws="none",
+            # A peer that keeps its connection says no goodbye; TLS alone would wait 30 s for it.
+            timeout_graceful_shutdown=1,
             server_header=False,
         )
     )
@@ -349,12 +351,14 @@ def test_over_tls_big_bodies_pass_and_every_answer_has_a_date(state: State):
     settings = state.settings
     body = bytes(range(256)) * 2**14
     trust = ssl.create_default_context(cafile=str(state.ca))
-    with httpx.Client(verify=trust, base_url=f"https://localhost:{settings.port}") as site:
-        with served(Edge(settings.inner, inner_client(state)), settings.port, state.tls):
-            away = site.post("/v1/fleet/pull-messages", content=b"x")
-            with served(superlink, settings.inner_port, state.tls):
-                there = site.post("/v1/fleet/push-object", content=body)
-            refused = site.get("/v1/control/list-runs")
+    with (
+        served(Edge(settings.inner, inner_client(state)), settings.port, state.tls),
+        httpx.Client(verify=trust, base_url=f"https://localhost:{settings.port}") as site,
+    ):
+        away = site.post("/v1/fleet/pull-messages", content=b"x")
+        with served(superlink, settings.inner_port, state.tls):
+            there = site.post("/v1/fleet/push-object", content=body)
+        refused = site.get("/v1/control/list-runs")
     assert (away.status_code, there.status_code, refused.status_code) == (502, 200, 403)
     assert there.content == body
     for answer in (away, there, refused):

@@ -1,0 +1,43 @@
+"""A real site behind a line of 1 Mbit/s and 100 ms each way: slow, and nothing is lost."""
+
+from pathlib import Path
+
+import pytest
+
+from common.bank import Bank
+from server.news import read_news
+from simulation.loopback import loopback
+from simulation.soak import await_end
+from simulation.throttle import Link
+from tests.flow.small_run import STAGE, small_plan
+
+pytestmark = pytest.mark.federated
+
+SLOW = Link(rate_bit_s=1e6, delay_s=0.1)
+#: Rank 96 of the small model is 2 MB in bf16, 17 s of this line; rank 480 is 10 MB.
+RANK = 96
+
+
+def test_an_adapter_goes_both_ways_over_a_slow_line_without_a_failed_round(tmp_path: Path):
+    stage = {**STAGE, "sites": ["a"], "rounds": 2}
+    method = {"name": "mslora_cr", "rank": RANK, "alpha": RANK, "contrast": None}
+    plan = small_plan(tmp_path / "plan.yaml", stages=[stage], method=method, aggregation="fedavg")
+    with loopback(plan, tmp_path / "real", SLOW) as federation:
+        for machine in federation.machines:
+            federation.start(machine)
+        federation.want()
+        await_end(federation)
+        news = read_news(federation.state.coordinator_news(federation.plan.name))
+        assert federation.line is not None
+        up, down = federation.line.up.carried, federation.line.down.carried
+        bank = Bank.open(federation.run.bank)
+
+    assert [one for one in news if one["event"] == "refused"] == []
+    told = {state for one in news if one["event"] == "waiting" for state in one["for"].values()}
+    assert not {state for state in told if "no answer" in state or "lost" in state}
+    # Each round's update went up once; the second round's start and the score's went down once.
+    adapter = len(bank.adapter_bytes(0))
+    assert adapter > 2e6
+    assert 2 * adapter < up < 2.1 * adapter
+    # The app's own code goes down, too, once.
+    assert 2 * adapter < down < 2.1 * adapter + 1e6

@@ -1,0 +1,23 @@
+"""The soak in short: one stage, four kills and a few stops, short times down."""
+
+from pathlib import Path
+
+import pytest
+
+from simulation.adversary import Pace
+from simulation.soak import soak
+from tests.flow.small_run import STAGE, small_plan
+
+pytestmark = pytest.mark.federated
+
+#: Everything is back within seconds, and a kill once is as likely as being kept down.
+QUICK = Pace(gap=(1.0, 4.0), down=(1.0, 6.0), stopped=(1.0, 4.0), once=0.5, stops=0.2)
+
+
+def test_a_federation_that_is_struck_at_random_ends_with_the_undisturbed_bytes(tmp_path: Path):
+    stage = {**STAGE, "sites": ["a", "b", "c"], "rounds": 3, "local_epochs": 2}
+    plan = small_plan(tmp_path / "plan.yaml", stages=[stage])
+    verdict = soak(plan, tmp_path / "soak", kills=4, seed=4, pace=QUICK)
+    assert list(verdict.faults) == []
+    assert verdict.equal
+    assert verdict.last_line.startswith("4 kills")
