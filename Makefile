@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
-.PHONY: demo test check clean
+.PHONY: demo test check soak clean
 
 demo: $(VENV)/.sim
 	$(BIN)/fedmslora simulate configs/demo.yaml --out runs/demo
@@ -18,6 +18,10 @@ check: $(VENV)/.test
 	$(BIN)/pyright
 	$(BIN)/python -m pytest -q tests/unit/test_layout.py
 
+# A federation of real processes in which at least 40 are killed; about an hour.
+soak: $(VENV)/.sim
+	$(BIN)/python -m simulation.soak --kills 40 --seed 1 --out runs/soak
+
 $(VENV)/.made:
 	$(PYTHON) -m venv $(VENV)
 	touch $@
@@ -29,7 +33,7 @@ $(VENV)/.sim: $(VENV)/.made pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.test: $(VENV)/.sim
-	$(PIP) --editable '.[sim,test]'
+	DS_BUILD_OPS=0 $(PIP) --editable '.[sim,deepspeed,test]'
 	touch $@
 
 clean:

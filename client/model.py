@@ -150,6 +150,11 @@ def load_base(folder: Path, precision: Precision, device: torch.device) -> BaseM
     return _load(folder.resolve(), base_digest(folder), precision, str(device))
 
 
+def forget_base() -> None:
+    """No base model is held; the next one is read again."""
+    _load.cache_clear()
+
+
 @lru_cache(maxsize=1)
 def _load(folder: Path, digest: str, precision: Precision, device: str) -> BaseModel:
     # Keyed by the digest, too: a model that is replaced is loaded again.

@@ -15,7 +15,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+import torch
+
 from client.checkpoint import Checkpoint
+from client.model import forget_base
 from client.site import Site
 from client.work import Tell, device_of
 from client.worker_job import WorkerJob, found_refusal, found_update, write_job
@@ -52,6 +55,7 @@ def train_with_workers(
         if checkpoint is None
         else (checkpoint.folder.absolute(), checkpoint.every_s),
     )
+    _free_device(site)
     folder, tries = site.store / "workers", 0
     while tries < TRIES:
         latest = _latest(checkpoint)
@@ -64,6 +68,13 @@ def train_with_workers(
         f"site {site.name}: the {site.workers} workers ended {TRIES} times without an update or a "
         f"new checkpoint; their words are in {folder}"
     )
+
+
+def _free_device(site: Site) -> None:
+    """The trainer's own base model does not stay beside the first worker's on a GPU."""
+    forget_base()
+    if device_of(site).type == "cuda":
+        torch.cuda.empty_cache()
 
 
 class _Group:

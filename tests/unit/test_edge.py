@@ -301,6 +301,7 @@ def served(app: ASGIApp, port: int, tls: Path) -> Generator[None]:
             ws="none",
             # A peer that keeps its connection says no goodbye; TLS alone would wait 30 s for it.
             timeout_graceful_shutdown=1,
+            loop="asyncio",
             server_header=False,
         )
     )
