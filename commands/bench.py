@@ -47,6 +47,27 @@ def aggregate(repeats: _Repeats = 5, json_out: _Json = False) -> None:
     _show(run(repeats).to_json(), json_out)
 
 
+@app.command("round")
+def round_(
+    sites: Annotated[
+        str, typer.Option(help="Numbers of sites to measure; Flower's own way with the first.")
+    ] = "2",
+    megabytes: Annotated[int, typer.Option(min=10, help="Size of an adapter in bf16.")] = 30,
+    json_out: _Json = False,
+) -> None:
+    """A round of a real coordinator: wire bytes, memory, time; against Flower's own FedAvg.
+
+    Example: fedmslora bench round --sites 2,4,8 --megabytes 300 --json
+    """
+    from benchmarks.round import run
+    from common.errors import PlanError
+
+    counts = [int(word) for word in sites.split(",") if word.strip().isdigit()]
+    if not counts or min(counts) < 2:
+        raise PlanError(f"--sites: found {sites!r}, expected numbers from 2 on, as in 2,4,8")
+    _show(run(counts, megabytes), json_out)
+
+
 def _show(result: dict[str, object], json_out: bool) -> None:
     if json_out:
         typer.echo(json.dumps(result, indent=1))

@@ -248,6 +248,8 @@ def _site(name: str, modality: str, public_key: str) -> "Site":
 
 
 def _say_what_is_next(opened: "State", folder: Path) -> None:
+    from server.certificates import fingerprint
+
     where = "" if folder == _HERE else f" --state {folder}"
     settings = opened.settings
     typer.echo(f"{folder}: a coordinator for {', '.join(settings.hosts)}, port {settings.port}")
@@ -260,6 +262,8 @@ def _say_what_is_next(opened: "State", folder: Path) -> None:
         f"     fedmslora site init --name NAME --modality MODALITY "
         f"--coordinator {settings.address} --ca ca.crt"
     )
+    typer.echo("     and by phone the certificate's fingerprint:")
+    typer.echo(f"     {fingerprint(opened.ca)}")
     typer.echo("  4. for each public key that comes back:")
     typer.echo(f"     fedmslora coordinator enroll NAME.pub --name NAME --modality MODALITY{where}")
     typer.echo(f"  5. edit {opened.plans / 'first.yaml'}, and")

@@ -50,6 +50,12 @@ def make_authority() -> Authority:
     return Authority(certificate, key)
 
 
+def fingerprint(file: Path) -> str:
+    """SHA-256 of the certificate in `file`, written as openssl does: what people compare."""
+    certificate = x509.load_pem_x509_certificate(file.read_bytes())
+    return certificate.fingerprint(hashes.SHA256()).hex(":").upper()
+
+
 def make_server(
     authority: Authority, names: Sequence[str]
 ) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from server.registry import read_sites, set_node
+from server.registry import Site, read_sites, set_node
 from server.state import State
-from server.superlink import Node
+from server.superlink import Node, SuperLinkRefused
 
 
 class Nodes(Protocol):
@@ -37,6 +37,17 @@ def introduce(state: State, nodes: Nodes) -> None:
             if node is not None:
                 nodes.unregister(node.number)
         elif node is None:
-            set_node(state.registry, site.public_key, nodes.register(site.pem, site.name))
+            set_node(state.registry, site.public_key, _registered(site, nodes))
         elif site.node_id != node.number:
             set_node(state.registry, site.public_key, node.number)
+
+
+def _registered(site: Site, nodes: Nodes) -> int:
+    """The site's node id. The keeper and `enroll` may both try; one of them comes second."""
+    try:
+        return nodes.register(site.pem, site.name)
+    except SuperLinkRefused:
+        for node in nodes.nodes():
+            if node.pem == site.pem:
+                return node.number
+        raise

@@ -78,16 +78,7 @@ class Federation:
         """Start a machine's parts under their supervisor; what it says goes to its log."""
         log = self.root / "logs" / f"{machine}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as output:
-            process = subprocess.Popen(
-                command(*self._start_words(machine)),
-                cwd=ROOT,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                # A signal to whoever watches is not one to the federation.
-                start_new_session=True,
-            )
+        process = started(command(*self._start_words(machine)), log)
         self._started[machine] = process
         return process
 
@@ -95,22 +86,22 @@ class Federation:
         """The supervisor that was started last for the machine."""
         return self._started[machine]
 
+    def run_to_the_end(self, timeout_s: float = 900.0) -> str:
+        """What `coordinator run` prints once the plan is done.
+
+        Raises:
+            StateError: the run failed.
+        """
+        words = ("coordinator", "run", str(self.plan_file), *self._state_words())
+        return said(*words, timeout_s=timeout_s)
+
     def want(self) -> None:
         """From now on the coordinator runs the plan."""
         said("coordinator", "run", str(self.plan_file), "--detach", *self._state_words())
 
     def end(self) -> None:
         """No process is left that was started here."""
-        for process in self._started.values():
-            with suppress(ProcessLookupError):
-                process.send_signal(signal.SIGCONT)
-                process.terminate()
-        for process in self._started.values():
-            try:
-                process.wait(_GRACE_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        end(list(self._started.values()))
         end_all_in(self.root)
 
     def _start_words(self, machine: str) -> Sequence[str]:
@@ -138,7 +129,7 @@ def loopback(plan_file: Path, root: Path, link: Link | None = None) -> Generator
     plan = load_plan(plan_file)
     base_model = check(plan, str(plan_file), None, None)
     prepare(plan, root / HOSPITALS, None, base_model)
-    state = _found_coordinator(root / COORDINATOR, plan)
+    state = found_coordinator(root / COORDINATOR, plan)
     with ExitStack() as stack:
         leads_to = ("127.0.0.1", state.settings.port)
         laid = stack.enter_context(line(leads_to, link)) if link is not None else None
@@ -157,17 +148,48 @@ def command(*words: str) -> Sequence[str]:
     return (sys.executable, "-m", "fedmslora", *words)
 
 
-def said(*words: str) -> str:
+def said(*words: str, timeout_s: float = 120.0) -> str:
     """What `fedmslora WORDS` prints.
 
     Raises:
         StateError: it failed; with what it said.
+        subprocess.TimeoutExpired: it did not end.
     """
-    done = subprocess.run(command(*words), cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command(*words), cwd=ROOT, capture_output=True, text=True, check=False, timeout=timeout_s
+    )
     if done.returncode:
         told = " ".join(done.stderr.split())
         raise StateError(f"fedmslora {' '.join(words)}: exit code {done.returncode}: {told}")
     return done.stdout
+
+
+def started(words: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+    """A process whose output goes to the end of `log`."""
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            words,
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            # A signal to whoever watches is not one to the federation.
+            start_new_session=True,
+        )
+
+
+def end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """The processes have ended: asked first, then killed."""
+    for process in processes:
+        with suppress(ProcessLookupError):
+            process.send_signal(signal.SIGCONT)
+            process.terminate()
+    for process in processes:
+        try:
+            process.wait(_GRACE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def free_port() -> int:
@@ -194,7 +216,8 @@ def end_all_in(root: Path) -> None:
                 process.kill()
 
 
-def _found_coordinator(folder: Path, plan: Plan) -> State:
+def found_coordinator(folder: Path, plan: Plan) -> State:
+    """A new coordinator on ports of its own, which signs as the plan's simulation does."""
     state = State(folder)
     ports = ("--port", str(free_port()), "--inner-port", str(free_port()))
     where = ("--host", "localhost", "--bind", "127.0.0.1", *ports)

@@ -4,11 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from common.bank import Bank
-from server.folder import RunFolder
 from simulation.loopback import loopback
 from simulation.run import simulate
-from simulation.soak import await_end
+from simulation.soak import accepted
 from tests.flow.small_run import bank_bytes, small_plan, wish
 
 pytestmark = pytest.mark.federated
@@ -21,8 +19,11 @@ def test_three_real_sites_end_with_the_bytes_of_one_process(tmp_path: Path):
     with loopback(plan, tmp_path / "real") as federation:
         for machine in federation.machines:
             federation.start(machine)
-        federation.want()
-        await_end(federation)
-        run: RunFolder = federation.run
-        assert Bank.open(run.bank).releases
-        assert bank_bytes(run.root) == bank_bytes(tmp_path / "one")
+        told = federation.run_to_the_end()
+        assert f"bank:   {federation.run.bank}" in told
+        assert bank_bytes(federation.run.root) == bank_bytes(tmp_path / "one")
+
+        # The same command again: all is there, nothing is asked again.
+        before = accepted(federation.run)
+        assert federation.run_to_the_end() == told
+        assert accepted(federation.run) == before

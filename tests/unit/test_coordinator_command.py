@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,10 @@ def test_init_makes_a_whole_coordinator_and_says_what_is_next(tmp_path: Path):
     for step in ("coordinator start", "site init", "coordinator enroll", "coordinator run", "9443"):
         assert step in result.output
     state = State.open(folder)
+    # As openssl says it, whom the other side may use.
+    words = ["openssl", "x509", "-in", str(state.ca), "-noout", "-fingerprint", "-sha256"]
+    said = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+    assert said.strip().split("=")[1] in result.output
     assert state.settings.address == "fed.example.org:9443"
     assert folder.stat().st_mode & 0o777 == 0o700
     for secret in (state.secret, state.key, state.tls / "ca.key"):

@@ -10,12 +10,13 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from common.plan import Modality
 from common.progress import tell
+from server.enrolment import introduce
 from server.found import found
 from server.keeper import Keeper
 from server.news import read_news
 from server.registry import Site, enroll, enrolled, leave
 from server.state import Settings, State, Wanted
-from server.superlink import FlowerRun, Node, SuperLinkAway
+from server.superlink import FlowerRun, Node, SuperLinkAway, SuperLinkRefused
 
 SETTINGS = Settings(
     hosts=("localhost",),
@@ -238,3 +239,27 @@ def test_a_site_that_left_may_not_connect_any_more(state: State, keeper: Keeper,
     leave(state.registry, "north")
     keeper.look(20.0)
     assert flower.all_nodes == {}
+
+
+class Raced(Flower):
+    """A SuperLink that somebody else tells of a site just before we do."""
+
+    def register(self, pem: bytes, name: str) -> int:
+        super().register(pem, name)
+        raise SuperLinkRefused("Public key already in use")
+
+
+def test_two_who_register_the_same_site_at_once_both_succeed(state: State):
+    enroll(state.registry, site("north"))
+    introduce(state, Raced())
+    assert enrolled(state.registry)["north"].node_id == 100
+
+
+def test_a_site_that_flower_refuses_is_told(state: State):
+    class Refusing(Flower):
+        def register(self, pem: bytes, name: str) -> int:
+            raise SuperLinkRefused("no")
+
+    enroll(state.registry, site("north"))
+    with pytest.raises(SuperLinkRefused):
+        introduce(state, Refusing())
