@@ -131,10 +131,7 @@ class _View:
                 self._now_training(news["stage"], news["round"] + 1)
             case "refused":
                 self.say(f"  left out: {in_the_sites_words(news['text'], self._folder)}", "yellow")
-            case "base":
-                if news["score"] is not None:
-                    self.say(f"  base model: {100 * news['score']:.0f}")
-            case "scores":
+            case "base" | "scores":
                 self._say_scores(news)
             case "done":
                 minutes, seconds = divmod(round(news["seconds"]), 60)
@@ -155,6 +152,11 @@ class _View:
         self._at = f"scoring {task} {knowing}"
 
     def _say_scores(self, news: News) -> None:
+        if news["event"] == "base":
+            score = "unknown" if news["score"] is None else f"{100 * news['score']:.0f}"
+            self.say(f"  base model: {score}")
+            self._now_training(int(news["task"]), 1)
+            return
         scores = ", ".join(
             f"{stage.name} {100 * score:.0f}"
             for stage, score in zip(self._plan.stages, news["scores"], strict=True)
