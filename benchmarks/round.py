@@ -114,7 +114,7 @@ def run(sites: Sequence[int] = (2,), megabytes: int = 30) -> dict[str, Any]:
     """
     blocks = max(1, round(megabytes / BLOCK_MEGABYTES))
     first, plain, equal_to = _both(sites[0], blocks)
-    costs = [first, *(_alone(count, blocks) for count in sites[1:])]
+    costs = [first, *(cost_of(count, blocks) for count in sites[1:])]
     return {
         "name": "round",
         "ours": first.seconds,
@@ -140,7 +140,8 @@ def _both(count: int, blocks: int) -> tuple[Cost, Cost, float]:
         return ours, plain, _difference(stand, Path(folder) / "plain")
 
 
-def _alone(count: int, blocks: int) -> Cost:
+def cost_of(count: int, blocks: int) -> Cost:
+    """What rounds of ours cost with so many sites and an adapter of so many blocks."""
     with tempfile.TemporaryDirectory() as folder, _stand(Path(folder), count, blocks) as stand:
         return _ours(stand)
 

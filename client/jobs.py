@@ -72,6 +72,18 @@ class Jobs:
         with disk_trouble_said():
             self._remove(self._failure_file(digest))
 
+    def expect(self, order: Order) -> None:
+        """The order's blobs are of use from now on, though not all of them have come yet.
+
+        A bank comes release by release; over a slow line each takes its time.
+
+        Raises:
+            SiteFailed: the disk is full or can't be written.
+        """
+        if not self._order_file(order.digest).exists():
+            header = canonical_json(order.header()).encode()
+            write_whole(self._order_file(order.digest), header, self._files)
+
     def wanted(self) -> Order | None:
         """What the trainer is to do: the newest order, unless it was answered or failed."""
         order = self._latest()

@@ -27,7 +27,7 @@ _TOLD_FILE = "told"
 
 
 def receive(delivery: Delivery, site: Site) -> Reply:
-    """What the site replies to the order. A refused order leaves no trace but its blobs.
+    """What the site replies to the order. A refused order leaves no trace but what it needs.
 
     An answer on disk is given at once: before the blobs are looked for, as the adapter that
     the order began with may be gone by then, and also of a stage that is released. Of a plan
@@ -49,6 +49,7 @@ def receive(delivery: Delivery, site: Site) -> Reply:
         if digest in delivery.blobs:
             put(site.store, delivery.blobs[digest])
     if lacks := lacking(site.store, order.needs):
+        jobs.expect(order)
         return Lacks(order=order.digest, site=site.name, digests=lacks)
     check_order(order, plan_of(get(site.store, order.plan), order.plan), site)
     check_bank(site.store, order)

@@ -19,6 +19,15 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from common.errors import SiteFailed
 from common.identity import canonical_json, sha256
 
+#: Some 60 000 digests. A header is parsed whole, so a stranger's must not be as large as he likes.
+_MOST_HEADER = 4 * 2**20
+#: No count and no time is as large; beyond it a number might not even become a float.
+_MOST_NUMBER = 2**63
+#: What reading a stranger's header comes to.
+_UNREADABLE = (
+    AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError
+)  # fmt: skip
+
 
 class Work(StrEnum):
     """What an order asks for."""
@@ -145,7 +154,7 @@ class Delivery:
         try:
             header, blobs = _parts(record)
             order, wait_s = Order.from_header(header["order"]), float(header["wait_s"])
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except _UNREADABLE as error:
             raise SiteFailed(f"found an order that can't be read ({error!r})") from None
         for digest, blob in blobs.items():
             _check_digest("a blob", blob, digest)
@@ -334,10 +343,11 @@ class Presence:
         try:
             header, _ = _parts(record)
             fields = _typed(header, {"site": str, "code": str, "holds": list})
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            holds = _texts(fields["holds"])
+        except _UNREADABLE as error:
             found = type(error).__name__
             raise SiteFailed(f"found a message that can't be read ({found})") from None
-        return cls(site=fields["site"], code=fields["code"], holds=tuple(fields["holds"]))
+        return cls(site=fields["site"], code=fields["code"], holds=holds)
 
 
 #: What ends an order.
@@ -363,13 +373,13 @@ def read_reply(record: RecordDict) -> Reply:
                 return Working(**_typed(header, _WORKING))
             case "lacks":
                 told = _typed(header, {"order": str, "site": str, "digests": list})
-                digests = tuple(map(str, told["digests"]))
+                digests = _texts(told["digests"])
                 return Lacks(order=told["order"], site=told["site"], digests=digests)
             case "failure":
                 return Failure.from_header(header)
             case kind:
                 raise ValueError(kind)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except _UNREADABLE as error:
         found = type(error).__name__
         raise SiteFailed(f"found a message that can't be read ({found})") from None
 
@@ -400,17 +410,29 @@ def _record(header: Mapping[str, Any], blobs: Mapping[str, bytes] | None = None)
 
 
 def _parts(record: RecordDict) -> tuple[dict[str, Any], dict[str, bytes]]:
-    header = json.loads(str(record.config_records["header"]["json"]))
+    text = str(record.config_records["header"]["json"])
+    if len(text) > _MOST_HEADER:
+        raise ValueError(f"a header of {len(text)} letters")
+    header = json.loads(text)
     return header, {name: array.data for name, array in record.array_records["blobs"].items()}
 
 
 def _typed(header: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a header, each of its type; JSON writes some floats as whole numbers."""
     for name, kind in fields.items():
-        kinds = (int, float) if kind is float else kind
-        if not isinstance(header[name], kinds):
+        kinds, value = (int, float) if kind is float else kind, header[name]
+        # `bool` is an `int` to Python, and JSON can say `true`.
+        if not isinstance(value, kinds) or isinstance(value, bool):
             raise TypeError(name)
+        if isinstance(value, int) and abs(value) >= _MOST_NUMBER:
+            raise ValueError(name)
     return {name: header[name] for name in fields}
+
+
+def _texts(values: Sequence[Any]) -> tuple[str, ...]:
+    if not all(isinstance(value, str) for value in values):
+        raise TypeError("a list of texts")
+    return tuple(values)
 
 
 def _check_digest(what: str, blob: bytes | None, expected: str | None) -> None:

@@ -1,7 +1,9 @@
 """Ed25519 keys: who released an adapter (RFC 8032)."""
 
 import os
+import secrets
 import stat
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,6 +11,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from common.durable import DISK, WRITING
 from common.errors import BankError
 
 #: Bytes of a private key (the seed that RFC 8032 starts from).
@@ -73,18 +76,21 @@ class SigningKey:
             serialization.PrivateFormat.PKCS8,
             serialization.NoEncryption(),
         )
+        # Under a name of its own first, then linked: a crash leaves no half of a key.
+        temporary = file.with_name(f"{WRITING}{file.name}.{secrets.token_hex(4)}")
         try:
-            descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except OSError as error:
-            raise BankError(f"{file}: can't save a signing key ({error.strerror})") from None
-        try:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "wb") as stream:
                 stream.write(pem)
                 stream.flush()
                 os.fsync(stream.fileno())
+            os.link(temporary, file)
+            DISK.sync(file.parent)
         except OSError as error:
-            file.unlink(missing_ok=True)
             raise BankError(f"{file}: can't save a signing key ({error.strerror})") from None
+        finally:
+            with suppress(OSError):
+                temporary.unlink()
 
     @property
     def public_hex(self) -> str:

@@ -1,15 +1,30 @@
 """What counts: an answer is checked, then journalled, then used; and nobody is asked twice."""
 
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from common.adapter import StoredAdapter, finite_fault
+import numpy as np
+
+from common.adapter import AdapterSource, StoredAdapter, each_array, finite_fault
 from common.errors import BankError
 from common.exchange import Answer, Order, Scores, Update, Work
 from server.fit import difference
 from server.journal import Journal, Learned
+
+#: What a site says that it has counted, from and to: a wrong one would outweigh all others, or
+#: be too large to be worked with.
+_COUNTS = {
+    "examples": (1, 10**9), "steps": (0, 10**12), "seconds": (0, 10**9), "peak_memory": (0, 2**50)
+}  # fmt: skip
+_MOST_QUESTIONS = 10**9
+#: Scores enter a release under their names.
+_METRIC = re.compile(r"[a-z0-9_]{1,40}")
+_MOST_METRICS = 50
+#: No trained factor comes near; products of larger ones are not finite in float32.
+_LARGEST = 1e15
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,28 +128,59 @@ def _event(site: str, answer: Learned | Scores) -> Learned | Scored:
 
 
 def _fault_of_scores(scores: Scores) -> str | None:
-    if scores.questions < 1:
-        return f"questions: found {scores.questions}, expected at least 1"
-    for name, value in (*scores.metrics.items(), *scores.majority.items()):
+    if not 1 <= scores.questions <= _MOST_QUESTIONS:
+        return f"questions: found {scores.questions}, expected 1 to {_MOST_QUESTIONS}"
+    found = (*scores.metrics.items(), *scores.majority.items())
+    if len(found) > 2 * _MOST_METRICS:
+        return f"found {len(found)} metrics, expected at most {_MOST_METRICS} and as many again"
+    for name, value in found:
+        if _METRIC.fullmatch(name) is None:
+            return f"found a metric {name!r}, expected a name of small letters"
         if not 0 <= value <= 1:
             return f"{name}: found {value}, expected a fraction of 0 to 1"
     return None
 
 
 def _fault_of_update(order: Order, update: Update, journal: Journal) -> str | None:
-    if update.examples < 1:
-        return f"examples: found {update.examples}, expected at least 1"
-    for name in ("loss", "regularizer", "seconds"):
+    fault = _fault_of_numbers(update)
+    if fault is not None:
+        return fault
+    # To the disk first: what is read layer by layer need not be held twice in memory.
+    with journal.tried(update.adapter) as (digest, keep):
+        fault = _fault_of_adapter(order, digest, journal)
+        fault = fault or journal.refused(order, update.site, digest)
+        if fault is None:
+            keep()
+    return fault
+
+
+def _fault_of_numbers(update: Update) -> str | None:
+    for name, (least, most) in _COUNTS.items():
+        if not least <= (value := getattr(update, name)) <= most:
+            return f"{name}: found {value}, expected at least {least} and at most {most}"
+    for name in ("loss", "regularizer"):
         if not math.isfinite(value := getattr(update, name)):
             return f"{name}: found {value}, expected a finite number"
-    # To the disk first: what is read layer by layer need not be held twice in memory.
-    digest = journal.blobs.put(update.adapter)
+    return None
+
+
+def _fault_of_adapter(order: Order, digest: str, journal: Journal) -> str | None:
     try:
         found = StoredAdapter.in_file(journal.blobs.path(digest), "adapter")
-        fault = finite_fault(found) or _fault_of_layout(order, found, journal)
+        return (
+            finite_fault(found) or _fault_of_layout(order, found, journal) or _fault_of_size(found)
+        )
     except BankError as error:
-        fault = str(error)
-    return fault or journal.refused(order, update.site, digest)
+        return str(error)
+
+
+def _fault_of_size(found: AdapterSource) -> str | None:
+    if not found.layout():
+        return "adapter: found no array, expected some"
+    for name, value in each_array(found):
+        if (largest := float(np.abs(value).max())) > _LARGEST:
+            return f"{name}: found the value {largest:.3g}, expected at most {_LARGEST:g}"
+    return None
 
 
 def _fault_of_layout(order: Order, found: StoredAdapter, journal: Journal) -> str | None:

@@ -71,7 +71,7 @@ def run(plan: Plan, folder: RunFolder, grid: Grid, federation: "Federation") -> 
                 bank = bank.add(draft, journal.blobs.get(adapter), key)
                 say({"event": "released", "stage": number, "name": stage.name})
             # Of an earlier release, too: a run may have been cut off just here.
-            journal.tidy([])
+            journal.tidy(number + 1)
             for task, scores in scored(plan, number, bank, desk):
                 board.after(number, task, scores)
             say({"event": "scores", "stage": number, "scores": board.matrix()[number]})

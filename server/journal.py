@@ -8,7 +8,7 @@ so an answer in the journal is the answer that the site would give again.
 import json
 import sqlite3
 import time
-from collections.abc import Collection, Generator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -17,7 +17,7 @@ from urllib.parse import quote
 from common.durable import DISK, Files
 from common.errors import StateError
 from common.exchange import Answer, Order, Scores, Update
-from common.identity import canonical_json
+from common.identity import canonical_json, sha256
 from common.plan import Plan
 from server.folder import Blobs, RunFolder
 
@@ -150,6 +150,29 @@ class Journal:
                 )
         return _answer(order.work, header)
 
+    @contextmanager
+    def tried(self, blob: bytes) -> Generator[tuple[str, Callable[[], None]]]:
+        """The blob is on the disk while this lasts: its digest, and what keeps it there.
+
+        What was there before stays in any case: another site's update, or the order's adapter.
+
+        Raises:
+            StateError: the disk is full or fails.
+        """
+        digest = sha256(blob)
+        kept = self.blobs.path(digest).exists()
+
+        def keep() -> None:
+            nonlocal kept
+            kept = True
+
+        with self._trouble():
+            self.blobs.put(blob)
+        yield digest, keep
+        if not kept:
+            with self._trouble():
+                self.blobs.files.remove(self.blobs.path(digest))
+
     def refuse(self, order: Order, site: str, why: str) -> None:
         """An answer that was accepted must not count after all."""
         with self._trouble(), self._db:
@@ -203,17 +226,29 @@ class Journal:
         )
         with self._trouble(), self._db:
             self._db.execute("insert or replace into rounds values (?, ?, ?, ?, ?, ?, ?, ?)", row)
-        self.tidy([closed.adapter])
+        self.tidy(order.stage)
 
-    def tidy(self, needed: Collection[str]) -> None:
-        """No blob is left but `needed` and the updates of rounds that are open."""
-        rows = self._rows(
+    def tidy(self, released: int) -> None:
+        """No blob is left but open rounds' updates that count, and what open stages agreed on last.
+
+        Args:
+            released: how many stages are released; the stages behind them are open.
+        """
+        waiting = self._rows(
             "select header from answers left join rounds using (digest)"
-            " where work = 'train' and rounds.adapter is null"
+            " where work = 'train' and rounds.adapter is null and refused is null"
+            " and answers.stage >= ?",
+            released,
         )
-        waiting = {str(json.loads(header)["adapter"]) for (header,) in rows}
+        # Last by time: rounds that are done again, by other code, begin with the first.
+        agreed = self._rows(
+            "select stage, adapter from rounds where adapter is not null and stage >= ?"
+            " order by rowid",
+            released,
+        )
+        needed = {str(json.loads(header)["adapter"]) for (header,) in waiting}
         with self._trouble():
-            self.blobs.keep_only(waiting | set(needed))
+            self.blobs.keep_only(needed | set(dict(agreed).values()))
 
     def finish(self, order: Order, refusals: Collection[str]) -> None:
         """A task has been scored as far as it will be: no site is asked again."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
+from google.protobuf.message import DecodeError
 
 from common.errors import SiteFailed
 from common.exchange import (
@@ -27,18 +28,29 @@ from common.exchange import (
 )
 from common.identity import code_digest
 from server.accept import Accept, Done, Received, Refused, Waiting
+from server.plain import plain
 
 #: Pause before a site is asked again that has not answered, or in vain; it doubles up to LONGEST.
 AGAIN_S = 5.0
 LONGEST_PAUSE_S = 600.0
-#: A site that lacks what it was sent so often in a row is left alone for a while.
+#: A site that so often lacks no less than before is left alone for a while.
 MOST_LACKS = 3
+#: No further blob goes into a message that has so many bytes: a bank goes release by release,
+#: so that neither memory nor a loss costs more than one of them.
+PARCEL_BYTES = 64 * 2**20
 #: Pause before a site with other code than ours is asked whether it was upgraded.
 UPGRADE_S = 60.0
 #: How often Flower is asked which nodes there are.
 LOOK_S = 2.0
 #: The slowest line that a message is given the time for.
 SLOWEST_BYTES_S = 20_000.0
+#: flwr 1.41: what putting together a message comes to that a site made up. What the connection
+#: to the SuperLink comes to (httpx) is none of them: that ends this process, and Flower starts
+#: another.
+_MADE_UP = (
+    ValueError, LookupError, TypeError, AttributeError, AssertionError, OverflowError,
+    RecursionError, MemoryError, DecodeError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +89,7 @@ class _Talk:
     needs: tuple[str, ...] = ()
     bare: bool = False
     lacked: int = 0
+    fewest: int | None = None
     told: str = ""
     down: int = 0
     up: int = 0
@@ -92,6 +105,15 @@ class _Talk:
     def at_once(self, why: str) -> None:
         """Ask again now: the site is well."""
         self.state, self.message, self.pauses = why, None, 0
+
+    def lacks(self, digests: Collection[str]) -> None:
+        """Send at once what is lacking, as long as that gets less."""
+        missing = len(set(digests) & set(self.needs))
+        if self.fewest is None or missing < self.fewest:
+            self.fewest, self.lacked = missing, 0
+        self.lacked += 1
+        (self.at_once if self.lacked <= MOST_LACKS else self.rest)("lacks what it needs")
+        self.bare = False
 
 
 @dataclass(slots=True)
@@ -125,8 +147,8 @@ class Network:
         answers, unless the patience has one: then each site ends with Done or Refused.
 
         Raises:
-            SiteFailed: a site is claimed by two nodes; or, where patience ends, a site has
-                not appeared or runs other code.
+            SiteFailed: where patience ends, a site is claimed by two nodes, has not appeared
+                or runs other code.
         """
         began = time.monotonic()
         talks = {site: _Talk(site, needs=order.needs) for site in sites}
@@ -148,7 +170,12 @@ class Network:
             if talk.site in self._nodes and now >= talk.rest_until:
                 self._send(talk, order)
             return
-        for reply in self.grid.pull_messages([talk.message]):
+        try:
+            reply = _pulled(self.grid, talk.message)
+        except SiteFailed as error:
+            yield from self._gave_nothing(talk, str(error))
+            return
+        if reply is not None:
             yield from self._heard(talk, reply, accept)
             return
         if now > talk.lost_at:
@@ -158,7 +185,7 @@ class Network:
     def _send(self, talk: _Talk, order: Order) -> None:
         holds = self._holds[talk.site]
         lacks = [name for name in talk.needs if name not in holds and not talk.bare]
-        blobs = {name: self.blob(name) for name in lacks}
+        blobs = self._parcel(lacks)
         delivery = Delivery(order=order, blobs=blobs, wait_s=self.patience.wait_s)
         record = delivery.to_record()
         size = wire_bytes(record)
@@ -171,6 +198,15 @@ class Network:
             return
         talk.state, talk.lost_at = "asked", time.monotonic() + life + AGAIN_S
         talk.down += size
+
+    def _parcel(self, names: Sequence[str]) -> dict[str, bytes]:
+        """The first of these blobs, and more while they are small. The site asks for the rest."""
+        blobs: dict[str, bytes] = {}
+        for name in names:
+            if sum(map(len, blobs.values())) >= PARCEL_BYTES:
+                break
+            blobs[name] = self.blob(name)
+        return blobs
 
     def _heard(self, talk: _Talk, message: Message, accept: Accept) -> Iterator[Done | Refused]:
         if message.has_error():
@@ -195,13 +231,11 @@ class Network:
         holds = self._holds[talk.site]
         match reply:
             case Lacks():
+                holds.update(talk.needs)
                 holds.difference_update(reply.digests)
-                talk.lacked += 1
-                (talk.at_once if talk.lacked <= MOST_LACKS else talk.rest)("lacks what it needs")
-                talk.bare = False
+                talk.lacks(reply.digests)
             case Working():
                 holds.update(talk.needs)
-                talk.lacked = 0
                 talk.at_once(f"working {reply.step}/{reply.steps}")
             case Failure():
                 yield from self._gave_nothing(talk, _words(reply))
@@ -219,6 +253,7 @@ class Network:
 
     def _gave_nothing(self, talk: _Talk, why: str) -> Iterator[Refused]:
         """Say so, once; and ask again later, where there is patience for it."""
+        why = plain(why)
         talk.rest(why)
         talk.done = self.patience.appear_s is not None
         if talk.told != why:
@@ -243,10 +278,7 @@ class Network:
             self._looked = now
             self._list(now)
         for node, (message, lost_at) in list(self._queries.items()):
-            for reply in self.grid.pull_messages([message]):
-                del self._queries[node]
-                self._introduced(node, reply, expected)
-            if node in self._queries and now > lost_at:
+            if self._presented(node, message, expected) or now > lost_at:
                 del self._queries[node]
         if missing and self.patience.appear_s is not None:
             self._check_appeared(missing, now - began)
@@ -279,34 +311,50 @@ class Network:
         names = self.registered()
         return {info.node_id: info.name for info in self.grid.get_nodes() if info.name in names}
 
-    def _introduced(self, node: int, reply: Message, expected: Sequence[str]) -> None:
-        """The node said which site it is, unless it could not."""
-        self._query_again[node] = time.monotonic() + AGAIN_S
-        if reply.has_error():
-            return
+    def _presented(self, node: int, message: str, expected: Sequence[str]) -> bool:
+        """Whether the node's answer to who it is has come; then it is taken in."""
         try:
-            presence = Presence.from_record(reply.content)
+            reply = _pulled(self.grid, message)
+            if reply is None:
+                return False
+            self._query_again[node] = time.monotonic() + AGAIN_S
+            presence = None if reply.has_error() else Presence.from_record(reply.content)
         except SiteFailed:
+            self._query_again[node] = time.monotonic() + AGAIN_S
             name = self._online().get(node)
             if name is not None:
                 self._troubles[name] = "it can't say who it is; its own log says why"
-            return
-        site, registered_as = presence.site, self._online().get(node)
-        if registered_as is not None and registered_as != site:
-            self._troubles[registered_as] = f"its site file says that it is {site!r}"
+            return True
+        if presence is not None:
+            self._introduced(node, presence, expected)
+        return True
+
+    def _introduced(self, node: int, presence: Presence, expected: Sequence[str]) -> None:
+        """The node said which site it is; it is met, unless it can't be that."""
+        site, names = presence.site, self._online()
+        if self.registered is not None and names.get(node) != site:
+            # Nobody's word counts that has left by now: it might be another site's name.
+            if (registered_as := names.get(node)) is not None:
+                self._troubles[registered_as] = plain(f"its site file says that it is {site!r}")
             return
         if presence.code != code_digest():
             self._query_again[node] = time.monotonic() + UPGRADE_S
             self._other_code(presence, site in expected)
             return
-        if site in self._nodes and self._nodes[site] != node:
-            raise SiteFailed(f"two nodes say that they are the site {site!r}")
+        if self._nodes.get(site, node) != node:
+            self._second_node(site)
+            return
         self._nodes[site], self._met[node] = node, site
         self._holds[site] = set(presence.holds)
         self._troubles.pop(site, None)
 
+    def _second_node(self, site: str) -> None:
+        # Of a site with a new key the old node is there for a while; then it is asked again.
+        if self.patience.appear_s is not None:
+            raise SiteFailed(f"two nodes say that they are the site {site!r}")
+
     def _other_code(self, presence: Presence, expected: bool) -> None:
-        text = (
+        text = plain(
             f"site {presence.site} runs code {presence.code}, the coordinator {code_digest()}; "
             "expected the same on both sides"
         )
@@ -321,6 +369,18 @@ def _push(
     """The id under which the reply will come; None where the node is not there any more."""
     pushed = list(grid.push_messages([Message(content, node, message_type, ttl=life_s)]))
     return pushed[0] or None if pushed else None
+
+
+def _pulled(grid: Grid, name: str) -> Message | None:
+    """The reply to the message of this id, if it has come.
+
+    Raises:
+        SiteFailed: what the site sent is no message; it is Flower that finds that, here.
+    """
+    try:
+        return next(iter(grid.pull_messages([name])), None)
+    except _MADE_UP as error:
+        raise SiteFailed(f"found a message that can't be read ({type(error).__name__})") from None
 
 
 def _words(failure: Failure) -> str:

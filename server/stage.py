@@ -15,6 +15,7 @@ from server.accept import Ask, Refused, Scored, Waiting
 from server.aggregate import Contribution, merge
 from server.fit import LowRank, misfits
 from server.journal import Closed, Journal, Learned
+from server.plain import plain
 
 Say: TypeAlias = Callable[[News], None]
 
@@ -132,6 +133,8 @@ def score_task(
             break
     if gathered.refusals and not desk.patient:
         raise SiteFailed("\n".join(sorted(gathered.refusals.values())))
+    for site in _silent(plan, order, gathered):
+        _left_out(order, desk, gathered, Refused(site, "it was away for too long"))
     desk.journal.finish(order, sorted(gathered.refusals.values()))
     return dict(sorted(gathered.scores.items()))
 
@@ -163,7 +166,7 @@ def _round(plan: Plan, order: Order, desk: Desk) -> Closed:
         _refuse_misfits(plan, order, desk, gathered)
         if gathered.answered < quorum and not desk.patient:
             raise SiteFailed("\n".join(sorted(gathered.refusals.values())))
-    for site in sorted(set(stage.sites) - gathered.updates.keys() - gathered.refusals.keys()):
+    for site in _silent(plan, order, gathered):
         why = f"it was late (deadline: {stage.deadline_hours:g} h after the round began)"
         _left_out(order, desk, gathered, Refused(site, why))
     contributions = [
@@ -220,18 +223,27 @@ def _refuse_misfits(plan: Plan, order: Order, desk: Desk, gathered: _Gathered) -
     journal, updates = desk.journal, gathered.updates
     sources = {site: _file(journal, update.adapter, site) for site, update in updates.items()}
     ordered = None if order.adapter is None else _file(journal, order.adapter, "the order")
-    settings = LowRank(plan.method.rank, plan.method.alpha)
-    for site, why in misfits(sources, ordered, settings).items():
+    found = misfits(sources, ordered, LowRank.of(plan, order.round))
+    for site, why in found.items():
         journal.refuse(order, site, why)
         del updates[site]
         _left_out(order, desk, gathered, Refused(site, why))
+    if found:
+        # Whoever answers in vain again and again does not fill the disk.
+        journal.tidy(order.stage)
+
+
+def _silent(plan: Plan, order: Order, gathered: _Gathered) -> list[str]:
+    """The sites that have neither answered nor been refused."""
+    heard = {**gathered.updates, **gathered.scores, **gathered.refusals}
+    return sorted(set(plan.stages[order.stage].sites) - heard.keys())
 
 
 def _left_out(order: Order, desk: Desk, gathered: _Gathered, refused: Refused) -> None:
     what = f"stage {order.stage + 1}"
     if order.work is Work.TRAIN:
         what += f", round {order.round}"
-    text = f"site {refused.site} could not {order.work} {what}: {refused.why}"
+    text = f"site {refused.site} could not {order.work} {what}: {plain(refused.why)}"
     gathered.refusals[refused.site] = text
     desk.say({"event": "refused", "stage": order.stage, "site": refused.site, "text": text})
 

@@ -117,15 +117,22 @@ class Line:
         assert talk is not None
         self._talks.add(talk)
         try:
-            # A connection that either end breaks off is broken off at the other, too.
-            with suppress(OSError):
-                await self._both_ways(near, to_near)
+            await self._until_broken(near, to_near)
         except asyncio.CancelledError:
             # The line was closed; asyncio would print it as a mistake of ours.
             pass
         finally:
             self._talks.discard(talk)
             to_near.transport.abort()
+
+    async def _until_broken(
+        self, near: asyncio.StreamReader, to_near: asyncio.StreamWriter
+    ) -> None:
+        # A connection that either end breaks off is broken off at the other, too.
+        try:
+            await self._both_ways(near, to_near)
+        except* OSError:
+            pass
 
     async def _both_ways(self, near: asyncio.StreamReader, to_near: asyncio.StreamWriter) -> None:
         async with _connection(self.leads_to, self.link) as (far, to_far):

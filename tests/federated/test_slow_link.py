@@ -14,8 +14,8 @@ from tests.flow.small_run import STAGE, small_plan
 pytestmark = pytest.mark.federated
 
 SLOW = Link(rate_bit_s=1e6, delay_s=0.1)
-#: Rank 96 of the small model is 2 MB in bf16, 17 s of this line; rank 480 is 10 MB.
-RANK = 96
+#: Rank 104 of the small model is 2 MB in bf16, 17 s of this line; rank 512 is 10 MB.
+RANK = 104
 
 
 def test_an_adapter_goes_both_ways_over_a_slow_line_without_a_failed_round(tmp_path: Path):
@@ -38,6 +38,7 @@ def test_an_adapter_goes_both_ways_over_a_slow_line_without_a_failed_round(tmp_p
     # Each round's update went up once; the second round's start and the score's went down once.
     adapter = len(bank.adapter_bytes(0))
     assert adapter > 2e6
-    assert 2 * adapter < up < 2.1 * adapter
+    # A piece that is sent again would be half a MB more; signs of life are a tenth of that.
+    assert 2 * adapter < up < 2 * adapter + 4e5
     # The app's own code goes down, too, once.
-    assert 2 * adapter < down < 2.1 * adapter + 1e6
+    assert 2 * adapter < down < 2 * adapter + 1.2e6

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from flwr.app import Array, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 from common.adapter import Adapter, Pair, to_bytes
 from common.errors import SiteFailed
@@ -139,3 +139,36 @@ def test_scores_that_are_no_numbers_are_refused():
     scores = Scores(order="o", site="a", questions=4, metrics=metrics, majority={})  # pyright: ignore[reportArgumentType]
     with pytest.raises(SiteFailed, match=r"a message that can't be read \(TypeError\)"):
         read_reply(scores.to_record())
+
+
+TRAPS = {
+    "no object": "[]",
+    "no JSON": "{",
+    "deep": "[" * 100_000,
+    "deep inside": '{"kind":"lacks","order":"o","site":"a","digests":' + "[" * 100_000,
+    "huge number": '{"kind":"working","order":"o","site":"a","steps":9,"step":' + "9" * 4000 + "}",
+    "endless number": '{"kind":"working","order":"o","site":"a","steps":9,"step":' + "9" * 9999,
+    "true for 1": '{"kind":"working","order":"o","site":"a","steps":9,"step":true}',
+    "unhashable reason": '{"kind":"failure","site":"a","error":"e","ref":"r","reason":[]}',
+    "unknown reason": '{"kind":"failure","site":"a","error":"e","ref":"r","reason":"BORED"}',
+    "digests of lists": '{"kind":"lacks","order":"o","site":"a","digests":[[],{}]}',
+    "metrics of lists": (
+        '{"kind":"scores","order":"o","site":"a","questions":1,"majority":{},"metrics":["f1"]}'
+    ),
+    "unknown kind": '{"kind":["update"]}',
+    "too long": '{"kind":"' + "a" * 2**23 + '"}',
+}
+
+
+@pytest.mark.parametrize("text", TRAPS.values(), ids=TRAPS.keys())
+def test_a_trap_is_a_message_that_cannot_be_read(text: str):
+    record = RecordDict({"header": ConfigRecord({"json": text}), "blobs": ArrayRecord({})})
+    for read in (read_reply, Presence.from_record, Delivery.from_record):
+        with pytest.raises(SiteFailed, match="that can't be read"):
+            read(record)
+
+
+def test_a_presence_whose_blobs_are_no_texts_is_refused():
+    record = Presence(site="a", code="c", holds=([],)).to_record()  # pyright: ignore[reportArgumentType]
+    with pytest.raises(SiteFailed, match="that can't be read"):
+        Presence.from_record(record)

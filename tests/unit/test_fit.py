@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from common.adapter import Adapter, AdapterSource, Pair
-from server.fit import NORM_LIMIT, LowRank, difference
+from common.plan import Rule
+from server.fit import NORM_LIMIT, Factor, LowRank, difference
 from server.fit import misfits as misfits_of
+from tests.unit.small_round import plan
 
 
 def misfits(updates: Mapping[str, Adapter], ordered: Adapter | None) -> dict[str, str]:
@@ -45,6 +47,42 @@ def test_a_site_cannot_choose_its_scale_or_its_rank():
     twice = Adapter(adapter(1).pairs, 2.0)
     assert misfits({"a": twice, "b": adapter(1)}, None) == {"a": "scale: found 2.0, expected 1.0"}
     assert misfits({"a": adapter(1, rank=3)}, None) == {"a": "rank: found 3, expected 2"}
+
+
+def with_a(value: float, b: float = 1.0) -> Adapter:
+    pair = adapter(b).pairs["layer"]
+    return Adapter({"layer": Pair(np.full_like(pair.a, value), pair.b)}, 1.0)
+
+
+def test_whoever_changes_the_factor_that_nobody_changes_is_named():
+    of_a, of_b = LowRank(2, 2.0, "a"), LowRank(2, 2.0, "b")
+    start: AdapterSource = with_a(1.0)
+    updates: dict[str, AdapterSource] = {"a": with_a(1.0, b=2.0), "b": with_a(1.5)}
+    assert list(misfits_of(updates, start, of_a)) == ["b"]
+    assert list(misfits_of(updates, start, of_b)) == ["a"]
+    # In a first round what most have is what they started from.
+    first: dict[str, AdapterSource] = {"a": with_a(1.5), "b": with_a(1.0), "c": with_a(1.0)}
+    assert misfits_of(first, None, of_a) == {
+        "a": "found another A than at the round's start, expected one nobody changes"
+    }
+    assert misfits_of({}, None, of_a) == {}
+
+
+@pytest.mark.parametrize(
+    ("rule", "round_number", "still"),
+    [
+        (Rule.SVD, 1, None),
+        (Rule.FROZEN_A, 2, "a"),
+        (Rule.ALTERNATING, 1, "a"),
+        (Rule.ALTERNATING, 2, "b"),
+        (Rule.ALTERNATING, 3, "a"),
+    ],
+)
+def test_a_rule_says_which_factor_nobody_changes(
+    rule: Rule, round_number: int, still: Factor | None
+):
+    by = plan().model_copy(update={"aggregation": rule})
+    assert LowRank.of(by, round_number) == LowRank(2, 2.0, still)
 
 
 @pytest.mark.parametrize("other", [adapter(1, rank=1), adapter(1, layer="another")])

@@ -190,6 +190,17 @@ def test_a_long_life_leaves_the_latest_answers_and_the_blobs_still_of_use(tmp_pa
     assert held(tmp_path) == tuple(sorted([sha256(b"plan"), sha256(b"release"), *latest]))
 
 
+def test_what_came_of_an_order_that_still_lacks_something_is_kept(tmp_path: Path):
+    jobs = Jobs(tmp_path)
+    age(tmp_path / "blobs" / put(tmp_path, b"release"))
+    jobs.expect(order(1, b"not here yet"))
+    assert jobs.wanted() is None
+    before = replace(order(0), releases=(), active=())
+    jobs.want(before)
+    jobs.finish(before, update(before))
+    assert held(tmp_path) == (sha256(b"release"),)
+
+
 def age(file: Path) -> None:
     then = time.time() - GRACE_S - 60
     os.utime(file, (then, then))

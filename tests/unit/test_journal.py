@@ -101,8 +101,18 @@ def test_a_closed_round_keeps_the_numbers_and_drops_the_updates(tmp_path: Path):
     assert book.rounds() == [(0, 1, closed)]
     assert [file.stem for file in book.blobs.folder.iterdir()] == [closed.adapter]
     assert [(n, u.site, u.loss) for n, u in book.updates(0)] == [(1, "a", 0.5)]
-    book.tidy([])
+    book.tidy(1)
     assert list(book.blobs.folder.iterdir()) == []
+
+
+def test_what_an_open_stage_agreed_on_is_kept_when_an_earlier_one_is_released(tmp_path: Path):
+    book = journal(tmp_path)
+    for value, (stage, number) in enumerate(((0, 1), (1, 1), (1, 2))):
+        order = replace(ORDER, stage=stage, round=number)
+        book.close_round(order, Closed({"a": 3}, (), book.blobs.put(adapter(value)), 0.0))
+    # As a run does that is taken up in its second stage.
+    book.tidy(1)
+    assert [file.stem for file in book.blobs.folder.iterdir()] == [sha256(adapter(2))]
 
 
 def test_a_round_that_was_done_again_by_other_code_counts_once(tmp_path: Path):
@@ -111,6 +121,37 @@ def test_a_round_that_was_done_again_by_other_code_counts_once(tmp_path: Path):
     newer = replace(ORDER, code="new")
     book.record(newer, replace(update("a"), loss=0.25), 1, 2)
     assert [(n, u.site, u.loss) for n, u in book.updates(0)] == [(1, "a", 0.25)]
+
+
+def test_rounds_that_other_code_does_again_keep_their_own_last_adapter(tmp_path: Path):
+    book = journal(tmp_path)
+    for code, number in (("old", 1), ("old", 2), ("new", 1)):
+        agreed = book.blobs.put(adapter(float(number), layers=(code,)))
+        closed = Closed({"a": 3}, (), agreed, 0.0)
+        book.close_round(replace(ORDER, code=code, round=number), closed)
+    kept = [file.stem for file in book.blobs.folder.iterdir()]
+    assert kept == [sha256(adapter(1.0, layers=("new",)))]
+
+
+def test_a_round_that_other_code_left_open_is_tidied_once_its_stage_is_released(tmp_path: Path):
+    book = journal(tmp_path)
+    book.record(replace(ORDER, code="old"), update("a"), 1, 2)
+    book.tidy(0)
+    assert [file.stem for file in book.blobs.folder.iterdir()] == [sha256(adapter(1.0))]
+    book.tidy(1)
+    assert list(book.blobs.folder.iterdir()) == []
+
+
+def test_an_update_that_is_tried_in_vain_leaves_no_file_but_one_that_was_there(tmp_path: Path):
+    book = journal(tmp_path)
+    with book.tried(b"numbers") as (digest, _):
+        assert book.blobs.get(digest) == b"numbers"
+    assert not book.blobs.path(digest).exists()
+    with book.tried(b"numbers") as (_, keep):
+        keep()
+    with book.tried(b"numbers"):
+        pass
+    assert book.blobs.get(digest) == b"numbers"
 
 
 def test_the_time_of_a_run_is_that_of_its_sessions_up_to_their_last_answer(
@@ -232,7 +273,7 @@ def test_a_kill_at_any_system_call_of_a_blob_leaves_a_run_that_resumes(
         book = journal(tmp_path / str(number))
         assert train_stage(plan(), 0, (), desk(book)[0]) == whole
         # Nothing half-written is left, nor what no round needs, once a stage is over.
-        book.tidy([whole.adapter])
+        book.tidy(0)
         assert [file.stem for file in book.blobs.folder.iterdir()] == [whole.adapter]
         number += 1
     assert number > 15

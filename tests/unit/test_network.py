@@ -1,13 +1,16 @@
 """Meeting the sites and talking with them, over an in-process Grid with real messages."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid, ServerApp
+from google.protobuf.message import DecodeError
 
 from common.adapter import Adapter, Pair, to_bytes
 from common.errors import SiteFailed
@@ -18,6 +21,7 @@ from common.exchange import (
     Order,
     Presence,
     Reason,
+    ReleaseRef,
     Update,
     Work,
     Working,
@@ -74,7 +78,8 @@ class Site:
         said = self.says(str(context.node_config["name"]))
         if isinstance(said, Error):
             return Message(said, reply_to=message)
-        return Message(said.to_record(), reply_to=message)
+        record = said if isinstance(said, RecordDict) else said.to_record()
+        return Message(record, reply_to=message)
 
     def _train(self, message: Message, context: Context) -> Message:
         self.got.append(Delivery.from_record(message.content))
@@ -155,8 +160,8 @@ def test_after_a_loss_the_blobs_are_sent_again_only_if_the_site_asks():
     site = Site(lost, lacks)
     done, _ = events(site, ["a"], ["a"], PATIENT, registered=lambda: ["a"])
     assert done == [Done("a")]
-    # First with all, then bare; the plan and the adapter only once the site has asked for them.
-    assert [len(delivery.blobs) for delivery in site.got] == [2, 0, 2]
+    # First with all, then bare; the adapter only once the site has asked for it.
+    assert [len(delivery.blobs) for delivery in site.got] == [2, 0, 1]
 
 
 def test_a_site_that_failed_is_named_once_and_asked_again_where_there_is_patience():
@@ -296,3 +301,162 @@ def test_an_answer_that_cannot_be_read_is_refused_and_the_run_goes_on(
     assert isinstance(refused, Refused)
     assert said in refused.why
     assert offered == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [AttributeError(), KeyError(), ValueError(), RecursionError(), MemoryError(), DecodeError()],
+)
+def test_what_flower_itself_cannot_read_of_a_site_is_that_site_s_failure(error: Exception):
+    found: list[Any] = []
+
+    def body(grid: Grid) -> None:
+        pull, bad = grid.pull_messages, iter([True])
+
+        def pulls(message_ids: Iterable[str]) -> Iterable[Message]:
+            replies = list(pull(message_ids))
+            if any(r.metadata.message_type == "train" for r in replies) and next(bad, False):
+                raise error
+            return replies
+
+        grid.pull_messages = pulls
+        asked = Network(grid, BLOBS.__getitem__, PATIENT, registered=lambda: ["a"])
+        found.extend(asked.ask(ORDER, ["a"], lambda _received: None))
+
+    in_federation(Site().app, ["a"], body)
+    refused, done = [event for event in found if not isinstance(event, Waiting)]
+    assert isinstance(refused, Refused) and done == Done("a")
+    assert refused.why == f"found a message that can't be read ({type(error).__name__})"
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, "{}", '{"site":"a","code":"c","holds":[[]]}', "9" * 9999]
+)
+def test_a_site_whose_answer_to_who_it_is_cannot_be_read_is_named_and_asked_again(text: str):
+    rubbish = RecordDict({"header": ConfigRecord({"json": text}), "blobs": ArrayRecord({})})
+    script: Iterator[Any] = iter([rubbish, rubbish])
+    waiting: list[Waiting] = []
+    done: list[Any] = []
+
+    def says(name: str) -> Any:
+        return next(script, None) or present(name)
+
+    site = Site(says=says)
+
+    def body(grid: Grid) -> None:
+        asked = Network(grid, BLOBS.__getitem__, PATIENT, registered=lambda: ["a"])
+        for event in asked.ask(ORDER, ["a"], lambda _received: None):
+            if isinstance(event, Waiting):
+                waiting.append(event)
+            else:
+                done.append(event)
+
+    in_federation(site.app, ["a"], body)
+    assert done == [Done("a")]
+    assert any("can't say who it is" in event.states["a"] for event in waiting)
+
+
+def test_a_node_that_leaves_while_it_is_asked_cannot_take_another_site_s_name():
+    here = True
+
+    def leaving(_name: str) -> Presence:
+        nonlocal here
+        here = False
+        return present("a")
+
+    site, found = Site(says=leaving), list[Any]()
+
+    def body(grid: Grid) -> None:
+        nonlocal here
+        everyone = grid.get_nodes
+        grid.get_nodes = lambda: everyone() if here else []
+        asked = Network(grid, BLOBS.__getitem__, PATIENT, registered=lambda: ["a", "mallory"])
+        for _, event in zip(
+            range(100), asked.ask(ORDER, ["a"], lambda _received: None), strict=False
+        ):
+            found.append(event)
+            here = True
+
+    in_federation(site.app, ["mallory"], body)
+    assert site.got == []
+    assert all(isinstance(event, Waiting) for event in found)
+
+
+def test_of_a_site_with_a_new_key_the_new_node_is_met_once_the_old_one_is_gone():
+    site, found, looks = Site(), list[Any](), iter(range(10**6))
+
+    def body(grid: Grid) -> None:
+        everyone = grid.get_nodes
+
+        def present_nodes() -> Iterable[NodeInfo]:
+            old, new = sorted(everyone(), key=lambda node: node.node_id)
+            return [old, new] if next(looks) < 20 else [new]
+
+        grid.get_nodes = present_nodes
+        asking = Network(grid, BLOBS.__getitem__, PATIENT, registered=lambda: ["a"])
+        found.extend(asking.ask(ORDER, ["a"], lambda _received: None))
+        while next(looks) < 20:
+            pass
+        found.extend(asking.ask(ORDER, ["a"], lambda _received: None))
+
+    in_federation(site.app, ["a", "a"], body)
+    assert [event for event in found if not isinstance(event, Waiting)] == [Done("a")] * 2
+
+
+def releases(count: int, size: int) -> tuple[Order, dict[str, bytes]]:
+    blobs = [bytes([number]) * size for number in range(count)]
+    refs = tuple(ReleaseRef(number, sha256(blob)) for number, blob in enumerate(blobs))
+    return replace(ORDER, releases=refs), BLOBS | {sha256(blob): blob for blob in blobs}
+
+
+class Keeps(Site):
+    """A site that keeps what it gets, as long as it is not told to `forget`, and asks for more."""
+
+    def __init__(self, forget: bool = False) -> None:
+        super().__init__()
+        self.forget, self.kept = forget, set[str]()
+
+    def _train(self, message: Message, context: Context) -> Message:
+        delivery = Delivery.from_record(message.content)
+        self.got.append(delivery)
+        if not self.forget:
+            self.kept |= set(delivery.blobs)
+        lacks = tuple(name for name in delivery.order.needs if name not in self.kept)
+        digest = delivery.order.digest
+        reply = Lacks(order=digest, site="a", digests=lacks) if lacks else update("a")
+        return Message(reply.to_record(), reply_to=message)
+
+
+def asked_of(site: Site, order: Order, blobs: Mapping[str, bytes], most: int) -> list[Any]:
+    found: list[Any] = []
+
+    def body(grid: Grid) -> None:
+        asked = Network(grid, blobs.__getitem__, PATIENT, registered=lambda: ["a"])
+        events = asked.ask(order, ["a"], lambda _received: None)
+        found.extend(event for _, event in zip(range(most), events, strict=False))
+
+    in_federation(site.app, ["a"], body)
+    return [event for event in found if not isinstance(event, Waiting)]
+
+
+def test_a_long_bank_goes_release_by_release_to_a_site_that_joins(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(network, "PARCEL_BYTES", 1000)
+    monkeypatch.setattr(network, "LONGEST_PAUSE_S", 1e9)
+    monkeypatch.setattr(network, "AGAIN_S", 1e9)
+    site = Keeps()
+    order, blobs = releases(12, 1000)
+    assert asked_of(site, order, blobs, 10_000) == [Done("a")]
+    sizes = [sum(map(len, delivery.blobs.values())) for delivery in site.got]
+    # None is sent twice, and none is waited for: what is lacking gets less each time.
+    assert sum(sizes) == sum(map(len, blobs.values()))
+    assert max(sizes) < 2000 + len(ADAPTER)
+
+
+def test_a_site_that_keeps_nothing_is_left_alone_for_a_while(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(network, "LONGEST_PAUSE_S", 1e9)
+    site = Keeps(forget=True)
+    monkeypatch.setattr(network, "AGAIN_S", 1e9)
+    assert asked_of(site, ORDER, BLOBS, 300) == []
+    assert 2 <= len(site.got) <= network.MOST_LACKS + 1

@@ -63,6 +63,25 @@ def test_saving_does_not_overwrite_a_key(tmp_path: Path):
     assert SigningKey.load(tmp_path / "key.pem") == key
 
 
+def test_a_kill_while_a_key_is_saved_leaves_none_and_the_next_start_makes_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    class PowerCut(BaseException):
+        pass
+
+    def cut(_descriptor: int) -> None:
+        raise PowerCut
+
+    with monkeypatch.context() as patched, pytest.raises(PowerCut):
+        patched.setattr(os, "fsync", cut)
+        SigningKey.generate().save(tmp_path / "key.pem")
+    assert not (tmp_path / "key.pem").exists()
+    key = SigningKey.generate()
+    key.save(tmp_path / "key.pem")
+    assert SigningKey.load(tmp_path / "key.pem") == key
+    assert [file.name for file in tmp_path.iterdir()] == ["key.pem"]
+
+
 def test_a_key_that_others_can_read_is_refused(tmp_path: Path):
     SigningKey.generate().save(tmp_path / "key.pem")
     (tmp_path / "key.pem").chmod(0o644)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from common.adapter import StoredAdapter
 from common.errors import SiteFailed
 from common.exchange import Order, ReleaseRef
-from server.accept import Accept, Received, Refused, Waiting
+from server.accept import Accept, Done, Received, Refused, Waiting
 from server.journal import Closed, Journal
 from server.stage import Model, pooled, score_task, train_stage
 from tests.unit.small_round import ORDER, Sites, adapter, desk, journal, plan
@@ -67,11 +68,18 @@ def never(_order: Order, _sites: Sequence[str], _accept: Accept) -> Iterator[Any
     ("spoil", "said"),
     [
         ({"examples": 0}, "examples: found 0, expected at least 1"),
+        ({"examples": 10**12}, "examples: found 1000000000000, expected at least 1 and at most"),
+        ({"peak_memory": -1}, "peak_memory: found -1, expected at least 0"),
+        ({"seconds": float("inf")}, "seconds: found inf"),
         ({"loss": float("nan")}, "loss: found nan"),
         ({"order": "0" * 64}, "order: found 000000000000"),
         ({"adapter": b"junk"}, "adapter: "),
         ({"adapter": adapter(float("nan"))}, "lora_A.weight"),
         ({"adapter": adapter(float("inf"))}, "lora_A.weight"),
+        (
+            {"adapter": adapter(3e38)},
+            "lora_A.weight: found the value 3e+38, expected at most 1e+15",
+        ),
     ],
 )
 def test_a_bad_update_is_refused_by_site_and_field(
@@ -82,15 +90,17 @@ def test_a_bad_update_is_refused_by_site_and_field(
         train_stage(plan(), 0, (), desk(book, Sites(book, {"b": spoil}))[0])
     assert "site b could not train stage 1, round 1" in str(caught.value)
     assert said in str(caught.value)
-    # What is refused is not in the journal.
-    assert [update.site for _, update in book.updates(0)] == ["a"]
+    # What is refused is not in the journal, nor does it fill the disk.
+    (accepted,) = [update for _, update in book.updates(0)]
+    assert accepted.site == "a"
+    assert [file.stem for file in book.blobs.folder.iterdir()] == [accepted.adapter]
 
 
 @pytest.mark.parametrize(
     ("blob", "said"),
     [
         (adapter(1000.0), "norm: found "),
-        (adapter(1.0, layers=()), "found nothing, expected the shape (2, 3)"),
+        (adapter(1.0, layers=()), "adapter: found no array"),
         (adapter(1.0, layers=("layer", "more")), "more"),
         (adapter(1.0, rank=1), "rank: found 1, expected 2"),
     ],
@@ -253,6 +263,73 @@ def test_the_same_misfit_is_refused_at_once_the_next_time(tmp_path: Path):
     assert all(why is not None and why.startswith("norm") for why in tries[1:-1])
 
 
+def test_misfits_again_and_again_do_not_fill_the_disk(tmp_path: Path):
+    book = journal(tmp_path)
+    most: list[int] = []
+
+    class Flooding(Sites):
+        def __call__(self, order: Order, sites: Sequence[str], accept: Accept) -> Iterator[Any]:
+            most.append(len(list(book.blobs.folder.glob("*"))))
+            wrong = adapter(1000.0 + len(most)) if len(most) < 9 else adapter(2.0)
+            self._spoil = {"b": {"adapter": wrong}}
+            yield from super().__call__(order, sites, accept)
+
+    at, told = desk(book, Flooding(book), patient=True)
+    train_stage(plan(rounds=1), 0, (), at)
+    # Before each try there is what site a sent, and nothing of b.
+    assert most == [0] + [1] * 8
+    assert len([news for news in told if news["event"] == "refused"]) == 8
+
+
+def test_an_update_with_the_bytes_of_the_ordered_adapter_never_removes_it(tmp_path: Path):
+    book = journal(tmp_path)
+
+    class Echo(Sites):
+        def answer(self, order: Order, site: str) -> Any:
+            self._spoil = {}
+            if site == "b" and order.adapter is not None:
+                self._spoil = {"b": {"adapter": book.blobs.get(order.adapter), "examples": 0}}
+            return super().answer(order, site)
+
+    at, _ = desk(book, Echo(book))
+    assert train_stage(plan(quorum=1), 0, (), at).sites == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        ({"questions": 10**18}, "questions: found 1000000000000000000, expected 1 to"),
+        ({"metrics": {"<b>": 0.5}}, "found a metric '<b>'"),
+        ({"metrics": {f"m{n}": 0.5 for n in range(200)}}, "found 201 metrics"),
+        ({"majority": {"f1": 1.5}}, "f1: found 1.5, expected a fraction"),
+    ],
+)
+def test_scores_that_no_site_can_have_are_refused(tmp_path: Path, spoil: dict[str, Any], said: str):
+    book = journal(tmp_path)
+
+    def wrong(order: Order, sites: Sequence[str], accept: Accept) -> Iterator[Any]:
+        for site in sites:
+            scores = replace(Sites(book).answer(order, site), **(spoil if site == "b" else {}))
+            why = accept(Received(scores, 1, 1))
+            yield Done(site) if why is None else Refused(site, why)
+
+    with pytest.raises(SiteFailed, match="site b could not evaluate stage 1") as caught:
+        score_task(plan(), 0, Model(), desk(book, wrong)[0])
+    assert said in str(caught.value)
+
+
+def test_what_a_site_writes_is_told_on_one_short_line_without_control_characters(tmp_path: Path):
+    def rude(_order: Order, sites: Sequence[str], _accept: Accept) -> Iterator[Any]:
+        yield from (Refused(site, "\x1b[2J\n\ud800" + "a" * 10**6) for site in sites)
+
+    at, told = desk(journal(tmp_path), rude)
+    with pytest.raises(SiteFailed):
+        score_task(plan(), 0, Model(), at)
+    texts = [news["text"] for news in told if news["event"] == "refused"]
+    assert len(texts) == 2
+    assert all(text.isprintable() and "?[2J??aaa" in text and len(text) < 500 for text in texts)
+
+
 def test_scores_of_sites_are_pooled_by_their_questions():
     parts = [(10, {"accuracy": 1.0, "f1": 0.5}), (30, {"accuracy": 0.0})]
     # Only the first site has a question that F1 applies to.
@@ -277,7 +354,9 @@ def test_a_site_that_cannot_score_is_named(tmp_path: Path):
 
 def test_a_site_that_left_does_not_hold_up_the_scores_of_what_it_taught(tmp_path: Path):
     book = journal(tmp_path)
-    at, _ = desk(book, Late(book, looks=None), patient=True)
+    at, told = desk(book, Late(book, looks=None), patient=True)
     assert list(score_task(plan(), 0, Model(), at, grace_s=0.0)) == ["a"]
+    text = "site b could not evaluate stage 1: it was away for too long"
+    assert [news["text"] for news in told if news["event"] == "refused"] == [text]
     # Nor is it waited for again when the run is taken up after a crash.
     assert list(score_task(plan(), 0, Model(), desk(book, never, True)[0], grace_s=0.0)) == ["a"]

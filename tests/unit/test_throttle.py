@@ -1,6 +1,7 @@
 """The slow line: nothing is lost or changed, the rate and the delay are felt, bytes are counted."""
 
 import socket
+import struct
 import threading
 import time
 from collections.abc import Generator
@@ -123,6 +124,17 @@ def test_what_one_end_breaks_off_the_other_end_sees():
             far, _ = server.accept()
             far.close()
             assert near.recv(1) == b""
+
+
+def test_a_reset_breaks_one_connection_and_not_the_line():
+    with echo() as server, line(server, FAST) as this:
+        near = socket.create_connection(this.address)
+        near.sendall(b"x")
+        assert near.recv(1) == b"x"
+        # Closing with this option sends a reset.
+        near.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        near.close()
+        assert exchange(this.address, b"still there") == b"still there"
 
 
 def test_a_server_that_is_away_refuses_through_the_line_too():
