@@ -12,7 +12,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 import psutil
@@ -144,12 +144,22 @@ class Adversary:
     def _strike(self, now: float) -> None:
         if self._next is None:
             self._next, self._patience = next(self.strikes), now + 30.0
-        struck = self._find(self._next)
-        if struck is not None and self._hit(self._next, struck, now):
-            self._next, self._due = None, now + next(self.gaps)
-        elif now > self._patience:
+        for machine in self._where(self._next):
+            strike = replace(self._next, machine=machine)
+            struck = self._find(strike)
+            if struck is not None and self._hit(strike, struck, now):
+                self._next, self._due = None, now + next(self.gaps)
+                return
+        if now > self._patience:
             # It is down anyway, or none was started in all that time.
             self._next = None
+
+    def _where(self, strike: Strike) -> Sequence[str]:
+        """The machine; or any site for a ClientApp, which lives for seconds and must be caught."""
+        if strike.role is not Role.CLIENTAPP:
+            return (strike.machine,)
+        others = (site for site in self.federation.plan.sites if site != strike.machine)
+        return (strike.machine, *others)
 
     def _find(self, strike: Strike) -> psutil.Process | None:
         if strike.machine in self._down or (strike.machine, strike.role) in self._held:
