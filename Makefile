@@ -18,8 +18,9 @@ check: $(VENV)/.test
 	$(BIN)/pyright
 	$(BIN)/python -m pytest -q tests/unit/test_layout.py
 
-# A federation of real processes in which at least 40 are killed; about an hour.
+# A federation of real processes of which at least 40 are killed; about half an hour.
 soak: $(VENV)/.sim
+	rm -rf runs/soak
 	$(BIN)/python -m simulation.soak --kills 40 --seed 1 --out runs/soak
 
 $(VENV)/.made:

@@ -90,10 +90,11 @@ class Memory:
         """Read them again: a process that ends takes its mark with it."""
         with suppress(psutil.Error):
             for process in psutil.Process(self.below).children(recursive=True):
-                with suppress(psutil.Error, OSError, IndexError):
+                with suppress(psutil.Error, OSError):
                     words = " ".join(process.cmdline())
-                    name = next(name for name, mark in _PROCESSES.items() if mark in words)
-                    self.peak[name] = max(self.peak.get(name, 0), _high_water(process.pid))
+                    # One that is just starting has no name yet.
+                    for name in (name for name, mark in _PROCESSES.items() if mark in words):
+                        self.peak[name] = max(self.peak.get(name, 0), _high_water(process.pid))
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,6 +315,6 @@ rounds = ""
 def _high_water(pid: int) -> int:
     """The largest resident memory that a process ever had, in bytes."""
     status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-    return next(
-        int(row.split()[1]) * 1024 for row in status.splitlines() if row.startswith("VmHWM")
-    )
+    rows = [row for row in status.splitlines() if row.startswith("VmHWM")]
+    # A process that has ended and is not buried has no memory.
+    return int(rows[0].split()[1]) * 1024 if rows else 0

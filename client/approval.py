@@ -59,8 +59,8 @@ def words(plan: Plan, site: Site) -> list[str]:
     lines += [_stage_words(part) for part in parts]
     often = sum(part.stage.rounds for part in parts)
     lines += [
-        "The test questions of each of these tasks are scored before the first stage, after the "
-        "task's own and after each later one.",
+        "The test questions of each of these tasks are scored before its own stage, after it and "
+        "after each later one.",
         f"What leaves this site: after each of {often} rounds an adapter ({_size(size)}), the "
         "number of training examples and of steps, two mean losses, the time and the memory that "
         "it took; after each evaluation, scores as fractions and the number of questions; in "

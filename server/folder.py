@@ -12,6 +12,7 @@ from common.errors import StateError
 from common.identity import sha256
 
 _SUFFIX = ".safetensors"
+_LOCK = "running.lock"
 _GLANCE_S = 1.0
 
 
@@ -108,7 +109,7 @@ def alone(folder: RunFolder, waiting: Callable[[], None]) -> Generator[None]:
         waiting: called once, if another process holds the folder.
     """
     folder.root.mkdir(parents=True, exist_ok=True)
-    with (folder.root / "running.lock").open("w") as lock:
+    with (folder.root / _LOCK).open("w") as lock:
         told = False
         while not _locked(lock.fileno()):
             if not told:
@@ -116,6 +117,15 @@ def alone(folder: RunFolder, waiting: Callable[[], None]) -> Generator[None]:
                 told = True
             time.sleep(_GLANCE_S)
         yield
+
+
+def held(folder: RunFolder) -> bool:
+    """Whether a process holds the run's folder, be it stopped."""
+    try:
+        with (folder.root / _LOCK).open("r+") as lock:
+            return not _locked(lock.fileno())
+    except FileNotFoundError:
+        return False
 
 
 def _locked(descriptor: int) -> bool:

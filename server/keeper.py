@@ -17,6 +17,7 @@ from typing import Protocol
 from common.progress import tell
 from common.supervise import Say, until_signalled
 from server.enrolment import Nodes, introduce
+from server.folder import held
 from server.news import ending, read_news
 from server.state import State, Wanted
 from server.superlink import FlowerRun, SuperLink, SuperLinkAway, SuperLinkRefused, make_bundle
@@ -30,6 +31,9 @@ _FIRST_PAUSE_S = 1.0
 _MOST_PAUSE_S = 60.0
 #: A run that was active for so long had not ended at once.
 _SETTLED_S = 60.0
+#: A run whose ServerApp has not held the run's folder for so long has lost it. Flower itself
+#: notices after one to two minutes. Twice as long after each time, should starts be slow.
+_DESERTED_S = 30.0
 
 
 class Runs(Nodes, Protocol):
@@ -59,6 +63,8 @@ class Keeper:
         self._introduced: tuple[float, float] | None = None
         self._started_at = float("-inf")
         self._pause_s = _FIRST_PAUSE_S
+        self._held_at: float | None = None
+        self._deserted_s = _DESERTED_S
 
     def look(self, now: float) -> None:
         """Do what is to be done at the moment `now` (seconds of a clock that never jumps).
@@ -90,7 +96,10 @@ class Keeper:
         ours = [
             found for found in self._superlink.runs() if found.folder == _folder(self._state, run)
         ]
-        if any(found.active for found in ours):
+        active = [found for found in ours if found.active]
+        for found in active if self._deserted(run, active, now) else ():
+            self._superlink.stop(found.number)
+        if active:
             return
         if now - self._started_at >= _SETTLED_S:
             self._pause_s = _FIRST_PAUSE_S
@@ -102,6 +111,16 @@ class Keeper:
         time_now = datetime.now(UTC).isoformat(timespec="seconds")
         news = {"event": "started", "run": number, "after": after, "time": time_now}
         tell(self._state.run(run).progress, "keeper", news)
+
+    def _deserted(self, run: str, active: Sequence[FlowerRun], now: float) -> bool:
+        """Whether Flower takes a run for running whose process has died."""
+        running = any(found.status == "running" for found in active)
+        if self._held_at is None or not running or held(self._state.run(run)):
+            self._held_at = now
+        if now - self._held_at < self._deserted_s:
+            return False
+        self._held_at, self._deserted_s = now, 2 * self._deserted_s
+        return True
 
 
 def stop_run(state: State, superlink: Runs, wanted: Wanted) -> None:

@@ -57,6 +57,9 @@ def environment(state: State) -> Mapping[str, str]:
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
         "FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE": str(PIECE_BYTES),
+        # glibc would keep what large messages leave behind: 0.5 GB with adapters of 0.3 GB.
+        "MALLOC_MMAP_THRESHOLD_": "131072",
+        "MALLOC_TRIM_THRESHOLD_": "131072",
         "HF_HUB_OFFLINE": "1",
         "PYTHONUNBUFFERED": "1",
         # SuperExec finds `flwr-serverapp` on it.

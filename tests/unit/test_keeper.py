@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from common.plan import Modality
 from common.progress import tell
 from server.enrolment import introduce
+from server.folder import alone
 from server.found import found
 from server.keeper import Keeper
 from server.news import read_news
@@ -129,6 +131,40 @@ def test_a_run_of_flowers_that_died_is_followed_by_another_and_that_is_told(
         (0, None),
         (1, "failed: No heartbeat"),
     ]
+
+
+def running(flower: Flower) -> None:
+    flower.all_runs[-1] = replace(flower.all_runs[-1], status="running")
+
+
+def test_a_run_whose_process_has_died_is_replaced_before_flower_notices(
+    state: State, keeper: Keeper, flower: Flower
+):
+    state.want(Wanted(run="demo", since=0))
+    keeper.look(0.0)
+    running(flower)
+    with alone(state.run("demo"), lambda: None):
+        for now in range(2, 100, 2):
+            keeper.look(float(now))
+    assert len(flower.all_runs) == 1
+    # From here on nobody holds the run's folder.
+    for now in range(100, 132, 2):
+        keeper.look(float(now))
+    assert [run.active for run in flower.all_runs] == [False, True]
+
+
+def test_a_slow_start_is_waited_for_longer_each_time(state: State, keeper: Keeper, flower: Flower):
+    state.want(Wanted(run="demo", since=0))
+    starts: list[int] = []
+    for now in range(0, 400, 2):
+        before = len(flower.all_runs)
+        keeper.look(float(now))
+        if len(flower.all_runs) > before:
+            starts.append(now)
+            running(flower)
+    gaps = [after - before for before, after in pairwise(starts)]
+    assert gaps == sorted(gaps)
+    assert gaps[-1] > 100
 
 
 def test_a_keeper_that_was_killed_starts_no_second_run(state: State, flower: Flower):
