@@ -10,7 +10,8 @@ demo: $(VENV)/.sim
 	$(BIN)/fedmslora simulate configs/demo.yaml --out runs/demo
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	@# Two files at a time: many tests wait for processes or for a slow line.
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(VENV)/.test
 	$(BIN)/ruff format --check .

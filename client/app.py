@@ -22,8 +22,9 @@ from client.reception import plan_of, receive
 from client.site import Site, load_site
 from client.store import get, held
 from common.errors import Refusal, SiteFailed
-from common.exchange import Delivery, Failure, Presence, Reason, Reply, wire_bytes
+from common.exchange import Delivery, Failure, Presence, Reason, Reply
 from common.identity import code_digest
+from common.wire import wire_bytes
 
 #: Folder with one site file per simulated site; a real site names its own in the node config.
 SIMULATED_SITES = "FEDMSLORA_SIMULATED_SITES"

@@ -1,32 +1,22 @@
-"""Order, Update and Scores, and their wire form: nothing else travels.
+"""Order, Update and Scores, and what else a message can be: nothing else travels.
 
-A message is one JSON header (Flower's ConfigRecord) and named blobs of bytes (an
-ArrayRecord). An order names every blob it needs by its digest; a blob travels only to a
-site that lacks it, so a plan and a release go to each site once. No text that a site wrote
-is among them but numbers, its pseudonym and digests: no patient data, no file name, no
-image path.
+Each is a JSON header and named blobs of bytes (common/wire.py). An order names every blob it
+needs by its digest; a blob travels only to a site that lacks it, so a plan and a release go to
+each site once. No text that a site wrote is among them but numbers, its pseudonym and digests:
+no patient data, no file name, no image path.
 """
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from flwr.app import RecordDict
 
 from common.errors import SiteFailed
 from common.identity import canonical_json, sha256
-
-#: Some 60 000 digests. A header is parsed whole, so a stranger's must not be as large as he likes.
-_MOST_HEADER = 4 * 2**20
-#: No count and no time is as large; beyond it a number might not even become a float.
-_MOST_NUMBER = 2**63
-#: What reading a stranger's header comes to.
-_UNREADABLE = (
-    AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError
-)  # fmt: skip
+from common.wire import UNREADABLE, check_digest, parts_of, texts, to_record, typed
 
 
 class Work(StrEnum):
@@ -102,7 +92,7 @@ class Order:
         Raises:
             KeyError, TypeError, ValueError: it is none.
         """
-        fields = _typed(header, _ORDER_FIELDS)
+        fields = typed(header, _ORDER_FIELDS)
         fields["work"] = Work(fields["work"])
         fields["releases"] = tuple(ReleaseRef(stage, name) for stage, name in fields["releases"])
         fields["active"] = tuple(fields["active"])
@@ -142,7 +132,7 @@ class Delivery:
 
     def to_record(self) -> RecordDict:
         """The delivery as Flower's content of a message."""
-        return _record({"order": self.order.header(), "wait_s": self.wait_s}, self.blobs)
+        return to_record({"order": self.order.header(), "wait_s": self.wait_s}, self.blobs)
 
     @classmethod
     def from_record(cls, record: RecordDict) -> "Delivery":
@@ -152,12 +142,12 @@ class Delivery:
             SiteFailed: it can't be read, or a blob doesn't match its digest.
         """
         try:
-            header, blobs = _parts(record)
+            header, blobs = parts_of(record)
             order, wait_s = Order.from_header(header["order"]), float(header["wait_s"])
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise SiteFailed(f"found an order that can't be read ({error!r})") from None
         for digest, blob in blobs.items():
-            _check_digest("a blob", blob, digest)
+            check_digest("a blob", blob, digest)
         return cls(order=order, blobs=blobs, wait_s=wait_s)
 
 
@@ -195,7 +185,7 @@ class Update:
 
     def to_record(self) -> RecordDict:
         """The update as Flower's content of a message."""
-        return _record({"kind": "update", **self.header()}, {"adapter": self.adapter})
+        return to_record({"kind": "update", **self.header()}, {"adapter": self.adapter})
 
     @classmethod
     def from_parts(cls, header: Mapping[str, Any], adapter: bytes | None) -> "Update":
@@ -204,8 +194,8 @@ class Update:
         Raises:
             SiteFailed: the adapter is not the one that the header names.
         """
-        _check_digest("the adapter", adapter, header["adapter"])
-        return cls(adapter=adapter or b"", **_typed(header, _UPDATE_FIELDS))
+        check_digest("the adapter", adapter, header["adapter"])
+        return cls(adapter=adapter or b"", **typed(header, _UPDATE_FIELDS))
 
 
 _UPDATE_FIELDS: Mapping[str, type] = {
@@ -239,14 +229,14 @@ class Scores:
 
     def to_record(self) -> RecordDict:
         """The scores as Flower's content of a message."""
-        return _record({"kind": "scores", **self.header()})
+        return to_record({"kind": "scores", **self.header()})
 
     @classmethod
     def from_header(cls, header: Mapping[str, Any]) -> "Scores":
         """Read what `header` wrote."""
         for metrics in (header["metrics"], header["majority"]):
-            _typed(metrics, dict.fromkeys(metrics, float))
-        return cls(**_typed(header, _SCORES_FIELDS))
+            typed(metrics, dict.fromkeys(metrics, float))
+        return cls(**typed(header, _SCORES_FIELDS))
 
 
 _SCORES_FIELDS: Mapping[str, type] = {
@@ -269,7 +259,7 @@ class Working:
 
     def to_record(self) -> RecordDict:
         """The news as Flower's content of a message."""
-        return _record({"kind": "working", **{name: getattr(self, name) for name in _WORKING}})
+        return to_record({"kind": "working", **{name: getattr(self, name) for name in _WORKING}})
 
 
 _WORKING: Mapping[str, type] = {"order": str, "site": str, "step": int, "steps": int}
@@ -286,7 +276,7 @@ class Lacks:
     def to_record(self) -> RecordDict:
         """The question as Flower's content of a message."""
         header = {"order": self.order, "site": self.site, "digests": list(self.digests)}
-        return _record({"kind": "lacks", **header})
+        return to_record({"kind": "lacks", **header})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -306,7 +296,7 @@ class Failure:
 
     def to_record(self) -> RecordDict:
         """The failure as Flower's content of a message."""
-        return _record({"kind": "failure", **self.header()})
+        return to_record({"kind": "failure", **self.header()})
 
     def header(self) -> dict[str, Any]:
         """The failure as JSON."""
@@ -316,7 +306,7 @@ class Failure:
     @classmethod
     def from_header(cls, header: Mapping[str, Any]) -> "Failure":
         """Read what `header` wrote."""
-        text = _typed(header, {"site": str, "error": str, "ref": str})
+        text = typed(header, {"site": str, "error": str, "ref": str})
         reason = None if header["reason"] is None else Reason[header["reason"]]
         return cls(site=text["site"], error=text["error"], reference=text["ref"], reason=reason)
 
@@ -331,7 +321,7 @@ class Presence:
 
     def to_record(self) -> RecordDict:
         """The answer as Flower's content of a message."""
-        return _record({"site": self.site, "code": self.code, "holds": list(self.holds)})
+        return to_record({"site": self.site, "code": self.code, "holds": list(self.holds)})
 
     @classmethod
     def from_record(cls, record: RecordDict) -> "Presence":
@@ -341,10 +331,10 @@ class Presence:
             SiteFailed: it is something else.
         """
         try:
-            header, _ = _parts(record)
-            fields = _typed(header, {"site": str, "code": str, "holds": list})
-            holds = _texts(fields["holds"])
-        except _UNREADABLE as error:
+            header, _ = parts_of(record)
+            fields = typed(header, {"site": str, "code": str, "holds": list})
+            holds = texts(fields["holds"])
+        except UNREADABLE as error:
             found = type(error).__name__
             raise SiteFailed(f"found a message that can't be read ({found})") from None
         return cls(site=fields["site"], code=fields["code"], holds=holds)
@@ -363,94 +353,22 @@ def read_reply(record: RecordDict) -> Reply:
         SiteFailed: it is none, or its adapter doesn't match its digest.
     """
     try:
-        header, blobs = _parts(record)
+        header, blobs = parts_of(record)
         match header["kind"]:
             case "update":
                 return Update.from_parts(header, blobs.get("adapter"))
             case "scores":
                 return Scores.from_header(header)
             case "working":
-                return Working(**_typed(header, _WORKING))
+                return Working(**typed(header, _WORKING))
             case "lacks":
-                told = _typed(header, {"order": str, "site": str, "digests": list})
-                digests = _texts(told["digests"])
+                told = typed(header, {"order": str, "site": str, "digests": list})
+                digests = texts(told["digests"])
                 return Lacks(order=told["order"], site=told["site"], digests=digests)
             case "failure":
                 return Failure.from_header(header)
             case kind:
                 raise ValueError(kind)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         found = type(error).__name__
         raise SiteFailed(f"found a message that can't be read ({found})") from None
-
-
-def wire_bytes(record: RecordDict) -> int:
-    """Bytes of the blobs and the header of a message."""
-    return len(_header(record)) + sum(len(array.data) for array in _blobs(record).values())
-
-
-def blobs_of(record: RecordDict) -> Sequence[tuple[str, int]]:
-    """(name, bytes) of every blob of a message: what an audit writes down."""
-    return [(name, len(array.data)) for name, array in _blobs(record).items()]
-
-
-def _record(header: Mapping[str, Any], blobs: Mapping[str, bytes] | None = None) -> RecordDict:
-    # One blob an array: hundreds of small arrays cost four times as long (measured).
-    arrays = {
-        name: Array("uint8", (len(blob),), "safetensors", blob)
-        for name, blob in (blobs or {}).items()
-    }
-    return RecordDict(
-        {
-            "header": ConfigRecord({"json": canonical_json(header)}),
-            "blobs": ArrayRecord(arrays),
-        }
-    )
-
-
-def _parts(record: RecordDict) -> tuple[dict[str, Any], dict[str, bytes]]:
-    text = _header(record)
-    if len(text) > _MOST_HEADER:
-        raise ValueError(f"a header of {len(text)} letters")
-    header = json.loads(text)
-    return header, {name: array.data for name, array in _blobs(record).items()}
-
-
-# Not `record.array_records`: it makes a view in a reference cycle (flwr 1.41), which keeps a
-# message of hundreds of MB alive until Python's collector comes by (measured).
-def _header(record: RecordDict) -> str:
-    header = record["header"]
-    if not isinstance(header, ConfigRecord):
-        raise TypeError("header")
-    return str(header["json"])
-
-
-def _blobs(record: RecordDict) -> ArrayRecord:
-    blobs = record["blobs"]
-    if not isinstance(blobs, ArrayRecord):
-        raise TypeError("blobs")
-    return blobs
-
-
-def _typed(header: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a header, each of its type; JSON writes some floats as whole numbers."""
-    for name, kind in fields.items():
-        kinds, value = (int, float) if kind is float else kind, header[name]
-        # `bool` is an `int` to Python, and JSON can say `true`.
-        if not isinstance(value, kinds) or isinstance(value, bool):
-            raise TypeError(name)
-        if isinstance(value, int) and abs(value) >= _MOST_NUMBER:
-            raise ValueError(name)
-    return {name: header[name] for name in fields}
-
-
-def _texts(values: Sequence[Any]) -> tuple[str, ...]:
-    if not all(isinstance(value, str) for value in values):
-        raise TypeError("a list of texts")
-    return tuple(values)
-
-
-def _check_digest(what: str, blob: bytes | None, expected: str | None) -> None:
-    found = None if blob is None else sha256(blob)
-    if found != expected:
-        raise SiteFailed(f"{what} of a message has the digest {found}, expected {expected}")

@@ -24,9 +24,9 @@ from common.exchange import (
     Reply,
     Working,
     read_reply,
-    wire_bytes,
 )
 from common.identity import code_digest
+from common.wire import wire_bytes
 from server.accept import Accept, Done, Received, Refused, Waiting
 from server.plain import plain
 
