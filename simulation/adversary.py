@@ -17,6 +17,7 @@ from enum import StrEnum
 
 import psutil
 
+from common.release import RELEASE_FILE
 from simulation.loopback import COORDINATOR, Federation
 
 #: Told of every strike.
@@ -130,7 +131,7 @@ class Adversary:
         now = time.monotonic()
         self._keep_down(now)
         self._let_go(now)
-        if not self._relented and self.killed < self.kills and now >= self._due:
+        if not self._relented and now >= self._due and self.killed < self._due_kills():
             self._strike(now)
 
     def relent(self) -> None:
@@ -140,6 +141,16 @@ class Adversary:
         self._still = [(process, 0.0) for process, _ in self._still]
         self._down = dict.fromkeys(self._down, 0.0)
         self.act()
+
+    def _due_kills(self) -> int:
+        """Every stage takes half of the kills that are left, the last one all.
+
+        Under fire a run makes little headway: else all would fall into the first stage.
+        """
+        released = len(list(self.federation.run.bank.glob(f"*/{RELEASE_FILE}")))
+        if released + 1 >= len(self.federation.plan.stages):
+            return self.kills
+        return self.kills - self.kills // 2 ** (released + 1)
 
     def _strike(self, now: float) -> None:
         if self._next is None:
