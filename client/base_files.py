@@ -4,10 +4,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
+from client.original_files import MODEL_TYPE, identity_files, model_type, original_in
 from common.errors import ModelError
 from common.identity import files_digest
 
-#: What decides how the model answers, and so what its digest covers.
+#: The layout that most models of the Hugging Face hub have.
+TRANSFORMERS: Final = "llava"
+#: What decides how a model in transformers' layout answers, and so what its digest covers.
 _IDENTITY: Final = (
     "config.json",
     "*.safetensors",
@@ -19,6 +22,8 @@ _IDENTITY: Final = (
 
 def base_digest(folder: Path) -> str:
     """SHA-256 over everything in `folder` that decides how the model answers.
+
+    In the original layout (client/original_files.py) CLIP's folder inside counts, too.
 
     Raises:
         ModelError: the folder holds no model.
@@ -36,6 +41,8 @@ def _identity_files(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise ModelError(f"{folder}: found no folder, expected a base model")
+    if (original := original_in(folder)) is not None:
+        return identity_files(original)
     files = sorted({file for pattern in _IDENTITY for file in folder.glob(pattern)})
     names = [file.name for file in files]
     for name, there in {
@@ -44,8 +51,23 @@ def _identity_files(folder: Path) -> list[Path]:
         "tokenizer.json": "tokenizer.json" in names,
     }.items():
         if not there:
+            # Another architecture is the better reason for what is missing.
+            check_kind(folder, model_type(folder) or TRANSFORMERS)
             raise ModelError(f"{folder}: found no {name}, expected a LLaVA in transformers' layout")
     return files
+
+
+def check_kind(folder: Path, kind: str | None) -> None:
+    """`kind` is one of the two architectures that can be loaded.
+
+    Raises:
+        ModelError: it is another.
+    """
+    if kind not in (TRANSFORMERS, MODEL_TYPE):
+        raise ModelError(
+            f"{folder}/config.json, model_type: found {kind!r}, expected {TRANSFORMERS!r} "
+            f"(transformers' layout) or {MODEL_TYPE!r} (LLaVA-Med v1.5's own)"
+        )
 
 
 @lru_cache(maxsize=8)

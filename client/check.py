@@ -148,7 +148,7 @@ def _device(site: Site) -> Finding:
 
 
 def _task(folder: Path) -> list[Finding]:
-    data, name = check_task(folder), folder.name
+    data, name = check_task(folder, may_share=may_share(folder)), folder.name
     counts = f"{len(data.train)} training and {len(data.test)} test questions, every image decodes"
     return [ok(f"data {name}", counts), _labels(name, data)]
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -23,8 +24,9 @@ from common.plan import Hold, Rule
 
 def base_of(assignment: Assignment) -> BaseModel:
     """The frozen model that the assignment is about."""
-    precision = assignment.plan.training.precision
-    return load_base(assignment.base_model, precision, assignment.device)
+    plan = assignment.plan
+    folder, device = assignment.base_model, assignment.device
+    return load_base(folder, plan.training.precision, device, plan.vision_weights)
 
 
 def trained_factors(rule: Rule, round: int) -> Factor:
@@ -72,7 +74,7 @@ def train_worn(
     factors = [factor for pair in model.adapted.pairs().values() for factor in pair]
     try:
         descent = assignment.descend(Decoder(model), factors, training)
-        batches = Batches(model, examples)
+        batches = Batches(model, [*examples, *assignment.others])
         loss_of = token_loss(descent.network, batches, training.micro_batch, descent.share)
         course = assignment.course(len(examples))
         with model.checkpointed() if training.gradient_checkpointing else nullcontext():
@@ -81,6 +83,23 @@ def train_worn(
             return model.adapted.current(), trained
     finally:
         model.adapted.silence()
+
+
+def mean_loss(
+    assignment: Assignment, hold: Hold, adapters: Sequence[Adapter], examples: Sequence[Example]
+) -> float:
+    """The mean cross-entropy over the labels of `examples` (nats), with `adapters` summed."""
+    model = base_of(assignment)
+    model.adapted.silence()
+    model.adapted.freeze(adapters, hold)
+    batches, together = Batches(model, examples), assignment.plan.evaluation.batch_size
+    decoder, everything = Decoder(model), range(len(examples))
+    with torch.inference_mode():
+        parts = [
+            decoder(batches.take(everything[start : start + together]))
+            for start in range(0, len(examples), together)
+        ]
+    return float(torch.stack(parts).double().sum()) / batches.labelled(everything)
 
 
 def answer_worn(assignment: Assignment, hold: Hold, questions: Sequence[Example]) -> list[str]:

@@ -1,6 +1,7 @@
-"""The base model: any LLaVA in transformers' layout, frozen, its linears ready for adapters.
+"""The base model: a frozen LLaVA, its linears ready for adapters.
 
-Nothing here knows whether the folder holds the small embedded model or a 7B.
+The folder has transformers' layout, with a small model or a large one in it, or
+LLaVA-Med v1.5's own (client/llava_med.py). What comes out is the same.
 Legend of shapes: B batch, T tokens, N image tokens, V width of the tower, D of the decoder.
 """
 # torch and transformers leave parts of their interfaces untyped.
@@ -8,7 +9,7 @@ Legend of shapes: B batch, T tokens, N image tokens, V width of the tower, D of 
 # pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
 
 import json
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -28,13 +29,15 @@ from transformers import (
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.utils import logging as transformers_logging
 
-from client.base_files import base_digest
+from client.base_files import base_digest, check_kind
 from client.features import FeatureCache
 from client.images import load_image, pad_to_square
+from client.llava_med import Parts, open_parts
 from client.lora import Adapted, adapt
+from client.original_files import original_in
 from client.prompt import Tokenizer
 from common.errors import ModelError
-from common.plan import Precision
+from common.plan import Precision, VisionWeights
 
 _DTYPES: Final = {Precision.FP32: torch.float32, Precision.BF16: torch.bfloat16}
 
@@ -139,15 +142,21 @@ class BaseModel:
         return (whole[1:] if config.vision_feature_select_strategy == "default" else whole).cpu()
 
 
-def load_base(folder: Path, precision: Precision, device: torch.device) -> BaseModel:
+def load_base(
+    folder: Path,
+    precision: Precision,
+    device: torch.device,
+    vision: VisionWeights = VisionWeights.OPENAI,
+) -> BaseModel:
     """The model in `folder`, complete, frozen and on `device`; read once per process.
 
-    No network is ever asked.
+    No network is ever asked. `vision` says whose tower a LLaVA-Med in its original layout
+    gets; transformers' layout has one tower alone.
 
     Raises:
         ModelError: a file or a weight is missing, foreign or of another shape.
     """
-    return _load(folder.resolve(), base_digest(folder), precision, str(device))
+    return _load(folder.resolve(), base_digest(folder), precision, str(device), vision)
 
 
 def forget_base() -> None:
@@ -156,24 +165,36 @@ def forget_base() -> None:
 
 
 @lru_cache(maxsize=1)
-def _load(folder: Path, digest: str, precision: Precision, device: str) -> BaseModel:
+def _load(
+    folder: Path, digest: str, precision: Precision, device: str, vision: VisionWeights
+) -> BaseModel:
     # Keyed by the digest, too: a model that is replaced is loaded again.
-    config = _config(folder)
-    network = _network(folder, config, _DTYPES[precision]).eval()
+    # Progress is ours to show, and what is wrong with the weights is our error to raise.
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    original = original_in(folder)
+    parts = _parts(folder) if original is None else open_parts(original, vision)
+    network = _network(folder, parts, _DTYPES[precision]).eval()
     # A module's own `to`: transformers' wraps it without types.
     torch.nn.Module.to(network, torch.device(device))
-    tokenizer, pixels = _coders(folder)
-    vision: Any = config.vision_config
-    patches = (vision.image_size // vision.patch_size) ** 2
+    config: Any = network.config
+    patches = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
     return BaseModel(
         network=network,
         adapted=adapt(network),
-        tokenizer=tokenizer,
-        pixels=pixels,
+        tokenizer=parts.tokenizer,
+        pixels=parts.pixels,
         image_token=config.image_token_id,
         image_tokens=patches + (config.vision_feature_select_strategy != "default"),
         cache=FeatureCache(),
     )
+
+
+def _parts(folder: Path) -> Parts:
+    """What a folder in transformers' layout holds; its weights are left to transformers."""
+    config = _config(folder)
+    tokenizer, pixels = _coders(folder)
+    return Parts(config, None, tokenizer, pixels)
 
 
 def _config(folder: Path) -> LlavaConfig:
@@ -181,22 +202,16 @@ def _config(folder: Path) -> LlavaConfig:
         document = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except ValueError:
         raise ModelError(f"{folder}: found a config.json that is not JSON") from None
-    kind = document.get("model_type") if isinstance(document, dict) else None
-    if kind != "llava":
-        raise ModelError(f"{folder}/config.json, model_type: found {kind!r}, expected 'llava'")
+    check_kind(folder, document.get("model_type") if isinstance(document, dict) else None)
     return LlavaConfig.from_dict(document)
 
 
-def _network(
-    folder: Path, config: LlavaConfig, dtype: torch.dtype
-) -> LlavaForConditionalGeneration:
-    # Progress is ours to show, and what is wrong with the weights is our error to raise.
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
+def _network(folder: Path, parts: Parts, dtype: torch.dtype) -> LlavaForConditionalGeneration:
     try:
         loaded: Any = LlavaForConditionalGeneration.from_pretrained(
-            folder,
-            config=config,
+            folder if parts.weights is None else None,
+            state_dict=parts.weights,
+            config=parts.config,
             dtype=dtype,
             attn_implementation="sdpa",
             local_files_only=True,
@@ -207,6 +222,16 @@ def _network(
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{folder}: the model can't be loaded ({_line(error)})") from None
     network, info = loaded
+    _check_loaded(folder, info)
+    return network
+
+
+def _check_loaded(folder: Path, info: Mapping[str, Any]) -> None:
+    """`info` is transformers' account of a loading, and it has nothing to say.
+
+    Raises:
+        ModelError: it has.
+    """
     # A missing weight would be a random one with only a warning; an unused one is a sign
     # of another architecture.
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
@@ -217,7 +242,6 @@ def _network(
                 f"{folder}: found {len(keys)} {kind.replace('_', ' ')} in the weights, "
                 f"expected none; the first: {', '.join(keys[:3])}"
             )
-    return network
 
 
 def _coders(folder: Path) -> tuple[Any, CLIPImageProcessorPil]:

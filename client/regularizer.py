@@ -13,6 +13,9 @@ the second term is a constant. `C` is the contrast:
                the first where the modality is the same. The paper's formula.
     grassmann  z(i) = |Q' Q_i|^2 / rank with Q, Q_i orthonormal bases of the rows of A, A_i;
                InfoNCE over z at a temperature, mean over layers. Any gauge, any size of A.
+    attract    mean over M of |W - P|^2 with P the mean of the prototypes of the same modality
+               (a proximal term: L2-SP, arXiv 1802.01483); 0 without one. It depends on the
+               gauge, so it is for a stage that starts from P.
 
 Without a prototype (the first stage) R is 0, orthogonality included, as in the paper's code.
 
@@ -217,6 +220,26 @@ class _Exp:
 
 
 @dataclass(frozen=True, slots=True)
+class _Attract:
+    """|W - P|^2 times a weight; shape of prototype: (L, X, Y)."""
+
+    prototype: torch.Tensor
+    weight: float
+
+    def at(
+        self, w_LXY: torch.Tensor, gram_LRR: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """See `_Contrast`: the gradient is 2 weight (W - P)."""
+        value = self.weight * (w_LXY - self.prototype).square().sum()
+        inner_RR = (
+            2
+            * self.weight
+            * torch.eye(gram_LRR.shape[-1], dtype=gram_LRR.dtype, device=gram_LRR.device)
+        )
+        return value, inner_RR.expand_as(gram_LRR), -2 * self.weight * self.prototype
+
+
+@dataclass(frozen=True, slots=True)
 class _Grassmann:
     """InfoNCE over how much the rows of A share with each prototype's rows, times a weight.
 
@@ -302,6 +325,10 @@ def _contrast(
             factors_LKF.square().sum(2),
             torch.tensor(signs, dtype=_exact(like), device=like.device) * weight,
         )
+    same = [prototype for prototype in prototypes if prototype.same]
+    if similarity is Similarity.ATTRACT and same:
+        factors_LKXY = _stacked(same, layers, like, lambda pair: (pair.a, pair.b)[side])
+        return _Attract(factors_LKXY.mean(1), weights.contrast / (2 * len(pairs)))
     if similarity is Similarity.GRASSMANN and side == 0:
         return _Grassmann(
             _stacked(prototypes, layers, like, lambda pair: _orthonormal(pair.a)).flatten(1, 2),

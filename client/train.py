@@ -49,6 +49,8 @@ class Course:
     """One round of a stage at a site: which part of the plan's training it is.
 
     Attributes:
+        examples: how many the stage's own task has: what the steps are counted by.
+        others: how many of other tasks, behind them, are drawn from as well.
         checkpoint: where the round is kept while it lasts; None keeps nothing.
     """
 
@@ -57,6 +59,7 @@ class Course:
     round: int
     site: str
     examples: int
+    others: int = 0
     checkpoint: Checkpoint | None = None
 
     def batches(self) -> list[list[int]]:
@@ -69,8 +72,9 @@ class Course:
         drawn = max(1, round(stage.local_epochs * self.examples))
         seed = seed_for(self.plan.seed, "batches", self.stage, self.round, self.site)
         generator = np.random.default_rng(seed)
-        epochs = math.ceil(drawn / self.examples)
-        order = np.concatenate([generator.permutation(self.examples) for _ in range(epochs)])
+        pool = self.examples + self.others
+        epochs = math.ceil(drawn / pool)
+        order = np.concatenate([generator.permutation(pool) for _ in range(epochs)])
         steps = math.ceil(drawn / stage.batch_size)
         return [part.tolist() for part in np.array_split(order[:drawn], steps)]
 
@@ -144,6 +148,7 @@ def _key(course: Course, descent: Descent) -> Key:
         "round": course.round,
         "site": course.site,
         "examples": course.examples,
+        "others": course.others,
         "code": code_digest(),
         "layout": descent.layout,
     }

@@ -28,7 +28,7 @@ def one_step(plan: Plan, site: Site, stage: int) -> tuple[float, float]:
     method = METHODS[plan.method.name]
     started = time.monotonic()
     try:
-        _, trained = method.train(assignment, method.start(assignment), examples, _silent)
+        _, trained = method.train(assignment, method.start(assignment, examples), examples, _silent)
     except torch.OutOfMemoryError:
         raise SiteFailed(
             f"stage {task.name}: a step needs more GPU memory than there is; a smaller "

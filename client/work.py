@@ -21,7 +21,7 @@ from client.base_files import base_digest
 from client.checkpoint import Checkpoint
 from client.data import TEST_FILE, TRAIN_FILE, Example, TaskData, read_task
 from client.failures import OrderRefused
-from client.methods import mslora_cr, sequential
+from client.methods import joint, mslora_cr, sequential, zero_shot
 from client.methods.interface import Assignment, Method
 from client.policy import check_examples, check_order
 from client.site import Device, Site
@@ -38,7 +38,12 @@ from common.progress import News
 Tell: TypeAlias = Callable[[News], None]
 
 #: Every method by its name in a plan.
-METHODS: Final[dict[str, Method]] = {"mslora_cr": mslora_cr, "sequential": sequential}
+METHODS: Final[dict[str, Method]] = {
+    "mslora_cr": mslora_cr,
+    "sequential": sequential,
+    "joint": joint,
+    "zero_shot": zero_shot,
+}
 
 
 def do(order: Order, site: Site, tell: Tell, checkpoint: Checkpoint | None) -> Answer:
@@ -87,7 +92,7 @@ def train_here(order: Order, assignment: Assignment, site: Site, tell: Tell) -> 
     """What the order's training in this process comes to."""
     plan, examples = assignment.plan, data_of(order, site).train
     method = METHODS[plan.method.name]
-    adapter = _adapter_of(order, site) or method.start(assignment)
+    adapter = _adapter_of(order, site) or method.start(assignment, examples)
 
     def report(progress: Progress) -> None:
         tell(asdict(progress))
@@ -193,7 +198,22 @@ def assignment_of(order: Order, site: Site, checkpoint: Checkpoint | None) -> As
         base_model=site.base_model,
         device=device_of(site),
         checkpoint=checkpoint,
+        others=_others(order, site),
     )
+
+
+def _others(order: Order, site: Site) -> tuple[Example, ...]:
+    """What `Assignment.others` is. Their modalities are within the policy, too."""
+    plan = plan_of(order, site)
+    if order.work is Work.EVALUATE or plan.method.name != "joint":
+        return ()
+    found: list[Example] = []
+    for number, stage in enumerate(plan.stages):
+        if number != order.stage and site.name in stage.sites:
+            other = replace(order, stage=number)
+            check_order(other, plan, site)
+            found += data_of(other, site).train
+    return tuple(found)
 
 
 def _adapter_of(order: Order, site: Site) -> Adapter | None:

@@ -1,26 +1,28 @@
-"""`fedmslora bank`: look at a bank of releases, check it, and take adapters out of it."""
+"""`fedmslora bank`: look at a bank of releases, check it, fill it and take adapters out."""
 
 # typer 0.20 leaves a type of click's open in its overloads; not ours to fix.
 # pyright: reportUnknownMemberType=false
 
-import json
 from itertools import zip_longest
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from commands.bank_exchange import (
+    Folder,
+    Json,
+    Which,
+    export_stage,
+    identity,
+    import_folders,
+    print_json,
+)
 
 if TYPE_CHECKING:
     from common.bank import Bank
     from common.release import Release
 
 app = typer.Typer(no_args_is_help=True, help="The append-only bank of released adapters.")
-
-Folder = Annotated[Path, typer.Argument(metavar="BANK", help="The bank's folder.")]
-Which = Annotated[
-    str, typer.Argument(metavar="STAGE", help="A release's name, or its position (0 is the first).")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 
 @app.command("list")
@@ -34,7 +36,7 @@ def list_releases(bank: Folder, as_json: Json = False) -> None:
     opened = Bank.open(bank)
     if as_json:
         releases = [_document(release) for release in opened.releases]
-        _print_json({**_identity(opened), "releases": releases})
+        print_json({**identity(opened), "releases": releases})
     else:
         _print_table(opened)
 
@@ -49,7 +51,7 @@ def show(bank: Folder, stage: Which, as_json: Json = False) -> None:
 
     release = Bank.open(bank).named(stage)
     if as_json:
-        _print_json(_document(release))
+        print_json(_document(release))
         return
     typer.echo(release.folder)
     for name, lines in _shown(release).items():
@@ -82,7 +84,7 @@ def verify(
     checked = verify_bank(bank, Expected(base_sha256=base_sha256, signer=signer, head=head))
     signers = sorted({release.signer for release in checked.releases})
     if as_json:
-        _print_json({**_identity(checked), "verified": len(checked.releases), "signers": signers})
+        print_json({**identity(checked), "verified": len(checked.releases), "signers": signers})
         return
     typer.echo(
         f"{bank}: {len(checked.releases)} releases verified: every file, the chain of hashes "
@@ -94,39 +96,8 @@ def verify(
         typer.echo(f"signed by   {key}")
 
 
-@app.command("export")
-def export_stage(
-    bank: Folder,
-    stage: Which,
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The new folder of the adapter.")],
-    as_json: Json = False,
-) -> None:
-    """Write the model of a stage as one PEFT adapter: the exact sum of what it adds up.
-
-    Example: fedmslora bank export runs/demo/bank histology exported/histology
-    """
-    from common.bank import Bank, export
-
-    opened = Bank.open(bank)
-    release = opened.named(stage)
-    folder = export(opened, release.stage, out)
-    summed = [opened.releases[position].name for position in release.sums]
-    if as_json:
-        _print_json({"folder": str(folder), "stage": release.name, "sums": summed})
-        return
-    typer.echo(f"{folder}: one PEFT adapter, the exact sum of {', '.join(summed)}.")
-
-
-def _print_json(document: dict[str, Any]) -> None:
-    typer.echo(json.dumps(document, indent=1))
-
-
-def _identity(bank: "Bank") -> dict[str, Any]:
-    return {
-        "bank": str(bank.folder),
-        "base_model": bank.base_model.model_dump(),
-        "head": bank.head,
-    }
+app.command("export")(export_stage)
+app.command("import")(import_folders)
 
 
 def _document(release: "Release") -> dict[str, Any]:

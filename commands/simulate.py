@@ -79,11 +79,13 @@ def report(
     Example: fedmslora report runs/demo
     """
     from common.report import read_report, write_report
+    from common.report_methods import read_tests
 
-    write_report(folder, read_report(folder))
+    write_report(folder, read_report(folder), read_tests(folder))
     if json_out:
         typer.echo((folder / "report.json").read_text(encoding="utf-8"), nl=False)
     else:
+        _say_comparison(folder)
         typer.echo(f"report: {folder / 'report.html'}")
 
 
@@ -97,7 +99,19 @@ def _engine(name: str) -> "Engine":
     return Engine(name)
 
 
+def _say_comparison(folder: Path) -> None:
+    """The methods side by side, where there are several runs."""
+    from common.report import read_report
+    from common.report_methods import read_tests
+    from common.report_text import comparison_text
+
+    reports = read_report(folder)
+    if len(reports) > 1:
+        typer.echo(comparison_text(reports, read_tests(folder)) + "\n")
+
+
 def _say_what_to_do(folder: Path) -> None:
+    _say_comparison(folder)
     if (folder / "bank").exists():
         typer.echo(f"bank:   {folder / 'bank'}   (fedmslora bank list {folder / 'bank'})")
     typer.echo(f"report: {folder / 'report.html'}")

@@ -278,17 +278,10 @@ def export(bank: Bank, upto: int, folder: Path, files: Files = DISK) -> Path:
     if folder.exists() or folder.is_symlink():
         raise BankError(f"{folder}: found something there, expected a folder that does not exist")
     release = bank.release(upto)
-    summed = [bank.release(stage) for stage in release.sums]
-    adapters = [bank.adapter(one.stage) for one in summed]
+    adapters = [bank.adapter(stage) for stage in release.sums]
     source = f"{bank.folder}, the sum for {release.folder}"
     blobs = sum_blobs(adapters, bank.base_model.name, source)
-    blobs[PROVENANCE_FILE] = text_of(
-        {
-            "base_model": bank.base_model.model_dump(),
-            "stage": release.name,
-            "releases": [{"folder": one.folder, "hash": one.hash} for one in summed],
-        }
-    )
+    blobs[PROVENANCE_FILE] = provenance(bank, upto)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         write_folder(folder, blobs, files)
@@ -297,6 +290,19 @@ def export(bank: Bank, upto: int, folder: Path, files: Files = DISK) -> Path:
             remove_if_there(writing(folder), files)
         raise BankError(f"{folder}: can't be written ({error.strerror})") from None
     return folder
+
+
+def provenance(bank: Bank, upto: int) -> bytes:
+    """What an exported stage was made of, as a JSON text."""
+    release = bank.release(upto)
+    summed = [bank.release(stage) for stage in release.sums]
+    return text_of(
+        {
+            "base_model": bank.base_model.model_dump(),
+            "stage": release.name,
+            "releases": [{"folder": one.folder, "hash": one.hash} for one in summed],
+        }
+    )
 
 
 def _bank_of(folder: Path, chain: Chain) -> Bank:

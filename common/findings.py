@@ -132,12 +132,13 @@ def _of_method(runs: Sequence[RunReport]) -> MethodScores:
     return MethodScores(
         runs[0].method,
         tuple(run.seed for run in runs),
-        tuple(_spread([run.scores[task][task] for run in runs]) for task in tasks),
-        tuple(_spread([run.scores[-1][task] for run in runs]) for task in tasks),
+        tuple(spread([run.scores[task][task] for run in runs]) for task in tasks),
+        tuple(spread([run.scores[-1][task] for run in runs]) for task in tasks),
     )
 
 
-def _spread(scores: Sequence[float | None]) -> Spread | None:
+def spread(scores: Sequence[float | None]) -> Spread | None:
+    """Mean and deviation of the scores that are there; None if none is."""
     known = [score for score in scores if score is not None]
     if not known:
         return None

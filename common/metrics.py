@@ -7,25 +7,24 @@ their last digit, quirks included; each quirk is named where it stands.
 
 import json
 import math
-import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import cast
 
 from common.errors import DataError
+from common.vqa_words import normalize
 
 #: Texts and pairs kept by the caches below; the largest file of the paper has 6,761 answers.
 _REMEMBERED = 1 << 15
-#: Periods that one normalization removes: the reference passes a flag of `re` (UNICODE, which
-#: is 32) where `sub` takes a count.
-_PERIODS = 32
 #: Of the four n-gram orders: the paper's `bleu_score`, and its `bleu_score_1` to `_3`.
 _BLEU_WEIGHTS = [(0.25, 0.25, 0.25, 0.25), (1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0)]
+#: What the paper's evaluator reads where a field is not there.
+_OTHER_NAMES = {"text": "prediction", "gt": "ground_truth"}
 
 
 class AnswerKind(StrEnum):
@@ -37,12 +36,18 @@ class AnswerKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the model answered to one question, and the truth."""
+    """What the model answered to one question, and the truth.
+
+    Attributes:
+        id: the question's name in its file (`question_id`), not always unique there; None
+            where it has none.
+    """
 
     question: str
     answer: str
     truth: str
     kind: AnswerKind
+    id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +75,7 @@ class Bleu:
 
 
 @dataclass(frozen=True, slots=True)
-class _Judged:
+class Judged:
     """Everything measured on one answer, and its normalized truth."""
 
     truth: str
@@ -81,10 +86,11 @@ class _Judged:
 
 
 def read_answers(file: Path) -> list[Answer]:
-    """Read answers, one JSON object a line: `prompt`, `text`, `gt`, `answer_type`.
+    """Read answers, one JSON object a line: `question_id`, `prompt`, `text`, `gt`, `answer_type`.
 
-    Without `answer_type` a question is open, as in the paper's evaluator; the scores don't
-    look at `prompt`, so it may be absent, too.
+    As in the paper's evaluator a question without `answer_type` is open, and `prediction` and
+    `ground_truth` are other names of `text` and `gt`. The scores don't look at `question_id`
+    and `prompt`, so these may be absent, too.
 
     Raises:
         DataError: naming the file and the line; also for a file without an answer.
@@ -164,6 +170,11 @@ def task_metrics(answers: Sequence[Answer]) -> dict[str, float]:
     return measures
 
 
+def judge(answer: Answer) -> Judged:
+    """Everything that can be measured on one answer; means of it are the tables above."""
+    return _judge(answer.answer, answer.truth)
+
+
 def majority_answers(train: Sequence[tuple[str, str]]) -> Callable[[str], str]:
     """The constant baseline: the commonest training answer of a question's text.
 
@@ -181,26 +192,6 @@ def majority_answers(train: Sequence[tuple[str, str]]) -> Callable[[str], str]:
     commonest = {question: _commonest(answers) for question, answers in counts.items()}
     overall = _commonest(Counter(answer for _, answer in train))
     return lambda question: commonest.get(question, overall)
-
-
-@lru_cache(maxsize=_REMEMBERED)
-def normalize(text: str) -> str:
-    """`text` as the VQA challenge compares words (EvalAI's processor, see the module).
-
-    A mark of punctuation is deleted everywhere if it touches a space anywhere, or if the text
-    holds a number with a comma; else it becomes a space. Both conditions are judged on
-    the text as it came in.
-    """
-    tables = _tables()
-    delete_all = tables.comma.search(text) is not None
-    clean = text
-    for mark in tables.punctuation:
-        if mark in clean:
-            delete = delete_all or f"{mark} " in text or f" {mark}" in text
-            clean = clean.replace(mark, "" if delete else " ")
-    clean = tables.period.sub("", clean, count=_PERIODS)
-    words = [tables.numbers.get(word, word) for word in clean.lower().split()]
-    return " ".join(tables.contractions.get(w, w) for w in words if w not in tables.articles)
 
 
 def overlap(candidate: str, reference: str) -> Overlap:
@@ -240,39 +231,20 @@ def bleu(candidate: str, reference: str) -> Bleu:
     return Bleu(*map(float, scores))
 
 
-@dataclass(frozen=True, slots=True)
-class _Tables:
-    contractions: dict[str, str]
-    numbers: dict[str, str]
-    articles: frozenset[str]
-    punctuation: tuple[str, ...]
-    period: re.Pattern[str]
-    comma: re.Pattern[str]
-
-
-@cache
-def _tables() -> _Tables:
-    """The public tables of the VQA evaluation."""
-    file = Path(__file__).with_name("vqa_normalization.json")
-    tables = json.loads(file.read_text(encoding="utf-8"))
-    return _Tables(
-        contractions=tables["contractions"],
-        numbers=tables["manual_map"],
-        articles=frozenset(tables["articles"]),
-        punctuation=tuple(tables["punctuation"]),
-        period=re.compile(tables["period_strip"]),
-        comma=re.compile(tables["comma_strip"]),
-    )
-
-
 def _parse_answer(line: str, where: str) -> Answer:
     try:
         found = json.loads(line)
     except json.JSONDecodeError as error:
         raise DataError(f"{where}: not JSON ({error.msg} at column {error.colno})") from None
+    except (ValueError, RecursionError):
+        # A number of thousands of digits, or brackets a thousand deep.
+        raise DataError(f"{where}: found JSON that can't be read, expected an answer") from None
     if not isinstance(found, dict):
         raise DataError(f"{where}: found {_shown(found)}, expected a JSON object")
     fields = {"answer_type": "OPEN", "prompt": ""} | cast(dict[str, object], found)
+    for name, other in _OTHER_NAMES.items():
+        if name not in fields and other in fields:
+            fields[name] = fields[other]
     kind = _text(fields, "answer_type", where)
     if kind not in set(AnswerKind):
         raise DataError(f"{where}, answer_type: found {kind!r}, expected 'OPEN' or 'CLOSED'")
@@ -281,15 +253,16 @@ def _parse_answer(line: str, where: str) -> Answer:
         answer=_text(fields, "text", where),
         truth=_text(fields, "gt", where),
         kind=AnswerKind(kind),
+        id=None if fields.get("question_id") is None else _text(fields, "question_id", where),
     )
 
 
 def _text(fields: Mapping[str, object], field: str, where: str) -> str:
-    """The text of a field; a number is taken as it is written."""
+    """The text of a field; a number or truth value is taken as Python writes it (str)."""
     if field not in fields:
         raise DataError(f"{where}, {field}: found nothing, expected text")
     value = fields[field]
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
+    if not isinstance(value, str | int | float):
         raise DataError(f"{where}, {field}: found {_shown(value)}, expected text")
     return str(value)
 
@@ -299,24 +272,24 @@ def _shown(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _judge_all(answers: Sequence[Answer]) -> list[tuple[AnswerKind, _Judged]]:
+def _judge_all(answers: Sequence[Answer]) -> list[tuple[AnswerKind, Judged]]:
     if not answers:
         raise DataError("found no answer to score, expected at least one")
     return [(answer.kind, _judge(answer.answer, answer.truth)) for answer in answers]
 
 
 @lru_cache(maxsize=_REMEMBERED)
-def _judge(answer: str, truth: str) -> _Judged:
+def _judge(answer: str, truth: str) -> Judged:
     """Score one answer. An empty truth is contained in any answer, as in the reference.
 
     Only the answer is stripped first: a space at the truth's end decides about its punctuation.
     """
     said = normalize(answer.lower().replace("assistant:", "").strip())
     true = normalize(truth.lower())
-    return _Judged(true, said == true, true in said, overlap(said, true), bleu(said, true))
+    return Judged(true, said == true, true in said, overlap(said, true), bleu(said, true))
 
 
-def _balanced_accuracy(judged: Sequence[_Judged]) -> float:
+def _balanced_accuracy(judged: Sequence[Judged]) -> float:
     classes: dict[str, list[bool]] = {}
     for one in judged:
         classes.setdefault(one.truth, []).append(one.exact)

@@ -65,7 +65,21 @@ class Similarity(StrEnum):
 
     EXP = "exp"
     GRASSMANN = "grassmann"
+    #: No repulsion: a pull to the mean of the modality's own prototypes.
+    ATTRACT = "attract"
     NONE = "none"
+
+
+class Start(StrEnum):
+    """What a stage's adapter begins with: nothing learned, or something of the bank.
+
+    `modality`: the mean of the adapters of the stage's own modality. `nearest`: the one
+    adapter with which the site's own training questions have the least loss.
+    """
+
+    FRESH = "fresh"
+    MODALITY = "modality"
+    NEAREST = "nearest"
 
 
 class Prototypes(StrEnum):
@@ -90,6 +104,21 @@ class Precision(StrEnum):
 
     FP32 = "fp32"
     BF16 = "bf16"
+
+
+class VisionWeights(StrEnum):
+    """Whose vision tower a LLaVA-Med in its original layout gets; the reference takes OpenAI's."""
+
+    OPENAI = "openai"
+    CHECKPOINT = "checkpoint"
+
+
+class Earlier(StrEnum):
+    """When tasks that were learned before are scored again."""
+
+    ALL = "all"
+    LAST = "last"
+    NONE = "none"
 
 
 class DataSource(StrEnum):
@@ -139,18 +168,35 @@ class MSLoRACR(Strict):
     alpha: Positive
     active: Active = Active.ALL
     hold: Hold = Hold.FOLD
+    start: Start = Start.FRESH
     contrast: Contrast | None
 
+    @property
+    def label(self) -> str:
+        """What a comparison calls the method with these settings."""
+        if self.contrast is None:
+            return "separate" if self.active is Active.NONE else "mslora"
+        return "mslora_cr" if self.contrast.orthogonality is None else "mslora_cr_ortho"
 
-class Sequential(Strict):
-    """One LoRA, fine-tuned on and on: the baseline that forgets (client/methods/sequential.py)."""
 
-    name: Literal["sequential"]
+class OneAdapter(Strict):
+    """A baseline of one adapter that goes through all stages; a release is how it then stands.
+
+    `sequential` is fine-tuned on and on, and forgets; `joint` learns all tasks at once, the
+    upper bound; `zero_shot` learns nothing (client/methods/, a file each).
+    """
+
+    name: Literal["sequential", "joint", "zero_shot"]
     rank: Count
     alpha: Positive
 
+    @property
+    def label(self) -> str:
+        """What a comparison calls the method."""
+        return self.name
 
-MethodPlan: TypeAlias = Annotated[MSLoRACR | Sequential, Field(discriminator="name")]
+
+MethodPlan: TypeAlias = Annotated[MSLoRACR | OneAdapter, Field(discriminator="name")]
 
 
 class Training(Strict):
@@ -170,6 +216,10 @@ class Evaluation(Strict):
 
     #: Score tasks that have not arrived yet, too (for forward transfer).
     future: bool = False
+    #: Tasks learned before are scored after every stage, after the last one, or never.
+    earlier: Earlier = Earlier.ALL
+    #: Whether the base model alone is scored on each task that arrives.
+    zero_shot: bool = True
     batch_size: Count = 64
 
 
@@ -201,9 +251,14 @@ class Simulation(Strict):
     compare: tuple[Slug, ...] = ()
     #: Share of each task's usual training questions.
     train_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
-    #: Most test questions of a site and task; null takes all.
+    #: The same for some tasks, in its place.
+    train_fractions: dict[TaskName, Annotated[float, Field(gt=0, le=1)]] = {}
+    #: Most test questions of a hospital and task; null takes all.
     test_questions: Count | None = None
     label_noise: Fraction = 0.0
+    #: How many hospitals' data each of a task's sites holds, in their order: [3] pools at one
+    #: site what [1, 1, 1] leaves at three. Null deals one to each.
+    deal: Annotated[tuple[Count, ...], Field(min_length=1)] | None = None
 
 
 class Plan(Strict):
@@ -212,6 +267,8 @@ class Plan(Strict):
     name: Slug
     seed: Annotated[int, Field(ge=0)]
     base_model: BaseModelPin
+    #: Only a base model in LLaVA-Med's original layout has the choice.
+    vision_weights: VisionWeights = VisionWeights.OPENAI
     method: MethodPlan
     aggregation: Rule
     #: The number format in which adapters travel and are released.
@@ -237,7 +294,7 @@ class Plan(Strict):
 
     def base_of(self, stage: int) -> tuple[int, ...]:
         """The earlier stages whose adapters are summed under stage `stage` (0-based)."""
-        if isinstance(self.method, Sequential) or self.method.active is Active.NONE:
+        if isinstance(self.method, OneAdapter) or self.method.active is Active.NONE:
             return ()
         if self.method.active is Active.ALL:
             return tuple(range(stage))
@@ -249,13 +306,23 @@ class Plan(Strict):
 
         The oracle knows the task (arXiv 2508.11673 does): a task that has arrived is
         answered by the adapters that were there when it was learned; one that has not,
-        by what the bank would sum for it. Fine-tuning has only its latest adapter.
+        by what the bank would sum for it. A baseline of one adapter has only its latest.
         """
-        if isinstance(self.method, Sequential):
+        if isinstance(self.method, OneAdapter):
             return (after,)
         if task <= after:
             return (*self.base_of(task), task)
         return tuple(stage for stage in self.base_of(task) if stage <= after)
+
+    def scored_after(self, stage: int) -> range:
+        """The tasks that are scored with what the bank knows after stage `stage`."""
+        if self.evaluation.future:
+            return range(len(self.stages))
+        last = stage == len(self.stages) - 1
+        again = self.evaluation.earlier is Earlier.ALL or (
+            self.evaluation.earlier is Earlier.LAST and last
+        )
+        return range(stage + 1) if again else range(0)
 
 
 def load_plan(file: Path) -> Plan:
@@ -327,7 +394,7 @@ _PlanLoader.add_implicit_resolver(  # pyright: ignore[reportUnknownMemberType]
 FIELDS = frozenset(
     name
     for part in (
-        Plan, Stage, Training, Evaluation, Simulation, BaseModelPin, MSLoRACR, Sequential, Contrast,
+        Plan, Stage, Training, Evaluation, Simulation, BaseModelPin, MSLoRACR, OneAdapter, Contrast,
     )
     for name in part.model_fields
 )  # fmt: skip

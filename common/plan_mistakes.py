@@ -10,7 +10,7 @@ from pydantic_core import ErrorDetails
 Fields: TypeAlias = Mapping[str, Any]
 
 #: The methods that exist: one file each in client/methods/.
-METHODS = ("mslora_cr", "sequential")
+METHODS = ("mslora_cr", "sequential", "joint", "zero_shot")
 
 
 def cross_mistakes(document: Fields) -> list[str]:
@@ -28,6 +28,7 @@ def cross_mistakes(document: Fields) -> list[str]:
                 "expected a name of its own"
             )
         mistakes += [f"{where}, {text}" for text in _site_mistakes(sites, quorum)]
+        mistakes += [f"{where}, {text}" for text in _start_mistakes(document, sites)]
     return mistakes
 
 
@@ -39,6 +40,17 @@ def _site_mistakes(sites: list[Any], quorum: object) -> list[str]:
     if sites and isinstance(quorum, int) and quorum > len(sites):
         mistakes.append(f"quorum: found {quorum}, expected at most its {len(sites)} sites")
     return mistakes
+
+
+def _start_mistakes(document: Fields, sites: list[Any]) -> list[str]:
+    """Sites that begin with different adapters have no mean of A and B apart."""
+    start, rule = _fields(document.get("method")).get("start"), document.get("aggregation")
+    if start != "nearest" or rule == "svd" or len(sites) < 2:
+        return []
+    return [
+        f"sites: found {len(sites)} with method.start 'nearest' and the rule {rule!r}, expected "
+        "one site, or the rule 'svd': each site begins with what is nearest to its own questions"
+    ]
 
 
 def sentence(detail: ErrorDetails, document: Fields, fields: Iterable[str]) -> str:

@@ -37,12 +37,12 @@ class Draft:
     Attributes:
         stage: 0-based position in the bank.
         parent: hash of the release before, or the bank's genesis.
-        plan: the plan's digest.
+        plan: the plan's digest; of an imported release, that of the files it was made of.
         sums: positions of the releases summed to answer this one's task, itself last.
         sites: training examples of each site, by pseudonym.
         error: relative error of the aggregation, |mean - adapter| / |mean| (Frobenius).
         scores: the task's metrics after this stage.
-        code: digest of the code that trained it.
+        code: digest of the code that trained it, or that imported it.
     """
 
     stage: int

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -14,6 +14,9 @@ from common.durable import DISK, remove_if_there, write_file, writing
 from common.errors import DataError, StateError
 from common.matrix import METRICS, MatrixMetrics, matrix_metrics
 from common.plan import Metric, Modality
+
+if TYPE_CHECKING:
+    from common.report_methods import PairedTest
 
 REPORT_FILE = "report.json"
 PAGE_FILE = "report.html"
@@ -59,11 +62,19 @@ class SiteCost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """What the run cost; None where it was not measured."""
+    """What the run cost; None where it was not measured.
+
+    Attributes:
+        seconds: from the first start to the last answer, without pauses between starts.
+        steps: optimizer steps of all sites together.
+        training_seconds: the sites' own time for them, likewise.
+    """
 
     sites: Mapping[str, SiteCost]
     seconds: float | None
     peak_memory_bytes: int | None
+    steps: int | None = None
+    training_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,17 +193,21 @@ def from_document(document: Mapping[str, Any], source: str) -> RunReport:
         raise DataError(f"{source}, {where}: {first['msg']}") from None
 
 
-def write_report(folder: Path, reports: Sequence[RunReport]) -> None:
+def write_report(
+    folder: Path, reports: Sequence[RunReport], tests: "Sequence[PairedTest]" = ()
+) -> None:
     """Write report.json, the pictures and report.html of one or several runs of a plan.
 
     The first run is the one that is told; with more (other methods or seeds), the document
-    has all of them under `comparison`. Equal reports give equal bytes.
+    has all of them under `comparison`, and under `methods` what they come to: mean and spread
+    over seeds, cost, and the paired `tests`. Equal reports give equal bytes.
 
     Raises:
         DataError: the runs have different stages, so there is nothing to compare.
         StateError: the folder can't be written.
     """
     # Drawing loads matplotlib, half a second that readers of a report don't need.
+    from common.report_methods import methods_document
     from common.report_page import page
     from common.report_plots import draw
 
@@ -201,11 +216,12 @@ def write_report(folder: Path, reports: Sequence[RunReport]) -> None:
     document = to_document(reports[0])
     if len(reports) > 1:
         document["comparison"] = [to_document(report) for report in reports]
+        document["methods"] = methods_document(reports, tests)
     text = json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
     pictures = draw(reports)
     files = {REPORT_FILE: text.encode()}
     files |= {picture.file: picture.png for picture in pictures}
-    files[PAGE_FILE] = page(reports, pictures).encode()
+    files[PAGE_FILE] = page(reports, pictures, tests).encode()
     for name, content in files.items():
         _write(folder / name, content)
 
@@ -216,6 +232,21 @@ def read_report(folder: Path) -> list[RunReport]:
     Raises:
         DataError: there is no report, or it is not one of ours.
     """
+    file, whole = folder / REPORT_FILE, read_document(folder)
+    parts: Any = whole.get("comparison", [whole])
+    if not isinstance(parts, list) or not parts:
+        raise DataError(f"{file}, comparison: found {parts!r}, expected a list of runs")
+    reports = [from_document(part, str(file)) for part in cast(list[Any], parts)]
+    _check_comparable(reports, str(file))
+    return reports
+
+
+def read_document(folder: Path) -> dict[str, Any]:
+    """report.json as JSON values.
+
+    Raises:
+        DataError: there is none, or it is not an object.
+    """
     file = folder / REPORT_FILE
     try:
         document: Any = json.loads(file.read_text(encoding="utf-8"))
@@ -225,13 +256,7 @@ def read_report(folder: Path) -> list[RunReport]:
         raise DataError(f"{file}: not JSON ({error})") from None
     if not isinstance(document, dict):
         raise DataError(f"{file}: found a {type(document).__name__}, expected a report")
-    whole = cast(dict[str, Any], document)
-    parts: Any = whole.get("comparison", [whole])
-    if not isinstance(parts, list) or not parts:
-        raise DataError(f"{file}, comparison: found {parts!r}, expected a list of runs")
-    reports = [from_document(part, str(file)) for part in cast(list[Any], parts)]
-    _check_comparable(reports, str(file))
-    return reports
+    return cast(dict[str, Any], document)
 
 
 _RUN: TypeAdapter[RunReport] = TypeAdapter(RunReport)

@@ -4,28 +4,34 @@ import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from statistics import fmean, stdev
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
-from common.findings import (
-    Spread,
-    compare,
-    drops,
-    gain,
-    gains,
-    memory_of,
-)
+from common.findings import compare, drops, gain, gains, memory_of
 from common.matrix import METRICS
-from common.plan import Metric
 from common.report import RunReport, kinds, metrics_by_kind
-from common.report_plots import Picture, shade, text_on
+from common.report_canvas import Picture, shade, text_on
+from common.report_methods import SHOWN, PairedTest, summaries
+from common.report_methods_template import METHODS
 from common.report_template import PAGE, STYLE
-
-#: Stands where there is no number.
-NOTHING = "\N{EN DASH}"
+from common.report_versus import HEADS, versus
+from common.report_words import (
+    NOTHING,
+    broken,
+    byte_size,
+    chance,
+    counted,
+    duration,
+    mean_spread,
+    percent,
+    points,
+    share,
+    signed_spread,
+    whole,
+    words,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +43,17 @@ class Fact:
     under: str
 
 
-def page(reports: Sequence[RunReport], pictures: Sequence[Picture]) -> str:
+def page(
+    reports: Sequence[RunReport], pictures: Sequence[Picture], tests: Sequence[PairedTest] = ()
+) -> str:
     """The page of one or several comparable runs; the first one is told."""
     told = reports[0]
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=DictLoader({"methods": METHODS}),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters.update(_FILTERS)
     return environment.from_string(PAGE).render(
@@ -61,7 +73,7 @@ def page(reports: Sequence[RunReport], pictures: Sequence[Picture]) -> str:
         cost=_cost(told),
         made=_made(told),
         figure=partial(_figure, pictures),
-        **_comparison(reports),
+        **_comparison(reports, tests),
     )
 
 
@@ -81,8 +93,8 @@ def _opening(report: RunReport) -> str:
     modalities = list(dict.fromkeys(stage.modality.value for stage in report.stages))
     sites = {site for stage in report.stages for site in stage.sites}
     return (
-        f"{_count(len(sites), 'site')} taught one model {_count(len(report.stages), 'task')} "
-        f"in {_count(len(modalities), 'modality', 'modalities')} ({', '.join(modalities)}), "
+        f"{counted(len(sites), 'site')} taught one model {counted(len(report.stages), 'task')} "
+        f"in {counted(len(modalities), 'modality', 'modalities')} ({', '.join(modalities)}), "
         "one stage after the other, without sharing an image."
     )
 
@@ -179,7 +191,7 @@ def _kinds(report: RunReport) -> list[dict[str, Any]]:
     ]
 
 
-def _comparison(reports: Sequence[RunReport]) -> dict[str, Any]:
+def _comparison(reports: Sequence[RunReport], tests: Sequence[PairedTest]) -> dict[str, Any]:
     methods = compare(reports)
     rows = [
         {
@@ -188,27 +200,23 @@ def _comparison(reports: Sequence[RunReport]) -> dict[str, Any]:
         }
         for task, stage in enumerate(reports[0].stages)
     ]
-    transfers = [
-        {"kind": kind, "cells": [_transfer(reports, method.method, kind) for method in methods]}
-        for kind in kinds(reports[0])
-    ]
-    return {"methods": methods, "comparison": rows, "transfers": transfers}
-
-
-def _transfer(reports: Sequence[RunReport], method: str, kind: Metric) -> Spread | None:
-    """A method's backward transfer on the tasks of one measure, over its seeds."""
-    runs = [metrics_by_kind(report)[kind].bwt for report in reports if report.method == method]
-    known = [value for value in runs if value is not None]
-    if not known:
-        return None
-    return Spread(fmean(known), stdev(known) if len(known) > 1 else None, len(known))
+    return {
+        "methods": methods,
+        "comparison": rows,
+        "summaries": summaries(reports),
+        "kinds_of_tasks": {kind: len(tasks) for kind, tasks in kinds(reports[0]).items()},
+        "shown": SHOWN,
+        "heads": HEADS,
+        "versus": versus(tests),
+        "tests": tests,
+    }
 
 
 def _sent(report: RunReport) -> str:
     updates = sum(len(cost.by_round) for cost in report.cost.sites.values())
     up = sum(cost.bytes_up for cost in report.cost.sites.values())
     return (
-        f"In {_count(updates, 'update')} the sites sent {_size(up)}: the numbers of adapters "
+        f"In {counted(updates, 'update')} the sites sent {byte_size(up)}: the numbers of adapters "
         "(low-rank factors), how many examples and steps they came from, losses and scores. "
         "No image, no question, no answer and no file name left a site."
     )
@@ -234,7 +242,7 @@ def _sites(report: RunReport) -> list[dict[str, Any]]:
 def _cost(report: RunReport) -> str:
     seconds, peak = report.cost.seconds, report.cost.peak_memory_bytes
     parts = [
-        "" if seconds is None else f"The run took {_duration(seconds)}.",
+        "" if seconds is None else f"The run took {duration(seconds)}.",
         "" if peak is None else f"Peak memory was {peak / 1e9:.2f} GB.",
     ]
     return " ".join(part for part in parts if part)
@@ -252,75 +260,16 @@ def _made(report: RunReport) -> list[tuple[str, str]]:
     ]
 
 
-def _count(number: int, one: str, many: str | None = None) -> str:
-    return f"{number} {one if number == 1 else many or one + 's'}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} seconds"
-    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
-
-
-def _percent(fraction: float | None) -> str:
-    return NOTHING if fraction is None else _minus(f"{100 * fraction:.1f}")
-
-
-def _points(fraction: float | None) -> str:
-    return NOTHING if fraction is None else _minus(f"{100 * fraction:+.1f}")
-
-
-def _share(fraction: float | None) -> str:
-    """Percent with as many digits as a small error needs."""
-    return NOTHING if fraction is None else f"{100 * fraction:.2g}"
-
-
-def _spread(spread: Spread | None) -> str:
-    if spread is None:
-        return NOTHING
-    deviation = "" if spread.deviation is None else f" ± {100 * spread.deviation:.1f}"
-    return _percent(spread.mean) + deviation
-
-
-def _signed_spread(spread: Spread | None) -> str:
-    if spread is None:
-        return NOTHING
-    deviation = "" if spread.deviation is None else f" ± {100 * spread.deviation:.1f}"
-    return _points(spread.mean) + deviation
-
-
-def _size(count: int | None) -> str:
-    """Bytes in decimal units."""
-    if count is None:
-        return NOTHING
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= size:
-            return f"{count / size:.3g} {unit}"
-    return f"{count} bytes"
-
-
-def _minus(number: str) -> str:
-    """A typographic minus; zero has no sign."""
-    plain = number.lstrip("+-")
-    return plain if float(plain) == 0 else number.replace("-", "\N{MINUS SIGN}")
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")
-
-
-def _broken(text: str) -> Markup:
-    """Text that may be broken behind an underscore, which browsers don't do by themselves."""
-    return Markup("_<wbr>").join(text.split("_"))
-
-
 _FILTERS: Mapping[str, Any] = {
-    "percent": _percent,
-    "points": _points,
-    "share": _share,
-    "spread": _spread,
-    "signed_spread": _signed_spread,
-    "size": _size,
-    "words": _words,
-    "broken": _broken,
+    "percent": percent,
+    "points": points,
+    "share": share,
+    "spread": mean_spread,
+    "signed_spread": signed_spread,
+    "size": byte_size,
+    "duration": duration,
+    "chance": chance,
+    "whole": whole,
+    "words": words,
+    "broken": broken,
 }

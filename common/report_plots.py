@@ -3,67 +3,36 @@
 # matplotlib 3.11 leaves its keyword arguments untyped.
 # pyright: reportUnknownMemberType=false
 
-import io
-import re
-import textwrap
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from math import ceil, isfinite
-from typing import Any
 
 from matplotlib import rc_context  # pyright: ignore[reportUnknownVariableType]
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap, to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from common.findings import (
-    MethodScores,
-    compare,
-    learning_of,
-    memory_of,
-    standing_of,
-)
+from common.findings import learning_of, memory_of
 from common.report import LossPoint, RunReport
+from common.report_canvas import (
+    COLOURS,
+    INK,
+    MARKERS,
+    MUTED,
+    STYLE,
+    Picture,
+    assign,
+    dark,
+    picture,
+    shade,
+    text_on,
+    wrapped,
+    xy,
+)
+from common.report_methods_plots import comparison, methods
 
-#: Okabe and Ito's colours, told apart by colour-blind readers; the yellow is too pale for lines.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4D4D4D")
-MARKERS = "osD^vPX*"
-#: From low to high scores: one hue, lightness falls evenly.
-SHADES = ("#f3f7fb", "#c9ddee", "#8fb9da", "#4a8bbd", "#0b5087")
-INK, MUTED, LINE = "#1b1f24", "#5b6673", "#d9dfe5"
 MEGABYTE = 1e6
-_STYLE: Any = {
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "text.color": INK,
-    "axes.edgecolor": LINE,
-    "axes.labelcolor": MUTED,
-    "axes.titlecolor": INK,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "grid.color": "#eceff2",
-    "xtick.color": LINE,
-    "ytick.color": LINE,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "legend.frameon": False,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """A PNG file, its finding, and a description for those who can't see it."""
-
-    file: str
-    finding: str
-    description: str
-    png: bytes
 
 
 def draw(reports: Sequence[RunReport]) -> list[Picture]:
@@ -72,32 +41,13 @@ def draw(reports: Sequence[RunReport]) -> list[Picture]:
     makers: list[Callable[[], Picture | None]] = [
         lambda: _matrix(told),
         lambda: _memory(told),
-        lambda: _comparison(reports),
+        lambda: comparison(reports),
+        lambda: methods(reports),
         lambda: _losses(told),
         lambda: _traffic(told),
     ]
-    with rc_context(_STYLE):
-        return [picture for make in makers if (picture := make()) is not None]
-
-
-def shade(score: float) -> str:
-    """The heat map's colour of a score of 0 to 1, as #rrggbb."""
-    red, green, blue, _ = _SCALE(min(max(score, 0.0), 1.0))
-    return "#" + "".join(f"{round(255 * part):02x}" for part in (red, green, blue))
-
-
-def text_on(score: float) -> str:
-    """The colour of text on `shade(score)`."""
-    return "#ffffff" if score > 0.62 else INK
-
-
-_SCALE = LinearSegmentedColormap.from_list("scores", SHADES)
-
-
-def _dark(colour: str) -> str:
-    """A colour dark enough for small text on white."""
-    red, green, blue = to_rgb(colour)
-    return to_hex((0.62 * red, 0.62 * green, 0.62 * blue))
+    with rc_context(STYLE):
+        return [drawn for make in makers if (drawn := make()) is not None]
 
 
 def _matrix(report: RunReport) -> Picture:
@@ -105,7 +55,7 @@ def _matrix(report: RunReport) -> Picture:
     count = len(names)
     rows = [report.zero_shot, *report.scores]
     figure = Figure(figsize=(max(5.6, 2.9 + 0.98 * count), 1.75 + 0.46 * count))
-    axes = _axes(figure)
+    axes = figure.add_subplot()
     for row, scores in enumerate(rows):
         # A gap sets the base model apart from the stages.
         y = row - 0.18 if row == 0 else row
@@ -115,13 +65,13 @@ def _matrix(report: RunReport) -> Picture:
     axes.set_ylim(count + 0.5, -0.72)
     axes.set_xticks(range(count), [_column(report, task) for task in range(count)])
     axes.xaxis.tick_top()
-    labels = ["base model", *(f"after {_wrapped(name, 22)}" for name in names)]
+    labels = ["base model", *(f"after {wrapped(name, 22)}" for name in names)]
     axes.set_yticks([-0.18, *range(1, count + 1)], labels)
     axes.tick_params(length=0, labelsize=8)
     axes.set_frame_on(False)
     axes.set_xlabel("score on each task's test questions (%); framed: just learned", fontsize=8)
     described = f"Heat map of the scores on {count} tasks after each of {count} stages."
-    return _picture(figure, "matrix.png", memory_of([report]), described)
+    return picture(figure, "matrix.png", memory_of([report]), described)
 
 
 def _cell(axes: Axes, x: float, y: float, score: float | None, *, own: bool) -> None:
@@ -138,7 +88,7 @@ def _cell(axes: Axes, x: float, y: float, score: float | None, *, own: bool) -> 
 
 def _column(report: RunReport, task: int) -> str:
     stage = report.stages[task]
-    return f"{_wrapped(stage.name, 13)}\n({_wrapped(stage.metric.value.replace('_', ' '), 13)})"
+    return f"{wrapped(stage.name, 13)}\n({wrapped(stage.metric.value.replace('_', ' '), 13)})"
 
 
 def _memory(report: RunReport) -> Picture | None:
@@ -147,8 +97,8 @@ def _memory(report: RunReport) -> Picture | None:
     if count < 2:
         return None
     figure = Figure(figsize=(8.6 + 0.7 * max(0, count - 6), max(3.6, 1.9 + 0.27 * count)))
-    axes = _axes(figure)
-    colours = _assign([stage.modality.value for stage in report.stages])
+    axes = figure.add_subplot()
+    colours = assign([stage.modality.value for stage in report.stages])
     ends: list[tuple[float, str, str]] = []
     for task, stage in enumerate(report.stages):
         colour = colours[stage.modality.value]
@@ -156,77 +106,24 @@ def _memory(report: RunReport) -> Picture | None:
         known = [(x, 100 * score) for x, score in enumerate(path) if score is not None]
         before = [point for point in known if point[0] <= task + 1]
         since = [point for point in known if point[0] > task]
-        axes.plot(*_xy(before), color=colour, linewidth=1, linestyle=(0, (1, 2)), alpha=0.8,
+        axes.plot(*xy(before), color=colour, linewidth=1, linestyle=(0, (1, 2)), alpha=0.8,
                   marker=".", markersize=5)  # fmt: skip
         marker = MARKERS[task % len(MARKERS)]
-        axes.plot(*_xy(since), color=colour, linewidth=1.8, marker=marker, markersize=5)
+        axes.plot(*xy(since), color=colour, linewidth=1.8, marker=marker, markersize=5)
         if known:
             ends.append((known[-1][1], f"{stage.name} ({stage.modality.value})", colour))
     axes.set_ylim(-3, 103)
     axes.set_xlim(-0.15, count + 0.1)
     room = 106 * 0.155 / (figure.get_figheight() - 1.3)
     for y, (_, name, colour) in zip(_apart([end[0] for end in ends], room), ends, strict=True):
-        axes.annotate(name, (count, y), (9, 0), textcoords="offset points", color=_dark(colour),
+        axes.annotate(name, (count, y), (9, 0), textcoords="offset points", color=dark(colour),
                       va="center", fontsize=8, annotation_clip=False)  # fmt: skip
-    labels = ["base\nmodel", *(f"after\n{_wrapped(stage.name, 12)}" for stage in report.stages)]
+    labels = ["base\nmodel", *(f"after\n{wrapped(stage.name, 12)}" for stage in report.stages)]
     axes.set_xticks(range(count + 1), labels, fontsize=7)
     axes.grid(axis="y")
     axes.set_ylabel("score (%, each task's own measure)")
     described = "Lines: each task's score after every stage; dotted until it is learned."
-    return _picture(figure, "memory.png", learning_of(report), described)
-
-
-def _comparison(reports: Sequence[RunReport]) -> Picture:
-    """A row for each task: every method after the last stage, and the two constants."""
-    told, methods = reports[0], compare(reports)
-    count = len(told.stages)
-    step = 0.46 / max(1, len(methods) - 1)
-    row = 0.36 + 0.13 * len(methods)
-    figure = Figure(figsize=(8.6, 1.5 + row * count))
-    axes = _axes(figure)
-    for scores, marker, name, face in (
-        (told.zero_shot, "|", "base model, zero-shot", MUTED),
-        (told.majority, "D", "majority answer of the training data", "white"),
-    ):
-        points = [(100 * s, task) for task, s in enumerate(scores) if s is not None]
-        axes.plot(*_xy(points), linestyle="none", marker=marker, color=MUTED, label=name,
-                  markersize=10 if marker == "|" else 5, markerfacecolor=face)  # fmt: skip
-    for index, method in enumerate(methods):
-        shift = 0.0 if len(methods) == 1 else -0.23 + index * step
-        _dots(axes, method, shift, index)
-    axes.set_ylim(count - 0.5, -0.5)
-    axes.set_xlim(-3, 103)
-    axes.set_yticks(range(count), [_row(told, task) for task in range(count)], fontsize=8)
-    axes.tick_params(axis="y", length=0)
-    axes.grid(axis="x")
-    axes.hlines([task + 0.5 for task in range(count - 1)], -3, 103, color="#eceff2", linewidth=0.8)
-    axes.set_xlabel(_after_last(methods))
-    figure.legend(loc="outside lower center", ncols=3, fontsize=8, handletextpad=0.4)
-    described = "Dots: every method's score on each task after the last stage, beside baselines."
-    return _picture(figure, "comparison.png", standing_of(reports), described)
-
-
-def _dots(axes: Axes, method: MethodScores, shift: float, index: int) -> None:
-    points = [(score, task + shift) for task, score in enumerate(method.last) if score is not None]
-    colour = COLOURS[index % len(COLOURS)]
-    spread = [(score.mean, score.deviation, y) for score, y in points if score.deviation]
-    axes.errorbar([100 * mean for mean, _, _ in spread], [y for _, _, y in spread],
-                  xerr=[100 * deviation for _, deviation, _ in spread],
-                  linestyle="none", color=colour, capsize=3)  # fmt: skip
-    axes.plot(*_xy([(100 * score.mean, y) for score, y in points]), linestyle="none",
-              marker=MARKERS[index % len(MARKERS)], color=colour, markersize=7,
-              label=method.method)  # fmt: skip
-
-
-def _row(report: RunReport, task: int) -> str:
-    stage = report.stages[task]
-    return f"{_wrapped(stage.name, 24)}\n{stage.metric.value.replace('_', ' ')}"
-
-
-def _after_last(methods: Sequence[MethodScores]) -> str:
-    seeds = max(len(method.seeds) for method in methods)
-    spread = f"; mean and standard deviation of {seeds} seeds" if seeds > 1 else ""
-    return f"score after the last stage (%){spread}"
+    return picture(figure, "memory.png", learning_of(report), described)
 
 
 def _losses(report: RunReport) -> Picture | None:
@@ -238,7 +135,7 @@ def _losses(report: RunReport) -> Picture | None:
     columns = min(4, len(names))
     figure = Figure(figsize=(8.6, 1.0 + 1.75 * ceil(len(names) / columns)))
     panels = figure.subplots(ceil(len(names) / columns), columns, sharey=True, squeeze=False)
-    colours = _assign(sorted({point.site for point in points}))
+    colours = assign(sorted({point.site for point in points}))
     flat: list[Axes] = list(panels.flat)
     for panel in flat[len(names) :]:
         panel.set_visible(False)
@@ -247,7 +144,8 @@ def _losses(report: RunReport) -> Picture | None:
         _panel(panel, name, own, colours)
     for panel in flat[::columns]:
         panel.set_ylabel("training loss")
-    flat[0].set_ylim(0, 1.05 * max(point.loss or 0.0 for point in points))
+    # A method that learns nothing has no loss above 0.
+    flat[0].set_ylim(0, 1.05 * max(point.loss or 0.0 for point in points) or 1.0)
     handles = [_key(flat[0], colour) for colour in colours.values()]
     figure.legend(handles, list(colours), loc="outside lower center", ncols=6, fontsize=8,
                   title="site", title_fontsize=8)  # fmt: skip
@@ -256,7 +154,7 @@ def _losses(report: RunReport) -> Picture | None:
         f"The mean training loss fell from first to last round in {fell} of {len(names)} stages"
     )
     described = "Small panels: the training loss of every site by round, one panel a stage."
-    return _picture(figure, "losses.png", finding, described)
+    return picture(figure, "losses.png", finding, described)
 
 
 def _key(axes: Axes, colour: str) -> Line2D:
@@ -267,9 +165,9 @@ def _key(axes: Axes, colour: str) -> Line2D:
 def _panel(panel: Axes, name: str, points: list[LossPoint], colours: dict[str, str]) -> None:
     for site, own in groupby(sorted(points, key=lambda p: (p.site, p.round)), lambda p: p.site):
         line = [(point.round, point.loss or 0.0) for point in own]
-        panel.plot(*_xy(line), color=colours[site], linewidth=1.4, marker="o", markersize=3)
+        panel.plot(*xy(line), color=colours[site], linewidth=1.4, marker="o", markersize=3)
     last = max(point.round for point in points)
-    panel.set_title(_wrapped(name, 22), fontsize=8)
+    panel.set_title(wrapped(name, 22), fontsize=8)
     panel.set_xticks(range(1, last + 1, max(1, ceil(last / 6))))
     panel.set_xlim(0.7, last + 0.3)
     panel.set_xlabel("round", fontsize=8)
@@ -293,7 +191,7 @@ def _traffic(report: RunReport) -> Picture | None:
     up = [report.cost.sites[site].bytes_up / MEGABYTE for site in sites]
     down = [report.cost.sites[site].bytes_down / MEGABYTE for site in sites]
     figure = Figure(figsize=(8.6, 1.35 + 0.46 * len(sites)))
-    axes = _axes(figure)
+    axes = figure.add_subplot()
     for values, shift, colour, name in (
         (up, -0.19, COLOURS[0], "sent by the site"),
         (down, 0.19, COLOURS[5], "received"),
@@ -303,37 +201,13 @@ def _traffic(report: RunReport) -> Picture | None:
         axes.bar_label(bars, [f"{value:.3g} MB" for value in values], padding=4, fontsize=8)
     axes.set_ylim(len(sites) - 0.5, -0.5)
     axes.set_xlim(0, 1.18 * max([*up, *down, 1e-9]))
-    axes.set_yticks(range(len(sites)), [_wrapped(site, 24) for site in sites])
+    axes.set_yticks(range(len(sites)), [wrapped(site, 24) for site in sites])
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("megabytes in the whole run (1 MB = 1,000,000 bytes)")
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8)
     finding = f"The sites sent {sum(up):.3g} MB together: adapters and counts, no images"
     described = "Bars: the bytes that every site sent and received in the whole run."
-    return _picture(figure, "traffic.png", finding, described)
-
-
-def _axes(figure: Figure) -> Axes:
-    return figure.add_subplot()
-
-
-def _picture(figure: Figure, file: str, finding: str, description: str) -> Picture:
-    """Render; without the version of matplotlib in the file, equal pictures have equal bytes."""
-    figure.set_layout_engine("constrained")
-    title = textwrap.fill(finding, int(10.8 * figure.get_figwidth()), break_on_hyphens=False)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
-    png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=160, metadata={"Software": None})
-    return Picture(file, finding, description, png.getvalue())
-
-
-def _assign(names: Sequence[str]) -> dict[str, str]:
-    """A colour for every distinct name, in the order in which they come."""
-    distinct = dict.fromkeys(names)
-    return {name: COLOURS[index % len(COLOURS)] for index, name in enumerate(distinct)}
-
-
-def _xy(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
-    return [x for x, _ in points], [y for _, y in points]
+    return picture(figure, "traffic.png", finding, described)
 
 
 def _apart(heights: Sequence[float], room: float) -> list[float]:
@@ -353,25 +227,3 @@ def _apart(heights: Sequence[float], room: float) -> list[float]:
     for rank, (index, wish) in enumerate(zip(order, wishes, strict=True)):
         placed[index] = wish + rank * room
     return placed
-
-
-def _wrapped(name: str, width: int) -> str:
-    """A name in lines of at most `width` characters, broken behind `-`, `_` or a space."""
-    return "\n".join(_lines(name, width))
-
-
-def _lines(name: str, width: int) -> Iterator[str]:
-    line = ""
-    for part in re.findall(r"[^-_ ]*[-_ ]?", name):
-        while len(part) > width:
-            if line:
-                yield line
-            line, part = part[:width], part[width:]
-            yield line
-            line = ""
-        if len(line) + len(part) > width:
-            yield line
-            line = ""
-        line += part
-    if line:
-        yield line

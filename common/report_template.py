@@ -182,13 +182,8 @@ the score when learned. <b>forgetting</b>: best earlier score less the score at 
 <td>{{ cell.learned | spread }} → {{ cell.last | spread }}</td>
 {% endfor %}</tr>
 {% endfor %}
-<tr class="part"><th colspan="{{ methods | length + 1 }}">change after it was learned (backward
-transfer, points), by measure</th></tr>
-{% for row in transfers %}
-<tr><th scope="row">{{ row.kind | words }}</th>
-{% for cell in row.cells %}<td>{{ cell | signed_spread }}</td>{% endfor %}</tr>
-{% endfor %}
 </tbody></table></div>
+{% include "methods" %}
 {% endif %}
 
 <h2>What each site sent</h2>

@@ -18,7 +18,7 @@ from common.identity import code_digest
 from common.plan import Plan, load_plan
 from common.progress import News, tell
 from common.release import INDEX_FILE, Draft
-from common.report import write_report
+from common.report import RunReport, write_report
 from common.signing import SigningKey
 from server.accept import durable
 from server.folder import Blobs, RunFolder, alone
@@ -46,15 +46,17 @@ def main(grid: Grid, context: Context) -> None:
     say = partial(_say, run_folder)
     with alone(run_folder, lambda: say({"event": "another coordinator holds the run"})):
         try:
-            run(load_plan(plan), run_folder, grid, _federation(context))
+            report = run(load_plan(plan), run_folder, grid, _federation(context))
+            write_report(folder, [report])
+            say({"event": "done", "seconds": report.cost.seconds})
         except Refusal as refusal:
             # Starting again would not mend it; whoever keeps the run going must know.
             say({"event": "failed", "text": str(refusal)})
             raise
 
 
-def run(plan: Plan, folder: RunFolder, grid: Grid, federation: "Federation") -> None:
-    """Every stage of the plan is trained, released into the bank, scored and reported."""
+def run(plan: Plan, folder: RunFolder, grid: Grid, federation: "Federation") -> RunReport:
+    """Every stage of the plan is trained, released into the bank and scored; what came of it."""
     say = partial(_say, folder)
     with closing(Journal(folder, plan)) as journal:
         bank, key = open_bank(plan, folder), signing_key(folder)
@@ -65,18 +67,19 @@ def run(plan: Plan, folder: RunFolder, grid: Grid, federation: "Federation") -> 
         board = Scoreboard(plan)
         for number, stage in enumerate(plan.stages):
             say({"event": "stage", "stage": number})
-            score_base(plan, number, bank, desk, board)
+            if plan.evaluation.zero_shot:
+                score_base(plan, number, bank, desk, board)
             if number == len(bank.releases):
                 draft, adapter = train_and_score(plan, number, bank, desk)
                 bank = bank.add(draft, journal.blobs.get(adapter), key)
                 say({"event": "released", "stage": number, "name": stage.name})
             # Of an earlier release, too: a run may have been cut off just here.
             journal.tidy(number + 1)
+            board.learned(number, bank.releases[number].scores)
             for task, scores in scored(plan, number, bank, desk):
                 board.after(number, task, scores)
             say({"event": "scores", "stage": number, "scores": board.matrix()[number]})
-        write_report(folder.root, [run_report(plan, bank, journal, board)])
-        say({"event": "done", "seconds": journal.seconds()})
+        return run_report(plan, bank, journal, board)
 
 
 def open_bank(plan: Plan, folder: RunFolder) -> Bank:
@@ -141,11 +144,9 @@ def scored(
 ) -> Iterator[tuple[int, Mapping[str, Scores]]]:
     """(task, scores by site) of what the bank knew after a stage.
 
-    The tasks that have arrived are scored, or all. Nothing is taken as known from before:
-    that earlier tasks are not forgotten is measured.
+    Nothing is taken as known from before: that earlier tasks are not forgotten is measured.
     """
-    arrived = len(plan.stages) if plan.evaluation.future else after + 1
-    for task in range(arrived):
+    for task in plan.scored_after(after):
         desk.say({"event": "scoring", "stage": after, "task": task})
         model = Model(refs(bank)[: after + 1], plan.answering(task, after))
         yield task, score_task(plan, task, model, desk, OFFLINE_GRACE_S)

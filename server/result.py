@@ -44,6 +44,10 @@ class Scoreboard:
         self.before[task] = pooled((s.questions, s.metrics) for s in scores.values())
         self.majority[task] = pooled((s.questions, s.majority) for s in scores.values())
 
+    def learned(self, stage: int, metrics: Mapping[str, float]) -> None:
+        """Enter what the stage's release says of its own task."""
+        self.cells[stage, stage] = metrics
+
     def after(self, stage: int, task: int, scores: Mapping[str, Scores]) -> None:
         """Enter how the model of `stage` does on `task`."""
         self.cells[stage, task] = pooled((s.questions, s.metrics) for s in scores.values())
@@ -75,7 +79,7 @@ def run_report(plan: Plan, bank: Bank, journal: Journal, board: Scoreboard) -> R
     """The report of a finished run."""
     return RunReport(
         plan=PlanFacts(name=plan.name, hash=plan.digest),
-        method=plan.method.name,
+        method=plan.method.label,
         seed=plan.seed,
         stages=tuple(
             StageFacts(
@@ -111,10 +115,13 @@ def _curves(plan: Plan, journal: Journal) -> tuple[LossPoint, ...]:
 
 def _cost(plan: Plan, journal: Journal) -> Cost:
     traffic = journal.traffic()
+    learned = [one for stage in range(len(plan.stages)) for _, one in journal.updates(stage)]
     return Cost(
         sites={site: _site_cost(plan, site, traffic) for site in plan.sites},
         seconds=journal.seconds(),
         peak_memory_bytes=journal.peak_memory(),
+        steps=sum(one.steps for one in learned),
+        training_seconds=sum(one.seconds for one in learned),
     )
 
 

@@ -109,16 +109,7 @@ def score_task(
     Raises:
         SiteFailed: without patience, a site of the stage could not score it.
     """
-    order = Order(
-        work=Work.EVALUATE,
-        plan=plan.digest,
-        stage=task,
-        round=0,
-        releases=tuple(model.releases),
-        active=tuple(model.active),
-        adapter=model.candidate,
-        code=code_digest(),
-    )
+    order = scoring_order(plan, task, model)
     gathered = _Gathered()
     if desk.journal.finished(order):
         found = desk.journal.answered(order)
@@ -137,6 +128,20 @@ def score_task(
         _left_out(order, desk, gathered, Refused(site, "it was away for too long"))
     desk.journal.finish(order, sorted(gathered.refusals.values()))
     return dict(sorted(gathered.scores.items()))
+
+
+def scoring_order(plan: Plan, task: int, model: Model) -> Order:
+    """The order to score `model` on the test questions of stage `task`."""
+    return Order(
+        work=Work.EVALUATE,
+        plan=plan.digest,
+        stage=task,
+        round=0,
+        releases=tuple(model.releases),
+        active=tuple(model.active),
+        adapter=model.candidate,
+        code=code_digest(),
+    )
 
 
 def pooled(by_site: Iterable[tuple[int, Mapping[str, float]]]) -> dict[str, float]:

@@ -2,53 +2,98 @@
 
 from collections.abc import Callable, Mapping
 
-from common.plan import Active, MethodPlan, MSLoRACR, Plan, Sequential
+from common.plan import Active, Contrast, MethodPlan, MSLoRACR, OneAdapter, Plan
+
+#: The paper's beta, where the plan's own method has none.
+_ORTHOGONALITY = Contrast().orthogonality
 
 
-def _sequential(method: MethodPlan) -> MethodPlan:
-    """One LoRA, fine-tuned on and on."""
-    return Sequential(name="sequential", rank=method.rank, alpha=method.alpha)
+def _zero_shot(method: MethodPlan) -> MethodPlan:
+    """Nothing is trained."""
+    return OneAdapter(name="zero_shot", rank=method.rank, alpha=method.alpha)
 
 
 def _separate(method: MethodPlan) -> MethodPlan:
     """One LoRA each, on the bare base model."""
-    return _summed(method, Active.NONE)
+    return _summed(method, Active.NONE, None)
+
+
+def _sequential(method: MethodPlan) -> MethodPlan:
+    """One LoRA, fine-tuned on and on."""
+    return OneAdapter(name="sequential", rank=method.rank, alpha=method.alpha)
+
+
+def _joint(method: MethodPlan) -> MethodPlan:
+    """One LoRA on all tasks at once."""
+    return OneAdapter(name="joint", rank=method.rank, alpha=method.alpha)
 
 
 def _mslora(method: MethodPlan) -> MethodPlan:
     """The sum of the adapters, without a regularizer."""
-    active = method.active if isinstance(method, MSLoRACR) else Active.ALL
-    return _summed(method, active)
+    return _summed(method, _active(method), None)
 
 
-def _summed(method: MethodPlan, active: Active) -> MethodPlan:
+def _mslora_cr(method: MethodPlan) -> MethodPlan:
+    """The sum of the adapters, with the contrast alone."""
+    contrast = _contrast(method).model_copy(update={"orthogonality": None})
+    return _summed(method, _active(method), contrast)
+
+
+def _mslora_cr_ortho(method: MethodPlan) -> MethodPlan:
+    """The sum of the adapters, with contrast and orthogonality."""
+    contrast = _contrast(method)
+    beta = contrast.orthogonality or _ORTHOGONALITY
+    return _summed(method, _active(method), contrast.model_copy(update={"orthogonality": beta}))
+
+
+def _active(method: MethodPlan) -> Active:
+    """What the plan's own method sums; all of it where that sums nothing."""
+    own = method.active if isinstance(method, MSLoRACR) else Active.NONE
+    return Active.ALL if own is Active.NONE else own
+
+
+def _contrast(method: MethodPlan) -> Contrast:
+    own = method.contrast if isinstance(method, MSLoRACR) else None
+    return own or Contrast()
+
+
+def _summed(method: MethodPlan, active: Active, contrast: Contrast | None) -> MethodPlan:
     return MSLoRACR(
-        name="mslora_cr", rank=method.rank, alpha=method.alpha, active=active, contrast=None
+        name="mslora_cr", rank=method.rank, alpha=method.alpha, active=active, contrast=contrast
     )
 
 
+#: In the order in which a comparison shows them.
 BASELINES: Mapping[str, Callable[[MethodPlan], MethodPlan]] = {
-    "sequential": _sequential,
+    "zero_shot": _zero_shot,
     "separate": _separate,
+    "sequential": _sequential,
+    "joint": _joint,
     "mslora": _mslora,
+    "mslora_cr": _mslora_cr,
+    "mslora_cr_ortho": _mslora_cr_ortho,
 }
 
 
 def known_methods(plan: Plan) -> list[str]:
     """The plan's own method, and what it can be compared with."""
-    return list(dict.fromkeys([plan.method.name, *BASELINES]))
+    return list(dict.fromkeys([plan.method.label, *BASELINES]))
 
 
 def with_method(plan: Plan, name: str) -> Plan:
     """The plan with a method of `known_methods`; its own gives the plan unchanged."""
-    if name == plan.method.name:
+    if name == plan.method.label:
         return plan
-    # model_copy leaves the cached digest behind, so the plan is made anew.
-    fields = {field: getattr(plan, field) for field in Plan.model_fields}
-    return Plan.model_validate({**fields, "method": BASELINES[name](plan.method)})
+    return changed(plan, method=BASELINES[name](plan.method))
 
 
 def with_seed(plan: Plan, seed: int) -> Plan:
     """The plan with another seed: other data, other starts, other batches."""
+    return changed(plan, seed=seed)
+
+
+def changed(plan: Plan, **changes: object) -> Plan:
+    """The plan with other values in these fields."""
+    # model_copy leaves the cached digest behind, so the plan is made anew.
     fields = {field: getattr(plan, field) for field in Plan.model_fields}
-    return Plan.model_validate({**fields, "seed": seed})
+    return Plan.model_validate({**fields, **changes})

@@ -15,7 +15,7 @@ from pathlib import Path
 from common.errors import Refusal, SiteFailed, StateError
 
 #: Flower and Ray ask the outside for updates and send telemetry unless told not to.
-_QUIET = {
+QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
@@ -48,7 +48,7 @@ def run_apps(engine: Engine, plan: Path, folder: Path, sites: Path, count: int) 
 
     try:
         if engine is Engine.IN_PROCESS:
-            with _environment(_QUIET):
+            with _environment(QUIET):
                 _in_process(plan, folder, sites)
         else:
             # The API below has no run config, so the apps read the same settings from here;
@@ -58,7 +58,7 @@ def run_apps(engine: Engine, plan: Path, folder: Path, sites: Path, count: int) 
                 "FEDMSLORA_FOLDER": str(folder),
                 "FEDMSLORA_SIMULATED_SITES": str(sites),
             }
-            with _environment({**_QUIET, **settings}):
+            with _environment({**QUIET, **settings}):
                 _flower(count)
     except SiteFailed as failure:
         raise SiteFailed(in_the_sites_words(str(failure), sites)) from None

@@ -9,6 +9,7 @@ import numpy as np
 
 from client.base_files import base_digest
 from client.data import check_task
+from client.data_check import may_share
 from common.durable import DISK, write_file
 from common.errors import DataError, ModelError, PlanError, StateError
 from common.identity import seed_for
@@ -80,7 +81,7 @@ def _check_data(folders: Iterable[Path]) -> None:
     mistakes: list[str] = []
     for folder in dict.fromkeys(folders):
         try:
-            check_task(folder)
+            check_task(folder, may_share=may_share(folder))
         except DataError as error:
             mistakes.append(str(error))
     if mistakes:
@@ -153,7 +154,8 @@ def _check_tasks(plan: Plan, source: str) -> None:
             "hospitals'; or give their folder with --data"
         )
     known = [name for name, _ in _tasks(plan.simulation.data)]
-    mistakes = [
+    mistakes = [*_deal_mistakes(plan, plan.simulation, source)]
+    mistakes += [
         f"{source}: stage {number} {stage.name!r}, task: found {stage.task!r}, "
         f"expected one of {', '.join(map(repr, known))}"
         for number, stage in enumerate(plan.stages, 1)
@@ -161,6 +163,16 @@ def _check_tasks(plan: Plan, source: str) -> None:
     ]
     if mistakes:
         raise PlanError("\n".join(mistakes))
+
+
+def _deal_mistakes(plan: Plan, wish: Simulation, source: str) -> Iterable[str]:
+    for task in dict.fromkeys(stage.task for stage in plan.stages):
+        sites = len(_holders(plan, task))
+        if wish.deal is not None and len(wish.deal) != sites:
+            yield (
+                f"{source}: simulation.deal: found {len(wish.deal)} numbers, expected {sites}: one "
+                f"for each site of the task {task!r}"
+            )
 
 
 def _tasks(source: DataSource) -> Sequence[tuple[str, object]]:
@@ -178,14 +190,9 @@ def _make_task(plan: Plan, stage: Stage, site: str, folder: Path) -> None:
     if folder.exists():
         return
     assert plan.simulation is not None
-    holders = _holders(plan, stage.task)
-    make = {DataSource.PICTURES: _pictures, DataSource.PHANTOMS: _phantoms}[plan.simulation.data]
-    train, test = make(plan.seed, stage.task, holders.index(site), len(holders))
-    train, test = _thinned(plan.simulation, plan.seed, train, test)
+    train, test = _dealt(plan, plan.simulation, stage.task, site)
     if not train or not test:
-        raise DataError(
-            f"{folder}: found no question for one of {len(holders)} sites, expected at least one"
-        )
+        raise DataError(f"{folder}: found no question for site {site}, expected at least one")
     write_task(folder, train, test)
 
 
@@ -193,6 +200,25 @@ def _holders(plan: Plan, task: str) -> list[str]:
     """The sites that share a task's data, in the order in which they come to it."""
     stages = [stage for stage in plan.stages if stage.task == task]
     return list(dict.fromkeys(site for stage in stages for site in stage.sites))
+
+
+def _dealt(
+    plan: Plan, wish: Simulation, task: str, site: str
+) -> tuple[list[Question], list[Question]]:
+    """The questions of the hospitals that the site stands for; groups are counted through."""
+    holders = _holders(plan, task)
+    deal = wish.deal or (1,) * len(holders)
+    place, hospitals = holders.index(site), sum(deal)
+    make = {DataSource.PICTURES: _pictures, DataSource.PHANTOMS: _phantoms}[wish.data]
+    train: list[Question] = []
+    test: list[Question] = []
+    for position in range(sum(deal[:place]), sum(deal[: place + 1])):
+        learned, asked = make(plan.seed, task, position, hospitals)
+        learned, asked = _thinned(wish, plan.seed, task, learned, asked)
+        first = 1 + max((question.group for question in (*train, *test)), default=-1)
+        train += [replace(question, group=question.group + first) for question in learned]
+        test += [replace(question, group=question.group + first) for question in asked]
+    return train, test
 
 
 def _pictures(
@@ -219,11 +245,12 @@ def _phantoms(
 
 
 def _thinned(
-    wish: Simulation, seed: int, train: Sequence[Question], test: Sequence[Question]
+    wish: Simulation, seed: int, task: str, train: Sequence[Question], test: Sequence[Question]
 ) -> tuple[list[Question], list[Question]]:
     """Fewer questions, and noisy training answers, where the plan wants them."""
     rng = np.random.default_rng(seed_for(seed, "thinned"))
-    kept = list(train[: max(1, round(wish.train_fraction * len(train)))])
+    fraction = wish.train_fractions.get(task, wish.train_fraction)
+    kept = list(train[: max(1, round(fraction * len(train)))])
     return _noisy(kept, wish.label_noise, rng), list(test[: wish.test_questions])
 
 

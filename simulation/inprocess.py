@@ -85,6 +85,14 @@ def run_in_process(
     run_config: Mapping[str, str],
 ) -> None:
     """Run the ServerApp to its end, one node per node config."""
+    grid = grid_of(client, node_configs)
+    server_context = _context(1, {})
+    server_context.run_config = dict(run_config)
+    server(grid, server_context)
+
+
+def grid_of(client: ClientApp, node_configs: Iterable[Mapping[str, str]]) -> InProcessGrid:
+    """A Grid with one node per node config, all of them this ClientApp."""
     TaskIdentity.run_id = _RUN
     TaskIdentity.task_id = 1
     TaskIdentity.node_id = 1
@@ -92,9 +100,7 @@ def run_in_process(
         node: _context(node, node_config)
         for node, node_config in enumerate(node_configs, start=100)
     }
-    server_context = _context(1, {})
-    server_context.run_config = dict(run_config)
-    server(InProcessGrid(client, contexts), server_context)
+    return InProcessGrid(client, contexts)
 
 
 def _context(node: int, node_config: Mapping[str, str]) -> Context:

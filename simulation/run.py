@@ -4,6 +4,7 @@ import fcntl
 from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from common.bank import Bank
@@ -15,9 +16,11 @@ from common.signing import SigningKey
 from server.app import open_bank
 from server.folder import RunFolder
 from server.journal import Journal
+from simulation.answers_of import answers_of
 from simulation.baselines import known_methods, with_method, with_seed
 from simulation.engines import Engine, run_apps
 from simulation.hospitals import check, prepare
+from simulation.paired_runs import Run, paired_tests
 from simulation.watch import watching
 
 _LOCK_FILE = ".lock"
@@ -62,7 +65,11 @@ def simulate(file: Path, wish: Wish) -> list[RunReport]:
             _check_folder(run)
         reports = _against_separate([_report_of(run, wish, base_model) for run in runs])
         if len(reports) > 1 or runs[0].folder.root != wish.out:
-            write_report(wish.out, reports)
+            asked = [
+                Run(report, partial(answers_of, run.plan, run.folder, run.sites))
+                for run, report in zip(runs, reports, strict=True)
+            ]
+            write_report(wish.out, reports, paired_tests(asked))
     return reports
 
 
@@ -72,7 +79,7 @@ def planned_runs(plan: Plan, wish: Wish) -> list[PlannedRun]:
     Raises:
         PlanError: there is no such method.
     """
-    own, runs = plan.method.name, list[PlannedRun]()
+    own, runs = plan.method.label, list[PlannedRun]()
     for number in range(wish.seeds):
         root = wish.out / "seeds" / str(plan.seed + number) if number else wish.out
         for method in _methods(plan, wish):
@@ -84,7 +91,7 @@ def planned_runs(plan: Plan, wish: Wish) -> list[PlannedRun]:
 
 def _methods(plan: Plan, wish: Wish) -> list[str]:
     """Each method once, the plan's own in front."""
-    own, known = plan.method.name, known_methods(plan)
+    own, known = plan.method.label, known_methods(plan)
     compared = plan.simulation.compare if plan.simulation else ()
     wanted = [own, *compared] if wish.methods is None else wish.methods
     unknown = [repr(name) for name in wanted if name not in known]

@@ -33,6 +33,8 @@ class Assignment:
         base_model: folder of the frozen model, already checked against the plan's pin.
         checkpoint: where a round of training is kept while it lasts; None keeps nothing.
         descend: how a loss becomes a step: in this process, or in several together.
+        others: the site's training questions of the plan's other tasks, for a method that
+            trains on all of them; empty for any other.
     """
 
     plan: Plan
@@ -46,6 +48,7 @@ class Assignment:
     device: torch.device
     checkpoint: Checkpoint | None
     descend: Descend = PlainDescent
+    others: tuple[Example, ...] = ()
 
     @property
     def task(self) -> Stage:
@@ -59,13 +62,14 @@ class Assignment:
         return released if self.candidate is None else [*released, self.candidate]
 
     def course(self, examples: int) -> Course:
-        """The round of training over so many examples."""
+        """The round of training over so many examples of the stage's own task."""
         return Course(
             plan=self.plan,
             stage=self.stage,
             round=self.round,
             site=self.site,
             examples=examples,
+            others=len(self.others),
             checkpoint=self.checkpoint,
         )
 
@@ -73,8 +77,11 @@ class Assignment:
 class Method(Protocol):
     """A module of client/methods/ has these three functions."""
 
-    def start(self, assignment: Assignment) -> Adapter:
-        """The adapter that round 1 of the stage begins with: the same at every site."""
+    def start(self, assignment: Assignment, examples: Sequence[Example]) -> Adapter:
+        """The adapter that round 1 of the stage begins with, at a site of these examples.
+
+        The same at every site, unless the plan asks for one that depends on them.
+        """
         ...
 
     def train(

@@ -6,22 +6,53 @@ Released is the stage's adapter. Answers are those of base model plus active ada
 """
 
 from collections.abc import Sequence
+from typing import Final
 
 from client.data import Example
-from client.decoder_lora import answer_worn, first_adapter, train_worn, wear
+from client.decoder_lora import answer_worn, first_adapter, mean_loss, train_worn, wear
 from client.descent import Penalty
 from client.methods.interface import Assignment
 from client.model import BaseModel
 from client.regularizer import Regularizer, Weights, prototypes_of
 from client.train import Report, Trained
 from common.adapter import Adapter
-from common.plan import MSLoRACR
+from common.plan import Modality, MSLoRACR, Prototypes, Start
+
+#: Training questions that `start: nearest` compares the bank's adapters by.
+PROBED: Final = 64
 
 
-def start(assignment: Assignment) -> Adapter:
-    """A fresh adapter: B is zero, so the stage begins as the model it builds on."""
+def start(assignment: Assignment, examples: Sequence[Example]) -> Adapter:
+    """What the plan's `start` says; where the bank has none such, a fresh adapter.
+
+    In a fresh one B is zero, so the stage begins as the model it builds on.
+    """
     settings = _settings(assignment)
-    return first_adapter(assignment, settings.rank, settings.alpha)
+    match settings.start:
+        case Start.FRESH:
+            found = None
+        case Start.MODALITY:
+            earlier = prototypes_of(
+                _earlier(assignment), assignment.task.modality, Prototypes.MODALITY
+            )
+            found = next((prototype.adapter for prototype in earlier if prototype.same), None)
+        case Start.NEAREST:
+            found = _nearest(assignment, examples[:PROBED])
+    return found or first_adapter(assignment, settings.rank, settings.alpha)
+
+
+def _nearest(assignment: Assignment, examples: Sequence[Example]) -> Adapter | None:
+    """The adapter with the least loss on the examples, on top of the active ones.
+
+    None where all of them are worse than no adapter at all. Of equals the oldest counts.
+    """
+    hold, beneath = _settings(assignment).hold, assignment.beneath
+    best, least = None, mean_loss(assignment, hold, beneath, examples)
+    for adapter in assignment.bank.values():
+        loss = mean_loss(assignment, hold, [*beneath, adapter], examples)
+        if loss < least:
+            best, least = adapter, loss
+    return best
 
 
 def train(
@@ -42,13 +73,16 @@ def _penalty(assignment: Assignment, model: BaseModel) -> Penalty | None:
     contrast = _settings(assignment).contrast
     if contrast is None or not assignment.bank:
         return None
-    stages = assignment.plan.stages
-    earlier = [(stages[stage].modality, adapter) for stage, adapter in assignment.bank.items()]
-    prototypes = prototypes_of(earlier, assignment.task.modality, contrast.prototypes)
+    prototypes = prototypes_of(_earlier(assignment), assignment.task.modality, contrast.prototypes)
     weights = Weights(contrast.weight, contrast.orthogonality, contrast.temperature)
     pairs = model.adapted.pairs()
     regularizer = Regularizer(prototypes, pairs, contrast.similarity, weights)
     return lambda: regularizer.add_gradient(pairs)
+
+
+def _earlier(assignment: Assignment) -> list[tuple[Modality, Adapter]]:
+    stages = assignment.plan.stages
+    return [(stages[stage].modality, adapter) for stage, adapter in assignment.bank.items()]
 
 
 def _settings(assignment: Assignment) -> MSLoRACR:

@@ -7,15 +7,14 @@ from client.decoder_lora import answer_worn, first_adapter, train_worn, wear
 from client.methods.interface import Assignment
 from client.train import Report, Trained
 from common.adapter import Adapter
-from common.plan import Hold, Sequential
+from common.plan import Hold
 
 
-def start(assignment: Assignment) -> Adapter:
+def start(assignment: Assignment, examples: Sequence[Example]) -> Adapter:
     """The adapter of the stage before; a fresh one at the first stage."""
     if assignment.bank:
         return assignment.bank[max(assignment.bank)]
     method = assignment.plan.method
-    assert isinstance(method, Sequential)
     return first_adapter(assignment, method.rank, method.alpha)
 
 

@@ -17,6 +17,7 @@ from client.images import load_image, pad_to_square
 from client.model import BaseModel, load_base
 from client.prompt import encode_prompt
 from common.errors import DataError, ModelError
+from common.identity import files_digest
 from common.plan import Precision
 from tests.flow.tiny_llava import write_llava, write_picture
 
@@ -170,8 +171,13 @@ def test_missing_image_settings_are_refused(folder: Path, tmp_path: Path):
 def test_another_kind_of_model_is_refused(folder: Path, tmp_path: Path):
     broken = copy_of(folder, tmp_path / "base")
     (broken / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(ModelError, match="model_type: found 'bert', expected 'llava'"):
+    told = r"model_type: found 'bert', expected 'llava' \(transformers' layout\) or 'llava_mistral'"
+    with pytest.raises(ModelError, match=told):
         load_base(broken, Precision.FP32, CPU)
+    # What is missing for a LLaVA is not missing for another model.
+    (broken / "tokenizer.json").unlink()
+    with pytest.raises(ModelError, match=told):
+        base_digest(broken)
 
 
 def test_no_folder_is_refused(tmp_path: Path):
@@ -191,6 +197,12 @@ def test_the_digest_sees_every_byte_that_counts_and_no_other(folder: Path, tmp_p
         (copy / name).write_bytes(whole)
         os.utime(copy / name)
     assert base_digest(copy) == base_digest(folder)
+
+
+def test_the_digest_of_transformers_layout_is_that_of_plans_which_pin_it(folder: Path):
+    names = ("config.json", "model.safetensors", "preprocessor_config.json")
+    files = [folder / name for name in (*names, "tokenizer.json", "tokenizer_config.json")]
+    assert base_digest(folder) == files_digest(folder, files)
 
 
 def test_the_cache_looks_once_and_again_when_a_picture_changes(tmp_path: Path):

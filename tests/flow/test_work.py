@@ -320,7 +320,7 @@ def test_a_gpu_that_is_missing_is_said(site: Site):
 class PromptMethod:
     """A method on another backbone: it learns a vector, and answers with its length."""
 
-    def start(self, assignment: Assignment) -> Adapter:
+    def start(self, assignment: Assignment, examples: Sequence[Example]) -> Adapter:
         return Adapter({}, 1.0, {"prompt": np.zeros(3, np.float32)})
 
     def train(
@@ -354,7 +354,7 @@ def test_a_method_without_a_decoder_needs_no_other_site(
 
 def test_a_full_gpu_is_said_in_one_sentence(site: Site, monkeypatch: pytest.MonkeyPatch):
     class Greedy(PromptMethod):
-        def start(self, assignment: Assignment) -> Adapter:
+        def start(self, assignment: Assignment, examples: Sequence[Example]) -> Adapter:
             raise torch.OutOfMemoryError
 
     monkeypatch.setitem(work.METHODS, "mslora_cr", Greedy())

@@ -9,7 +9,8 @@ from typing import Any, TypeAlias
 import pytest
 from PIL import Image
 
-from client.data import Example, check_task, infer_kind, read_task
+from client.data import Example, check_task, read_task
+from client.options import infer_kind
 from common.errors import DataError
 from common.metrics import AnswerKind
 
@@ -287,8 +288,14 @@ def test_a_test_question_id_counts_once_as_text_or_number(tmp_path: Path):
     lines = [exam_line(), exam_line(question_id="8"), exam_line(question_id="7")]
     assert mistakes_of(task(tmp_path / "task", test=lines)) == [
         "test.jsonl: line 3: field 'question_id': found '7' again (first on line 1), "
-        "expected an id of its own"
+        "with the same question and picture, expected an id of its own"
     ]
+
+
+def test_a_test_question_id_may_come_again_with_another_question_or_picture(tmp_path: Path):
+    lines = [exam_line(), exam_line(text="Which side?"), exam_line(image="images/c.png")]
+    read = read_task(task(tmp_path / "task", test=lines)).test
+    assert [example.question_id for example in read] == ["7", "7", "7"]
 
 
 def test_all_mistakes_of_both_files_come_at_once_up_to_twenty(tmp_path: Path):
@@ -355,6 +362,13 @@ def test_a_picture_in_both_train_and_test_is_found_under_any_name_and_format(
         f"{folder}/test.jsonl: field 'image': found 'images/copy.png', the same picture as "
         "'images/a.png' in train.json, expected pictures of their own"
     )
+
+
+def test_a_picture_may_serve_train_and_test_where_that_is_allowed(tmp_path: Path):
+    folder = task(tmp_path / "task", test=[exam_line(image="images/a.png")])
+    with pytest.raises(DataError, match=r"found 'images/a\.png', the same picture as"):
+        check_task(folder)
+    assert check_task(folder, may_share=True) == read_task(folder)
 
 
 def test_equal_bytes_in_another_shape_are_another_picture(tmp_path: Path):

@@ -13,14 +13,15 @@ from common.metrics import (
     AnswerKind,
     Bleu,
     bleu,
+    judge,
     majority_answers,
-    normalize,
     overlap,
     paper_metrics,
     read_answers,
     task_metrics,
 )
 from common.plan import Metric
+from common.vqa_words import normalize
 
 CASES = Path(__file__).parents[3] / "shared" / "data" / "paper_answers"
 NAMES = ("cr8_cxp", "cr8_nmi", "cr8_slake-vqarad", "each_cxp", "each_derm")
@@ -220,12 +221,59 @@ def test_the_majority_answer_is_per_question_then_overall():
 
 def test_answers_are_read_with_numbers_as_text_and_open_as_the_rule(tmp_path: Path):
     file = tmp_path / "answers.jsonl"
-    lines = [{"prompt": "how many?", "text": 2, "gt": "2"}, {"text": "n", "gt": "y"}]
+    lines: list[dict[str, object]] = [
+        {"prompt": "how many?", "text": 2, "gt": "2", "question_id": None},
+        {"text": "n", "gt": "y"},
+    ]
     file.write_text("\n\n".join(json.dumps(line) for line in lines) + "\n")
     assert read_answers(file) == [
         Answer("how many?", "2", "2", OPEN),
         Answer("", "n", "y", OPEN),
     ]
+
+
+def test_answers_are_read_as_the_papers_evaluator_reads_them(tmp_path: Path):
+    file = tmp_path / "answers.jsonl"
+    # Line ends of Windows, a blank line, the other names of two fields, ids of two types, a
+    # truth value (as Python writes it), and a line separator that ends no line of a file.
+    lines = [
+        '{"question_id": 7, "prompt": "p", "prediction": "Yes\\n", "ground_truth": true}',
+        "",
+        '{"question_id": "x", "prediction": "no", "text": "a\u2028b", "gt": "\\ud83d"}',
+    ]
+    file.write_bytes("\r\n".join(lines).encode())
+    assert read_answers(file) == [
+        Answer("p", "Yes\n", "True", OPEN, "7"),
+        Answer("", "a\u2028b", "\ud83d", OPEN, "x"),
+    ]
+
+
+def test_white_space_of_any_kind_parts_words_and_counts_for_no_mark():
+    # A newline beside a mark is no space: the mark becomes one, and nothing is glued together.
+    assert normalize("no effusion.\nClear-\nlungs") == "no effusion clear lungs"
+    assert normalize("left\u00a0lung\u2028\x85") == "left lung"
+
+
+@pytest.mark.parametrize(
+    ("answer", "truth", "exact"),
+    [
+        ("", "", True),
+        ("Assistant: ", "the", True),  # both are empty once normalized
+        ("x\nASSISTANT: y", "x y", True),
+        ("yes ", "yes", True),
+        ("none", "0", True),
+        ("2", "two", True),
+        ("é", "e", False),
+    ],
+)
+def test_exact_match_of_what_is_hardly_an_answer(answer: str, truth: str, exact: bool):
+    assert judge(opened(answer, truth)).exact is exact
+
+
+def test_a_judged_answer_has_what_the_table_averages():
+    judged = judge(closed("Yes, indeed", "yes"))
+    assert (judged.truth, judged.exact, judged.hit) == ("yes", False, True)
+    assert (judged.overlap.recall, judged.overlap.precision) == (1.0, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -235,6 +283,10 @@ def test_answers_are_read_with_numbers_as_text_and_open_as_the_rule(tmp_path: Pa
         ('{"text": "a", "gt": "b"}\n{"text": ', "line 2: not JSON"),
         ("[1]", r"line 1: found \[1\], expected a JSON object"),
         ('{"text": "a"}', "line 1, gt: found nothing, expected text"),
+        ('{"text": "a", "gt": ["b"]}', r'line 1, gt: found \["b"\], expected text'),
+        ('{"text": "a", "gt": "b", "question_id": {}}', "question_id: found {}, expected text"),
+        ('{"gt": ' + "9" * 5000 + "}", "line 1: found JSON that can't be read"),
+        ("[" * 100_000, "line 1: found JSON that can't be read"),
         ('{"text": null, "gt": "b"}', "line 1, text: found null, expected text"),
         (
             '{"text": "a", "gt": "b", "answer_type": "YESNO"}',

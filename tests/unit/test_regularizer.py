@@ -85,6 +85,16 @@ def grassmann_contrast(pairs: Pairs, prototypes: Sequence[Prototype]) -> torch.T
     return total / len(pairs)
 
 
+def squared_distance_to_the_mean(pairs: Pairs, prototypes: Sequence[Prototype]) -> torch.Tensor:
+    same = [prototype.adapter for prototype in prototypes if prototype.same]
+    total = torch.zeros((), dtype=torch.float64)
+    for name, factors in pairs.items() if same else ():
+        for side, factor in enumerate(factors):
+            held = [(a.pairs[name].a, a.pairs[name].b)[side] for a in same]
+            total = total + (factor - torch.tensor(np.mean(held, axis=0))).square().sum()
+    return total / (2 * len(pairs))
+
+
 def plain(
     pairs: Pairs, prototypes: Sequence[Prototype], similarity: Similarity, beta: float | None
 ) -> torch.Tensor:
@@ -93,6 +103,8 @@ def plain(
         value = value + WEIGHTS.contrast * exp_contrast(pairs, prototypes)
     if similarity is Similarity.GRASSMANN:
         value = value + WEIGHTS.contrast * grassmann_contrast(pairs, prototypes)
+    if similarity is Similarity.ATTRACT:
+        value = value + WEIGHTS.contrast * squared_distance_to_the_mean(pairs, prototypes)
     if beta is not None:
         whole = orthogonality(pairs)
         for prototype in prototypes:

@@ -192,6 +192,12 @@ def test_a_run_cut_short_still_makes_a_report(tmp_path: Path):
     assert read_report(tmp_path) == [partial]
 
 
+def test_a_method_that_learns_nothing_has_its_losses_drawn_too(tmp_path: Path):
+    nothing = [replace(point, loss=0.0) for point in run().curves]
+    write_report(tmp_path, [replace(run(method="zero_shot"), curves=tuple(nothing))])
+    assert (tmp_path / "losses.png").exists()
+
+
 def test_findings_by_hand():
     fallen = run(scores=((0.8, 0.3, 0.2), (0.9, 0.9, 0.4), (0.6, 0.9, 1.0)))
     assert drops(fallen) == [("tissue", pytest.approx(0.3)), ("quadrant", 0.0)]
