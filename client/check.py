@@ -12,6 +12,7 @@ from typing import Final, TypeAlias
 from client.approval import Part, adapter_bytes, parts_in
 from client.base_files import base_digest
 from client.data import TRAIN_FILE, TaskData, check_task
+from client.data_check import may_share
 from client.enrolment import enrolment
 from client.finding import Finding, Level, ok, problem
 from client.keys import load_key

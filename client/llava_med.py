@@ -151,11 +151,7 @@ def llava_config(original: Original) -> LlavaConfig:
     _check_settings(where, found)
     vision = _vision_config(original)
     sides: Any = vision
-    layer, layers = found["mm_vision_select_layer"], sides.num_hidden_layers
-    if not -layers - 1 <= layer <= layers:
-        raise ModelError(
-            f"{where}, mm_vision_select_layer: found {layer}, expected one of {layers} layers"
-        )
+    layer = _feature_layer(where, found, sides.num_hidden_layers)
     try:
         return LlavaConfig(
             vision_config=vision,
@@ -177,11 +173,18 @@ def _check_settings(where: Path, found: Mapping[str, Any]) -> None:
         value = found.get(name)
         if value != expected and not (value is None and expected is False):
             raise ModelError(f"{where}, {name}: found {value!r}, expected {expected!r}")
-    layer = found.get("mm_vision_select_layer")
-    if type(layer) is not int:
-        raise ModelError(f"{where}, mm_vision_select_layer: found {layer!r}, expected a number")
     if missing := [name for name in _TEXT if name not in found]:
         raise ModelError(f"{where}: found no {', '.join(missing)}, expected the text model's sizes")
+
+
+def _feature_layer(where: Path, found: Mapping[str, Any], layers: int) -> int:
+    """The tower's layer whose outputs are the image: from the end if negative, 0 its input."""
+    layer = found.get("mm_vision_select_layer")
+    if type(layer) is not int or not -layers - 1 <= layer <= layers:
+        raise ModelError(
+            f"{where}, mm_vision_select_layer: found {layer!r}, expected one of {layers} layers"
+        )
+    return layer
 
 
 def _vision_config(original: Original) -> CLIPVisionConfig:

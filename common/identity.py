@@ -35,7 +35,8 @@ def files_digest(root: Path, files: Iterable[Path]) -> str:
     whole = hashlib.sha256()
     for file in sorted(files):
         whole.update(f"{file.relative_to(root).as_posix()}\0".encode())
-        whole.update(hashlib.sha256(file.read_bytes()).digest())
+        with file.open("rb") as opened:
+            whole.update(hashlib.file_digest(opened, "sha256").digest())
     return whole.hexdigest()
 
 

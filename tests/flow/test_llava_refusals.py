@@ -161,7 +161,7 @@ CASES: dict[str, tuple[Change, str]] = {
     ),
     "no layer of the tower": (
         settings(mm_vision_select_layer=...),
-        "config.json, mm_vision_select_layer: found None, expected a number",
+        "config.json, mm_vision_select_layer: found None, expected one of 3 layers",
     ),
     "a layer that the tower has not": (
         settings(mm_vision_select_layer=-5),
