@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
-.PHONY: demo test check soak clean
+.PHONY: demo test check soak results clean
 
 demo: $(VENV)/.sim
 	$(BIN)/fedmslora simulate configs/demo.yaml --out runs/demo
@@ -23,6 +23,11 @@ check: $(VENV)/.test
 soak: $(VENV)/.sim
 	rm -rf runs/soak
 	$(BIN)/python -m simulation.soak --kills 40 --seed 1 --out runs/soak
+
+# The experiments of configs/experiments: some hours on two cores. It goes on where it stopped,
+# and once all results are there it only draws docs/results.md anew.
+results: $(VENV)/.sim
+	$(BIN)/python -m simulation.make_results
 
 $(VENV)/.made:
 	$(PYTHON) -m venv $(VENV)

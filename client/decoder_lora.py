@@ -12,10 +12,11 @@ from torch.nn import functional
 from client.answer import answer
 from client.batches import Batch, Batches
 from client.data import Example
-from client.descent import Penalty
+from client.descent import Penalty, backward
 from client.lora import Factor, fresh_adapter, orthonormal_adapter
 from client.methods.interface import Assignment
 from client.model import BaseModel, load_base
+from client.steepest import WeightGradients
 from client.train import LossOf, Report, Trained, train
 from common.adapter import Adapter
 from common.identity import seed_for
@@ -100,6 +101,29 @@ def mean_loss(
             for start in range(0, len(examples), together)
         ]
     return float(torch.stack(parts).double().sum()) / batches.labelled(everything)
+
+
+def steepest_adapter(
+    assignment: Assignment, hold: Hold, fresh: Adapter, examples: Sequence[Example]
+) -> Adapter:
+    """`fresh` with other A's: the leading right singular vectors of the weights' gradients.
+
+    B stays zero, so nothing changes yet; the first step then takes the largest part of the
+    full gradient that a pair of this rank can (LoRA-GA, arXiv 2407.05000, which also sets
+    B). Rows have the mean norm that a fresh A has, so that the steps are of the same size.
+    """
+    model = wear(assignment, hold, fresh)
+    batches, together = Batches(model, examples), assignment.plan.evaluation.batch_size
+    gradients = WeightGradients(model.adapted)
+    try:
+        for start in range(0, len(examples), together):
+            chosen = range(len(examples))[start : start + together]
+            backward(Decoder(model)(batches.take(chosen)))
+    finally:
+        gradients.close()
+        model.adapted.silence()
+    seed = seed_for(assignment.plan.seed, "steepest", assignment.stage)
+    return gradients.spanned(fresh, seed)
 
 
 def answer_worn(assignment: Assignment, hold: Hold, questions: Sequence[Example]) -> list[str]:

@@ -74,12 +74,14 @@ class Start(StrEnum):
     """What a stage's adapter begins with: nothing learned, or something of the bank.
 
     `modality`: the mean of the adapters of the stage's own modality. `nearest`: the one
-    adapter with which the site's own training questions have the least loss.
+    adapter with which the site's own training questions have the least loss. `gradient`:
+    nothing learned, but A spans the directions in which their loss falls fastest.
     """
 
     FRESH = "fresh"
     MODALITY = "modality"
     NEAREST = "nearest"
+    GRADIENT = "gradient"
 
 
 class Prototypes(StrEnum):
@@ -243,6 +245,15 @@ class Stage(Strict):
     deadline_hours: Positive = 72.0
 
 
+class Router(Strict):
+    """What leaves a site so that a picture can choose its stage (common/prototype.py)."""
+
+    #: Fewest different images of which a site makes a prototype.
+    minimum: Count = 50
+    #: Of the softmax over the cosines, as in DISCO (arXiv 2503.12897).
+    temperature: Positive = 0.05
+
+
 class Simulation(Strict):
     """How one machine stands in for the hospitals; real sites ignore it."""
 
@@ -275,6 +286,8 @@ class Plan(Strict):
     wire: Precision = Precision.BF16
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
+    #: Null: no prototype leaves a site, and only the oracle's stage is scored.
+    router: Router | None = None
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
     simulation: Simulation | None = None
 
@@ -284,13 +297,22 @@ class Plan(Strict):
         return sha256(self.canonical().encode())
 
     def canonical(self) -> str:
-        """The plan as canonical JSON: what travels, and what is hashed."""
-        return canonical_json(self.model_dump(mode="json"))
+        """The plan as canonical JSON: what travels, and what is hashed.
+
+        Without a router as it was before there were any: old digests stay.
+        """
+        without = None if self.router else {"router"}
+        return canonical_json(self.model_dump(mode="json", exclude=without))
 
     @property
     def sites(self) -> tuple[str, ...]:
         """Every site of every stage, once, in name order."""
         return tuple(sorted({site for stage in self.stages for site in stage.sites}))
+
+    @property
+    def routing(self) -> Router | None:
+        """The router, where there is a choice: a baseline of one adapter leaves none."""
+        return None if isinstance(self.method, OneAdapter) else self.router
 
     def base_of(self, stage: int) -> tuple[int, ...]:
         """The earlier stages whose adapters are summed under stage `stage` (0-based)."""
@@ -394,7 +416,8 @@ _PlanLoader.add_implicit_resolver(  # pyright: ignore[reportUnknownMemberType]
 FIELDS = frozenset(
     name
     for part in (
-        Plan, Stage, Training, Evaluation, Simulation, BaseModelPin, MSLoRACR, OneAdapter, Contrast,
+        Plan, Stage, Training, Evaluation, Router, Simulation, BaseModelPin, MSLoRACR, OneAdapter,
+        Contrast,
     )
     for name in part.model_fields
 )  # fmt: skip

@@ -45,11 +45,11 @@ def _site_mistakes(sites: list[Any], quorum: object) -> list[str]:
 def _start_mistakes(document: Fields, sites: list[Any]) -> list[str]:
     """Sites that begin with different adapters have no mean of A and B apart."""
     start, rule = _fields(document.get("method")).get("start"), document.get("aggregation")
-    if start != "nearest" or rule == "svd" or len(sites) < 2:
+    if start not in ("nearest", "gradient") or rule == "svd" or len(sites) < 2:
         return []
     return [
-        f"sites: found {len(sites)} with method.start 'nearest' and the rule {rule!r}, expected "
-        "one site, or the rule 'svd': each site begins with what is nearest to its own questions"
+        f"sites: found {len(sites)} with method.start {start!r} and the rule {rule!r}, expected "
+        "one site, or the rule 'svd': each site begins with what its own questions ask for"
     ]
 
 

@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -121,10 +121,14 @@ def run_all(
         # Small parts, so that no process is left with a long group at the end.
         parts = [group[i : i + 12] for group in groups.values() for i in range(0, len(group), 12)]
         running = [pool.submit(_run_group, part, results, scratch) for part in parts]
-        for finished in as_completed(running):
-            for name in finished.result():
-                done += 1
-                yield done, len(wanted), name
+        try:
+            for finished in as_completed(running):
+                for name in finished.result():
+                    done += 1
+                    yield done, len(wanted), name
+        finally:
+            # After a failure the pool would still run all that waits, for hours.
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _run_group(plans: Sequence[Plan], results: Path, scratch: Path) -> list[str]:
@@ -162,11 +166,13 @@ def _run(plan: Plan, scratch: Path) -> Result:
 def _course(plan: Plan, folder: RunFolder, sites: Path) -> RunReport:
     from client.app import app as client
     from server.app import Federation, run
+    from server.network import SIMULATED
     from simulation.inprocess import grid_of
 
     files = [sites / site / "site.yaml" for site in plan.sites]
     grid = grid_of(client, [{"site-file": str(file)} for file in files])
-    return run(plan, folder, grid, Federation())
+    # Sites that answer within the call need not be waited for.
+    return run(plan, folder, grid, Federation(replace(SIMULATED, poll_s=0.0)))
 
 
 def _result(

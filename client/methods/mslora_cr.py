@@ -9,7 +9,14 @@ from collections.abc import Sequence
 from typing import Final
 
 from client.data import Example
-from client.decoder_lora import answer_worn, first_adapter, mean_loss, train_worn, wear
+from client.decoder_lora import (
+    answer_worn,
+    first_adapter,
+    mean_loss,
+    steepest_adapter,
+    train_worn,
+    wear,
+)
 from client.descent import Penalty
 from client.methods.interface import Assignment
 from client.model import BaseModel
@@ -18,7 +25,7 @@ from client.train import Report, Trained
 from common.adapter import Adapter
 from common.plan import Modality, MSLoRACR, Prototypes, Start
 
-#: Training questions that `start: nearest` compares the bank's adapters by.
+#: Training questions that `start: nearest` and `gradient` look at.
 PROBED: Final = 64
 
 
@@ -38,6 +45,9 @@ def start(assignment: Assignment, examples: Sequence[Example]) -> Adapter:
             found = next((prototype.adapter for prototype in earlier if prototype.same), None)
         case Start.NEAREST:
             found = _nearest(assignment, examples[:PROBED])
+        case Start.GRADIENT:
+            fresh = first_adapter(assignment, settings.rank, settings.alpha)
+            return steepest_adapter(assignment, settings.hold, fresh, examples[:PROBED])
     return found or first_adapter(assignment, settings.rank, settings.alpha)
 
 

@@ -151,3 +151,12 @@ def test_fine_tuning_answers_everything_with_its_latest_adapter():
     plan = parse_plan(document(method={"name": "sequential", "rank": 4, "alpha": 4}), "p")
     assert plan.base_of(2) == ()
     assert plan.answering(task=0, after=2) == (2,)
+
+
+@pytest.mark.parametrize(
+    ("earlier", "expected"),
+    [("all", [1, 2, 3]), ("last", [0, 0, 3]), ("none", [0, 0, 0])],
+)
+def test_earlier_tasks_are_scored_again_when_the_plan_says_so(earlier: str, expected: list[int]):
+    plan = parse_plan(document(evaluation={"earlier": earlier}), "test")
+    assert [len(plan.scored_after(number)) for number in range(3)] == expected
