@@ -83,10 +83,13 @@ class Course:
 
         A linear warm-up, then half a cosine to zero, over the rounds of the whole stage: a
         restart in every round would undo what the last one settled. A step is counted at
-        its middle, so that neither the first nor the last is lost.
+        its middle, so that neither the first nor the last is lost. Where all tasks are drawn
+        from, the stages are rounds of one training, and the cosine is over all of them.
         """
         stage, warmup = self.plan.stages[self.stage], self.plan.training.warmup
         done = (self.round - 1 + (step + 0.5) / steps) / stage.rounds
+        if self.others:
+            done = (self.stage + done) / len(self.plan.stages)
         if done < warmup:
             return stage.learning_rate * done / warmup
         return stage.learning_rate * 0.5 * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup)))

@@ -108,6 +108,20 @@ def test_the_rates_of_all_rounds_are_one_warm_up_and_one_cosine():
     assert 0 < rates[-1] < 0.0001
 
 
+def test_training_on_all_tasks_is_one_cosine_over_all_stages():
+    plan = plan_of(rounds=2)
+    both = [{**plan.model_dump(mode="json")["stages"][0], "name": name} for name in ("one", "two")]
+    plan = parse_plan({**plan.model_dump(mode="json"), "stages": both}, "test")
+    rates = [
+        Course(plan=plan, stage=s, round=r, site="a", examples=6, others=6).rate(step, 5)
+        for s in range(2)
+        for r in (1, 2)
+        for step in range(5)
+    ]
+    at_once = course_of(round=1, rounds=1)
+    assert rates == pytest.approx([at_once.rate(step, 20) for step in range(20)])
+
+
 @pytest.mark.parametrize("warmup", [0.0, 1.0])
 def test_a_stage_may_have_no_warm_up_or_nothing_else(warmup: float):
     rates = [course_of(rounds=1, training={"warmup": warmup}).rate(step, 4) for step in range(4)]
