@@ -1,11 +1,11 @@
-"""`fedmslora data`: look through folders of tasks before anything is trained on them."""
+"""`fedmslora data`: look through folders of tasks, or deal them to sites, before training."""
 
 # typer 0.20 leaves a type of click's open in its overloads; not ours to fix.
 # pyright: reportUnknownMemberType=false
 
 import json
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from client.data_check import TaskCheck, Told
+    from client.data_deal import Share
+
+#: Decoding a picture takes much of a core and the memory of the whole picture.
+_WORKERS = min(8, os.cpu_count() or 1)
 
 app = typer.Typer(no_args_is_help=True, help="The data of tasks, before training on it.")
 
@@ -31,7 +37,7 @@ def check(
     ],
     workers: Annotated[
         int, typer.Option(min=1, help="Processes that decode pictures; each needs memory.")
-    ] = min(8, os.cpu_count() or 1),
+    ] = _WORKERS,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document on stdout.")
     ] = False,
@@ -61,6 +67,62 @@ def check(
         raise typer.Exit(2)
 
 
+@app.command()
+def deal(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Folders of tasks, or one task's folder.")
+    ],
+    out: Annotated[Path, typer.Argument(help="A new or empty folder, for SITE/TASK/.")],
+    sites: Annotated[str, typer.Option(help="Their names, as in a plan: a,b,c")],
+    weights: Annotated[
+        str | None, typer.Option(help="Parts of the questions: 5,1,1; by default even ones.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Another seed deals otherwise.")] = 0,
+    copy: Annotated[
+        bool, typer.Option("--copy", help="Hard links or copies, not symbolic links, to pictures.")
+    ] = False,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes that decode pictures; each needs memory.")
+    ] = _WORKERS,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document on stdout.")
+    ] = False,
+) -> None:
+    """Deal the questions of tasks in the paper's layout to sites, to simulate a federation.
+
+    All questions about a picture, training's and the test's, go to one site, whatever the
+    picture's files are called. So that OUT can be moved to another machine, use --copy.
+
+    Example: fedmslora data deal data/MSLoRA_CR data/sites3 --sites a,b,c
+    """
+    from client.data_check import task_folders
+    from client.data_deal import Deal, deal_tasks
+
+    names = tuple(name.strip() for name in sites.split(","))
+    wish = Deal(sites=names, weights=_weights(weights, len(names)), seed=seed, copy=copy)
+    # What a folder is called matters, also where it is given as a dot.
+    folders = task_folders(folder.absolute())
+    with _progress() as told:
+        shares = deal_tasks(folders, out, wish, workers, told)
+    if as_json:
+        document = {"folder": str(folder), "out": str(out), "seed": seed}
+        document |= {"sites": names, "weights": wish.weights, "shares": [*map(asdict, shares)]}
+        typer.echo(json.dumps(document, indent=1))
+    else:
+        _print_shares(shares)
+
+
+def _weights(given: str | None, sites: int) -> tuple[int, ...]:
+    from common.errors import DataError
+
+    if given is None:
+        return (1,) * sites
+    try:
+        return tuple(int(word) for word in given.split(","))
+    except ValueError:
+        raise DataError(f"weights: found {given!r}, expected numbers such as 5,1,1") from None
+
+
 def _document(
     folder: Path, checks: Sequence["TaskCheck"], missing: Sequence[str], passed: bool
 ) -> dict[str, Any]:
@@ -75,21 +137,41 @@ def _document(
 
 
 def _print_table(checks: Sequence["TaskCheck"]) -> None:
-    from rich.box import SIMPLE_HEAD
     from rich.console import Console
-    from rich.table import Table
 
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    widest = max(len(check.folder.name) for check in checks)
-    table.add_column("task", overflow="fold", min_width=min(widest, 16))
-    for column in _COLUMNS:
-        table.add_column(column, justify="right")
+    table = _table([check.folder.name for check in checks], _COLUMNS)
     for check in checks:
         fields: dict[str, Any] = asdict(check)
         counts = [str(fields[field]) for field in _COLUMNS.values()]
-        # rich would take brackets for its own marks.
-        table.add_row(check.folder.name.replace("[", r"\["), *counts)
+        table.add_row(_plain(check.folder.name), *counts)
     Console().print(table)
+
+
+def _print_shares(shares: Sequence["Share"]) -> None:
+    from rich.console import Console
+
+    table = _table([share.task for share in shares], ["site", "train", "test", "images"])
+    for share in shares:
+        counts = map(str, (share.train, share.test, share.images))
+        table.add_row(_plain(share.task), share.site, *counts)
+    Console().print(table)
+
+
+def _table(tasks: Sequence[str], columns: Iterable[str]) -> "Table":
+    """An empty table with a first column for the names of `tasks`, which may break."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("task", overflow="fold", min_width=min(max(map(len, tasks)), 16))
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table
+
+
+def _plain(name: str) -> str:
+    # rich would take brackets for its own marks.
+    return name.replace("[", r"\[")
 
 
 #: What the table calls the fields of a check.

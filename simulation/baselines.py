@@ -29,27 +29,21 @@ def _joint(method: MethodPlan) -> MethodPlan:
 
 
 def _mslora(method: MethodPlan) -> MethodPlan:
-    """The sum of the adapters, without a regularizer."""
-    return _summed(method, _active(method), None)
+    """The sum of all adapters, without a regularizer."""
+    return _summed(method, Active.ALL, None)
 
 
 def _mslora_cr(method: MethodPlan) -> MethodPlan:
-    """The sum of the adapters, with the contrast alone."""
+    """The sum of all adapters, with the contrast alone."""
     contrast = _contrast(method).model_copy(update={"orthogonality": None})
-    return _summed(method, _active(method), contrast)
+    return _summed(method, Active.ALL, contrast)
 
 
 def _mslora_cr_ortho(method: MethodPlan) -> MethodPlan:
-    """The sum of the adapters, with contrast and orthogonality."""
+    """The sum of all adapters, with contrast and orthogonality."""
     contrast = _contrast(method)
     beta = contrast.orthogonality or _ORTHOGONALITY
-    return _summed(method, _active(method), contrast.model_copy(update={"orthogonality": beta}))
-
-
-def _active(method: MethodPlan) -> Active:
-    """What the plan's own method sums; all of it where that sums nothing."""
-    own = method.active if isinstance(method, MSLoRACR) else Active.NONE
-    return Active.ALL if own is Active.NONE else own
+    return _summed(method, Active.ALL, contrast.model_copy(update={"orthogonality": beta}))
 
 
 def _contrast(method: MethodPlan) -> Contrast:

@@ -24,6 +24,10 @@ from common.plan_mistakes import shown
 Changes = Mapping[str, Any]
 
 
+#: Of one axis, what each setting changes.
+Settings = Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
+
+
 class Definition(Strict):
     """The file of an experiment."""
 
@@ -31,7 +35,7 @@ class Definition(Strict):
     question: str
     plan: str
     seeds: Count
-    axes: dict[Slug, dict[str, dict[str, Any]]]
+    axes: Annotated[dict[Slug, Settings], Field(min_length=1)]
     #: Combinations that are run, as the settings that they allow of some axes; null: all.
     only: Annotated[list[dict[Slug, list[str]]], Field(min_length=1)] | None = None
 
@@ -64,6 +68,7 @@ def load_experiment(file: Path) -> Experiment:
     definition = _definition(file)
     base = load_plan(file.parent / definition.plan)
     names = {axis: tuple(settings) for axis, settings in definition.axes.items()}
+    _check_only(definition, names, file)
     variants = [
         Variant(settings, base.seed + number, _varied(base, definition, settings, number, file))
         for settings in _combinations(definition, names)
@@ -84,6 +89,24 @@ def _definition(file: Path) -> Definition:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the experiment"
         raise PlanError(f"{file}: {where}: found {shown(first['input'])}: {first['msg']}") from None
+
+
+def _check_only(definition: Definition, names: Mapping[str, tuple[str, ...]], file: Path) -> None:
+    """What `only` names is there, so that no combination is left out by a slip.
+
+    Raises:
+        PlanError: it is not.
+    """
+    for rule in definition.only or ():
+        for axis, allowed in rule.items():
+            known = names.get(axis, ())
+            unknown = [name for name in allowed if name not in known]
+            if unknown or axis not in names:
+                found, expected = (unknown, known) if axis in names else ([axis], tuple(names))
+                raise PlanError(
+                    f"{file}: only, {axis}: found {', '.join(map(repr, found))}, "
+                    f"expected some of {', '.join(map(repr, expected))}"
+                )
 
 
 def _combinations(
@@ -118,12 +141,14 @@ def _change(document: dict[str, Any], path: str, value: object, where: str) -> N
     if path == "stages.order":
         by_name = {stage["name"]: stage for stage in document["stages"]}
         names = cast(list[object], value) if isinstance(value, list) else [value]
-        if not set(names) <= by_name.keys():
+        if any(name not in [*by_name] for name in names):
             raise PlanError(f"{where}: stages.order: found {value}, expected names of stages")
         document["stages"] = [by_name[name] for name in names]
         return
     *parents, last = path.split(".")
-    for place in _places([document], parents):
+    places = _places([document], parents)
+    # Without this a path that leads nowhere would change nothing, and say so to no one.
+    for place in places or [None]:
         if not isinstance(place, dict):
             raise PlanError(f"{where}: found no place {path!r} in the plan")
         # A copy, so that no two stages share one list.

@@ -87,7 +87,9 @@ def read_result(file: Path) -> Result:
         for name in ("learned", "final", "errors"):
             fields[name] = tuple(fields[name])
         return Result(plan=plan, **fields)
-    except (OSError, ValueError, KeyError, TypeError, IndexError, PlanError) as error:
+    except (
+        OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, PlanError
+    ) as error:  # fmt: skip
         raise DataError(f"{file}: can't be read as a result ({error})") from None
 
 
@@ -128,7 +130,7 @@ def run_all(
                     yield done, len(wanted), name
         finally:
             # After a failure the pool would still run all that waits, for hours.
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)
 
 
 def _run_group(plans: Sequence[Plan], results: Path, scratch: Path) -> list[str]:

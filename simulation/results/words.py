@@ -1,0 +1,141 @@
+"""Numbers, tables and sentences of the results; every claim is made from the numbers."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+from simulation.results.measures import Spread
+from simulation.results.significance import LEVEL, Comparison
+
+DASH = "-"
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown; all columns but the first are numbers."""
+    lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def percent(value: float | None, digits: int = 2) -> str:
+    """A fraction as a percentage."""
+    return DASH if value is None else f"{100 * value:.{digits}f}"
+
+
+def points(value: float | None) -> str:
+    """A difference of fractions in points of percent, with its sign; nothing has none."""
+    if value is None:
+        return DASH
+    told = f"{100 * value:+.2f}"
+    return "0.00" if told in {"+0.00", "-0.00"} else told
+
+
+def level(found: Spread | None) -> str:
+    """Mean and deviation of a percentage."""
+    return _spread(found, percent)
+
+
+def change(found: Spread | None) -> str:
+    """Mean and deviation of a difference, in points."""
+    return _spread(found, points)
+
+
+def _spread(found: Spread | None, told: Callable[[float], str]) -> str:
+    if found is None:
+        return DASH
+    after = "" if found.deviation is None else f" ± {percent(found.deviation)}"
+    return told(found.mean) + after
+
+
+def number_of(found: Spread | None) -> str:
+    """Of how many seeds."""
+    return str(found.count if found else 0)
+
+
+def between(low: float | None, high: float | None) -> str:
+    """An interval of differences, in points."""
+    return DASH if low is None else f"{points(low)} to {points(high)}"
+
+
+def probability(p: float | None) -> str:
+    """A p; very small ones as a bound."""
+    if p is None:
+        return DASH
+    return "<0.0001" if p < 1e-4 else f"{p:.3g}"
+
+
+def equation(p: float | None) -> str:
+    """`p = 0.01`, or its bound."""
+    told = probability(p)
+    return f"p {told[0]} {told[1:]}" if told.startswith("<") else f"p = {told}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in one line of a sentence."""
+    if len(names) < 2:
+        return "".join(names)
+    return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+_HEADS = (
+    "compared", "n", "difference", "95% over seeds", "p (Holm)", "95% over questions",
+    "p (Holm)", "right only in the first, second", "p (Holm)",
+)  # fmt: skip
+
+
+def tests_table(comparisons: Sequence[Comparison]) -> str:
+    """A row for each comparison, with its three tests."""
+    return table(_HEADS, [_test_row(one) for one in comparisons])
+
+
+def _test_row(one: Comparison) -> list[str]:
+    questions, answers = one.questions, one.answers
+    return [
+        named(one),
+        str(len(one.differences)),
+        points(one.difference),
+        between(one.low, one.high),
+        _adjusted(one.t and one.t.p, one.holm),
+        between(questions.low, questions.high) if questions else DASH,
+        _adjusted(questions and questions.p, one.holm_questions),
+        f"{answers.first_only}, {answers.second_only}" if answers else DASH,
+        _adjusted(answers and answers.p, one.holm_answers),
+    ]
+
+
+def _adjusted(p: float | None, holm: float | None) -> str:
+    return DASH if p is None else f"{probability(p)} ({probability(holm)})"
+
+
+def named(one: Comparison) -> str:
+    """What is compared, with the group that it belongs to."""
+    return f"{one.question.group}: {one.question.name}" if one.question.group else one.question.name
+
+
+def overview(comparisons: Sequence[Comparison]) -> str:
+    """What of many comparisons is significant over seeds after Holm, and what is not."""
+    tested = [one for one in comparisons if one.t is not None]
+    if not tested:
+        return "Nothing can be tested over seeds yet: it takes two seeds of both."
+    better = [one for one in tested if one.significant and (one.difference or 0) > 0]
+    worse = [one for one in tested if one.significant and (one.difference or 0) < 0]
+    rest = [one for one in tested if one not in better and one not in worse]
+    said = [
+        f"Over seeds and after Holm (p < {LEVEL}), {len(better)} of {_comparisons(len(tested))} "
+        f"show a gain{_which(better)} and {len(worse)} a loss{_which(worse)}."
+    ]
+    if rest:
+        alone = [one for one in rest if one.t and one.t.p < LEVEL]
+        said.append(
+            f"The other {len(rest)} are not significant; "
+            f"{len(alone)} of them would be without the correction{_which(alone)}."
+        )
+    return " ".join(said)
+
+
+def _comparisons(number: int) -> str:
+    return f"{number} comparison{'' if number == 1 else 's'}"
+
+
+def _which(comparisons: Sequence[Comparison]) -> str:
+    if not comparisons:
+        return ""
+    names = [f"{named(one)} {points(one.difference)}" for one in comparisons]
+    return f" ({'; '.join(names)})"
