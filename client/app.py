@@ -17,13 +17,14 @@ from flwr.clientapp import ClientApp
 from client import audit
 from client.audit import Entry, Kind, Subject
 from client.failures import OrderRefused, record_failure
-from client.policy import check_form
+from client.policy import check_form, fewest_images
 from client.reception import plan_of, receive
 from client.site import Site, load_site
 from client.store import get, held
 from common.errors import Refusal, SiteFailed
-from common.exchange import Delivery, Failure, Presence, Reason, Reply
+from common.exchange import Delivery, Failure, Order, Presence, Reason, Reply, Update
 from common.identity import code_digest
+from common.plan import Plan
 from common.wire import wire_bytes
 
 #: Folder with one site file per simulated site; a real site names its own in the node config.
@@ -78,9 +79,9 @@ def _ordered(record: RecordDict, site: Site) -> RecordDict:
         delivery = _delivery(record)
     except OrderRefused as refused:
         audit.write(site.store, Entry(time=_now(), kind=Kind.UNREADABLE))
-        return _logged(record_failure(site, refused), None, site)
-    order = delivery.order
-    subject = audit.subject_of(order, _plan_name(delivery, site.store))
+        return _logged(record_failure(site, refused), None, None, site)
+    order, plan = delivery.order, _plan(delivery, site.store)
+    subject = audit.subject_of(order, None if plan is None else plan.name)
     parts, size = audit.parts_of(delivery), wire_bytes(record)
     came = Entry(time=_now(), kind=Kind.ORDER, subject=subject, parts=parts, size=size)
     audit.write(site.store, came)
@@ -88,7 +89,7 @@ def _ordered(record: RecordDict, site: Site) -> RecordDict:
         reply = receive(delivery, site)
     except Exception as error:  # its text may name a patient's file
         reply = record_failure(site, error)
-    return _logged(reply, subject, site)
+    return _logged(reply, subject, _withheld(reply, order, plan, site), site)
 
 
 def _delivery(record: RecordDict) -> Delivery:
@@ -105,16 +106,25 @@ def _delivery(record: RecordDict) -> Delivery:
     return delivery
 
 
-def _logged(reply: Reply, subject: Subject | None, site: Site) -> RecordDict:
+def _logged(reply: Reply, subject: Subject | None, withheld: str | None, site: Site) -> RecordDict:
     record = reply.to_record()
-    audit.write(site.store, audit.reply_entry(reply, subject, _now(), wire_bytes(record)))
+    entry = audit.reply_entry(reply, subject, _now(), wire_bytes(record))
+    audit.write(site.store, entry.model_copy(update={"withheld": withheld}))
     return record
 
 
-def _plan_name(delivery: Delivery, store: Path) -> str | None:
+def _withheld(reply: Reply, order: Order, plan: Plan | None, site: Site) -> str | None:
+    """What the plan wanted with this update and did not get, in words."""
+    if plan is None or not isinstance(reply, Update) or reply.prototype is not None:
+        return None
+    fewest = fewest_images(plan, order.stage, order.round, site)
+    return None if fewest is None else f"the prototype, of fewer than {fewest} different images"
+
+
+def _plan(delivery: Delivery, store: Path) -> Plan | None:
     digest = delivery.order.plan
     try:
-        return plan_of(delivery.blobs.get(digest) or get(store, digest), digest).name
+        return plan_of(delivery.blobs.get(digest) or get(store, digest), digest)
     except Refusal:
         return None
 

@@ -3,10 +3,12 @@
 import json
 import math
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from client.policy import fewest_images
 from client.site import Federation, Site
 from common.durable import DISK, write_file
 from common.errors import SiteFailed
@@ -58,6 +60,7 @@ def words(plan: Plan, site: Site) -> list[str]:
     ]
     lines += [_stage_words(part) for part in parts]
     often = sum(part.stage.rounds for part in parts)
+    lines += _prototype_words(plan, parts, site)
     lines += [
         "The test questions of each of these tasks are scored before its own stage, after it and "
         "after each later one.",
@@ -69,6 +72,22 @@ def words(plan: Plan, site: Site) -> list[str]:
         "What this site gets: the plan, the adapters of the stages so far, and the stage's own.",
     ]
     return lines
+
+
+def _prototype_words(plan: Plan, parts: Sequence[Part], site: Site) -> list[str]:
+    """What a plan that routes wants beside adapters."""
+    last = parts[0]
+    fewest = fewest_images(plan, last.number - 1, last.stage.rounds, site)
+    if fewest is None:
+        return []
+    return [
+        "With the last round of each of these stages leaves a prototype: the mean of what the "
+        "frozen vision tower sees in the task's training images, how far they lie from it, and "
+        "how many there are. It is a mean and no image, but whoever has it learns what kind of "
+        f"images they are. Of fewer than {fewest} different images none leaves (the larger of "
+        "the plan's router.minimum and this site's policy.images). It is released with the "
+        "adapter, to whoever gets the bank."
+    ]
 
 
 def approve(plan: Plan, site: Site, federation: Federation) -> Path:

@@ -71,6 +71,7 @@ class Entry(Strict):
         size: bytes of the whole message, its header too.
         reason: why, of a failure: words that left the site; its own log has more under
             `reference`.
+        withheld: what the plan wanted and the site's rules kept back, in words.
     """
 
     time: AwareDatetime
@@ -80,6 +81,7 @@ class Entry(Strict):
     size: int = 0
     reason: str | None = None
     reference: str | None = None
+    withheld: str | None = None
 
     @property
     def gist(self) -> str:
@@ -122,6 +124,7 @@ def parts_of(delivery: Delivery) -> tuple[Part, ...]:
     """The blobs that came with an order."""
     order = delivery.order
     names = {ref.sha256: f"release {ref.stage + 1}" for ref in order.releases}
+    names |= {ref.sha256: f"the prototype of release {ref.stage + 1}" for ref in order.prototypes}
     names |= {order.plan: "the plan"} | {order.adapter or "": "the adapter so far"}
     return tuple(
         Part(what=names.get(digest, "something not asked for"), size=len(blob), sha256=digest)
@@ -135,10 +138,12 @@ def reply_entry(reply: Reply, subject: Subject | None, time: datetime, size: int
     entry = Entry(time=time, kind=kind, subject=subject, size=size)
     match reply:
         case Update():
-            adapter = reply.adapter
-            what = "the adapter" if subject is None else f"the adapter of {place(subject)}"
-            part = Part(what=what, size=len(adapter), sha256=sha256(adapter))
-            return entry.model_copy(update={"parts": (part,)})
+            about = "" if subject is None else f" of {place(subject)}"
+            parts = tuple(
+                Part(what=f"the {name}{about}", size=len(blob), sha256=sha256(blob))
+                for name, blob in reply.blobs().items()
+            )
+            return entry.model_copy(update={"parts": parts})
         case Failure():
             reason = reply.error if reply.reason is None else reply.reason.value
             return entry.model_copy(update={"reason": reason, "reference": reply.reference})
@@ -205,8 +210,9 @@ def words(entry: Entry) -> str:
     """The entry as one sentence for an admin."""
     moment = entry.time.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     verb = "received" if entry.kind.comes else "sent"
-    log = f" (failures.log has more under {entry.reference})" if entry.reference else ""
-    return f"{moment}  {verb:<8}  {_said(entry)}{log}"
+    more = f" (failures.log has more under {entry.reference})" if entry.reference else ""
+    more += f"; withheld: {entry.withheld}" if entry.withheld else ""
+    return f"{moment}  {verb:<8}  {_said(entry)}{more}"
 
 
 def place(subject: Subject) -> str:

@@ -6,7 +6,7 @@ and is read as not there where it is damaged. In the store's folder `jobs`:
 
     wanted.json            the order that the trainer is to do
     orders/DIGEST.json     the orders of late: which blobs are still of use
-    answers/DIGEST         a line that describes the answer, then the adapter's bytes
+    answers/DIGEST         a line that describes the answer, then an update's blobs
     failures/DIGEST.json   how the last try of an order failed
     doing.json             the step that the trainer has got to, and of which order
     attempt.json           the order that it has begun, and how often it died over it
@@ -250,22 +250,28 @@ def _order_in(file: Path) -> Order:
 
 
 def _answer_bytes(answer: Answer) -> bytes:
-    """A line of the header and its digest, then the adapter, whose digest the header has."""
-    kind, adapter = ("update", answer.adapter) if isinstance(answer, Update) else ("scores", b"")
-    header = canonical_json({"kind": kind, **answer.header()}).encode()
-    return b"%s %s\n%s" % (sha256(header).encode(), header, adapter)
+    """A line of the header and its digest, then the blobs, whose digests the header has."""
+    if isinstance(answer, Scores):
+        fields, body = {"kind": "scores", **answer.header()}, b""
+    else:
+        adapter_size, body = len(answer.adapter), b"".join(answer.blobs().values())
+        fields = {"kind": "update", "adapter_size": adapter_size, **answer.header()}
+    header = canonical_json(fields).encode()
+    return b"%s %s\n%s" % (sha256(header).encode(), header, body)
 
 
 def _answer_in(file: Path, digest: str) -> Answer:
     """Read what `_answer_bytes` wrote in answer to the order of this digest."""
     with file.open("rb") as opened:
         expected, _, line = opened.readline().rstrip(b"\n").partition(b" ")
-        adapter = opened.read()
+        body = opened.read()
     if sha256(line).encode() != expected:
         raise ValueError("a damaged header")
     header = json.loads(line)
     if header["order"] != digest:
         raise ValueError("the answer to another order")
     if header["kind"] == "update":
-        return Update.from_parts(header, adapter)
+        size: int = header["adapter_size"]
+        prototype = body[size:] if "prototype" in header else None
+        return Update.from_parts(header, body[:size], prototype)
     return Scores.from_header(header)

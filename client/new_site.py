@@ -52,6 +52,8 @@ policy:
   rounds: 50
   # Fewest training examples of a task: one that has fewer is not trained on.
   examples: 20
+  # Fewest different images whose mean feature may leave, where a plan has a router.
+  images: 50
 
 # How this site reaches its coordinator.
 federation:

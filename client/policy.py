@@ -11,6 +11,7 @@ from client.site import Plans, Site
 from common.exchange import Order, Reason, Work
 from common.identity import code_digest
 from common.plan import Plan, Stage
+from common.prototype import asked_of
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -22,7 +23,8 @@ def check_form(order: Order) -> None:
         OrderRefused: FORMAT.
     """
     # `bool` is an `int` to Python, and JSON can say `true`.
-    numbers = (order.stage, order.round, *order.active, *(ref.stage for ref in order.releases))
+    refs = (*order.releases, *order.prototypes)
+    numbers = (order.stage, order.round, *order.active, *(ref.stage for ref in refs))
     if any(type(number) is not int or number < 0 for number in numbers):
         raise OrderRefused(Reason.FORMAT, f"order: found the numbers {numbers}, expected counts")
     if (order.round == 0) is not (order.work is Work.EVALUATE):
@@ -31,6 +33,8 @@ def check_form(order: Order) -> None:
             f"order to {order.work}: found round {order.round}, "
             "expected 1 or more to train, 0 to evaluate",
         )
+    if order.prototypes and order.work is not Work.EVALUATE:
+        raise OrderRefused(Reason.FORMAT, "order to train: found prototypes, expected none")
     for digest in order.needs:
         if _DIGEST.fullmatch(str(digest)) is None:
             raise OrderRefused(Reason.FORMAT, f"order: found {digest!r}, expected a SHA-256 digest")
@@ -81,6 +85,8 @@ def check_order(order: Order, plan: Plan, site: Site) -> None:
         )
     if order.work is Work.TRAIN:
         _check_rounds(order, stage, site, where)
+    if order.prototypes:
+        _check_routing(order, plan)
 
 
 def check_examples(site: Site, count: int) -> None:
@@ -94,6 +100,25 @@ def check_examples(site: Site, count: int) -> None:
             Reason.EXAMPLES,
             f"site {site.name}, policy.examples: found a task of {count} training examples, "
             f"expected at least {site.policy.examples}",
+        )
+
+
+def fewest_images(plan: Plan, stage: int, round_number: int, site: Site) -> int | None:
+    """Of how many different images a prototype may leave with this round; None where of none."""
+    router = asked_of(plan, stage, round_number)
+    return None if router is None else max(router.minimum, site.policy.images)
+
+
+def _check_routing(order: Order, plan: Plan) -> None:
+    """The stages that an order to route may choose are released, by a plan that routes."""
+    released = {ref.stage for ref in order.releases}
+    chosen = {ref.stage for ref in order.prototypes}
+    if plan.routing is None or not chosen <= released:
+        raise OrderRefused(
+            Reason.PLAN,
+            f"plan {plan.name}: found an order to choose among the stages "
+            f"{sorted(stage + 1 for stage in chosen)}, expected released ones, and a plan with a "
+            "router",
         )
 
 

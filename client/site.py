@@ -36,12 +36,14 @@ class Policy(Strict):
         plans: whether a plan must have been approved here.
         rounds: most rounds of a stage; null sets no limit.
         examples: fewest training examples of a task that it trains on.
+        images: fewest different images whose mean feature may leave, where a plan routes.
     """
 
     modalities: Annotated[tuple[Modality, ...], Field(min_length=1)]
     plans: Plans
     rounds: Count | None
     examples: Count
+    images: Count = 50
 
 
 #: A host name or address (IPv6 in brackets) and a port.

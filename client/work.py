@@ -19,11 +19,14 @@ import torch
 from client import store
 from client.base_files import base_digest
 from client.checkpoint import Checkpoint
-from client.data import TEST_FILE, TRAIN_FILE, Example, TaskData, read_task
+from client.data import TEST_FILE, TRAIN_FILE, Example, TaskData, images_of, read_task
 from client.failures import OrderRefused
 from client.methods import joint, mslora_cr, sequential, zero_shot
 from client.methods.interface import Assignment, Method
-from client.policy import check_examples, check_order
+from client.model import load_base
+from client.policy import check_examples, check_order, fewest_images
+from client.prototype import guarded
+from client.routed import answer_routed
 from client.site import Device, Site
 from client.train import Progress
 from common.adapter import Adapter, from_bytes, to_bytes
@@ -33,6 +36,9 @@ from common.metrics import Answer as Answered
 from common.metrics import majority_answers, task_metrics
 from common.plan import Plan, parse_plan
 from common.progress import News
+from common.prototype import Prototype
+from common.prototype import from_bytes as prototype_from
+from common.prototype import to_bytes as prototype_bytes
 
 #: Takes one piece of news of a training: stage, round, site, step, steps, loss.
 Tell: TypeAlias = Callable[[News], None]
@@ -84,8 +90,22 @@ def _train(order: Order, site: Site, tell: Tell, checkpoint: Checkpoint | None) 
     if site.workers > 1:
         from client.workers import train_with_workers  # DeepSpeed, which few sites have
 
-        return train_with_workers(order, site, tell, checkpoint)
-    return train_here(order, assignment_of(order, site, checkpoint), site, tell)
+        update = train_with_workers(order, site, tell, checkpoint)
+    else:
+        update = train_here(order, assignment_of(order, site, checkpoint), site, tell)
+    return replace(update, prototype=_prototype(order, site))
+
+
+def _prototype(order: Order, site: Site) -> bytes | None:
+    """The prototype of the site's pictures, if the order's plan wants it and they are enough."""
+    plan = plan_of(order, site)
+    fewest = fewest_images(plan, order.stage, order.round, site)
+    if fewest is None:
+        return None
+    precision, vision = plan.training.precision, plan.vision_weights
+    model = load_base(site.base_model, precision, device_of(site), vision)
+    found = guarded(model, images_of(data_of(order, site).train), fewest)
+    return None if found is None else prototype_bytes(found)
 
 
 def train_here(order: Order, assignment: Assignment, site: Site, tell: Tell) -> Update:
@@ -111,7 +131,11 @@ def train_here(order: Order, assignment: Assignment, site: Site, tell: Tell) -> 
 
 def _evaluate(order: Order, site: Site) -> Scores:
     assignment, data = assignment_of(order, site, None), data_of(order, site)
-    texts = METHODS[assignment.plan.method.name].answer(assignment, data.test)
+    answer, shares = METHODS[assignment.plan.method.name].answer, dict[str, float]()
+    if order.prototypes:
+        texts, shares = answer_routed(assignment, _prototypes(order, site), data.test, answer)
+    else:
+        texts = answer(assignment, data.test)
     name = f"{assignment.task.name}-{order.digest[:12]}.jsonl"
     store.write_whole(site.store / "answers" / name, _answer_file(data.test, texts))
     usual = majority_answers([(example.question, example.answer) for example in data.train])
@@ -119,7 +143,7 @@ def _evaluate(order: Order, site: Site) -> Scores:
         order=order.digest,
         site=site.name,
         questions=len(data.test),
-        metrics=task_metrics(_answered(data.test, texts)),
+        metrics={**task_metrics(_answered(data.test, texts)), **shares},
         majority=task_metrics(_answered(data.test, [usual(q.question) for q in data.test])),
     )
 
@@ -222,6 +246,16 @@ def _adapter_of(order: Order, site: Site) -> Adapter | None:
 
 def _stored(site: Site, digest: str, what: str) -> Adapter:
     return from_bytes(store.get(site.store, digest), f"{what} {digest[:12]}")
+
+
+def _prototypes(order: Order, site: Site) -> dict[int, Prototype]:
+    """What the order has its pictures choose among, from the site's store."""
+    return {
+        ref.stage: prototype_from(
+            store.get(site.store, ref.sha256), f"the prototype of release {ref.stage + 1}"
+        )
+        for ref in order.prototypes
+    }
 
 
 def data_of(order: Order, site: Site) -> TaskData:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from commands.bank_ask import ask
 from commands.bank_exchange import (
     Folder,
     Json,
@@ -96,6 +97,7 @@ def verify(
         typer.echo(f"signed by   {key}")
 
 
+app.command("ask")(ask)
 app.command("export")(export_stage)
 app.command("import")(import_folders)
 
@@ -145,6 +147,7 @@ def _shown(release: "Release") -> dict[str, list[str]]:
         "plan": [release.plan],
         "code": [release.code],
         "adapter": [release.adapter],
+        **({} if release.prototype is None else {"prototype": [release.prototype]}),
         "parent": [release.parent],
         "hash": [release.hash],
         "signer": [release.signer],

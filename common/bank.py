@@ -32,10 +32,13 @@ from common.errors import BankError
 from common.identity import sha256
 from common.peft_folder import release_blobs, sum_blobs
 from common.plan import BaseModelPin
+from common.prototype import Prototype
+from common.prototype import from_bytes as prototype_from
 from common.release import (
     ADAPTER_FILE,
     CONFIG_FILE,
     INDEX_FILE,
+    PROTOTYPE_FILE,
     RELEASE_FILE,
     Draft,
     Index,
@@ -112,12 +115,15 @@ class Bank:
         old head or at the new one, and what it half wrote is passed over.
 
         Raises:
-            BankError: the draft does not continue this bank, the blob is no adapter or holds
-                a value that is not finite, or it can't be written.
+            BankError: the draft does not continue this bank or its prototype is none, the blob
+                is no adapter or holds a value that is not finite, or it can't be written.
         """
         self._check_continues(draft)
         adapter = _sound(blob, f"{self.folder}: the adapter for {draft.name!r}")
         blobs = release_blobs(blob, adapter, self.base_model.name)
+        if draft.prototype is not None:
+            prototype_from(draft.prototype, f"{self.folder}: the prototype for {draft.name!r}")
+            blobs[PROTOTYPE_FILE] = draft.prototype
         release = _signed(self._release(draft, adapter, blobs, key), key)
         blobs[RELEASE_FILE] = release.to_bytes()
         # What could not be read again is not written.
@@ -142,22 +148,36 @@ class Bank:
             BankError: there is no such release, or its file is missing or changed.
         """
         release = self.release(stage)
-        file = self.folder / release.folder / ADAPTER_FILE
-        try:
-            blob = file.read_bytes()
-        except OSError as error:
-            raise BankError(f"{file}: can't be read ({error.strerror})") from None
-        if sha256(blob) != release.adapter:
-            raise BankError(
-                f"{file}: found the digest {sha256(blob)}, expected {release.adapter}: "
-                "its bytes were changed"
-            )
-        return blob
+        return _read(self.folder / release.folder / ADAPTER_FILE, release.adapter)
 
     def adapter(self, stage: int) -> Adapter:
         """The adapter of a release; errors as in `adapter_bytes`."""
         blob = self.adapter_bytes(stage)
         return from_bytes(blob, str(self.folder / self.releases[stage].folder / ADAPTER_FILE))
+
+    def prototype_bytes(self, stage: int) -> bytes | None:
+        """The prototype's file of a release, checked against its digest; None without one.
+
+        Raises:
+            BankError: there is no such release, or its file is missing or changed.
+        """
+        release = self.release(stage)
+        if release.prototype is None:
+            return None
+        return _read(self.folder / release.folder / PROTOTYPE_FILE, release.prototype)
+
+    def prototypes(self) -> dict[int, Prototype]:
+        """The prototypes of the releases that have one, by position.
+
+        Raises:
+            BankError: a file is missing or changed.
+        """
+        blobs = {stage: self.prototype_bytes(stage) for stage in range(len(self.releases))}
+        return {
+            stage: prototype_from(blob, str(self.folder / self.releases[stage].folder))
+            for stage, blob in blobs.items()
+            if blob is not None
+        }
 
     def release(self, stage: int) -> Release:
         """The release at a 0-based position.
@@ -249,6 +269,7 @@ class Bank:
             scale=float(adapter.scale),
             signer=key.public_hex,
             signature=_UNSIGNED,
+            prototype=None if draft.prototype is None else sha256(draft.prototype),
         )
 
 
@@ -308,6 +329,19 @@ def provenance(bank: Bank, upto: int) -> bytes:
 def _bank_of(folder: Path, chain: Chain) -> Bank:
     releases = tuple(release for release in chain.releases if release is not None)
     return Bank(folder, chain.index.base_model, releases)
+
+
+def _read(file: Path, expected: str) -> bytes:
+    """The bytes of a release's file, which has this digest."""
+    try:
+        blob = file.read_bytes()
+    except OSError as error:
+        raise BankError(f"{file}: can't be read ({error.strerror})") from None
+    if (found := sha256(blob)) != expected:
+        raise BankError(
+            f"{file}: found the digest {found}, expected {expected}: its bytes were changed"
+        )
+    return blob
 
 
 def _sound(blob: bytes, source: str) -> AdapterSource:

@@ -13,6 +13,7 @@ from common.release import (
     ADAPTER_FILE,
     CONFIG_FILE,
     INDEX_FILE,
+    PROTOTYPE_FILE,
     RELEASE_FILE,
     Entry,
     Index,
@@ -89,10 +90,16 @@ def content_problems(folder: Path, chain: Chain) -> Iterator[str]:
     """What is wrong with the adapters' files, and what lies in the bank and is not its own."""
     for entry, release in zip(chain.index.releases, chain.releases, strict=True):
         home = folder / entry.folder
+        own = {ADAPTER_FILE, CONFIG_FILE, RELEASE_FILE}
         if release is not None:
             yield from _file_problems(home / ADAPTER_FILE, release.adapter)
             yield from _file_problems(home / CONFIG_FILE, release.config)
-        yield from _foreign(home, {ADAPTER_FILE, CONFIG_FILE, RELEASE_FILE})
+        if release is not None and release.prototype is not None:
+            yield from _file_problems(home / PROTOTYPE_FILE, release.prototype)
+        # What a release that was changed had is not known.
+        if release is None or release.prototype is not None:
+            own.add(PROTOTYPE_FILE)
+        yield from _foreign(home, own)
     listed = {entry.folder for entry in chain.index.releases}
     yield from _foreign(folder, {INDEX_FILE, *listed, *cut_off(folder, chain.index)})
 

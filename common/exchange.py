@@ -18,6 +18,10 @@ from common.errors import SiteFailed
 from common.identity import canonical_json, sha256
 from common.wire import UNREADABLE, check_digest, parts_of, texts, to_record, typed
 
+#: The shares of the test's pictures that a router sent to the task's own stage, and to a stage
+#: of its modality.
+ROUTER_STAGE, ROUTER_MODALITY = "router_stage", "router_modality"
+
 
 class Work(StrEnum):
     """What an order asks for."""
@@ -61,6 +65,9 @@ class Order:
         adapter: digest of the stage's adapter so far (safetensors), on top of `active`;
             None in a first round, where the method says what to start from.
         code: digest of the coordinator's code; a site with another refuses.
+        prototypes: where not empty, each question is answered by the stage, of these, whose
+            prototype its picture is nearest to, with all that this stage sums; `active` is
+            not used.
     """
 
     work: Work
@@ -71,9 +78,11 @@ class Order:
     active: tuple[int, ...]
     adapter: str | None
     code: str
+    prototypes: tuple[ReleaseRef, ...] = ()
 
     def header(self) -> dict[str, Any]:
         """The order as JSON: what its digest covers."""
+        routed = [[ref.stage, ref.sha256] for ref in self.prototypes]
         return {
             "work": self.work,
             "plan": self.plan,
@@ -83,6 +92,7 @@ class Order:
             "active": list(self.active),
             "adapter": self.adapter,
             "code": self.code,
+            **({"prototypes": routed} if routed else {}),
         }
 
     @classmethod
@@ -92,9 +102,10 @@ class Order:
         Raises:
             KeyError, TypeError, ValueError: it is none.
         """
-        fields = typed(header, _ORDER_FIELDS)
+        fields = typed({"prototypes": [], **header}, _ORDER_FIELDS)
         fields["work"] = Work(fields["work"])
-        fields["releases"] = tuple(ReleaseRef(stage, name) for stage, name in fields["releases"])
+        for name in ("releases", "prototypes"):
+            fields[name] = tuple(ReleaseRef(stage, digest) for stage, digest in fields[name])
         fields["active"] = tuple(fields["active"])
         return cls(**fields)
 
@@ -107,12 +118,13 @@ class Order:
     def needs(self) -> tuple[str, ...]:
         """The digests of all blobs that its work needs: the plan, the bank, the adapter."""
         adapter = () if self.adapter is None else (self.adapter,)
-        return (self.plan, *(ref.sha256 for ref in self.releases), *adapter)
+        refs = (*self.releases, *self.prototypes)
+        return (self.plan, *(ref.sha256 for ref in refs), *adapter)
 
 
 _ORDER_FIELDS: Mapping[str, Any] = {
     "work": str, "plan": str, "stage": int, "round": int, "releases": list, "active": list,
-    "adapter": (str, type(None)), "code": str,
+    "adapter": (str, type(None)), "code": str, "prototypes": list,
 }  # fmt: skip
 
 
@@ -165,6 +177,8 @@ class Update:
         adapter: the improved adapter, safetensors.
         seconds: wall time of the work at the site.
         peak_memory: largest resident memory of the site's process so far, in bytes.
+        prototype: of the stage's pictures (common/prototype.py), where the plan wants one and
+            the site has pictures enough; None otherwise.
     """
 
     order: str
@@ -176,26 +190,35 @@ class Update:
     adapter: bytes
     seconds: float = 0.0
     peak_memory: int = 0
+    prototype: bytes | None = None
+
+    def blobs(self) -> dict[str, bytes]:
+        """What travels beside the header, by the name under which the header has its digest."""
+        prototype = {} if self.prototype is None else {"prototype": self.prototype}
+        return {"adapter": self.adapter, **prototype}
 
     def header(self) -> dict[str, Any]:
-        """The update without its adapter, whose digest it has."""
-        return {name: getattr(self, name) for name in _UPDATE_FIELDS} | {
-            "adapter": sha256(self.adapter)
-        }
+        """The update without its blobs, whose digests it has."""
+        fields = {name: getattr(self, name) for name in _UPDATE_FIELDS}
+        return fields | {name: sha256(blob) for name, blob in self.blobs().items()}
 
     def to_record(self) -> RecordDict:
         """The update as Flower's content of a message."""
-        return to_record({"kind": "update", **self.header()}, {"adapter": self.adapter})
+        return to_record({"kind": "update", **self.header()}, self.blobs())
 
     @classmethod
-    def from_parts(cls, header: Mapping[str, Any], adapter: bytes | None) -> "Update":
+    def from_parts(
+        cls, header: Mapping[str, Any], adapter: bytes | None, prototype: bytes | None = None
+    ) -> "Update":
         """The update of this `header`.
 
         Raises:
-            SiteFailed: the adapter is not the one that the header names.
+            SiteFailed: the adapter or the prototype is not the one that the header names.
         """
         check_digest("the adapter", adapter, header["adapter"])
-        return cls(adapter=adapter or b"", **typed(header, _UPDATE_FIELDS))
+        check_digest("the prototype", prototype, header.get("prototype"))
+        fields = typed(header, _UPDATE_FIELDS)
+        return cls(adapter=adapter or b"", prototype=prototype, **fields)
 
 
 _UPDATE_FIELDS: Mapping[str, type] = {
@@ -213,6 +236,7 @@ class Scores:
         site: the site's pseudonym.
         questions: test questions that were scored.
         metrics: each a fraction of 0 to 1 (common/metrics.py `task_metrics`).
+            Where pictures chose their stage, `ROUTER_STAGE` and `ROUTER_MODALITY` among them.
         majority: the same metrics for the most frequent training answer of each question.
     """
 
@@ -350,13 +374,13 @@ def read_reply(record: RecordDict) -> Reply:
     """The site's reply to a delivery, whichever it is.
 
     Raises:
-        SiteFailed: it is none, or its adapter doesn't match its digest.
+        SiteFailed: it is none, or a blob of it doesn't match its digest.
     """
     try:
         header, blobs = parts_of(record)
         match header["kind"]:
             case "update":
-                return Update.from_parts(header, blobs.get("adapter"))
+                return Update.from_parts(header, blobs.get("adapter"), blobs.get("prototype"))
             case "scores":
                 return Scores.from_header(header)
             case "working":

@@ -175,10 +175,18 @@ class MSLoRACR(Strict):
 
     @property
     def label(self) -> str:
-        """What a comparison calls the method with these settings."""
+        """What a comparison calls the method with these settings.
+
+        The paper's names, and behind them what differs from the paper: `mslora` is the sum
+        of all adapters, `mslora_same_gradient` that of the modality's, with another start.
+        """
         if self.contrast is None:
-            return "separate" if self.active is Active.NONE else "mslora"
-        return "mslora_cr" if self.contrast.orthogonality is None else "mslora_cr_ortho"
+            name = "separate" if self.active is Active.NONE else "mslora"
+        else:
+            name = "mslora_cr" if self.contrast.orthogonality is None else "mslora_cr_ortho"
+            name += "_alone" if self.active is Active.NONE else ""
+        name += "_same" if self.active is Active.SAME_MODALITY else ""
+        return name if self.start is Start.FRESH else f"{name}_{self.start}"
 
 
 class OneAdapter(Strict):

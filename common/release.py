@@ -22,6 +22,7 @@ INDEX_FILE = "bank.json"
 RELEASE_FILE = "release.json"
 ADAPTER_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
+PROTOTYPE_FILE = "prototype.safetensors"
 
 Digest: TypeAlias = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Signature: TypeAlias = Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
@@ -43,6 +44,8 @@ class Draft:
         error: relative error of the aggregation, |mean - adapter| / |mean| (Frobenius).
         scores: the task's metrics after this stage.
         code: digest of the code that trained it, or that imported it.
+        prototype: of the stage's pictures, as common/prototype.py writes it; None where no
+            site gave one.
     """
 
     stage: int
@@ -57,6 +60,7 @@ class Draft:
     error: float
     scores: Mapping[str, float]
     code: str
+    prototype: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +71,7 @@ class Release:
         base_model: the model that the adapter was trained on.
         adapter: SHA-256 of adapter_model.safetensors.
         config: SHA-256 of adapter_config.json.
+        prototype: SHA-256 of prototype.safetensors; None where there is none.
         signer: public key of whoever released it.
         signature: Ed25519 over `signed_bytes` of the hash.
     """
@@ -92,6 +97,7 @@ class Release:
     scale: float
     signer: Digest
     signature: Signature
+    prototype: Digest | None = None
 
     @property
     def hash(self) -> str:
@@ -109,8 +115,13 @@ class Release:
         return verify_signature(self.signer, self.signature, signed_bytes(self.hash))
 
     def content(self) -> dict[str, Any]:
-        """Every field but the signature, as JSON holds it."""
+        """Every field but the signature, as JSON holds it.
+
+        A release without a prototype says nothing of one, as all did before there were any.
+        """
+        prototype = {} if self.prototype is None else {"prototype": self.prototype}
         return {
+            **prototype,
             **draft_content(self),
             "base_model": self.base_model.model_dump(),
             "adapter": self.adapter,

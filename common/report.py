@@ -97,6 +97,21 @@ class Provenance:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Routed:
+    """How the same tasks did where each picture chose its stage; all of shape (T, T).
+
+    Attributes:
+        scores: as `RunReport.scores`; None where it was not evaluated.
+        stage: the share of task j's test pictures that went to its own stage, after stage i.
+        modality: the share that went to a stage of its modality.
+    """
+
+    scores: tuple[tuple[float | None, ...], ...]
+    stage: tuple[tuple[float | None, ...], ...]
+    modality: tuple[tuple[float | None, ...], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunReport:
     """One method's run of a plan with one seed. T is the number of stages.
 
@@ -109,6 +124,7 @@ class RunReport:
         task_metrics: every measure of a task (common.metrics), after its own stage. Length T.
         aggregation_error: of each release, the share of the sites' mean update that the
             adapter could not hold (relative Frobenius norm); None where unknown.
+        routed: what came of the router; None where the plan has none.
         versions: package name -> version.
     """
 
@@ -126,6 +142,7 @@ class RunReport:
     curves: tuple[LossPoint, ...]
     provenance: Provenance
     versions: Mapping[str, str]
+    routed: Routed | None = None
 
     def __post_init__(self) -> None:
         count = len(self.stages)
@@ -135,6 +152,7 @@ class RunReport:
             "scores": [len(self.scores), *map(len, self.scores)],
             "zero_shot": [len(self.zero_shot)],
             "majority": [len(self.majority)],
+            "routed": [count if self.routed is None else len(self.routed.scores)],
             "single_task": [count if self.single_task is None else len(self.single_task)],
         }
         for name, found in lengths.items():

@@ -15,6 +15,7 @@ from common.report import RunReport, kinds, metrics_by_kind
 from common.report_canvas import Picture, shade, text_on
 from common.report_methods import SHOWN, PairedTest, summaries
 from common.report_methods_template import METHODS
+from common.report_routed import routed_rows, routing_of
 from common.report_template import PAGE, STYLE
 from common.report_versus import HEADS, versus
 from common.report_words import (
@@ -65,6 +66,8 @@ def page(
         reading=_reading(told),
         matrix=_matrix(told),
         stages=_stages(told),
+        routing="" if told.routed is None else routing_of(told.routed),
+        routed=routed_rows(told),
         measures=list(dict.fromkeys(name for task in told.task_metrics for name in task)),
         metric_names=METRICS,
         kinds=_kinds(told),
@@ -215,10 +218,11 @@ def _comparison(reports: Sequence[RunReport], tests: Sequence[PairedTest]) -> di
 def _sent(report: RunReport) -> str:
     updates = sum(len(cost.by_round) for cost in report.cost.sites.values())
     up = sum(cost.bytes_up for cost in report.cost.sites.values())
+    means = "" if report.routed is None else "the mean of their images' features for the router, "
     return (
         f"In {counted(updates, 'update')} the sites sent {byte_size(up)}: the numbers of adapters "
-        "(low-rank factors), how many examples and steps they came from, losses and scores. "
-        "No image, no question, no answer and no file name left a site."
+        f"(low-rank factors), {means}how many examples and steps they came from, losses and "
+        "scores. No image, no question, no answer and no file name left a site."
     )
 
 

@@ -31,6 +31,7 @@ from common.report_canvas import (
     xy,
 )
 from common.report_methods_plots import comparison, methods
+from common.report_routed import routing_of
 
 MEGABYTE = 1e6
 
@@ -41,6 +42,7 @@ def draw(reports: Sequence[RunReport]) -> list[Picture]:
     makers: list[Callable[[], Picture | None]] = [
         lambda: _matrix(told),
         lambda: _memory(told),
+        lambda: _routed(told),
         lambda: comparison(reports),
         lambda: methods(reports),
         lambda: _losses(told),
@@ -51,9 +53,24 @@ def draw(reports: Sequence[RunReport]) -> list[Picture]:
 
 
 def _matrix(report: RunReport) -> Picture:
+    count = len(report.stages)
+    described = f"Heat map of the scores on {count} tasks after each of {count} stages."
+    return picture(_heat_map(report, report.scores), "matrix.png", memory_of([report]), described)
+
+
+def _routed(report: RunReport) -> Picture | None:
+    """The same where pictures chose their stage."""
+    if report.routed is None:
+        return None
+    described = "Heat map of the scores where each test picture chose the stage that answers."
+    figure = _heat_map(report, report.routed.scores)
+    return picture(figure, "routed.png", routing_of(report.routed), described)
+
+
+def _heat_map(report: RunReport, matrix: Sequence[Sequence[float | None]]) -> Figure:
     names = [stage.name for stage in report.stages]
     count = len(names)
-    rows = [report.zero_shot, *report.scores]
+    rows = [report.zero_shot, *matrix]
     figure = Figure(figsize=(max(5.6, 2.9 + 0.98 * count), 1.75 + 0.46 * count))
     axes = figure.add_subplot()
     for row, scores in enumerate(rows):
@@ -70,8 +87,7 @@ def _matrix(report: RunReport) -> Picture:
     axes.tick_params(length=0, labelsize=8)
     axes.set_frame_on(False)
     axes.set_xlabel("score on each task's test questions (%); framed: just learned", fontsize=8)
-    described = f"Heat map of the scores on {count} tasks after each of {count} stages."
-    return picture(figure, "matrix.png", memory_of([report]), described)
+    return figure
 
 
 def _cell(axes: Axes, x: float, y: float, score: float | None, *, own: bool) -> None:

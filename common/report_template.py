@@ -114,6 +114,24 @@ PAGE = """<!doctype html>
 </tbody></table></div>
 {{ figure("memory.png") }}
 
+{% if routed %}
+<h2>When nobody tells the task</h2>
+<p>{{ routing }}. Above the task is told. Here each test picture chose its stage by itself: the one
+whose pictures' mean feature is nearest to its own. Both scores are of the last stage that was
+evaluated.</p>
+<div class="wide"><table>
+<thead><tr><th>task</th><th>task told</th><th>stage chosen</th>
+<th>pictures to the right stage</th><th>to the right modality</th></tr></thead>
+<tbody>
+{% for row in routed %}
+<tr><th scope="row">{{ row.stage.name | broken }}<small>{{ row.stage.metric | words }}</small></th>
+<td>{{ row.told | percent }}</td><td>{{ row.chosen | percent }}</td>
+<td>{{ row.right_stage | percent }}</td><td>{{ row.right_modality | percent }}</td></tr>
+{% endfor %}
+</tbody></table></div>
+{{ figure("routed.png") }}
+{% endif %}
+
 <h2>What every stage brought</h2>
 <p>Scores in percent, of the stage's own measure, on its own test questions. The majority answer
 is the commonest training answer to the same question: what a model gains without looking at

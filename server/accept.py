@@ -11,6 +11,7 @@ import numpy as np
 from common.adapter import AdapterSource, StoredAdapter, each_array, finite_fault
 from common.errors import BankError
 from common.exchange import Answer, Order, Scores, Update, Work
+from common.prototype import asked_of, from_bytes
 from server.fit import difference
 from server.journal import Journal, Learned
 
@@ -142,7 +143,7 @@ def _fault_of_scores(scores: Scores) -> str | None:
 
 
 def _fault_of_update(order: Order, update: Update, journal: Journal) -> str | None:
-    fault = _fault_of_numbers(update)
+    fault = _fault_of_numbers(update) or _fault_of_prototype(order, update, journal)
     if fault is not None:
         return fault
     # To the disk first: what is read layer by layer need not be held twice in memory.
@@ -161,6 +162,25 @@ def _fault_of_numbers(update: Update) -> str | None:
     for name in ("loss", "regularizer"):
         if not math.isfinite(value := getattr(update, name)):
             return f"{name}: found {value}, expected a finite number"
+    return None
+
+
+def _fault_of_prototype(order: Order, update: Update, journal: Journal) -> str | None:
+    """It may have none; what it has is one, of pictures enough, in the round that wants it."""
+    if update.prototype is None:
+        return None
+    router = journal.plan and asked_of(journal.plan, order.stage, order.round)
+    if router is None:
+        return "prototype: found one, expected none with this order"
+    try:
+        images = from_bytes(update.prototype, "prototype").images
+    except BankError as error:
+        return str(error)
+    if not router.minimum <= images <= update.examples:
+        return (
+            f"prototype: found {images} images, expected at least the plan's {router.minimum} and "
+            f"at most one for each of {update.examples} examples"
+        )
     return None
 
 

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from server.accept import durable
 from server.folder import Blobs, RunFolder, alone
 from server.journal import Closed, Journal
 from server.network import SIMULATED, Network, Patience
+from server.prototypes import agreed_prototype
 from server.registry import enrolled
 from server.result import Scoreboard, run_report
 from server.stage import OFFLINE_GRACE_S, Desk, Model, pooled, score_task, train_stage
@@ -78,6 +79,8 @@ def run(plan: Plan, folder: RunFolder, grid: Grid, federation: "Federation") -> 
             board.learned(number, bank.releases[number].scores)
             for task, scores in scored(plan, number, bank, desk):
                 board.after(number, task, scores)
+            for task, scores in routed(plan, number, bank, desk):
+                board.routed_after(number, task, scores)
             say({"event": "scores", "stage": number, "scores": board.matrix()[number]})
         return run_report(plan, bank, journal, board)
 
@@ -128,6 +131,8 @@ def blob_of(plan: Plan, folder: RunFolder, digest: str) -> bytes:
     for release in bank.releases:
         if release.adapter == digest:
             return bank.adapter_bytes(release.stage)
+        if release.prototype == digest:
+            return bank.prototype_bytes(release.stage) or b""
     return Blobs(folder.blobs).get(digest)
 
 
@@ -152,13 +157,32 @@ def scored(
         yield task, score_task(plan, task, model, desk, OFFLINE_GRACE_S)
 
 
+def routed(
+    plan: Plan, after: int, bank: Bank, desk: Desk
+) -> Iterator[tuple[int, Mapping[str, Scores]]]:
+    """As `scored`, but which stage answers is each picture's choice, where the plan routes."""
+    prototypes = tuple(
+        ReleaseRef(release.stage, release.prototype)
+        for release in bank.releases[: after + 1]
+        if release.prototype is not None
+    )
+    if plan.routing is None or not prototypes:
+        return
+    for task in plan.scored_after(after):
+        desk.say({"event": "scoring", "stage": after, "task": task})
+        model = Model(refs(bank)[: after + 1], prototypes=prototypes)
+        yield task, score_task(plan, task, model, desk, OFFLINE_GRACE_S)
+
+
 def train_and_score(plan: Plan, number: int, bank: Bank, desk: Desk) -> tuple[Draft, str]:
     """Train the stage and score what came out: what the bank is to take, its adapter's digest."""
     releases, active = refs(bank), plan.base_of(number)
     trained = train_stage(plan, number, releases, desk)
     desk.say({"event": "scoring", "stage": number, "task": number})
     scores = score_task(plan, number, Model(releases, active, trained.adapter), desk)
-    return _draft(plan, number, bank, trained, scores), trained.adapter
+    draft = _draft(plan, number, bank, trained, scores)
+    prototype = agreed_prototype(plan, number, trained, desk)
+    return replace(draft, prototype=prototype), trained.adapter
 
 
 def _draft(

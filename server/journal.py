@@ -58,6 +58,7 @@ class Learned:
 
     Attributes:
         adapter: the adapter's digest.
+        prototype: the digest of its pictures' prototype, which is a blob, too; None without.
     """
 
     site: str
@@ -68,6 +69,7 @@ class Learned:
     seconds: float
     peak_memory: int
     adapter: str
+    prototype: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,7 @@ class Journal:
             StateError: the folder belongs to another plan, or holds no journal of ours.
         """
         self._file, self.blobs = folder.journal, Blobs(folder.blobs, files)
+        self.plan = plan
         if plan is not None:
             folder.root.mkdir(parents=True, exist_ok=True)
         mode = "ro" if plan is None else "rwc"
@@ -136,7 +139,8 @@ class Journal:
         """
         with self._trouble():
             if isinstance(answer, Update):
-                self.blobs.put(answer.adapter)
+                for blob in answer.blobs().values():
+                    self.blobs.put(blob)
             header = canonical_json(answer.header())
             key = (order.digest, answer.site, order.work, order.stage, order.round)
             with self._db:
@@ -229,7 +233,10 @@ class Journal:
         self.tidy(order.stage)
 
     def tidy(self, released: int) -> None:
-        """No blob is left but open rounds' updates that count, and what open stages agreed on last.
+        """No blob is left but what open stages still need.
+
+        That is the updates of their open rounds that count, what they agreed on last, and their
+        sites' prototypes, which become one with the release.
 
         Args:
             released: how many stages are released; the stages behind them are open.
@@ -246,7 +253,12 @@ class Journal:
             " order by rowid",
             released,
         )
+        counted = self._rows(
+            "select header from answers where work = 'train' and refused is null and stage >= ?",
+            released,
+        )
         needed = {str(json.loads(header)["adapter"]) for (header,) in waiting}
+        needed |= {str(json.loads(header).get("prototype")) for (header,) in counted}
         with self._trouble():
             self.blobs.keep_only(needed | set(dict(agreed).values()))
 

@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from typing import TypeAlias
 
 from common.bank import Bank
-from common.exchange import Scores, Work
+from common.exchange import ROUTER_MODALITY, ROUTER_STAGE, Scores, Work
 from common.identity import code_digest
 from common.plan import Plan
 from common.report import (
@@ -14,6 +15,7 @@ from common.report import (
     PlanFacts,
     Provenance,
     RoundCost,
+    Routed,
     RunReport,
     SiteCost,
     StageFacts,
@@ -24,20 +26,25 @@ from server.stage import pooled
 #: Packages of the coordinator whose versions a report names; a site's own are the site's to tell.
 PACKAGES = ("flwr", "numpy", "safetensors", "pydantic")
 
+#: Every metric by (stage, task).
+Cells: TypeAlias = dict[tuple[int, int], Mapping[str, float]]
+#: Shape (stages, tasks); None where nothing was scored.
+Matrix: TypeAlias = tuple[tuple[float | None, ...], ...]
+
 
 @dataclass(slots=True)
 class Scoreboard:
     """The scores of a plan's tasks: before the first stage, and after each.
 
-    `cells[i, j]` holds every metric of task j after stage i.
+    `cells[i, j]` holds every metric of task j after stage i, and `chosen[i, j]` the same where
+    each picture chose its stage.
     """
 
     plan: Plan
     before: dict[int, Mapping[str, float]] = field(default_factory=dict[int, Mapping[str, float]])
     majority: dict[int, Mapping[str, float]] = field(default_factory=dict[int, Mapping[str, float]])
-    cells: dict[tuple[int, int], Mapping[str, float]] = field(
-        default_factory=dict[tuple[int, int], Mapping[str, float]]
-    )
+    cells: Cells = field(default_factory=dict[tuple[int, int], Mapping[str, float]])
+    chosen: Cells = field(default_factory=dict[tuple[int, int], Mapping[str, float]])
 
     def zero_shot(self, task: int, scores: Mapping[str, Scores]) -> None:
         """Enter how the base model alone does, and the constant answer."""
@@ -52,12 +59,22 @@ class Scoreboard:
         """Enter how the model of `stage` does on `task`."""
         self.cells[stage, task] = pooled((s.questions, s.metrics) for s in scores.values())
 
-    def matrix(self) -> tuple[tuple[float | None, ...], ...]:
+    def routed_after(self, stage: int, task: int, scores: Mapping[str, Scores]) -> None:
+        """Enter how the model of `stage` does on `task` where each picture chooses its stage."""
+        self.chosen[stage, task] = pooled((s.questions, s.metrics) for s in scores.values())
+
+    def matrix(self) -> Matrix:
         """`matrix[i][j]`: task j after stage i; None where it was not scored."""
-        count = range(len(self.plan.stages))
-        return tuple(
-            tuple(self._measure(self.cells.get((stage, task)), task) for task in count)
-            for stage in count
+        return self._matrix(self.cells)
+
+    def routed(self) -> Routed | None:
+        """The matrices of the router; None where none was asked."""
+        if not self.chosen:
+            return None
+        return Routed(
+            scores=self._matrix(self.chosen),
+            stage=self._matrix(self.chosen, ROUTER_STAGE),
+            modality=self._matrix(self.chosen, ROUTER_MODALITY),
         )
 
     def row(self, metrics: Mapping[int, Mapping[str, float]]) -> tuple[float | None, ...]:
@@ -71,8 +88,19 @@ class Scoreboard:
         stages = range(len(self.plan.stages))
         return tuple(dict(self.cells.get((task, task), {})) for task in stages)
 
-    def _measure(self, metrics: Mapping[str, float] | None, task: int) -> float | None:
-        return None if metrics is None else metrics.get(self.plan.stages[task].metric)
+    def _matrix(self, cells: Cells, name: str | None = None) -> Matrix:
+        """The metric of this name; each task's own where none is given."""
+        count = range(len(self.plan.stages))
+        return tuple(
+            tuple(self._measure(cells.get((stage, task)), task, name) for task in count)
+            for stage in count
+        )
+
+    def _measure(
+        self, metrics: Mapping[str, float] | None, task: int, name: str | None = None
+    ) -> float | None:
+        metric = name or self.plan.stages[task].metric
+        return None if metrics is None else metrics.get(metric)
 
 
 def run_report(plan: Plan, bank: Bank, journal: Journal, board: Scoreboard) -> RunReport:
@@ -92,6 +120,7 @@ def run_report(plan: Plan, bank: Bank, journal: Journal, board: Scoreboard) -> R
             for stage in plan.stages
         ),
         scores=board.matrix(),
+        routed=board.routed(),
         zero_shot=board.row(board.before),
         majority=board.row(board.majority),
         task_metrics=board.own(),

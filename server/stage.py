@@ -45,11 +45,14 @@ class Model:
 
     Attributes:
         candidate: digest of an adapter that is not yet released.
+        prototypes: of the stages among which each picture chooses its own, in place of
+            `active`; empty where the oracle says which.
     """
 
     releases: Sequence[ReleaseRef] = ()
     active: Sequence[int] = ()
     candidate: str | None = None
+    prototypes: Sequence[ReleaseRef] = ()
 
 
 @dataclass(slots=True)
@@ -141,6 +144,7 @@ def scoring_order(plan: Plan, task: int, model: Model) -> Order:
         active=tuple(model.active),
         adapter=model.candidate,
         code=code_digest(),
+        prototypes=tuple(model.prototypes),
     )
 
 

@@ -135,7 +135,13 @@ def _write_site_file(file: Path, name: str, data: Path, base_model: Path) -> Non
         # of a sum depend on how many threads share it.
         "threads": 1,
         # Whoever runs the simulation is all its hospitals.
-        "policy": {"modalities": list(Modality), "plans": "any", "rounds": None, "examples": 1},
+        "policy": {
+            "modalities": list(Modality),
+            "plans": "any",
+            "rounds": None,
+            "examples": 1,
+            "images": 1,
+        },
     }
     file.parent.mkdir(parents=True, exist_ok=True)
     # JSON is YAML; a path with a colon or a hash in it stays what it is.

@@ -110,7 +110,7 @@ def store_of(folder: RunFolder, site: str) -> Path:
 
 def check_nothing_is_lost(folder: RunFolder, alone: bytes) -> None:
     """The run came to its end with what site a alone learned, and nothing of b."""
-    assert told(folder)[-1]["event"] == "done"
+    assert told(folder)[-1]["event"] == "scores"
     bank = Bank.open(folder.bank)
     bank.verify()
     (release,) = bank.releases
