@@ -3,6 +3,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from itertools import chain
 
 import numpy as np
 import torch
@@ -75,7 +76,7 @@ def train_worn(
     factors = [factor for pair in model.adapted.pairs().values() for factor in pair]
     try:
         descent = assignment.descend(Decoder(model), factors, training)
-        batches = Batches(model, [*examples, *assignment.others])
+        batches = Batches(model, [*examples, *chain(*assignment.others.values())])
         loss_of = token_loss(descent.network, batches, training.micro_batch, descent.share)
         course = assignment.course(len(examples))
         with model.checkpointed() if training.gradient_checkpointing else nullcontext():

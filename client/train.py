@@ -50,7 +50,8 @@ class Course:
 
     Attributes:
         examples: how many the stage's own task has: what the steps are counted by.
-        others: how many of other tasks, behind them, are drawn from as well.
+        of_stages: how many each stage's task has, where all of them are drawn from, those
+            of the stage's own task first; empty where only those are.
         checkpoint: where the round is kept while it lasts; None keeps nothing.
     """
 
@@ -59,7 +60,7 @@ class Course:
     round: int
     site: str
     examples: int
-    others: int = 0
+    of_stages: tuple[int, ...] = ()
     checkpoint: Checkpoint | None = None
 
     def batches(self) -> list[list[int]]:
@@ -72,7 +73,7 @@ class Course:
         drawn = max(1, round(stage.local_epochs * self.examples))
         seed = seed_for(self.plan.seed, "batches", self.stage, self.round, self.site)
         generator = np.random.default_rng(seed)
-        pool = self.examples + self.others
+        pool = sum(self.of_stages) or self.examples
         epochs = math.ceil(drawn / pool)
         order = np.concatenate([generator.permutation(pool) for _ in range(epochs)])
         steps = math.ceil(drawn / stage.batch_size)
@@ -84,15 +85,23 @@ class Course:
         A linear warm-up, then half a cosine to zero, over the rounds of the whole stage: a
         restart in every round would undo what the last one settled. A step is counted at
         its middle, so that neither the first nor the last is lost. Where all tasks are drawn
-        from, the stages are rounds of one training, and the cosine is over all of them.
+        from, the stages are parts of one training, and the cosine is over all of them.
         """
         stage, warmup = self.plan.stages[self.stage], self.plan.training.warmup
         done = (self.round - 1 + (step + 0.5) / steps) / stage.rounds
-        if self.others:
-            done = (self.stage + done) / len(self.plan.stages)
+        if self.of_stages:
+            done = self._done_of_all(done)
         if done < warmup:
             return stage.learning_rate * done / warmup
         return stage.learning_rate * 0.5 * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup)))
+
+    def _done_of_all(self, done: float) -> float:
+        """The share of all stages' questions that is behind, `done` of this stage's own."""
+        drawn = [
+            stage.rounds * stage.local_epochs * count
+            for stage, count in zip(self.plan.stages, self.of_stages, strict=True)
+        ]
+        return (sum(drawn[: self.stage]) + done * drawn[self.stage]) / sum(drawn)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +160,7 @@ def _key(course: Course, descent: Descent) -> Key:
         "round": course.round,
         "site": course.site,
         "examples": course.examples,
-        "others": course.others,
+        "of_stages": ",".join(map(str, course.of_stages)),
         "code": code_digest(),
         "layout": descent.layout,
     }

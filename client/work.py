@@ -226,18 +226,18 @@ def assignment_of(order: Order, site: Site, checkpoint: Checkpoint | None) -> As
     )
 
 
-def _others(order: Order, site: Site) -> tuple[Example, ...]:
+def _others(order: Order, site: Site) -> dict[int, tuple[Example, ...]]:
     """What `Assignment.others` is. Their modalities are within the policy, too."""
     plan = plan_of(order, site)
     if order.work is Work.EVALUATE or plan.method.name != "joint":
-        return ()
-    found: list[Example] = []
+        return {}
+    found: dict[int, tuple[Example, ...]] = {}
     for number, stage in enumerate(plan.stages):
         if number != order.stage and site.name in stage.sites:
             other = replace(order, stage=number)
             check_order(other, plan, site)
-            found += data_of(other, site).train
-    return tuple(found)
+            found[number] = data_of(other, site).train
+    return found
 
 
 def _adapter_of(order: Order, site: Site) -> Adapter | None:

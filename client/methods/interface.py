@@ -6,9 +6,9 @@ affair: the server, the bank and the wire see adapters only.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -33,8 +33,8 @@ class Assignment:
         base_model: folder of the frozen model, already checked against the plan's pin.
         checkpoint: where a round of training is kept while it lasts; None keeps nothing.
         descend: how a loss becomes a step: in this process, or in several together.
-        others: the site's training questions of the plan's other tasks, for a method that
-            trains on all of them; empty for any other.
+        others: the site's training questions of the plan's other tasks, by stage, for a
+            method that trains on all of them; empty for any other.
     """
 
     plan: Plan
@@ -48,7 +48,7 @@ class Assignment:
     device: torch.device
     checkpoint: Checkpoint | None
     descend: Descend = PlainDescent
-    others: tuple[Example, ...] = ()
+    others: Mapping[int, tuple[Example, ...]] = field(default_factory=dict[int, Any])
 
     @property
     def task(self) -> Stage:
@@ -69,9 +69,13 @@ class Assignment:
             round=self.round,
             site=self.site,
             examples=examples,
-            others=len(self.others),
+            of_stages=self._counts(examples) if self.others else (),
             checkpoint=self.checkpoint,
         )
+
+    def _counts(self, own: int) -> tuple[int, ...]:
+        counts = {self.stage: own, **{stage: len(held) for stage, held in self.others.items()}}
+        return tuple(counts.get(stage, 0) for stage in range(len(self.plan.stages)))
 
 
 class Method(Protocol):

@@ -108,15 +108,17 @@ def test_the_rates_of_all_rounds_are_one_warm_up_and_one_cosine():
     assert 0 < rates[-1] < 0.0001
 
 
-def test_training_on_all_tasks_is_one_cosine_over_all_stages():
+def test_training_on_all_tasks_is_one_cosine_over_all_stages_by_their_steps():
     plan = plan_of(rounds=2)
-    both = [{**plan.model_dump(mode="json")["stages"][0], "name": name} for name in ("one", "two")]
-    plan = parse_plan({**plan.model_dump(mode="json"), "stages": both}, "test")
+    one = plan.model_dump(mode="json")["stages"][0]
+    stages = [{**one, "name": "small"}, {**one, "name": "large", "local_epochs": 2.0}]
+    plan = parse_plan({**plan.model_dump(mode="json"), "stages": stages}, "test")
+    # Two rounds of 8 questions, then two of 2 x 16: 4 and 16 steps of 4 questions.
     rates = [
-        Course(plan=plan, stage=s, round=r, site="a", examples=6, others=6).rate(step, 5)
-        for s in range(2)
+        Course(plan=plan, stage=s, round=r, site="a", examples=n, of_stages=(8, 16)).rate(k, steps)
+        for s, n, steps in ((0, 8, 2), (1, 16, 8))
         for r in (1, 2)
-        for step in range(5)
+        for k in range(steps)
     ]
     at_once = course_of(round=1, rounds=1)
     assert rates == pytest.approx([at_once.rate(step, 20) for step in range(20)])
