@@ -89,7 +89,7 @@ class Work:
             plan=self.plan, stage=1, round=2, site="a", bank={}, active=(), candidate=None,
             base_model=self.shared / "base", device=torch.device("cpu"), checkpoint=checkpoint,
         )  # fmt: skip
-        first = some_adapter(self.method.start(bare), 1)
+        first = some_adapter(self.method.start(bare, ()), 1)
         return replace(bare, bank={0: first}, active=self.plan.base_of(1))
 
     def train(

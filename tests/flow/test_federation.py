@@ -113,11 +113,11 @@ def test_methods_are_compared_on_the_same_data_and_fine_tuning_may_forget(
     finished: Path, tmp_path: Path
 ):
     out = tmp_path / "run"
-    methods = ["sequential", "separate", "mslora_cr"]
+    methods = ["sequential", "separate", "mslora_cr_ortho"]
     simulate(small_plan(tmp_path / "plan.yaml"), wish(out, methods=methods))
     reports = read_report(out)
     # The plan's own method comes first: its bank is the folder's.
-    assert [report.method for report in reports] == ["mslora_cr", "sequential", "separate"]
+    assert [report.method for report in reports] == ["mslora_cr_ortho", "sequential", "separate"]
     assert reports[0].zero_shot == reports[1].zero_shot
     # What a task's own model scores is known now; at the first stage there is nothing else.
     alone = reports[2].scores

@@ -88,7 +88,7 @@ def test_the_adapter_that_leaves_is_as_large_as_was_said(site: Site, wire: Preci
         plan=plan, stage=0, round=1, site="north", bank={}, active=(), candidate=None,
         base_model=site.base_model, device=torch.device("cpu"), checkpoint=None,
     )  # fmt: skip
-    blob = to_bytes(mslora_cr.start(assignment), plan.wire)
+    blob = to_bytes(mslora_cr.start(assignment, ()), plan.wire)
     said = adapter_bytes(plan, site.base_model)
     assert said is not None
     # The rest is the header of names, a few hundred bytes a layer.
