@@ -12,7 +12,7 @@ from client.policy import fewest_images
 from client.site import Federation, Site
 from common.durable import DISK, write_file
 from common.errors import SiteFailed
-from common.plan import Plan, Precision, Stage
+from common.plan import Earlier, Plan, Precision, Stage
 
 #: The weights that get a pair of factors: every linear layer of the language model
 #: (client/lora.py, TARGETS).
@@ -60,18 +60,46 @@ def words(plan: Plan, site: Site) -> list[str]:
     ]
     lines += [_stage_words(part) for part in parts]
     often = sum(part.stage.rounds for part in parts)
-    lines += _prototype_words(plan, parts, site)
+    prototypes = "" if plan.routing is None else ", their prototypes"
+    lines += [*_method_words(plan, parts), *_prototype_words(plan, parts, site)]
     lines += [
-        "The test questions of each of these tasks are scored before its own stage, after it and "
-        "after each later one.",
+        _scoring_words(plan),
         f"What leaves this site: after each of {often} rounds an adapter ({_size(size)}), the "
         "number of training examples and of steps, two mean losses, the time and the memory that "
         "it took; after each evaluation, scores as fractions and the number of questions; in "
         "between, how far it is, what it holds of the plan and the bank, or the class of an "
         "error. No image, no question, no answer, no file name.",
-        "What this site gets: the plan, the adapters of the stages so far, and the stage's own.",
+        f"What this site gets: the plan, the adapters of the stages so far{prototypes}, and the "
+        "stage's own.",
     ]
     return lines
+
+
+def _method_words(plan: Plan, parts: Sequence[Part]) -> list[str]:
+    """What a baseline does otherwise than its stages say."""
+    if plan.method.name == "zero_shot":
+        return ["Method zero_shot trains nothing: its adapters go back as they came."]
+    if plan.method.name == "joint" and len(parts) > 1:
+        return ["Method joint: each stage trains on the training questions of all these tasks."]
+    return []
+
+
+def _scoring_words(plan: Plan) -> str:
+    """When the site's test questions are scored."""
+    wanted, twice = plan.evaluation, ""
+    later = {
+        Earlier.ALL: "after it and after each later one",
+        Earlier.LAST: "after it and after the plan's last one",
+        Earlier.NONE: "after it",
+    }[wanted.earlier]
+    later = "after every stage of the plan" if wanted.future else later
+    when = f"before its own stage, {later}" if wanted.zero_shot else later
+    if plan.routing is not None:
+        twice = (
+            " Those after a release are scored twice: also by the stage that each image chooses, "
+            "with the share of images that choose this one, or its modality."
+        )
+    return f"The test questions of each of these tasks are scored {when}.{twice}"
 
 
 def _prototype_words(plan: Plan, parts: Sequence[Part], site: Site) -> list[str]:
@@ -104,7 +132,7 @@ def approve(plan: Plan, site: Site, federation: Federation) -> Path:
 
 
 def adapter_bytes(plan: Plan, base_model: Path) -> int | None:
-    """About how large the plan's adapter is on the wire; None where the base model is not there."""
+    """About how large the plan's adapter is on the wire; None without safetensors to tell it by."""
     shapes = [
         shape
         for file in sorted(base_model.glob("*.safetensors"))
@@ -155,7 +183,7 @@ def _stage_words(part: Part) -> str:
 
 def _size(size: int | None) -> str:
     if size is None:
-        return "its size is known once the base model is there"
+        return "its size can't be told: no base model is there, or none in safetensors"
     megabytes = size / 1e6
     digits = 0 if megabytes >= 10 else 1 + max(0, -math.floor(math.log10(max(megabytes, 1e-3))))
     return f"about {megabytes:.{digits}f} MB"

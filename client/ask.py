@@ -15,7 +15,7 @@ from client.router import Routing, route
 from common.bank import Bank
 from common.errors import BankError, DataError, ModelError
 from common.metrics import AnswerKind
-from common.plan import Hold, Precision, Router
+from common.plan import Hold, Precision, Router, VisionWeights
 from common.release import Release
 
 
@@ -25,12 +25,14 @@ class Inquiry:
 
     Attributes:
         stage: the release that is to answer, by name or position; None lets the picture choose.
+        vision: whose tower a LLaVA-Med in its original layout gets: what the bank's plan said.
     """
 
     image: Path
     question: str
     stage: str | None
     max_new_tokens: int
+    vision: VisionWeights = VisionWeights.OPENAI
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ def ask(bank: Bank, base_model: Path, inquiry: Inquiry) -> Reply:
             "can be chosen from the image; expected --stage, or a bank of a plan with a router"
         )
     _check(bank, base_model, inquiry)
-    model = _loaded(base_model)
+    model = _loaded(base_model, inquiry.vision)
     if told is not None:
         return Reply(_answered(model, bank, told, inquiry), told, None)
     feature = picture_feature(model, inquiry.image)
@@ -92,8 +94,8 @@ def _check(bank: Bank, base_model: Path, inquiry: Inquiry) -> None:
         )
 
 
-def _loaded(folder: Path) -> BaseModel:
+def _loaded(folder: Path, vision: VisionWeights) -> BaseModel:
     """In 16 bits on a GPU, where large models are; in 32 on a CPU."""
     if torch.cuda.is_available():
-        return load_base(folder, Precision.BF16, torch.device("cuda"))
-    return load_base(folder, Precision.FP32, torch.device("cpu"))
+        return load_base(folder, Precision.BF16, torch.device("cuda"), vision)
+    return load_base(folder, Precision.FP32, torch.device("cpu"), vision)

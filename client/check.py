@@ -11,12 +11,13 @@ from typing import Final, TypeAlias
 
 from client.approval import Part, adapter_bytes, parts_in
 from client.base_files import base_digest
-from client.data import TRAIN_FILE, TaskData, check_task
+from client.data import TRAIN_FILE, TaskData, check_task, images_of
 from client.data_check import may_share
 from client.enrolment import enrolment
 from client.finding import Finding, Level, ok, problem
 from client.keys import load_key
 from client.parts import check_flower
+from client.policy import fewest_images
 from client.reach import reach
 from client.site import Device, Federation, Plans, Site
 from common.errors import Refusal
@@ -52,7 +53,8 @@ def check_site(site: Site, plan: Plan | None) -> Iterator[Finding]:
     if not tasks and plan is None:
         yield problem("data", f"{site.data}: found no task's folder (one with a {TRAIN_FILE})")
     for task in dict.fromkeys(tasks):
-        yield from _tried(f"data {task}", lambda task=task: _task(site.data / task))
+        fewest = _fewest_images(plan, parts, task, site)
+        yield from _tried(f"data {task}", lambda task=task, n=fewest: _task(site, task, n))
     if plan is not None and parts:
         yield from _tried("training step", lambda: [_step(plan, site, parts[0])])
 
@@ -148,10 +150,28 @@ def _device(site: Site) -> Finding:
     return ok("device", f"{count} GPU, {torch.cuda.get_device_name(0)}")
 
 
-def _task(folder: Path) -> list[Finding]:
-    data, name = check_task(folder, may_share=may_share(folder)), folder.name
+def _fewest_images(plan: Plan | None, parts: Sequence[Part], task: str, site: Site) -> int | None:
+    """Of how many images of the task a prototype may leave; None where none is wanted."""
+    for part in parts:
+        if plan is not None and part.stage.task == task:
+            return fewest_images(plan, part.number - 1, part.stage.rounds, site)
+    return None
+
+
+def _task(site: Site, name: str, fewest: int | None) -> list[Finding]:
+    folder = site.data / name
+    data = check_task(folder, may_share=may_share(folder))
     counts = f"{len(data.train)} training and {len(data.test)} test questions, every image decodes"
-    return [ok(f"data {name}", counts), _labels(name, data)]
+    found = [ok(f"data {name}", counts), _labels(name, data)]
+    if len(data.train) < site.policy.examples:
+        said = f"found {len(data.train)} training questions, the site's own policy.examples asks "
+        found.append(problem(f"policy {name}", f"{said}for {site.policy.examples}"))
+    images = len(images_of(data.train))
+    if fewest is not None and images < fewest:
+        said = f"found {images} training images: of fewer than {fewest} no prototype leaves, so "
+        said += "the router knows the task from other sites alone"
+        found.append(Finding(f"prototype {name}", Level.WARNING, said))
+    return found
 
 
 def _labels(name: str, data: TaskData) -> Finding:

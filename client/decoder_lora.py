@@ -113,9 +113,10 @@ def steepest_adapter(
     full gradient that a pair of this rank can (LoRA-GA, arXiv 2407.05000, which also sets
     B). Rows have the mean norm that a fresh A has, so that the steps are of the same size.
     """
-    model = wear(assignment, hold, fresh)
-    batches, together = Batches(model, examples), assignment.plan.evaluation.batch_size
-    gradients = WeightGradients(model.adapted)
+    model, plan = wear(assignment, hold, fresh), assignment.plan
+    # What fits into memory with a backward pass is often less than for answers.
+    together = plan.training.micro_batch or plan.evaluation.batch_size
+    batches, gradients = Batches(model, examples), WeightGradients(model.adapted)
     try:
         for start in range(0, len(examples), together):
             chosen = range(len(examples))[start : start + together]
@@ -123,7 +124,7 @@ def steepest_adapter(
     finally:
         gradients.close()
         model.adapted.silence()
-    seed = seed_for(assignment.plan.seed, "steepest", assignment.stage)
+    seed = seed_for(plan.seed, "steepest", assignment.stage)
     return gradients.spanned(fresh, seed)
 
 

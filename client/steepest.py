@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from client.lora import Adapted
 from common.adapter import Adapter, Pair
+from common.errors import PlanError
 from common.identity import seed_for
 
 #: The mean squared norm of a row of a fresh A: I entries, uniform within 1 / sqrt(I).
@@ -66,14 +67,20 @@ def leading_rows(matrix_OI: Tensor, rank: int, seed: int) -> Tensor:
     """The first `rank` right singular vectors as rows (R, I), by a seeded range finder.
 
     Where the matrix has fewer directions, the others are orthonormal to them all the same.
+
+    Raises:
+        PlanError: there is no room for so many: the rank is larger than the inputs are.
     """
+    outputs, inputs = matrix_OI.shape
+    if rank > inputs:
+        raise PlanError(f"rank: found {rank}, expected at most the {inputs} inputs of a layer")
     generator = torch.Generator().manual_seed(seed)
-    width = min(rank + _SPARE, *matrix_OI.shape)
+    width = min(rank + _SPARE, max(rank, outputs), inputs)
     matrix = matrix_OI.double()
     probe = torch.randn(matrix.shape[1], width, generator=generator, dtype=torch.float64)
     basis_IW = torch.linalg.qr(probe.to(matrix.device)).Q
     for _ in range(_PASSES):
         basis_IW = torch.linalg.qr(matrix.T @ (matrix @ basis_IW)).Q
-    inner = torch.linalg.svd(matrix @ basis_IW, full_matrices=False).Vh
+    inner = torch.linalg.svd(matrix @ basis_IW, full_matrices=outputs < width).Vh
     rows: Tensor = (inner @ basis_IW.T)[:rank]
     return rows

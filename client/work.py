@@ -86,7 +86,7 @@ def do(order: Order, site: Site, tell: Tell, checkpoint: Checkpoint | None) -> A
 
 
 def _train(order: Order, site: Site, tell: Tell, checkpoint: Checkpoint | None) -> Update:
-    check_examples(site, len(data_of(order, site).train))
+    _check_tasks(order, site)
     if site.workers > 1:
         from client.workers import train_with_workers  # DeepSpeed, which few sites have
 
@@ -94,6 +94,16 @@ def _train(order: Order, site: Site, tell: Tell, checkpoint: Checkpoint | None) 
     else:
         update = train_here(order, assignment_of(order, site, checkpoint), site, tell)
     return replace(update, prototype=_prototype(order, site))
+
+
+def _check_tasks(order: Order, site: Site) -> None:
+    """Every task that the order trains on is within the policy, a joint method's others, too."""
+    plan = plan_of(order, site)
+    for number in _other_stages(order, site):
+        # How often the others are trained on is said by the order's own stage.
+        check_order(replace(order, stage=number, round=1), plan, site)
+    for number in (order.stage, *_other_stages(order, site)):
+        check_examples(site, len(data_of(replace(order, stage=number), site).train))
 
 
 def _prototype(order: Order, site: Site) -> bytes | None:
@@ -227,17 +237,23 @@ def assignment_of(order: Order, site: Site, checkpoint: Checkpoint | None) -> As
 
 
 def _others(order: Order, site: Site) -> dict[int, tuple[Example, ...]]:
-    """What `Assignment.others` is. Their modalities are within the policy, too."""
+    """What `Assignment.others` is."""
+    return {
+        number: data_of(replace(order, stage=number), site).train
+        for number in _other_stages(order, site)
+    }
+
+
+def _other_stages(order: Order, site: Site) -> list[int]:
+    """The site's stages beside the order's own whose tasks are trained on with it."""
     plan = plan_of(order, site)
     if order.work is Work.EVALUATE or plan.method.name != "joint":
-        return {}
-    found: dict[int, tuple[Example, ...]] = {}
-    for number, stage in enumerate(plan.stages):
-        if number != order.stage and site.name in stage.sites:
-            other = replace(order, stage=number)
-            check_order(other, plan, site)
-            found[number] = data_of(other, site).train
-    return found
+        return []
+    return [
+        number
+        for number, stage in enumerate(plan.stages)
+        if number != order.stage and site.name in stage.sites
+    ]
 
 
 def _adapter_of(order: Order, site: Site) -> Adapter | None:

@@ -3,6 +3,7 @@
 # typer 0.20 leaves a type of click's open in its overloads; not ours to fix.
 # pyright: reportUnknownMemberType=false
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,6 +28,13 @@ _UNKNOWN = (
 _RUNNERS_UP = 3
 
 
+class Tower(StrEnum):
+    """What `VisionWeights` of a plan can be, without loading plans."""
+
+    OPENAI = "openai"
+    CHECKPOINT = "checkpoint"
+
+
 def ask(
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A picture or a DICOM file.")],
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="In quotes.")],
@@ -41,6 +49,9 @@ def ask(
         str | None,
         typer.Option(metavar="NAME", help="The release that answers; skips the choice."),
     ] = None,
+    vision_weights: Annotated[
+        Tower, typer.Option(help="As the bank's plan: the tower of a LLaVA-Med's original folder.")
+    ] = Tower.OPENAI,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 64,
     as_json: Json = False,
 ) -> None:
@@ -53,9 +64,16 @@ def ask(
     from client.ask import Inquiry
     from client.ask import ask as answered
     from common.bank import Bank
+    from common.plan import VisionWeights
 
     opened = Bank.open(bank)
-    inquiry = Inquiry(image=image, question=question, stage=stage, max_new_tokens=max_new_tokens)
+    inquiry = Inquiry(
+        image=image,
+        question=question,
+        stage=stage,
+        max_new_tokens=max_new_tokens,
+        vision=VisionWeights(vision_weights.value),
+    )
     reply = answered(opened, base_model or _embedded(opened), inquiry)
     if opened.base_model.name == "tiny-llava":
         typer.echo(_TOY, err=True)

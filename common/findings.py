@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from common.report import RunReport
+from common.report import RunReport, judged_when_learned, learned_score
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ def baseline(report: RunReport, task: int) -> float | None:
 
 def gain(report: RunReport, task: int) -> float | None:
     """Score after the task's own stage, less the better baseline."""
-    score, below = report.scores[task][task], baseline(report, task)
+    score, below = learned_score(report, task), baseline(report, task)
     return None if score is None or below is None else score - below
 
 
@@ -46,7 +46,9 @@ def drop(report: RunReport, task: int) -> float | None:
 
 
 def drops(report: RunReport) -> list[tuple[str, float]]:
-    """Stage name and drop of every task that another stage followed."""
+    """Stage name and drop of every task that another stage followed and that was scored then."""
+    if not judged_when_learned(report):
+        return []
     found = [(stage.name, drop(report, task)) for task, stage in enumerate(report.stages[:-1])]
     return [(name, lost) for name, lost in found if lost is not None]
 
@@ -78,7 +80,7 @@ def memory_of(reports: Sequence[RunReport]) -> str:
     """One sentence: whether what was learned is still there, in the run that is told."""
     lost = drops(reports[0])
     if not lost:
-        return "One stage so far: nothing could be forgotten"
+        return f"Whether anything is forgotten can't be told: {unforgotten(reports[0])}"
     worst, most = max(lost, key=lambda entry: entry[1])
     if most == 0:
         return "Nothing is forgotten: every task keeps its score to the last stage"
@@ -88,14 +90,23 @@ def memory_of(reports: Sequence[RunReport]) -> str:
     )
 
 
+def unforgotten(report: RunReport) -> str:
+    """Why no task has a drop."""
+    if len(report.stages) == 1:
+        return "it needs a second stage"
+    if not judged_when_learned(report):
+        return "all tasks were learned at once"
+    return "earlier tasks were not scored at the end"
+
+
 def standing_of(reports: Sequence[RunReport]) -> str:
     """One sentence: which method leads, or how far a single one is above the baselines."""
     methods = compare(reports)
-    count = len(reports[0].stages)
     if len(methods) > 1:
-        wins = leads(methods)
+        wins, scored = leads(methods), _scored(methods)
         best = max(range(len(wins)), key=wins.__getitem__)
-        return f"After the last stage {methods[best].method} leads on {wins[best]} of {count} tasks"
+        leader = f"{methods[best].method} leads" if wins[best] else "no method leads alone"
+        return f"After the last stage {leader} on {wins[best] or 'any'} of {scored} tasks"
     told = reports[0]
     more = [
         (stage.name, score - below)
@@ -112,19 +123,28 @@ def standing_of(reports: Sequence[RunReport]) -> str:
     )
 
 
+def _scored(methods: Sequence[MethodScores]) -> int:
+    """How many tasks some method was scored on after the last stage."""
+    return sum(
+        1 for scores in zip(*(method.last for method in methods), strict=True) if any(scores)
+    )
+
+
 def learning_of(report: RunReport) -> str:
     """One sentence: how many tasks were learned at all, and how many stayed so."""
-    own = [report.scores[task][task] for task in range(len(report.stages))]
-    risen = [
-        task
-        for task, (score, base) in enumerate(zip(own, report.zero_shot, strict=True))
-        if score is not None and base is not None and score > base
+    known = [
+        (task, score - base)
+        for task, base in enumerate(report.zero_shot)
+        if base is not None and (score := learned_score(report, task)) is not None
     ]
+    if not known:
+        return "The score of each task, stage by stage"
+    risen = [task for task, gain in known if gain > 0]
+    told = f"{len(risen)} of {len(known)} tasks rise above the base model when they are learned"
+    if len(drops(report)) < len(report.stages) - 1:
+        return told
     kept = sum(1 for task in risen if drop(report, task) == 0)
-    return (
-        f"{len(risen)} of {len(own)} tasks rise above the base model when they are learned; "
-        f"{kept} of them stay at their best"
-    )
+    return f"{told}; {kept} of them stay at their best"
 
 
 def _of_method(runs: Sequence[RunReport]) -> MethodScores:
@@ -132,7 +152,7 @@ def _of_method(runs: Sequence[RunReport]) -> MethodScores:
     return MethodScores(
         runs[0].method,
         tuple(run.seed for run in runs),
-        tuple(spread([run.scores[task][task] for run in runs]) for task in tasks),
+        tuple(spread([learned_score(run, task) for run in runs]) for task in tasks),
         tuple(spread([run.scores[-1][task] for run in runs]) for task in tasks),
     )
 

@@ -46,8 +46,9 @@ class PairedT:
 
     Attributes:
         deviation: of the differences, with n - 1.
-        t: None where all differences are equal, so that there is no spread to compare with;
-            p is then 1 if they are zero, else 0.
+        t: None where all differences are equal, so that there is no spread to compare with.
+            p is then 1 if they are zero, else that of the sign test: scores that can't take
+            many values are soon equal, and no spread is no certainty.
     """
 
     mean: float
@@ -136,7 +137,7 @@ def paired_t(differences: Sequence[float]) -> PairedT:
     deviation = math.sqrt(math.fsum((d - mean) ** 2 for d in differences) / (count - 1))
     # Equal differences leave a rest of rounding in the mean, and so in the deviation.
     if deviation <= 1e-12 * max(abs(d) for d in differences):
-        return PairedT(mean, 0.0, None, 1.0 if mean == 0 else 0.0, count)
+        return PairedT(mean, 0.0, None, 1.0 if mean == 0 else 2.0 ** (1 - count), count)
     t = mean / (deviation / math.sqrt(count))
     return PairedT(mean, deviation, t, _two_tails(t, count - 1), count)
 

@@ -192,8 +192,8 @@ class MSLoRACR(Strict):
 class OneAdapter(Strict):
     """A baseline of one adapter that goes through all stages; a release is how it then stands.
 
-    `sequential` is fine-tuned on and on, and forgets; `joint` learns all tasks at once, the
-    upper bound; `zero_shot` learns nothing (client/methods/, a file each).
+    `sequential` is fine-tuned on and on, and forgets; `joint` learns all tasks at once, meant
+    as an upper bound; `zero_shot` learns nothing (client/methods/, a file each).
     """
 
     name: Literal["sequential", "joint", "zero_shot"]
@@ -307,7 +307,7 @@ class Plan(Strict):
     def canonical(self) -> str:
         """The plan as canonical JSON: what travels, and what is hashed.
 
-        Without a router as it was before there were any: old digests stay.
+        Without a router it says nothing of one, so such a plan's digest does not know of them.
         """
         without = None if self.router else {"router"}
         return canonical_json(self.model_dump(mode="json", exclude=without))
@@ -346,13 +346,11 @@ class Plan(Strict):
 
     def scored_after(self, stage: int) -> range:
         """The tasks that are scored with what the bank knows after stage `stage`."""
-        if self.evaluation.future:
-            return range(len(self.stages))
-        last = stage == len(self.stages) - 1
+        count = len(self.stages)
         again = self.evaluation.earlier is Earlier.ALL or (
-            self.evaluation.earlier is Earlier.LAST and last
+            self.evaluation.earlier is Earlier.LAST and stage == count - 1
         )
-        return range(stage + 1) if again else range(0)
+        return range(0 if again else stage + 1, count if self.evaluation.future else stage + 1)
 
 
 def load_plan(file: Path) -> Plan:

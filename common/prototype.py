@@ -10,7 +10,7 @@ Legend of shapes: V width of the tower.
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -108,8 +108,7 @@ def fault_of(prototype: Prototype) -> str | None:
         return f"found {prototype.images} images, expected 1 to {_MOST_IMAGES}"
     if not SHORTEST <= prototype.mean <= 1 + _ROUNDING:
         return f"found the length {prototype.mean:.6g}, expected {SHORTEST:g} to 1"
-    # Cosines are at most 1 in size, so their variance leaves room for their mean's square.
-    widest = math.sqrt(max(0.0, 1 - prototype.mean**2) + _ROUNDING)
+    widest = _widest(prototype)
     if not 0 <= prototype.std <= widest:
         return (
             f"found the standard deviation {prototype.std:.6g}, expected 0 to {widest:.6g} at "
@@ -120,6 +119,9 @@ def fault_of(prototype: Prototype) -> str | None:
 
 def merged(prototypes: Sequence[Prototype]) -> Prototype | None:
     """The prototype of all the pictures together; None where they cancel and it has no direction.
+
+    Of prototypes without a fault it has none, whatever they claim: counts end at the largest
+    that a prototype may have, and the deviation at what its length leaves room for.
 
     With n_i pictures, mean m_i and deviation s_i each, and N = sum n_i: the mean
     m = sum n_i m_i / N is exact, and so is its length, the mean of all cosines to it. Of the
@@ -142,7 +144,14 @@ def merged(prototypes: Sequence[Prototype]) -> Prototype | None:
     variance = 0.0
     for share, vector, one in zip(shares, vectors, prototypes, strict=True):
         variance += share * (one.std**2 + (float(vector @ mean) / length - length) ** 2)
-    return Prototype(mean.astype(np.float32), math.sqrt(variance), images)
+    found = Prototype(mean.astype(np.float32), math.sqrt(variance), min(images, _MOST_IMAGES))
+    found = replace(found, std=min(found.std, _widest(found)))
+    return found if fault_of(found) is None else None
+
+
+def _widest(prototype: Prototype) -> float:
+    """The largest deviation: cosines are at most 1 in size, so it leaves room for their mean's."""
+    return math.sqrt(max(0.0, 1 - prototype.mean**2) + _ROUNDING)
 
 
 def _numbers(text: str, source: str) -> tuple[int, float]:

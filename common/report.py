@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 REPORT_FILE = "report.json"
 PAGE_FILE = "report.html"
+#: The method whose stages learn all tasks at once, and the metrics that it has not.
+_JOINT = "joint"
+_OF_OWN_STAGES = ("aia", "bwt", "forgetting", "fwt", "learning_gain", "transfer")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,12 +171,34 @@ def kinds(report: RunReport) -> dict[Metric, tuple[int, ...]]:
     return found
 
 
+def learned_score(report: RunReport, task: int) -> float | None:
+    """The score right after the task's own stage; None of a method that knows no such stage."""
+    return report.scores[task][task] if judged_when_learned(report) else None
+
+
+def judged_when_learned(report: RunReport) -> bool:
+    """False for joint training, which draws from all tasks in every stage."""
+    return report.method != _JOINT
+
+
 def metrics_by_kind(report: RunReport) -> dict[Metric, MatrixMetrics]:
-    """The continual-learning metrics over the tasks of each measure apart."""
-    return {
+    """The continual-learning metrics over the tasks of each measure apart.
+
+    Of joint training only those that don't ask when a task was learned.
+    """
+    found = {
         kind: matrix_metrics(report.scores, report.zero_shot, report.single_task, tasks)
         for kind, tasks in kinds(report).items()
     }
+    if judged_when_learned(report):
+        return found
+    return {kind: _at_once(metrics) for kind, metrics in found.items()}
+
+
+def _at_once(metrics: MatrixMetrics) -> MatrixMetrics:
+    why = f"a stage of each task's own, which {_JOINT} has not"
+    missing = dict(metrics.missing) | dict.fromkeys(_OF_OWN_STAGES, why)
+    return replace(metrics, **dict.fromkeys(_OF_OWN_STAGES), missing=missing)
 
 
 def to_document(report: RunReport) -> dict[str, Any]:

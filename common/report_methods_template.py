@@ -29,7 +29,8 @@ METHODS = """
 (of forgetting: below). Under each the p, adjusted for all methods of the column (Holm); bold
 where it is below 0.05. Answers of all tasks together: McNemar's exact test. Scores of one
 measure: a bootstrap of the questions within every task and seed, with its 95 % interval. Over
-seeds: Student's paired t.</p>
+seeds: Student's paired t. Where all seeds ask the same questions (data that was given), each
+counts once with its mean over the seeds, and there is no McNemar.</p>
 <div class="wide"><table>
 <thead><tr><th>against</th>{% for head in heads %}<th>{{ head }}</th>{% endfor %}</tr></thead>
 <tbody>

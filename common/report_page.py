@@ -9,9 +9,9 @@ from typing import Any
 from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
-from common.findings import compare, drops, gain, gains, memory_of
+from common.findings import compare, drops, gain, gains, memory_of, unforgotten
 from common.matrix import METRICS
-from common.report import RunReport, kinds, metrics_by_kind
+from common.report import RunReport, kinds, learned_score, metrics_by_kind
 from common.report_canvas import Picture, shade, text_on
 from common.report_methods import SHOWN, PairedTest, summaries
 from common.report_methods_template import METHODS
@@ -126,7 +126,7 @@ def _forgetting(report: RunReport) -> Fact:
     if only is not None:
         return Fact("Forgetting", f"{100 * only:.1f}", "points, mean over the earlier tasks")
     if not lost:
-        return Fact("Forgetting", NOTHING, "needs a second stage")
+        return Fact("Forgetting", NOTHING, unforgotten(report))
     worst, most = max(lost, key=lambda entry: entry[1])
     named = "largest of any task" if most == 0 else worst
     return Fact("Forgetting", f"{100 * most:.1f}", f"points, {named}")
@@ -167,7 +167,7 @@ def _stages(report: RunReport) -> list[dict[str, Any]]:
             "stage": stage,
             "zero_shot": report.zero_shot[task],
             "majority": report.majority[task],
-            "learned": report.scores[task][task],
+            "learned": learned_score(report, task),
             "gain": gain(report, task),
             "last": report.scores[-1][task],
             "error": _at(report.aggregation_error, task),

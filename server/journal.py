@@ -379,17 +379,20 @@ def _learned(header: str) -> Learned:
 
 
 def _differences(before: Any, after: Any, path: str = "") -> list[str]:  # noqa: ANN401 - JSON
-    """The fields in which two plans differ, `stages.1.rounds` and the like."""
+    """The fields in which two plans differ, `stages.1.rounds` and the like.
+
+    A plan of another version may lack a field, or have one that is not known here.
+    """
     if before == after:
         return []
     left, right = _children(before), _children(after)
-    if left.keys() != right.keys() or not left:
+    if not left or not right:
         return [path]
-    return [
-        name
-        for key in sorted(left)
-        for name in _differences(left[key], right[key], f"{path}.{key}".lstrip("."))
-    ]
+    names: list[str] = []
+    for key in sorted(left.keys() | right.keys()):
+        name, both = f"{path}.{key}".lstrip("."), key in left and key in right
+        names += _differences(left[key], right[key], name) if both else [name]
+    return names
 
 
 def _children(value: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON

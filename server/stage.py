@@ -19,7 +19,7 @@ from server.plain import plain
 
 Say: TypeAlias = Callable[[News], None]
 
-#: A site that is offline is waited for so long with the scores of a task learned before.
+#: A site that is offline or fails is waited for so long with the scores of a task learned before.
 OFFLINE_GRACE_S = 300.0
 #: The same news of who is waited for is told again after so long.
 REPEAT_S = 30.0
@@ -106,8 +106,8 @@ def score_task(
     """How `model` does on the test questions of stage `task`, by site.
 
     Args:
-        grace_s: how long sites are waited for that are offline; None waits for them as
-            long as a round does.
+        grace_s: how long sites are waited for that are offline or can't do it; None waits for
+            them as long as a round does.
 
     Raises:
         SiteFailed: without patience, a site of the stage could not score it.
@@ -121,7 +121,7 @@ def score_task(
     for waiting in _gather(plan, order, desk, gathered):
         missing = waiting.states.keys() if waiting else set[str]()
         given_up = grace_s is not None and time.monotonic() - began > grace_s
-        if given_up and waiting and missing <= waiting.offline:
+        if given_up and waiting and missing <= waiting.offline | gathered.refusals.keys():
             break
         if _enough(plan, order, desk, gathered, quorum=1):
             break

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from common.plan import Active, Contrast, MethodPlan, MSLoRACR, OneAdapter, Plan
+from common.plan import Active, Contrast, Hold, MethodPlan, MSLoRACR, OneAdapter, Plan
 
 #: The paper's beta, where the plan's own method has none.
 _ORTHOGONALITY = Contrast().orthogonality
@@ -24,7 +24,7 @@ def _sequential(method: MethodPlan) -> MethodPlan:
 
 
 def _joint(method: MethodPlan) -> MethodPlan:
-    """One LoRA on all tasks at once."""
+    """One LoRA on all tasks that a stage's sites hold: all at once only if each holds all."""
     return OneAdapter(name="joint", rank=method.rank, alpha=method.alpha)
 
 
@@ -53,7 +53,12 @@ def _contrast(method: MethodPlan) -> Contrast:
 
 def _summed(method: MethodPlan, active: Active, contrast: Contrast | None) -> MethodPlan:
     return MSLoRACR(
-        name="mslora_cr", rank=method.rank, alpha=method.alpha, active=active, contrast=contrast
+        name="mslora_cr",
+        rank=method.rank,
+        alpha=method.alpha,
+        active=active,
+        hold=method.hold if isinstance(method, MSLoRACR) else Hold.FOLD,
+        contrast=contrast,
     )
 
 

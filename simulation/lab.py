@@ -20,7 +20,7 @@ from typing import Any
 from common.durable import DISK, write_file
 from common.errors import DataError, PlanError
 from common.identity import code_digest, sha256
-from common.metrics import Answer, judge
+from common.metrics import Answer, AnswerKind, judge
 from common.plan import Earlier, Metric, Plan, parse_plan
 from common.report import RunReport
 from common.signing import SigningKey
@@ -111,11 +111,16 @@ def run_all(
 
     Plans with the same data run in one process, one after another, so that pictures are
     drawn and looked at once.
+
+    Raises:
+        PlanError: a plan's measure is no mean over answers, before anything is run.
     """
     known = Results(results)
     wanted = {plan.digest: plan for plan in plans if known.get(plan) is None}
     groups: dict[str, list[Plan]] = {}
     for plan in wanted.values():
+        for stage in plan.stages:
+            measure(Answer("", "", "", AnswerKind.OPEN), stage.metric)
         groups.setdefault(_data_of(plan), []).append(plan)
     done = 0
     spawn = multiprocessing.get_context("spawn")
@@ -226,7 +231,9 @@ def measure(answer: Answer, metric: Metric) -> float:
         case Metric.BLEU:
             return judged.bleu.all
         case Metric.BALANCED_ACCURACY:
-            raise PlanError(f"metric: found {metric!r}, expected one that is a mean over answers")
+            raise PlanError(
+                f"metric: found {str(metric)!r}, expected one that is a mean over answers"
+            )
 
 
 def _known(score: float | None) -> float:

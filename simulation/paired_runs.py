@@ -1,7 +1,8 @@
 """Paired tests between the runs of one simulation: the first method against every other.
 
 Runs of one seed have the same data, so their answers are paired question by question, and
-their metrics seed by seed.
+their metrics seed by seed. A question that every seed asks anew, as it is with data of one's
+own, counts once.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,13 +17,14 @@ from common.errors import DataError
 from common.metrics import Answer, Judged, judge
 from common.paired import bootstrap, holm, mcnemar, paired_t
 from common.plan import Metric
-from common.report import RunReport, kinds, metrics_by_kind
+from common.report import RunReport, judged_when_learned, kinds, metrics_by_kind
 from common.report_methods import EXACT_MATCH, LEARNED, SHOWN, PairedTest, Test
 
 #: (task, after) -> the answers of one run to a task's questions after a stage.
 Answers: TypeAlias = Callable[[int, int], Sequence[Answer]]
 #: Of a (seed, task): the answers of the first method and of the other, judged.
 Group: TypeAlias = tuple[Sequence[Judged], Sequence[Judged]]
+Groups: TypeAlias = Mapping[tuple[int, int], Group]
 
 _RESAMPLES = 10_000
 
@@ -35,16 +37,32 @@ class Run:
     answers: Answers
 
 
-def paired_tests(runs: Sequence[Run], resamples: int = _RESAMPLES) -> list[PairedTest]:
+@dataclass(frozen=True, slots=True)
+class _How:
+    """How answers are tested."""
+
+    resamples: int
+    asked_again: bool
+
+
+def paired_tests(
+    runs: Sequence[Run], resamples: int = _RESAMPLES, asked_again: bool = False
+) -> list[PairedTest]:
     """Every test of the first run's method against each other method.
 
     - McNemar on the exact match of all answers of all tasks and seeds, when learned and at
-      the end.
+      the end; there only if all tasks were scored.
     - The bootstrap of the mean score over the tasks of one measure, likewise; the groups are
       tasks and seeds.
     - Student's t on the metrics of the whole run, where there are two seeds in common.
 
-    `p_holm` takes all methods together that are tested in one score.
+    `p_holm` takes all methods together that are tested in one score. Joint training has no
+    score when learned.
+
+    Args:
+        asked_again: whether all seeds ask the same questions. Their answers are then not
+            independent: the bootstrap's groups are tasks, with each question's mean over the
+            seeds, and of several seeds there is no McNemar.
 
     Raises:
         DataError: two runs of a seed have answered different questions.
@@ -60,36 +78,39 @@ def paired_tests(runs: Sequence[Run], resamples: int = _RESAMPLES) -> list[Paire
             for run in judged
             if run.report.method == method and run.report.seed in by_seed
         ]
-        found += _against(method, pairs, resamples)
+        found += _against(method, pairs, _How(resamples, asked_again and len(pairs) > 1))
     return _adjusted(found)
 
 
 Pairs: TypeAlias = Sequence[tuple[Run, Run]]
 
 
-def _against(method: str, pairs: Pairs, resamples: int) -> Iterator[PairedTest]:
+def _against(method: str, pairs: Pairs, how: _How) -> Iterator[PairedTest]:
     for score in (LEARNED, "last"):
         groups = _groups(pairs, score)
-        if groups:
+        if groups and not how.asked_again:
             yield _mcnemar(method, score, groups)
-        for kind, tasks in kinds(pairs[0][0].report).items() if pairs else ():
-            chosen = [group for (_, task), group in groups.items() if task in tasks]
-            if chosen:
-                yield _bootstrap(method, score, kind, chosen, resamples)
+        for kind, tasks in kinds(pairs[0][0].report).items() if groups else ():
+            chosen = {which: group for which, group in groups.items() if which[1] in tasks}
+            yield _bootstrap((method, score, kind), chosen, how)
     yield from _over_seeds(method, pairs)
 
 
-def _groups(pairs: Pairs, score: str) -> dict[tuple[int, int], Group]:
-    """(seed, task) -> judged answers of both, where both were scored."""
+def _groups(pairs: Pairs, score: str) -> Groups:
+    """(seed, task) -> judged answers of both; of a seed all tasks, or none if a score lacks."""
     found: dict[tuple[int, int], Group] = {}
-    for first, other in pairs:
-        stages = range(len(first.report.stages))
-        for task in stages:
-            after = task if score == LEARNED else stages[-1]
-            scores = [run.report.scores[after][task] for run in (first, other)]
-            if None not in scores:
-                found[first.report.seed, task] = _judged(first, other, task, after)
+    for pair in pairs:
+        stages = range(len(pair[0].report.stages))
+        after = {task: task if score == LEARNED else stages[-1] for task in stages}
+        if all(_was_scored(run.report, after, score) for run in pair):
+            for task in stages:
+                found[pair[0].report.seed, task] = _judged(*pair, task, after[task])
     return found
+
+
+def _was_scored(report: RunReport, after: Mapping[int, int], score: str) -> bool:
+    scores = [report.scores[stage][task] for task, stage in after.items()]
+    return None not in scores and (score != LEARNED or judged_when_learned(report))
 
 
 def _judged(first: Run, other: Run, task: int, after: int) -> Group:
@@ -103,7 +124,7 @@ def _judged(first: Run, other: Run, task: int, after: int) -> Group:
     return [judge(one) for one in mine], [judge(one) for one in theirs]
 
 
-def _mcnemar(method: str, score: str, groups: Mapping[tuple[int, int], Group]) -> PairedTest:
+def _mcnemar(method: str, score: str, groups: Groups) -> PairedTest:
     mine = [one.exact for first, _ in groups.values() for one in first]
     theirs = [one.exact for _, other in groups.values() for one in other]
     found = mcnemar(mine, theirs)
@@ -121,13 +142,12 @@ def _mcnemar(method: str, score: str, groups: Mapping[tuple[int, int], Group]) -
     )
 
 
-def _bootstrap(
-    method: str, score: str, kind: Metric, groups: Sequence[Group], resamples: int
-) -> PairedTest:
-    differences = [worth(kind, first) - worth(kind, other) for first, other in groups]
+def _bootstrap(what: tuple[str, str, Metric], groups: Groups, how: _How) -> PairedTest:
+    method, score, kind = what
+    differences = _differences(kind, groups, how.asked_again)
     # Seeded by what is tested, so that a report can be made again to the same digit.
     generator = np.random.default_rng([ord(letter) for letter in f"{method} {score} {kind.value}"])
-    found = bootstrap(differences, generator, resamples)
+    found = bootstrap(differences, generator, how.resamples)
     return PairedTest(
         method=method,
         test=Test.BOOTSTRAP,
@@ -142,11 +162,21 @@ def _bootstrap(
     )
 
 
+def _differences(kind: Metric, groups: Groups, asked_again: bool) -> list[NDArray[np.float64]]:
+    """Question by question: of each seed and task, or of each task the mean over seeds."""
+    by_group: dict[tuple[int, int], list[NDArray[np.float64]]] = {}
+    for (seed, task), (first, other) in groups.items():
+        which = (0 if asked_again else seed, task)
+        by_group.setdefault(which, []).append(worth(kind, first) - worth(kind, other))
+    return [np.mean(own, axis=0) for own in by_group.values()]
+
+
 def worth(kind: Metric, judged: Sequence[Judged]) -> NDArray[np.float64]:
     """What every answer adds to the measure, so that their mean is the measure.
 
     For balanced accuracy an answer weighs by how rare its class is among these answers; the
-    weights are not drawn anew in a bootstrap.
+    weights are not drawn anew in a bootstrap. It is then that of all sites' answers together,
+    and not, as in a score matrix, the mean of each site's own.
     """
     if kind is not Metric.BALANCED_ACCURACY:
         return np.array([_VALUE[kind](one) for one in judged], np.float64)
@@ -171,7 +201,9 @@ def _over_seeds(method: str, pairs: Pairs) -> Iterator[PairedTest]:
     for kind in kinds(pairs[0][0].report):
         for score in SHOWN:
             both = [(getattr(one[kind], score), getattr(two[kind], score)) for one, two in metrics]
-            differences = [one - two for one, two in both if one is not None and two is not None]
+            known = [(one, two) for one, two in both if one is not None and two is not None]
+            # What is left by rounding is no difference: alike in all seeds, it would be a sure one.
+            differences = [round(one - two, 12) for one, two in known]
             if len(differences) > 1:
                 yield _t(method, score, kind, differences)
 

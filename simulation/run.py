@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from client import store
 from common.bank import Bank
 from common.errors import DataError, PlanError, StateError
 from common.identity import code_digest, sha256
@@ -69,7 +70,9 @@ def simulate(file: Path, wish: Wish) -> list[RunReport]:
                 Run(report, partial(answers_of, run.plan, run.folder, run.sites))
                 for run, report in zip(runs, reports, strict=True)
             ]
-            write_report(wish.out, reports, paired_tests(asked))
+            # Data that is given stays the same; only what is made follows the seed.
+            tests = paired_tests(asked, asked_again=wish.data is not None)
+            write_report(wish.out, reports, tests)
     return reports
 
 
@@ -146,12 +149,20 @@ def _begin(run: PlannedRun, wish: Wish, base_model: Path) -> None:
     """The run's folder and its sites have all that the apps need."""
     run.folder.root.mkdir(parents=True, exist_ok=True)
     prepare(run.plan, run.sites, wish.data, base_model)
+    if not run.folder.journal.exists():
+        _forget_blobs(run)
     run.folder.plan.write_text(run.plan.canonical() + "\n", encoding="utf-8")
     if not run.folder.key.exists():
         # Known to everyone who knows the plan, so that equal runs end with equal bytes. A
         # real coordinator makes a secret one.
         seed = bytes.fromhex(sha256(f"simulation {run.plan.digest}".encode()))
         SigningKey.from_seed(seed).save(run.folder.key)
+
+
+def _forget_blobs(run: PlannedRun) -> None:
+    """Nothing is at the sites that another method left there: it would not be sent, nor counted."""
+    for site in run.plan.sites:
+        store.keep_only(run.sites / site / "store", (), grace_s=-1)
 
 
 def _shown(run: PlannedRun, wish: Wish) -> AbstractContextManager[None]:

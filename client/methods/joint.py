@@ -1,8 +1,9 @@
-"""Joint training: one LoRA on the questions of every task at once. The upper bound.
+"""Joint training: one LoRA on the questions of every task at once. Meant as an upper bound.
 
 A stage makes as many optimizer steps as its own questions ask for, and draws them from all
 tasks of the plan that the site holds, those yet to come among them: after the last stage the
-adapter has had the budget of all stages, and no task came before another.
+adapter has had the budget of all stages, and no task came before another. All questions are
+drawn alike, so a task whose stage has more passes than the others gets fewer of them here.
 """
 
 from collections.abc import Sequence

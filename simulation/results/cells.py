@@ -1,7 +1,7 @@
 """What came of an experiment: its cells, and which of them may be compared.
 
 A cell is one setting of every axis with the results of its seeds. Cells are compared within a
-group only: the same tasks with the same questions, however they are dealt to sites.
+group only: the same tasks with the same questions and measures, however they are dealt to sites.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -143,15 +143,20 @@ def _differing(cells: Sequence[Cell]) -> tuple[str, ...]:
 
 
 def data_of(plan: Plan) -> str:
-    """Equal where plans of one seed have the same questions, whoever holds them."""
+    """Equal where plans of one seed have the same questions and measures, whoever holds them."""
     made = plan.simulation and plan.simulation.model_dump(mode="json", exclude={"compare", "deal"})
-    return canonical_json([made, _hospitals(plan), sorted(stage.task for stage in plan.stages)])
+    asked = sorted(
+        [stage.task, stage.metric, _hospitals(plan, stage.task)] for stage in plan.stages
+    )
+    return canonical_json([made, asked])
 
 
-def _hospitals(plan: Plan) -> int:
-    """Among how many hospitals a task's questions are dealt."""
+def _hospitals(plan: Plan, task: str) -> int:
+    """Among how many hospitals the task's questions are dealt."""
     deal = plan.simulation.deal if plan.simulation else None
-    return sum(deal) if deal else max(len(stage.sites) for stage in plan.stages)
+    if deal:
+        return sum(deal)
+    return len({site for stage in plan.stages if stage.task == task for site in stage.sites})
 
 
 def is_plain_sum(plan: Plan) -> bool:

@@ -1,5 +1,6 @@
 """docs/results.md: the set-up, how to read it, and a part for each experiment."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
@@ -13,7 +14,7 @@ from simulation.results.order import order
 from simulation.results.rules import passes_of, rules
 from simulation.results.section import Section, missing_of
 from simulation.results.significance import RESAMPLES
-from simulation.results.words import table
+from simulation.results.words import listed, table
 
 #: What is said of an experiment, by the first word of its name; others are told as `transfer`.
 _SECTIONS: Mapping[str, tuple[str, Callable[[Collected, int], Section]]] = {
@@ -52,7 +53,8 @@ _READING = """## How to read it
 - **Learning gain**: the mean score when learned less that of `separate`, one LoRA for each task,
   with the same seed and data. `separate` is the same for all settings, so a difference of two means
   when learned is a difference of learning gain. `joint` learns all tasks at once, so only its score
-  at the end counts.
+  at the end counts. It makes the steps of all stages together and draws from all questions alike: a
+  task that has more passes than the others in its own stage has fewer of them there.
 - **Plain sum** (`mslora`): all earlier adapters are summed, nothing is regularized.
 - A **difference** is the first less the second, in points of percent. It is tested in three ways.
   *Over seeds*: Student's t on the differences of seeds, with its 95% interval. The sentences speak
@@ -101,7 +103,7 @@ def document(
     top = _TOP.format(results=origin.results, by_hand=by_hand)
     reading = _READING.format(headline=f"{100 * HEADLINE:.2f}", resamples=f"{resamples:,}")
     setup = _SETUP.format(experiments=origin.experiments)
-    blocks = [top, setup, _overview(parts), _plans(parts), reading]
+    blocks = [top, setup, _overview(parts), _code(parts), _plans(parts), reading]
     for number, (part, section) in enumerate(sections):
         blocks += _told(part, section, f"({chr(ord('a') + number)})", origin)
     blocks += [discussion.strip()] if discussion else []
@@ -146,6 +148,27 @@ def _told(part: Collected, section: Section, letter: str, origin: Origin) -> lis
 def _overview(parts: Sequence[Collected]) -> str:
     heads = ("experiment", "plan", "settings", "seeds", "runs", "of them done", "minutes of runs")
     return table(heads, [_overview_row(part) for part in parts])
+
+
+def _code(parts: Sequence[Collected]) -> str:
+    """Which code made the results: a result is kept when the code changes."""
+    runs = {
+        result.plan.digest: result.code
+        for part in parts
+        for cell in part.cells
+        for result in cell.results.values()
+    }
+    counts = Counter(runs.values())
+    if len(counts) < 2:
+        return "".join(
+            f"All of them were run by one state of the code, `{code}`." for code in counts
+        )
+    told = listed([f"`{code}` ({count})" for code, count in counts.most_common()])
+    return (
+        f"They were run by {len(counts)} states of the code (digests of `common`, `server` and "
+        f"`client`, and how many runs): {told}. A result is found by its plan alone, so whoever "
+        "changes what a plan means must delete what it changes."
+    )
 
 
 def _plans(parts: Sequence[Collected]) -> str:

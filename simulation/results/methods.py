@@ -120,7 +120,9 @@ def _lost(cell: Cell) -> str:
 def _forgetting(found: Sequence[Comparison]) -> str:
     """What one adapter that goes through all stages loses."""
     one = next((c for c in found if c.question.moments == (Moment.FINAL, Moment.LEARNED)), None)
-    if one is None or one.t is None:
+    if one is None:
+        return ""
+    if one.t is None:
         return "Whether sequential forgets can't be tested yet: it takes two seeds."
     numbers = (
         f"backward transfer {points(one.t.mean)} points (95% interval "

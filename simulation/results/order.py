@@ -31,6 +31,10 @@ from simulation.results.words import (
 
 _ORDER = "order"
 Measure = Callable[[Result], float | None]
+_CHANCE = (
+    "In another place of the order a task also begins with other numbers and sees its questions "
+    "in another order, so a part of what the order moves is chance."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +64,7 @@ def order(collected: Collected, resamples: int) -> Section:
     blocks: list[str] = []
     for group in collected.groups:
         blocks += [*group_heading(group), _table(group), _spreads(group)]
-    blocks += ["### Tests", tests_table(found), overview(found)]
+    blocks += [_CHANCE, "### Tests", tests_table(found), overview(found)]
     return Section(tuple(blocks), tuple(_picture(collected, found)))
 
 

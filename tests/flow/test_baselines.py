@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from client import store, work
+from client import store
 from client.batches import Batches
 from client.checkpoint import Checkpoint
 from client.decoder_lora import Decoder, base_of, mean_loss
+from client.failures import OrderRefused
 from client.lora import fresh_adapter
 from client.methods import mslora_cr
 from client.methods.interface import Assignment
@@ -21,11 +22,20 @@ from client.steepest import leading_rows
 from client.work import METHODS, assignment_of, data_of, do
 from common.adapter import Adapter, Pair, from_bytes, to_bytes
 from common.errors import PlanError
-from common.exchange import ReleaseRef, Scores, Update, Work
+from common.exchange import Reason, ReleaseRef, Scores, Update, Work
 from common.plan import Hold, Plan, Precision
 from common.progress import News
 from simulation.baselines import BASELINES, known_methods, with_method
-from tests.flow.small_site import MSLORA_CR, order_of, plan_of, site_in, write_site
+from tests.flow.small_site import (
+    MSLORA_CR,
+    QUESTIONS,
+    order_of,
+    plan_of,
+    site_in,
+    staged,
+    write_site,
+)
+from tests.flow.tiny_llava import write_task
 
 
 def silent(_: News) -> None:
@@ -89,6 +99,8 @@ def test_a_plans_own_method_is_called_what_it_is(site: Site):
     assert known_methods(plan_of(site))[0] == "mslora_cr_ortho"
     own = plan_of(site)
     assert with_method(own, "mslora_cr_ortho") is own
+    stacked = plan_of(site, method={**MSLORA_CR, "hold": "stack"})
+    assert with_method(stacked, "mslora").method.model_dump()["hold"] == "stack"
 
 
 def test_zero_shot_trains_nothing_and_answers_as_the_base_model(site: Site):
@@ -135,11 +147,34 @@ def test_joint_asks_the_policy_about_the_other_tasks_too(folder: Path, tmp_path:
     policy = site.policy.model_copy(update={"modalities": ("ct",)})
     narrow = site.model_copy(update={"policy": policy})
     plan = one_adapter(site, "joint")
-    with pytest.raises(work.OrderRefused, match="mr"):
+    with pytest.raises(OrderRefused, match="mr"):
         do(order_of(narrow, plan), narrow, silent, None)
     assert isinstance(
         do(order_of(narrow, one_adapter(site, "sequential")), narrow, silent, None), Update
     )
+
+
+def test_joint_trains_on_no_task_that_is_smaller_than_the_policy_allows(
+    folder: Path, tmp_path: Path
+):
+    site = site_in(folder, tmp_path / "store", data=tmp_path / "data")
+    write_task(site.data / "first", QUESTIONS)
+    write_task(site.data / "second", QUESTIONS[:3])
+    many = len(data_of(order_of(site, plan_of(site)), site).train)
+    policy = site.policy.model_copy(update={"examples": many})
+    strict = site.model_copy(update={"policy": policy})
+    do(order_of(strict, one_adapter(site, "sequential")), strict, silent, None)
+    with pytest.raises(OrderRefused, match=f"expected at least {many}") as caught:
+        do(order_of(strict, one_adapter(site, "joint")), strict, silent, None)
+    assert caught.value.reason is Reason.EXAMPLES
+
+
+def test_joint_trains_in_rounds_that_the_other_stages_do_not_have(site: Site):
+    plan = staged(one_adapter(site, "joint"), 1, rounds=1)
+    first = do(order_of(site, plan), site, silent, None)
+    assert isinstance(first, Update)
+    second = do(order_of(site, plan, first.adapter, round=2), site, silent, None)
+    assert isinstance(second, Update) and second.steps == first.steps
 
 
 def test_a_stage_starts_from_the_mean_of_its_modality_and_fresh_without_one(site: Site):
@@ -190,9 +225,21 @@ def test_an_adapter_worse_than_none_is_no_start(site: Site):
     assert all(not pair.b.any() for pair in found.pairs.values())
 
 
-def test_the_gradients_start_spans_the_steepest_directions_of_every_weight(site: Site):
+@pytest.mark.parametrize("micro_batch", [None, 2])
+def test_the_gradients_start_spans_the_steepest_directions_of_every_weight(
+    site: Site, micro_batch: int | None, monkeypatch: pytest.MonkeyPatch
+):
     """Against autograd of the whole weights, on the same questions."""
-    found = started(site, "gradient", {})
+    sizes: list[int] = []
+    original = Batches.take
+
+    def take(self: Batches, chosen: Any) -> Any:
+        sizes.append(len(chosen))
+        return original(self, chosen)
+
+    monkeypatch.setattr(Batches, "take", take)
+    found = started(site, "gradient", {}, training={"micro_batch": micro_batch})
+    assert max(sizes) == (micro_batch or sum(sizes))
     assignment = with_bank(site, "fresh", {})
     examples = data_of(order_of(site, assignment.plan, stage=1), site).train
     model = base_of(assignment)
@@ -227,6 +274,13 @@ def test_leading_rows_are_those_of_the_singular_value_decomposition():
     assert torch.equal(leading_rows(matrix, 3, seed=1), leading_rows(matrix, 3, seed=1))
     whole = leading_rows(matrix, 20, seed=1).numpy()
     assert np.allclose(whole @ whole.T, np.eye(20), atol=1e-8)
+    # A layer may have fewer outputs than the rank.
+    rows = leading_rows(matrix[:3], 5, seed=1).numpy()
+    right = np.linalg.svd(matrix[:3].numpy(), full_matrices=False)[2]
+    assert np.allclose(rows @ rows.T, np.eye(5), atol=1e-8)
+    assert np.allclose(rows[:3].T @ rows[:3], right.T @ right, atol=1e-6)
+    with pytest.raises(PlanError, match="rank: found 21, expected at most the 20 inputs"):
+        leading_rows(matrix, 21, seed=1)
 
 
 @pytest.mark.parametrize("start", ["nearest", "gradient"])

@@ -128,6 +128,10 @@ def test_methods_are_compared_on_the_same_data_and_fine_tuning_may_forget(
         (0,),
         (1,),
     ]
+    # What one method left at the sites is sent to them again for the next, and counted.
+    for site in "abc":
+        own, *others = (report.cost.sites[site].bytes_down for report in reports)
+        assert others == pytest.approx([own] * 2, rel=0.01)
 
 
 def test_another_method_alone_has_its_report_in_the_folder_too(tmp_path: Path):

@@ -1,21 +1,28 @@
 """A site trains and answers with a LLaVA-Med in its own layout as with any other LLaVA."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from client import work
+from client.ask import Inquiry, ask
+from client.base_files import base_digest
 from client.site import Site
-from common.adapter import from_bytes
+from common.adapter import Adapter, from_bytes, to_bytes
+from common.bank import Bank
+from common.errors import ModelError
 from common.exchange import Answer, Order, Scores, Update, Work
-from common.plan import Plan, VisionWeights
-from tests.flow.original_llava import Models, make_models, write_original, write_twin
+from common.plan import BaseModelPin, Plan, VisionWeights
+from tests.flow.original_llava import TOWER, Models, make_models, write_original, write_twin
 from tests.flow.small_site import QUESTIONS, order_of, plan_of, second_stage, site_in
-from tests.flow.tiny_llava import write_task
+from tests.flow.tiny_llava import write_picture, write_task
+from tests.unit.small_bank import KEY, draft
 
-OPENAI = VisionWeights.OPENAI
+OPENAI, CHECKPOINT = VisionWeights.OPENAI, VisionWeights.CHECKPOINT
 
 
 @pytest.fixture(scope="module")
@@ -83,3 +90,17 @@ def learn(
     (file,) = (target / "store" / "answers").iterdir()
     lines = file.read_text(encoding="utf-8").splitlines()
     return update, [json.loads(line) for line in lines]
+
+
+def test_a_bank_answers_with_the_tower_that_its_plan_named(folder: Path, tmp_path: Path):
+    alone = tmp_path / "base"
+    shutil.copytree(folder, alone)
+    for file in (*(alone / TOWER).glob("*.safetensors"), *(alone / TOWER).glob("*.bin")):
+        file.unlink()
+    bank = Bank.create(tmp_path / "bank", BaseModelPin(name="med", sha256=base_digest(alone)))
+    bank = bank.add(draft(bank, "ct"), to_bytes(Adapter({}, 1.0)), KEY)
+    image = write_picture(tmp_path / "p.png", 3)
+    asked = Inquiry(image=image, question="what ?", stage="ct", max_new_tokens=2)
+    with pytest.raises(ModelError, match="found no weights, expected OpenAI's CLIP"):
+        ask(bank, alone, asked)
+    assert ask(bank, alone, replace(asked, vision=CHECKPOINT)).release.name == "ct"

@@ -41,6 +41,20 @@ def site(tmp_path: Path) -> Site:
     )
 
 
+def test_a_check_tells_what_the_sites_own_policy_will_keep_back(site: Site):
+    policy = site.policy.model_copy(update={"examples": 13, "images": 50})
+    strict = site.model_copy(update={"policy": policy})
+    plan = plan_for(site, router={"minimum": 2})
+    found = {finding.name: finding for finding in check_site(strict, plan)}
+    assert found["policy cells"].level is Level.PROBLEM
+    said = "found 12 training questions, the site's own policy.examples asks for 13"
+    assert found["policy cells"].text == said
+    assert found["prototype cells"].level is Level.WARNING
+    assert "of fewer than 50 no prototype leaves" in found["prototype cells"].text
+    usual = {finding.name for finding in check_site(site, plan_for(site))}
+    assert not usual & {"policy cells", "prototype cells"}
+
+
 def plan_for(site: Site, **changes: Any) -> Plan:
     stage: dict[str, Any] = {
         "name": "first", "modality": "mr", "task": "other", "sites": ["south"], "rounds": 3,

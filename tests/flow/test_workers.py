@@ -49,6 +49,9 @@ QUESTIONS = [
 ]
 
 
+POLICY = {"modalities": ["ct", "mr"], "plans": "any", "rounds": 9, "examples": 1}
+
+
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site")
@@ -62,7 +65,7 @@ def site_of(shared: Path, store: Path, **changes: Any) -> Site:
     fields: dict[str, Any] = {
         "name": "north", "data": shared / "data", "base_model": shared / "base", "store": store,
         "device": "cpu", "threads": 1,
-        "policy": {"modalities": ["ct", "mr"], "plans": "any", "rounds": 9, "examples": 1},
+        "policy": POLICY,
     }  # fmt: skip
     text = json.dumps({**fields, **changes}, default=str)
     return Site.model_validate_json(text)
@@ -187,6 +190,36 @@ def test_two_processes_come_to_what_one_comes_to(
     assert two.loss == pytest.approx(one.loss, rel=1e-6)
     assert two.regularizer == pytest.approx(one.regularizer, rel=1e-6)
     assert one.regularizer > 0
+
+
+BASELINE: dict[str, Any] = {"rank": 2, "alpha": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("stage", "method", "steps"),
+    [
+        (2, {"name": "joint", **BASELINE}, 6),
+        (3, {"name": "mslora_cr", **BASELINE, "contrast": None, "start": "gradient"}, 6),
+        (1, {"name": "zero_shot", **BASELINE}, 0),
+    ],
+    ids=["joint", "gradient", "zero_shot"],
+)
+def test_two_processes_do_the_other_methods_as_one_does(
+    shared: Path, tmp_path: Path, stage: int, method: dict[str, Any], steps: int
+):
+    site = site_of(shared, tmp_path / "store", policy={**POLICY, "images": 2})
+    document = plan_of(shared).model_dump(mode="json")
+    stages = [{**one, "rounds": 1} for one in document["stages"]]
+    changes = {"method": method, "stages": stages, "router": {"minimum": 2}}
+    plan = parse_plan({**document, **changes}, "test")
+    task = Task(order_of(plan, site), site)
+    one, two = task.one(), task.two(stage)
+    assert distance(one, two) < ROUNDING
+    assert (one.steps, two.steps) == (steps, steps)
+    assert two.loss == pytest.approx(one.loss, rel=1e-6)
+    # The prototype is made by the site's own process, whoever trained.
+    assert two.prototype == one.prototype
+    assert (one.prototype is None) is (plan.routing is None)
 
 
 @pytest.mark.parametrize("wrong", [{"weight": 0.2}, {"max_grad_norm": 1e9}, {"batch_size": 3}])

@@ -60,6 +60,22 @@ def test_another_bank_is_refused(tmp_path: Path):
     assert refused(tmp_path, order(TWO, ONE)) is Reason.BANK
 
 
+def test_a_release_has_one_prototype(tmp_path: Path):
+    def routed(digest: str, stage: int = 0) -> Order:
+        return order(
+            ONE, TWO, work=Work.EVALUATE, stage=0, round=0, prototypes=(ReleaseRef(stage, digest),)
+        )
+
+    check_bank(tmp_path, evaluation(ONE))
+    check_bank(tmp_path, routed(OTHER))
+    check_bank(tmp_path, routed(OTHER))
+    check_bank(tmp_path, routed(ONE, stage=1))
+    assert refused(tmp_path, routed(TWO)) is Reason.BANK
+    assert refused(tmp_path, routed(OTHER, stage=1)) is Reason.BANK
+    # What a prototype is called is no release's name.
+    check_bank(tmp_path, evaluation(ONE, TWO))
+
+
 def test_a_released_stage_is_not_trained_again(tmp_path: Path):
     check_bank(tmp_path, order(ONE))
     assert refused(tmp_path, order()) is Reason.RELEASED

@@ -1,7 +1,9 @@
 """The journal: what is durable, also when the process is killed at any statement or system call."""
 
+import json
 import os
 import signal
+import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -50,6 +52,18 @@ def test_the_journal_belongs_to_one_plan_and_says_what_changed(tmp_path: Path):
     with pytest.raises(StateError, match=r"found changed stages\.1\.rounds, expected the plan"):
         journal(tmp_path, plan(rounds=3))
     assert [file.name for file in tmp_path.iterdir()] == ["journal.sqlite"]
+
+
+def test_a_plan_of_a_version_with_other_fields_is_told_by_their_names(tmp_path: Path):
+    journal(tmp_path).close()
+    old = json.loads(plan().canonical())
+    del old["vision_weights"], old["evaluation"]["earlier"]
+    with sqlite3.connect(tmp_path / "journal.sqlite") as db:
+        db.execute("update run set plan = ?", (json.dumps(old),))
+    db.close()
+    said = "found changed evaluation.earlier, vision_weights, expected the plan"
+    with pytest.raises(StateError, match=said):
+        journal(tmp_path)
 
 
 def test_a_file_that_is_no_journal_is_one_sentence(tmp_path: Path):

@@ -111,3 +111,11 @@ def test_the_mean_of_the_answers_is_the_tasks_measure(metric: Metric):
 def test_a_measure_that_is_no_mean_over_answers_is_refused():
     with pytest.raises(PlanError, match="expected one that is a mean over answers"):
         measure(Answer("q", "a", "a", AnswerKind.CLOSED), Metric.BALANCED_ACCURACY)
+
+
+def test_a_measure_that_is_no_mean_over_answers_is_refused_before_anything_runs(tmp_path: Path):
+    stages = [stage.model_dump(mode="json") for stage in plan().stages]
+    stages[1]["metric"] = "balanced_accuracy"
+    with pytest.raises(PlanError, match="found 'balanced_accuracy', expected one"):
+        list(run_all([plan(stages=stages)], tmp_path / "r", tmp_path / "s", 1))
+    assert list(tmp_path.iterdir()) == []

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,17 @@ def test_every_picture_is_shown_and_every_part_has_its_place(tmp_path: Path):
     ]  # fmt: skip
     for picture in found.pictures:
         assert f"](images/{picture.file})" in found.text
+
+
+def test_the_states_of_the_code_that_made_the_results_are_told(tmp_path: Path):
+    wish = made(tmp_path)
+    make_results(wish)
+    assert "run by one state of the code, `0`." in wish.doc.read_text(encoding="utf-8")
+    first = known(wish)[0].cells[0]
+    write_result(wish.results, replace(first.results[0], code="1"))
+    make_results(wish)
+    text = wish.doc.read_text(encoding="utf-8")
+    assert "run by 2 states of the code" in text and "and `1` (1). A result" in text
 
 
 def test_missing_results_are_named_and_the_rest_is_told_with_its_n(tmp_path: Path):

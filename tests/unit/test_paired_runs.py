@@ -138,14 +138,46 @@ def test_holm_takes_the_methods_of_one_score_together():
     assert (second.p, second.p_holm) == (1.0, 1.0)
 
 
-def test_tasks_that_one_of_the_two_did_not_score_are_left_out():
+def test_nothing_is_tested_at_the_end_where_not_all_tasks_were_scored_then():
     other = {which: marks for which, marks in OWN.items() if which in {(0, 0), (1, 1), (2, 2)}}
     tests = paired_tests([ran("own", OWN), ran("other", other)])
     assert find(tests, Test.MCNEMAR, LEARNED).pairs == 12
-    assert find(tests, Test.MCNEMAR, "last").pairs == 4
-    nothing: Marks = {(0, 0): "xxxx"}
-    alone = paired_tests([ran("own", OWN), ran("other", nothing)])
-    assert {test.score for test in alone} == {LEARNED}
+    assert {test.score for test in tests} == {LEARNED}
+    assert paired_tests([ran("own", OWN), ran("other", {(0, 0): "xxxx"})]) == []
+
+
+def test_joint_training_is_compared_at_the_end_alone():
+    runs = [ran(name, OWN, seed) for name in ("own", "joint") for seed in (0, 1)]
+    tests = paired_tests(runs)
+    assert {test.score for test in tests} == {"last"}
+    assert {test.test for test in tests} == {Test.MCNEMAR, Test.BOOTSTRAP, Test.T}
+
+
+def same_data(method: str, seed: int, marks: Marks) -> Run:
+    told = ran(method, marks, seed).report
+    return Run(told, lambda task, after: answers(marks[task, after], 0, task))
+
+
+def test_questions_that_every_seed_asks_again_count_once():
+    first, second = everywhere("x...", "xx..", "..xx"), everywhere("xxx.", "xx..", "..xx")
+    runs = [same_data("own", seed, OWN) for seed in (0, 1)]
+    runs += [same_data("other", seed, marks) for seed, marks in enumerate((first, second))]
+    tests = paired_tests(runs, asked_again=True)
+    assert not [test for test in tests if test.test is Test.MCNEMAR]
+    found = find(tests, Test.BOOTSTRAP, LEARNED)
+    # Task 0: three and one of four; task 1: none; task 2: one of four, twice.
+    assert found.difference == pytest.approx((2 / 4 + 0 + 1 / 4) / 3)
+    assert found.pairs == 12
+    assert find(paired_tests(runs), Test.BOOTSTRAP, LEARNED).pairs == 24
+    alone = [run for run in runs if run.report.seed == 0]
+    assert find(paired_tests(alone, asked_again=True), Test.MCNEMAR, LEARNED).pairs == 12
+
+
+def test_what_rounding_leaves_is_no_difference_over_seeds():
+    own = [ran("own", everywhere("x..", "xx.", "..."), seed) for seed in range(2)]
+    other = [ran("other", everywhere("xx.", "x..", "..."), seed) for seed in range(2)]
+    found = find(paired_tests([*own, *other]), Test.T, "last")
+    assert (found.difference, found.p) == (0, 1)
 
 
 def test_a_report_made_again_has_the_same_figures():

@@ -160,3 +160,9 @@ def test_fine_tuning_answers_everything_with_its_latest_adapter():
 def test_earlier_tasks_are_scored_again_when_the_plan_says_so(earlier: str, expected: list[int]):
     plan = parse_plan(document(evaluation={"earlier": earlier}), "test")
     assert [len(plan.scored_after(number)) for number in range(3)] == expected
+
+
+def test_tasks_to_come_are_scored_without_those_that_nobody_wants_again():
+    wanted = {"earlier": "last", "future": True}
+    plan = parse_plan(document(evaluation=wanted), "test")
+    assert [list(plan.scored_after(number)) for number in range(3)] == [[1, 2], [2], [0, 1, 2]]

@@ -125,6 +125,41 @@ def test_approving_a_plan_that_routes_says_what_a_prototype_is(tmp_path: Path):
     assert "prototype" not in before
 
 
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        ({}, "scored before its own stage, after it and after each later one."),
+        ({"earlier": "last", "zero_shot": False}, "scored after it and after the plan's last one."),
+        ({"earlier": "none"}, "scored before its own stage, after it."),
+        ({"future": True}, "scored before its own stage, after every stage of the plan."),
+    ],
+)
+def test_approving_a_plan_says_when_questions_are_scored(
+    tmp_path: Path, wanted: dict[str, Any], said: str
+):
+    site = site_of(tmp_path, rounds=None, modalities=tuple(set(s.modality for s in PLAN.stages)))
+    document = json.loads(PLAN.canonical())
+    plan = parse_plan({**document, "evaluation": wanted}, "p")
+    assert [line for line in words(plan, site) if line.endswith(said)]
+    told = "\n".join(words(routing(), site))
+    assert "also by the stage that each image chooses" in told and ", their prototypes, " in told
+
+
+def test_approving_a_baseline_says_what_it_does_otherwise(tmp_path: Path):
+    site = site_of(tmp_path, rounds=None, modalities=tuple(set(s.modality for s in PLAN.stages)))
+    for name, said in (
+        ("joint", "each stage trains on the training questions of all these tasks"),
+        ("zero_shot", "trains nothing"),
+        ("sequential", ""),
+    ):
+        document = json.loads(PLAN.canonical())
+        document["method"]["name"] = name
+        lines = [
+            line for line in words(parse_plan(document, "p"), site) if f"Method {name}" in line
+        ]
+        assert [said in line for line in lines] == [True] * bool(said)
+
+
 def test_an_order_to_route_must_be_one_to_evaluate_and_name_digests():
     check_form(routed())
     for changes in ({"work": Work.TRAIN, "round": 1}, {"prototypes": (ReleaseRef(1, "../x"),)}):

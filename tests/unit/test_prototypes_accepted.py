@@ -15,7 +15,7 @@ from common.bank import Bank, verify_bank
 from common.bank_check import Expected
 from common.errors import BankError
 from common.plan import Plan, parse_plan
-from common.prototype import Prototype, from_bytes, merged, to_bytes
+from common.prototype import Prototype, fault_of, from_bytes, merged, to_bytes
 from server.journal import Journal
 from server.prototypes import agreed_prototype
 from server.stage import train_stage
@@ -101,6 +101,18 @@ def test_a_prototype_of_too_few_pictures_or_of_more_than_examples_is_refused(
     _, told = agreed(tmp_path, {"a": given(1), "b": replace(given(2), images=images)})
     (refused,) = [news for news in told if news["event"] == "refused"]
     assert f"prototype: found {images} images, expected at least the plan's 50" in refused["text"]
+
+
+@pytest.mark.parametrize("std", [0.0, 0.01])
+def test_no_claim_of_one_site_makes_a_release_that_nobody_can_read(tmp_path: Path, std: float):
+    # As many images, as long and as wide as one prototype may claim.
+    vector = np.zeros(6, np.float32)
+    vector[0] = 1.0000999
+    claimed = Prototype(vector, std, 10**9)
+    assert fault_of(claimed) is None
+    for others in ([], [given(2)], [replace(claimed, vector=-vector, images=10**8)]):
+        found = merged([claimed, *others])
+        assert found is not None and from_bytes(to_bytes(found), "x").images == 10**9
 
 
 @pytest.mark.parametrize("early", [True, False])

@@ -11,7 +11,16 @@ import pytest
 from PIL import Image
 
 from common.errors import DataError, StateError
-from common.findings import Spread, compare, drops, gains, leads, memory_of, standing_of
+from common.findings import (
+    Spread,
+    compare,
+    drops,
+    gains,
+    leads,
+    learning_of,
+    memory_of,
+    standing_of,
+)
 from common.matrix import METRICS
 from common.plan import Metric, Modality
 from common.report import (
@@ -208,6 +217,37 @@ def test_findings_by_hand():
     other = run(method="sequential")
     assert standing_of([fallen, other]) == "After the last stage sequential leads on 1 of 3 tasks"
     assert leads(compare([fallen, other])) == [0, 1]  # ties count for nobody
+
+
+NOT_AGAIN = ((0.8, None, None), (None, 0.9, None), (None, None, 1.0))
+
+
+def test_what_was_not_scored_again_is_neither_forgotten_nor_kept():
+    once = run(scores=NOT_AGAIN)
+    why = "earlier tasks were not scored at the end"
+    assert memory_of([once]) == f"Whether anything is forgotten can't be told: {why}"
+    assert why in page([once], [])
+    assert learning_of(once) == "3 of 3 tasks rise above the base model when they are learned"
+    assert learning_of(run()).endswith("they are learned; 3 of them stay at their best")
+    unknown = replace(once, zero_shot=(None, None, None))
+    assert "rise" not in learning_of(unknown)
+    other = run(scores=((0.8, None, None), (None, 0.9, None), (None, None, 0.7)), method="x")
+    told = standing_of([once, other])
+    assert told == "After the last stage mslora_cr leads on 1 of 1 tasks"
+    equal = standing_of([once, replace(once, method="x")])
+    assert equal == "After the last stage no method leads alone on any of 1 tasks"
+
+
+def test_joint_training_has_no_score_when_learned():
+    joint = replace(run(method="joint"), single_task=(0.5, 0.5, 0.5))
+    document = to_document(joint)
+    known = {name for name, value in document["metrics"].items() if value is not None}
+    assert known == {"last", "avg"}
+    assert "joint has not" in document["metrics_missing"]["accuracy"]["learning_gain"]
+    assert drops(joint) == gains(joint) == []
+    assert compare([joint])[0].learned == (None, None, None)
+    assert memory_of([joint]).endswith("all tasks were learned at once")
+    assert from_document(document, "here") == joint
 
 
 def test_the_spread_over_seeds_is_the_sample_deviation():

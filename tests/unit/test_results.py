@@ -99,6 +99,26 @@ def test_how_questions_are_dealt_to_sites_makes_no_other_group():
     assert data_of(pooled) == data_of(dealt) == data_of(turned) != data_of(other)
 
 
+def test_other_measures_or_one_task_at_fewer_hospitals_are_other_data():
+    stages = [stage.model_dump(mode="json") for stage in plan().stages]
+    measured = [{**stages[0], "metric": "recall"}, *stages[1:]]
+    three = [{**stage, "sites": ["a", "b"]} for stage in stages]
+    fewer = [*three[:2], stages[2]]
+    found = {data_of(plan(stages=some)) for some in (stages, measured, three, fewer)}
+    assert len(found) == 4
+
+
+def test_what_rounding_leaves_is_no_difference():
+    first, second = ([[0.1], [0.2], [0.3 + add]] for add in (0.0, 1e-16))
+    cells = [
+        Cell({}, plan(), (0, 1), {seed: result(plan(seed=seed), marks) for seed in (0, 1)})
+        for marks in (first, second)
+    ]
+    one = compare(*cells)
+    assert one.t is not None and one.t.p == 1
+    assert not one.significant
+
+
 def test_settings_that_say_nothing_alone_are_told_with_their_axis(tmp_path: Path):
     axes: Any = {"sites": {"1": {}}, "rule": {"svd": {}, "fedavg": {"aggregation": "fedavg"}},
             "ortho": {"off": {}, "on": {"method.rank": 4}}}  # fmt: skip
@@ -460,6 +480,12 @@ def test_forgetting_is_told_where_it_is_sure(tmp_path: Path):
     assert "Sequential forgets, with p < 0.01: backward transfer -42.33 points" in told
     assert "Of separate, mslora, mslora_cr the backward transfer is exactly 0" in told
     assert "| joint | - | 44.11 ± 0.84 | - | - | 3 |" in told
+
+
+def test_without_sequential_nothing_is_said_of_its_forgetting(tmp_path: Path):
+    file = write_experiment(tmp_path, "methods", {"method": {"mslora": LAST}}, seeds=2)
+    found = collected(file, tmp_path / "r", {"mslora": [0.5, 0.5]})
+    assert "forgets" not in "\n".join(methods(found, DRAWS).blocks)
 
 
 def test_what_gets_better_has_not_been_forgotten(tmp_path: Path):

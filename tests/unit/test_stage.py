@@ -360,3 +360,17 @@ def test_a_site_that_left_does_not_hold_up_the_scores_of_what_it_taught(tmp_path
     assert [news["text"] for news in told if news["event"] == "refused"] == [text]
     # Nor is it waited for again when the run is taken up after a crash.
     assert list(score_task(plan(), 0, Model(), desk(book, never, True)[0], grace_s=0.0)) == ["a"]
+
+
+def test_sites_that_fail_do_not_hold_up_the_scores_of_what_they_taught(tmp_path: Path):
+    class Failing(Sites):
+        def __call__(self, order: Order, sites: Sequence[str], accept: Accept) -> Iterator[Any]:
+            yield from (Refused(site, "BankError") for site in sites)
+            while True:
+                yield Waiting(dict.fromkeys(sites, "BankError"))
+
+    book = journal(tmp_path)
+    at, told = desk(book, Failing(book), patient=True)
+    assert score_task(plan(), 0, Model(), at, grace_s=0.0) == {}
+    texts = [news["text"] for news in told if news["event"] == "refused"]
+    assert texts == [f"site {site} could not evaluate stage 1: BankError" for site in "ab"]
