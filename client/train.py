@@ -42,6 +42,8 @@ class Progress:
 
 
 Report: TypeAlias = Callable[[Progress], None]
+#: Places of examples, in the order in which they are taken.
+Order: TypeAlias = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,11 +75,41 @@ class Course:
         drawn = max(1, round(stage.local_epochs * self.examples))
         seed = seed_for(self.plan.seed, "batches", self.stage, self.round, self.site)
         generator = np.random.default_rng(seed)
-        pool = sum(self.of_stages) or self.examples
-        epochs = math.ceil(drawn / pool)
-        order = np.concatenate([generator.permutation(pool) for _ in range(epochs)])
         steps = math.ceil(drawn / stage.batch_size)
-        return [part.tolist() for part in np.array_split(order[:drawn], steps)]
+        chosen = self._of_all() if self.of_stages else _passes(generator, self.examples, drawn)
+        return [part.tolist() for part in np.array_split(chosen, steps)]
+
+    def _of_all(self) -> Order:
+        """This round's part of one long random order of all stages' questions.
+
+        In it each task's questions come as often as in a stage of their own, so that
+        training on all of them at once differs in nothing but the order. The stage's own
+        questions are the first, those of the other stages follow by stage.
+        """
+        generator = np.random.default_rng(seed_for(self.plan.seed, "joint", self.site))
+        others = [stage for stage in range(len(self.of_stages)) if stage != self.stage]
+        places = [self.stage, *others]
+        starts = np.cumsum([0, *(self.of_stages[stage] for stage in places)])
+        first = {stage: int(start) for stage, start in zip(places, starts, strict=False)}
+        whole = generator.permutation(
+            np.concatenate(
+                [
+                    first[stage] + _passes(np.random.default_rng(stage), count, self._drawn(stage))
+                    for stage, count in enumerate(self.of_stages)
+                    if count
+                ]
+            )
+        )
+        before = sum(map(self._drawn, range(self.stage)))
+        rounds = np.array_split(
+            whole[before : before + self._drawn(self.stage)], self.plan.stages[self.stage].rounds
+        )
+        return rounds[self.round - 1]
+
+    def _drawn(self, stage: int) -> int:
+        """How many questions all rounds of a stage take, where all stages' are drawn from."""
+        planned, count = self.plan.stages[stage], self.of_stages[stage]
+        return planned.rounds * max(1, round(planned.local_epochs * count)) if count else 0
 
     def rate(self, step: int, steps: int) -> float:
         """The learning rate of step `step` (0-based) of the round's `steps`.
@@ -97,11 +129,14 @@ class Course:
 
     def _done_of_all(self, done: float) -> float:
         """The share of all stages' questions that is behind, `done` of this stage's own."""
-        drawn = [
-            stage.rounds * stage.local_epochs * count
-            for stage, count in zip(self.plan.stages, self.of_stages, strict=True)
-        ]
+        drawn = [self._drawn(stage) for stage in range(len(self.of_stages))]
         return (sum(drawn[: self.stage]) + done * drawn[self.stage]) / sum(drawn)
+
+
+def _passes(generator: np.random.Generator, count: int, drawn: int) -> Order:
+    """`drawn` of `count` examples, none again before each has come."""
+    epochs = math.ceil(drawn / count)
+    return np.concatenate([generator.permutation(count) for _ in range(epochs)])[:drawn]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,9 @@
 """Joint training: one LoRA on the questions of every task at once. Meant as an upper bound.
 
-A stage makes as many optimizer steps as its own questions ask for, and draws them from all
-tasks of the plan that the site holds, those yet to come among them: after the last stage the
-adapter has had the budget of all stages, and no task came before another. All questions are
-drawn alike, so a task whose stage has more passes than the others gets fewer of them here.
+A stage makes as many optimizer steps as its own questions ask for, but its questions are a
+part of one long random order of all that the site's stages would ask (client/train.py). After
+the last stage each question has come as often as in a stage of its own, under one schedule of
+the learning rate; only, no task came before another.
 """
 
 from collections.abc import Sequence

@@ -2,6 +2,7 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,31 @@ def test_the_rates_of_all_rounds_are_one_warm_up_and_one_cosine():
     assert rates[12] == pytest.approx(0.01 * (1 + math.cos(math.pi * 0.425 / 0.8)) / 2)
     assert rates.index(max(rates)) == 4
     assert 0 < rates[-1] < 0.0001
+
+
+def test_training_on_all_tasks_takes_each_question_as_often_as_its_own_stage_would():
+    plan = plan_of(rounds=2)
+    one = plan.model_dump(mode="json")["stages"][0]
+    stages = [{**one, "name": "a"}, {**one, "name": "b", "local_epochs": 3.0}, {**one, "name": "c"}]
+    plan = parse_plan({**plan.model_dump(mode="json"), "stages": stages}, "test")
+    held = (8, 5, 0)
+    taken: Counter[tuple[int, int]] = Counter()
+    firsts: list[set[int]] = []
+    for stage in (0, 1):
+        # A stage's own questions come first in its list, then the others'.
+        names = [(stage, k) for k in range(held[stage])]
+        names += [(1 - stage, k) for k in range(held[1 - stage])]
+        for number in (1, 2):
+            course = Course(
+                plan=plan, stage=stage, round=number, site="a", examples=held[stage], of_stages=held
+            )
+            alone = Course(plan=plan, stage=stage, round=number, site="a", examples=held[stage])
+            batches = course.batches()
+            assert [len(batch) for batch in batches] == [len(batch) for batch in alone.batches()]
+            taken.update(names[place] for batch in batches for place in batch)
+            firsts.append({names[place][0] for batch in batches for place in batch})
+    assert taken == {**{(0, k): 2 for k in range(8)}, **{(1, k): 6 for k in range(5)}}
+    assert all(both == {0, 1} for both in firsts), "tasks are mixed in every round"
 
 
 def test_training_on_all_tasks_is_one_cosine_over_all_stages_by_their_steps():
