@@ -53,8 +53,8 @@ _READING = """## How to read it
 - **Learning gain**: the mean score when learned less that of `separate`, one LoRA for each task,
   with the same seed and data. `separate` is the same for all settings, so a difference of two means
   when learned is a difference of learning gain. `joint` learns all tasks at once, so only its score
-  at the end counts. It makes the steps of all stages together and draws from all questions alike: a
-  task that has more passes than the others in its own stage has fewer of them there.
+  at the end counts. It makes the steps of all stages together, and takes each question as often as
+  its own stage would, in one mixed order.
 - **Plain sum** (`mslora`): all earlier adapters are summed, nothing is regularized.
 - A **difference** is the first less the second, in points of percent. It is tested in three ways.
   *Over seeds*: Student's t on the differences of seeds, with its 95% interval. The sentences speak

@@ -18,7 +18,7 @@ from common.bank import Bank
 from common.exchange import Order, Update, Work
 from common.identity import code_digest
 from common.plan import Plan, Rule, load_plan
-from common.report import read_report
+from common.report import read_report, write_report
 from server import app as coordinator
 from server import network
 from server.app import Federation, run
@@ -53,7 +53,8 @@ def run_with(plan: Plan, folder: RunFolder, there: There) -> None:
             return [node for node in everyone() if there(node.name, released(folder))]
 
         grid.get_nodes = present
-        run(plan, folder, grid, Federation(PATIENT, lambda: plan.sites))
+        report = run(plan, folder, grid, Federation(PATIENT, lambda: plan.sites))
+        write_report(folder.root, [report])
 
     nodes = [{"name": site, "site-file": str(sites / site / "site.yaml")} for site in plan.sites]
     run_in_process(server, client_app, nodes, {})
