@@ -109,7 +109,10 @@ def test_every_mistake_of_a_plan_has_its_line(refused: Refused, tmp_path: Path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--methods", "sequential,best"], "--methods: found 'best', expected some of 'mslora_cr'"),
+        (
+            ["--methods", "sequential,best"],
+            "--methods: found 'best', expected some of 'mslora_cr_ortho'",
+        ),
         (["--engine", "spark"], "--engine: found 'spark', expected 'flower' or 'inprocess'"),
         (["--data", "nowhere"], "nowhere: found nothing, expected a folder with one folder for"),
         (["--base-model", "nowhere"], "nowhere: found no folder, expected a base model"),
