@@ -69,8 +69,8 @@ def quick(federation: Federation) -> list[Finding]:
 
 
 def worst(findings: Sequence[Finding]) -> Finding | None:
-    """The finding that stops a start: a problem, else that the coordinator is away."""
-    for level in (Level.PROBLEM, Level.AWAY):
+    """The finding that stops a start: a problem, else what may mend itself."""
+    for level in (Level.PROBLEM, Level.UNKNOWN, Level.AWAY):
         for finding in findings:
             if finding.level is level:
                 return finding

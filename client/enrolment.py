@@ -49,8 +49,9 @@ def _meaning(federation: Federation, answer: httpx.Response) -> Finding:
         case ApiErrorCode.FLEET_INVALID_HEARTBEAT_INTERVAL:
             return ok("key", "the coordinator knows this site's key")
         case ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED:
-            return problem(
+            return Finding(
                 "key",
+                Level.UNKNOWN,
                 f"the coordinator does not know this site's key: send it {federation.key}.pub, "
                 "for `fedmslora coordinator enroll`",
             )

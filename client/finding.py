@@ -12,6 +12,9 @@ class Level(StrEnum):
     WARNING = "warning"
     #: The coordinator does not answer. It may come back by itself.
     AWAY = "away"
+    #: The coordinator answers and does not know the site. One that has just been started tells
+    #: Flower within seconds whom it has enrolled; then it is a problem like any other.
+    UNKNOWN = "unknown"
     #: It stays wrong until somebody does what the text says.
     PROBLEM = "problem"
 

@@ -16,6 +16,10 @@ from common.supervise import alone, keep, until_signalled
 
 #: How often a coordinator that is away is looked for.
 _LOOK_S: Final = 5.0
+#: How often, and for how long, one is asked again that answers and does not know the site. The
+#: coordinator's keeper tells Flower whom it has enrolled at least every 10 s (server/keeper.py).
+_ASK_AGAIN_S: Final = 1.0
+_UNKNOWN_S: Final = 20.0
 
 #: Told what a start finds, one line each.
 Say: TypeAlias = Callable[[str], None]
@@ -33,7 +37,7 @@ def run_site(machine: Machine, say: Say, check: Check = quick) -> None:
     federation, store = machine.federation, machine.site.store
     with until_signalled() as stop, alone(store / "site.pid"):
         chosen = parts(machine)
-        wait = _refused_or_away(check(federation))
+        wait = _refused_or_away(federation, check, stop)
         if wait is not None:
             say(f"{wait} (It is waited for; meanwhile the trainer goes on with what it has.)")
             # The SuperNode tries again by itself; this one says why, if it is then refused.
@@ -61,14 +65,11 @@ def run_part(machine: Machine, name: PartName, say: Say, check: Check = quick) -
 def _wait(federation: Federation, say: Say, check: Check, stop: threading.Event) -> None:
     """The coordinator answers, and nothing is wrong; or `stop` is set."""
     said = None
-    while not stop.is_set() and (wait := _refused_or_away(check(federation))) is not None:
+    while not stop.is_set() and (wait := _refused_or_away(federation, check, stop)) is not None:
         if wait != said:
             say(f"{wait} (It is waited for.)")
         said = wait
-        due = time.monotonic() + _LOOK_S
-        # Not `stop.wait`: the signal handler that sets it runs in this very thread.
-        while not stop.is_set() and time.monotonic() < due:
-            time.sleep(0.1)
+        _pause(_LOOK_S, stop)
 
 
 def _tell_when_back(federation: Federation, say: Say, check: Check, stop: threading.Event) -> None:
@@ -81,15 +82,33 @@ def _tell_when_back(federation: Federation, say: Say, check: Check, stop: thread
             say("The coordinator answers again, and knows this site.")
 
 
-def _refused_or_away(findings: Sequence[Finding]) -> str | None:
+def _refused_or_away(federation: Federation, check: Check, stop: threading.Event) -> str | None:
     """That the coordinator is away, in words; None where all is well.
 
     Raises:
-        SiteFailed: the first problem.
+        SiteFailed: the first problem, or that the coordinator still does not know the site.
     """
-    found = worst(findings)
+    found = _settled(federation, check, stop)
     if found is None:
         return None
-    if found.level is Level.PROBLEM:
+    if found.level is not Level.AWAY:
         raise SiteFailed(f"{found.name}: {found.text}")
     return f"{found.name}: {found.text}"
+
+
+def _settled(federation: Federation, check: Check, stop: threading.Event) -> Finding | None:
+    """What stops the start; that the site is unknown, only once the coordinator had its time."""
+    until = time.monotonic() + _UNKNOWN_S
+    while True:
+        found = worst(check(federation))
+        over = stop.is_set() or time.monotonic() >= until
+        if found is None or found.level is not Level.UNKNOWN or over:
+            return found
+        _pause(_ASK_AGAIN_S, stop)
+
+
+def _pause(seconds: float, stop: threading.Event) -> None:
+    """Not `stop.wait`: the signal handler that sets it may run in this very thread."""
+    due = time.monotonic() + seconds
+    while not stop.is_set() and time.monotonic() < due:
+        time.sleep(min(seconds, 0.1))

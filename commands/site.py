@@ -238,7 +238,7 @@ def _job_words(job: "Job") -> str:
 
 def _print_finding(finding: "Finding") -> None:
     mark = _PASSED if finding.passed else _FAILED
-    plain = finding.level.value in ("ok", "problem")
+    plain = finding.level.value in ("ok", "problem", "unknown")
     label = finding.name if plain else f"{finding.name} ({finding.level})"
     first, *more = finding.text.splitlines()
     typer.echo(f"{mark:<4}{label:<22}{first}")

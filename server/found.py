@@ -20,8 +20,9 @@ def found(root: Path, settings: Settings) -> State:
     """The folder holds a coordinator with new keys.
 
     Raises:
-        StateError: the folder holds something already.
+        StateError: the folder holds something already, or both ports are one.
     """
+    _check_ports(settings)
     if root.exists() and any(root.iterdir()):
         what = "a coordinator" if State(root).settings_file.exists() else "files"
         raise StateError(f"{root}: found {what}, expected a new or an empty folder")
@@ -53,6 +54,14 @@ def renew_certificate(state: State, hosts: Sequence[str]) -> Sequence[str]:
     renew_server(state.tls, _names(renewed))
     write_file(state.settings_file, f"{renewed.model_dump_json(indent=1)}\n".encode(), DISK)
     return _names(renewed)
+
+
+def _check_ports(settings: Settings) -> None:
+    if settings.port == settings.inner_port and settings.inner_host in _ALWAYS:
+        raise StateError(
+            f"--inner-port: found {settings.inner_port}, which --port has on this machine, "
+            "expected another one"
+        )
 
 
 def _names(settings: Settings) -> tuple[str, ...]:

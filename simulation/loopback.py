@@ -34,6 +34,8 @@ HOSPITALS = "hospitals"
 #: How long a site holds a message, and how long one may stay away: less than in real life,
 #: where nobody watches.
 WAIT_S, SLACK_S = 5.0, 60.0
+#: The ports that `free_port` has given in this process.
+_given: set[int] = set()
 _GRACE_S = 30.0
 
 
@@ -193,14 +195,17 @@ def end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
 
 
 def free_port() -> int:
-    """A TCP port of this machine that nobody has at this moment.
+    """A TCP port of this machine that nobody has at this moment, another one with every call.
 
     None that the system gives to those who connect (from 32768 on): a part that is down for
     a while is to find its port free again.
     """
     while True:
         port = 20000 + secrets.randbelow(12000)
+        if port in _given:
+            continue
         with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            _given.add(port)
             return port
 
 

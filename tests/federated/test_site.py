@@ -27,6 +27,7 @@ from common.identity import code_digest
 from common.plan import Modality
 from common.supervise import Part, keep
 from server.certificates import write_certificates
+from simulation.loopback import free_port
 
 pytestmark = pytest.mark.federated
 
@@ -105,12 +106,6 @@ def until(true: Callable[[], bool], logs: Path) -> None:
             told = {file.name: file.read_text()[-3000:] for file in logs.rglob("*.log")}
             raise AssertionError(json.dumps(told, indent=1).replace("\\n", "\n"))
         time.sleep(0.3)
-
-
-def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
 
 
 class Hub:
@@ -192,7 +187,7 @@ def test_an_enrolled_site_runs_its_own_app_and_never_the_coordinators(
     hub: Hub, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     unknown = enrolment(machine.federation)
-    assert unknown.level is Level.PROBLEM
+    assert unknown.level is Level.UNKNOWN
     assert "does not know this site's key" in unknown.text
 
     hub.flwr("supernode", "register", f"{machine.federation.key}.pub", "lab", "--name", "north")

@@ -255,7 +255,7 @@ def test_a_certificate_file_that_is_none_is_named(federation: Federation, tmp_pa
 @pytest.mark.parametrize(
     ("status", "body", "level", "words"),
     [
-        (412, b'{"code": 2004, "detail": "x"}', Level.PROBLEM, "does not know this site's key"),
+        (412, b'{"code": 2004, "detail": "x"}', Level.UNKNOWN, "does not know this site's key"),
         (400, b'{"code": 2003, "detail": "x"}', Level.OK, "knows this site's key"),
         (401, b'{"detail": "x"}', Level.PROBLEM, "refuses what this key signs"),
         (502, b"", Level.AWAY, "inside is away"),
@@ -350,3 +350,26 @@ def test_a_coordinator_that_is_away_is_waited_for_and_then_believed(
     with pytest.raises(SiteFailed, match=r"^key: unknown$"):
         running.run_part(machine, running.PartName.SUPERNODE, said.append, lambda _: next(answers))
     assert said == ["address: nobody there (It is waited for.)"]
+
+
+UNKNOWN = Finding("key", Level.UNKNOWN, "not enrolled")
+
+
+def test_a_coordinator_that_does_not_know_the_site_yet_is_asked_again(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(running, "_ASK_AGAIN_S", 0.01)
+    answers: Iterator[list[Finding]] = iter([[UNKNOWN], [UNKNOWN], [problem("clock", "late")]])
+    machine = Machine(file=tmp_path / "site.yaml", site=site)
+    with pytest.raises(SiteFailed, match=r"^clock: late$"):
+        running.run_site(machine, lambda _: None, lambda _: next(answers))
+
+
+def test_a_coordinator_that_still_does_not_know_the_site_ends_the_start(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(running, "_ASK_AGAIN_S", 0.01)
+    monkeypatch.setattr(running, "_UNKNOWN_S", 0.05)
+    machine = Machine(file=tmp_path / "site.yaml", site=site)
+    with pytest.raises(SiteFailed, match=r"^key: not enrolled$"):
+        started(machine, [ok("key file", "fine"), UNKNOWN])

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -20,14 +19,9 @@ from common.progress import tell
 from server.found import found
 from server.parts import Which, command, environment
 from server.state import Settings, State, Wanted
+from simulation.loopback import free_port
 
 CALL = CliRunner()
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 @pytest.fixture
@@ -101,6 +95,17 @@ def test_init_overwrites_nothing(state: State):
     before = state.ca.read_bytes()
     assert "found a coordinator, expected a new or an empty folder" in refusal(state, "init")
     assert state.ca.read_bytes() == before
+
+
+def test_one_port_for_both_sides_is_refused(tmp_path: Path):
+    folder = tmp_path / "new"
+    words = ["init", "--port", "9000", "--inner-port", "9000", "--state", str(folder)]
+    result = CALL.invoke(app, words)
+    assert isinstance(result.exception, StateError)
+    assert str(result.exception) == (
+        "--inner-port: found 9000, which --port has on this machine, expected another one"
+    )
+    assert not folder.exists()
 
 
 def test_renewing_keeps_the_authority_and_adds_a_name(state: State):

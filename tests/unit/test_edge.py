@@ -1,7 +1,6 @@
 """The edge passes the fleet path on, whole and unchanged, and refuses all else."""
 
 import asyncio
-import socket
 import ssl
 import threading
 import time
@@ -20,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from server.certificates import write_certificates
 from server.edge import Edge, Limits, inner_client
 from server.state import Settings, State
+from simulation.loopback import free_port
 
 FLEET = b"/v1/fleet/pull-messages"
 Upstream = Callable[[httpx.Request], Coroutine[None, None, httpx.Response]]
@@ -281,12 +281,6 @@ def test_a_websocket_is_closed():
 
 
 # Over real sockets, with TLS on both sides.
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 @contextmanager
