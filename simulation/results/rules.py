@@ -35,11 +35,15 @@ def rules(collected: Collected, resamples: int) -> Section:
     """Each rule's scores and costs by the number of sites, and what a federation loses."""
     settings_of(collected, _RULE)
     asked = [one for group in collected.groups for one in _questions(group, collected.tag(group))]
+    for control in _controls(collected.groups):
+        for group in collected.groups:
+            asked += _of_control(group, control, collected.tag(group))
     found = compared(asked, resamples)
     blocks: list[str] = []
     for group in collected.groups:
         own = [one for one in found if one.question.first in group.cells]
-        blocks += [*group_heading(group), _table(group), within(own)]
+        federated = any(sites_of(cell.plan) > 1 for cell in group.cells)
+        blocks += [*group_heading(group), _table(group), *([within(own)] if federated else [])]
     blocks += ["### Tests", tests_table(found), overview(found)]
     return Section(tuple(blocks), tuple(_picture(collected, found)))
 
@@ -70,12 +74,42 @@ def _questions(group: Group, title: str) -> list[Question]:
     return asked
 
 
+def _controls(groups: Sequence[Group]) -> list[Cell]:
+    """One site with other batches than any federation has: it makes as few steps as they do."""
+    cells = [cell for group in groups for cell in group.cells]
+    federated = [_batches(cell.plan) for cell in cells if sites_of(cell.plan) > 1]
+    alone = [cell for group in groups for cell in _alone(group)]
+    return [cell for cell in alone if federated and _batches(cell.plan) not in federated]
+
+
+def _of_control(group: Group, control: Cell, title: str) -> list[Question]:
+    """What fewer steps cost one site, and what more a federation of the default rule loses."""
+    name, wanted = labelled(control.settings), dict(control.settings)
+    wanted.pop(_SITES, None)
+    alike = [cell for cell in group.cells if wanted.items() <= cell.settings.items()]
+    usual = [cell for cell in alike if sites_of(cell.plan) == 1 and cell is not control]
+    asked = [Question(title, f"{name} less one site", control, cell) for cell in usual[:1]]
+    for cell in alike:
+        if sites_of(cell.plan) == _FEDERATED:
+            asked.append(Question(title, f"{group.label(cell)} less {name}", cell, control))
+    return asked
+
+
+def _alone(group: Group) -> list[Cell]:
+    return [cell for cell in group.cells if sites_of(cell.plan) == 1]
+
+
+def _batches(plan: Plan) -> list[int]:
+    return [stage.batch_size for stage in plan.stages]
+
+
 def _central(group: Group, cell: Cell) -> Cell | None:
     """One site with all data, of the cell's own method, and of its own rule if that was run.
 
     At one site the average and the exact mean of products change nothing, and are the same.
     """
-    alone = [other for other in group.cells if sites_of(other.plan) == 1]
+    batches = _batches(cell.plan)
+    alone = [other for other in _alone(group) if _batches(other.plan) == batches]
     alike = [other for other in alone if other.plan.method == cell.plan.method] or alone
     own = [other for other in alike if other.plan.aggregation is cell.plan.aggregation]
     default = [other for other in alike if other.plan.aggregation is _DEFAULT]
@@ -165,7 +199,10 @@ def _effort(question: Question) -> str:
 
 
 def _picture(collected: Collected, found: Sequence[Comparison]) -> list[Picture]:
-    less = [one for one in found if _is_federation(one) and one.difference is not None]
+    controls = _controls(collected.groups)
+    less = [
+        one for one in found if _loses_to_one_site(one, controls) and one.difference is not None
+    ]
     if not less:
         return []
     sites = settings_of(collected, _SITES)
@@ -182,8 +219,9 @@ def _picture(collected: Collected, found: Sequence[Comparison]) -> list[Picture]
     return [lines(frame, panels)]
 
 
-def _is_federation(one: Comparison) -> bool:
-    return sites_of(one.question.second.plan) == 1
+def _loses_to_one_site(one: Comparison, controls: Sequence[Cell]) -> bool:
+    first, second = one.question.first, one.question.second
+    return sites_of(first.plan) > 1 == sites_of(second.plan) and second not in controls
 
 
 def _at(one: Comparison, axis: str) -> str:

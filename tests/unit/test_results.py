@@ -572,6 +572,21 @@ def test_rules_are_tested_against_one_site_and_against_the_average(tmp_path: Pat
     assert section.pictures
 
 
+def test_one_site_with_as_few_steps_as_a_federation_is_held_against_both(tmp_path: Path):
+    few: Any = {"stages.*.batch_size": 3}
+    axes = {"rule": RULES["rule"], "sites": {**RULES["sites"], "few steps": few}}
+    only = [{"sites": ["1", "few steps"], "rule": ["svd"]}, {"sites": ["4 uneven"]}]
+    file = write_experiment(tmp_path, "rules", axes, only=only)
+    scores = {"1": [0.6, 0.7, 0.8], "few steps": [0.5, 0.6, 0.7], "4 uneven": [0.45, 0.5, 0.7]}
+    section = rules(collected(file, tmp_path / "r", scores), DRAWS)
+    told = "\n".join(section.blocks)
+    assert "| svd, few steps less one site | 3 | -10.00 |" in told
+    assert "- svd, sites 4 uneven less svd, few steps: not within 1.5 points" in told
+    assert "is there to be judged" not in told
+    assert "| svd, sites 4 uneven less one site | 3 | -15.00 |" in told
+    assert "| svd, sites 4 uneven less svd, few steps | 3 | -5.00 |" in told
+
+
 def test_one_site_has_the_federations_own_method_and_says_in_what_it_differs(tmp_path: Path):
     axes: Any = {
         "sites": RULES["sites"],
