@@ -11,7 +11,7 @@ warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", categor
 
 import typer  # noqa: E402 - after the filter
 
-from commands import answers, bank, bench, coordinator, data, simulate, site  # noqa: E402
+from commands import answers, bank, bench, coordinator, data, plan, simulate, site  # noqa: E402
 from common.errors import Refusal  # noqa: E402
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.add_typer(answers.app, name="answers")
 app.add_typer(bank.app, name="bank")
 app.add_typer(coordinator.app, name="coordinator")
 app.add_typer(data.app, name="data")
+app.add_typer(plan.app, name="plan")
 app.add_typer(site.app, name="site")
 app.add_typer(bench.app, name="bench")
 

@@ -1,110 +1,310 @@
-"""Aggregation by `svd`: ours in rank space against the plain way through dense matrices."""
+"""Aggregation at the size of the 7B: `svd` in rank space against forming the dense products."""
+
+import os
+import time
+import tracemalloc
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits  # pyright: ignore[reportMissingTypeStubs]
 
-from benchmarks.compare import Comparison, compare, comparison
-from common.adapter import Adapter, AdapterSource, Array, Pair
-from common.plan import Rule
-from server.aggregate import Contribution, aggregate
+from benchmarks.compare import Comparison, Timing, comparison
+from common.adapter import Adapter, Array, Pair, StoredAdapter, from_bytes, to_bytes
+from common.plan import Precision, Rule
+from server.aggregate import WORKERS, Contribution, Merged, merge
 
-SITES = 8
-RANK = 16
-#: (outputs, inputs) of the layers: a Mistral-like block at a quarter of the 7B's width, since
-#: the plain way's SVD of one layer of 4096 x 4096 alone takes ten seconds on two cores.
-SHAPES = {"q_proj": (1024, 1024), "k_proj": (256, 1024), "up_proj": (1792, 1024)}
 SEED = 20250811
+#: Modules up to this smaller side have their dense SVD taken, to compare with.
+CHECKED_UP_TO = 1024
 
 
-def run(repeats: int = 5) -> Comparison:
-    """Time both ways on the same updates; under a minute with five repeats.
+@dataclass(frozen=True, slots=True)
+class Size:
+    """The adapters: so many blocks of layers with (outputs, inputs), sites and rank."""
 
-    Both run on one thread, as ours always does: on a busy machine NumPy's own threads
-    would slow the plain way down tenfold. Settings add `over_fedavg`, our `svd`'s time
-    over that of our `fedavg`.
+    blocks: int
+    shapes: Mapping[str, tuple[int, int]]
+    sites: int
+    rank: int
+
+
+#: LLaVA-Med v1.5's text model, Mistral 7B: 224 layers with an adapter, 84 MB of it in bf16.
+LARGE = Size(
+    blocks=32,
+    shapes={
+        "self_attn.q_proj": (4096, 4096),
+        "self_attn.k_proj": (1024, 4096),
+        "self_attn.v_proj": (1024, 4096),
+        "self_attn.o_proj": (4096, 4096),
+        "mlp.gate_proj": (14336, 4096),
+        "mlp.up_proj": (14336, 4096),
+        "mlp.down_proj": (4096, 14336),
+    },
+    sites=8,
+    rank=16,
+)
+#: Numbers of sites at which memory is measured.
+MEMORY_AT = (2, 8, 32)
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Seconds of one way of working: by the clock, and of all the process's threads together."""
+
+    wall: float
+    cpu: float
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What each way cost, one directly after the other."""
+
+    read: Cost
+    fedavg: Cost
+    svd: Cost
+    dense: Cost
+    stacked: Cost
+    missed: Cost
+
+
+def run(repeats: int = 3, size: Size = LARGE) -> Comparison:
+    """Time `svd`, plain `fedavg`, reading, and forming the dense products, in turns.
+
+    The sites' adapters are files in bf16, in the page cache for all ways alike. Every way has
+    the same number of threads, a module each. About a minute and a half for the 7B's size with
+    three repeats on two idle cores, 1 GB of disk and 2 GB of memory.
     """
-    contributions = sites_of(SHAPES, SITES, RANK)
-    with threadpool_limits(1, "blas"):
-        timing = compare(
-            lambda: aggregate(Rule.SVD, contributions, None, RANK).adapter,
-            lambda: dense_svd(contributions, RANK),
-            repeats,
-        )
-        against_fedavg = compare(
-            lambda: aggregate(Rule.SVD, contributions, None, RANK),
-            lambda: aggregate(Rule.FEDAVG, contributions, None, RANK),
-            repeats,
-        )
-    settings = {
-        "shapes": {name: list(shape) for name, shape in SHAPES.items()},
-        "sites": SITES,
-        "rank": RANK,
-        "threads": 1,
-        "over_fedavg": 1 / against_fedavg.ratio,
-        "theirs": "dense weighted sum, numpy SVD, truncation (FlexLoRA, arXiv 2402.11505)",
-    }
-    equal_to = largest_difference(timing.our_result, timing.their_result)
+    with TemporaryDirectory() as folder, threadpool_limits(1, "blas"):
+        files = sites_in(Path(folder), size)
+        sites = [contribution(number, file) for number, file in enumerate(files)]
+        take_turn(files, sites, size)
+        turns = [take_turn(files, sites, size) for _ in range(repeats)]
+        equal_to = largest_difference(sites, size)
+    memory = {str(count): memory_in_adapters(size, count) for count in MEMORY_AT}
+    timing = Timing(
+        tuple(turn.svd.wall for turn in turns), tuple(turn.dense.wall for turn in turns), None, None
+    )
+    settings = _settings(size) | ratios(turns) | {"memory_in_adapters": memory}
     return comparison("aggregate", timing, equal_to, settings)
 
 
-def sites_of(shapes: dict[str, tuple[int, int]], sites: int, rank: int) -> list[Contribution]:
-    """Made-up updates: factors that drifted a third of their norm from a common start."""
-    random = np.random.default_rng(SEED)
+def _settings(size: Size) -> dict[str, Any]:
+    return {
+        "layers": size.blocks * len(size.shapes),
+        "shapes": {name: list(shape) for name, shape in size.shapes.items()},
+        "sites": size.sites,
+        "rank": size.rank,
+        "threads": threads(),
+        "ours": "svd of all layers, from files to the bytes that travel",
+        "theirs": (
+            "the dense weighted sum of products alone, without its SVD (FlexLoRA, arXiv "
+            f"2402.11505); {threads()} layers of each shape measured, times the layers there are"
+        ),
+        "stacked": "as theirs, but each layer by one product of the stacked factors",
+        "equal_to": f"dense SVD of a layer of each shape with a side of {CHECKED_UP_TO} at most",
+        "memory": "tracemalloc's peak of svd, the result and one block's layers, by sites",
+    }
 
-    def factor(rows: int, columns: int) -> Array:
-        return random.standard_normal((rows, columns), dtype=np.float32)
 
-    start = {name: Pair(factor(rank, n), factor(m, rank)) for name, (m, n) in shapes.items()}
-    return [
-        Contribution(
-            site=f"site{number}",
-            examples=100 + 50 * number,
-            adapter=Adapter(
-                {
-                    name: Pair(
-                        pair.a + np.float32(0.3) * factor(*pair.a.shape),
-                        pair.b + np.float32(0.3) * factor(*pair.b.shape),
-                    )
-                    for name, pair in start.items()
-                },
-                scale=2.0,
+def ratios(turns: Sequence[Turn]) -> dict[str, float]:
+    """Medians over the turns: by the clock, and by the processor's time (`_cpu`)."""
+    found: dict[str, float] = {}
+    for mark, of in (("", _wall), ("_cpu", _cpu)):
+        found |= {
+            f"over_fedavg{mark}": median(of(turn.svd) / of(turn.fedavg) for turn in turns),
+            f"fedavg_over_read{mark}": median(of(turn.fedavg) / of(turn.read) for turn in turns),
+            f"dense_over_ours{mark}": median(of(turn.dense) / of(turn.svd) for turn in turns),
+            f"stacked_over_ours{mark}": median(of(turn.stacked) / of(turn.svd) for turn in turns),
+            f"its_error_over_fedavg{mark}": median(
+                of(turn.missed) / of(turn.fedavg) for turn in turns
             ),
-        )
-        for number in range(sites)
-    ]
+            f"fedavg_seconds{mark}": median(of(turn.fedavg) for turn in turns),
+            f"read_seconds{mark}": median(of(turn.read) for turn in turns),
+        }
+    return found
 
 
-def dense_svd(contributions: list[Contribution], rank: int) -> Adapter:
-    """What FlexLoRA does (arXiv 2402.11505): sum the full-size products, SVD, truncate.
+def _wall(cost: Cost) -> float:
+    return cost.wall
 
-    In float32, as its products are; NumPy's SVD is the plain full one.
+
+def _cpu(cost: Cost) -> float:
+    return cost.cpu
+
+
+def threads() -> int:
+    """How many layers are in work at a time, in every way."""
+    return min(WORKERS, os.cpu_count() or 1)
+
+
+def take_turn(files: Sequence[Path], sites: Sequence[Contribution], size: Size) -> Turn:
+    """All ways, one after the other; `missed` is what `fedavg`'s error costs beside it."""
+    merged: list[Merged] = []
+
+    def merging(rule: Rule) -> Callable[[], None]:
+        return lambda: merged.append(merge(rule, sites, None, size.rank, Precision.BF16))
+
+    return Turn(
+        read=cost_of(lambda: [len(file.read_bytes()) for file in files]),
+        fedavg=cost_of(merging(Rule.FEDAVG)),
+        svd=cost_of(merging(Rule.SVD)),
+        dense=dense_cost(partial(dense_mean, sites), size),
+        stacked=dense_cost(partial(stacked_mean, sites), size),
+        missed=cost_of(lambda: merged[0].error),
+    )
+
+
+def cost_of(work: Callable[[], object]) -> Cost:
+    """What one call costs."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    work()
+    return Cost(time.perf_counter() - wall, time.process_time() - cpu)
+
+
+def dense_cost(form: Callable[[str], Array], size: Size) -> Cost:
+    """Of forming every layer's dense mean product: one on each thread, times the layers."""
+    wall = cpu = 0.0
+    for shape, count in Counter(size.shapes.values()).items():
+        name = next(name for name, found in size.shapes.items() if found == shape)
+        modules = [module_name(number, name) for number in range(min(threads(), size.blocks))]
+        with ThreadPoolExecutor(threads()) as pool:
+            cost = cost_of(partial(_each_dense, pool, form, modules))
+        times = count * size.blocks / len(modules)
+        wall, cpu = wall + times * cost.wall, cpu + times * cost.cpu
+    return Cost(wall, cpu)
+
+
+def _each_dense(
+    pool: ThreadPoolExecutor, form: Callable[[str], Array], modules: Sequence[str]
+) -> None:
+    for done in [pool.submit(form, module) for module in modules]:
+        done.result()
+
+
+def dense_mean(sites: Sequence[Contribution], module: str) -> Array:
+    """A layer's mean product as FlexLoRA makes it (arXiv 2402.11505): full-size products, summed.
+
+    In float32, as its products are.
     """
-    total = sum(contribution.examples for contribution in contributions)
-    first = contributions[0].adapter
-    pairs: dict[str, Pair] = {}
-    for name in first.modules:
-        pair = first.pair(name)
-        mean = np.zeros((pair.b.shape[0], pair.a.shape[1]), np.float32)
-        for contribution in contributions:
-            adapter, share = contribution.adapter, contribution.examples / total
-            pair = adapter.pair(name)
-            mean += np.float32(share * adapter.scale / first.scale) * (pair.b @ pair.a)
-        left, strength, right = np.linalg.svd(mean, full_matrices=False)
-        root = np.sqrt(strength[:rank])
-        pairs[name] = Pair(root[:, None] * right[:rank], left[:, :rank] * root)
-    return Adapter(pairs, first.scale)
+    total = sum(site.examples for site in sites)
+    pair = sites[0].adapter.pair(module)
+    mean = np.zeros((pair.b.shape[0], pair.a.shape[1]), np.float32)
+    for site in sites:
+        pair = site.adapter.pair(module)
+        mean += np.float32(site.adapter.scale * site.examples / total) * (pair.b @ pair.a)
+    return mean
 
 
-def largest_difference(ours: AdapterSource, theirs: AdapterSource) -> float:
-    """Over the layers, the largest ||our product - their product||_F / ||their product||_F."""
+def stacked_mean(sites: Sequence[Contribution], module: str) -> Array:
+    """The same by one product of the stacked factors: the fastest that the dense way can be."""
+    total = sum(site.examples for site in sites)
+    pairs = [site.adapter.pair(module) for site in sites]
+    shares = [np.float32(site.adapter.scale * site.examples / total) for site in sites]
+    b = np.hstack([share * pair.b for share, pair in zip(shares, pairs, strict=True)])
+    return b @ np.vstack([pair.a for pair in pairs])
+
+
+def sites_in(folder: Path, size: Size) -> list[Path]:
+    """Made-up updates in files: factors that drifted a third of their norm from a common start.
+
+    Every block of a site has the numbers of its first.
+    """
+    random = np.random.default_rng(SEED)
+    start = {
+        name: Pair(_factor(random, size.rank, n), _factor(random, m, size.rank))
+        for name, (m, n) in size.shapes.items()
+    }
+    files: list[Path] = []
+    for number in range(size.sites):
+        block = {name: _drifted(random, pair) for name, pair in start.items()}
+        pairs = {
+            module_name(number, name): pair
+            for number in range(size.blocks)
+            for name, pair in block.items()
+        }
+        files.append(folder / f"site{number:02}")
+        files[-1].write_bytes(to_bytes(Adapter(pairs, scale=2.0), Precision.BF16))
+    return files
+
+
+def contribution(number: int, file: Path) -> Contribution:
+    """The update in a file of `sites_in`; the later sites have more examples."""
+    return Contribution(file.name, 100 + 50 * number, StoredAdapter.in_file(file, file.name))
+
+
+def module_name(block: int, name: str) -> str:
+    """A layer's path in the model."""
+    return f"model.layers.{block}.{name}"
+
+
+def _factor(random: np.random.Generator, rows: int, columns: int) -> Array:
+    return random.standard_normal((rows, columns), dtype=np.float32)
+
+
+def _drifted(random: np.random.Generator, pair: Pair) -> Pair:
+    a, b = (
+        factor + np.float32(0.3) * _factor(random, *factor.shape) for factor in (pair.a, pair.b)
+    )
+    return Pair(a, b)
+
+
+def largest_difference(sites: Sequence[Contribution], size: Size) -> float:
+    """Over the layers that are checked, the largest ||ours - theirs||_F / ||theirs||_F.
+
+    Ours in float32: the rounding to the wire is no part of the comparison.
+    """
+    names = checked(size)
+    found = merge(Rule.SVD, [_only(site, names) for site in sites], None, size.rank, Precision.FP32)
+    ours = from_bytes(found.blob, "ours")
     differences: list[float] = []
-    for name in theirs.modules:
-        expected, found = (product(adapter, name) for adapter in (theirs, ours))
-        differences.append(float(np.linalg.norm(found - expected) / np.linalg.norm(expected)))
+    for name in names:
+        theirs = cut_dense(dense_mean(sites, name), size.rank)
+        pair = ours.pair(name)
+        product = ours.scale * pair.b @ pair.a
+        differences.append(float(np.linalg.norm(product - theirs) / np.linalg.norm(theirs)))
     return max(differences)
 
 
-def product(adapter: AdapterSource, name: str) -> Array:
-    """What the adapter adds to a layer, dense."""
-    pair = adapter.pair(name)
-    return adapter.scale * pair.b.astype(np.float64) @ pair.a.astype(np.float64)
+def checked(size: Size) -> list[str]:
+    """A layer of each shape that is small enough for its dense SVD."""
+    small = {shape: name for name, shape in size.shapes.items() if min(shape) <= CHECKED_UP_TO}
+    return [module_name(0, name) for name in small.values()]
+
+
+def _only(site: Contribution, modules: Sequence[str]) -> Contribution:
+    pairs = {module: site.adapter.pair(module) for module in modules}
+    return replace(site, adapter=Adapter(pairs, site.adapter.scale))
+
+
+def cut_dense(matrix: Array, rank: int) -> Array:
+    """The best matrix of this rank, by NumPy's plain full SVD."""
+    left, strength, right = np.linalg.svd(matrix, full_matrices=False)
+    return (left[:, :rank] * strength[:rank]) @ right[:rank]
+
+
+def memory_in_adapters(size: Size, sites: int) -> float:
+    """The peak of `svd`'s memory over the size of an adapter in bf16.
+
+    Measured on the layers of one block, to which the other blocks' part of the result is added:
+    no more than a few layers are in work at a time.
+    """
+    block = replace(size, blocks=1, sites=sites)
+    with TemporaryDirectory() as folder:
+        files = sites_in(Path(folder), block)
+        updates = [contribution(number, file) for number, file in enumerate(files)]
+        tracemalloc.start()
+        try:
+            merged = merge(Rule.SVD, updates, None, size.rank, Precision.BF16)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    of_a_block = len(merged.blob)
+    return (peak + (size.blocks - 1) * of_a_block) / (size.blocks * of_a_block)

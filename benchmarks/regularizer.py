@@ -3,16 +3,23 @@
 # pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
 # pyright: reportUnknownVariableType=false
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
 
 from benchmarks import paper_loop
-from benchmarks.compare import Comparison, compare, comparison, seconds_of
+from benchmarks.compare import Comparison, compare, comparison
+from benchmarks.memory import Operations
 from benchmarks.step import (
     WEIGHTS,
     Result,
     Size,
+    cpu_seconds_of,
     difference,
     one_thread,
     our_model,
@@ -20,33 +27,113 @@ from benchmarks.step import (
     paper_model,
     prototypes,
     same_modality,
+    some_adapters,
 )
-from client.regularizer import Regularizer
-from common.plan import Hold, Similarity
+from client.regularizer import Prototype, Regularizer, prototypes_of
+from common.adapter import Adapter, Pair
+from common.plan import Hold, Modality, Prototypes, Similarity
+
+#: Earlier tasks with which the growth is shown; three modalities, whatever the number.
+TASKS = (7, 15, 50)
+_MODALITIES = (Modality.CT, Modality.MR, Modality.XRAY)
+#: (outputs, inputs) of the linear layers in a decoder layer of Mistral-7B, over 1024: the
+#: operations depend on how many there are and which are alike, not on how large they are.
+LAYER = {
+    "q": (4, 4), "k": (1, 4), "v": (1, 4), "o": (4, 4),
+    "gate": (14, 4), "up": (14, 4), "down": (4, 14),
+}  # fmt: skip
+LAYERS = 32
 
 
 def run(tasks: int = 7, repeats: int = 5, size: Size | None = None) -> Comparison:
     """Value and gradient after `tasks` earlier tasks, on the model of `bench step`.
 
-    `share_of_step` in the settings is our time over that of a training step (fold).
+    In the settings, by similarity: `shares_of_step` is our time over that of a training step
+    (fold), `operations` how many torch needs at the 7B's 224 layers; and by kind of prototype,
+    `growth`: our time after 7, 15 and 50 tasks over that after 7.
     """
     size = size or Size()
     same = same_modality(tasks)
     with one_thread():
         timing = compare(_ours(size, same), _theirs(size, same), repeats)
-        step = our_step(size, tasks, Hold.FOLD)
-        step()
-        step_seconds = median(seconds_of(step) for _ in range(repeats))
+        shares = _shares(size, same, repeats)
+        growth = {str(kind): _growth(size, kind, repeats) for kind in Prototypes}
+    operations = {str(one): _counts(operations_of(one, tasks)) for one in Similarity}
     settings = {**asdict(size), "earlier_tasks": tasks, "threads": 1, "similarity": "exp"}
-    settings |= {"dtype": "float32", "share_of_step": timing.ours / step_seconds}
+    settings |= {"dtype": "float32", "share_of_step": shares["exp"], "growth": growth}
+    settings |= {"shares_of_step": shares, "shares_and_growth_are_of": "CPU time"}
+    settings |= {"operations": operations, "operations_of": f"{LAYERS * len(LAYER)} layers"}
     equal_to = difference(timing.our_result, timing.their_result)
     return comparison("regularizer", timing, equal_to, settings)
 
 
-def _ours(size: Size, same: Sequence[bool]) -> Callable[[], Result]:
+def operations_of(similarity: Similarity, tasks: int) -> Operations:
+    """What torch does in a step's regularizer with as many layers as the 7B."""
+    adapter = Adapter(
+        {
+            f"{number}.{name}": Pair(np.ones((2, inputs)), np.ones((outputs, 2)))
+            for number in range(LAYERS)
+            for name, (outputs, inputs) in LAYER.items()
+        },
+        1.0,
+    )
+    earlier = [Prototype(adapter, same) for same in same_modality(tasks)]
+    pairs = {name: (_learning(p.a), _learning(p.b)) for name, p in adapter.pairs.items()}
+    regularizer = Regularizer(earlier, pairs, similarity, WEIGHTS)
+    # As after a backward pass: every factor has a gradient to be added to.
+    regularizer.add_gradient(pairs)
+    with Operations() as counted:
+        regularizer.add_gradient(pairs)
+    return counted
+
+
+def _counts(operations: Operations) -> dict[str, int]:
+    computing = len(operations.names)
+    return {"computing": computing, "with_views": computing + operations.views}
+
+
+def _learning(factor: np.ndarray[Any, Any]) -> nn.Parameter:
+    return nn.Parameter(torch.tensor(factor, dtype=torch.float32))
+
+
+def _shares(size: Size, same: Sequence[bool], repeats: int) -> Mapping[str, float]:
+    """The time of each similarity's regularizer over a step's: median of neighbours' ratios."""
+    step = our_step(size, len(same), Hold.FOLD)
+    step()
+    found: dict[str, float] = {}
+    for similarity in Similarity:
+        ours = _ours(size, same, similarity)
+        ours()
+        shares = [cpu_seconds_of(ours) / cpu_seconds_of(step) for _ in range(repeats)]
+        found[str(similarity)] = median(shares)
+    return found
+
+
+def _growth(size: Size, kind: Prototypes, repeats: int) -> Mapping[str, float]:
+    """Our time after each of TASKS over that after the first: median of neighbours' ratios."""
+    _, adapted = our_model(size, 0, Hold.FOLD)
+    pairs = adapted.pairs()
+    adapters = some_adapters(adapted, max(TASKS), size)
+    earlier = [(_MODALITIES[i % 3], adapter) for i, adapter in enumerate(adapters)]
+    steps: dict[int, Callable[[], object]] = {}
+    for tasks in TASKS:
+        known = prototypes_of(earlier[:tasks], _MODALITIES[0], kind)
+        regularizer = Regularizer(known, pairs, Similarity.EXP, WEIGHTS)
+        steps[tasks] = lambda regularizer=regularizer: regularizer.add_gradient(pairs)
+        steps[tasks]()
+    rounds = [[cpu_seconds_of(step) for step in steps.values()] for _ in range(4 * repeats)]
+    return {
+        str(tasks): median(seconds[place] / seconds[0] for seconds in rounds)
+        for place, tasks in enumerate(TASKS)
+    }
+
+
+def _ours(
+    size: Size, same: Sequence[bool], similarity: Similarity = Similarity.EXP
+) -> Callable[[], Result]:
     _, adapted = our_model(size, len(same), Hold.FOLD)
     pairs, learning = adapted.pairs(), adapted.parameters()
-    regularizer = Regularizer(prototypes(adapted, same, size), pairs, Similarity.EXP, WEIGHTS)
+    regularizer = Regularizer(prototypes(adapted, same, size), pairs, similarity, WEIGHTS)
 
     def step() -> Result:
         for factor in learning:

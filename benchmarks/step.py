@@ -2,16 +2,20 @@
 
 One thread, fp32, a small Mistral. The learning rate is 0, so every repeat does the work of
 the same step. `growth` is the step's time with 15 earlier tasks over its time with none,
-forward, backward and optimizer alone; ours and theirs hold the regularizer, too.
+forward, backward and optimizer alone; ours and theirs hold the regularizer, too. `memory`
+is the same of the bytes that a model and two of its steps hold at most.
 """
 # transformers, peft and torch are partly untyped; the rest of strict checking holds.
 # pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
 # pyright: reportUnknownVariableType=false
 
+import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
+from functools import partial
+from statistics import median
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -21,15 +25,21 @@ from transformers import MistralConfig, MistralForCausalLM
 
 from benchmarks import paper_loop
 from benchmarks.compare import Comparison, compare, comparison
-from client.lora import Adapted, Factor, adapt, fresh_adapter
+from benchmarks.memory import peak_bytes
+from client.lora import Adapted, Factor, adapt, fold_for_good, fresh_adapter
 from client.regularizer import Prototype, Regularizer, Weights
 from common.adapter import Adapter, Pair
 from common.plan import Hold, Similarity
 
 #: The seven linear layers of each decoder layer.
 TARGETS = r"model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
-#: Earlier tasks in `growth`.
+#: Earlier tasks in `growth` and `memory`.
 MANY = 15
+#: What the ways of `memory` are, beside those of `growth`.
+MEMORY_IS = (
+    "bytes of tensors held at most by a model and two steps, tasks to tasks; fold keeps the "
+    "bare weights beside the folded ones from the first earlier task on, fold_one_copy does not"
+)
 #: The paper's alpha and beta; the temperature is of no use to its similarity.
 WEIGHTS = Weights(contrast=0.1, orthogonality=0.01, temperature=0.1)
 
@@ -53,16 +63,30 @@ class Result:
     gradients: list[torch.Tensor]
 
 
+#: From a number of earlier tasks to the step that comes after them.
+StepAfter: TypeAlias = Callable[[int], Callable[[], Result]]
+
+
 @dataclass(frozen=True, slots=True)
 class StepComparison:
-    """The comparison at some earlier tasks, and how each way grows with them."""
+    """The comparison at some earlier tasks, and how each way's time and memory grow with them.
+
+    `memory` is by way: its peak in bytes at 0, 1 and MANY earlier tasks.
+    """
 
     comparison: Comparison
     growth: Mapping[str, float]
+    memory: Mapping[str, tuple[int, int, int]]
 
     def to_json(self) -> dict[str, Any]:
-        """The comparison's fields and `growth`, ready for `json.dumps`."""
-        return {**self.comparison.to_json(), "growth": dict(self.growth)}
+        """The comparison's fields, `growth` and `memory`, ready for `json.dumps`."""
+        memory = {way: _memory_json(*peaks) for way, peaks in self.memory.items()}
+        return {**self.comparison.to_json(), "growth": dict(self.growth), "memory": memory}
+
+
+def _memory_json(none: int, one: int, many: int) -> dict[str, Any]:
+    peaks = {"0": none, "1": one, str(MANY): many}
+    return {"bytes": peaks, f"0_to_{MANY}": many / none, f"1_to_{MANY}": many / one}
 
 
 def run(tasks: int = 7, repeats: int = 5, size: Size | None = None) -> StepComparison:
@@ -73,17 +97,16 @@ def run(tasks: int = 7, repeats: int = 5, size: Size | None = None) -> StepCompa
         timing = compare(
             our_step(size, tasks, Hold.FOLD, same), paper_step(size, tasks, same), repeats
         )
-        growth = {
-            "fold": _growth(lambda k: our_step(size, k, Hold.FOLD), repeats),
-            "stack": _growth(lambda k: our_step(size, k, Hold.STACK), repeats),
-            "peft": _growth(lambda k: peft_step(size, k), repeats),
-            "reference": _growth(lambda k: paper_step(size, k), repeats),
-        }
+        ways = _ways(size)
+        growth = {way: _growth(step_after, repeats) for way, step_after in ways.items()}
+        ways["fold_one_copy"] = partial(one_copy_step, size)
+        memory = {way: _memory(step_after) for way, step_after in ways.items()}
     settings = {**asdict(size), "earlier_tasks": tasks, "growth_tasks": MANY, "threads": 1}
     settings |= {"dtype": "float32", "ours_is": "fold, analytic regularizer", "torch": _version()}
-    settings["growth_is_of"] = "forward, backward, optimizer; no regularizer"
+    settings["growth_is_of"] = "CPU time of forward, backward, optimizer; no regularizer"
+    settings["memory_is_of"] = MEMORY_IS
     equal_to = difference(timing.our_result, timing.their_result)
-    return StepComparison(comparison("step", timing, equal_to, settings), growth)
+    return StepComparison(comparison("step", timing, equal_to, settings), growth, memory)
 
 
 def our_step(
@@ -100,6 +123,13 @@ def our_step(
         return None if regularizer is None else regularizer.add_gradient(pairs)
 
     return _step(size, model, None, after_backward)
+
+
+def one_copy_step(size: Size, tasks: int) -> Callable[[], Result]:
+    """Our step as a worker process takes it: the bare weights are let go once they are folded."""
+    model, _ = our_model(size, tasks, Hold.FOLD)
+    fold_for_good(model)
+    return _step(size, model, None, lambda: None)
 
 
 def paper_step(size: Size, tasks: int, same: Sequence[bool] | None = None) -> Callable[[], Result]:
@@ -197,6 +227,13 @@ def difference(ours: Result, theirs: Result) -> float:
     return max(float((a - b).abs().max() / b.abs().max()) for a, b in pairs)
 
 
+def cpu_seconds_of(work: Callable[[], object]) -> float:
+    """CPU seconds of one call, over all of the process's threads."""
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
 @contextmanager
 def one_thread() -> Generator[None]:
     """torch computes on one thread within."""
@@ -208,9 +245,40 @@ def one_thread() -> Generator[None]:
         torch.set_num_threads(threads)
 
 
-def _growth(step_after: Callable[[int], Callable[[], Result]], repeats: int) -> float:
-    """A step with MANY earlier tasks over one with none: median of neighbours' ratios."""
-    return compare(step_after(0), step_after(MANY), repeats).paired_ratio
+def _ways(size: Size) -> dict[str, StepAfter]:
+    """The four ways of a step, by what `growth` calls them; no regularizer."""
+    return {
+        "fold": lambda tasks: our_step(size, tasks, Hold.FOLD),
+        "stack": lambda tasks: our_step(size, tasks, Hold.STACK),
+        "peft": lambda tasks: peft_step(size, tasks),
+        "reference": lambda tasks: paper_step(size, tasks),
+    }
+
+
+def _growth(step_after: StepAfter, repeats: int) -> float:
+    """A step with MANY earlier tasks over one with none: median of neighbours' ratios.
+
+    Of CPU time, which on one thread is a step's own time also where the machine is busy.
+    """
+    none, many = step_after(0), step_after(MANY)
+    none()
+    many()
+    return median(1 / cpu_seconds_of(none) * cpu_seconds_of(many) for _ in range(repeats))
+
+
+def _memory(step_after: StepAfter) -> tuple[int, int, int]:
+    """Peak bytes with 0, 1 and MANY earlier tasks, making the model included."""
+
+    def peak(tasks: int) -> int:
+        def made_and_run() -> None:
+            step = step_after(tasks)
+            # From the second one on there are the optimizer's moments.
+            for _ in range(2):
+                step()
+
+        return peak_bytes(made_and_run)
+
+    return peak(0), peak(1), peak(MANY)
 
 
 def _step(

@@ -3,6 +3,8 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
 from itertools import chain
 
 import numpy as np
@@ -10,10 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from client.ahead import announced, reading_ahead
 from client.answer import answer
 from client.batches import Batch, Batches
 from client.data import Example
 from client.descent import Penalty, backward
+from client.images import decode
 from client.lora import Factor, fresh_adapter, orthonormal_adapter
 from client.methods.interface import Assignment
 from client.model import BaseModel, load_base
@@ -28,7 +32,8 @@ def base_of(assignment: Assignment) -> BaseModel:
     """The frozen model that the assignment is about."""
     plan = assignment.plan
     folder, device = assignment.base_model, assignment.device
-    return load_base(folder, plan.training.precision, device, plan.vision_weights)
+    base = load_base(folder, plan.training.precision, device, plan.vision_weights)
+    return base if assignment.features is None else replace(base, kept=assignment.features)
 
 
 def trained_factors(rule: Rule, round: int) -> Factor:
@@ -76,10 +81,16 @@ def train_worn(
     factors = [factor for pair in model.adapted.pairs().values() for factor in pair]
     try:
         descent = assignment.descend(Decoder(model), factors, training)
-        batches = Batches(model, [*examples, *chain(*assignment.others.values())])
-        loss_of = token_loss(descent.network, batches, training.micro_batch, descent.share)
-        course = assignment.course(len(examples))
-        with model.checkpointed() if training.gradient_checkpointing else nullcontext():
+        everything = [*examples, *chain(*assignment.others.values())]
+        with (
+            model.checkpointed() if training.gradient_checkpointing else nullcontext(),
+            reading_ahead(replace(model.preparation(), read=decode)) as ahead,
+        ):
+            batches = Batches(model, everything, training.packing, ahead)
+            loss_of = token_loss(descent.network, batches, training.micro_batch, descent.share)
+            course = assignment.course(len(examples), batches.pictures)
+            expect = partial(expect_own, batches, training.micro_batch, descent.share)
+            loss_of = announced(loss_of, course.batches(), expect)
             trained = train(course, descent, loss_of, penalty, report)
         with descent.whole():
             return model.adapted.current(), trained
@@ -152,10 +163,11 @@ class Decoder(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """The sum of the cross-entropy over the batch's labels; shape ()."""
-        hidden = self._of.hidden(self._of.embed(batch.ids, batch.features))
+        hidden = self._of.hidden(self._of.embed(batch.ids, batch.features), batch.layout)
         # The vocabulary is large and labels are few: logits only where there is one.
         logits = self._of.logits(hidden.flatten(0, 1).index_select(0, batch.places))
-        return functional.cross_entropy(logits.float(), batch.labels, reduction="sum")
+        exact = torch.promote_types(logits.dtype, torch.float32)
+        return functional.cross_entropy(logits.to(exact), batch.labels, reduction="sum")
 
 
 def token_loss(
@@ -172,12 +184,47 @@ def token_loss(
 
     def loss_of(chosen: Sequence[int]) -> Iterator[Tensor]:
         tokens = batches.labelled(chosen)
-        for part in parts_of(chosen, micro_batch, share):
+        for part in own_parts(batches, micro_batch, share, chosen):
             # A process without an example runs one for nothing: the others wait for it.
             loss = network(batches.take(part or chosen[:1])) / tokens
             yield loss if part else loss * 0.0
 
     return loss_of
+
+
+def own_parts(
+    batches: Batches, micro_batch: int | None, share: tuple[int, int], chosen: Sequence[int]
+) -> list[Sequence[int]]:
+    """This process's micro-batches of a batch, in the order in which they are taken."""
+    if not batches.pictures:  # the questions of a picture stay together
+        chosen = in_like_parts(chosen, batches.length, micro_batch, share[1])
+    return parts_of(chosen, micro_batch, share)
+
+
+def expect_own(
+    batches: Batches,
+    micro_batch: int | None,
+    share: tuple[int, int],
+    coming: Sequence[Sequence[int]],
+) -> None:
+    """The pictures of this process's share of the coming batches are read meanwhile."""
+    parts = [own_parts(batches, micro_batch, share, chosen) for chosen in coming]
+    batches.expect([i for part in chain(*parts) for i in part])
+
+
+def in_like_parts(
+    chosen: Sequence[int], length: Callable[[int], int], micro_batch: int | None, count: int
+) -> Sequence[int]:
+    """`chosen` so that `parts_of` makes parts of like length, the same in every process.
+
+    Then little is padded, and processes that wait for each other are as far. The longest
+    come first: what does not fit into memory fails at once. A part that is a whole share, or
+    one example, has nothing to gain, and stays what it was.
+    """
+    if micro_batch in (None, 1) or micro_batch * count >= len(chosen):
+        return chosen
+    ordered = sorted(chosen, key=length, reverse=True)
+    return [i for place in range(count) for i in ordered[place::count]]
 
 
 def parts_of(

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from common.errors import DataError
 
-_Key: TypeAlias = tuple[Path, int, int]
+#: What tells a file from what it was before: when it was changed (ns), and its bytes.
+Stamp: TypeAlias = tuple[int, int]
+_Key: TypeAlias = tuple[Path, Stamp]
 
 #: Bytes of features that are kept: 43,000 pictures of the small model, 450 of the 7B.
 KEPT_BYTES: Final = 512 * 2**20
@@ -24,6 +26,13 @@ class FeatureCache:
         self._held_bytes = 0
         self._features: OrderedDict[_Key, Tensor] = OrderedDict()
 
+    def __contains__(self, file: Path) -> bool:
+        """Whether the features of `file` are remembered; of a file that is gone, they are not."""
+        try:
+            return (file, stamp_of(file)) in self._features
+        except DataError:
+            return False
+
     def get(self, file: Path, look: Callable[[Path], Tensor]) -> Tensor:
         """The features of `file`: remembered, or what `look` makes of it.
 
@@ -32,7 +41,7 @@ class FeatureCache:
         Raises:
             DataError: there is no such file.
         """
-        key = _key(file)
+        key = file, stamp_of(file)
         if key in self._features:
             self._features.move_to_end(key)
             return self._features[key]
@@ -44,12 +53,17 @@ class FeatureCache:
         return features
 
 
-def _key(file: Path) -> _Key:
+def stamp_of(file: Path) -> Stamp:
+    """The file as it is now.
+
+    Raises:
+        DataError: there is none.
+    """
     try:
         status = file.stat()
     except OSError:
         raise DataError(f"{file}: found no file, expected a picture") from None
-    return file, status.st_mtime_ns, status.st_size
+    return status.st_mtime_ns, status.st_size
 
 
 def _bytes(features: Tensor) -> int:

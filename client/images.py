@@ -5,7 +5,10 @@ never half a picture, and never a library's traceback. JPEG orientation tags are
 applied, and of a TIFF with several pages the first counts, as in the reference.
 """
 
+import logging
 import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
 #: Pillow opens far more kinds, some of them through other programs; these are what we test.
 PICTURE_FORMATS: Final = ("PNG", "JPEG", "TIFF", "BMP")
 
+#: The modules in whose names a decoder warns, ours being those that call one.
+_DECODERS: Final = r"(PIL|pydicom|(py)?libjpeg|openjpeg|rle|client\.(images|dicom|levels))\b"
+
 _DICOM_MARK: Final = b"DICM"
 _DICOM_MARK_AT: Final = 128
 
@@ -35,6 +41,30 @@ def load_image(file: Path) -> "Image":
     Raises:
         DataError: no file, or not a whole picture of a kind that we read.
     """
+    # Sloppy headers make both libraries warn, and what pydicom quotes can be a patient's.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return decode(file)
+
+
+@contextmanager
+def quiet_on_all_threads() -> Generator[None]:
+    """While this lasts, no thread shows what a decoder warns of.
+
+    Python's switch for warnings is one for all threads (3.11): a thread that turned it, as
+    `load_image` does, would leave it wrong for the others.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=_DECODERS)
+        yield
+
+
+def decode(file: Path) -> "Image":
+    """What `load_image` returns. Warnings are the caller's: it is amid `quiet_on_all_threads`.
+
+    Raises:
+        DataError: as there.
+    """
     if not file.is_file():
         found = "a folder" if file.is_dir() else "no file"
         raise DataError(f"{file}: found {found}, expected a picture")
@@ -42,10 +72,11 @@ def load_image(file: Path) -> "Image":
     if not head:
         raise DataError(f"{file}: found an empty file, expected a picture")
     dicom = head[_DICOM_MARK_AT:] == _DICOM_MARK or file.suffix.lower() == ".dcm"
-    # Sloppy headers make both libraries warn, and what pydicom quotes can be a patient's.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return _to_image(read_levels(file)) if dicom else _load_picture(file)
+    if not dicom:
+        return _load_picture(file)
+    # pydicom 3.0 also logs what it warns of, and the trainer's log has every program's lines.
+    logging.getLogger("pydicom").propagate = False
+    return _to_image(read_levels(file))
 
 
 def pad_to_square(image: "Image", fill: tuple[int, int, int]) -> "Image":

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import (
     AutoTokenizer,
+    Cache,
     DynamicCache,
     LlavaConfig,
     LlavaForConditionalGeneration,
@@ -30,11 +31,13 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.utils import logging as transformers_logging
 
 from client.base_files import base_digest, check_kind
-from client.features import FeatureCache
-from client.images import load_image, pad_to_square
+from client.feature_store import FeatureStore
+from client.features import FeatureCache, stamp_of
 from client.llava_med import Parts, open_parts
 from client.lora import Adapted, adapt
 from client.original_files import original_in
+from client.packing import Layout
+from client.pixels import Kept, Preparation, Prepare, maker_of
 from client.prompt import Tokenizer
 from common.errors import ModelError
 from common.plan import Precision, VisionWeights
@@ -57,6 +60,8 @@ class BaseModel:
     Attributes:
         image_token: the id that stands for one image feature in a prompt.
         image_tokens: how many of them an image takes.
+        identity: digest of the weights and their precision.
+        kept: features on the disk; None where they are not kept.
     """
 
     network: LlavaForConditionalGeneration
@@ -66,20 +71,36 @@ class BaseModel:
     image_token: int
     image_tokens: int
     cache: FeatureCache
+    identity: str
+    kept: FeatureStore | None = None
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.network.lm_head.weight.device
 
-    def image_features(self, images: Sequence[Path]) -> Tensor:
+    def preparation(self) -> Preparation:
+        """How a picture file becomes what the tower takes, settled as this thread is."""
+        return Preparation(self.pixels, self.kept, maker_of(self.identity, self.device))
+
+    def image_features(self, images: Sequence[Path], prepare: Prepare | None = None) -> Tensor:
         """The tower's features of picture files, (B, N, V), on the device.
+
+        With `prepare` the pictures may have been read before (client/ahead.py).
 
         Raises:
             DataError: a picture can't be read.
         """
-        found = [self.cache.get(image, self._tower_features) for image in images]
-        return torch.stack(found).to(self.device)
+        look = partial(self._look, prepare or self.preparation())
+        found = [self.cache.get(image, look) for image in images]
+        return self.send(torch.stack(found))
+
+    def send(self, tensor: Tensor) -> Tensor:
+        """`tensor` on the model's device; nothing waits for a GPU to have it."""
+        if self.device.type == "cuda":
+            # Only from pinned memory a copy goes on while the program does.
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor.to(self.device)
 
     def embed(self, ids: Tensor, features: Tensor) -> Tensor:
         """The decoder's inputs (B, T, D): text embeddings, with the image in its places."""
@@ -87,15 +108,46 @@ class BaseModel:
         with torch.no_grad():
             text = network.language_model.embed_tokens(ids)
             image = network.multi_modal_projector(features).to(text.dtype)
-            return text.masked_scatter((ids == self.image_token).unsqueeze(-1), image)
+            # `masked_scatter` would wait for the device, to learn how many places there are.
+            there = ids == self.image_token
+            place = (there.cumsum(1) - 1).clamp(min=0).unsqueeze(-1)
+            spread = image.gather(1, place.expand(-1, -1, image.shape[-1]))
+            return torch.where(there.unsqueeze(-1), spread, text)
 
-    def hidden(self, embedded: Tensor) -> Tensor:
+    def hidden(self, embedded: Tensor, layout: Layout | None = None) -> Tensor:
         """The decoder's last hidden states (B, T, D), for training.
 
-        No mask: padding stands on the right, where causal attention never looks back from.
+        Without a layout every row is one question, and there is no mask: padding stands on
+        the right, where causal attention never looks back from.
+
+        Raises:
+            ModelError: there is a layout, and the decoder's layers differ in what they see.
         """
         decoder = self.network.model.language_model
-        return decoder(inputs_embeds=embedded, use_cache=False).last_hidden_state
+        if layout is None:
+            past = _NothingPast()
+            return decoder(
+                inputs_embeds=embedded, past_key_values=past, use_cache=False
+            ).last_hidden_state
+        # A mask of four dimensions is taken as it is by all layers (transformers 5.23); one
+        # of two, or none, is made causal over all that stands before in the row.
+        return decoder(
+            inputs_embeds=embedded,
+            attention_mask=layout.visible(self._window()),
+            position_ids=layout.positions,
+            use_cache=False,
+        ).last_hidden_state
+
+    def _window(self) -> int | None:
+        """How far back every layer of the decoder looks; None: as far as there is anything."""
+        text: Any = self.network.config.text_config
+        kinds = sorted(set(getattr(text, "layer_types", None) or ()))
+        if kinds not in ([], ["full_attention"], ["sliding_attention"]):
+            raise ModelError(
+                f"training.packing: found a decoder with layers of the kinds {', '.join(kinds)}, "
+                "expected full_attention or sliding_attention in all of them"
+            )
+        return None if kinds == ["full_attention"] else getattr(text, "sliding_window", None)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits (..., vocabulary) of hidden states (..., D)."""
@@ -113,8 +165,11 @@ class BaseModel:
         for layer in layers:
             # Set here and not by transformers' own switch, which makes the embedding require
             # a gradient for good. `training` is what a layer goes by; it is not handed down,
-            # so that no dropout inside wakes up (transformers 5.23).
-            layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+            # so that no dropout inside wakes up (transformers 5.23); without any there is
+            # nothing random to be repeated either.
+            layer._gradient_checkpointing_func = partial(
+                checkpoint, use_reentrant=False, preserve_rng_state=False
+            )
             layer.gradient_checkpointing = layer.training = True
         try:
             yield
@@ -122,17 +177,26 @@ class BaseModel:
             for layer in layers:
                 layer.gradient_checkpointing = layer.training = False
 
+    def _look(self, prepare: Prepare, file: Path) -> Tensor:
+        """(N, V) of one picture, from the disk or from the tower; kept, if it was not."""
+        prepared = prepare(file)
+        if prepared.stamp != stamp_of(file):
+            prepared = self.preparation()(file)  # it has changed since
+        if isinstance(prepared, Kept):
+            return prepared.features
+        features = self._tower_features(prepared.pixels)
+        if self.kept is not None and prepared.key is not None:
+            self.kept.save(prepared.key, features)
+        return features
+
     @torch.no_grad()
-    def _tower_features(self, file: Path) -> Tensor:
+    def _tower_features(self, pixels: Tensor) -> Tensor:
         """(N, V) of one picture, alone in its batch.
 
         A picture's features then don't depend, in the last bit, on which others are with
         it: a run that is resumed with an empty cache ends with the same bytes.
         """
-        fill = [int(mean * 255) for mean in self.pixels.image_mean]
-        square = pad_to_square(load_image(file), (fill[0], fill[1], fill[2]))
-        values = self.pixels(square, return_tensors="pt")["pixel_values"]
-        values = values.to(self.device, self.network.dtype)
+        values = pixels.to(self.device, self.network.dtype)
         config = self.network.config
         tower = self.network.model.vision_tower
         states = tower(pixel_values=values, output_hidden_states=True).hidden_states
@@ -140,6 +204,23 @@ class BaseModel:
         chosen = [states[i] for i in ([layers] if isinstance(layers, int) else layers)]
         whole = torch.cat(chosen, dim=-1)[0]
         return (whole[1:] if config.vision_feature_select_strategy == "default" else whole).cpu()
+
+
+class _NothingPast(Cache):
+    """A memory of keys and values that holds none: each layer gets back what it brings.
+
+    Without one, transformers 5.23 looks at the positions for packed rows, on the host, and
+    waits for the device at every forward pass.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(layers=[])
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: object, **__: object
+    ) -> tuple[Tensor, Tensor]:
+        """What came in."""
+        return key_states, value_states
 
 
 def load_base(
@@ -187,6 +268,7 @@ def _load(
         image_token=config.image_token_id,
         image_tokens=patches + (config.vision_feature_select_strategy != "default"),
         cache=FeatureCache(),
+        identity=f"{digest} {vision} {precision}",
     )
 
 

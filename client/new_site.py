@@ -41,6 +41,9 @@ workers: 1
 zero: 2
 # A training that is cut off goes on from its last checkpoint, at most about so old.
 checkpoint_seconds: 300
+# Most GiB of store/features: what the model's eye made of pictures, so that later epochs don't
+# open them again. It tells of patients as the pictures do, and stays here. 0 keeps none.
+feature_cache_gib: 8
 
 # What this site does for a coordinator. An order beyond it is refused, whoever sends it.
 policy:

@@ -150,9 +150,12 @@ class _Stack:
     contrast: _Contrast | None
 
     def add_gradient(self, pairs: Pairs) -> torch.Tensor:
-        """This stack's part of R; its gradient is added to the factors that learn."""
+        """This stack's part of R; its gradient is added to the factors that learn.
+
+        Called where no graph is made.
+        """
         factors = [pairs[name][self.side] for name in self.layers]
-        w_LXY = torch.stack([factor.detach().to(_exact(factor)) for factor in factors])
+        w_LXY = torch.stack([factor.to(_exact(factor)) for factor in factors])
         gram_LRR = w_LXY @ w_LXY.mT if self.side == 0 else w_LXY.mT @ w_LXY
         value, m_LRR, d_LXY = self._parts(w_LXY, gram_LRR)
         left, right = (m_LRR, w_LXY) if self.side == 0 else (w_LXY, m_LRR)

@@ -46,6 +46,8 @@ class Policy(Strict):
     images: Count = 50
 
 
+#: Room on a disk, in GiB.
+Size: TypeAlias = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 #: A host name or address (IPv6 in brackets) and a port.
 Address: TypeAlias = Annotated[
     str, Field(pattern=r"^([A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\]):[0-9]{1,5}$")
@@ -80,6 +82,7 @@ class Site(Strict):
         workers: processes that train together, one a GPU; more than one use DeepSpeed.
         zero: how far DeepSpeed's workers share out the training's state.
         checkpoint_seconds: a training that is cut off loses at most about so much.
+        feature_cache_gib: most that features of pictures take in the store; 0 keeps none.
         policy: what it does for a coordinator.
         federation: how it reaches one; None in a simulation, where each order is worked off
             in the process that receives it.
@@ -94,6 +97,7 @@ class Site(Strict):
     workers: Count = 1
     zero: Literal[1, 2, 3] = 2
     checkpoint_seconds: Positive = 300.0
+    feature_cache_gib: Size = 8.0
     policy: Policy
     federation: Federation | None = None
 
@@ -172,6 +176,7 @@ def _mistake(detail: ErrorDetails) -> str:
         "string_pattern_mismatch": "host:port" if place[-1] == "address" else _PSEUDONYM,
         "greater_than_equal": f"at least {limits.get('ge')}",
         "greater_than": f"more than {limits.get('gt')}",
+        "finite_number": "a finite number",
         "too_short": "at least one",
         "int_type": "a whole number",
         "tuple_type": "a list",

@@ -8,6 +8,7 @@ perhaps a regularizer that adds its own gradient.
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from client.checkpoint import Checkpoint, Key
 from client.descent import Descent, Penalty
+from client.packing import epoch_by_picture, numbered, pictures_in_random_order
 from common.errors import SiteFailed
 from common.identity import code_digest, seed_for
 from common.plan import Plan
@@ -54,6 +56,8 @@ class Course:
         examples: how many the stage's own task has: what the steps are counted by.
         of_stages: how many each stage's task has, where all of them are drawn from, those
             of the stage's own task first; empty where only those are.
+        pictures: the number of each example's picture, where those of one picture are drawn
+            together; empty where each is drawn by itself.
         checkpoint: where the round is kept while it lasts; None keeps nothing.
     """
 
@@ -63,20 +67,25 @@ class Course:
     site: str
     examples: int
     of_stages: tuple[int, ...] = ()
+    pictures: tuple[int, ...] = ()
     checkpoint: Checkpoint | None = None
 
     def batches(self) -> list[list[int]]:
         """The examples of every optimizer step, drawn without repeating within an epoch.
 
         Sizes differ by one at most: a small last batch would be a loud one. Epochs may be
-        fractional; the order depends on (plan seed, stage, round, site) alone.
+        fractional; the order depends on (plan seed, stage, round, site) alone. Where pictures
+        are given, an epoch takes them in random order, each with all its questions, and only
+        the border of a batch comes between those.
         """
         stage = self.plan.stages[self.stage]
         drawn = max(1, round(stage.local_epochs * self.examples))
         seed = seed_for(self.plan.seed, "batches", self.stage, self.round, self.site)
         generator = np.random.default_rng(seed)
         steps = math.ceil(drawn / stage.batch_size)
-        chosen = self._of_all() if self.of_stages else _passes(generator, self.examples, drawn)
+        chosen = (
+            self._of_all() if self.of_stages else self._passes(generator, (0, self.examples), drawn)
+        )
         return [part.tolist() for part in np.array_split(chosen, steps)]
 
     def _of_all(self) -> Order:
@@ -87,24 +96,42 @@ class Course:
         questions are the first, those of the other stages follow by stage.
         """
         generator = np.random.default_rng(seed_for(self.plan.seed, "joint", self.site))
-        others = [stage for stage in range(len(self.of_stages)) if stage != self.stage]
-        places = [self.stage, *others]
-        starts = np.cumsum([0, *(self.of_stages[stage] for stage in places)])
-        first = {stage: int(start) for stage, start in zip(places, starts, strict=False)}
-        whole = generator.permutation(
-            np.concatenate(
-                [
-                    first[stage] + _passes(np.random.default_rng(stage), count, self._drawn(stage))
-                    for stage, count in enumerate(self.of_stages)
-                    if count
-                ]
-            )
+        drawn = np.concatenate(
+            [
+                self._passes(np.random.default_rng(stage), held, self._drawn(stage))
+                for stage, held in enumerate(self._held())
+                if self.of_stages[stage]
+            ]
         )
+        if self.pictures:
+            whole = pictures_in_random_order(generator, drawn, np.asarray(self.pictures))
+        else:
+            whole = generator.permutation(drawn)
         before = sum(map(self._drawn, range(self.stage)))
         rounds = np.array_split(
             whole[before : before + self._drawn(self.stage)], self.plan.stages[self.stage].rounds
         )
         return rounds[self.round - 1]
+
+    def _held(self) -> list[tuple[int, int]]:
+        """The places of each stage's examples, from the first to behind the last, by stage."""
+        others = [stage for stage in range(len(self.of_stages)) if stage != self.stage]
+        places = [self.stage, *others]
+        starts = np.cumsum([0, *(self.of_stages[stage] for stage in places)]).tolist()
+        found = dict(zip(places, pairwise(starts), strict=True))
+        return [found[stage] for stage in range(len(self.of_stages))]
+
+    def _passes(self, generator: np.random.Generator, held: tuple[int, int], drawn: int) -> Order:
+        """`drawn` of the examples at the places `held`, none again before each has come."""
+        first, end = held
+        epochs = range(math.ceil(drawn / (end - first)))
+        if self.pictures:
+            # By their own order: other tasks' pictures may be numbered before them or behind.
+            own = np.asarray(numbered(self.pictures[first:end]))
+            found = [epoch_by_picture(generator, own) for _ in epochs]
+        else:
+            found = [generator.permutation(end - first) for _ in epochs]
+        return first + np.concatenate(found)[:drawn]
 
     def _drawn(self, stage: int) -> int:
         """How many questions all rounds of a stage take, where all stages' are drawn from."""
@@ -131,12 +158,6 @@ class Course:
         """The share of all stages' questions that is behind, `done` of this stage's own."""
         drawn = [self._drawn(stage) for stage in range(len(self.of_stages))]
         return (sum(drawn[: self.stage]) + done * drawn[self.stage]) / sum(drawn)
-
-
-def _passes(generator: np.random.Generator, count: int, drawn: int) -> Order:
-    """`drawn` of `count` examples, none again before each has come."""
-    epochs = math.ceil(drawn / count)
-    return np.concatenate([generator.permutation(count) for _ in range(epochs)])[:drawn]
 
 
 @dataclass(frozen=True, slots=True)

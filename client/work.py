@@ -17,10 +17,12 @@ from typing import Final, TypeAlias
 import torch
 
 from client import store
+from client.at_hand import AtHand
 from client.base_files import base_digest
 from client.checkpoint import Checkpoint
 from client.data import TEST_FILE, TRAIN_FILE, Example, TaskData, images_of, read_task
 from client.failures import OrderRefused
+from client.feature_store import store_in
 from client.methods import joint, mslora_cr, sequential, zero_shot
 from client.methods.interface import Assignment, Method
 from client.model import load_base
@@ -29,7 +31,7 @@ from client.prototype import guarded
 from client.routed import answer_routed
 from client.site import Device, Site
 from client.train import Progress
-from common.adapter import Adapter, from_bytes, to_bytes
+from common.adapter import Adapter, to_bytes
 from common.errors import SiteFailed
 from common.exchange import Answer, Order, Reason, Scores, Update, Work
 from common.metrics import Answer as Answered
@@ -50,6 +52,9 @@ METHODS: Final[dict[str, Method]] = {
     "joint": joint,
     "zero_shot": zero_shot,
 }
+
+#: The adapters of the order before; most of them are named again.
+_AT_HAND: Final = AtHand()
 
 
 def do(order: Order, site: Site, tell: Tell, checkpoint: Checkpoint | None) -> Answer:
@@ -113,7 +118,8 @@ def _prototype(order: Order, site: Site) -> bytes | None:
     if fewest is None:
         return None
     precision, vision = plan.training.precision, plan.vision_weights
-    model = load_base(site.base_model, precision, device_of(site), vision)
+    base = load_base(site.base_model, precision, device_of(site), vision)
+    model = replace(base, kept=store_in(site.store, site.feature_cache_gib))
     found = guarded(model, images_of(data_of(order, site).train), fewest)
     return None if found is None else prototype_bytes(found)
 
@@ -221,6 +227,8 @@ def assignment_of(order: Order, site: Site, checkpoint: Checkpoint | None) -> As
     Raises:
         SiteFailed, PlanError, BankError: something is not there or can't be used.
     """
+    named = [ref.sha256 for ref in order.releases]
+    _AT_HAND.keep_only(site.store, [*named, *([order.adapter] if order.adapter else [])])
     return Assignment(
         plan=plan_of(order, site),
         stage=order.stage,
@@ -232,6 +240,7 @@ def assignment_of(order: Order, site: Site, checkpoint: Checkpoint | None) -> As
         base_model=site.base_model,
         device=device_of(site),
         checkpoint=checkpoint,
+        features=store_in(site.store, site.feature_cache_gib),
         others=_others(order, site),
     )
 
@@ -261,7 +270,7 @@ def _adapter_of(order: Order, site: Site) -> Adapter | None:
 
 
 def _stored(site: Site, digest: str, what: str) -> Adapter:
-    return from_bytes(store.get(site.store, digest), f"{what} {digest[:12]}")
+    return _AT_HAND.get(site.store, digest, what)
 
 
 def _prototypes(order: Order, site: Site) -> dict[int, Prototype]:

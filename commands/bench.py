@@ -37,8 +37,46 @@ def regularizer(tasks: _Tasks = 7, repeats: _Repeats = 5, json_out: _Json = Fals
 
 
 @app.command()
-def aggregate(repeats: _Repeats = 5, json_out: _Json = False) -> None:
-    """The exact mean of products by QR and a small SVD, against dense products.
+def packing(repeats: _Repeats = 3, json_out: _Json = False) -> None:
+    """The questions of a picture behind one prefix, against one question a sequence.
+
+    Example: fedmslora bench packing --json
+    """
+    from benchmarks.packing import run
+
+    _show(run(repeats).to_json(), json_out)
+
+
+@app.command()
+def evaluate(tasks: _Tasks = 7, repeats: _Repeats = 2, json_out: _Json = False) -> None:
+    """The answers to a whole test set, against one question at a time with all adapters apart.
+
+    Example: fedmslora bench evaluate --json
+    """
+    from benchmarks.evaluate import run
+
+    _show(run(tasks, repeats).to_json(), json_out)
+
+
+@app.command()
+def features(repeats: _Repeats = 5, json_out: _Json = False) -> None:
+    """An epoch's pictures: features read from the site's disk, against decoding every time.
+
+    Example: fedmslora bench features --json
+    """
+    from benchmarks.features import run
+
+    _show(run(repeats).to_json(), json_out)
+
+
+@app.command()
+def aggregate(
+    repeats: Annotated[int, typer.Option(min=1, help="Timings of each; the median counts.")] = 3,
+    json_out: _Json = False,
+) -> None:
+    """Exact aggregation of the 7B's 224 layers, against forming the dense products.
+
+    Two to four minutes on two cores, 1 GB of disk, 2 GB of memory.
 
     Example: fedmslora bench aggregate --json
     """
@@ -76,6 +114,6 @@ def _show(result: dict[str, object], json_out: bool) -> None:
         f"{result['name']}: ours {result['ours']:.4g} s, theirs {result['theirs']:.4g} s, "
         f"ratio {result['ratio']:.3g}, largest relative difference {result['equal_to']:.2g}"
     )
-    for key in ("growth", "settings"):
+    for key in ("growth", "memory", "settings"):
         if key in result:
             typer.echo(f"  {key}: {result[key]}")

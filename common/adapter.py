@@ -16,9 +16,10 @@ import numpy as np
 
 from common.errors import BankError
 from common.identity import canonical_json
+from common.numbers import Blob, InFile, InMemory, Numbers, Stored, held
 from common.plan import Precision
 from common.tensors import Array as Array
-from common.tensors import Header, Read, Writer, read_array, read_header
+from common.tensors import Header, Writer, read_array, read_header
 
 #: How PEFT names the factors of the linear layer `module` (peft 0.21).
 PEFT_PREFIX = "base_model.model."
@@ -75,6 +76,10 @@ class AdapterSource(Protocol):
         """One of the arrays beside the pairs."""
         ...
 
+    def numbers(self, name: str) -> Numbers:
+        """The array of this PEFT name, to be had part by part."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
@@ -116,6 +121,15 @@ class Adapter:
         """One of the arrays beside the pairs."""
         return self.extras[name]
 
+    def numbers(self, name: str) -> Numbers:
+        """The array of this PEFT name."""
+        if name.startswith(EXTRA_PREFIX):
+            return held(self.extras[name.removeprefix(EXTRA_PREFIX)])
+        factor = name.removeprefix(PEFT_PREFIX)
+        if factor.endswith(PEFT_A):
+            return held(self.pairs[factor.removesuffix(PEFT_A)].a)
+        return held(self.pairs[factor.removesuffix(PEFT_B)].b)
+
 
 @dataclass(frozen=True, slots=True)
 class StoredAdapter:
@@ -130,7 +144,7 @@ class StoredAdapter:
     extra_names: tuple[str, ...]
     source: str
     _header: Header
-    _read: Read
+    _blob: Blob
 
     @classmethod
     def in_file(cls, file: Path, source: str) -> "StoredAdapter":
@@ -140,17 +154,16 @@ class StoredAdapter:
             BankError: all that `from_bytes` finds wrong, or the file can't be read. So do
                 `pair` and `extra`, should the file be cut off later.
         """
-        read = _file_reader(file, source)
         try:
             size = file.stat().st_size
         except OSError as error:
             raise BankError(f"{source}: can't be read ({error.strerror})") from None
-        return _stored(read, size, source)
+        return _stored(InFile(file, source), size, source)
 
     @classmethod
     def in_bytes(cls, blob: bytes, source: str) -> "StoredAdapter":
         """The adapter in a blob, which is kept as it is; errors as in `from_bytes`."""
-        return _stored(lambda offset, count: blob[offset : offset + count], len(blob), source)
+        return _stored(InMemory(blob), len(blob), source)
 
     def layout(self) -> dict[str, tuple[int, ...]]:
         """Every array's PEFT name and shape."""
@@ -164,6 +177,10 @@ class StoredAdapter:
         """One of the arrays beside the pairs, read now."""
         return self._array(f"{EXTRA_PREFIX}{name}")
 
+    def numbers(self, name: str) -> Numbers:
+        """The array of this PEFT name, of which each part is read when asked for."""
+        return Stored(self._blob, self._header.tensors[name], self.source)
+
     def loaded(self) -> Adapter:
         """The whole adapter, in memory."""
         return Adapter(
@@ -173,7 +190,7 @@ class StoredAdapter:
         )
 
     def _array(self, name: str) -> Array:
-        return read_array(self._read, self._header.tensors[name], self.source)
+        return read_array(self._blob.read, self._header.tensors[name], self.source)
 
 
 def name_of_a(module: str) -> str:
@@ -259,13 +276,13 @@ def from_arrays(named: Mapping[str, Array], scale: float, source: str) -> Adapte
     return Adapter(pairs, scale, {name: named[f"{EXTRA_PREFIX}{name}"] for name in extras})
 
 
-def _stored(read: Read, size: int, source: str) -> StoredAdapter:
-    header = read_header(read, size, source)
+def _stored(blob: Blob, size: int, source: str) -> StoredAdapter:
+    header = read_header(blob.read, size, source)
     scale = _scale(header.metadata, source)
     shapes = {name: tensor.shape for name, tensor in header.tensors.items()}
     modules, extras = _parts(shapes, source)
     rank = shapes[name_of_a(modules[0])][0] if modules else 0
-    return StoredAdapter(scale, rank, modules, extras, source, header, read)
+    return StoredAdapter(scale, rank, modules, extras, source, header, blob)
 
 
 def _scale(metadata: Mapping[str, str], source: str) -> float:
@@ -307,16 +324,3 @@ def _check_ranks(shapes: Mapping[str, tuple[int, ...]], modules: list[str], sour
         rank = a[0] if rank is None else rank
         if a[0] != rank:
             raise BankError(f"{source}: {module} has rank {a[0]}, expected {rank}")
-
-
-def _file_reader(file: Path, source: str) -> Read:
-    # Opened anew for each array: nothing has to be closed.
-    def read(offset: int, count: int) -> bytes:
-        try:
-            with file.open("rb") as stream:
-                stream.seek(offset)
-                return stream.read(count)
-        except OSError as error:
-            raise BankError(f"{source}: can't be read ({error.strerror})") from None
-
-    return read

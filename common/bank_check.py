@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from common.durable import WRITING
@@ -72,7 +73,7 @@ def read_chain(folder: Path) -> Chain:
     parent: str | None = index.genesis
     for position, entry in enumerate(index.releases):
         try:
-            release = _read_release(folder, entry)
+            release, digest = _read_release(folder, entry)
         except BankError as error:
             problems.append(str(error))
             releases.append(None)
@@ -80,9 +81,10 @@ def read_chain(folder: Path) -> Chain:
             parent = None
             continue
         problems += _place_problems(folder, position, entry, release)
+        problems += _hash_problems(folder, entry, digest)
         problems += _origin_problems(folder, index.base_model, parent, release)
         releases.append(release)
-        parent = release.hash
+        parent = digest
     return Chain(index, tuple(releases), tuple(problems))
 
 
@@ -135,19 +137,32 @@ def cut_off(folder: Path, index: Index) -> tuple[str, ...]:
     return tuple(entry.folder for entry in intent.releases[len(index.releases) :])
 
 
-def _read_release(folder: Path, entry: Entry) -> Release:
-    """A release whose content its signer vouches for."""
+def _read_release(folder: Path, entry: Entry) -> tuple[Release, str]:
+    """A release whose content its signer vouches for, and its hash."""
     file = folder / entry.folder / RELEASE_FILE
     try:
         blob = _read(file)
     except BankError as error:
         raise BankError(f"{folder / INDEX_FILE}: lists {entry.folder}, but {error}") from None
-    release = Release.from_bytes(blob, str(file))
+    return _signed_release(blob, str(file))
+
+
+@lru_cache(maxsize=1024)
+def _signed_release(blob: bytes, source: str) -> tuple[Release, str]:
+    """The release of these bytes and its hash; a bank that is opened again checks no signature
+    twice, as equal bytes have equal ones.
+    """
+    release = Release.from_bytes(blob, source)
     if not release.is_signed:
         raise BankError(
-            f"{file}: its signature does not match its content, so one of them was changed"
+            f"{source}: its signature does not match its content, so one of them was changed"
         )
-    return release
+    return release, release.hash
+
+
+def forget_releases() -> None:
+    """The next bank that is opened is checked as if it were the first."""
+    _signed_release.cache_clear()
 
 
 def _place_problems(folder: Path, position: int, entry: Entry, release: Release) -> Iterator[str]:
@@ -163,10 +178,14 @@ def _place_problems(folder: Path, position: int, entry: Entry, release: Release)
             f"{folder / INDEX_FILE}: found {entry.folder} at position {position}, expected it at "
             f"{release.stage}: releases were re-ordered or removed"
         )
-    if release.hash != entry.hash:
+
+
+def _hash_problems(folder: Path, entry: Entry, digest: str) -> Iterator[str]:
+    """Where the index names another release than the one that is there."""
+    if digest != entry.hash:
         yield (
             f"{folder / INDEX_FILE}: lists {entry.folder} with hash {entry.hash}, "
-            f"{file} has {release.hash}"
+            f"{folder / entry.folder / RELEASE_FILE} has {digest}"
         )
 
 

@@ -13,7 +13,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, cast
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from common.errors import PlanError
 from common.identity import canonical_json, sha256
@@ -219,6 +226,14 @@ class Training(Strict):
     #: Examples of one forward pass; null takes the stage's whole batch at once.
     micro_batch: Count | None = None
     gradient_checkpointing: bool = False
+    #: The questions of one picture share its prefix, and are drawn together.
+    packing: bool = False
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_off(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A plan without packing says nothing of it, so its digest does not know of it."""
+        found = cast(dict[str, Any], whole(self))
+        return found if self.packing else {k: v for k, v in found.items() if k != "packing"}
 
 
 class Evaluation(Strict):

@@ -31,8 +31,13 @@ _METADATA = "__metadata__"
 _MOST_HEADER_BYTES = 4 * 2**20
 _MOST_NAME = 512
 _MOST_DIMENSIONS = 8
-#: The largest finite bfloat16, without its sign.
-_BF16_LARGEST = np.uint16(0x7F7F)
+#: The largest finite bfloat16, without its sign; the least float32 that would round to more;
+#: and float32's infinity, above which there is only NaN.
+_BF16_LARGEST = np.uint32(0x7F7F)
+_OVERFLOWN = np.uint32(0x7F7F8000)
+_INFINITE = np.uint32(0x7F800000)
+#: Numbers that are rounded at a time: what a core's cache holds.
+_PART = 2**16
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,19 +90,36 @@ def rounded(value: Array) -> npt.NDArray[np.uint16]:
     A finite value stays finite: what would round to infinity becomes the largest bfloat16.
     NaN stays NaN.
     """
-    bits = value.view(np.uint32)
-    high = (bits >> 16).astype(np.uint16)
+    bits = value.reshape(-1).view(np.uint32)
+    nearest = np.empty(bits.shape, np.uint16)
+    for begin in range(0, len(bits), _PART):
+        nearest[begin : begin + _PART] = _rounded(bits[begin : begin + _PART])
+    return nearest.reshape(value.shape)
+
+
+def _rounded(bits: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
+    high = bits >> np.uint32(16)
     # Half of what is cut off, less one where the last kept bit is even; NaN may wrap around.
-    nearest = ((bits + (np.uint32(0x7FFF) + (high & 1))) >> 16).astype(np.uint16)
-    overflown = np.isfinite(value) & ((nearest & 0x7FFF) > _BF16_LARGEST)
-    nearest = np.where(overflown, (high & 0x8000) | _BF16_LARGEST, nearest)
+    nearest = high & np.uint32(1)
+    nearest += np.uint32(0x7FFF)
+    nearest += bits
+    nearest >>= np.uint32(16)
+    unsigned = bits & np.uint32(0x7FFFFFFF)
+    if not np.any(unsigned >= _OVERFLOWN):
+        return nearest
+    overflown = (unsigned >= _OVERFLOWN) & (unsigned < _INFINITE)
+    nearest[overflown] = (high[overflown] & np.uint32(0x8000)) | _BF16_LARGEST
     # The quiet bit: a NaN whose other bits are cut off would read as infinity.
-    return np.where(np.isnan(value), high | np.uint16(0x0040), nearest)
+    odd = unsigned > _INFINITE
+    nearest[odd] = high[odd] | np.uint32(0x0040)
+    return nearest
 
 
 def widened(bits: npt.NDArray[np.uint16]) -> Array:
     """The float32 that bfloat16 bits stand for: they are its upper half."""
-    return (bits.astype(np.uint32) << 16).view(np.float32)
+    wide = bits.astype(np.uint32)
+    np.left_shift(wide, 16, out=wide)
+    return wide.view(np.float32)
 
 
 class Writer:

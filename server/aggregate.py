@@ -1,14 +1,18 @@
 """The updates of a round -> one adapter. Pure; server/rules.py has one function per rule.
 
 A site's adapter may be in memory or in a file (`AdapterSource`): no more of it is held than
-the layer in work, and the result's bits are the same. Neither the order in which updates
-arrive nor the number of cores changes a bit either.
+a part of the layers in work, and the result's bits are the same. Neither the order in which
+updates arrive nor the number of cores changes a bit either.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 from threadpoolctl import threadpool_limits  # pyright: ignore[reportMissingTypeStubs]
@@ -18,27 +22,36 @@ from common.adapter import (
     Adapter,
     AdapterSource,
     Array,
-    finite_fault,
     from_arrays,
-    layout,
     name_of_a,
     name_of_b,
     not_finite,
     writer,
 )
 from common.errors import AggregationError
+from common.numbers import whole
 from common.plan import Precision, Rule
+from server.contribution import Contribution as Contribution
+from server.contribution import Round, fitted
 from server.low_rank import squared_norm, tall
-from server.rules import Layer, MergedLayer, Term, aggregate_pair, mean
+from server.rules import (
+    Factors,
+    Layer,
+    MergedLayer,
+    Missed,
+    Term,
+    aggregate_pair,
+    mean,
+    missed_by_fedavg,
+)
 
+#: Layers in work at a time, each on one thread. More would hold more memory.
+WORKERS = 2
+#: With more ranks than this, all sites' together, one layer at a time: `svd` holds some eight
+#: square matrices of so many rows in float64, at 512 ranks 17 MB.
+MANY_RANKS = 512
 
-@dataclass(frozen=True, slots=True)
-class Contribution:
-    """One site's adapter of a round, and how many examples it was trained on."""
-
-    site: str
-    examples: int
-    adapter: AdapterSource
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,40 +68,24 @@ class Aggregate:
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """The round's adapter as it travels, safetensors.
-
-    `error` as in `Aggregate`: what the rule misses, without the rounding to the wire's
-    precision.
-    """
+    """The round's adapter as it travels, safetensors."""
 
     blob: bytes
-    error: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Round:
-    """Updates that fit together: the sites with examples in name order, and their weights."""
-
-    rule: Rule
-    sites: tuple[Contribution, ...]
-    weights: tuple[float, ...]
-    previous: AdapterSource | None
-    rank: int
+    _round: Round
+    _missed: Sequence[Missed | None]
 
     @property
-    def scale(self) -> float:
-        """The result's scale: what the sites started from, or the first one's."""
-        start = self.sites[0].adapter if self.previous is None else self.previous
-        return start.scale
+    def error(self) -> float:
+        """As in `Aggregate`: what the rule misses, without the rounding to the wire's precision.
 
-    def layout(self) -> dict[str, tuple[int, ...]]:
-        """Every array's PEFT name and shape in the result."""
-        first = self.sites[0].adapter
-        shapes = first.layout()
-        for module in first.modules:
-            a, b = name_of_a(module), name_of_b(module)
-            shapes[a], shapes[b] = (self.rank, shapes[a][1]), (shapes[b][0], self.rank)
-        return shapes
+        Under `fedavg` it is found when it is asked for: the updates are read again, and it
+        costs more than averaging them.
+
+        Raises:
+            AggregationError: the updates are too large.
+            BankError: an update's file can't be read any more.
+        """
+        return _relative(_found(self._missed, self._round))
 
 
 def aggregate(
@@ -109,9 +106,10 @@ def aggregate(
         AggregationError: the updates don't fit together; the message names the site.
         BankError: an update's file can't be read any more.
     """
-    fitting = _fitting(rule, contributions, previous, rank)
+    fitting = fitted(rule, contributions, previous, rank)
     named: dict[str, Array] = {}
-    error = _each_array(fitting, named.__setitem__)
+    missed = _each_array(fitting, named.__setitem__)
+    error = _relative(_found(missed, fitting))
     return Aggregate(from_arrays(named, fitting.scale, "the aggregate"), error)
 
 
@@ -122,14 +120,14 @@ def merge(
     rank: int,
     wire: Precision,
 ) -> Merged:
-    """`to_bytes` of what `aggregate` gives, in memory of these bytes and one layer of all sites.
+    """`to_bytes` of what `aggregate` gives, in memory of these bytes and parts of some layers.
 
     Arguments and errors as in `aggregate`.
     """
-    fitting = _fitting(rule, contributions, previous, rank)
+    fitting = fitted(rule, contributions, previous, rank)
     blob = writer(fitting.layout(), fitting.scale, wire)
-    error = _each_array(fitting, blob.put)
-    return Merged(blob.blob(), error)
+    missed = _each_array(fitting, blob.put)
+    return Merged(blob.blob(), fitting, missed)
 
 
 def norm(adapter: AdapterSource) -> float:
@@ -148,26 +146,59 @@ def norm(adapter: AdapterSource) -> float:
     return math.sqrt(total)
 
 
-def _each_array(fitting: _Round, put: Callable[[str, Array], None]) -> float:
-    """Every array of the result is put under its PEFT name, one after the other; the error."""
+def _each_array(fitting: Round, put: Callable[[str, Array], None]) -> list[Missed | None]:
+    """Every array of the result is put under its PEFT name, one after the other.
+
+    Returns what the layers miss.
+    """
     first = fitting.sites[0].adapter
-    lost = energy = 0.0
-    # One thread: how many threads BLAS splits a product over changes its last bits, and
-    # small QRs of several threads were up to a hundred times slower on a busy machine.
-    with threadpool_limits(1, "blas"):
-        for module in first.modules:
-            merged = _merged_layer(module, fitting)
-            put(name_of_a(module), merged.pair.a)
-            put(name_of_b(module), merged.pair.b)
-            lost, energy = lost + merged.lost, energy + merged.energy
-    for name in first.extra_names:
-        values = [site.adapter.extra(name) for site in fitting.sites]
-        _check_finite(f"{EXTRA_PREFIX}{name}", values, fitting.sites)
-        put(f"{EXTRA_PREFIX}{name}", mean(values, fitting.weights))
-    return _relative(lost, energy)
+    missed: list[Missed | None] = []
+    layers = _each_layer(partial(_merged_layer, fitting=fitting), fitting)
+    for module, merged in zip(first.modules, layers, strict=True):
+        put(name_of_a(module), merged.pair.a)
+        put(name_of_b(module), merged.pair.b)
+        missed.append(merged.missed)
+    for name in (f"{EXTRA_PREFIX}{name}" for name in first.extra_names):
+        value = mean([site.adapter.numbers(name) for site in fitting.sites], fitting.weights)
+        if not np.isfinite(value).all():
+            _check_finite(name, fitting.sites)
+            raise AggregationError(f"{name}: found updates too large to be put together")
+        put(name, value)
+    return missed
 
 
-def _relative(lost: float, energy: float) -> float:
+def _each_layer(work: Callable[[Layer], T], fitting: Round) -> Iterator[T]:
+    """`work` done on every layer, in the order of the modules, some of them at a time."""
+    # One thread a layer: how many threads BLAS splits a product over changes its last bits,
+    # and small QRs of several threads were up to a hundred times slower on a busy machine.
+    ranks = sum(site.adapter.rank for site in fitting.sites)
+    workers = min(WORKERS, os.cpu_count() or 1) if ranks <= MANY_RANKS else 1
+    waiting: deque[Future[T]] = deque()
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(workers) as pool:
+        for module in fitting.sites[0].adapter.modules:
+            waiting.append(pool.submit(work, _layer(module, fitting)))
+            # Whoever is done before an earlier layer waits with its result in memory.
+            if len(waiting) > workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _found(missed: Sequence[Missed | None], fitting: Round) -> Sequence[Missed]:
+    """What the layers miss, also under the rule that does not find it on its way."""
+    found = [one for one in missed if one is not None]
+    if len(found) == len(missed):
+        return found
+    return list(_each_layer(_missed_by_fedavg, fitting))
+
+
+def _missed_by_fedavg(layer: Layer) -> Missed:
+    with np.errstate(all="ignore"):
+        return missed_by_fedavg(layer)
+
+
+def _relative(missed: Sequence[Missed]) -> float:
+    lost, energy = sum(one.lost for one in missed), sum(one.energy for one in missed)
     if not math.isfinite(lost + energy):
         raise AggregationError("found updates too large to be put together")
     if lost == 0.0:
@@ -175,129 +206,46 @@ def _relative(lost: float, energy: float) -> float:
     return math.sqrt(lost / energy) if energy > 0.0 else 1.0
 
 
-def _weights(sites: Sequence[Contribution]) -> list[float]:
-    """Shares of the examples."""
-    total = sum(site.examples for site in sites)
-    return [site.examples / total for site in sites]
+def _merged_layer(layer: Layer, fitting: Round) -> MergedLayer:
+    """The layer's new factors.
 
-
-def _merged_layer(module: str, fitting: _Round) -> MergedLayer:
-    layer = _layer(module, fitting)
+    That a site's numbers are finite is told by the result, and only if not, who has others: a
+    sum keeps what is not finite, and to look at every number costs as much as to average it.
+    """
     try:
         with np.errstate(all="ignore"):
             merged = aggregate_pair(fitting.rule, layer, fitting.rank, fitting.scale)
+    except AggregationError:
+        _check_layer(layer.name, fitting.sites)
+        raise
     except np.linalg.LinAlgError:
-        raise AggregationError(f"{module}: found updates too large to be put together") from None
-    if not (np.isfinite(merged.pair.a).all() and np.isfinite(merged.pair.b).all()):
-        raise AggregationError(f"{module}: found updates too large to be put together")
+        merged = None
+    if merged is None or not all(np.isfinite(x).all() for x in (merged.pair.a, merged.pair.b)):
+        _check_layer(layer.name, fitting.sites)
+        raise AggregationError(f"{layer.name}: found updates too large to be put together")
     return merged
 
 
-def _layer(module: str, fitting: _Round) -> Layer:
-    """One layer of every site and of what they started from, read now."""
-    pairs = [site.adapter.pair(module) for site in fitting.sites]
-    _check_finite(name_of_a(module), [pair.a for pair in pairs], fitting.sites)
-    _check_finite(name_of_b(module), [pair.b for pair in pairs], fitting.sites)
+def _layer(module: str, fitting: Round) -> Layer:
+    """One layer of every site and of what they started from, to be read."""
     terms = tuple(
-        Term(site.site, weight, site.adapter.scale, pair)
-        for site, weight, pair in zip(fitting.sites, fitting.weights, pairs, strict=True)
+        Term(site.site, weight, site.adapter.scale, _factors(module, site.adapter))
+        for site, weight in zip(fitting.sites, fitting.weights, strict=True)
     )
     previous = fitting.previous
-    return Layer(module, terms, None if previous is None else previous.pair(module))
+    return Layer(module, terms, None if previous is None else _factors(module, previous))
 
 
-def _check_finite(name: str, values: Sequence[Array], sites: Sequence[Contribution]) -> None:
-    for site, value in zip(sites, values, strict=True):
-        if (fault := not_finite(name, value)) is not None:
-            raise AggregationError(f"site {site.site}: {fault}")
+def _factors(module: str, adapter: AdapterSource) -> Factors:
+    return Factors(adapter.numbers(name_of_a(module)), adapter.numbers(name_of_b(module)))
 
 
-def _fitting(
-    rule: Rule,
-    contributions: Sequence[Contribution],
-    previous: AdapterSource | None,
-    rank: int,
-) -> _Round:
-    """The round, if all that can be told without its numbers is right."""
-    sites = sorted(contributions, key=lambda contribution: contribution.site)
-    _check_sites(sites)
-    _check_fit(rule, sites, previous, rank)
-    counted = tuple(site for site in sites if site.examples > 0)
-    return _Round(rule, counted, tuple(_weights(counted)), previous, rank)
+def _check_layer(module: str, sites: Sequence[Contribution]) -> None:
+    _check_finite(name_of_a(module), sites)
+    _check_finite(name_of_b(module), sites)
 
 
-def _check_sites(sites: Sequence[Contribution]) -> None:
-    """Every site once, with a count of examples and finite numbers; some examples at all."""
-    if not sites:
-        raise AggregationError("no site's update arrived, expected at least one")
-    for site, following in pairwise(sites):
-        if site.site == following.site:
-            raise AggregationError(f"site {site.site}: found two updates, expected one")
+def _check_finite(name: str, sites: Sequence[Contribution]) -> None:
     for site in sites:
-        _check_numbers(site)
-    if not any(site.examples for site in sites):
-        names = ", ".join(site.site for site in sites)
-        raise AggregationError(f"no site trained on any example (sites: {names})")
-
-
-def _check_numbers(site: Contribution) -> None:
-    if site.examples < 0:
-        raise AggregationError(
-            f"site {site.site}: found {site.examples} examples, expected 0 or more"
-        )
-    if not (math.isfinite(site.adapter.scale) and site.adapter.scale > 0):
-        raise AggregationError(
-            f"site {site.site}: found scale {site.adapter.scale}, expected a number above 0"
-        )
-    # A site with examples is checked layer by layer, as it is read; one without is not read.
-    if site.examples == 0 and (fault := finite_fault(site.adapter)) is not None:
-        raise AggregationError(f"site {site.site}: {fault}")
-
-
-def _check_fit(
-    rule: Rule, sites: Sequence[Contribution], previous: AdapterSource | None, rank: int
-) -> None:
-    """All sites, and what they started from, have the parts that the rule puts together."""
-    parties: list[tuple[str, AdapterSource]]
-    parties = [(f"site {site.site}", site.adapter) for site in sites]
-    if previous is not None:
-        parties.insert(0, ("the previous round", previous))
-    first_label, first = parties[0]
-    if rule is not Rule.SVD and first.modules and first.rank != rank:
-        raise AggregationError(f"{first_label}: found rank {first.rank}, expected {rank}")
-    outline = _outline if rule is Rule.SVD else layout
-    expected = outline(first)
-    for label, adapter in parties[1:]:
-        _check_shapes(label, outline(adapter), first_label, expected)
-        if rule is not Rule.SVD and adapter.scale != first.scale:
-            raise AggregationError(
-                f"{label} has scale {adapter.scale}, {first_label} has {first.scale}; "
-                f"{rule} expects equal scales"
-            )
-
-
-def _check_shapes(
-    label: str,
-    found: Mapping[str, tuple[int, ...]],
-    expected_label: str,
-    expected: Mapping[str, tuple[int, ...]],
-) -> None:
-    for name in sorted(found.keys() | expected.keys()):
-        if name not in found:
-            raise AggregationError(f"{label} lacks {name}, which {expected_label} has")
-        if name not in expected:
-            raise AggregationError(f"{label} has {name}, which {expected_label} lacks")
-        if found[name] != expected[name]:
-            raise AggregationError(
-                f"{label}: {name} has shape {found[name]}, {expected_label} has {expected[name]}"
-            )
-
-
-def _outline(adapter: AdapterSource) -> dict[str, tuple[int, ...]]:
-    """Every layer's (outputs, inputs) and every extra's shape: what ranks don't change."""
-    shapes = adapter.layout()
-    layers = {
-        name: (shapes[name_of_b(name)][0], shapes[name_of_a(name)][1]) for name in adapter.modules
-    }
-    extras = (f"{EXTRA_PREFIX}{name}" for name in adapter.extra_names)
-    return layers | {name: shapes[name] for name in extras}
+        if (fault := not_finite(name, whole(site.adapter.numbers(name)))) is not None:
+            raise AggregationError(f"site {site.site}: {fault}")

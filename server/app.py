@@ -189,6 +189,7 @@ def _draft(
     plan: Plan, number: int, bank: Bank, trained: Closed, scores: Mapping[str, Scores]
 ) -> Draft:
     stage = plan.stages[number]
+    assert trained.error is not None  # it is found in a stage's last round
     return Draft(
         stage=number,
         name=stage.name,

@@ -80,13 +80,14 @@ class Closed:
         sites: training examples of each site that counted.
         refusals: why other sites did not count.
         adapter: digest of the agreed adapter.
-        error: what the aggregation discarded, relative to the exact mean (Frobenius).
+        error: what the aggregation discarded, relative to the exact mean (Frobenius); None but
+            in a stage's last round, whose adapter is released.
     """
 
     sites: Mapping[str, int]
     refusals: tuple[str, ...]
     adapter: str
-    error: float
+    error: float | None
 
 
 class Journal:

@@ -9,8 +9,14 @@ import numpy as np
 
 from common.adapter import Array
 
-#: Rows held in float64 at a time. A layer of the 7B has up to 14336, and 64 columns a site.
-BLOCK = 2048
+#: Numbers held in float64 at a time, 1 MB. A layer of the 7B has up to 14336 rows, and 16
+#: columns a site.
+BLOCK = 2**17
+#: Rows of a block at least: fewer would be read in pieces too small.
+LEAST_ROWS = 128
+#: A factor's Gram matrix serves in place of its QR while the columns, brought to length 1, are no
+#: nearer to being dependent: ||inverse of the Cholesky factor||_F. # not tuned
+_CONDITION = 1e5
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +42,15 @@ class Tall:
     columns: int
     make: Callable[[slice], Array]
 
-    def blocks(self) -> Iterator[Array]:
-        """All of it, from top to bottom."""
-        for begin in range(0, self.rows, BLOCK):
-            yield self.make(slice(begin, begin + BLOCK))
+    def blocks(self, rows: int = 0) -> Iterator[Array]:
+        """All of it, from top to bottom; at least so many rows a block, fewer in the last."""
+        step = max(rows, LEAST_ROWS, BLOCK // max(self.columns, 1))
+        for begin in range(0, self.rows, step):
+            yield self.make(slice(begin, min(begin + step, self.rows)))
 
     def whole(self) -> Array:
         """All of it at once."""
-        return self.make(slice(None))
+        return self.make(slice(0, self.rows))
 
 
 def tall(matrix: Array) -> Tall:
@@ -55,24 +62,25 @@ def tall(matrix: Array) -> Tall:
 def strongest(b_MR: Tall, a_NR: Tall, rank: int) -> Cut:
     """The `rank` strongest directions of b @ a^T; fewer where it has fewer.
 
-    2 (M + N) R^2 operations for the two QR decompositions and O(R^3) for the small SVD,
-    where the dense product takes O(M N R) to form and O(M N min(M, N)) to decompose. A
-    matrix of several blocks costs half as much again: its blocks are decomposed twice.
+    (M + N) R^2 operations for the two Gram matrices and O(R^3) for the small SVD, where the
+    dense product takes O(M N R) to form and O(M N min(M, N)) to decompose. A factor whose
+    columns are nearly dependent is decomposed by QR instead, at ten times the cost.
 
     Raises:
         LinAlgError: the numbers are too large for float64.
     """
     inner = b_MR.columns
-    # Terms may cancel, so the noise is measured by what was summed and not by the sum.
-    noise = inner * np.finfo(np.float64).eps * _size(b_MR) * _size(a_NR)
-    if not math.isfinite(noise):
-        raise np.linalg.LinAlgError("found numbers too large for float64")
     if inner >= min(b_MR.rows, a_NR.rows):
+        noise = _noise(inner, _size(b_MR) * _size(a_NR))
         left, strength, right = np.linalg.svd(b_MR.whole() @ a_NR.whole().T, full_matrices=False)
     else:
-        times_q_b, r_b = _orthogonal(b_MR)
-        times_q_a, r_a = _orthogonal(a_NR)
-        left, strength, right = np.linalg.svd(r_b @ r_a.T)
+        times_q_b, core, size_b = _decomposed(b_MR)
+        times_q_a, r_a, size_a = _decomposed(a_NR)
+        noise = _noise(inner, size_b * size_a)
+        # Of many sites these are what takes memory: each goes as soon as it can.
+        core = core @ r_a.T
+        del r_a
+        left, strength, right = np.linalg.svd(core)
         left = times_q_b(left[:, :rank])
         right = np.ascontiguousarray(times_q_a(right[:rank].T).T)
     strength = strength[strength > noise]
@@ -88,18 +96,68 @@ def strongest(b_MR: Tall, a_NR: Tall, rank: int) -> Cut:
 
 def squared_norm(b_MR: Tall, a_NR: Tall) -> float:
     """Squared Frobenius norm of b @ a^T, as trace(b^T b a^T a): the product isn't formed."""
-    squared = float(np.sum(_gram(b_MR) * _gram(a_NR)))
-    # Rounding may leave a tiny negative sum where the terms cancel; nan stays nan.
-    return 0.0 if squared < 0.0 else squared
+    return not_below_zero(gram(b_MR) * gram(a_NR))
+
+
+def not_below_zero(parts: Array) -> float:
+    """Their sum, which only rounding can have made negative; nan stays nan."""
+    total = float(np.sum(parts))
+    return 0.0 if total < 0.0 else total
+
+
+def gram(matrix: Tall) -> Array:
+    """matrix^T @ matrix, summed block by block."""
+    total = np.zeros((matrix.columns, matrix.columns))
+    for block in matrix.blocks():
+        total += block.T @ block
+    return total
+
+
+def _noise(inner: int, size: float) -> float:
+    """Singular values up to this are rounding, of a sum of `inner` products of this size."""
+    # Terms may cancel, so the noise is measured by what was summed and not by the sum.
+    noise = inner * float(np.finfo(np.float64).eps) * size
+    if not math.isfinite(noise):
+        raise np.linalg.LinAlgError("found numbers too large for float64")
+    return noise
 
 
 def _size(matrix: Tall) -> float:
     return math.hypot(*(float(np.linalg.norm(block)) for block in matrix.blocks()))
 
 
-def _gram(matrix: Tall) -> Array:
-    first, *others = (block.T @ block for block in matrix.blocks())
-    return sum(others, start=first)
+def _decomposed(matrix: Tall) -> tuple[Callable[[Array], Array], Array, float]:
+    """How to multiply Q by a small matrix, and R, where matrix = Q R; and the matrix's norm."""
+    squared = gram(matrix)
+    size = math.sqrt(float(np.trace(squared)))
+    _noise(matrix.columns, size)
+    return *(_by_gram(matrix, squared) or _orthogonal(matrix)), size
+
+
+def _by_gram(matrix: Tall, squared: Array) -> tuple[Callable[[Array], Array], Array] | None:
+    """As `_orthogonal`, by Cholesky of the Gram matrix; None where that would lose digits.
+
+    Q = matrix @ inverse(R) is never made. What the Gram matrix loses is made up for by the
+    inverse: the product of all directions is exact, and the strongest are so within
+    `_CONDITION` times float64's rounding.
+    """
+    length = np.sqrt(np.diag(squared))
+    if not length.all():
+        return None
+    try:
+        lower = np.linalg.cholesky(squared / length / length[:, None])
+        inverse = np.linalg.inv(lower)
+    except np.linalg.LinAlgError:
+        return None
+    # Not >, for nan is no smaller than anything.
+    if not float(np.linalg.norm(inverse)) <= _CONDITION:
+        return None
+
+    def times(small: Array) -> Array:
+        weights = (inverse.T @ small) / length[:, None]
+        return np.vstack([block @ weights for block in matrix.blocks()])
+
+    return times, (lower * length[:, None]).T
 
 
 def _orthogonal(matrix: Tall) -> tuple[Callable[[Array], Array], Array]:
@@ -108,16 +166,15 @@ def _orthogonal(matrix: Tall) -> tuple[Callable[[Array], Array], Array]:
     Block by block (TSQR, arXiv 0808.2664, section 3.1): R is that of the blocks' Rs, one below
     the other. A block's Q is made again where it is needed, for it is as large as the block.
     """
-    if matrix.rows <= BLOCK:
-        only, r = np.linalg.qr(matrix.whole())
-        return lambda small: only @ small, r
-    rs = [np.linalg.qr(block, mode="r") for block in matrix.blocks()]
+    # Blocks that are hardly taller than wide would have Rs as large as themselves.
+    at_least = 4 * matrix.columns
+    rs = [np.linalg.qr(block, mode="r") for block in matrix.blocks(at_least)]
     ends = np.cumsum([len(r) for r in rs])
     top, r = np.linalg.qr(np.vstack(rs))
 
     def times(small: Array) -> Array:
         parts = np.split(top @ small, ends[:-1])
-        made = zip(matrix.blocks(), parts, strict=True)
+        made = zip(matrix.blocks(at_least), parts, strict=True)
         return np.vstack([np.linalg.qr(block)[0] @ part for block, part in made])
 
     return times, r

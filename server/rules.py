@@ -1,18 +1,32 @@
 """One layer's factors of all sites -> its new factors: one function per rule.
 
 Target of every rule: the layer's mean product sum_i w_i s_i B_i A_i, where w_i is site i's
-share of the examples. Sums run in float64, in the order of the sites' names.
+share of the examples. Sums run in float64, in the order of the sites' names. A layer is read
+part by part, so that what is held of it does not grow with the sites.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 
 from common.adapter import Array, Pair
 from common.errors import AggregationError
+from common.numbers import Numbers, whole
 from common.plan import Rule
-from server.low_rank import Tall, balanced, gauged, squared_norm, strongest
+from server.low_rank import Tall, balanced, gauged, gram, not_below_zero, squared_norm, strongest
+
+#: Numbers of each site that are worked on at a time: what a core's cache holds in float64.
+PART = 2**15
+
+
+@dataclass(frozen=True, slots=True)
+class Factors:
+    """A layer's two factors, to be read part by part; shapes as in `Pair`."""
+
+    a: Numbers
+    b: Numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +36,7 @@ class Term:
     site: str
     weight: float
     scale: float
-    pair: Pair
+    factors: Factors
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,23 +45,31 @@ class Layer:
 
     name: str
     terms: tuple[Term, ...]
-    previous: Pair | None
+    previous: Factors | None
 
 
 @dataclass(frozen=True, slots=True)
-class MergedLayer:
-    """One layer's new factors, and squared norms: of what they miss, and of the mean product.
+class Missed:
+    """Squared norms: of what a layer's new factors miss, and of its mean product."""
 
-    A rule that is exact by construction does not compute `energy` and leaves it at 0.
-    """
-
-    pair: Pair
     lost: float
     energy: float
 
 
+@dataclass(frozen=True, slots=True)
+class MergedLayer:
+    """One layer's new factors, in float32, and what they miss.
+
+    `missed` is None where the rule does not find it on its way: `missed_by_fedavg` does. A
+    rule that is exact by construction does not compute the energy and leaves it at 0.
+    """
+
+    pair: Pair
+    missed: Missed | None
+
+
 def aggregate_pair(rule: Rule, layer: Layer, rank: int, scale: float) -> MergedLayer:
-    """One layer's new factors under `scale`; holds one layer of all sites and no more."""
+    """One layer's new factors under `scale`."""
     match rule:
         case Rule.FEDAVG:
             return _fedavg(layer)
@@ -60,17 +82,21 @@ def aggregate_pair(rule: Rule, layer: Layer, rank: int, scale: float) -> MergedL
 
 
 def _fedavg(layer: Layer) -> MergedLayer:
-    """A and B averaged apart (FedAvg, arXiv 1602.05629, Alg. 1): not the mean of the products.
+    """A and B averaged apart (FedAvg, arXiv 1602.05629, Alg. 1): not the mean of the products."""
+    return MergedLayer(Pair(_mean_of(layer, _a), _mean_of(layer, _b)), None)
 
-    What is missed is s sum_i w_i (B_i - mean B)(A_i - mean A): second order in the drift.
+
+def missed_by_fedavg(layer: Layer) -> Missed:
+    """s sum_i w_i (B_i - mean B)(A_i - mean A): second order in the drift.
+
+    Costs more than averaging does. With the unrounded means, where the identity holds.
     """
-    pair = Pair(_mean_of(layer, _a), _mean_of(layer, _b))
-    energy = squared_norm(*_stacked(layer.terms))
-    if _all_equal(map(_a, layer.terms)) or _all_equal(map(_b, layer.terms)):
-        return MergedLayer(pair, 0.0, energy)
-    # Drifts are taken from the unrounded means, where the identity above holds.
-    centre = Pair(_centre(layer, _a), _centre(layer, _b))
-    return MergedLayer(pair, squared_norm(*_stacked(layer.terms, centre=centre)), energy)
+    if _all_equal(layer.terms, _a) or _all_equal(layer.terms, _b):
+        return Missed(0.0, squared_norm(*_stacked(layer.terms)))
+    # The mean product is that of the means, which come first, and what they miss.
+    ranks = layer.terms[0].factors.a.shape[0]
+    parts = np.multiply(*map(gram, _drifts(layer.terms)))
+    return Missed(not_below_zero(parts[ranks:, ranks:]), not_below_zero(parts))
 
 
 def _svd(layer: Layer, rank: int, scale: float) -> MergedLayer:
@@ -81,39 +107,40 @@ def _svd(layer: Layer, rank: int, scale: float) -> MergedLayer:
     """
     first = layer.terms[0]
     if _is_settled(layer.terms, rank, scale):
-        return MergedLayer(first.pair, 0.0, squared_norm(*_stacked(layer.terms)))
+        energy = squared_norm(*_stacked(layer.terms))
+        return MergedLayer(_as_read(first.factors), Missed(0.0, energy))
     # Without the scale, so that A and B themselves come out with equal norms.
     cut = strongest(*_stacked(layer.terms, scale), rank)
-    if any(len(term.pair.a) != rank for term in layer.terms):
-        widest = max(layer.terms, key=lambda term: len(term.pair.a))
-        b, a = balanced(cut, widest.pair.a.astype(np.float64), rank)
+    if any(term.factors.a.shape[0] != rank for term in layer.terms):
+        widest = max(layer.terms, key=lambda term: term.factors.a.shape[0])
+        b, a = balanced(cut, whole(widest.factors.a).astype(np.float64), rank)
     else:
         b, a = gauged(cut, _reference(layer, rank))
-    pair = Pair(a.astype(first.pair.a.dtype), b.astype(first.pair.b.dtype))
-    return MergedLayer(pair, cut.lost * scale * scale, cut.energy * scale * scale)
+    missed = Missed(cut.lost * scale * scale, cut.energy * scale * scale)
+    return MergedLayer(Pair(a.astype(np.float32), b.astype(np.float32)), missed)
 
 
 def _frozen_a(layer: Layer) -> MergedLayer:
     """A is nobody's to change, so the mean of B gives the mean product (arXiv 2403.12313)."""
     first = layer.terms[0]
     origin = "the previous round" if layer.previous is not None else f"site {first.site}"
-    a = layer.previous.a if layer.previous is not None else first.pair.a
+    a = (layer.previous or first.factors).a
     for term in layer.terms:
-        if not np.array_equal(term.pair.a, a):
+        if not _equal(term.factors.a, a):
             raise AggregationError(
                 f"site {term.site}: {layer.name} has another A than {origin}; "
                 "frozen_a expects one that nobody changes"
             )
-    return MergedLayer(Pair(a, _mean_of(layer, _b)), 0.0, 0.0)
+    return MergedLayer(Pair(_single(whole(a)), _mean_of(layer, _b)), Missed(0.0, 0.0))
 
 
 def _alternating(layer: Layer) -> MergedLayer:
     """The factor that no site changed stays, the other is averaged: exact (arXiv 2502.01755)."""
-    first = layer.terms[0].pair
-    if _all_equal(map(_a, layer.terms)):
-        return MergedLayer(Pair(first.a, _mean_of(layer, _b)), 0.0, 0.0)
-    if _all_equal(map(_b, layer.terms)):
-        return MergedLayer(Pair(_mean_of(layer, _a), first.b), 0.0, 0.0)
+    first = _as_read(layer.terms[0].factors)
+    if _all_equal(layer.terms, _a):
+        return MergedLayer(Pair(first.a, _mean_of(layer, _b)), Missed(0.0, 0.0))
+    if _all_equal(layer.terms, _b):
+        return MergedLayer(Pair(_mean_of(layer, _a), first.b), Missed(0.0, 0.0))
     sites = ", ".join(term.site for term in layer.terms)
     raise AggregationError(
         f"{layer.name}: both A and B differ between the sites {sites}; "
@@ -121,86 +148,150 @@ def _alternating(layer: Layer) -> MergedLayer:
     )
 
 
-def _a(term: Term) -> Array:
-    return term.pair.a
+def _a(term: Term) -> Numbers:
+    return term.factors.a
 
 
-def _b(term: Term) -> Array:
-    return term.pair.b
+def _b(term: Term) -> Numbers:
+    return term.factors.b
 
 
-def _stacked(
-    terms: Sequence[Term], scale: float = 1.0, centre: Pair | None = None
-) -> tuple[Tall, Tall]:
-    """b (M, R) and a (N, R) whose product b @ a^T is the weighted sum of the terms over `scale`.
+def _single(array: Array) -> Array:
+    return np.asarray(array, np.float32)
 
-    With a `centre`, of what the terms' factors differ from it.
-    """
 
-    every = slice(None)
+def _as_read(factors: Factors) -> Pair:
+    return Pair(_single(whole(factors.a)), _single(whole(factors.b)))
+
+
+def _stacked(terms: Sequence[Term], scale: float = 1.0) -> tuple[Tall, Tall]:
+    """b (M, R) and a (N, R) whose product b @ a^T is the weighted sum of the terms over `scale`."""
+    shares = [term.weight * term.scale / scale for term in terms]
 
     def rows_of_b(rows: slice) -> Array:
-        parts = [
-            np.multiply(
-                _less(term.pair.b, centre and centre.b, (rows, every)),
-                term.weight * term.scale,
-                dtype=np.float64,
-            )
-            for term in terms
-        ]
-        return np.hstack(parts) / scale
+        parts = zip(_rows_of_b(terms, rows), shares, strict=True)
+        return np.hstack([np.multiply(part, share, dtype=np.float64) for part, share in parts])
 
     def rows_of_a(rows: slice) -> Array:
-        parts = [_less(term.pair.a, centre and centre.a, (every, rows)) for term in terms]
-        return np.vstack(parts, dtype=np.float64).T
+        return np.vstack(_columns_of_a(terms, rows), dtype=np.float64).T
 
-    first = terms[0].pair
-    ranks = sum(len(term.pair.a) for term in terms)
-    return Tall(len(first.b), ranks, rows_of_b), Tall(first.a.shape[1], ranks, rows_of_a)
+    (outputs, inputs), ranks = _size(terms), sum(term.factors.a.shape[0] for term in terms)
+    return Tall(outputs, ranks, rows_of_b), Tall(inputs, ranks, rows_of_a)
 
 
-def _less(value: Array, centre: Array | None, where: tuple[slice, slice]) -> Array:
-    return value[where] if centre is None else value[where] - centre[where]
+def _drifts(terms: Sequence[Term]) -> tuple[Tall, Tall]:
+    """As `_stacked`, but first the means of b and a, then what each term differs from them."""
+    weights = [term.weight for term in terms]
+    shares = [term.weight * term.scale for term in terms]
+
+    def rows_of_b(rows: slice) -> Array:
+        centre, drifts = _about_the_mean(_rows_of_b(terms, rows), weights)
+        drifts = [drift * share for drift, share in zip(drifts, shares, strict=True)]
+        return np.hstack([centre * terms[0].scale, *drifts])
+
+    def rows_of_a(rows: slice) -> Array:
+        centre, drifts = _about_the_mean(_columns_of_a(terms, rows), weights)
+        return np.vstack([centre, *drifts]).T
+
+    (outputs, inputs), ranks = _size(terms), (len(terms) + 1) * terms[0].factors.a.shape[0]
+    return Tall(outputs, ranks, rows_of_b), Tall(inputs, ranks, rows_of_a)
+
+
+def _size(terms: Sequence[Term]) -> tuple[int, int]:
+    """The layer's outputs and inputs."""
+    return terms[0].factors.b.shape[0], terms[0].factors.a.shape[1]
+
+
+def _rows_of_b(terms: Sequence[Term], rows: slice) -> list[Array]:
+    ranks = [term.factors.b.shape[1] for term in terms]
+    return [
+        term.factors.b.flat(rows.start * rank, rows.stop * rank).reshape(-1, rank)
+        for term, rank in zip(terms, ranks, strict=True)
+    ]
+
+
+def _columns_of_a(terms: Sequence[Term], columns: slice) -> list[Array]:
+    return [term.factors.a.columns(columns.start, columns.stop) for term in terms]
+
+
+def _about_the_mean(parts: Sequence[Array], weights: Sequence[float]) -> tuple[Array, list[Array]]:
+    """The weighted mean in float64, and what each part differs from it."""
+    centre = _sum64(parts, weights)
+    return centre, [part - centre for part in parts]
 
 
 def _is_settled(terms: Sequence[Term], rank: int, scale: float) -> bool:
     """Whether all sites agree on factors that can be returned as they are."""
     return (
-        len(terms[0].pair.a) == rank
+        terms[0].factors.a.shape[0] == rank
         and all(term.scale == scale for term in terms)
-        and _all_equal(map(_a, terms))
-        and _all_equal(map(_b, terms))
+        and _all_equal(terms, _a)
+        and _all_equal(terms, _b)
     )
 
 
 def _reference(layer: Layer, rank: int) -> Array:
-    if layer.previous is not None and len(layer.previous.a) == rank:
-        return layer.previous.a.astype(np.float64)
-    return _centre(layer, _a)
+    if layer.previous is not None and layer.previous.a.shape[0] == rank:
+        return whole(layer.previous.a).astype(np.float64)
+    found = np.empty(layer.terms[0].factors.a.shape)
+    _mean_into(found, *_weighed(layer, _a))
+    return found
 
 
-def _all_equal(values: Iterable[Array]) -> bool:
-    first, *others = values
-    return all(np.array_equal(first, other) for other in others)
+def _all_equal(terms: Sequence[Term], factor: Callable[[Term], Numbers]) -> bool:
+    first, *others = map(factor, terms)
+    return all(_equal(first, other) for other in others)
 
 
-def _mean_of(layer: Layer, factor: Callable[[Term], Array]) -> Array:
-    return mean(list(map(factor, layer.terms)), [term.weight for term in layer.terms])
+def _equal(one: Numbers, other: Numbers) -> bool:
+    """Whether all numbers are; where they are not, a part of them is read."""
+    size = prod(one.shape)
+    return one.shape == other.shape and all(
+        np.array_equal(one.flat(*part), other.flat(*part)) for part in _parts(size)
+    )
 
 
-def _centre(layer: Layer, factor: Callable[[Term], Array]) -> Array:
-    return _sum64(list(map(factor, layer.terms)), [term.weight for term in layer.terms])
+def _mean_of(layer: Layer, factor: Callable[[Term], Numbers]) -> Array:
+    return mean(*_weighed(layer, factor))
 
 
-def mean(values: Sequence[Array], weights: Sequence[float]) -> Array:
-    """Weighted mean in the first value's type; equal values come back bit for bit."""
-    if _all_equal(values):
-        return values[0]
-    return _sum64(values, weights).astype(values[0].dtype)
+def _weighed(layer: Layer, factor: Callable[[Term], Numbers]) -> tuple[list[Numbers], list[float]]:
+    return list(map(factor, layer.terms)), [term.weight for term in layer.terms]
 
 
-def _sum64(values: Sequence[Array], weights: Sequence[float]) -> Array:
-    total = np.multiply(values[0], weights[0], dtype=np.float64)
-    for value, weight in zip(values[1:], weights[1:], strict=True):
-        total += np.multiply(value, weight, dtype=np.float64)
+def mean(values: Sequence[Numbers], weights: Sequence[float]) -> Array:
+    """Weighted mean in float32; equal values come back bit for bit.
+
+    They do since weights sum to 1 within a few of float64's roundings, which float32 drops.
+    """
+    found = np.empty(values[0].shape, np.float32)
+    _mean_into(found, values, weights)
+    return found
+
+
+def _mean_into(found: Array, values: Sequence[Numbers], weights: Sequence[float]) -> None:
+    """`found` is the weighted mean, summed in float64 part after part and rounded to its type."""
+    flat = found.reshape(-1)
+    total, term = np.empty(min(flat.size, PART)), np.empty(min(flat.size, PART))
+    for begin, end in _parts(flat.size):
+        count = end - begin
+        for number, (value, weight) in enumerate(zip(values, weights, strict=True)):
+            into = total if number == 0 else term
+            np.multiply(value.flat(begin, end), weight, out=into[:count], dtype=np.float64)
+            if number > 0:
+                np.add(total[:count], term[:count], out=total[:count])
+        flat[begin:end] = total[:count]
+
+
+def _parts(size: int) -> Iterator[tuple[int, int]]:
+    for begin in range(0, size, PART):
+        yield begin, min(begin + PART, size)
+
+
+def _sum64(values: Iterable[Array], weights: Sequence[float]) -> Array:
+    total: Array | None = None
+    for value, weight in zip(values, weights, strict=True):
+        term = np.multiply(value, weight, dtype=np.float64)
+        total = term if total is None else np.add(total, term, out=total)
+    assert total is not None  # a round has at least one site
     return total

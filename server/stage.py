@@ -188,7 +188,8 @@ def _round(plan: Plan, order: Order, desk: Desk) -> Closed:
         sites={site: gathered.updates[site].examples for site in sorted(gathered.updates)},
         refusals=tuple(sorted(gathered.refusals.values())),
         adapter=journal.blobs.put(merged.blob),
-        error=merged.error,
+        # To find it may cost more than to aggregate, and only the release tells it.
+        error=merged.error if order.round == stage.rounds else None,
     )
     journal.close_round(order, closed)
     return closed

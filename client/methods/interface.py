@@ -15,6 +15,7 @@ import torch
 from client.checkpoint import Checkpoint
 from client.data import Example
 from client.descent import Descend, PlainDescent
+from client.feature_store import FeatureStore
 from client.train import Course, Report, Trained
 from common.adapter import Adapter
 from common.plan import Plan, Stage
@@ -33,6 +34,7 @@ class Assignment:
         base_model: folder of the frozen model, already checked against the plan's pin.
         checkpoint: where a round of training is kept while it lasts; None keeps nothing.
         descend: how a loss becomes a step: in this process, or in several together.
+        features: what the tower made of pictures, on the site's disk; None keeps nothing.
         others: the site's training questions of the plan's other tasks, by stage, for a
             method that trains on all of them; empty for any other.
     """
@@ -48,6 +50,7 @@ class Assignment:
     device: torch.device
     checkpoint: Checkpoint | None
     descend: Descend = PlainDescent
+    features: FeatureStore | None = None
     others: Mapping[int, tuple[Example, ...]] = field(default_factory=dict[int, Any])
 
     @property
@@ -61,8 +64,11 @@ class Assignment:
         released = [self.bank[stage] for stage in self.active]
         return released if self.candidate is None else [*released, self.candidate]
 
-    def course(self, examples: int) -> Course:
-        """The round of training over so many examples of the stage's own task."""
+    def course(self, examples: int, pictures: tuple[int, ...] = ()) -> Course:
+        """The round of training over so many examples of the stage's own task.
+
+        `pictures`: see `Course`; those of `others` follow the stage's own.
+        """
         return Course(
             plan=self.plan,
             stage=self.stage,
@@ -70,6 +76,7 @@ class Assignment:
             site=self.site,
             examples=examples,
             of_stages=self._counts(examples) if self.others else (),
+            pictures=pictures,
             checkpoint=self.checkpoint,
         )
 

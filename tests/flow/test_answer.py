@@ -1,16 +1,25 @@
-"""Our batched greedy answers are those of transformers' generate, question by question."""
+"""Our batched greedy answers are those of transformers' generate, question by question.
+
+`generate` reads every prompt whole and alone; ours share what a picture's prompts begin with.
+"""
 # pyright: reportUnknownMemberType=false
 
+import json
+import shutil
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from client.answer import answer
+from client.answer import answer, answer_tokens
 from client.data import Example
 from client.images import load_image, pad_to_square
 from client.model import BaseModel, load_base
 from client.prompt import encode_prompt
+from common.errors import DataError
 from common.metrics import AnswerKind
 from common.plan import Precision
 from tests.flow.tiny_llava import write_llava, write_picture
@@ -90,3 +99,122 @@ def test_an_answer_has_at_most_the_tokens_allowed(model: BaseModel, questions: l
 
 def test_no_question_has_no_answer(model: BaseModel):
     assert answer(model, [], 5, 4) == []
+
+
+@pytest.fixture(scope="module")
+def album(tmp_path_factory: pytest.TempPathFactory) -> list[Example]:
+    """Pictures with three questions, with one, with two, and the first one again as a copy."""
+    folder = tmp_path_factory.mktemp("album")
+    files = [write_picture(folder / f"{number}.png", number) for number in range(3)]
+    files.append(Path(shutil.copy(files[0], folder / "copy.png")))
+    asked = [(0, 0), (1, 1), (2, 2), (0, 3), (3, 0), (0, 4), (2, 6), (3, 5)]
+    return [
+        Example(str(i), files[picture], TEXTS[text], "x", AnswerKind.OPEN)
+        for i, (picture, text) in enumerate(asked)
+    ]
+
+
+@pytest.fixture(scope="module")
+def expected(model: BaseModel, album: list[Example]) -> list[str]:
+    """The album's answers of up to 30 tokens: longer than there is room for at first."""
+    found = [generated(model, question, 30) for question in album]
+    lengths = {length for _, length in found}
+    assert len(lengths) > 2 and max(lengths) == 30, "answers should end at various lengths"
+    return [text for text, _ in found]
+
+
+@contextmanager
+def watched(model: BaseModel) -> Generator[list[tuple[int, int]]]:
+    """(rows, tokens) of all that the decoder reads within."""
+    seen: list[tuple[int, int]] = []
+
+    def note(_: Any, __: Any, given: dict[str, Any]) -> None:
+        rows, tokens, _width = given["inputs_embeds"].shape
+        seen.append((rows, tokens))
+
+    hook = model.network.get_submodule("model.language_model").register_forward_pre_hook(
+        note, with_kwargs=True
+    )
+    try:
+        yield seen
+    finally:
+        hook.remove()
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 5, 8])
+def test_answers_are_those_of_generate_where_pictures_have_several_questions(
+    model: BaseModel, album: list[Example], expected: list[str], batch_size: int
+):
+    assert answer(model, album, 30, batch_size) == expected
+
+
+@pytest.mark.parametrize("batch_size", [2, 3, 8])
+def test_the_prefix_of_a_picture_is_read_once_for_all_its_questions(
+    model: BaseModel, album: list[Example], batch_size: int
+):
+    three = [question for question in album if question.image == album[0].image]
+    two = [question for question in album if question.image == album[2].image]
+    prompt = encode_prompt(model.tokenizer, "", model.image_token, model.image_tokens)
+    prefix = prompt.index(model.image_token) + model.image_tokens
+    with watched(model) as seen:
+        answer(model, [*three, *two], 1, batch_size)
+    # A token of a question at least stands behind the image, so nothing else is as long.
+    assert sum(rows for rows, tokens in seen if tokens == prefix) == 2
+    assert sum(rows for rows, tokens in seen if tokens != prefix) == 5
+    # Questions of a picture follow each other, so these batches need no padding but to the
+    # longest of each: the image stands in none of them.
+    longest = max(len(TEXTS[i].encode()) for i in (0, 2, 3, 4, 6)) + 3
+    assert all(tokens <= longest for _, tokens in seen)
+
+
+def test_the_questions_of_one_picture_go_on_in_the_next_batch_from_the_same_prefix(
+    model: BaseModel, album: list[Example]
+):
+    one = [
+        Example(str(i), album[0].image, text, "x", AnswerKind.OPEN) for i, text in enumerate(TEXTS)
+    ]
+    with watched(model) as seen:
+        texts = answer(model, one, 1, 2)
+    assert texts == [generated(model, question, 1)[0] for question in one]
+    assert [rows for rows, _ in seen] == [1, 2, 2, 2, 1]
+
+
+def test_pictures_of_one_question_each_are_read_whole(model: BaseModel, questions: list[Example]):
+    with watched(model) as seen:
+        answer(model, questions, 1, 4)
+    assert [rows for rows, _ in seen] == [4, 3]
+
+
+def test_the_answers_are_the_same_in_any_order_and_whatever_was_asked_before(
+    model: BaseModel, album: list[Example], questions: list[Example], expected: list[str]
+):
+    first = answer_tokens(model, album, 30, 3)
+    answer(model, questions, 7, 2)
+    assert answer(model, album[::-1], 30, 3) == expected[::-1]
+    assert answer_tokens(model, album, 30, 3) == first
+
+
+def test_a_decoder_that_looks_back_less_far_reads_every_prompt_whole(
+    tmp_path: Path, album: list[Example]
+):
+    folder = write_llava(tmp_path / "base", seed=3)
+    file = folder / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    config["text_config"]["sliding_window"] = 12
+    file.write_text(json.dumps(config), encoding="utf-8")
+    near = load_base(folder, Precision.FP32, torch.device("cpu"))
+    with watched(near) as seen:
+        texts = answer(near, album, 12, 3)
+    assert seen[0][0] == 3, "no prefix apart"
+    assert texts == [generated(near, question, 12)[0] for question in album]
+    far = load_base(write_llava(tmp_path / "far", seed=3), Precision.FP32, torch.device("cpu"))
+    assert answer(far, album, 12, 3) != texts, "the window should change something"
+
+
+def test_a_picture_that_is_gone_is_an_error_that_names_it(
+    model: BaseModel, album: list[Example], tmp_path: Path
+):
+    gone = tmp_path / "gone.png"
+    lost = [Example(str(i), gone, text, "x", AnswerKind.OPEN) for i, text in enumerate(TEXTS[:2])]
+    with pytest.raises(DataError, match=r"gone\.png: found no file, expected a picture"):
+        answer(model, [*album, *lost], 3, 4)

@@ -1,5 +1,6 @@
 """The loop, its schedule and its loss, against hand-made numbers and transformers' own loss."""
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
 
 import math
 from collections import Counter
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from client.batches import Batches
 from client.data import read_task
-from client.decoder_lora import Decoder, parts_of, token_loss
+from client.decoder_lora import Decoder, in_like_parts, parts_of, token_loss
 from client.descent import PlainDescent, backward, summed
 from client.images import load_image, pad_to_square
 from client.lora import Factor, fresh_adapter
@@ -328,6 +329,74 @@ def test_every_process_runs_equally_many_parts_and_every_example_is_in_one(
     assert len({len(parts) for parts in shares}) == 1
     assert [i for parts in shares for part in parts for i in part] == chosen
     assert micro_batch is None or all(len(part) <= micro_batch for p in shares for part in p)
+
+
+LENGTHS = [5, 9, 1, 7, 3, 8, 2, 6, 4]
+
+
+def test_parts_hold_examples_of_like_length_the_longest_first_and_equal_ones_in_their_order():
+    chosen = [20, 11, 10, 21]
+    found = in_like_parts(chosen, lambda i: i // 10, 2, 1)
+    assert parts_of(found, 2, (0, 1)) == [[20, 21], [11, 10]]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_the_parts_of_all_processes_are_of_like_length_at_a_time(count: int):
+    chosen = list(range(len(LENGTHS)))
+    found = in_like_parts(chosen, LENGTHS.__getitem__, 2, count)
+    assert sorted(found) == chosen
+    shares = [parts_of(found, 2, (place, count)) for place in range(count)]
+    assert len({len(parts) for parts in shares}) == 1
+    met: list[int] = []
+    for number in range(len(shares[0])):
+        at_once = [LENGTHS[i] for parts in shares for i in parts[number]]
+        met.extend(sorted(at_once, reverse=True))
+    assert met == [9, 8, 7, 6, 5, 4, 3, 2, 1]
+
+
+@pytest.mark.parametrize(("micro_batch", "count"), [(None, 1), (None, 2), (9, 1), (5, 2), (1, 1)])
+def test_what_has_nothing_to_gain_from_like_parts_stays_as_it_was(
+    micro_batch: int | None, count: int
+):
+    chosen = [3, 1, 2, 0, 4, 8, 7, 6, 5]
+    assert in_like_parts(chosen, LENGTHS.__getitem__, micro_batch, count) == chosen
+
+
+def test_micro_batches_by_length_are_padded_less(model: BaseModel, batches: Batches):
+    def padding(chosen: Sequence[int]) -> int:
+        parts = parts_of(chosen, 2, (0, 1))
+        places = sum(batches.take(part).ids.numel() for part in parts)
+        return places - sum(map(batches.length, chosen))
+
+    chosen = range(len(QUESTIONS))
+    assert padding(in_like_parts(chosen, batches.length, 2, 1)) < padding(chosen)
+
+
+def test_without_a_mask_the_hidden_states_are_transformers_own_to_the_last_bit(
+    model: BaseModel, batches: Batches
+):
+    batch = batches.take(range(len(QUESTIONS)))
+    decoder: Any = model.network.model.language_model
+    text: Any = model.network.config.text_config
+    for window in (None, 6):
+        with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(text, "sliding_window", window)
+            embedded = model.embed(batch.ids, batch.features)
+            theirs = decoder(inputs_embeds=embedded, use_cache=False).last_hidden_state
+            assert torch.equal(model.hidden(embedded), theirs)
+
+
+def test_an_images_features_stand_in_its_places_and_text_in_the_others(
+    model: BaseModel, batches: Batches
+):
+    batch = batches.take(range(3))
+    network: Any = model.network.model
+    there = batch.ids == model.image_token
+    with torch.no_grad():
+        text = network.language_model.embed_tokens(batch.ids)
+        image = network.multi_modal_projector(batch.features)
+        theirs = text.masked_scatter(there.unsqueeze(-1), image)
+        assert torch.equal(model.embed(batch.ids, batch.features), theirs)
 
 
 def test_gradient_checkpointing_recomputes_layers_and_changes_no_gradient(

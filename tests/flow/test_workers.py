@@ -172,7 +172,7 @@ ROUNDING = 2e-6
     ("stage", "optimizer", "changes"),
     [
         (1, "DeepSpeedZeroOptimizer", {"rule": "alternating"}),
-        (2, "DeepSpeedZeroOptimizer", {}),
+        (2, "DeepSpeedZeroOptimizer", {"packing": True, "micro_batch": 3}),
         (3, "DeepSpeedZeroOptimizer_Stage3", {"gradient_checkpointing": True}),
         (3, "DeepSpeedZeroOptimizer_Stage3", {"rule": "frozen_a", "micro_batch": None}),
     ],

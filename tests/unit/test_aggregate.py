@@ -16,9 +16,10 @@ from threadpoolctl import threadpool_limits  # pyright: ignore[reportMissingType
 from common.adapter import Adapter, AdapterSource, Array, Pair, StoredAdapter, from_bytes, to_bytes
 from common.errors import AggregationError
 from common.plan import Precision, Rule
-from server import low_rank
+from server import aggregate as aggregation
+from server import low_rank, rules
 from server.aggregate import Contribution, aggregate, merge, norm
-from server.low_rank import BLOCK, strongest, tall
+from server.low_rank import strongest, tall
 
 SHAPES = {"q": (9, 12), "v": (7, 5)}
 seeds = st.integers(0, 2**32 - 1)
@@ -135,6 +136,40 @@ def test_number_of_threads_changes_no_bit():
         with threadpool_limits(threads, "blas"):
             blobs.add(to_bytes(aggregate(Rule.SVD, sites, None, 16).adapter))
     assert len(blobs) == 1
+
+
+@pytest.mark.parametrize("rule", Rule)
+def test_number_of_layers_in_work_changes_no_bit(rule: Rule, monkeypatch: pytest.MonkeyPatch):
+    random = np.random.default_rng(20)
+    a = {f"q{i}": normal(random, 4, 30) for i in range(12)}
+    sites = [
+        Contribution(
+            f"s{i}", 1 + i, Adapter({k: Pair(v, normal(random, 40, 4)) for k, v in a.items()}, 1.0)
+        )
+        for i in range(3)
+    ]
+    if rule in (Rule.FEDAVG, Rule.SVD):
+        sites = [replace(s, adapter=drifted(random, loaded(s.adapter), 0.1)) for s in sites]
+    found: set[tuple[bytes, float]] = set()
+    for workers in (1, 2, 7):
+        monkeypatch.setattr(aggregation, "WORKERS", workers)
+        monkeypatch.setattr(aggregation.os, "cpu_count", lambda: 16)
+        merged = merge(rule, sites, None, 4, Precision.FP32)
+        found.add((merged.blob, merged.error))
+    assert len(found) == 1
+
+
+def test_of_several_layers_that_do_not_fit_the_first_is_named():
+    """By the order of the modules, whichever is worked out first."""
+    random = np.random.default_rng(21)
+    pairs = {f"q{i}": Pair(normal(random, 2, 8), normal(random, 9, 2)) for i in range(9)}
+    other = {k: Pair(p.a, p.b) for k, p in pairs.items()}
+    for name in ("q7", "q2", "q5"):
+        other[name] = Pair(pairs[name].a, np.full((9, 2), np.nan, np.float32))
+    sites = [Contribution("a", 1, Adapter(pairs, 1.0)), Contribution("b", 1, Adapter(other, 1.0))]
+    for rule in Rule:
+        with pytest.raises(AggregationError, match=r"site b: base_model.model.q2.lora_B"):
+            aggregate(rule, sites, None, 2)
 
 
 @pytest.mark.parametrize("rule", Rule)
@@ -663,13 +698,15 @@ def test_a_matrix_cut_into_blocks_has_the_strongest_directions_of_the_whole(
     b, a = normal(random, rows, inner), normal(random, inner, 20)
     whole = b.astype(np.float64) @ a.astype(np.float64)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(low_rank, "BLOCK", 8)
+        patch.setattr(low_rank, "BLOCK", 8 * inner)
+        patch.setattr(low_rank, "LEAST_ROWS", 1)
         cut = strongest(tall(b), tall(a.T), 3)
     found = cut.left * cut.strength @ cut.right
     np.testing.assert_allclose(found, cut_dense(whole, 3), atol=1e-10)
     kept = len(cut.strength)
-    np.testing.assert_allclose(cut.left.T @ cut.left, np.eye(kept), atol=1e-12)
-    np.testing.assert_allclose(cut.right @ cut.right.T, np.eye(kept), atol=1e-12)
+    # As orthogonal as the Gram matrix allows, far beyond float32; by QR it would be 1e-12.
+    np.testing.assert_allclose(cut.left.T @ cut.left, np.eye(kept), atol=1e-7)
+    np.testing.assert_allclose(cut.right @ cut.right.T, np.eye(kept), atol=1e-7)
     assert cut.energy == pytest.approx(np.linalg.norm(whole) ** 2, rel=1e-10)
 
 
@@ -681,15 +718,137 @@ def test_layers_longer_than_a_block_are_aggregated_as_shorter_ones_are(
         Contribution(
             f"s{i}",
             1 + i,
-            Adapter({"q": Pair(normal(random, 2, 9), normal(random, BLOCK + 10, 2))}, 1.0),
+            Adapter({"q": Pair(normal(random, 2, 9), normal(random, 300, 2))}, 1.0),
         )
         for i in range(3)
     ]
     found = {rule: aggregate(rule, sites, None, 2) for rule in (Rule.FEDAVG, Rule.SVD)}
-    monkeypatch.setattr(low_rank, "BLOCK", 10**6)
+    monkeypatch.setattr(low_rank, "BLOCK", 1)
+    monkeypatch.setattr(low_rank, "LEAST_ROWS", 16)
     for rule, one in found.items():
         whole = aggregate(rule, sites, None, 2)
         np.testing.assert_allclose(
             product(one.adapter, "q"), product(whole.adapter, "q"), atol=1e-5
         )
         assert one.error == pytest.approx(whole.error, rel=1e-9)
+
+
+@pytest.mark.parametrize("drift", [1e-7, 1e-5, 1e-3])
+def test_sites_that_hardly_differ_are_put_together_as_exactly(drift: float):
+    """Their columns are nearly dependent, so that a Gram matrix alone would lose them."""
+    random = np.random.default_rng(22)
+    start = Adapter({"q": Pair(normal(random, 4, 60), normal(random, 50, 4))}, 1.0)
+    sites = [Contribution(f"s{i}", 1 + i, drifted(random, start, drift)) for i in range(4)]
+    result = aggregate(Rule.SVD, sites, start, 4)
+    target = mean_product(sites, "q")
+    found = product(result.adapter, "q")
+    assert np.linalg.norm(found - target) / np.linalg.norm(target) < 2e-7 + drift
+    np.testing.assert_allclose(found, cut_dense(target, 4), atol=1e-5)
+    lost = np.linalg.norm(cut_dense(target, 4) - target) / np.linalg.norm(target)
+    assert result.error == pytest.approx(lost, rel=1e-3, abs=1e-12)
+
+
+@quick
+@given(seeds, st.floats(0.001, 1.0))
+def test_by_gram_matrices_or_by_qr_the_directions_are_the_same(seed: int, drift: float):
+    random = np.random.default_rng(seed)
+    parts = [normal(random, 40, 3) for _ in range(2)]
+    b, a = (
+        np.hstack([part + np.float32(drift) * normal(random, 40, 3) for _ in range(3)])
+        for part in parts
+    )
+    one = strongest(tall(b), tall(a), 3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(low_rank, "_CONDITION", 0.0)
+        other = strongest(tall(b), tall(a), 3)
+    found, expected = (cut.left * cut.strength @ cut.right for cut in (one, other))
+    assert not np.array_equal(found, expected)
+    np.testing.assert_allclose(found, expected, atol=1e-8)
+    assert one.energy == pytest.approx(other.energy, rel=1e-10)
+    assert one.lost == pytest.approx(other.lost, rel=1e-6)
+
+
+@pytest.mark.parametrize("rule", Rule)
+@pytest.mark.parametrize("first_round", [True, False])
+@quick
+@given(seeds, st.integers(1, 20))
+def test_the_size_of_the_parts_changes_no_bit(rule: Rule, first_round: bool, seed: int, part: int):
+    sites, start = fitting(rule, seed, 3)
+    previous = None if first_round else start
+    expected = aggregate(rule, sites, previous, 3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rules, "PART", part)
+        found = aggregate(rule, sites, previous, 3)
+    assert to_bytes(found.adapter) == to_bytes(expected.adapter)
+
+
+def test_a_mean_is_summed_in_64_bits_and_rounded_once():
+    """By hand: 1 and 2^-24 in equal parts; half of 2^-24 is lost on the way in 32 bits."""
+    values = [1.0, 2.0**-24, 2.0**-24]
+    sites = [Contribution(f"s{i}", 1, one_layer([[v]], [[1.0]])) for i, v in enumerate(values)]
+    found = aggregate(Rule.FEDAVG, sites, None, 1).adapter.pairs["q"].a[0, 0]
+    assert found == np.float32((1.0 + 2 * 2.0**-24) / 3)
+
+
+@pytest.mark.parametrize("drift", [1e-6, 1e-3, 0.5])
+def test_what_fedavg_misses_is_found_however_little_it_is(drift: float):
+    """Second order in the drift: at 1e-6 far below what squares of products can tell."""
+    random = np.random.default_rng(23)
+    start = adapter(random, extra=False)
+    start = replace(start, pairs={k: Pair(p.a * 8, p.b) for k, p in start.pairs.items()})
+    sites = [Contribution(f"s{i}", 1 + i, drifted(random, start, drift)) for i in range(3)]
+    lost = 0.0
+    for name in SHAPES:
+        pairs = [site.adapter.pair(name) for site in sites]
+        w = np.array([1, 2, 3]) / 6
+        mean_a, mean_b = (
+            np.tensordot(w, np.array([p for p in part], np.float64), 1)
+            for part in ([p.a for p in pairs], [p.b for p in pairs])
+        )
+        drifts = [x * (p.b - mean_b) @ (p.a - mean_a) for x, p in zip(w, pairs, strict=True)]
+        lost += float(np.linalg.norm(2.0 * np.sum(drifts, axis=0)) ** 2)
+    whole = sum(np.linalg.norm(mean_product(sites, name)) ** 2 for name in SHAPES)
+    expected = float(np.sqrt(lost / whole))
+    assert 0 < expected < 10 * drift**2 + 1
+    assert aggregate(Rule.FEDAVG, sites, start, 3).error == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_error_of_fedavg_is_looked_for_only_when_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    sites, start = fitting(Rule.FEDAVG, 24, 3)
+    expected = aggregate(Rule.FEDAVG, sites, start, 3).error
+    asked: list[str] = []
+
+    def seen(layer: rules.Layer) -> rules.Missed:
+        asked.append(layer.name)
+        return rules.missed_by_fedavg(layer)
+
+    monkeypatch.setattr(aggregation, "missed_by_fedavg", seen)
+    merged = merge(Rule.FEDAVG, stored(tmp_path, sites), start, 3, Precision.BF16)
+    assert not asked
+    assert merged.error == expected
+    assert sorted(asked) == ["q", "v"]
+
+
+@pytest.mark.parametrize("rule", [Rule.FEDAVG, Rule.SVD])
+def test_memory_beside_the_result_hardly_grows_with_the_sites(rule: Rule, tmp_path: Path):
+    width, rank = 8192, 4
+    random = np.random.default_rng(25)
+
+    def beside(count: int) -> int:
+        sites: list[Contribution] = []
+        for i in range(count):
+            one = Adapter({"q": Pair(normal(random, rank, width), normal(random, width, rank))}, 1)
+            file = filed(tmp_path / f"{i}", one, Precision.BF16)
+            sites.append(Contribution(f"s{i:02}", 1, file))
+        tracemalloc.start()
+        try:
+            merged = merge(rule, sites, None, rank, Precision.BF16)
+            return tracemalloc.get_traced_memory()[1] - len(merged.blob)
+        finally:
+            tracemalloc.stop()
+
+    # The layer has 3.7 MB more in 28 more sites, even in 16 bits. What grows is a dozen small
+    # matrices of all sites' ranks.
+    assert beside(32) < beside(4) + 12 * 8 * (32 * rank) ** 2 + 500_000

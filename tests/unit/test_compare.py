@@ -2,13 +2,7 @@
 
 import json
 
-import numpy as np
-import pytest
-
-from benchmarks import aggregate as aggregation
 from benchmarks.compare import Comparison, Timing, compare, comparison
-from common.plan import Rule
-from server.aggregate import aggregate
 
 
 def test_both_warm_up_once_and_then_take_turns():
@@ -40,21 +34,3 @@ def test_json_has_the_six_keys_that_others_read():
     )
     document = json.loads(json.dumps(outcome.to_json()))
     assert list(document) == ["name", "ours", "theirs", "ratio", "equal_to", "settings"]
-
-
-def test_both_ways_of_the_aggregation_benchmark_give_the_same_products():
-    sites = aggregation.sites_of({"q": (40, 50), "v": (20, 30)}, sites=3, rank=4)
-    ours = aggregate(Rule.SVD, sites, None, 4).adapter
-    theirs = aggregation.dense_svd(sites, 4)
-    assert aggregation.largest_difference(ours, theirs) < 1e-5
-    assert aggregation.largest_difference(sites[0].adapter, theirs) > 0.1
-
-
-def test_the_aggregation_benchmark_reports_what_it_measured(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(aggregation, "SHAPES", {"q": (160, 170)})
-    outcome = aggregation.run(repeats=1).to_json()
-    assert outcome["name"] == "aggregate"
-    assert outcome["equal_to"] < 1e-5
-    assert outcome["settings"]["sites"] == aggregation.SITES
-    assert np.isfinite(outcome["settings"]["over_fedavg"])
-    assert outcome["ratio"] == outcome["theirs"] / outcome["ours"]

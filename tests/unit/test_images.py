@@ -1,7 +1,9 @@
 """Picture files become whole RGB images, or one clear sentence."""
 
 import io
+import logging
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from client import levels
-from client.images import load_image, pad_to_square
+from client.images import decode, load_image, pad_to_square, quiet_on_all_threads
 from common.errors import DataError
 from tests.unit.loaded import greys_of, pixels_of
 
@@ -161,3 +163,57 @@ def test_padding_puts_the_picture_in_the_middle_of_its_square(width: int, height
     top, left = (side - height) // 2, (side - width) // 2
     expected[top : top + height, left : left + width] = 7
     np.testing.assert_array_equal(padded, expected)
+
+
+# What a library says of a picture
+
+
+def sloppy_dicom(file: Path) -> Path:
+    """A DICOM file whose header names an alphabet that there is not."""
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.file_meta.MediaStorageSOPClassUID = CTImageStorage
+    dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    dataset.SpecificCharacterSet = "ISO_IR 100"
+    dataset.Rows = dataset.Columns = 2
+    dataset.BitsAllocated = dataset.BitsStored = 8
+    dataset.HighBit, dataset.PixelRepresentation, dataset.SamplesPerPixel = 7, 0, 1
+    dataset.PhotometricInterpretation = "MONOCHROME2"
+    dataset.PixelData = bytes([0, 51, 102, 255])
+    written = io.BytesIO()
+    dataset.save_as(written, enforce_file_format=True)
+    assert written.getvalue().count(b"ISO_IR 100") == 1
+    file.write_bytes(written.getvalue().replace(b"ISO_IR 100", b"ANNA SMITH"))
+    return file
+
+
+class Heard(logging.Handler):
+    """A log like the trainer's, on the root logger; pytest's own hears every logger."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
+def test_what_pydicom_quotes_of_a_header_reaches_no_log_and_no_screen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    file, heard = sloppy_dicom(tmp_path / "a.dcm"), Heard()
+    monkeypatch.setattr(logging.getLogger("pydicom"), "propagate", True)
+    logging.getLogger().addHandler(heard)
+    try:
+        here = load_image(file)
+        with quiet_on_all_threads(), ThreadPoolExecutor(1) as thread:
+            aside = thread.submit(decode, file).result()
+    finally:
+        logging.getLogger().removeHandler(heard)
+    np.testing.assert_array_equal(np.asarray(here), np.asarray(aside))
+    assert np.asarray(here)[..., 0].tolist() == [[0, 51], [102, 255]]
+    assert "ANNA" not in " ".join([*heard.lines, *capfd.readouterr()])

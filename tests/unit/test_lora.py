@@ -4,6 +4,7 @@
 # pyright: reportUnknownVariableType=false
 
 import re
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.nn import functional
 
+from client import lora
 from client.lora import (
     TARGETS,
     Adapted,
@@ -313,3 +315,92 @@ def test_folded_for_good_a_layer_gives_the_same_bits_from_one_copy(hold: Hold):
     for layer in adapted.layers.values():
         assert layer.folded is None
         assert not layer.base.weight.requires_grad
+
+
+def frozen_tensors(adapted: Adapted) -> list[torch.Tensor | None]:
+    return [
+        tensor
+        for layer in adapted.layers.values()
+        for tensor in (layer.folded, layer.frozen_a, layer.frozen_b)
+    ]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_frozen_sum_has_the_same_bits_whatever_was_held_before(dtype: torch.dtype):
+    adapters = [some_adapter(seed) for seed in range(4)]
+    kept = adapt(small(dtype), TWO)
+    turns = [[0], [0, 1], [0, 1], [0, 1, 2], [1, 0, 2], [3], [], [0, 1, 2, 3], [0, 1], [0, 1, 2]]
+    for hold in (Hold.FOLD, Hold.STACK, Hold.FOLD):
+        for turn in turns:
+            kept.freeze([adapters[i] for i in turn], hold)
+            anew = adapt(small(dtype), TWO)
+            anew.freeze([some_adapter(i) for i in turn], hold)
+            for found, expected in zip(frozen_tensors(kept), frozen_tensors(anew), strict=True):
+                assert (found is None) == (expected is None)
+                assert found is None or expected is None or torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("hold", list(Hold))
+def test_the_very_adapters_that_are_held_are_not_summed_again(hold: Hold):
+    adapted, adapters = adapt(small(), TWO), [some_adapter(1), some_adapter(2)]
+    adapted.freeze(adapters, hold)
+    before = frozen_tensors(adapted)
+    adapted.freeze(list(adapters), hold)
+    assert all(a is b for a, b in zip(before, frozen_tensors(adapted), strict=True))
+    for others in (
+        [some_adapter(1), some_adapter(2)],  # equal, but how could one know
+        [adapters[0], Adapter(adapters[1].pairs, 7.0)],
+        adapters[:1],
+        adapters[::-1],
+    ):
+        adapted.freeze(adapters, hold)
+        before = frozen_tensors(adapted)
+        adapted.freeze(others, hold)
+        changed = zip(before, frozen_tensors(adapted), strict=True)
+        assert all(a is not b for a, b in changed if a is not None)
+
+
+def test_held_adapters_are_not_kept_alive_by_the_model():
+    adapted, adapter = adapt(small(), TWO), some_adapter(1)
+    adapted.freeze([adapter], Hold.FOLD)
+    array = weakref.ref(adapter.pairs["body.first"].a)
+    del adapter
+    assert array() is None
+
+
+def test_folded_for_good_a_sum_can_be_folded_in_once_more():
+    model, adapter = small(), some_adapter(1)
+    adapted = adapt(model, TWO)
+    adapted.freeze([adapter], Hold.FOLD)
+    fold_for_good(model)
+    adapted.freeze([adapter], Hold.FOLD)
+    x = some_inputs(torch.float64)
+    close(model(x), summed(small(), x, [adapter, adapter]), torch.float64)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_weight_that_waits_on_the_host_comes_back_with_every_bit(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+):
+    # There is no GPU here: what is done for one is done on the CPU.
+    adapters, x = [some_adapter(seed) for seed in range(3)], some_inputs(dtype)
+    plain, waiting = small(dtype), small(dtype)
+    kept, aside = adapt(plain, TWO), adapt(waiting, TWO)
+    bare = {name: layer.base.weight.clone() for name, layer in kept.layers.items()}
+    orders: list[tuple[Sequence[Adapter], Hold]] = [
+        (adapters[:2], Hold.FOLD),
+        (adapters, Hold.FOLD),
+        (adapters[1:], Hold.STACK),
+        ([], Hold.FOLD),
+    ]
+    for frozen, hold in orders:
+        kept.freeze(frozen, hold)
+        with monkeypatch.context() as patch:
+            patch.setattr(lora, "DEAR", {"cpu"})
+            aside.freeze(frozen, hold)
+        assert torch.equal(waiting(x), plain(x))
+        assert all(torch.equal(aside.layers[n].base.weight, bare[n]) for n in bare)
+    aside.freeze(adapters, Hold.FOLD)
+    kept.freeze(adapters, Hold.FOLD)
+    fold_for_good(waiting)
+    assert torch.equal(waiting(x), plain(x))

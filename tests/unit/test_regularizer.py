@@ -11,7 +11,9 @@ import pytest
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from benchmarks.memory import Operations
 from client.regularizer import Prototype, Regularizer, Weights, info_nce, prototypes_of
 from common.adapter import Adapter, Pair
 from common.errors import BankError
@@ -283,19 +285,6 @@ def test_a_prototype_of_another_shape_is_refused_by_its_layer():
         Regularizer([Prototype(narrow, False)], pairs, Similarity.EXP, WEIGHTS)
 
 
-class Operations(TorchDispatchMode):
-    """Names of the operations that compute something; views are free."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if not func.is_view:
-            self.names.append(func.name())
-        return func(*args, **(kwargs or {}))
-
-
 def operations_of(shapes: Mapping[str, tuple[int, int]], similarity: Similarity, same: int) -> int:
     """Operations of one step with `same` prototypes of the same modality, and as many others."""
     adapter = Adapter(
@@ -339,3 +328,38 @@ def test_a_7b_takes_at_most_three_hundred_operations_a_step(similarity: Similari
     shapes = {f"{i}.{name}": shape for i in range(32) for name, shape in layer.items()}
     count = operations_of(shapes, similarity, same=3)
     assert count <= 300
+
+
+@pytest.mark.parametrize("similarity", list(Similarity))
+def test_on_a_device_a_step_neither_brings_anything_there_nor_takes_it_away(
+    similarity: Similarity,
+):
+    # On `meta` there are no numbers to take away; what meets it from the CPU is brought there.
+    adapter = some_adapter(1)
+    pairs = {
+        name: (nn.Parameter(a.to("meta")), nn.Parameter(b.to("meta")))
+        for name, (a, b) in parameters(adapter, torch.float32).items()
+    }
+    known = [Prototype(some_adapter(7), False), Prototype(some_adapter(8), True)]
+    regularizer = Regularizer(known, pairs, similarity, WEIGHTS)
+    regularizer.add_gradient(pairs)
+    with Elsewhere() as met:
+        assert regularizer.add_gradient(pairs).device.type == "meta"
+    assert met.operations == []
+
+
+class Elsewhere(TorchDispatchMode):
+    """Names of the operations on which a tensor of another device than `meta` was."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations: list[str] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: object, args: Any = (), kwargs: Any = None
+    ) -> object:
+        found = func(*args, **(kwargs or {}))
+        tensors = [t for t in tree_leaves((args, kwargs, found)) if isinstance(t, torch.Tensor)]
+        if any(not tensor.is_meta for tensor in tensors):
+            self.operations.append(func.name())
+        return found

@@ -44,6 +44,14 @@ def test_what_is_left_out_has_one_default(tmp_path: Path):
     text = GOOD.replace(FEDERATION, "").replace("plans: approved", "plans: any")
     site = load_site(written(tmp_path, text))
     assert (site.workers, site.zero, site.checkpoint_seconds, site.federation) == (1, 2, 300, None)
+    assert site.feature_cache_gib == 8
+
+
+def test_features_of_pictures_need_not_be_kept(tmp_path: Path):
+    site = load_site(
+        written(tmp_path, GOOD.replace("threads: 2", "threads: 2\nfeature_cache_gib: 0"))
+    )
+    assert site.feature_cache_gib == 0
 
 
 def test_a_policy_is_read_as_what_it_means(tmp_path: Path):
@@ -65,6 +73,16 @@ def test_a_policy_is_read_as_what_it_means(tmp_path: Path):
             "threads: 2",
             "threads: 2\ncheckpoint_seconds: 0",
             "checkpoint_seconds: found 0, expected more than 0",
+        ),
+        (
+            "threads: 2",
+            "threads: 2\nfeature_cache_gib: -1",
+            "feature_cache_gib: found -1, expected at least 0",
+        ),
+        (
+            "threads: 2",
+            "threads: 2\nfeature_cache_gib: .inf",
+            "feature_cache_gib: found inf, expected a finite number",
         ),
         ("device: auto", "device: gpu", "device: found 'gpu', expected one of 'cpu', 'cuda'"),
         ("name: north", "name: St. Mary", "name: found 'St. Mary', expected a pseudonym"),

@@ -1,0 +1,200 @@
+"""Questions that share their picture's prefix in a row, against one question a row.
+
+A LLaVA of random weights with the decoder of benchmarks/step.py behind 576 image tokens, and
+questions as long as PathVQA's: a prefix of 580 tokens, and 25 behind it, of which 5 are the
+answer's. Seven or eight questions a picture, 7.6 in the mean. Both ways train the same
+adapter on the same questions; ours through `Batches` and `Decoder`, as a site does. One
+thread, fp32. The tower is in neither: features are kept (client/features.py).
+"""
+# transformers and torch are partly untyped; the rest of strict checking holds.
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownVariableType=false
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import (
+    CLIPVisionConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+)
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from benchmarks.compare import Comparison, compare, comparison
+from benchmarks.step import Result, Size, base, difference, one_thread, some_adapters
+from client.batches import Batches, padded
+from client.data import Example
+from client.decoder_lora import Decoder, token_loss
+from client.descent import backward
+from client.features import FeatureCache
+from client.lora import Factor, adapt
+from client.model import BaseModel
+from client.prompt import IGNORED, encode_example
+from common.metrics import AnswerKind
+
+#: Questions of each picture: 7.6 in the mean, as in PathVQA.
+QUESTIONS = (8, 8, 7, 8, 7)
+#: The side of a picture in patches: 576 of them, as in CLIP-L/14-336.
+SIDE = 24
+#: The token that stands for an image feature, and those of words.
+_IMAGE, _WORDS = 3, range(20, 1000)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A model whose adapter learns, and what it learns from."""
+
+    model: BaseModel
+    examples: Sequence[Example]
+
+
+class _Words:
+    """A tokenizer of one token a word, each a number below 1,000."""
+
+    bos_token_id, eos_token_id = 1, 2
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """The numbers; `[INST]` and `[/INST]` have three tokens each, about as in Mistral's."""
+        marked = text.replace("[INST]", " 7 8 9 ").replace("[/INST]", " 10 11 12 ")
+        return [2 if word == "</s>" else int(word) for word in marked.split()]
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+        """The numbers as text."""
+        return " ".join(map(str, token_ids))
+
+
+def run(
+    repeats: int = 3,
+    size: Size | None = None,
+    questions: Sequence[int] = QUESTIONS,
+    side: int = SIDE,
+) -> Comparison:
+    """Loss and gradients of so many questions of each picture, packed and one a row."""
+    size = size or Size(hidden=256)
+    with one_thread(), TemporaryDirectory() as folder:
+        task = _task(Path(folder), size, questions, side)
+        packed = our_way(task, packing=True)
+        timing = compare(packed, paper_way(task), repeats)
+        apart = compare(packed, our_way(task, packing=False), repeats)
+    asked = sum(questions)
+    settings = {
+        "hidden": size.hidden, "layers": size.layers, "rank": size.rank, "dtype": "float32",
+        "threads": 1, "torch": str(torch.__version__), "timed": "forward and backward",
+        "pictures": len(questions), "questions": asked,
+        "questions_a_picture": asked / len(questions), **_tokens(task),
+        "our_samples_a_second": asked / timing.ours,
+        "their_samples_a_second": asked / timing.theirs,
+        "over_ours_without_packing": apart.paired_ratio,
+        "equal_to_ours_without_packing": difference(apart.our_result, apart.their_result),
+    }  # fmt: skip
+    equal_to = difference(timing.our_result, timing.their_result)
+    return comparison("packing", timing, equal_to, settings)
+
+
+def our_way(task: Task, packing: bool) -> Callable[[], Result]:
+    """A site's own code: its batch, its decoder and its loss, in one part."""
+    batches = Batches(task.model, task.examples, packing)
+    loss_of = token_loss(Decoder(task.model), batches, None, (0, 1))
+    return _measured(task, lambda: next(iter(loss_of(range(len(task.examples))))))
+
+
+def paper_way(task: Task) -> Callable[[], Result]:
+    """One question a row, as the paper's code trains.
+
+    It follows LLaVA-Med, which the paper builds on: train.py, `DataCollatorForSupervisedDataset`
+    and llava_arch.py, `prepare_inputs_labels_for_multimodal` (rows padded on the right, with
+    an attention mask), and llava_mistral.py, `forward` (transformers' own loss, its logits at
+    every place). The linear layers are ours, with no earlier task in them.
+    """
+    model = task.model
+    rows = [
+        encode_example(model.tokenizer, e.question, e.answer, model.image_token, model.image_tokens)
+        for e in task.examples
+    ]
+    width = max(len(row.ids) for row in rows)
+    ids = torch.from_numpy(padded([row.ids for row in rows], width, model.tokenizer.eos_token_id))
+    labels = torch.from_numpy(padded([row.labels for row in rows], width, IGNORED))
+    mask = torch.from_numpy(padded([[1] * len(row.ids) for row in rows], width, 0))
+
+    def loss() -> Tensor:
+        features = model.image_features([example.image for example in task.examples])
+        embedded = model.embed(ids, features)
+        network: Any = model.network
+        return network(
+            inputs_embeds=embedded, attention_mask=mask, labels=labels, use_cache=False
+        ).loss
+
+    return _measured(task, loss)
+
+
+def _measured(task: Task, loss_of: Callable[[], Tensor]) -> Callable[[], Result]:
+    learning = task.model.adapted.parameters()
+
+    def step() -> Result:
+        for parameter in learning:
+            parameter.grad = None
+        loss = loss_of()
+        backward(loss)
+        return Result(loss.detach(), [p.grad for p in learning if p.grad is not None])
+
+    return step
+
+
+def _task(folder: Path, size: Size, questions: Sequence[int], side: int) -> Task:
+    generator = np.random.default_rng(0)
+    examples: list[Example] = []
+    for picture, count in enumerate(questions):
+        file = folder / f"{picture}.png"
+        Image.fromarray(generator.integers(0, 256, (64, 64, 3), np.uint8)).save(file)
+        for number in range(count):
+            asked = _text(generator, 12 + (picture + 3 * number) % 11)
+            answer = _text(generator, 2 + (picture + number) % 5)
+            examples.append(Example(f"{picture}.{number}", file, asked, answer, AnswerKind.OPEN))
+    return Task(_model(size, side), examples)
+
+
+def _text(generator: np.random.Generator, words: int) -> str:
+    return " ".join(map(str, generator.integers(_WORDS.start, _WORDS.stop, words)))
+
+
+def _model(size: Size, side: int) -> BaseModel:
+    text = base(size).config
+    torch.manual_seed(0)
+    patch = 8
+    vision = CLIPVisionConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        image_size=side * patch, patch_size=patch,
+    )  # fmt: skip
+    config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=_IMAGE)
+    network = LlavaForConditionalGeneration(config).eval()
+    adapted = adapt(network)
+    (adapter,) = some_adapters(adapted, 1, size)
+    adapted.begin(adapter, Factor.BOTH)
+    square = {"height": side * patch, "width": side * patch}
+    return BaseModel(
+        network=network,
+        adapted=adapted,
+        tokenizer=_Words(),
+        pixels=CLIPImageProcessorPil(size=square, do_center_crop=False),
+        image_token=_IMAGE,
+        image_tokens=side * side,
+        cache=FeatureCache(),
+        identity="benchmark",
+    )
+
+
+def _tokens(task: Task) -> dict[str, float]:
+    """How long the parts of a question are, in the mean."""
+    batches, model = Batches(task.model, task.examples), task.model
+    everything = range(len(task.examples))
+    prefix = 1 + len(_Words().encode("[INST] ", add_special_tokens=False)) + model.image_tokens
+    whole = sum(map(batches.length, everything)) / len(everything)
+    labels = batches.labelled(everything) / len(everything)
+    return {"prefix": prefix, "behind_it": whole - prefix, "labels": labels}

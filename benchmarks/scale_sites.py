@@ -1,0 +1,173 @@
+"""What grows with the sites: a coordinator's work for rounds of 8 to 1,000 sites, in one process.
+
+The sites are canned: an adapter of the embedded model's size with one number of each site's own.
+What is measured is the coordinator's process time; disks and lines are not.
+"""
+# pyright: reportUnknownMemberType=false
+
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from benchmarks.scale_stages import RANK, Series, embedded, milliseconds, some_adapter
+from common.adapter import StoredAdapter, to_bytes
+from common.exchange import Delivery, Order, Presence, Update, Work
+from common.identity import code_digest, sha256
+from common.plan import Modality, Plan, Precision, Rule, parse_plan
+from server.accept import Accept, Done, Received, Refused, Waiting, durable
+from server.aggregate import Contribution, merge
+from server.fit import LowRank, misfits
+from server.folder import RunFolder
+from server.journal import Journal
+from server.network import SIMULATED, Network
+from server.registry import Site, enroll, enrolled
+from server.stage import Desk, train_stage
+from server.state import State
+from server.status import site_standings
+from simulation.inprocess import grid_of
+
+SITES = (8, 64, 250, 1000)
+#: Rounds, and `svd`, of more sites take minutes here: their cost a site still grows.
+LARGEST_ROUND = 250
+
+
+def sites(counts: Sequence[int] = SITES, repeats: int = 3) -> dict[str, Series]:
+    """Every series over so many sites."""
+    series: dict[str, Series] = {}
+    for count in counts:
+        with tempfile.TemporaryDirectory() as scratch:
+            for name, unit, value in _of_sites(count, Path(scratch), repeats):
+                series.setdefault(name, Series(name, unit)).values[count] = value
+    return series
+
+
+def _of_sites(count: int, scratch: Path, repeats: int) -> Iterator[tuple[str, str, float]]:
+    """(name, unit, figure) of a federation of so many sites."""
+    names = [f"site{number}" for number in range(count)]
+    yield from _of_registry(names, scratch, repeats)
+    updates = dict(zip(names, _adapters(count), strict=True))
+    yield from _of_updates(updates, scratch)
+    yield "a round: messages", "ms a site", _messages(updates) / count
+    if count <= LARGEST_ROUND:
+        yield "a round: accept, journal, merge", "ms a site", _round(updates, scratch) / count
+
+
+def _of_registry(
+    names: Sequence[str], scratch: Path, repeats: int
+) -> Iterator[tuple[str, str, float]]:
+    state = State(scratch)
+    keys = [_public_key() for _ in range(len(names) + repeats)]
+    members = [
+        Site(name=name, modality=Modality.CT, public_key=key)
+        for name, key in zip(names, keys, strict=False)
+    ]
+    enroll(state.registry, members[0])
+    # As `enroll` would leave it, which writes to the disk once for each.
+    document = {"sites": [member.model_dump(mode="json") for member in members]}
+    state.registry.write_text(json.dumps(document), encoding="utf-8")
+    more = iter(keys[len(names) :])
+    yield "registry: who is in", "ms", milliseconds(lambda: enrolled(state.registry), repeats)
+    yield (
+        "registry: one more", "ms",
+        milliseconds(lambda: enroll(state.registry, _newcomer(next(more))), repeats),
+    )  # fmt: skip
+    yield "status of all sites", "ms", milliseconds(lambda: site_standings(state, None, []), 3)
+
+
+def _newcomer(key: str) -> Site:
+    return Site(name=f"new{abs(hash(key))}", modality=Modality.CT, public_key=key)
+
+
+def _public_key() -> str:
+    key = ec.generate_private_key(ec.SECP384R1()).public_key()
+    return key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+
+
+def _adapters(count: int) -> Iterator[bytes]:
+    """Safetensors that differ in their last number."""
+    blob = to_bytes(some_adapter(embedded().adapted.shapes(), 0), Precision.BF16)
+    for number in range(count):
+        # A small number's bits in bf16: 1/64 and above.
+        yield blob[:-2] + (0x3C80 + number % 256).to_bytes(2, "little")
+
+
+def _of_updates(updates: dict[str, bytes], scratch: Path) -> Iterator[tuple[str, str, float]]:
+    folder = scratch / "updates"
+    folder.mkdir()
+    for name, blob in updates.items():
+        (folder / name).write_bytes(blob)
+    sources = {name: StoredAdapter.in_file(folder / name, name) for name in updates}
+    parts = [Contribution(name, 100, source) for name, source in sources.items()]
+    for rule in (Rule.FEDAVG, Rule.SVD) if len(parts) <= LARGEST_ROUND else (Rule.FEDAVG,):
+        merged = milliseconds(lambda rule=rule: merge(rule, parts, None, RANK, Precision.BF16), 1)
+        yield f"merge, {rule}", "ms a site", merged / len(updates)
+    fitting = milliseconds(lambda: misfits(sources, None, LowRank(RANK, RANK)), 1)
+    yield "do the updates fit together?", "ms a site", fitting / len(updates)
+
+
+def _plan(names: Sequence[str]) -> Plan:
+    stage = {
+        "name": "one", "modality": "ct", "task": "t", "sites": list(names), "rounds": 1,
+        "local_epochs": 1, "learning_rate": 0.1, "batch_size": 8,
+    }  # fmt: skip
+    document = {
+        "name": "scale", "seed": 1, "base_model": {"name": "tiny-llava", "sha256": "a" * 64},
+        "method": {"name": "mslora_cr", "rank": RANK, "alpha": RANK, "contrast": None},
+        "aggregation": "fedavg", "stages": [stage],
+    }  # fmt: skip
+    return parse_plan(document, "scale")
+
+
+def _round(updates: dict[str, bytes], scratch: Path) -> float:
+    """Milliseconds of a whole round, from the first answer to the agreed adapter."""
+    plan = _plan(list(updates))
+
+    def ask(
+        order: Order, asked: Sequence[str], accept: Accept
+    ) -> Iterator[Done | Refused | Waiting]:
+        for site in asked:
+            why = accept(Received(_update(order.digest, site, updates[site]), 1000, 1000))
+            yield Done(site) if why is None else Refused(site, why)
+
+    with closing(Journal(RunFolder(scratch / "run"), plan)) as journal:
+        desk = Desk(durable(ask, journal), journal, lambda _: None, patient=False)
+        return milliseconds(lambda: train_stage(plan, 0, (), desk), 1)
+
+
+def _messages(updates: dict[str, bytes]) -> float:
+    """Milliseconds of asking every site and hearing its answer; sites and all, in this process."""
+    app = ClientApp()
+
+    @app.query()
+    def introduce(message: Message, context: Context) -> Message:  # pyright: ignore[reportUnusedFunction]
+        presence = Presence(site=str(context.node_config["name"]), code=code_digest(), holds=())
+        return Message(presence.to_record(), reply_to=message)
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:  # pyright: ignore[reportUnusedFunction]
+        site = str(context.node_config["name"])
+        digest = Delivery.from_record(message.content).order.digest
+        return Message(_update(digest, site, updates[site]).to_record(), reply_to=message)
+
+    order = Order(
+        work=Work.TRAIN, plan=sha256(b""), stage=0, round=1, releases=(), active=(), adapter=None,
+        code=code_digest(),
+    )  # fmt: skip
+    network = Network(grid_of(app, [{"name": name} for name in updates]), lambda _: b"", SIMULATED)
+    done: list[Done | Refused | Waiting] = []
+    taken = milliseconds(lambda: done.extend(network.ask(order, list(updates), lambda _: None)), 1)
+    assert sum(isinstance(event, Done) for event in done) == len(updates)
+    return taken
+
+
+def _update(order: str, site: str, adapter: bytes) -> Update:
+    return Update(
+        order=order, site=site, examples=100, steps=10, loss=0.5, regularizer=0.0, adapter=adapter
+    )  # fmt: skip

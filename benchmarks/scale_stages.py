@@ -1,0 +1,255 @@
+"""What grows with the stages: the embedded model's bank, its step, and what is read and sent."""
+# torch and typer leave parts of their interfaces untyped; the rest of strict checking holds.
+# pyright: reportUnknownMemberType=false
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+from PIL import Image
+
+from client import store
+from client.batches import Batches
+from client.chain import check_bank
+from client.data import Example
+from client.decoder_lora import Decoder
+from client.descent import PlainDescent
+from client.lora import Factor, fresh_adapter
+from client.model import BaseModel, load_base
+from common.adapter import Adapter, Pair, from_bytes, to_bytes
+from common.bank import Bank, verify_bank
+from common.bank_check import Expected, forget_releases
+from common.exchange import Order, ReleaseRef, Work
+from common.metrics import AnswerKind
+from common.plan import BaseModelPin, Hold, Modality, Plan, Precision, Rule, Training, parse_plan
+from common.release import Draft
+from common.signing import SigningKey
+from server.app import blob_of
+from server.folder import RunFolder
+from server.journal import Journal
+from simulation.hospitals import BASE_MODELS
+
+STAGES = (1, 8, 50, 100, 200)
+RANK, BATCH = 8, 8
+_PIN = BaseModelPin(name="tiny-llava", sha256="a" * 64)
+
+
+@dataclass
+class Series:
+    """One figure at each number of stages or of sites; `unit` says what it is."""
+
+    name: str
+    unit: str
+    values: dict[int, float] = field(default_factory=dict[int, float])
+
+    @property
+    def growth(self) -> float:
+        """The last over the first."""
+        figures = list(self.values.values())
+        return figures[-1] / figures[0]
+
+
+def stages(counts: Sequence[int] = STAGES, repeats: int = 5) -> dict[str, Series]:
+    """Every series over banks of so many releases."""
+    series: dict[str, Series] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = RunFolder(Path(scratch) / "run")
+        for bank in _growing(folder, max(counts)):
+            if len(bank.releases) in counts:
+                for name, unit, value in _of_bank(bank, folder, Path(scratch), repeats):
+                    one = series.setdefault(name, Series(name, unit))
+                    one.values[len(bank.releases)] = value
+        bank = Bank.open(folder.bank)
+        adapters = [bank.adapter(stage) for stage in range(max(counts))]
+    for hold in Hold:
+        for one in _steps(adapters, counts, hold, repeats):
+            series[one.name] = one
+    return series
+
+
+def milliseconds(work: Callable[[], object], repeats: int) -> float:
+    """Median process time of `work`, in ms: what others do on this machine does not count."""
+    taken: list[float] = []
+    for _ in range(repeats):
+        start = time.process_time()
+        work()
+        taken.append(time.process_time() - start)
+    return 1e3 * median(taken)
+
+
+def some_adapter(shapes: Mapping[str, tuple[int, int]], seed: int, rank: int = RANK) -> Adapter:
+    """An adapter as after training: neither factor is zero."""
+    fresh = fresh_adapter(shapes, rank, 1.0, seed)
+    draw = np.random.default_rng(seed)
+    return Adapter(
+        {
+            name: Pair(pair.a, draw.normal(0, 0.01, pair.b.shape).astype(np.float32))
+            for name, pair in fresh.pairs.items()
+        },
+        1.0,
+    )
+
+
+def embedded(precision: Precision = Precision.FP32) -> BaseModel:
+    """The small model that comes with the project."""
+    return load_base(BASE_MODELS["tiny-llava"], precision, torch.device("cpu"))
+
+
+def _growing(folder: RunFolder, count: int) -> Iterator[Bank]:
+    """The bank after each of `count` releases."""
+    shapes, key = embedded().adapted.shapes(), SigningKey.from_seed(bytes(32))
+    folder.root.mkdir(parents=True)
+    bank = Bank.create(folder.bank, _PIN)
+    for number in range(count):
+        blob = to_bytes(some_adapter(shapes, number), Precision.BF16)
+        bank = bank.add(_draft(bank), blob, key)
+        yield bank
+
+
+def _draft(bank: Bank) -> Draft:
+    stage = len(bank.releases)
+    return Draft(
+        stage=stage,
+        name=f"stage{stage}",
+        modality=list(Modality)[stage % 3],
+        task="lesions",
+        parent=bank.head,
+        plan=_plan(1).digest,
+        sums=tuple(range(stage + 1)),
+        sites={"north": 300, "south": 300, "west": 300},
+        rule=Rule.SVD,
+        error=0.125,
+        scores={"accuracy": 0.75},
+        code="c" * 16,
+    )
+
+
+def _plan(count: int) -> Plan:
+    """A plan of so many stages."""
+    stage = {
+        "modality": "ct", "task": "t", "sites": ["north"], "rounds": 3, "local_epochs": 1,
+        "learning_rate": 0.1, "batch_size": 8,
+    }  # fmt: skip
+    document = {
+        "name": "scale", "seed": 1, "base_model": _PIN.model_dump(), "aggregation": "svd",
+        "method": {"name": "mslora_cr", "rank": RANK, "alpha": RANK, "contrast": None},
+        "stages": [{**stage, "name": f"stage{number}"} for number in range(count)],
+    }  # fmt: skip
+    return parse_plan(document, "scale")
+
+
+def _of_bank(
+    bank: Bank, folder: RunFolder, scratch: Path, repeats: int
+) -> Iterator[tuple[str, str, float]]:
+    """(name, unit, figure) of what works on the bank without a model."""
+    home, count = bank.folder, len(bank.releases)
+
+    def first() -> None:
+        forget_releases()
+        Bank.open(home)
+
+    yield "bank open, first time", "ms", milliseconds(first, repeats)
+    yield "bank open, again", "ms", milliseconds(lambda: Bank.open(home), repeats)
+
+    def verify() -> None:
+        forget_releases()
+        verify_bank(home, Expected())
+
+    yield "bank verify", "ms", milliseconds(verify, 3)
+    yield "bank.json", "kB", len(bank.index.to_bytes()) / 1e3
+    order = _order(bank)
+    yield "order", "kB", len(str(order.header())) / 1e3
+    yield "order, its digest", "ms", milliseconds(lambda: order.digest, repeats)
+    site = scratch / f"site{count}"
+    for stage in range(count):
+        store.put(site, bank.adapter_bytes(stage))
+    yield "site: is it my bank?", "ms", milliseconds(lambda: check_bank(site, order), repeats)
+
+    def read() -> list[Adapter]:
+        return [from_bytes(store.get(site, ref.sha256), "x") for ref in order.releases]
+
+    yield "site: read the releases", "ms", milliseconds(read, 3)
+    yield from _of_coordinator(bank, folder, repeats)
+
+
+def _of_coordinator(
+    bank: Bank, folder: RunFolder, repeats: int
+) -> Iterator[tuple[str, str, float]]:
+    plan = _plan(len(bank.releases) + 1)
+    last = bank.releases[-1].adapter
+    yield (
+        "coordinator: a blob of the bank", "ms",
+        milliseconds(lambda: blob_of(plan, folder, last), repeats),
+    )  # fmt: skip
+    other = RunFolder(folder.root.parent / f"journal{len(bank.releases)}")
+    with closing(Journal(other, plan)) as journal:
+        order = _order(bank)
+        yield "journal: open an order", "ms", milliseconds(lambda: journal.opened(order), repeats)
+
+
+def _order(bank: Bank) -> Order:
+    return Order(
+        work=Work.TRAIN,
+        plan="0" * 64,
+        stage=len(bank.releases),
+        round=1,
+        releases=tuple(ReleaseRef(one.stage, one.adapter) for one in bank.releases),
+        active=tuple(range(len(bank.releases))),
+        adapter=None,
+        code="c" * 16,
+    )
+
+
+def _steps(
+    adapters: Sequence[Adapter], counts: Sequence[int], hold: Hold, repeats: int
+) -> Iterator[Series]:
+    """A step on top of so many frozen adapters, and how long it takes to put them there.
+
+    The counts take turns, so that a machine that slows down slows all of them.
+    """
+    model = embedded()
+    taken: dict[int, list[float]] = {count: [] for count in counts}
+    put = Series(f"{hold}: putting them in", "ms")
+    with tempfile.TemporaryDirectory() as folder:
+        examples = _examples(Path(folder))
+        for _ in range(repeats):
+            for count in counts:
+                put.values[count] = milliseconds(
+                    lambda count=count: model.adapted.freeze(adapters[:count], hold), 1
+                )
+                taken[count].append(_step(model, examples))
+    model.adapted.silence()
+    model.adapted.freeze([], hold)
+    yield Series(f"step, {hold}", "ms", {n: median(found) for n, found in taken.items()})
+    yield put
+
+
+def _step(model: BaseModel, examples: Sequence[Example]) -> float:
+    """Milliseconds of one, the median of five behind a first one."""
+    shapes = model.adapted.shapes()
+    model.adapted.begin(some_adapter(shapes, 1), Factor.BOTH)
+    decoder, batch = Decoder(model), Batches(model, examples).take(range(len(examples)))
+    descent = PlainDescent(decoder, model.adapted.parameters(), Training())
+
+    def step() -> None:
+        descent.step([decoder(batch)], None, 0.0)
+
+    step()
+    return milliseconds(step, 5)
+
+
+def _examples(folder: Path) -> list[Example]:
+    found: list[Example] = []
+    for number in range(BATCH):
+        pixels = np.random.default_rng(number).integers(0, 256, (64, 64, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+        asked = "is there a mass in the left lung ?"
+        file = folder / f"{number}.png"
+        found.append(Example(str(number), file, asked, "yes", AnswerKind.CLOSED))
+    return found
