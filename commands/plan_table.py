@@ -9,8 +9,9 @@ from common.cost import PlanCost, StageCost
 from common.plan import Plan
 
 _UNITS = ("", " k", " M", " G", " T", " P", " E", " Z")
+#: Every column of the stages but their names; two lines at most, for a terminal of 80 letters.
 _RIGHT = (
-    "sites", "beneath", "down", "up", "caught up", "memory", "op/question", "steps", "op", "bank"
+    "down", "up", "caught\nup", "memory", "op a\nquestion", "steps", "op", "bank"
 )  # fmt: skip
 
 
@@ -43,8 +44,8 @@ def pictured(plan: Plan, cost: PlanCost, tflops: float | None) -> Group:
 
 
 def _table(plan: Plan, cost: PlanCost, tflops: float | None) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("stage", overflow="fold")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("stage", min_width=9, overflow="fold")
     for column in (*_RIGHT, *(() if tflops is None else ("hours",))):
         table.add_column(column, justify="right", no_wrap=True)
     for stage in cost.stages:
@@ -56,28 +57,30 @@ def _table(plan: Plan, cost: PlanCost, tflops: float | None) -> Table:
 def _row(stage: StageCost) -> tuple[str, ...]:
     return (
         stage.name,
-        str(stage.sites),
-        str(stage.earlier),
-        octets(stage.round_down),
-        octets(stage.round_up),
-        octets(stage.catch_up),
-        octets(stage.memory.total),
-        short(stage.operations.question),
+        _narrow(octets(stage.round_down, 3)),
+        _narrow(octets(stage.round_up, 3)),
+        _narrow(octets(stage.catch_up, 3)),
+        _narrow(octets(stage.memory.total, 3)),
+        _narrow(short(stage.operations.question, 3)),
         f"{stage.steps:,}",
-        short(stage.site_operations),
-        octets(stage.bank),
+        _narrow(short(stage.site_operations, 3)),
+        _narrow(octets(stage.bank, 3)),
     )
 
 
-def octets(count: float) -> str:
+def _narrow(text: str) -> str:
+    return text.replace(" ", "")
+
+
+def octets(count: float, digits: int = 4) -> str:
     """Bytes with a unit, as in 335.6 MB; 1 MB is a million bytes."""
-    return f"{short(count)}B" if count >= 1000 else f"{count:.0f} B"
+    return f"{short(count, digits)}B" if count >= 1000 else f"{count:.0f} B"
 
 
-def short(count: float) -> str:
-    """A number with a letter for its thousands, as in 7.57 G."""
+def short(count: float, digits: int = 4) -> str:
+    """A number with a letter for its thousands, as in 7.566 G."""
     for unit in _UNITS:
         if abs(count) < 999.5:
-            return f"{count:.4g}{unit}" if unit else f"{count:.0f}"
+            return f"{count:.{digits}g}{unit}" if unit else f"{count:.0f}"
         count /= 1000
     return f"{count:.3g}{_UNITS[-1]}"
