@@ -1,320 +1,279 @@
-"""What a round costs beside the training: bytes at the wire, memory, time; and Flower's own way.
+"""What a federated round takes beside the training of its slowest site, with real processes.
 
-A real coordinator (superlink in process isolation, edge, ServerApp with journal and bank)
-over TLS, and sites that answer at once (benchmarks/canned_sites.py). Bytes are counted by a
-TCP proxy between them, memory is the kernel's high-water mark of each process (VmHWM).
+A coordinator and its sites on loopback over TLS, as `fedmslora coordinator start` and
+`fedmslora site start` run them (simulation/loopback.py), a plan of one stage on the embedded
+model. Every moment is read from what the parts leave anyway: the journal, the sites' audit
+logs, the trainers' logs, and when files and processes appeared.
 """
 
-import json
-import sys
+import os
+import re
+import sqlite3
 import tempfile
+import threading
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 import psutil
-from flwr.cli.build import build_fab_from_files
-from safetensors.numpy import load
+import yaml
 
-from benchmarks.canned_sites import RANK, Canned, adapter_bytes
-from benchmarks.plain_round import RESULT
-from client.keys import make_key
+from benchmarks.round_parts import PARTS, RoundTimes, Visit, typical
+from client import audit
+from client.base_files import base_digest
+from client.site import load_site
 from common.adapter import Array, arrays, from_bytes
 from common.bank import Bank
 from common.errors import StateError
-from common.plan import Plan, Rule, parse_plan
-from server.news import ending, read_news
-from server.state import State
-from server.superlink import ROOT, SuperLink, SuperLinkAway
-from simulation.loopback import command, end, end_all_in, found_coordinator, said, started
-from simulation.throttle import Line, Link, line
+from common.plan import load_plan
+from server.folder import RunFolder
+from simulation.engines import Engine
+from simulation.hospitals import BASE_MODELS
+from simulation.loopback import Federation, loopback
+from simulation.run import Wish, simulate
 
-#: One block of the canned adapter in bf16.
-BLOCK_MEGABYTES = 10.49
-ROUNDS = 2
-_GLANCE_S = 0.1
-_PATIENCE_S = 3600.0
-#: A process, by what its command line has.
-_PROCESSES = {
-    "serverapp": "flwr-serverapp",
-    "superlink": "flower-superlink",
-    "superexec": "flower-superexec",
-    "edge": "server.edge",
-    "keeper": "server.keeper",
-}
+#: How long a site holds a message: as `fedmslora coordinator init` says, for real rounds.
+_WAIT_S = 60.0
+#: How often files and processes are looked for; each has a time of its own.
+_GLANCE_S = 0.02
+#: The first round has in it what a later one has not: the base model is loaded.
+_LATER = 2
+_MODEL = "tiny-llava"
+_ANSWERED = re.compile(r"^(\S+ \S+),(\d+) train .*\(([0-9a-f]{12})\): (begun|answered)$", re.M)
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What one federation's run came to.
+def plan_of(folder: Path, sites: int, rounds: int, epochs: float) -> Path:
+    """A plan of one stage for so many sites; an epoch is 96 questions over all of them."""
+    plan: dict[str, Any] = {
+        "name": "round",
+        "seed": 7,
+        "base_model": {"name": _MODEL, "sha256": base_digest(BASE_MODELS[_MODEL])},
+        "method": {"name": "mslora_cr", "rank": 8, "alpha": 8, "contrast": {}},
+        "aggregation": "svd",
+        "evaluation": {"zero_shot": False},
+        "stages": [
+            {
+                "name": "cxp", "modality": "radiology", "task": "CXP",
+                "sites": [f"site{number + 1}" for number in range(sites)], "rounds": rounds,
+                "local_epochs": epochs, "learning_rate": 5e-3, "batch_size": 8,
+                "max_new_tokens": 4,
+            }
+        ],
+        "simulation": {"data": "phantoms", "train_fraction": 0.5, "test_questions": 4},
+    }  # fmt: skip
+    file = folder / "plan.yaml"
+    file.write_text(yaml.safe_dump(plan), encoding="utf-8")
+    return file
 
-    Attributes:
-        adapter: bytes of one adapter.
-        seconds: of one round; down and up over all sites.
-        down: bytes at the wire over those of the adapters that must go down; `up` likewise.
-        peak: the largest resident memory of each process of the coordinator, in bytes.
+
+def run(sites: int = 2, rounds: int = 5, epochs: float = 4.0) -> dict[str, Any]:
+    """A round's seconds, those of its slowest site's training, and what is in between.
+
+    `ours` is the round, `theirs` its training alone, which no federation can be quicker than;
+    each the median over the rounds but the first.
     """
-
-    sites: int
-    adapter: int
-    seconds: float
-    down: float
-    up: float
-    peak: Mapping[str, int]
-
-    def to_json(self) -> dict[str, Any]:
-        """The figures, memory in MB."""
-        megabytes = {name: round(size / 1e6) for name, size in sorted(self.peak.items())}
-        return {
-            "sites": self.sites,
-            "adapter_bytes": self.adapter,
-            "seconds": self.seconds,
-            "wire_down": self.down,
-            "wire_up": self.up,
-            "peak_mb": megabytes,
-        }
-
-
-@dataclass(slots=True)
-class Memory:
-    """The high-water marks of the processes beneath one."""
-
-    below: int
-    peak: dict[str, int] = field(default_factory=dict[str, int])
-
-    def look(self) -> None:
-        """Read them again: a process that ends takes its mark with it."""
-        with suppress(psutil.Error):
-            for process in psutil.Process(self.below).children(recursive=True):
-                with suppress(psutil.Error, OSError):
-                    words = " ".join(process.cmdline())
-                    # One that is just starting has no name yet.
-                    for name in (name for name, mark in _PROCESSES.items() if mark in words):
-                        self.peak[name] = max(self.peak.get(name, 0), _high_water(process.pid))
-
-
-@dataclass(frozen=True, slots=True)
-class Stand:
-    """A coordinator that runs, its canned sites, and the counting line between them."""
-
-    state: State
-    plan: Plan
-    line: Line
-    memory: Memory
-    adapter: int
-
-
-def run(sites: Sequence[int] = (2,), megabytes: int = 30) -> dict[str, Any]:
-    """Measure rounds with so many sites each, and Flower's own way with the first of them.
-
-    300 MB with 2, 4 and 8 sites takes half an hour and 12 GB of disk.
-    """
-    blocks = max(1, round(megabytes / BLOCK_MEGABYTES))
-    first, plain, equal_to = _both(sites[0], blocks)
-    costs = [first, *(cost_of(count, blocks) for count in sites[1:])]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        file = plan_of(folder, sites, rounds, epochs)
+        with loopback(file, folder / "real") as federation:
+            times = timed(federation)
+            wish = Wish(
+                out=folder / "one", engine=Engine.IN_PROCESS, methods=None, seeds=1, data=None,
+                base_model=None, quiet=True,
+            )  # fmt: skip
+            simulate(file, wish)
+            equal_to = difference(federation.run, RunFolder(wish.out))
+    later = times[_LATER - 1 :]
+    ours = median(one.seconds for one in later)
+    theirs = median(one.training for one in later)
+    over = median(one.seconds / one.training for one in later)
     return {
         "name": "round",
-        "ours": first.seconds,
-        "theirs": plain.seconds,
-        "ratio": plain.seconds / first.seconds,
+        "ours": ours,
+        "theirs": theirs,
+        "ratio": theirs / ours,
         "equal_to": equal_to,
+        "over_training": over,
         "settings": {
-            "rounds": ROUNDS,
-            "rank": RANK,
-            "costs": [cost.to_json() for cost in costs],
-            "growth": costs[-1].peak["serverapp"] / first.peak["serverapp"],
-            "adapters_in_memory": max(cost.peak["serverapp"] / cost.adapter for cost in costs),
-            "theirs": plain.to_json() | {"how": "flwr 1.41 FedAvg over float32 arrays"},
+            "ours": "a round, from its order to the next",
+            "theirs": "the training of the round's slowest site, by its own clock",
+            "over_training": "ours / theirs, the median of the rounds' own; 1 would be for nothing",
+            "sites": sites,
+            "rounds": rounds,
+            "measured": f"rounds {_LATER} to {rounds}, medians",
+            "cores": os.cpu_count(),
+            "parts": {PARTS[name]: value for name, value in typical(later).items()},
+            "first_round": times[0].seconds,
+            "each": [{"seconds": one.seconds, "training": one.training} for one in times],
         },
     }
 
 
-def _both(count: int, blocks: int) -> tuple[Cost, Cost, float]:
-    """Ours, Flower's own way, and how far their results are apart."""
-    with tempfile.TemporaryDirectory() as folder, _stand(Path(folder), count, blocks) as stand:
-        ours = _ours(stand)
-        plain = _theirs(stand, Path(folder) / "plain", blocks)
-        return ours, plain, _difference(stand, Path(folder) / "plain")
+def timed(federation: Federation) -> list[RoundTimes]:
+    """The federation's plan is run to its end: the moments of every round of its one stage."""
+    state = federation.state
+    settings = state.settings.model_copy(update={"wait_s": _WAIT_S})
+    state.settings_file.write_text(settings.model_dump_json(), encoding="utf-8")
+    with watching(federation) as seen:
+        for machine in federation.machines:
+            federation.start(machine)
+        federation.run_to_the_end()
+    rounds = load_plan(federation.plan_file).stages[0].rounds
+    orders = _orders(federation.run)
+    return [_times(federation, seen, orders, number) for number in range(1, rounds + 1)]
 
 
-def cost_of(count: int, blocks: int) -> Cost:
-    """What rounds of ours cost with so many sites and an adapter of so many blocks."""
-    with tempfile.TemporaryDirectory() as folder, _stand(Path(folder), count, blocks) as stand:
-        return _ours(stand)
+@dataclass(slots=True)
+class Seen:
+    """What is gone again soon: when which update came, and when which process began.
+
+    Attributes:
+        came: of each file in the run's blobs, by its digest.
+        began: of each ClientApp process, by its site.
+    """
+
+    came: dict[str, float] = field(default_factory=dict[str, float])
+    began: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
 
 
 @contextmanager
-def _stand(root: Path, count: int, blocks: int) -> Generator[Stand]:
-    plan = _plan(count)
-    state = found_coordinator(root / "coordinator", plan)
-    supervisor = started(command("coordinator", "start", "--state", str(state.root)), root / "log")
-    processes = [supervisor]
+def watching(federation: Federation) -> Generator[Seen]:
+    """While this lasts, files and processes are looked for, many times a second."""
+    seen, stop = Seen(), threading.Event()
+    thread = threading.Thread(target=_watch, args=(federation, seen, stop), daemon=True)
+    thread.start()
     try:
-        keys = {site: _enrolled(state, root / "keys", site) for site in plan.sites}
-        with line(("127.0.0.1", state.settings.port), Link()) as laid:
-            settings = Canned(
-                address=f"localhost:{laid.address[1]}", ca=state.ca, keys=keys, blocks=blocks
-            )
-            (root / "canned.json").write_text(settings.model_dump_json())
-            _await_superlink(state)
-            words = (sys.executable, "-m", "benchmarks.canned_sites", str(root / "canned.json"))
-            processes.append(started(words, root / "canned.log"))
-            adapter = len(adapter_bytes(blocks, 0))
-            yield Stand(state, plan, laid, Memory(supervisor.pid), adapter)
+        yield seen
     finally:
-        end(processes)
-        end_all_in(root)
+        stop.set()
+        thread.join()
 
 
-def _ours(stand: Stand) -> Cost:
-    """Our run of the plan: its rounds, the release, the scores."""
-    file = stand.state.root / "plan.json"
-    file.write_text(stand.plan.canonical())
-    down, up = stand.line.down.carried, stand.line.up.carried
-    said("coordinator", "run", str(file), "--detach", "--state", str(stand.state.root))
-    news = stand.state.coordinator_news(stand.plan.name)
-    closed: dict[int, float] = {}
-    deadline = time.monotonic() + _PATIENCE_S
-    while (last := ending(told := read_news(news))) is None:
-        stand.memory.look()
-        for one in told:
-            if one["event"] == "round":
-                closed.setdefault(one["round"], time.monotonic())
-        _check(deadline, stand)
-        time.sleep(_GLANCE_S)
-    if last["event"] != "done":
-        raise StateError(f"the round failed: {last.get('text')}")
-    # What each site must get: every round's start but the first, and the release to be scored.
-    adapters = stand.adapter * len(stand.plan.sites) * ROUNDS
-    return Cost(
-        sites=len(stand.plan.sites),
-        adapter=stand.adapter,
-        seconds=closed[ROUNDS] - closed[ROUNDS - 1],
-        down=(stand.line.down.carried - down) / adapters,
-        up=(stand.line.up.carried - up) / adapters,
-        peak=dict(stand.memory.peak),
-    )
+def _watch(federation: Federation, seen: Seen, stop: threading.Event) -> None:
+    known = set(os.listdir("/proc"))
+    marks = {f"127.0.0.1:{port}": site for site, port in federation.ports.items()}
+    while not stop.wait(_GLANCE_S):
+        _see_blobs(federation.run.blobs, seen)
+        there = set(os.listdir("/proc"))
+        # One that is just starting may have its parent's command line: it is looked at again.
+        for name in there - known:
+            if _see_process(name, marks, seen):
+                known.add(name)
+        known &= there
 
 
-def _theirs(stand: Stand, folder: Path, blocks: int) -> Cost:
-    """The same updates through Flower's own FedAvg, in float32."""
-    folder.mkdir()
-    (folder / "layout.safetensors").write_bytes(adapter_bytes(blocks, 0))
-    stand.memory.peak.clear()
-    down, up = stand.line.down.carried, stand.line.up.carried
-    config = {"folder": str(folder), "sites": str(len(stand.plan.sites)), "rounds": str(ROUNDS)}
-    deadline = time.monotonic() + _PATIENCE_S
-    with closing(SuperLink(stand.state)) as superlink:
-        number = superlink.start(_plain_bundle(), config)
-        while not (folder / RESULT).exists():
-            stand.memory.look()
-            found = next(run for run in superlink.runs() if run.number == number)
-            if found.how == "failed":
-                raise StateError(f"Flower's own way failed: {found.why}")
-            _check(deadline, stand)
-            time.sleep(_GLANCE_S)
-    adapters = stand.adapter * len(stand.plan.sites) * ROUNDS
-    return Cost(
-        sites=len(stand.plan.sites),
-        adapter=stand.adapter,
-        seconds=float((folder / "seconds").read_text()) / ROUNDS,
-        down=(stand.line.down.carried - down) / adapters,
-        up=(stand.line.up.carried - up) / adapters,
-        peak=dict(stand.memory.peak),
-    )
+def _see_blobs(folder: Path, seen: Seen) -> None:
+    with suppress(OSError):
+        for entry in os.scandir(folder):
+            with suppress(OSError):
+                seen.came.setdefault(Path(entry.name).stem, entry.stat().st_mtime)
 
 
-def _difference(stand: Stand, folder: Path) -> float:
-    """The largest relative difference of an array; ours travelled and was released in bf16."""
-    bank = Bank.open(stand.state.run(stand.plan.name).bank)
-    ours = arrays(from_bytes(bank.adapter_bytes(0), "the release"))
-    theirs = load((folder / RESULT).read_bytes())
-    return max(_relative(ours[name], theirs[name]) for name in ours)
+def _see_process(name: str, marks: Mapping[str, str], seen: Seen) -> bool:
+    """Whether enough is known of the process; a ClientApp's start is written down."""
+    if not name.isdigit():
+        return True
+    try:
+        process = psutil.Process(int(name))
+        words = process.cmdline()
+        began = process.create_time()
+    except psutil.Error:
+        return False
+    if "client.launch" not in " ".join(words):
+        return time.time() - began > 1.0
+    for mark in marks.keys() & set(words):
+        seen.began.setdefault(marks[mark], []).append(began)
+    return True
+
+
+def _orders(run: RunFolder) -> list[tuple[str, float]]:
+    """(digest, when it was about to be sent) of every order, in the order of time."""
+    with closing(sqlite3.connect(f"file:{run.journal}?mode=ro", uri=True)) as journal:
+        return journal.execute("select digest, opened from rounds order by opened").fetchall()
+
+
+def _times(
+    federation: Federation, seen: Seen, orders: list[tuple[str, float]], number: int
+) -> RoundTimes:
+    (digest, opened), (_, closed) = orders[number - 1 : number + 1]
+    visits = {
+        site: _visit(federation, seen, site, (digest, opened)) for site in federation.plan.sites
+    }
+    return RoundTimes(opened=opened, closed=closed, visits=visits)
+
+
+def _visit(federation: Federation, seen: Seen, site: str, sent: tuple[str, float]) -> Visit:
+    digest, opened = sent
+    store = load_site(federation.site_file(site)).store
+    order, left, adapter = _audited(store, digest)
+    begun, answered = _trained(store / "logs" / "trainer.log", digest)
+    came = seen.came.get(adapter)
+    before = [began for began in seen.began.get(site, []) if opened - 0.1 <= began <= order]
+    if came is None or not before:
+        raise StateError(
+            f"site {site}: found no trace of order {digest[:12]}, expected its process and its "
+            "answer's file; this machine may be too busy to be measured"
+        )
+    return Visit(
+        process=max(before), order=order, begun=begun, answered=answered, left=left, came=came,
+        trained=_seconds(federation.run, digest, site),
+    )  # fmt: skip
+
+
+def _audited(store: Path, digest: str) -> tuple[float, float, str]:
+    """When the order came first, when its update left, and the digest of its adapter."""
+    ours = [
+        entry
+        for entry in audit.read(store)
+        if entry.subject is not None and entry.subject.order == digest
+    ]
+    order = next(entry for entry in ours if entry.kind is audit.Kind.ORDER)
+    update = next(entry for entry in ours if entry.kind is audit.Kind.UPDATE)
+    return order.time.timestamp(), update.time.timestamp(), update.parts[0].sha256
+
+
+def _trained(log: Path, digest: str) -> tuple[float, float]:
+    """When the trainer began the order and when it had answered it, by its log."""
+    found: dict[str, float] = {}
+    for moment, thousandths, name, what in _ANSWERED.findall(log.read_text(encoding="utf-8")):
+        if digest.startswith(name):
+            found[what] = datetime.fromisoformat(moment).timestamp() + int(thousandths) / 1000
+    return found["begun"], found["answered"]
+
+
+def _seconds(run: RunFolder, digest: str, site: str) -> float:
+    with closing(sqlite3.connect(f"file:{run.journal}?mode=ro", uri=True)) as journal:
+        ((seconds,),) = journal.execute(
+            "select json_extract(header, '$.seconds') from answers where digest = ? and site = ?",
+            (digest, site),
+        ).fetchall()
+    return float(seconds)
+
+
+def difference(ours: RunFolder, theirs: RunFolder) -> float:
+    """0 where every file of the two banks has the same bytes; else how far the adapters are apart.
+
+    The largest relative difference (Frobenius) of an array; never 0 where any byte differs.
+    """
+    left, right = _files(ours.bank), _files(theirs.bank)
+    if left == right:
+        return 0.0
+    pairs = [(Bank.open(folder.bank).adapter_bytes(0)) for folder in (ours, theirs)]
+    first, second = (arrays(from_bytes(blob, "the release")) for blob in pairs)
+    apart = max(_relative(first[name], second[name]) for name in first)
+    return apart or float("inf")
+
+
+def _files(bank: Path) -> dict[str, bytes]:
+    found = (file for file in bank.rglob("*") if file.is_file())
+    return {file.relative_to(bank).as_posix(): file.read_bytes() for file in found}
 
 
 def _relative(ours: Array, theirs: Array) -> float:
     return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
-
-
-def _check(deadline: float, stand: Stand) -> None:
-    if time.monotonic() > deadline:
-        raise StateError(f"{stand.state.root}: no end within {_PATIENCE_S:g} s, expected one")
-
-
-def _plan(count: int) -> Plan:
-    stage = {
-        "name": "one",
-        "modality": "ct",
-        "task": "one",
-        "sites": [f"site{number}" for number in range(count)],
-        "rounds": ROUNDS,
-        "local_epochs": 1,
-        "learning_rate": 1e-3,
-        "batch_size": 1,
-    }
-    method = {"name": "mslora_cr", "rank": RANK, "alpha": RANK, "contrast": None}
-    document = {
-        "name": "round",
-        "seed": 0,
-        "base_model": {"name": "canned", "sha256": "0" * 64},
-        "method": method,
-        "aggregation": str(Rule.FEDAVG),
-        "stages": [stage],
-    }
-    return parse_plan(document, "the benchmark's plan")
-
-
-def _enrolled(state: State, folder: Path, site: str) -> Path:
-    folder.mkdir(exist_ok=True)
-    public = make_key(folder / site, site)
-    words = ("--name", site, "--modality", "ct", "--state", str(state.root))
-    said("coordinator", "enroll", str(public), *words)
-    return folder / site
-
-
-def _await_superlink(state: State) -> None:
-    """It answers, and knows every enrolled site."""
-    deadline = time.monotonic() + _PATIENCE_S
-    with closing(SuperLink(state)) as superlink:
-        while time.monotonic() < deadline:
-            with suppress(SuperLinkAway):
-                registered = json.loads(state.registry.read_text())["sites"]
-                if len(superlink.nodes()) == len(registered):
-                    return
-            time.sleep(_GLANCE_S)
-    raise StateError(f"{state.root}: found no SuperLink, expected one that knows the sites")
-
-
-def _plain_bundle() -> bytes:
-    """An app of benchmarks/plain_round.py alone, and what it imports."""
-    project = """
-[project]
-name = "plain-round"
-version = "0.1.0"
-license = "Apache-2.0"
-dependencies = ["flwr==1.41.0"]
-[tool.flwr.app]
-publisher = "fedmslora"
-[tool.flwr.app.components]
-serverapp = "benchmarks.plain_round:app"
-clientapp = "benchmarks.plain_round:app"
-[tool.flwr.app.config]
-folder = ""
-sites = ""
-rounds = ""
-"""
-    rooms = [*(ROOT / "common").glob("*.py"), *(ROOT / "benchmarks").glob("*.py")]
-    files: dict[str, bytes | Path] = {file.relative_to(ROOT).as_posix(): file for file in rooms}
-    return build_fab_from_files({"pyproject.toml": project.encode(), **files})[0]
-
-
-def _high_water(pid: int) -> int:
-    """The largest resident memory that a process ever had, in bytes."""
-    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-    rows = [row for row in status.splitlines() if row.startswith("VmHWM")]
-    # A process that has ended and is not buried has no memory.
-    return int(rows[0].split()[1]) * 1024 if rows else 0

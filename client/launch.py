@@ -4,17 +4,22 @@ A coordinator sends its app (a FAB) with every run, and Flower's `flwr-clientapp
 and import it. SuperExec finds that program on its PATH, so a site puts a program of the same
 name there, which runs this module: Flower's process, whose steps "unpack" and "load" are
 replaced. These steps are private to Flower, so the one version that is tested is demanded.
+
+A process begins for every message, so what it imports is part of every round, and it imports no
+more than it needs: Flower's own program has the whole SuperNode with its databases beside it.
 """
 # The replaced functions are Flower's own, and it leaves their types open.
 # pyright: reportUnknownMemberType=false
 
+import argparse
 import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NoReturn, Protocol
 
 from flwr.app import Context, Message
-from flwr.supernode.cli.flwr_clientapp import flwr_clientapp
+from flwr.common.args import add_args_flwr_app_common, try_obtain_flwr_app_token
+from flwr.supercore.tls import validate_and_resolve_root_certificates
 from flwr.supernode.runtime import run_clientapp as process
 
 from client.parts import FLOWER, check_flower
@@ -39,7 +44,7 @@ def main() -> None:
     """Flower's ClientApp process, which runs `client.app`."""
     check_flower()
     use_own_app(_installed)
-    flwr_clientapp()
+    run()
 
 
 def use_own_app(load: Callable[[], App]) -> None:
@@ -63,6 +68,24 @@ def use_own_app(load: Callable[[], App]) -> None:
         if not hasattr(process, name):
             raise SiteFailed(f"flwr {FLOWER}: found no step {name!r} in its ClientApp process")
         setattr(process, name, own)
+
+
+def run() -> None:
+    """What the program `flwr-clientapp` of flwr 1.41 does with its arguments."""
+    parser = argparse.ArgumentParser(description="Run a Flower ClientApp")
+    parser.add_argument("--runtime-api-address", required=True)
+    add_args_flwr_app_common(parser)
+    given = parser.parse_args()
+    process.run_clientapp(
+        runtime_api_address=given.runtime_api_address,
+        token=try_obtain_flwr_app_token(given),
+        insecure=given.insecure,
+        certificates=validate_and_resolve_root_certificates(
+            given.root_certificates, given.insecure
+        ),
+        parent_pid=given.parent_pid,
+        runtime_dependency_install=given.runtime_dependency_install,
+    )
 
 
 def _guarded(load: Callable[[], App]) -> App:

@@ -87,17 +87,32 @@ def aggregate(
 
 @app.command("round")
 def round_(
+    sites: Annotated[int, typer.Option(min=1, help="Sites, each of them real processes.")] = 2,
+    rounds: Annotated[int, typer.Option(min=2, help="Rounds; the first does not count.")] = 5,
+    json_out: _Json = False,
+) -> None:
+    """A federated round of real processes, against the training of its slowest site alone.
+
+    Example: fedmslora bench round --sites 3 --json
+    """
+    from benchmarks.round import run
+
+    _show(run(sites, rounds), json_out)
+
+
+@app.command()
+def wire(
     sites: Annotated[
         str, typer.Option(help="Numbers of sites to measure; Flower's own way with the first.")
     ] = "2",
     megabytes: Annotated[int, typer.Option(min=10, help="Size of an adapter in bf16.")] = 30,
     json_out: _Json = False,
 ) -> None:
-    """A round of a real coordinator: wire bytes, memory, time; against Flower's own FedAvg.
+    """A real coordinator with sites that answer at once: wire bytes, memory; against FedAvg.
 
-    Example: fedmslora bench round --sites 2,4,8 --megabytes 300 --json
+    Example: fedmslora bench wire --sites 2,4,8 --megabytes 300 --json
     """
-    from benchmarks.round import run
+    from benchmarks.wire import run
     from common.errors import PlanError
 
     counts = [int(word) for word in sites.split(",") if word.strip().isdigit()]

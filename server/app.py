@@ -21,6 +21,7 @@ from common.release import INDEX_FILE, Draft
 from common.report import RunReport, write_report
 from common.signing import SigningKey
 from server.accept import durable
+from server.bells import Bells
 from server.folder import Blobs, RunFolder, alone
 from server.journal import Closed, Journal
 from server.network import SIMULATED, Network, Patience
@@ -63,7 +64,7 @@ def run(plan: Plan, folder: RunFolder, grid: Grid, federation: "Federation") -> 
         bank, key = open_bank(plan, folder), signing_key(folder)
         say({"event": "meeting"})
         blob = partial(blob_of, plan, folder)
-        network = Network(grid, blob, federation.patience, federation.registered)
+        network = Network(grid, blob, federation.patience, federation.registered, federation.bells)
         desk = Desk(durable(network.ask, journal), journal, say, federation.patient)
         board = Scoreboard(plan)
         for number, stage in enumerate(plan.stages):
@@ -212,6 +213,7 @@ class Federation:
 
     patience: Patience = SIMULATED
     registered: Callable[[], Collection[str]] | None = None
+    bells: Bells | None = None
 
     @property
     def patient(self) -> bool:
@@ -225,7 +227,10 @@ def _federation(context: Context) -> Federation:
         return Federation()
     wait_s, slack_s = (float(str(context.run_config[key])) for key in ("wait-s", "slack-s"))
     patience = Patience(wait_s=wait_s, slack_s=slack_s, poll_s=POLL_S, appear_s=None)
-    return Federation(patience, partial(enrolled, Path(registry)))
+    # Both lie in the coordinator's folder.
+    return Federation(
+        patience, partial(enrolled, Path(registry)), Bells(Path(registry).parent / "bells")
+    )
 
 
 def _say(folder: RunFolder, news: News) -> None:

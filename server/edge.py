@@ -3,6 +3,7 @@
 Flower's SuperLink has one port for everything, and its Control and Runtime APIs ask nobody
 who they are (docs/adr/0007). So the SuperLink stays inside, and this stands in front:
 a site's SuperNode works with the fleet path alone, whose requests are signed by its key.
+It holds a question for messages while there is none (server/hold.py).
 """
 
 import asyncio
@@ -12,19 +13,26 @@ import sys
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import httpx
 import uvicorn
+from flwr.proto.fleet_pb2 import PullMessagesRequest
+from google.protobuf.message import DecodeError
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from server.bells import Bells
+from server.hold import Hold, is_empty
 from server.state import State
 
 #: The raw path, as it came over the wire: no escape, no dot and no other trick fits in.
 _FLEET = re.compile(rb"/v1/fleet(/[A-Za-z0-9_-]+)+")
 _METHODS = ("GET", "POST")
+#: Where a SuperNode asks for messages.
+_PULL = b"/v1/fleet/pull-messages"
 #: What concerns one connection and not the message (RFC 9110, 7.6.1), and what the edge's
 #: own HTTP layers set themselves.
 _ONE_HOP = frozenset(
@@ -65,13 +73,21 @@ class Edge:
     """An ASGI app that passes the fleet path on to the SuperLink and refuses all else."""
 
     def __init__(
-        self, superlink: str, client: httpx.AsyncClient, limits: Limits | None = None
+        self,
+        superlink: str,
+        client: httpx.AsyncClient,
+        limits: Limits | None = None,
+        hold: Hold | None = None,
     ) -> None:
-        """`superlink` is its address (host:port); `client` trusts its certificate."""
+        """`superlink` is its address (host:port); `client` trusts its certificate.
+
+        Without `hold` every question is answered at once.
+        """
         self._host = superlink.encode("ascii")
         self._client = client
         self._limits = limits or Limits()
         self._free = self._limits.requests
+        self._hold = hold
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -92,7 +108,7 @@ class Edge:
     async def _admit(self, request: Request, send: Send) -> None:
         fault = self._fault(request)
         if fault is not None:
-            await _answer(fault, request, send)
+            await _refuse(fault, request, send)
             return
         self._free -= 1
         try:
@@ -115,24 +131,50 @@ class Edge:
         until = asyncio.get_running_loop().time() + self._limits.request_s
         try:
             async with asyncio.timeout_at(until):
-                answer = await self._client.send(self._asked(request), stream=True)
+                answer = await self._answer(request)
         except ClientDisconnect:
             return
         except (_TooMuch, TimeoutError, httpx.TransportError) as error:
             # A SuperNode asks again after 502, 503 and 504 (flwr 1.41, supercore/retry).
-            await _answer(_STATUS.get(type(error), 502), request, send)
+            await _refuse(_STATUS.get(type(error), 502), request, send)
         else:
             await _give_back(answer, request, send, until)
 
-    def _asked(self, request: Request) -> httpx.Request:
+    async def _answer(self, request: Request) -> httpx.Response:
+        """The SuperLink's answer, of which nothing is read yet but where it is empty."""
+        if self._hold is None or request.scope["raw_path"] != _PULL:
+            return await self._ask(request, self._body(request))
+        body = b"".join([piece async for piece in self._body(request)])
+        node = _node(body)
+        if node is None:
+            return await self._ask(request, body)
+        # All that still comes from the site is that it is gone.
+        gone = asyncio.ensure_future(request.receive())
+        # Whoever waits takes no one's place.
+        self._free += 1
+        try:
+            return await self._hold.answer(node, partial(self._ask_again, request, body), gone)
+        finally:
+            self._free -= 1
+            gone.cancel()
+
+    async def _ask_again(self, request: Request, body: bytes) -> httpx.Response:
+        self._free -= 1
+        try:
+            answer = await self._ask(request, body)
+            if is_empty(answer):
+                await answer.aread()
+            return answer
+        finally:
+            self._free += 1
+
+    async def _ask(self, request: Request, body: AsyncIterator[bytes] | bytes) -> httpx.Response:
         headers = [*_kept(request.headers.raw), (b"host", self._host)]
         has_body = {"content-length", "transfer-encoding"} & set(request.headers.keys())
-        return httpx.Request(
-            request.method,
-            f"https://{self._host.decode('ascii')}{request.scope['raw_path'].decode('ascii')}",
-            headers=headers,
-            content=self._body(request) if has_body else None,
-        )
+        url = f"https://{self._host.decode('ascii')}{request.scope['raw_path'].decode('ascii')}"
+        content = body if has_body else None
+        asked = httpx.Request(request.method, url, headers=headers, content=content)
+        return await self._client.send(asked, stream=True)
 
     async def _body(self, request: Request) -> AsyncIterator[bytes]:
         length = 0
@@ -146,7 +188,8 @@ class Edge:
 
 
 async def _give_back(answer: httpx.Response, request: Request, send: Send, until: float) -> None:
-    reply = StreamingResponse(answer.aiter_raw(), status_code=answer.status_code)
+    pieces = answer.aiter_bytes() if answer.is_stream_consumed else answer.aiter_raw()
+    reply = StreamingResponse(pieces, status_code=answer.status_code)
     reply.raw_headers = _kept(answer.headers.raw)
     try:
         async with asyncio.timeout_at(until):
@@ -158,7 +201,15 @@ async def _give_back(answer: httpx.Response, request: Request, send: Send, until
         await answer.aclose()
 
 
-async def _answer(status: int, request: Request, send: Send) -> None:
+def _node(body: bytes) -> int | None:
+    """Whose messages are asked for; whether he is it, the SuperLink finds out."""
+    try:
+        return PullMessagesRequest.FromString(body).node.node_id or None
+    except DecodeError:
+        return None
+
+
+async def _refuse(status: int, request: Request, send: Send) -> None:
     # The body that was not read can't be told from a next request: the connection ends.
     reply = Response(status_code=status, headers={"connection": "close"})
     await reply(request.scope, request.receive, send)
@@ -191,14 +242,14 @@ def inner_client(state: State) -> httpx.AsyncClient:
 def run_edge(state: State) -> None:
     """Serve until SIGTERM or SIGINT."""
     settings = state.settings
-    app = Edge(settings.inner, inner_client(state))
-    # Uvicorn sets the Date header, by which a site checks its clock.
-    uvicorn.run(
-        app,
+    hold = Hold(Bells(state.bells), lambda: server.should_exit)
+    config = uvicorn.Config(
+        Edge(settings.inner, inner_client(state), hold=hold),
         host=settings.bind,
         port=settings.port,
         ssl_certfile=str(state.tls / "server.crt"),
         ssl_keyfile=str(state.tls / "server.key"),
+        # Uvicorn sets the Date header, by which a site checks its clock.
         server_header=False,
         access_log=False,
         log_level="warning",
@@ -208,6 +259,10 @@ def run_edge(state: State) -> None:
         timeout_graceful_shutdown=5,
         ws="none",
     )
+    server = uvicorn.Server(config)
+    server.run()
+    if not server.started:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from common.exchange import (
 from common.identity import code_digest
 from common.wire import wire_bytes
 from server.accept import Accept, Done, Received, Refused, Waiting
+from server.bells import Bells
 from server.plain import plain
 
 #: Pause before a site is asked again that has not answered, or in vain; it doubles up to LONGEST.
@@ -124,12 +125,14 @@ class Network:
         blob: what an order needs, by its digest.
         registered: gives the names that nodes may have here, which may become more; None in
             a simulation, where a node says itself which site it is.
+        bells: rung for every message; None where nobody listens, as in a simulation.
     """
 
     grid: Grid
     blob: Callable[[str], bytes]
     patience: Patience
     registered: Callable[[], Collection[str]] | None = None
+    bells: Bells | None = None
     _nodes: dict[str, int] = field(default_factory=dict[str, int])
     _holds: dict[str, set[str]] = field(default_factory=dict[str, set[str]])
     _troubles: dict[str, str] = field(default_factory=dict[str, str])
@@ -153,6 +156,8 @@ class Network:
         began = time.monotonic()
         talks = {site: _Talk(site, needs=order.needs) for site in sites}
         while waiting := [talk for talk in talks.values() if not talk.done]:
+            if self.bells is not None:
+                self.bells.mind()
             self._look(waiting, began)
             moved = False
             for talk in waiting:
@@ -192,12 +197,20 @@ class Network:
         patience = self.patience
         # The answer may be as large as what was sent; twice as much time after each loss.
         life = patience.wait_s + patience.slack_s * talk.slack + 2 * size / SLOWEST_BYTES_S
-        talk.message = _push(self.grid, record, self._nodes[talk.site], order.work, life)
+        talk.message = self._push(record, self._nodes[talk.site], order.work, life)
         if talk.message is None:
             talk.rest("offline")
             return
         talk.state, talk.lost_at = "asked", time.monotonic() + life + AGAIN_S
         talk.down += size
+
+    def _push(self, content: RecordDict, node: int, message_type: str, life_s: float) -> str | None:
+        """The id under which the reply will come; None where the node is not there any more."""
+        message = Message(content, node, message_type, ttl=life_s)
+        pushed = list(self.grid.push_messages([message]))
+        if self.bells is not None:
+            self.bells.ring(node)
+        return pushed[0] or None if pushed else None
 
     def _parcel(self, names: Sequence[str]) -> dict[str, bytes]:
         """The first of these blobs, and more while they are small. The site asks for the rest."""
@@ -300,7 +313,7 @@ class Network:
                 # It was away for a while; its volume is as it was.
                 self._nodes.setdefault(self._met[node], node)
             elif node not in self._queries and now >= self._query_again.get(node, 0.0):
-                message = _push(self.grid, RecordDict(), node, "query", self.patience.slack_s)
+                message = self._push(RecordDict(), node, "query", self.patience.slack_s)
                 if message is not None:
                     self._queries[node] = (message, now + self.patience.slack_s + AGAIN_S)
 
@@ -361,14 +374,6 @@ class Network:
         self._troubles[presence.site] = text
         if expected and self.patience.appear_s is not None:
             raise SiteFailed(text)
-
-
-def _push(
-    grid: Grid, content: RecordDict, node: int, message_type: str, life_s: float
-) -> str | None:
-    """The id under which the reply will come; None where the node is not there any more."""
-    pushed = list(grid.push_messages([Message(content, node, message_type, ttl=life_s)]))
-    return pushed[0] or None if pushed else None
 
 
 def _pulled(grid: Grid, name: str) -> Message | None:

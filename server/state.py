@@ -124,6 +124,11 @@ class State:
         return self.root / "flower"
 
     @property
+    def bells(self) -> Path:
+        """What says that a message waits for a site (server/bells.py)."""
+        return self.root / "bells"
+
+    @property
     def plans(self) -> Path:
         """Plans that are being written; the first is a template."""
         return self.root / "plans"

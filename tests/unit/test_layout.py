@@ -45,7 +45,7 @@ def test_nothing_a_hospital_runs_imports_the_simulation():
 def test_only_the_edges_outside_the_simulation_touch_flower():
     messages = {"server/network.py", "server/app.py", "client/app.py"}
     messages |= {"common/exchange.py", "common/wire.py"}
-    processes = {"server/superlink.py", "client/launch.py", "client/enrolment.py"}
+    processes = {"server/superlink.py", "server/edge.py", "client/launch.py", "client/enrolment.py"}
     edges = messages | processes
     for room in ("common", "server", "client"):
         for file in (ROOT / room).rglob("*.py"):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from common.exchange import (
 from common.identity import code_digest, sha256
 from server import network
 from server.accept import Done, Received, Refused, Waiting
+from server.bells import Bells
 from server.network import Network, Patience
 from simulation.inprocess import run_in_process
 
@@ -460,3 +462,26 @@ def test_a_site_that_keeps_nothing_is_left_alone_for_a_while(monkeypatch: pytest
     monkeypatch.setattr(network, "AGAIN_S", 1e9)
     assert asked_of(site, ORDER, BLOBS, 300) == []
     assert 2 <= len(site.got) <= network.MOST_LACKS + 1
+
+
+def test_a_node_s_bell_rings_behind_every_message_while_somebody_minds_it(tmp_path: Path):
+    bells = Bells(tmp_path / "bells")
+    rung: list[tuple[int, int]] = []
+
+    def body(grid: Grid) -> None:
+        push = grid.push_messages
+
+        def noted(messages: Iterable[Message]) -> Iterable[str]:
+            (message,) = messages
+            assert bells.minded()
+            rung.append((message.metadata.dst_node_id, bells.rung(message.metadata.dst_node_id)))
+            return push([message])
+
+        grid.push_messages = noted
+        list(Network(grid, BLOBS.__getitem__, HASTY, bells=bells).ask(ORDER, ["a"], lambda _: None))
+
+    in_federation(Site().app, ["a"], body)
+    # Who it is, and then the order; the bell was silent before each.
+    ((node, before), (same, between)) = rung
+    assert (node, before) == (same, 0)
+    assert 0 < between < bells.rung(node)

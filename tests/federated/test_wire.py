@@ -1,8 +1,8 @@
-"""What a round costs beside the training, at the wire and in the coordinator's memory."""
+"""What a round costs at the wire and in the coordinator's memory."""
 
 import pytest
 
-from benchmarks.round import cost_of
+from benchmarks.wire import cost_of
 
 pytestmark = pytest.mark.federated
 

@@ -1,0 +1,81 @@
+"""Where a federated round's time goes: the moments of a round, and the parts between them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from statistics import median
+from types import MappingProxyType
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Visit:
+    """One site's part in a round, in the order in which it happens; seconds since 1970.
+
+    Attributes:
+        process: Flower's SuperExec at the site starts the process of the order's message.
+        order: the order is read and in the site's audit log.
+        begun: the trainer has taken the job up.
+        answered: the trainer's answer is on the site's disk.
+        left: the answer is in the audit log, about to leave.
+        came: the coordinator has it on its disk, before it is checked.
+        trained: how many seconds the trainer took for the job, by its own clock.
+    """
+
+    process: float
+    order: float
+    begun: float
+    answered: float
+    left: float
+    came: float
+    trained: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundTimes:
+    """A round: when its order was about to be sent, and when the next order was."""
+
+    opened: float
+    closed: float
+    visits: Mapping[str, Visit]
+
+    @property
+    def seconds(self) -> float:
+        """From its order to the next one."""
+        return self.closed - self.opened
+
+    @property
+    def training(self) -> float:
+        """Of the slowest site, in seconds: what the round can't do without."""
+        return max(visit.trained for visit in self.visits.values())
+
+
+#: What lies between two moments, by the later one's name.
+PARTS: Mapping[str, str] = MappingProxyType(
+    {
+        "process": "the order's way: push, the SuperNode's poll, wire, the SuperExec's poll",
+        "order": "start of the ClientApp's process: Python, imports, the order read",
+        "begun": "the site's checks, the job store, the trainer's poll",
+        "answered": "the trainer's job",
+        "left": "the ClientApp sees the answer; one that has left by then is asked for again",
+        "came": "the answer's way: the SuperNode's poll, wire, the ServerApp's poll",
+        "closed": "the coordinator: checks, journal, aggregation, the next order",
+    }
+)
+
+
+def parts(times: RoundTimes) -> dict[str, float]:
+    """Seconds of each part of `PARTS`, along the site whose answer came last; they add up."""
+    last = max(times.visits.values(), key=lambda visit: visit.came)
+    moments = {field.name: float(getattr(last, field.name)) for field in fields(Visit)}
+    del moments["trained"]
+    found: dict[str, float] = {}
+    before = times.opened
+    for name, moment in (*moments.items(), ("closed", times.closed)):
+        found[name] = moment - before
+        before = moment
+    return found
+
+
+def typical(rounds: Sequence[RoundTimes]) -> dict[str, float]:
+    """The median of each part over these rounds, in seconds."""
+    each = [parts(times) for times in rounds]
+    return {name: median(one[name] for one in each) for name in PARTS}

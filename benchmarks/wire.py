@@ -1,0 +1,320 @@
+"""What a round costs beside the training: bytes at the wire, memory, time; and Flower's own way.
+
+A real coordinator (superlink in process isolation, edge, ServerApp with journal and bank)
+over TLS, and sites that answer at once (benchmarks/canned_sites.py). Bytes are counted by a
+TCP proxy between them, memory is the kernel's high-water mark of each process (VmHWM).
+"""
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from flwr.cli.build import build_fab_from_files
+from safetensors.numpy import load
+
+from benchmarks.canned_sites import RANK, Canned, adapter_bytes
+from benchmarks.plain_round import RESULT
+from client.keys import make_key
+from common.adapter import Array, arrays, from_bytes
+from common.bank import Bank
+from common.errors import StateError
+from common.plan import Plan, Rule, parse_plan
+from server.news import ending, read_news
+from server.state import State
+from server.superlink import ROOT, SuperLink, SuperLinkAway
+from simulation.loopback import command, end, end_all_in, found_coordinator, said, started
+from simulation.throttle import Line, Link, line
+
+#: One block of the canned adapter in bf16.
+BLOCK_MEGABYTES = 10.49
+ROUNDS = 2
+_GLANCE_S = 0.1
+_PATIENCE_S = 3600.0
+#: A process, by what its command line has.
+_PROCESSES = {
+    "serverapp": "flwr-serverapp",
+    "superlink": "flower-superlink",
+    "superexec": "flower-superexec",
+    "edge": "server.edge",
+    "keeper": "server.keeper",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What one federation's run came to.
+
+    Attributes:
+        adapter: bytes of one adapter.
+        seconds: of one round; down and up over all sites.
+        down: bytes at the wire over those of the adapters that must go down; `up` likewise.
+        peak: the largest resident memory of each process of the coordinator, in bytes.
+    """
+
+    sites: int
+    adapter: int
+    seconds: float
+    down: float
+    up: float
+    peak: Mapping[str, int]
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures, memory in MB."""
+        megabytes = {name: round(size / 1e6) for name, size in sorted(self.peak.items())}
+        return {
+            "sites": self.sites,
+            "adapter_bytes": self.adapter,
+            "seconds": self.seconds,
+            "wire_down": self.down,
+            "wire_up": self.up,
+            "peak_mb": megabytes,
+        }
+
+
+@dataclass(slots=True)
+class Memory:
+    """The high-water marks of the processes beneath one."""
+
+    below: int
+    peak: dict[str, int] = field(default_factory=dict[str, int])
+
+    def look(self) -> None:
+        """Read them again: a process that ends takes its mark with it."""
+        with suppress(psutil.Error):
+            for process in psutil.Process(self.below).children(recursive=True):
+                with suppress(psutil.Error, OSError):
+                    words = " ".join(process.cmdline())
+                    # One that is just starting has no name yet.
+                    for name in (name for name, mark in _PROCESSES.items() if mark in words):
+                        self.peak[name] = max(self.peak.get(name, 0), _high_water(process.pid))
+
+
+@dataclass(frozen=True, slots=True)
+class Stand:
+    """A coordinator that runs, its canned sites, and the counting line between them."""
+
+    state: State
+    plan: Plan
+    line: Line
+    memory: Memory
+    adapter: int
+
+
+def run(sites: Sequence[int] = (2,), megabytes: int = 30) -> dict[str, Any]:
+    """Measure rounds with so many sites each, and Flower's own way with the first of them.
+
+    300 MB with 2, 4 and 8 sites takes half an hour and 12 GB of disk.
+    """
+    blocks = max(1, round(megabytes / BLOCK_MEGABYTES))
+    first, plain, equal_to = _both(sites[0], blocks)
+    costs = [first, *(cost_of(count, blocks) for count in sites[1:])]
+    return {
+        "name": "wire",
+        "ours": first.seconds,
+        "theirs": plain.seconds,
+        "ratio": plain.seconds / first.seconds,
+        "equal_to": equal_to,
+        "settings": {
+            "rounds": ROUNDS,
+            "rank": RANK,
+            "costs": [cost.to_json() for cost in costs],
+            "growth": costs[-1].peak["serverapp"] / first.peak["serverapp"],
+            "adapters_in_memory": max(cost.peak["serverapp"] / cost.adapter for cost in costs),
+            "theirs": plain.to_json() | {"how": "flwr 1.41 FedAvg over float32 arrays"},
+        },
+    }
+
+
+def _both(count: int, blocks: int) -> tuple[Cost, Cost, float]:
+    """Ours, Flower's own way, and how far their results are apart."""
+    with tempfile.TemporaryDirectory() as folder, _stand(Path(folder), count, blocks) as stand:
+        ours = _ours(stand)
+        plain = _theirs(stand, Path(folder) / "plain", blocks)
+        return ours, plain, _difference(stand, Path(folder) / "plain")
+
+
+def cost_of(count: int, blocks: int) -> Cost:
+    """What rounds of ours cost with so many sites and an adapter of so many blocks."""
+    with tempfile.TemporaryDirectory() as folder, _stand(Path(folder), count, blocks) as stand:
+        return _ours(stand)
+
+
+@contextmanager
+def _stand(root: Path, count: int, blocks: int) -> Generator[Stand]:
+    plan = _plan(count)
+    state = found_coordinator(root / "coordinator", plan)
+    supervisor = started(command("coordinator", "start", "--state", str(state.root)), root / "log")
+    processes = [supervisor]
+    try:
+        keys = {site: _enrolled(state, root / "keys", site) for site in plan.sites}
+        with line(("127.0.0.1", state.settings.port), Link()) as laid:
+            settings = Canned(
+                address=f"localhost:{laid.address[1]}", ca=state.ca, keys=keys, blocks=blocks
+            )
+            (root / "canned.json").write_text(settings.model_dump_json())
+            _await_superlink(state)
+            words = (sys.executable, "-m", "benchmarks.canned_sites", str(root / "canned.json"))
+            processes.append(started(words, root / "canned.log"))
+            adapter = len(adapter_bytes(blocks, 0))
+            yield Stand(state, plan, laid, Memory(supervisor.pid), adapter)
+    finally:
+        end(processes)
+        end_all_in(root)
+
+
+def _ours(stand: Stand) -> Cost:
+    """Our run of the plan: its rounds, the release, the scores."""
+    file = stand.state.root / "plan.json"
+    file.write_text(stand.plan.canonical())
+    down, up = stand.line.down.carried, stand.line.up.carried
+    said("coordinator", "run", str(file), "--detach", "--state", str(stand.state.root))
+    news = stand.state.coordinator_news(stand.plan.name)
+    closed: dict[int, float] = {}
+    deadline = time.monotonic() + _PATIENCE_S
+    while (last := ending(told := read_news(news))) is None:
+        stand.memory.look()
+        for one in told:
+            if one["event"] == "round":
+                closed.setdefault(one["round"], time.monotonic())
+        _check(deadline, stand)
+        time.sleep(_GLANCE_S)
+    if last["event"] != "done":
+        raise StateError(f"the round failed: {last.get('text')}")
+    # What each site must get: every round's start but the first, and the release to be scored.
+    adapters = stand.adapter * len(stand.plan.sites) * ROUNDS
+    return Cost(
+        sites=len(stand.plan.sites),
+        adapter=stand.adapter,
+        seconds=closed[ROUNDS] - closed[ROUNDS - 1],
+        down=(stand.line.down.carried - down) / adapters,
+        up=(stand.line.up.carried - up) / adapters,
+        peak=dict(stand.memory.peak),
+    )
+
+
+def _theirs(stand: Stand, folder: Path, blocks: int) -> Cost:
+    """The same updates through Flower's own FedAvg, in float32."""
+    folder.mkdir()
+    (folder / "layout.safetensors").write_bytes(adapter_bytes(blocks, 0))
+    stand.memory.peak.clear()
+    down, up = stand.line.down.carried, stand.line.up.carried
+    config = {"folder": str(folder), "sites": str(len(stand.plan.sites)), "rounds": str(ROUNDS)}
+    deadline = time.monotonic() + _PATIENCE_S
+    with closing(SuperLink(stand.state)) as superlink:
+        number = superlink.start(_plain_bundle(), config)
+        while not (folder / RESULT).exists():
+            stand.memory.look()
+            found = next(run for run in superlink.runs() if run.number == number)
+            if found.how == "failed":
+                raise StateError(f"Flower's own way failed: {found.why}")
+            _check(deadline, stand)
+            time.sleep(_GLANCE_S)
+    adapters = stand.adapter * len(stand.plan.sites) * ROUNDS
+    return Cost(
+        sites=len(stand.plan.sites),
+        adapter=stand.adapter,
+        seconds=float((folder / "seconds").read_text()) / ROUNDS,
+        down=(stand.line.down.carried - down) / adapters,
+        up=(stand.line.up.carried - up) / adapters,
+        peak=dict(stand.memory.peak),
+    )
+
+
+def _difference(stand: Stand, folder: Path) -> float:
+    """The largest relative difference of an array; ours travelled and was released in bf16."""
+    bank = Bank.open(stand.state.run(stand.plan.name).bank)
+    ours = arrays(from_bytes(bank.adapter_bytes(0), "the release"))
+    theirs = load((folder / RESULT).read_bytes())
+    return max(_relative(ours[name], theirs[name]) for name in ours)
+
+
+def _relative(ours: Array, theirs: Array) -> float:
+    return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
+
+
+def _check(deadline: float, stand: Stand) -> None:
+    if time.monotonic() > deadline:
+        raise StateError(f"{stand.state.root}: no end within {_PATIENCE_S:g} s, expected one")
+
+
+def _plan(count: int) -> Plan:
+    stage = {
+        "name": "one",
+        "modality": "ct",
+        "task": "one",
+        "sites": [f"site{number}" for number in range(count)],
+        "rounds": ROUNDS,
+        "local_epochs": 1,
+        "learning_rate": 1e-3,
+        "batch_size": 1,
+    }
+    method = {"name": "mslora_cr", "rank": RANK, "alpha": RANK, "contrast": None}
+    document = {
+        "name": "round",
+        "seed": 0,
+        "base_model": {"name": "canned", "sha256": "0" * 64},
+        "method": method,
+        "aggregation": str(Rule.FEDAVG),
+        "stages": [stage],
+    }
+    return parse_plan(document, "the benchmark's plan")
+
+
+def _enrolled(state: State, folder: Path, site: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    public = make_key(folder / site, site)
+    words = ("--name", site, "--modality", "ct", "--state", str(state.root))
+    said("coordinator", "enroll", str(public), *words)
+    return folder / site
+
+
+def _await_superlink(state: State) -> None:
+    """It answers, and knows every enrolled site."""
+    deadline = time.monotonic() + _PATIENCE_S
+    with closing(SuperLink(state)) as superlink:
+        while time.monotonic() < deadline:
+            with suppress(SuperLinkAway):
+                registered = json.loads(state.registry.read_text())["sites"]
+                if len(superlink.nodes()) == len(registered):
+                    return
+            time.sleep(_GLANCE_S)
+    raise StateError(f"{state.root}: found no SuperLink, expected one that knows the sites")
+
+
+def _plain_bundle() -> bytes:
+    """An app of benchmarks/plain_round.py alone, and what it imports."""
+    project = """
+[project]
+name = "plain-round"
+version = "0.1.0"
+license = "Apache-2.0"
+dependencies = ["flwr==1.41.0"]
+[tool.flwr.app]
+publisher = "fedmslora"
+[tool.flwr.app.components]
+serverapp = "benchmarks.plain_round:app"
+clientapp = "benchmarks.plain_round:app"
+[tool.flwr.app.config]
+folder = ""
+sites = ""
+rounds = ""
+"""
+    rooms = [*(ROOT / "common").glob("*.py"), *(ROOT / "benchmarks").glob("*.py")]
+    files: dict[str, bytes | Path] = {file.relative_to(ROOT).as_posix(): file for file in rooms}
+    return build_fab_from_files({"pyproject.toml": project.encode(), **files})[0]
+
+
+def _high_water(pid: int) -> int:
+    """The largest resident memory that a process ever had, in bytes."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    rows = [row for row in status.splitlines() if row.startswith("VmHWM")]
+    # A process that has ended and is not buried has no memory.
+    return int(rows[0].split()[1]) * 1024 if rows else 0
