@@ -42,6 +42,8 @@ from simulation.run import Wish, simulate
 _WAIT_S = 60.0
 #: How often files and processes are looked for; each has a time of its own.
 _GLANCE_S = 0.02
+#: A process that is just starting may still have its parent's command line.
+_STARTING_S = 5.0
 #: The first round has in it what a later one has not: the base model is loaded.
 _LATER = 2
 _MODEL = "tiny-llava"
@@ -156,14 +158,14 @@ def watching(federation: Federation) -> Generator[Seen]:
 
 
 def _watch(federation: Federation, seen: Seen, stop: threading.Event) -> None:
-    known = set(os.listdir("/proc"))
+    known, first = set(os.listdir("/proc")), dict[str, float]()
     marks = {f"127.0.0.1:{port}": site for site, port in federation.ports.items()}
     while not stop.wait(_GLANCE_S):
         _see_blobs(federation.run.blobs, seen)
-        there = set(os.listdir("/proc"))
-        # One that is just starting may have its parent's command line: it is looked at again.
-        for name in there - known:
-            if _see_process(name, marks, seen):
+        there, now = set(os.listdir("/proc")), time.time()
+        first = {name: first.get(name, now) for name in there - known}
+        for name, began in first.items():
+            if _see_process(name, began, marks, seen):
                 known.add(name)
         known &= there
 
@@ -175,20 +177,22 @@ def _see_blobs(folder: Path, seen: Seen) -> None:
                 seen.came.setdefault(Path(entry.name).stem, entry.stat().st_mtime)
 
 
-def _see_process(name: str, marks: Mapping[str, str], seen: Seen) -> bool:
-    """Whether enough is known of the process; a ClientApp's start is written down."""
+def _see_process(name: str, began: float, marks: Mapping[str, str], seen: Seen) -> bool:
+    """Whether enough is known of the process; a ClientApp's start is written down.
+
+    By this clock: the kernel counts from a boot that psutil knows to the second.
+    """
     if not name.isdigit():
         return True
     try:
         process = psutil.Process(int(name))
         words = process.cmdline()
-        began = process.create_time()
+        site = next((marks[word] for word in words if word in marks), None)
+        if site is None or "client.launch" not in " ".join(words):
+            return time.time() - began > _STARTING_S
     except psutil.Error:
         return False
-    if "client.launch" not in " ".join(words):
-        return time.time() - began > 1.0
-    for mark in marks.keys() & set(words):
-        seen.began.setdefault(marks[mark], []).append(began)
+    seen.began.setdefault(site, []).append(began)
     return True
 
 
