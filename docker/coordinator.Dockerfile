@@ -1,7 +1,7 @@
 # syntax=docker/dockerfile:1
 # The coordinator's machine: Flower's SuperLink and SuperExec, the edge, the keeper. No torch.
 # From the root of the repository:
-#   docker build --file docker/coordinator.Dockerfile --tag fedmslora-coordinator:0.3.0 .
+#   docker build --file docker/coordinator.Dockerfile --tag fedmslora-coordinator:0.4.0 .
 FROM python:3.11-slim-bookworm
 
 # What runs can write nowhere but to its volume and to /tmp.

@@ -1,7 +1,7 @@
 # syntax=docker/dockerfile:1
 # A site's machine: SuperNode, SuperExec with our launcher, trainer.
 # From the root of the repository:
-#   docker build --file docker/site.Dockerfile --tag fedmslora-site:0.3.0 .
+#   docker build --file docker/site.Dockerfile --tag fedmslora-site:0.4.0 .
 #
 # torch of a package index brings its own CUDA 13.0 libraries, so the smallest CUDA base is
 # enough: it refuses a driver that is too old. It is the UBI kind because that has a

@@ -8,10 +8,11 @@ It holds a question for messages while there is none (server/hold.py).
 
 import asyncio
 import re
+import resource
 import ssl
 import sys
 from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,10 @@ _FLEET = re.compile(rb"/v1/fleet(/[A-Za-z0-9_-]+)+")
 _METHODS = ("GET", "POST")
 #: Where a SuperNode asks for messages.
 _PULL = b"/v1/fleet/pull-messages"
+#: Most of such a question, which is kept in memory: a node's id, some 20 bytes.
+_QUESTION_BYTES = 64 * 2**10
+#: Most connections at one time: two of each of a thousand sites, and some more.
+_CONNECTIONS = 2560
 #: What concerns one connection and not the message (RFC 9110, 7.6.1), and what the edge's
 #: own HTTP layers set themselves.
 _ONE_HOP = frozenset(
@@ -143,8 +148,9 @@ class Edge:
     async def _answer(self, request: Request) -> httpx.Response:
         """The SuperLink's answer, of which nothing is read yet but where it is empty."""
         if self._hold is None or request.scope["raw_path"] != _PULL:
-            return await self._ask(request, self._body(request))
-        body = b"".join([piece async for piece in self._body(request)])
+            return await self._ask(request, self._body(request, self._limits.body_bytes))
+        most = min(_QUESTION_BYTES, self._limits.body_bytes)
+        body = b"".join([piece async for piece in self._body(request, most)])
         node = _node(body)
         if node is None:
             return await self._ask(request, body)
@@ -176,12 +182,12 @@ class Edge:
         asked = httpx.Request(request.method, url, headers=headers, content=content)
         return await self._client.send(asked, stream=True)
 
-    async def _body(self, request: Request) -> AsyncIterator[bytes]:
+    async def _body(self, request: Request, most: int) -> AsyncIterator[bytes]:
         length = 0
         async with aclosing(request.stream()) as pieces:
             async for piece in pieces:
                 length += len(piece)
-                if length > self._limits.body_bytes:
+                if length > most:
                     raise _TooMuch
                 if piece:
                     yield piece
@@ -239,6 +245,17 @@ def inner_client(state: State) -> httpx.AsyncClient:
     )
 
 
+def _allow_files() -> None:
+    """So many connections may be open as are taken, where the machine lets us."""
+    least, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # One on each side, and what the process has open itself.
+    wanted = 2 * _CONNECTIONS + 256
+    if most != resource.RLIM_INFINITY:
+        wanted = min(wanted, most)
+    if least != resource.RLIM_INFINITY and least < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+
+
 def run_edge(state: State) -> None:
     """Serve until SIGTERM or SIGINT."""
     settings = state.settings
@@ -253,14 +270,17 @@ def run_edge(state: State) -> None:
         server_header=False,
         access_log=False,
         log_level="warning",
-        # Connections, idle ones included.
-        limit_concurrency=1024,
+        # Connections, idle ones included: a site's heartbeat opens another beside its question.
+        limit_concurrency=_CONNECTIONS,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=5,
         ws="none",
     )
     server = uvicorn.Server(config)
-    server.run()
+    _allow_files()
+    # After SIGINT it has ended in order, and raises this.
+    with suppress(KeyboardInterrupt):
+        server.run()
     if not server.started:
         sys.exit(1)
 

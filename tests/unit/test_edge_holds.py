@@ -172,10 +172,14 @@ def test_whatever_else_is_asked_is_answered_at_once(tmp_path: Path, path: bytes,
     run(body)
 
 
-def test_a_question_may_not_be_longer_than_any_other_body(tmp_path: Path):
+@pytest.mark.parametrize(
+    ("limits", "question"),
+    [(Limits(body_bytes=len(QUESTION) - 1), QUESTION), (Limits(), bytes(2**16 + 1))],
+)
+def test_a_question_may_not_be_long(tmp_path: Path, limits: Limits, question: bytes):
     async def body() -> None:
-        stand = Stand(tmp_path, Limits(body_bytes=len(QUESTION) - 1))
-        site = stand.asks()
+        stand = Stand(tmp_path, limits)
+        site = stand.asks(body=(question,))
         await site.answered
         assert (site.status, stand.superlink.asked) == (413, [])
 

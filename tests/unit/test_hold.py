@@ -139,3 +139,64 @@ def test_a_refusal_is_given_at_once_and_not_held(bells: Bells):
 
     run(body)
     assert superlink.asked == 1
+
+
+def test_a_signature_that_grew_too_old_meanwhile_is_no_refusal(bells: Bells):
+    # A SuperNode (flwr 1.41) that is refused with 401 ends.
+    superlink = SuperLink(NOTHING, httpx.Response(401), then=lambda: bells.ring(NODE))
+    assert run(lambda gone: held(bells).answer(NODE, superlink, gone)) == b""
+    assert superlink.asked == 2
+
+
+def test_who_left_while_he_was_answered_is_not_asked_for_though_his_bell_rang(bells: Bells):
+    async def body(gone: asyncio.Future[object]) -> httpx.Response:
+        def leave() -> None:
+            gone.set_result(None)
+            bells.ring(NODE)
+
+        superlink = SuperLink(NOTHING, MESSAGE, then=leave)
+        answer = await held(bells).answer(NODE, superlink, gone)
+        assert superlink.asked == 1
+        return answer
+
+    assert run(body) == b""
+
+
+def test_a_superseded_question_takes_no_message_though_the_bell_rings(bells: Bells):
+    async def body(gone: asyncio.Future[object]) -> httpx.Response:
+        hold, old, new = held(bells), SuperLink(NOTHING, MESSAGE), SuperLink(NOTHING, MESSAGE)
+        first = asyncio.create_task(hold.answer(NODE, old, gone))
+        await asyncio.sleep(0.02)
+        second = asyncio.create_task(hold.answer(NODE, new, gone))
+        await asyncio.sleep(0.02)
+        # Before the first one looked whether it is still the newest.
+        bells.ring(NODE)
+        assert (await first).content == b""
+        assert old.asked == 1
+        return await second
+
+    assert run(body) == b"message"
+
+
+def test_a_stranger_s_question_supersedes_no_one_s(bells: Bells):
+    async def body(gone: asyncio.Future[object]) -> httpx.Response:
+        hold = held(bells)
+        question = asyncio.create_task(hold.answer(NODE, SuperLink(NOTHING, MESSAGE), gone))
+        await asyncio.sleep(0.02)
+        refused = await hold.answer(NODE, SuperLink(httpx.Response(401)), gone)
+        assert refused.status_code == 401
+        await asyncio.sleep(0.3)
+        assert not question.done()
+        bells.ring(NODE)
+        return await question
+
+    assert run(body) == b"message"
+
+
+def test_bells_that_never_rest_hold_no_question_for_longer(bells: Bells):
+    async def ask() -> httpx.Response:
+        bells.ring(NODE)
+        await asyncio.sleep(0.01)
+        return NOTHING
+
+    assert run(lambda gone: held(bells, hold_s=0.1).answer(NODE, ask, gone)) == b""

@@ -1,12 +1,13 @@
 """The programs of a site, and the launcher that never runs what came by wire."""
 
+import importlib
 import importlib.metadata
 import io
 import os
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -141,6 +142,30 @@ def test_an_app_that_can_not_be_imported_says_no_more(flower: list[Message]):
     with pytest.raises(Exited):
         process.run_clientapp("127.0.0.1:1", "token", insecure=True)
     assert flower[0].error.reason == "<class 'client.launch.Withheld'>:<'ImportError'>"
+
+
+@pytest.mark.parametrize(
+    "more", [["--insecure"], ["--parent-pid", "7", "--allow-runtime-dependency-installation"]]
+)
+def test_flower_s_own_program_would_have_begun_the_same_process(
+    monkeypatch: pytest.MonkeyPatch, more: Sequence[str]
+):
+    from flwr.supernode.cli import flwr_clientapp as program
+
+    own = importlib.import_module("flwr.supernode.cli.flwr_clientapp")
+    begun: list[object] = []
+
+    def begin(**given: object) -> None:
+        begun.append(given)
+
+    monkeypatch.setattr(process, "run_clientapp", begin)
+    monkeypatch.setattr(own, "run_clientapp", begin)
+    argv = ["flwr-clientapp", "--runtime-api-address", "127.0.0.1:1", "--token", "t", *more]
+    monkeypatch.setattr(sys, "argv", argv)
+    launch.run()
+    program()
+    assert len(begun) == 2
+    assert begun[0] == begun[1]
 
 
 def test_another_version_of_flower_is_refused(monkeypatch: pytest.MonkeyPatch):
