@@ -7,16 +7,20 @@ Where an adapter is the very same object, what is summed of it need not be summe
 
 from collections.abc import Collection
 from pathlib import Path
+from typing import TypeAlias
 
 from client import store
 from common.adapter import Adapter, from_bytes
+
+#: What `store.stamp` said before the adapter was read.
+Stamp: TypeAlias = tuple[int, int, int] | None
 
 
 class AtHand:
     """Adapters read from stores of blobs; they are values, and nobody writes to them."""
 
     def __init__(self) -> None:
-        self._held: dict[tuple[Path, str], Adapter] = {}
+        self._held: dict[tuple[Path, str], tuple[Stamp, Adapter]] = {}
 
     def keep_only(self, folder: Path, digests: Collection[str]) -> None:
         """Every adapter but these of this store is let go, so that no more is ever held.
@@ -35,7 +39,9 @@ class AtHand:
         """
         key = (folder, digest)
         # Gone from the store is gone: what a site removes must not live on in its memory.
-        if key not in self._held or store.lacking(folder, [digest]):
+        stamp, (known, adapter) = store.stamp(folder, digest), self._held.get(key, (None, None))
+        if adapter is None or stamp is None or stamp != known:
             self._held.pop(key, None)
-            self._held[key] = from_bytes(store.get(folder, digest), f"{what} {digest[:12]}")
-        return self._held[key]
+            adapter = from_bytes(store.get(folder, digest), f"{what} {digest[:12]}")
+            self._held[key] = stamp, adapter
+        return adapter

@@ -6,13 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, TypeAlias
 
+import torch
 from torch import Tensor
 
 from common.errors import DataError
 
 #: What tells a file from what it was before: when it was changed (ns), and its bytes.
 Stamp: TypeAlias = tuple[int, int]
-_Key: TypeAlias = tuple[Path, Stamp]
+_Key: TypeAlias = tuple[Path, Stamp, int]
 
 #: Bytes of features that are kept: 43,000 pictures of the small model, 450 of the 7B.
 KEPT_BYTES: Final = 512 * 2**20
@@ -29,7 +30,7 @@ class FeatureCache:
     def __contains__(self, file: Path) -> bool:
         """Whether the features of `file` are remembered; of a file that is gone, they are not."""
         try:
-            return (file, stamp_of(file)) in self._features
+            return _key(file) in self._features
         except DataError:
             return False
 
@@ -41,7 +42,7 @@ class FeatureCache:
         Raises:
             DataError: there is no such file.
         """
-        key = file, stamp_of(file)
+        key = _key(file)
         if key in self._features:
             self._features.move_to_end(key)
             return self._features[key]
@@ -51,6 +52,11 @@ class FeatureCache:
         while self._held_bytes > self._kept_bytes and len(self._features) > 1:
             self._held_bytes -= _bytes(self._features.popitem(last=False)[1])
         return features
+
+
+def _key(file: Path) -> _Key:
+    # Two sites of one process may share pictures: a feature's last bits depend on the threads.
+    return file, stamp_of(file), torch.get_num_threads()
 
 
 def stamp_of(file: Path) -> Stamp:

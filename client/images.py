@@ -71,12 +71,17 @@ def decode(file: Path) -> "Image":
     head = _first_bytes(file)
     if not head:
         raise DataError(f"{file}: found an empty file, expected a picture")
-    dicom = head[_DICOM_MARK_AT:] == _DICOM_MARK or file.suffix.lower() == ".dcm"
+    dicom = head[_DICOM_MARK_AT:] == _DICOM_MARK or named_dicom(file)
     if not dicom:
         return _load_picture(file)
     # pydicom 3.0 also logs what it warns of, and the trainer's log has every program's lines.
     logging.getLogger("pydicom").propagate = False
     return _to_image(read_levels(file))
+
+
+def named_dicom(file: Path) -> bool:
+    """Whether a file is read as DICOM whatever it begins with: nothing else in a name counts."""
+    return file.suffix.lower() == ".dcm"
 
 
 def pad_to_square(image: "Image", fill: tuple[int, int, int]) -> "Image":

@@ -84,6 +84,8 @@ class AdaptedLinear(nn.Module):
         self.scale = 1.0
         self._holds: _Held | None = None
         self._aside: torch.Tensor | None = None
+        #: Where this layer computes, while its weight waits on the host.
+        self._waited_for: torch.device | None = None
         self.a: nn.Parameter | None
         self.b: nn.Parameter | None
         self.register_parameter("a", None)
@@ -120,6 +122,7 @@ class AdaptedLinear(nn.Module):
         device = self.device
         self.folded = self.frozen_a = self.frozen_b = self._holds = None
         self._place(self.base.weight.detach().to(device))
+        self._waited_for = None
         if pairs:
             self._sum(pairs, scales, hold)
         # Only now: without the memory for a sum nothing is held.
@@ -152,7 +155,7 @@ class AdaptedLinear(nn.Module):
         """The folded weight is the base weight from now on; the one it was is let go."""
         if self.folded is not None:
             self._place(self.folded)
-            self.folded = self._holds = self._aside = None
+            self.folded = self._holds = self._aside = self._waited_for = None
 
     def silence(self) -> None:
         """No pair is on top any more."""
@@ -161,7 +164,10 @@ class AdaptedLinear(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where this layer computes."""
-        return (self.base.weight if self.folded is None else self.folded).device
+        if self.folded is not None:
+            return self.folded.device
+        # Also where memory has run out for the weight's way back: the next one can take it.
+        return self._waited_for or self.base.weight.device
 
     @property
     def trained_dtype(self) -> torch.dtype:
@@ -174,6 +180,7 @@ class AdaptedLinear(nn.Module):
             # Nothing writes to it, so one copy serves for every fold.
             if self._aside is None:
                 self._aside = self.base.weight.detach().to("cpu", copy=True)
+            self._waited_for = self.device
             self._place(self._aside)
 
     def _place(self, weight_OI: torch.Tensor) -> None:

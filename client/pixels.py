@@ -4,6 +4,7 @@ All of it may run on any thread; the tower itself is not touched.
 """
 # pyright: reportUnknownMemberType=false
 
+import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,7 +19,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from client.feature_store import FeatureStore
 from client.features import Stamp, stamp_of
-from client.images import load_image, pad_to_square
+from client.images import load_image, named_dicom, pad_to_square
 from common.identity import canonical_json, code_digest, sha256
 
 #: The packages whose versions may change a bit of a feature.
@@ -128,7 +129,9 @@ def maker_of(model: str, device: torch.device) -> str:
 @lru_cache(maxsize=100_000)
 def _content(file: Path, stamp: Stamp) -> str:
     # Keyed by the stamp, too: a file that is replaced is read again.
-    return sha256(file.read_bytes())
+    digest = sha256(file.read_bytes())
+    # The same bytes are no picture under one name, and one under another.
+    return f"{digest}.dcm" if named_dicom(file) else digest
 
 
 @lru_cache(maxsize=1)
@@ -146,4 +149,19 @@ def _version(package: str) -> str:
 def _device(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}"
-    return f"CPU {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
+    able = torch.backends.cpu.get_cpu_capability()
+    return f"CPU {_cpu()} {able}, {torch.get_num_threads()} threads"
+
+
+@lru_cache(maxsize=1)
+def _cpu() -> str:
+    """What the system says of its first CPU: oneDNN chooses by more than torch tells (AMX).
+
+    A store may outlive the machine, on a volume.
+    """
+    told = {"vendor_id", "cpu family", "model", "model name", "flags", "Features"}
+    try:
+        first = Path("/proc/cpuinfo").read_text(errors="replace").partition("\n\n")[0]
+    except OSError:
+        return platform.processor()
+    return "\n".join(line for line in first.splitlines() if line.split(":")[0].strip() in told)

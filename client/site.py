@@ -179,6 +179,7 @@ def _mistake(detail: ErrorDetails) -> str:
         "finite_number": "a finite number",
         "too_short": "at least one",
         "int_type": "a whole number",
+        "float_type": "a number",
         "tuple_type": "a list",
         "model_type": "fields of its own",
     }.get(kind, detail["msg"])

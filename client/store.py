@@ -35,6 +35,15 @@ def lacking(store: Path, digests: Iterable[str]) -> tuple[str, ...]:
     return tuple(d for d in asked if not (_DIGEST.fullmatch(d) and _file(store, d).exists()))
 
 
+def stamp(store: Path, digest: str) -> tuple[int, int, int] | None:
+    """What tells the blob's file from what it was before; None where there is none."""
+    try:
+        status = _file(store, digest).stat() if _DIGEST.fullmatch(digest) else None
+    except OSError:
+        return None
+    return status and (status.st_ino, status.st_mtime_ns, status.st_size)
+
+
 def put(store: Path, blob: bytes, files: Files = DISK) -> str:
     """The blob is stored, whole and on the disk; its digest.
 

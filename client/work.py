@@ -95,6 +95,8 @@ def _train(order: Order, site: Site, tell: Tell, checkpoint: Checkpoint | None) 
     if site.workers > 1:
         from client.workers import train_with_workers  # DeepSpeed, which few sites have
 
+        # They read their own: nothing of an order before stays in memory beside them.
+        _AT_HAND.keep_only(site.store, [])
         update = train_with_workers(order, site, tell, checkpoint)
     else:
         update = train_here(order, assignment_of(order, site, checkpoint), site, tell)

@@ -240,6 +240,19 @@ def test_the_cache_forgets_the_least_recently_used_beyond_its_bytes(tmp_path: Pa
     assert looked == [*files, files[1]]
 
 
+def test_the_cache_looks_again_on_another_number_of_threads(tmp_path: Path):
+    cache, file = FeatureCache(), write_picture(tmp_path / "a.png", 1)
+    before = torch.get_num_threads()
+    first = cache.get(file, lambda _: torch.zeros(4))
+    try:
+        torch.set_num_threads(before + 1)
+        assert file not in cache
+        assert cache.get(file, lambda _: torch.ones(4)) is not first
+    finally:
+        torch.set_num_threads(before)
+    assert cache.get(file, lambda _: torch.ones(4)) is first
+
+
 def test_a_picture_that_is_gone_is_named(tmp_path: Path):
     with pytest.raises(DataError, match=r"gone\.png: found no file"):
         FeatureCache().get(tmp_path / "gone.png", lambda _: torch.zeros(1))

@@ -11,6 +11,7 @@ import torch
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from benchmarks import features as benchmark
+from client import pixels
 from client.ahead import reading_ahead
 from client.feature_store import FeatureStore
 from client.images import decode, load_image, pad_to_square
@@ -112,6 +113,22 @@ def test_another_maker_finds_nothing(processor: CLIPImageProcessorPil, tmp_path:
     keep(preparation(processor, store, "fp32"), file, torch.ones(4, 3))
     assert kept(preparation(processor, store, "bf16"), file) is None
     assert kept(preparation(processor, store, "fp32"), file) is not None
+
+
+def test_what_is_read_by_its_name_is_kept_under_its_name(
+    processor: CLIPImageProcessorPil, tmp_path: Path
+):
+    prepare, file = preparation(processor, store_in(tmp_path)), write_picture(tmp_path / "a.png", 1)
+    keep(prepare, file, torch.ones(4, 3))
+    as_dicom = file.rename(tmp_path / "a.dcm")
+    with pytest.raises(DataError):
+        prepare(as_dicom)
+
+
+def test_another_cpu_is_another_maker(monkeypatch: pytest.MonkeyPatch):
+    here = maker_of("model", CPU)
+    monkeypatch.setattr(pixels, "_cpu", lambda: "another")
+    assert maker_of("model", CPU) != here
 
 
 def test_the_maker_is_the_model_the_device_and_the_threads():

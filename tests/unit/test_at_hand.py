@@ -52,3 +52,14 @@ def test_a_blob_that_is_no_adapter_is_refused_by_its_name(tmp_path: Path):
     digest = store.put(tmp_path, b"no adapter")
     with pytest.raises(BankError, match=f"release 2 {digest[:12]}"):
         AtHand().get(tmp_path, digest, "release 2")
+
+
+def test_an_adapter_whose_blob_was_written_again_is_not_had_from_memory(tmp_path: Path):
+    at_hand, digest = AtHand(), stored(tmp_path, 1.0)
+    at_hand.get(tmp_path, digest, "release")
+    file = tmp_path / "blobs" / digest
+    file.write_bytes(file.read_bytes()[:-1] + b"?!")
+    with pytest.raises(SiteFailed, match="the damaged blob is removed"):
+        at_hand.get(tmp_path, digest, "release")
+    stored(tmp_path, 1.0)
+    assert at_hand.get(tmp_path, digest, "release").pairs["layer"].a[0, 0] == 1.0

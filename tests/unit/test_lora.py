@@ -404,3 +404,28 @@ def test_a_weight_that_waits_on_the_host_comes_back_with_every_bit(
     kept.freeze(adapters, Hold.FOLD)
     fold_for_good(waiting)
     assert torch.equal(waiting(x), plain(x))
+
+
+def test_without_memory_for_a_weights_way_back_the_next_order_finds_its_place(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    # The device "meta", which has no numbers, stands for a GPU.
+    model = small(torch.float32)
+    adapted = adapt(model.to("meta"), TWO)
+    layers = adapted.layers.values()
+    for layer in layers:
+        monkeypatch.setattr(layer, "_aside", torch.zeros(layer.base.weight.shape))
+    monkeypatch.setattr(lora, "DEAR", {"meta"})
+    adapted.freeze([some_adapter(1)], Hold.FOLD)
+    assert all(layer.base.weight.device.type == "cpu" for layer in layers)
+
+    def without_memory(*_: object) -> None:
+        raise torch.OutOfMemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lora.AdaptedLinear, "_place", without_memory)
+        for _ in range(2):
+            with pytest.raises(torch.OutOfMemoryError):
+                adapted.freeze([], Hold.FOLD)
+    adapted.freeze([], Hold.FOLD)
+    assert all(layer.base.weight.device.type == "meta" for layer in layers)

@@ -84,6 +84,11 @@ def test_a_policy_is_read_as_what_it_means(tmp_path: Path):
             "threads: 2\nfeature_cache_gib: .inf",
             "feature_cache_gib: found inf, expected a finite number",
         ),
+        (
+            "threads: 2",
+            "threads: 2\nfeature_cache_gib: lots",
+            "feature_cache_gib: found 'lots', expected a number",
+        ),
         ("device: auto", "device: gpu", "device: found 'gpu', expected one of 'cpu', 'cuda'"),
         ("name: north", "name: St. Mary", "name: found 'St. Mary', expected a pseudonym"),
         ("data: data", "data: 3", "data: found 3, expected a path"),
