@@ -37,8 +37,8 @@ TARGETS = r"model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj
 MANY = 15
 #: What the ways of `memory` are, beside those of `growth`.
 MEMORY_IS = (
-    "bytes of tensors held at most by a model and two steps, tasks to tasks; fold keeps the "
-    "bare weights beside the folded ones from the first earlier task on, fold_one_copy does not"
+    "bytes of tensors held in memory at most by a model and two steps, tasks to tasks; fold has "
+    "the bare weights wait in a file from the first earlier task on, fold_one_copy lets them go"
 )
 #: The paper's alpha and beta; the temperature is of no use to its similarity.
 WEIGHTS = Weights(contrast=0.1, orthogonality=0.01, temperature=0.1)

@@ -3,8 +3,8 @@
 The model that answers is W + sum over frozen adapters of s B A + the pair that trains.
 The frozen sum is held in one of two ways, both exact:
 
-- fold: one weight per layer, rounded once. The price is a second copy of the weights, on a
-  GPU's host; a step costs the same after any number of adapters.
+- fold: one weight per layer, rounded once. A step costs the same after any number of adapters,
+  in time and in memory: the bare weights wait where memory is cheaper (client/aside.py).
 - stack: all frozen A's in one matrix, all B's in another. The weight is not touched, so it
   may be a quantized one; the price is a wide low-rank product in each step.
 
@@ -24,6 +24,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from client.aside import aside
 from common.adapter import Adapter, Array, Pair
 from common.errors import BankError, ModelError, PlanError
 from common.identity import seed_for
@@ -31,9 +32,6 @@ from common.plan import Hold
 
 #: The linear layers of the language model (7 a layer); tower, projector and head stay out.
 TARGETS = r".*language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
-
-#: Kinds of device whose memory is for what is computed with alone.
-DEAR = frozenset({"cuda"})
 
 
 class Factor(StrEnum):
@@ -74,8 +72,8 @@ class AdaptedLinear(nn.Module):
     """A frozen linear layer under a sum of frozen pairs and one pair that trains.
 
     `base` is the layer as it was found; nothing here ever writes to its weight, and only
-    `fold_for_good` puts another in its place. While another weight is folded, that of a GPU
-    waits in the host's memory, so that a step takes no more memory than without adapters.
+    `fold_for_good` puts another in its place. While another weight is folded it waits aside,
+    so that a step takes no more memory than without adapters.
     """
 
     def __init__(self, base: nn.Linear) -> None:
@@ -84,7 +82,7 @@ class AdaptedLinear(nn.Module):
         self.scale = 1.0
         self._holds: _Held | None = None
         self._aside: torch.Tensor | None = None
-        #: Where this layer computes, while its weight waits on the host.
+        #: Where this layer computes, while its weight waits.
         self._waited_for: torch.device | None = None
         self.a: nn.Parameter | None
         self.b: nn.Parameter | None
@@ -176,12 +174,11 @@ class AdaptedLinear(nn.Module):
         return torch.float64 if exact else torch.float32
 
     def _set_aside(self) -> None:
-        if self.device.type in DEAR:
-            # Nothing writes to it, so one copy serves for every fold.
-            if self._aside is None:
-                self._aside = self.base.weight.detach().to("cpu", copy=True)
-            self._waited_for = self.device
-            self._place(self._aside)
+        # Nothing writes to it, so one copy serves for every fold.
+        if self._aside is None:
+            self._aside = aside(self.base.weight.detach())
+        self._waited_for = self.device
+        self._place(self._aside)
 
     def _place(self, weight_OI: torch.Tensor) -> None:
         if weight_OI.data_ptr() != self.base.weight.data_ptr():

@@ -3,8 +3,11 @@
 # pyright: reportUnknownMemberType=false
 
 import json
+import sys
+from contextlib import redirect_stdout
 from typing import Annotated
 
+import click
 import typer
 
 app = typer.Typer(no_args_is_help=True, help="Measure ours against the plain way, side by side.")
@@ -12,6 +15,13 @@ app = typer.Typer(no_args_is_help=True, help="Measure ours against the plain way
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 _Repeats = Annotated[int, typer.Option(min=1, help="Timings of each; the median counts.")]
 _Tasks = Annotated[int, typer.Option(min=1, help="Earlier tasks.")]
+
+
+@app.callback()
+def _only_results(context: typer.Context) -> None:
+    # Only the result goes to stdout: DeepSpeed, where it is installed, logs to it.
+    context.obj = sys.stdout
+    context.with_resource(redirect_stdout(sys.stderr))
 
 
 @app.command()
@@ -122,13 +132,15 @@ def wire(
 
 
 def _show(result: dict[str, object], json_out: bool) -> None:
+    stdout = click.get_current_context().obj
     if json_out:
-        typer.echo(json.dumps(result, indent=1))
+        typer.echo(json.dumps(result, indent=1), stdout)
         return
     typer.echo(
         f"{result['name']}: ours {result['ours']:.4g} s, theirs {result['theirs']:.4g} s, "
-        f"ratio {result['ratio']:.3g}, largest relative difference {result['equal_to']:.2g}"
+        f"ratio {result['ratio']:.3g}, largest relative difference {result['equal_to']:.2g}",
+        stdout,
     )
     for key in ("growth", "memory", "settings"):
         if key in result:
-            typer.echo(f"  {key}: {result[key]}")
+            typer.echo(f"  {key}: {result[key]}", stdout)

@@ -118,7 +118,7 @@ class Memory:
 
     Attributes:
         weights: the frozen model.
-        held: the earlier adapters: a second copy of the adapted weights, or their factors.
+        held: the earlier adapters' factors. Folded ones take the place of the weights.
         trained: the factors that train, their gradients and AdamW's moments.
         compared: what the regularizer compares with.
         activations: kept for the backward pass.
@@ -179,15 +179,12 @@ def memory(geometry: Geometry, rows: Rows, worn: Worn, setting: Setting, compare
     decoder, size = geometry.decoder, _BYTES[setting.precision]
     factors = decoder.adapter_parameters(worn.rank)
     learned = factors if worn.a_learns else _b_parameters(decoder, worn.rank)
-    held = decoder.adapter_parameters(worn.stacked)
-    if worn.hold is Hold.FOLD:
-        held = decoder.linear_parameters if worn.earlier else 0
     labels = rows.questions * rows.labels * decoder.vocabulary
     kept = _kept_of_layer(decoder, rows, worn, size)
     inputs = rows.tokens * decoder.width
     return Memory(
         weights=geometry.parameters * size,
-        held=held * size,
+        held=decoder.adapter_parameters(worn.stacked) * size,
         trained=(factors + 3 * learned) * _SINGLE,
         compared=compared * _SINGLE,
         activations=_activations(decoder, inputs, kept, setting),

@@ -379,31 +379,35 @@ def test_folded_for_good_a_sum_can_be_folded_in_once_more():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_weight_that_waits_on_the_host_comes_back_with_every_bit(
+def test_a_weight_that_waits_comes_back_with_every_bit(
     dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ):
-    # There is no GPU here: what is done for one is done on the CPU.
     adapters, x = [some_adapter(seed) for seed in range(3)], some_inputs(dtype)
-    plain, waiting = small(dtype), small(dtype)
-    kept, aside = adapt(plain, TWO), adapt(waiting, TWO)
-    bare = {name: layer.base.weight.clone() for name, layer in kept.layers.items()}
+    bare = {name: weight.clone() for name, weight in small(dtype).state_dict().items()}
+    model = small(dtype)
+    adapted = adapt(model, TWO)
     orders: list[tuple[Sequence[Adapter], Hold]] = [
         (adapters[:2], Hold.FOLD),
         (adapters, Hold.FOLD),
         (adapters[1:], Hold.STACK),
         ([], Hold.FOLD),
+        (adapters, Hold.FOLD),
     ]
-    for frozen, hold in orders:
-        kept.freeze(frozen, hold)
+
+    def adapted_anew(frozen: Sequence[Adapter], hold: Hold) -> nn.Module:
+        model = small(dtype)
         with monkeypatch.context() as patch:
-            patch.setattr(lora, "DEAR", {"cpu"})
-            aside.freeze(frozen, hold)
-        assert torch.equal(waiting(x), plain(x))
-        assert all(torch.equal(aside.layers[n].base.weight, bare[n]) for n in bare)
-    aside.freeze(adapters, Hold.FOLD)
-    kept.freeze(adapters, Hold.FOLD)
-    fold_for_good(waiting)
-    assert torch.equal(waiting(x), plain(x))
+            patch.setattr(lora, "aside", torch.Tensor.detach)
+            adapt(model, TWO).freeze(frozen, hold)
+        return model
+
+    for frozen, hold in orders:
+        adapted.freeze(frozen, hold)
+        assert torch.equal(model(x), adapted_anew(frozen, hold)(x))
+        for name, layer in adapted.layers.items():
+            assert torch.equal(layer.base.weight, bare[f"{name}.weight"])
+    fold_for_good(model)
+    assert torch.equal(model(x), adapted_anew(adapters, Hold.FOLD)(x))
 
 
 def test_without_memory_for_a_weights_way_back_the_next_order_finds_its_place(
@@ -415,7 +419,6 @@ def test_without_memory_for_a_weights_way_back_the_next_order_finds_its_place(
     layers = adapted.layers.values()
     for layer in layers:
         monkeypatch.setattr(layer, "_aside", torch.zeros(layer.base.weight.shape))
-    monkeypatch.setattr(lora, "DEAR", {"meta"})
     adapted.freeze([some_adapter(1)], Hold.FOLD)
     assert all(layer.base.weight.device.type == "cpu" for layer in layers)
 

@@ -1,0 +1,27 @@
+"""`fedmslora bench`: what it prints, and where."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from benchmarks import features
+from benchmarks.compare import Comparison
+from commands.bench import app
+
+
+def measured(repeats: int) -> Comparison:
+    print("a library that says something")
+    return Comparison("features", 1.0, 3.0, 3.0, 0.0, {"repeats": repeats})
+
+
+@pytest.mark.parametrize("way", [["--json"], []])
+def test_only_the_result_is_on_stdout(monkeypatch: pytest.MonkeyPatch, way: list[str]):
+    monkeypatch.setattr(features, "run", measured)
+    done = CliRunner().invoke(app, ["features", "--repeats", "2", *way])
+    assert done.exit_code == 0
+    assert "says something" in done.stderr and "says something" not in done.stdout
+    if way:
+        assert json.loads(done.stdout)["settings"] == {"repeats": 2}
+    else:
+        assert done.stdout.startswith("features: ours 1 s, theirs 3 s, ratio 3")
