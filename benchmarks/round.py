@@ -31,7 +31,7 @@ from client.site import load_site
 from common.adapter import Array, arrays, from_bytes
 from common.bank import Bank
 from common.errors import StateError
-from common.plan import load_plan
+from common.plan_file import load_plan
 from server.folder import RunFolder
 from simulation.engines import Engine
 from simulation.hospitals import BASE_MODELS

@@ -20,7 +20,8 @@ from benchmarks.scale_stages import RANK, Series, embedded, milliseconds, some_a
 from common.adapter import StoredAdapter, to_bytes
 from common.exchange import Delivery, Order, Presence, Update, Work
 from common.identity import code_digest, sha256
-from common.plan import Modality, Plan, Precision, Rule, parse_plan
+from common.plan import Modality, Plan, Precision, Rule
+from common.plan_file import parse_plan
 from server.accept import Accept, Done, Received, Refused, Waiting, durable
 from server.aggregate import Contribution, merge
 from server.fit import LowRank, misfits

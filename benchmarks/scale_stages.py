@@ -27,7 +27,8 @@ from common.bank import Bank, verify_bank
 from common.bank_check import Expected, forget_releases
 from common.exchange import Order, ReleaseRef, Work
 from common.metrics import AnswerKind
-from common.plan import BaseModelPin, Hold, Modality, Plan, Precision, Rule, Training, parse_plan
+from common.plan import BaseModelPin, Hold, Modality, Plan, Precision, Rule, Training
+from common.plan_file import parse_plan
 from common.release import Draft
 from common.signing import SigningKey
 from server.app import blob_of

@@ -26,7 +26,8 @@ from client.keys import make_key
 from common.adapter import Array, arrays, from_bytes
 from common.bank import Bank
 from common.errors import StateError
-from common.plan import Plan, Rule, parse_plan
+from common.plan import Plan, Rule
+from common.plan_file import parse_plan
 from server.news import ending, read_news
 from server.state import State
 from server.superlink import ROOT, SuperLink, SuperLinkAway

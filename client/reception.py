@@ -16,7 +16,8 @@ from client.site import Site
 from client.store import get, lacking, put
 from common.errors import PlanError
 from common.exchange import Answer, Delivery, Failure, Lacks, Order, Reply, Working
-from common.plan import Plan, parse_plan
+from common.plan import Plan
+from common.plan_file import parse_plan
 from common.progress import tell
 
 #: However long a coordinator lets a site wait, it says after so long that it is still at work.

@@ -13,7 +13,8 @@ from client.store import get, held
 from client.trainer import at_work
 from common.errors import Refusal
 from common.exchange import Order, Work
-from common.plan import Plan, parse_plan
+from common.plan import Plan
+from common.plan_file import parse_plan
 from common.supervise import running
 
 

@@ -36,7 +36,8 @@ from common.errors import SiteFailed
 from common.exchange import Answer, Order, Reason, Scores, Update, Work
 from common.metrics import Answer as Answered
 from common.metrics import majority_answers, task_metrics
-from common.plan import Plan, parse_plan
+from common.plan import Plan
+from common.plan_file import parse_plan
 from common.progress import News
 from common.prototype import Prototype
 from common.prototype import from_bytes as prototype_from

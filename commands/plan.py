@@ -57,7 +57,7 @@ def cost(
     Example: fedmslora plan cost configs/paper8_federated.yaml --model 7b --tflops 400
     """
     from common.cost import cost_of
-    from common.plan import load_plan
+    from common.plan_file import load_plan
 
     wanted = {"questions": questions, "images": images, "tokens": tokens, "labels": labels}
     _check_finite({**wanted, "tflops": tflops})

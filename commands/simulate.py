@@ -46,7 +46,7 @@ def simulate(
     Example: fedmslora simulate configs/demo.yaml --out runs/demo
     """
     with _stoppable():
-        from common.plan import load_plan
+        from common.plan_file import load_plan
 
         # A mistake in the plan is told before all that a run needs is loaded.
         name = load_plan(plan).name

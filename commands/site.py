@@ -89,7 +89,7 @@ def approve(
     """
     from client.approval import approve as record
     from client.approval import words
-    from common.plan import load_plan
+    from common.plan_file import load_plan
 
     machine, loaded = _machine(site), load_plan(plan)
     for line in words(loaded, machine.site):
@@ -112,7 +112,7 @@ def check(
     Example: fedmslora site check --plan demo.yaml --site north/site.yaml
     """
     from client.check import check_site
-    from common.plan import load_plan
+    from common.plan_file import load_plan
 
     machine = _machine(site)
     loaded = None if plan is None else load_plan(plan)

@@ -15,7 +15,8 @@ from common.bank import Bank
 from common.errors import BankError, Refusal, StateError
 from common.exchange import ReleaseRef, Scores
 from common.identity import code_digest
-from common.plan import Plan, load_plan
+from common.plan import Plan
+from common.plan_file import load_plan
 from common.progress import News, tell
 from common.release import INDEX_FILE, Draft
 from common.report import RunReport, write_report

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from common.errors import StateError
-from common.plan import Plan, load_plan
+from common.plan import Plan
+from common.plan_file import load_plan
 from common.progress import News
 from server.news import ending, read_news, read_on, told_bytes
 from server.state import State, Wanted

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from common.bank import Bank
 from common.errors import Refusal
-from common.plan import Modality, Plan, load_plan
+from common.plan import Modality, Plan
+from common.plan_file import load_plan
 from common.progress import News
 from common.release import INDEX_FILE
 from server.folder import RunFolder

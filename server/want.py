@@ -5,7 +5,8 @@ from pathlib import Path
 
 from common.durable import DISK, write_file
 from common.errors import StateError
-from common.plan import Plan, load_plan
+from common.plan import Plan
+from common.plan_file import load_plan
 from common.signing import SigningKey
 from server.journal import Journal
 from server.news import told_bytes

@@ -21,7 +21,8 @@ from common.durable import DISK, write_file
 from common.errors import DataError, PlanError
 from common.identity import code_digest, sha256
 from common.metrics import Answer, AnswerKind, judge
-from common.plan import Earlier, Metric, Plan, parse_plan
+from common.plan import Earlier, Metric, Plan
+from common.plan_file import parse_plan
 from common.report import RunReport
 from common.signing import SigningKey
 from server.folder import RunFolder

@@ -21,7 +21,8 @@ import yaml
 
 from common.errors import StateError
 from common.identity import sha256
-from common.plan import Plan, load_plan
+from common.plan import Plan
+from common.plan_file import load_plan
 from common.signing import SigningKey
 from server.folder import RunFolder
 from server.state import State

@@ -11,7 +11,8 @@ from client import store
 from common.bank import Bank
 from common.errors import DataError, PlanError, StateError
 from common.identity import code_digest, sha256
-from common.plan import Plan, load_plan
+from common.plan import Plan
+from common.plan_file import load_plan
 from common.report import RunReport, read_report, write_report
 from common.signing import SigningKey
 from server.app import open_bank

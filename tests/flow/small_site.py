@@ -8,7 +8,8 @@ from client.base_files import base_digest
 from client.site import Device, Plans, Policy, Site
 from common.exchange import Order, ReleaseRef, Update, Work
 from common.identity import code_digest
-from common.plan import Modality, Plan, parse_plan
+from common.plan import Modality, Plan
+from common.plan_file import parse_plan
 from tests.flow.tiny_llava import write_llava, write_task
 
 QUESTIONS = [

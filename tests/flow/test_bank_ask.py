@@ -24,7 +24,8 @@ from common.adapter import Adapter, Pair, to_bytes
 from common.bank import Bank
 from common.errors import Refusal
 from common.metrics import AnswerKind
-from common.plan import BaseModelPin, Hold, Modality, Precision, load_plan
+from common.plan import BaseModelPin, Hold, Modality, Precision
+from common.plan_file import load_plan
 from common.prototype import to_bytes as prototype_bytes
 from common.signing import SigningKey
 from simulation.hospitals import BASE_MODELS, prepare

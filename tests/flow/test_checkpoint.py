@@ -20,7 +20,7 @@ from client.train import Progress, Trained
 from common.adapter import Adapter, Pair, to_bytes
 from common.durable import Disk
 from common.errors import SiteFailed
-from common.plan import parse_plan
+from common.plan_file import parse_plan
 from tests.flow.tiny_llava import write_llava, write_task
 
 QUESTIONS = [

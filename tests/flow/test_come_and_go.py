@@ -17,7 +17,8 @@ from common.adapter import from_bytes
 from common.bank import Bank
 from common.exchange import Order, Update, Work
 from common.identity import code_digest
-from common.plan import Plan, Rule, load_plan
+from common.plan import Plan, Rule
+from common.plan_file import load_plan
 from common.report import read_report, write_report
 from server import app as coordinator
 from server import network

@@ -28,7 +28,8 @@ from common.blob_sizes import index_bytes, release_bytes, sizes_of
 from common.cost import FRONT, Assumed, cost_of, drawn_and_steps, micro_batch, worn_in
 from common.geometry import read_geometry
 from common.metrics import AnswerKind
-from common.plan import Hold, Plan, Precision, load_plan
+from common.plan import Hold, Plan, Precision
+from common.plan_file import load_plan
 from common.step_cost import Memory, Rows, Setting, Worn, memory, operations, tower_operations
 from common.wire_cost import exchanges
 from server.folder import RunFolder

@@ -28,7 +28,8 @@ from common.bank import Bank
 from common.durable import Disk
 from common.errors import BankError, Refusal
 from common.paper_tasks import Said, labels
-from common.plan import Precision, load_plan
+from common.plan import Precision
+from common.plan_file import load_plan
 from common.signing import SigningKey
 from tests.flow.test_bank_export import close, load, logits, small_llava, touched
 from tests.unit.small_bank import BASE, KEY, draft

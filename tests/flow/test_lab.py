@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from common.errors import PlanError
-from common.plan import Plan, parse_plan
+from common.plan import Plan
+from common.plan_file import parse_plan
 from simulation.baselines import with_seed
 from simulation.experiments import load_experiment
 from simulation.lab import Result, Results, run_all

@@ -16,7 +16,8 @@ from pydicom.data import get_testdata_file
 import fedmslora
 from common.bank import Bank
 from common.identity import sha256
-from common.plan import BaseModelPin, load_plan
+from common.plan import BaseModelPin
+from common.plan_file import load_plan
 from server.folder import RunFolder
 from server.journal import Journal
 from simulation.hospitals import BASE_MODELS, prepare

@@ -23,7 +23,8 @@ from client.jobs import Jobs
 from common.adapter import Adapter, from_bytes, to_bytes
 from common.bank import Bank
 from common.exchange import Delivery, Order, Update, Work, read_reply
-from common.plan import Plan, load_plan
+from common.plan import Plan
+from common.plan_file import load_plan
 from common.progress import News
 from server import network
 from server.app import Federation, run

@@ -22,7 +22,8 @@ from client.model import BaseModel, load_base
 from client.prompt import IGNORED, encode_example
 from client.train import Course, Progress, train
 from common.errors import SiteFailed
-from common.plan import Plan, Precision, parse_plan
+from common.plan import Plan, Precision
+from common.plan_file import parse_plan
 from tests.flow.tiny_llava import write_llava, write_task
 
 QUESTIONS = [

@@ -16,7 +16,8 @@ from client.site import Device, Plans, Policy, Site
 from client.trial import one_step
 from common.adapter import to_bytes
 from common.errors import DataError
-from common.plan import Modality, Plan, Precision, parse_plan
+from common.plan import Modality, Plan, Precision
+from common.plan_file import parse_plan
 from tests.flow.tiny_llava import write_llava, write_picture, write_task
 
 QUESTIONS = [("Is it round?", "yes"), ("Is it square?", "no"), ("What is it?", "a cell")] * 4

@@ -32,7 +32,8 @@ from common.adapter import arrays, from_bytes
 from common.errors import DataError, SiteFailed
 from common.exchange import Order, ReleaseRef, Update, Work
 from common.identity import code_digest
-from common.plan import Plan, parse_plan
+from common.plan import Plan
+from common.plan_file import parse_plan
 from common.progress import News
 from tests.flow.tiny_llava import write_llava, write_task
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import yaml
 
-from common.plan import Plan, parse_plan
+from common.plan import Plan
+from common.plan_file import parse_plan
 from simulation.experiments import load_experiment
 from simulation.lab import Result, Results, write_result
 from simulation.results.cells import Cell, Collected, collect

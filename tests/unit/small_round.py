@@ -9,7 +9,8 @@ import numpy as np
 
 from common.adapter import Adapter, Pair, StoredAdapter, to_bytes
 from common.exchange import Answer, Order, Scores, Update, Work
-from common.plan import Plan, parse_plan
+from common.plan import Plan
+from common.plan_file import parse_plan
 from common.progress import News
 from server.accept import Accept, Done, Received, Refused, Waiting, durable
 from server.folder import RunFolder

@@ -22,7 +22,8 @@ from client.parts import Machine
 from client.reach import Clocks, clock_finding, reach
 from client.site import Device, Federation, Plans, Policy, Site
 from common.errors import SiteFailed
-from common.plan import Modality, load_plan
+from common.plan import Modality
+from common.plan_file import load_plan
 from server.certificates import load_authority, write_certificates
 
 ROOT = Path(__file__).resolve().parents[2]

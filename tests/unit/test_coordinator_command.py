@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from commands.coordinator import app
 from common.errors import PlanError, Refusal, StateError
-from common.plan import load_plan
+from common.plan_file import load_plan
 from common.progress import tell
 from server.found import found
 from server.parts import Which, command, environment

@@ -13,7 +13,8 @@ from common.blob_sizes import adapter_bytes, blank_adapter, sizes_of
 from common.cost import PATHVQA, Assumed, cost_of, drawn_and_steps, usual
 from common.errors import ModelError
 from common.geometry import LLAVA_MED, Decoder, Geometry, Tower, read_geometry
-from common.plan import Hold, Plan, Precision, parse_plan
+from common.plan import Hold, Plan, Precision
+from common.plan_file import parse_plan
 from common.step_cost import Rows, Setting, Worn, memory, operations, tower_operations
 from common.tensors import read_header
 from common.wire_cost import PARCEL_BYTES, exchanges

@@ -18,7 +18,7 @@ from client.data_deal import Deal, assigned, deal_tasks, elements
 from client.picture_check import decode
 from commands.data import app
 from common.errors import DataError
-from common.plan import load_plan
+from common.plan_file import load_plan
 from simulation.hospitals import check
 from tests.flow.small_run import STAGE, small_plan
 

@@ -7,7 +7,8 @@ import pytest
 
 from client.data import TaskData, read_task
 from common.errors import PlanError
-from common.plan import Plan, load_plan
+from common.plan import Plan
+from common.plan_file import load_plan
 from simulation.hospitals import BASE_MODELS, check, prepare
 from tests.flow.small_run import STAGE, small_plan
 

@@ -14,7 +14,8 @@ from client.packing import Layout, by_picture, packed, picture_numbers
 from client.prompt import IGNORED, Encoded
 from client.train import Course
 from common.metrics import AnswerKind
-from common.plan import Plan, parse_plan
+from common.plan import Plan
+from common.plan_file import parse_plan
 
 HEAD = [1, 7, 6, 6]
 PREFIX = len(HEAD)

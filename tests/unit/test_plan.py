@@ -5,7 +5,8 @@ import pytest
 import yaml
 
 from common.errors import PlanError
-from common.plan import Active, Metric, Modality, Rule, load_plan, parse_plan
+from common.plan import Active, Metric, Modality, Rule
+from common.plan_file import load_plan, parse_plan
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.yaml"))
 

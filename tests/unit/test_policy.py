@@ -12,7 +12,8 @@ from client.site import Device, Federation, Plans, Policy, Site
 from common.errors import DataError
 from common.exchange import Order, Reason, ReleaseRef, Work
 from common.identity import code_digest
-from common.plan import Modality, Plan, parse_plan
+from common.plan import Modality, Plan
+from common.plan_file import parse_plan
 from simulation.failures import in_the_sites_words
 
 STAGE: dict[str, Any] = {

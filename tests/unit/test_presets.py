@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from common.errors import ModelError
-from common.plan import Active, Metric, Modality, MSLoRACR, Plan, Precision, Similarity, load_plan
+from common.plan import Active, Metric, Modality, MSLoRACR, Plan, Precision, Similarity
+from common.plan_file import load_plan
 from simulation.hospitals import BASE_MODELS, check
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from client.prototype import prototype_of
 from common.errors import BankError
-from common.plan import Precision, parse_plan
+from common.plan import Precision
+from common.plan_file import parse_plan
 from common.prototype import (
     Prototype,
     asked_of,

@@ -18,7 +18,8 @@ from client.policy import check_form, check_order, fewest_images
 from common.errors import SiteFailed
 from common.exchange import Delivery, Order, Reason, ReleaseRef, Update, Work, read_reply
 from common.identity import code_digest, sha256
-from common.plan import Plan, parse_plan
+from common.plan import Plan
+from common.plan_file import parse_plan
 from tests.unit.test_audit import NOON, SUBJECT
 from tests.unit.test_exchange import order, update
 from tests.unit.test_policy import PLAN, site_of

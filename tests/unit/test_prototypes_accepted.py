@@ -14,7 +14,8 @@ from client.prototype import prototype_of
 from common.bank import Bank, verify_bank
 from common.bank_check import Expected
 from common.errors import BankError
-from common.plan import Plan, parse_plan
+from common.plan import Plan
+from common.plan_file import parse_plan
 from common.prototype import Prototype, fault_of, from_bytes, merged, to_bytes
 from server.journal import Journal
 from server.prototypes import agreed_prototype

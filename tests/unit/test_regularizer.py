@@ -14,7 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from benchmarks.memory import Operations
-from client.regularizer import Prototype, Regularizer, Weights, info_nce, prototypes_of
+from client.contrast import info_nce
+from client.regularizer import Prototype, Regularizer, Weights, prototypes_of
 from common.adapter import Adapter, Pair
 from common.errors import BankError
 from common.plan import Modality, Prototypes, Similarity

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from client.routed import shares_of
 from client.router import DEVIATIONS, least_cosine, route
 from common.errors import BankError
-from common.plan import Plan, parse_plan
+from common.plan import Plan
+from common.plan_file import parse_plan
 from common.prototype import Prototype
 from tests.unit.small_round import plan
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from common.plan import Plan, parse_plan
+from common.plan import Plan
+from common.plan_file import parse_plan
 from common.progress import Follower, tell
 from simulation import watch
 from simulation.failures import in_the_sites_words

@@ -1,0 +1,101 @@
+"""A plan's YAML file -> the plan, or every mistake in it, a sentence each."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+from pydantic import ValidationError
+
+from common.errors import PlanError
+from common.plan import (
+    BaseModelPin,
+    Contrast,
+    Evaluation,
+    MSLoRACR,
+    OneAdapter,
+    Plan,
+    Router,
+    Simulation,
+    Stage,
+    Training,
+)
+from common.plan_mistakes import cross_mistakes, sentence, shown
+
+
+def load_plan(file: Path) -> Plan:
+    """Read and check a plan file.
+
+    Raises:
+        PlanError: with one line per mistake, all of them at once.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PlanError(f"{file}: can't be read as a plan ({_reason(error)})") from None
+    try:
+        document = yaml.load(text, _PlanLoader)
+    except yaml.YAMLError as error:
+        raise PlanError(f"{file}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(document, dict):
+        raise PlanError(f"{file}: found {shown(document)}, expected the fields of a plan")
+    return parse_plan(cast(dict[str, Any], document), str(file))
+
+
+def parse_plan(document: Mapping[str, Any], source: str) -> Plan:
+    """Check a plan's fields; `source` names it in a mistake.
+
+    Raises:
+        PlanError: with one line per mistake, all of them at once.
+    """
+    mistakes = cross_mistakes(document)
+    try:
+        # JSON mode: enums and tuples come from text and lists, nothing else is converted.
+        plan = Plan.model_validate_json(json.dumps(document, default=str), strict=True)
+    except ValidationError as error:
+        # A list whose every item is wrong is called empty, too; that one is not true.
+        details = [d for d in error.errors() if not (d["type"] == "too_short" and d["input"])]
+        mistakes = [sentence(detail, document, FIELDS) for detail in details] + mistakes
+    else:
+        if not mistakes:
+            return plan
+    raise PlanError("\n".join(f"{source}: {mistake}" for mistake in mistakes))
+
+
+def _reason(error: Exception) -> str:
+    return error.strerror or str(error) if isinstance(error, OSError) else "not UTF-8 text"
+
+
+class _PlanLoader(yaml.SafeLoader):
+    """YAML's safe loader, without its two traps: see the functions below."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        # YAML's own loader silently keeps the last of two equal keys.
+        keys = [key.value for key, _ in node.value]
+        for key, (key_node, _) in zip(keys, node.value, strict=True):
+            if keys.count(key) > 1:
+                raise yaml.MarkedYAMLError(
+                    problem=f"the field {key!r} stands twice", problem_mark=key_node.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+# YAML 1.1 reads 1e-3 as text because it has no dot; people write it all the time.
+_PlanLoader.add_implicit_resolver(  # pyright: ignore[reportUnknownMemberType]
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+#: Every field of every part of a plan, for a hint at what was meant.
+FIELDS = frozenset(
+    name
+    for part in (
+        Plan, Stage, Training, Evaluation, Router, Simulation, BaseModelPin, MSLoRACR, OneAdapter,
+        Contrast,
+    )
+    for name in part.model_fields
+)  # fmt: skip
