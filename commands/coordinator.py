@@ -6,21 +6,18 @@
 import json
 import sys
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from rich.console import Group
-
     from server.parts import Which
     from server.registry import Site
     from server.state import State, Wanted
-    from server.status import RunStanding, SiteStanding
-    from server.superlink import Node, SuperLink
+    from server.superlink import SuperLink
 
 app = typer.Typer(no_args_is_help=True, help="The machine that decides: sites, runs, releases.")
 
@@ -184,18 +181,19 @@ def status(
 
     Example: fedmslora coordinator status --watch
     """
+    from rich.console import Console
+
+    from commands.standing import document, shown, stay
     from server.state import State
 
     opened = State.open(state)
     with _superlink(opened) as superlink:
         if as_json:
-            typer.echo(json.dumps(_document(opened, superlink, run_name), indent=1))
+            typer.echo(json.dumps(document(opened, superlink, run_name), indent=1))
         elif watch:
-            _watch(opened, superlink, run_name)
+            stay(opened, superlink, run_name)
         else:
-            from rich.console import Console
-
-            Console().print(_shown(opened, superlink, run_name))
+            Console().print(shown(opened, superlink, run_name))
 
 
 @app.command("stop")
@@ -316,68 +314,6 @@ def _follow(opened: "State", wanted: "Wanted") -> None:
                     console.print(line, markup=False)
             shown.update(follow.at or "waiting for the keeper to start the run")
             time.sleep(0 if over else 0.5)
-
-
-def _watch(opened: "State", superlink: "SuperLink", run_name: str | None) -> None:
-    from rich.live import Live
-
-    try:
-        with Live(_shown(opened, superlink, run_name), auto_refresh=False) as live:
-            while True:
-                time.sleep(2.0)
-                live.update(_shown(opened, superlink, run_name), refresh=True)
-    except KeyboardInterrupt:
-        return
-
-
-def _look(
-    opened: "State", superlink: "SuperLink", run_name: str | None
-) -> "tuple[RunStanding | None, Sequence[SiteStanding], bool]":
-    """(the run, the sites, whether the SuperLink answers)."""
-    from common.errors import StateError
-    from server.status import latest_run, run_standing, site_standings
-    from server.superlink import SuperLinkAway
-
-    nodes: Sequence[Node] | None = None
-    try:
-        nodes = superlink.nodes()
-    except SuperLinkAway:
-        pass
-    name = run_name or latest_run(opened)
-    if run_name is not None and not opened.run(run_name).plan.exists():
-        raise StateError(f"--run: found no run {run_name!r} in {opened.root / 'runs'}")
-    standing = None if name is None else run_standing(opened, name)
-    return standing, site_standings(opened, standing, nodes), nodes is not None
-
-
-def _document(opened: "State", superlink: "SuperLink", run_name: str | None) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    from common.supervise import running
-    from server.certificates import days_left
-
-    run_standing, sites, answers = _look(opened, superlink, run_name)
-    shown = None
-    if run_standing is not None:
-        shown = asdict(run_standing) | {"folder": str(opened.run(run_standing.name).root)}
-    return {
-        "address": opened.settings.address,
-        "process": running(opened.pid_file),
-        "superlink": answers,
-        "certificate_days": days_left(opened.tls / "server.crt"),
-        "run": shown,
-        "sites": [
-            asdict(site) | {"seen": None if site.seen is None else site.seen.isoformat()}
-            for site in sites
-        ],
-    }
-
-
-def _shown(opened: "State", superlink: "SuperLink", run_name: str | None) -> "Group":
-    from commands.standing import picture
-
-    run_standing, sites, answers = _look(opened, superlink, run_name)
-    return picture(opened.settings.address, run_standing, sites, answers=answers)
 
 
 def _stop_run(opened: "State", wanted: "Wanted") -> str:

@@ -1,19 +1,81 @@
-"""How a coordinator's status looks on a terminal."""
+"""A coordinator's status, as a document and as it looks on a terminal."""
 
+import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
+from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from server.status import RunStanding, SiteStanding
+from common.errors import StateError
+from common.supervise import running
+from server.certificates import days_left
+from server.state import State
+from server.status import RunStanding, SiteStanding, latest_run, run_standing, site_standings
+from server.superlink import Node, SuperLink, SuperLinkAway
 
 _MIB = 2**20
 
 
-def picture(
+def document(opened: State, superlink: SuperLink, run_name: str | None) -> dict[str, Any]:
+    """All of it, ready for `json.dumps`; of the run of this name, or the latest.
+
+    Raises:
+        StateError: there is no run of this name.
+    """
+    run, sites, answers = _look(opened, superlink, run_name)
+    return {
+        "address": opened.settings.address,
+        "process": running(opened.pid_file),
+        "superlink": answers,
+        "certificate_days": days_left(opened.tls / "server.crt"),
+        "run": run and asdict(run) | {"folder": str(opened.run(run.name).root)},
+        "sites": [
+            asdict(site) | {"seen": None if site.seen is None else site.seen.isoformat()}
+            for site in sites
+        ],
+    }
+
+
+def shown(opened: State, superlink: SuperLink, run_name: str | None) -> Group:
+    """The same for people; errors as in `document`."""
+    run, sites, answers = _look(opened, superlink, run_name)
+    return _picture(opened.settings.address, run, sites, answers=answers)
+
+
+def stay(opened: State, superlink: SuperLink, run_name: str | None) -> None:
+    """Show what changes, until Ctrl-C."""
+    try:
+        with Live(shown(opened, superlink, run_name), auto_refresh=False) as live:
+            while True:
+                time.sleep(2.0)
+                live.update(shown(opened, superlink, run_name), refresh=True)
+    except KeyboardInterrupt:
+        return
+
+
+def _look(
+    opened: State, superlink: SuperLink, run_name: str | None
+) -> tuple[RunStanding | None, Sequence[SiteStanding], bool]:
+    """(the run, the sites, whether the SuperLink answers)."""
+    nodes: Sequence[Node] | None = None
+    try:
+        nodes = superlink.nodes()
+    except SuperLinkAway:
+        pass
+    name = run_name or latest_run(opened)
+    if run_name is not None and not opened.run(run_name).plan.exists():
+        raise StateError(f"--run: found no run {run_name!r} in {opened.root / 'runs'}")
+    standing = None if name is None else run_standing(opened, name)
+    return standing, site_standings(opened, standing, nodes), nodes is not None
+
+
+def _picture(
     address: str, run: RunStanding | None, sites: Sequence[SiteStanding], *, answers: bool
 ) -> Group:
     """The run's stages, the sites and who is awaited."""
