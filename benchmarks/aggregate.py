@@ -51,8 +51,8 @@ LARGE = Size(
     sites=8,
     rank=16,
 )
-#: Numbers of sites at which memory is measured.
-MEMORY_AT = (2, 8, 32)
+#: Numbers of sites at which memory is measured, and the result compared with the dense one.
+MEMORY_AT = (2, 8, 32, 128)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,14 @@ class Cost:
 
     wall: float
     cpu: float
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Of `svd` with so many sites: its peak of memory in adapters, and what it differs by."""
+
+    memory: float
+    difference: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +87,8 @@ def run(repeats: int = 3, size: Size = LARGE) -> Comparison:
     """Time `svd`, plain `fedavg`, reading, and forming the dense products, in turns.
 
     The sites' adapters are files in bf16, in the page cache for all ways alike. Every way has
-    the same number of threads, a module each. About a minute and a half for the 7B's size with
-    three repeats on two idle cores, 1 GB of disk and 2 GB of memory.
+    the same number of threads, a module each. About two minutes for the 7B's size with three
+    repeats on two idle cores, 1 GB of disk and 2 GB of memory.
     """
     with TemporaryDirectory() as folder, threadpool_limits(1, "blas"):
         files = sites_in(Path(folder), size)
@@ -88,11 +96,13 @@ def run(repeats: int = 3, size: Size = LARGE) -> Comparison:
         take_turn(files, sites, size)
         turns = [take_turn(files, sites, size) for _ in range(repeats)]
         equal_to = largest_difference(sites, size)
-    memory = {str(count): memory_in_adapters(size, count) for count in MEMORY_AT}
+        at = {str(count): measured_at(size, count) for count in MEMORY_AT}
     timing = Timing(
         tuple(turn.svd.wall for turn in turns), tuple(turn.dense.wall for turn in turns), None, None
     )
-    settings = _settings(size) | ratios(turns) | {"memory_in_adapters": memory}
+    settings = _settings(size) | ratios(turns)
+    settings["memory_in_adapters"] = {count: found.memory for count, found in at.items()}
+    settings["equal_to_at"] = {count: found.difference for count, found in at.items()}
     return comparison("aggregate", timing, equal_to, settings)
 
 
@@ -110,6 +120,7 @@ def _settings(size: Size) -> dict[str, Any]:
         ),
         "stacked": "as theirs, but each layer by one product of the stacked factors",
         "equal_to": f"dense SVD of a layer of each shape with a side of {CHECKED_UP_TO} at most",
+        "equal_to_at": "the same, by sites",
         "memory": "tracemalloc's peak of svd, the result and one block's layers, by sites",
     }
 
@@ -290,11 +301,11 @@ def cut_dense(matrix: Array, rank: int) -> Array:
     return (left[:, :rank] * strength[:rank]) @ right[:rank]
 
 
-def memory_in_adapters(size: Size, sites: int) -> float:
-    """The peak of `svd`'s memory over the size of an adapter in bf16.
+def measured_at(size: Size, sites: int) -> Measured:
+    """Memory and exactness with so many sites, on the layers of one block.
 
-    Measured on the layers of one block, to which the other blocks' part of the result is added:
-    no more than a few layers are in work at a time.
+    The other blocks' part of the result is added: no more than a few layers are in work at a
+    time.
     """
     block = replace(size, blocks=1, sites=sites)
     with TemporaryDirectory() as folder:
@@ -306,5 +317,7 @@ def memory_in_adapters(size: Size, sites: int) -> float:
             peak = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
+        difference = largest_difference(updates, block)
     of_a_block = len(merged.blob)
-    return (peak + (size.blocks - 1) * of_a_block) / (size.blocks * of_a_block)
+    memory = (peak + (size.blocks - 1) * of_a_block) / (size.blocks * of_a_block)
+    return Measured(memory, difference)

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from common.errors import BankError
-from common.tensors import Array, Tensor, read_array
+from common.tensors import Array, Tensor, read_array, read_into
 
 
 class Blob(Protocol):
@@ -79,6 +79,10 @@ class Numbers(Protocol):
         """The numbers from `begin` to before `end`, counted row by row."""
         ...
 
+    def put(self, begin: int, end: int, out: Array) -> None:
+        """As `flat`, but into `out`: float32, contiguous, shape (end - begin,)."""
+        ...
+
     def columns(self, begin: int, end: int) -> Array:
         """These columns of a matrix; shape (rows, end - begin)."""
         ...
@@ -99,6 +103,10 @@ class Held:
         """The numbers from `begin` to before `end`, counted row by row."""
         return self.array.reshape(-1)[begin:end]
 
+    def put(self, begin: int, end: int, out: Array) -> None:
+        """As `flat`, but into `out`: float32, contiguous, shape (end - begin,)."""
+        out[:] = self.flat(begin, end)
+
     def columns(self, begin: int, end: int) -> Array:
         """These columns of a matrix; shape (rows, end - begin)."""
         return self.array[:, begin:end]
@@ -108,8 +116,8 @@ class Held:
 class Stored:
     """An array in a blob of safetensors, read when asked for.
 
-    Both ways of reading raise a BankError that begins with `source` where the blob has become
-    shorter than its header says.
+    Reading raises a BankError that begins with `source` where the blob has become shorter
+    than its header says.
     """
 
     blob: Blob
@@ -123,9 +131,11 @@ class Stored:
 
     def flat(self, begin: int, end: int) -> Array:
         """The numbers from `begin` to before `end`, counted row by row."""
-        start, width = self.tensor.begin, self._width()
-        part = Tensor(self.tensor.kind, (end - begin,), start + begin * width, start + end * width)
-        return read_array(self.blob.read, part, self.source)
+        return read_array(self.blob.read, self._part(begin, end), self.source)
+
+    def put(self, begin: int, end: int, out: Array) -> None:
+        """As `flat`, but into `out`: float32, contiguous, shape (end - begin,)."""
+        read_into(self.blob.read, self._part(begin, end), self.source, out)
 
     def columns(self, begin: int, end: int) -> Array:
         """These columns of a matrix; shape (rows, end - begin)."""
@@ -138,6 +148,10 @@ class Stored:
 
         part = Tensor(self.tensor.kind, (rows, end - begin), 0, rows * count)
         return read_array(read, part, self.source)
+
+    def _part(self, begin: int, end: int) -> Tensor:
+        start, width = self.tensor.begin, self._width()
+        return Tensor(self.tensor.kind, (end - begin,), start + begin * width, start + end * width)
 
     def _width(self) -> int:
         return (self.tensor.end - self.tensor.begin) // math.prod(self.tensor.shape)

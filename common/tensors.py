@@ -76,12 +76,20 @@ def read_array(read: Read, tensor: Tensor, source: str) -> Array:
     Raises:
         BankError: the blob has become shorter than its header says.
     """
+    found = np.empty(math.prod(tensor.shape), np.float32)
+    read_into(read, tensor, source, found)
+    return found.reshape(tensor.shape)
+
+
+def read_into(read: Read, tensor: Tensor, source: str, out: Array) -> None:
+    """As `read_array`, but the numbers are put into `out`: float32, contiguous, flat."""
     blob = read(tensor.begin, tensor.end - tensor.begin)
     if len(blob) != tensor.end - tensor.begin:
         raise BankError(f"{source}: cut off while it was read")
     if tensor.kind == "BF16":
-        return widened(np.frombuffer(blob, "<u2")).reshape(tensor.shape)
-    return np.frombuffer(blob, _KINDS[tensor.kind]).astype(np.float32).reshape(tensor.shape)
+        widen(np.frombuffer(blob, "<u2"), out)
+    else:
+        out[:] = np.frombuffer(blob, _KINDS[tensor.kind])
 
 
 def rounded(value: Array) -> npt.NDArray[np.uint16]:
@@ -115,11 +123,11 @@ def _rounded(bits: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
     return nearest
 
 
-def widened(bits: npt.NDArray[np.uint16]) -> Array:
-    """The float32 that bfloat16 bits stand for: they are its upper half."""
-    wide = bits.astype(np.uint32)
+def widen(bits: npt.NDArray[np.uint16], out: Array) -> None:
+    """`out` is the float32 that bfloat16 bits stand for: they are its upper half."""
+    wide = out.view(np.uint32)
+    wide[:] = bits
     np.left_shift(wide, 16, out=wide)
-    return wide.view(np.float32)
 
 
 class Writer:

@@ -34,22 +34,12 @@ from common.plan import Precision, Rule
 from server.contribution import Contribution as Contribution
 from server.contribution import Round, fitted
 from server.low_rank import squared_norm, tall
-from server.rules import (
-    Factors,
-    Layer,
-    MergedLayer,
-    Missed,
-    Term,
-    aggregate_pair,
-    mean,
-    missed_by_fedavg,
-)
+from server.mean import mean
+from server.rules import Layer, MergedLayer, Missed, aggregate_pair, missed_by_fedavg
+from server.terms import Factors, Term
 
 #: Layers in work at a time, each on one thread. More would hold more memory.
 WORKERS = 2
-#: With more ranks than this, all sites' together, one layer at a time: `svd` holds some eight
-#: square matrices of so many rows in float64, at 512 ranks 17 MB.
-MANY_RANKS = 512
 
 T = TypeVar("T")
 
@@ -171,8 +161,7 @@ def _each_layer(work: Callable[[Layer], T], fitting: Round) -> Iterator[T]:
     """`work` done on every layer, in the order of the modules, some of them at a time."""
     # One thread a layer: how many threads BLAS splits a product over changes its last bits,
     # and small QRs of several threads were up to a hundred times slower on a busy machine.
-    ranks = sum(site.adapter.rank for site in fitting.sites)
-    workers = min(WORKERS, os.cpu_count() or 1) if ranks <= MANY_RANKS else 1
+    workers = min(WORKERS, os.cpu_count() or 1)
     waiting: deque[Future[T]] = deque()
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(workers) as pool:
         for module in fitting.sites[0].adapter.modules:

@@ -71,18 +71,23 @@ def strongest(b_MR: Tall, a_NR: Tall, rank: int) -> Cut:
     """
     inner = b_MR.columns
     if inner >= min(b_MR.rows, a_NR.rows):
-        noise = _noise(inner, _size(b_MR) * _size(a_NR))
+        noise = noise_of(inner, _size(b_MR) * _size(a_NR))
         left, strength, right = np.linalg.svd(b_MR.whole() @ a_NR.whole().T, full_matrices=False)
     else:
         times_q_b, core, size_b = _decomposed(b_MR)
         times_q_a, r_a, size_a = _decomposed(a_NR)
-        noise = _noise(inner, size_b * size_a)
-        # Of many sites these are what takes memory: each goes as soon as it can.
+        noise = noise_of(inner, size_b * size_a)
+        # With many ranks these are what takes memory: each goes as soon as it can.
         core = core @ r_a.T
         del r_a
         left, strength, right = np.linalg.svd(core)
         left = times_q_b(left[:, :rank])
         right = np.ascontiguousarray(times_q_a(right[:rank].T).T)
+    return cut_of(left, strength, right, rank, noise)
+
+
+def cut_of(left: Array, strength: Array, right: Array, rank: int, noise: float) -> Cut:
+    """The first `rank` of all singular values and of their vectors, if they are above the noise."""
     strength = strength[strength > noise]
     kept = min(rank, len(strength))
     return Cut(
@@ -105,21 +110,25 @@ def not_below_zero(parts: Array) -> float:
     return 0.0 if total < 0.0 else total
 
 
+def noise_of(inner: int, size: float) -> float:
+    """Singular values up to this are rounding, of a sum of `inner` products of this size.
+
+    Raises:
+        LinAlgError: the numbers are too large for float64.
+    """
+    # Terms may cancel, so the noise is measured by what was summed and not by the sum.
+    noise = inner * float(np.finfo(np.float64).eps) * size
+    if not math.isfinite(noise):
+        raise np.linalg.LinAlgError("found numbers too large for float64")
+    return noise
+
+
 def gram(matrix: Tall) -> Array:
     """matrix^T @ matrix, summed block by block."""
     total = np.zeros((matrix.columns, matrix.columns))
     for block in matrix.blocks():
         total += block.T @ block
     return total
-
-
-def _noise(inner: int, size: float) -> float:
-    """Singular values up to this are rounding, of a sum of `inner` products of this size."""
-    # Terms may cancel, so the noise is measured by what was summed and not by the sum.
-    noise = inner * float(np.finfo(np.float64).eps) * size
-    if not math.isfinite(noise):
-        raise np.linalg.LinAlgError("found numbers too large for float64")
-    return noise
 
 
 def _size(matrix: Tall) -> float:
@@ -130,7 +139,7 @@ def _decomposed(matrix: Tall) -> tuple[Callable[[Array], Array], Array, float]:
     """How to multiply Q by a small matrix, and R, where matrix = Q R; and the matrix's norm."""
     squared = gram(matrix)
     size = math.sqrt(float(np.trace(squared)))
-    _noise(matrix.columns, size)
+    noise_of(matrix.columns, size)
     return *(_by_gram(matrix, squared) or _orthogonal(matrix)), size
 
 

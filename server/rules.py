@@ -5,8 +5,8 @@ share of the examples. Sums run in float64, in the order of the sites' names. A 
 part by part, so that what is held of it does not grow with the sites.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
@@ -15,28 +15,17 @@ from common.adapter import Array, Pair
 from common.errors import AggregationError
 from common.numbers import Numbers, whole
 from common.plan import Rule
-from server.low_rank import Tall, balanced, gauged, gram, not_below_zero, squared_norm, strongest
+from server.krylov import strongest_of_sum
+from server.low_rank import Cut, balanced, gauged, gram, not_below_zero, squared_norm, strongest
+from server.mean import mean, mean_into
+from server.products import inner_product
+from server.terms import Factors, Term, about_the_mean, drifts, ranks, stacked, summed
 
 #: Numbers of each site that are worked on at a time: what a core's cache holds in float64.
 PART = 2**15
-
-
-@dataclass(frozen=True, slots=True)
-class Factors:
-    """A layer's two factors, to be read part by part; shapes as in `Pair`."""
-
-    a: Numbers
-    b: Numbers
-
-
-@dataclass(frozen=True, slots=True)
-class Term:
-    """A site's part of a layer's mean: weight * scale * b @ a. Weights sum to 1."""
-
-    site: str
-    weight: float
-    scale: float
-    factors: Factors
+#: With more ranks than this, all sites' together, their factors are worked on group by group: to
+#: be side by side takes eight square matrices of so many rows, at 512 17 MB, and is slower.
+MANY_RANKS = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +81,23 @@ def missed_by_fedavg(layer: Layer) -> Missed:
     Costs more than averaging does. With the unrounded means, where the identity holds.
     """
     if _all_equal(layer.terms, _a) or _all_equal(layer.terms, _b):
-        return Missed(0.0, squared_norm(*_stacked(layer.terms)))
+        return Missed(0.0, _energy(layer.terms))
     # The mean product is that of the means, which come first, and what they miss.
-    ranks = layer.terms[0].factors.a.shape[0]
-    parts = np.multiply(*map(gram, _drifts(layer.terms)))
-    return Missed(not_below_zero(parts[ranks:, ranks:]), not_below_zero(parts))
+    if ranks(layer.terms) > MANY_RANKS:
+        centre, rest = about_the_mean(layer.terms)
+        lost = rest.squared_norm()
+        mixed = 2 * sum(inner_product(centre, drift) for drift in rest.products)
+        return Missed(lost, not_below_zero(np.array([inner_product(centre, centre), mixed, lost])))
+    of_means = layer.terms[0].factors.a.shape[0]
+    parts = np.multiply(*map(gram, drifts(layer.terms)))
+    return Missed(not_below_zero(parts[of_means:, of_means:]), not_below_zero(parts))
+
+
+def _energy(terms: Sequence[Term]) -> float:
+    """Squared norm of the mean product."""
+    if ranks(terms) > MANY_RANKS:
+        return summed(terms).squared_norm()
+    return squared_norm(*stacked(terms))
 
 
 def _svd(layer: Layer, rank: int, scale: float) -> MergedLayer:
@@ -107,10 +108,11 @@ def _svd(layer: Layer, rank: int, scale: float) -> MergedLayer:
     """
     first = layer.terms[0]
     if _is_settled(layer.terms, rank, scale):
-        energy = squared_norm(*_stacked(layer.terms))
+        # All agree, so their mean is the first one's.
+        energy = _energy([replace(first, weight=1.0)])
         return MergedLayer(_as_read(first.factors), Missed(0.0, energy))
     # Without the scale, so that A and B themselves come out with equal norms.
-    cut = strongest(*_stacked(layer.terms, scale), rank)
+    cut = _strongest(layer.terms, scale, rank)
     if any(term.factors.a.shape[0] != rank for term in layer.terms):
         widest = max(layer.terms, key=lambda term: term.factors.a.shape[0])
         b, a = balanced(cut, whole(widest.factors.a).astype(np.float64), rank)
@@ -118,6 +120,12 @@ def _svd(layer: Layer, rank: int, scale: float) -> MergedLayer:
         b, a = gauged(cut, _reference(layer, rank))
     missed = Missed(cut.lost * scale * scale, cut.energy * scale * scale)
     return MergedLayer(Pair(a.astype(np.float32), b.astype(np.float32)), missed)
+
+
+def _strongest(terms: Sequence[Term], scale: float, rank: int) -> Cut:
+    if ranks(terms) > MANY_RANKS:
+        return strongest_of_sum(summed(terms, scale), rank)
+    return strongest(*stacked(terms, scale), rank)
 
 
 def _frozen_a(layer: Layer) -> MergedLayer:
@@ -164,62 +172,6 @@ def _as_read(factors: Factors) -> Pair:
     return Pair(_single(whole(factors.a)), _single(whole(factors.b)))
 
 
-def _stacked(terms: Sequence[Term], scale: float = 1.0) -> tuple[Tall, Tall]:
-    """b (M, R) and a (N, R) whose product b @ a^T is the weighted sum of the terms over `scale`."""
-    shares = [term.weight * term.scale / scale for term in terms]
-
-    def rows_of_b(rows: slice) -> Array:
-        parts = zip(_rows_of_b(terms, rows), shares, strict=True)
-        return np.hstack([np.multiply(part, share, dtype=np.float64) for part, share in parts])
-
-    def rows_of_a(rows: slice) -> Array:
-        return np.vstack(_columns_of_a(terms, rows), dtype=np.float64).T
-
-    (outputs, inputs), ranks = _size(terms), sum(term.factors.a.shape[0] for term in terms)
-    return Tall(outputs, ranks, rows_of_b), Tall(inputs, ranks, rows_of_a)
-
-
-def _drifts(terms: Sequence[Term]) -> tuple[Tall, Tall]:
-    """As `_stacked`, but first the means of b and a, then what each term differs from them."""
-    weights = [term.weight for term in terms]
-    shares = [term.weight * term.scale for term in terms]
-
-    def rows_of_b(rows: slice) -> Array:
-        centre, drifts = _about_the_mean(_rows_of_b(terms, rows), weights)
-        drifts = [drift * share for drift, share in zip(drifts, shares, strict=True)]
-        return np.hstack([centre * terms[0].scale, *drifts])
-
-    def rows_of_a(rows: slice) -> Array:
-        centre, drifts = _about_the_mean(_columns_of_a(terms, rows), weights)
-        return np.vstack([centre, *drifts]).T
-
-    (outputs, inputs), ranks = _size(terms), (len(terms) + 1) * terms[0].factors.a.shape[0]
-    return Tall(outputs, ranks, rows_of_b), Tall(inputs, ranks, rows_of_a)
-
-
-def _size(terms: Sequence[Term]) -> tuple[int, int]:
-    """The layer's outputs and inputs."""
-    return terms[0].factors.b.shape[0], terms[0].factors.a.shape[1]
-
-
-def _rows_of_b(terms: Sequence[Term], rows: slice) -> list[Array]:
-    ranks = [term.factors.b.shape[1] for term in terms]
-    return [
-        term.factors.b.flat(rows.start * rank, rows.stop * rank).reshape(-1, rank)
-        for term, rank in zip(terms, ranks, strict=True)
-    ]
-
-
-def _columns_of_a(terms: Sequence[Term], columns: slice) -> list[Array]:
-    return [term.factors.a.columns(columns.start, columns.stop) for term in terms]
-
-
-def _about_the_mean(parts: Sequence[Array], weights: Sequence[float]) -> tuple[Array, list[Array]]:
-    """The weighted mean in float64, and what each part differs from it."""
-    centre = _sum64(parts, weights)
-    return centre, [part - centre for part in parts]
-
-
 def _is_settled(terms: Sequence[Term], rank: int, scale: float) -> bool:
     """Whether all sites agree on factors that can be returned as they are."""
     return (
@@ -234,7 +186,7 @@ def _reference(layer: Layer, rank: int) -> Array:
     if layer.previous is not None and layer.previous.a.shape[0] == rank:
         return whole(layer.previous.a).astype(np.float64)
     found = np.empty(layer.terms[0].factors.a.shape)
-    _mean_into(found, *_weighed(layer, _a))
+    mean_into(found, *_weighed(layer, _a))
     return found
 
 
@@ -259,39 +211,6 @@ def _weighed(layer: Layer, factor: Callable[[Term], Numbers]) -> tuple[list[Numb
     return list(map(factor, layer.terms)), [term.weight for term in layer.terms]
 
 
-def mean(values: Sequence[Numbers], weights: Sequence[float]) -> Array:
-    """Weighted mean in float32; equal values come back bit for bit.
-
-    They do since weights sum to 1 within a few of float64's roundings, which float32 drops.
-    """
-    found = np.empty(values[0].shape, np.float32)
-    _mean_into(found, values, weights)
-    return found
-
-
-def _mean_into(found: Array, values: Sequence[Numbers], weights: Sequence[float]) -> None:
-    """`found` is the weighted mean, summed in float64 part after part and rounded to its type."""
-    flat = found.reshape(-1)
-    total, term = np.empty(min(flat.size, PART)), np.empty(min(flat.size, PART))
-    for begin, end in _parts(flat.size):
-        count = end - begin
-        for number, (value, weight) in enumerate(zip(values, weights, strict=True)):
-            into = total if number == 0 else term
-            np.multiply(value.flat(begin, end), weight, out=into[:count], dtype=np.float64)
-            if number > 0:
-                np.add(total[:count], term[:count], out=total[:count])
-        flat[begin:end] = total[:count]
-
-
 def _parts(size: int) -> Iterator[tuple[int, int]]:
     for begin in range(0, size, PART):
         yield begin, min(begin + PART, size)
-
-
-def _sum64(values: Iterable[Array], weights: Sequence[float]) -> Array:
-    total: Array | None = None
-    for value, weight in zip(values, weights, strict=True):
-        term = np.multiply(value, weight, dtype=np.float64)
-        total = term if total is None else np.add(total, term, out=total)
-    assert total is not None  # a round has at least one site
-    return total

@@ -24,7 +24,7 @@ def test_the_7b_has_224_layers_and_an_adapter_of_84_megabytes():
 
 
 def test_the_benchmark_reports_what_it_measured(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(bench, "MEMORY_AT", (2,))
+    monkeypatch.setattr(bench, "MEMORY_AT", (2, 4))
     outcome = json.loads(json.dumps(bench.run(repeats=1, size=SMALL).to_json()))
     settings = outcome["settings"]
     assert outcome["name"] == "aggregate"
@@ -32,6 +32,8 @@ def test_the_benchmark_reports_what_it_measured(monkeypatch: pytest.MonkeyPatch)
     assert outcome["ratio"] == outcome["theirs"] / outcome["ours"]
     assert (settings["layers"], settings["sites"], settings["rank"]) == (6, 3, 4)
     assert settings["memory_in_adapters"]["2"] > 1
+    assert set(settings["memory_in_adapters"]) == set(settings["equal_to_at"]) == {"2", "4"}
+    assert all(0 < found < 1e-5 for found in settings["equal_to_at"].values())
     for name in ("over_fedavg", "fedavg_over_read", "dense_over_ours", "its_error_over_fedavg"):
         assert settings[name] > 0
         assert settings[f"{name}_cpu"] > 0

@@ -54,6 +54,9 @@ def test_parts_and_columns_are_those_of_the_whole(
         size = math.prod(array.shape)
         part = min(begin, size - 1), min(begin + count, size)
         np.testing.assert_array_equal(numbers.flat(*part), array.reshape(-1)[slice(*part)])
+        out = np.empty(part[1] - part[0], np.float32)
+        numbers.put(*part, out)
+        np.testing.assert_array_equal(out, array.reshape(-1)[slice(*part)])
         if array.ndim == 2:
             across = array.shape[1]
             columns = begin % across, min(begin % across + count, across)
