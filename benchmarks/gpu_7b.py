@@ -31,6 +31,7 @@ from client.batches import Batches
 from client.data import Example
 from client.decoder_lora import Decoder, token_loss
 from client.descent import Penalty, PlainDescent
+from client.device import repeat_to_the_bit
 from client.lora import Factor
 from client.model import BaseModel
 from client.regularizer import Regularizer, prototypes_of
@@ -286,6 +287,8 @@ def main(
         with one_thread():
             found = run(SMALL, torch.device("cpu"), repeats=1)
     else:
+        # As at a site: some of what is quickest would give other bits each time.
+        repeat_to_the_bit()
         found = run(Shapes(), torch.device("cuda"))
     document = json.dumps(found, indent=1)
     typer.echo(document)

@@ -21,7 +21,8 @@ from common.report_canvas import COLOURS, MARKERS, STYLE, Picture, picture
 
 #: What the picture of the stages shows.
 _OF_STAGES = (
-    "step, fold", "step, stack", "fold: putting them in", "site: read the releases",
+    "step, fold", "step, stack", "fold: reading and summing them",
+    "site: check the releases, once a process",
     "bank open, first time", "bank open, again",
 )  # fmt: skip
 _OF_SITES = (

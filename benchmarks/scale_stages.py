@@ -15,14 +15,16 @@ import torch
 from PIL import Image
 
 from client import store
+from client.at_hand import AtHand
 from client.batches import Batches
 from client.chain import check_bank
 from client.data import Example
 from client.decoder_lora import Decoder
 from client.descent import PlainDescent
-from client.lora import Factor, fresh_adapter
+from client.fresh import fresh_adapter
+from client.lora import Factor
 from client.model import BaseModel, load_base
-from common.adapter import Adapter, Pair, from_bytes, to_bytes
+from common.adapter import Adapter, AdapterSource, Pair, to_bytes
 from common.bank import Bank, verify_bank
 from common.bank_check import Expected, forget_releases
 from common.exchange import Order, ReleaseRef, Work
@@ -66,12 +68,18 @@ def stages(counts: Sequence[int] = STAGES, repeats: int = 5) -> dict[str, Series
                 for name, unit, value in _of_bank(bank, folder, Path(scratch), repeats):
                     one = series.setdefault(name, Series(name, unit))
                     one.values[len(bank.releases)] = value
-        bank = Bank.open(folder.bank)
-        adapters = [bank.adapter(stage) for stage in range(max(counts))]
-    for hold in Hold:
-        for one in _steps(adapters, counts, hold, repeats):
-            series[one.name] = one
+        site, at_hand = _site(Path(scratch), max(counts)), AtHand()
+        releases = Bank.open(folder.bank).releases[: max(counts)]
+        adapters = [at_hand.get(site, one.adapter, "release") for one in releases]
+        for hold in Hold:
+            for one in _steps(adapters, counts, hold, repeats):
+                series[one.name] = one
     return series
+
+
+def _site(scratch: Path, count: int) -> Path:
+    """The store of a site that has got so many releases."""
+    return scratch / f"site{count}"
 
 
 def milliseconds(work: Callable[[], object], repeats: int) -> float:
@@ -167,15 +175,19 @@ def _of_bank(
     order = _order(bank)
     yield "order", "kB", len(str(order.header())) / 1e3
     yield "order, its digest", "ms", milliseconds(lambda: order.digest, repeats)
-    site = scratch / f"site{count}"
+    site = _site(scratch, count)
     for stage in range(count):
         store.put(site, bank.adapter_bytes(stage))
     yield "site: is it my bank?", "ms", milliseconds(lambda: check_bank(site, order), repeats)
 
-    def read() -> list[Adapter]:
-        return [from_bytes(store.get(site, ref.sha256), "x") for ref in order.releases]
+    def check(at_hand: AtHand) -> None:
+        for ref in order.releases:
+            at_hand.get(site, ref.sha256, "release")
 
-    yield "site: read the releases", "ms", milliseconds(read, 3)
+    yield "site: check the releases, once a process", "ms", milliseconds(lambda: check(AtHand()), 3)
+    known = AtHand()
+    check(known)
+    yield "site: are they still those?", "ms", milliseconds(lambda: check(known), repeats)
     yield from _of_coordinator(bank, folder, repeats)
 
 
@@ -208,15 +220,15 @@ def _order(bank: Bank) -> Order:
 
 
 def _steps(
-    adapters: Sequence[Adapter], counts: Sequence[int], hold: Hold, repeats: int
+    adapters: Sequence[AdapterSource], counts: Sequence[int], hold: Hold, repeats: int
 ) -> Iterator[Series]:
-    """A step on top of so many frozen adapters, and how long it takes to put them there.
+    """A step on top of so many frozen adapters, and how long it takes to read and sum them.
 
     The counts take turns, so that a machine that slows down slows all of them.
     """
     model = embedded()
     taken: dict[int, list[float]] = {count: [] for count in counts}
-    put = Series(f"{hold}: putting them in", "ms")
+    put = Series(f"{hold}: reading and summing them", "ms")
     with tempfile.TemporaryDirectory() as folder:
         examples = _examples(Path(folder))
         for _ in range(repeats):

@@ -26,7 +26,8 @@ from transformers import MistralConfig, MistralForCausalLM
 from benchmarks import paper_loop
 from benchmarks.compare import Comparison, compare, comparison
 from benchmarks.memory import peak_bytes
-from client.lora import Adapted, Factor, adapt, fold_for_good, fresh_adapter
+from client.fresh import fresh_adapter
+from client.lora import Adapted, Factor, adapt, fold_for_good
 from client.regularizer import Prototype, Regularizer, Weights
 from common.adapter import Adapter, Pair
 from common.plan import Hold, Similarity

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from client.original_files import MODEL_TYPE, identity_files, model_type, original_in
+from client.stamps import Stamp, stamp_of
 from common.errors import ModelError
 from common.identity import files_digest
 
@@ -29,8 +30,7 @@ def base_digest(folder: Path) -> str:
         ModelError: the folder holds no model.
     """
     files = _identity_files(folder)
-    stamps = tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
-    return _digest(folder, stamps)
+    return _digest(folder, tuple((file, stamp_of(file)) for file in files))
 
 
 def _identity_files(folder: Path) -> list[Path]:
@@ -71,6 +71,6 @@ def check_kind(folder: Path, kind: str | None) -> None:
 
 
 @lru_cache(maxsize=8)
-def _digest(folder: Path, stamps: tuple[tuple[Path, int, int], ...]) -> str:
-    # Keyed by size and time: a file that is replaced is read again.
-    return files_digest(folder, [file for file, _, _ in stamps])
+def _digest(folder: Path, stamps: tuple[tuple[Path, Stamp | None], ...]) -> str:
+    # Keyed by the stamps, too: a file that is replaced is read again.
+    return files_digest(folder, [file for file, _ in stamps])

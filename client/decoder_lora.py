@@ -17,13 +17,14 @@ from client.answer import answer
 from client.batches import Batch, Batches
 from client.data import Example
 from client.descent import Penalty, backward
+from client.fresh import fresh_adapter, orthonormal_adapter
 from client.images import decode
-from client.lora import Factor, fresh_adapter, orthonormal_adapter
+from client.lora import Factor
 from client.methods.interface import Assignment
 from client.model import BaseModel, load_base
 from client.steepest import WeightGradients
 from client.train import LossOf, Report, Trained, train
-from common.adapter import Adapter
+from common.adapter import Adapter, AdapterSource
 from common.identity import seed_for
 from common.plan import Hold, Rule
 
@@ -99,7 +100,10 @@ def train_worn(
 
 
 def mean_loss(
-    assignment: Assignment, hold: Hold, adapters: Sequence[Adapter], examples: Sequence[Example]
+    assignment: Assignment,
+    hold: Hold,
+    adapters: Sequence[AdapterSource],
+    examples: Sequence[Example],
 ) -> float:
     """The mean cross-entropy over the labels of `examples` (nats), with `adapters` summed."""
     model = base_of(assignment)

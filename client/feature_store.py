@@ -9,8 +9,10 @@ full or gone means that the tower looks again.
 
 import logging
 import os
+import re
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -38,6 +40,7 @@ _TIDY_S: Final = 24 * 3600.0
 #: Between two counts of the folder a process writes at most such a part of the limit.
 _PARTS: Final = 16
 _NAME: Final = "features"
+_KEY: Final = re.compile(r"[0-9a-f]{64}")
 _FOLDER_MODE: Final = 0o700
 _FILE_MODE: Final = 0o600
 _GIB: Final = 2**30
@@ -133,13 +136,13 @@ class FeatureStore:
     def _tidy(self) -> None:
         """What is too old is gone, and of the rest the oldest: there is room for a part."""
         self._tidied_s = time.monotonic()
-        now, held = time.time(), 0
+        held = 0
         # The youngest first: whatever no longer fits is older.
-        for used_s, size, file in sorted(_files(self._folder), reverse=True):
+        for unused_s, size, file in sorted(_files(self._folder)):
             if file.name.startswith(WRITING):
-                gone = now - used_s > _GRACE_S
+                gone = unused_s > _GRACE_S
             else:
-                gone = now - used_s > KEPT_S or held + size > self._held_bytes
+                gone = unused_s > KEPT_S or held + size > self._held_bytes
             if gone:
                 file.unlink(missing_ok=True)
             else:
@@ -147,8 +150,11 @@ class FeatureStore:
         self._may_write = self._part_bytes
 
     def _turn_off(self, why: str) -> None:
+        if self._on:
+            log.warning(
+                "image features are no longer kept on the disk until the next start: %s", why
+            )
         self._on = False
-        log.warning("image features are no longer kept on the disk until the next start: %s", why)
 
     def _file(self, key: str) -> Path:
         return self._folder / key[:2] / key
@@ -157,12 +163,25 @@ class FeatureStore:
 def store_in(store: Path, gib: float) -> FeatureStore | None:
     """The features in a site's store, of at most `gib` GiB; with 0 none, and none are left."""
     if gib == 0:
-        with suppress(OSError):
-            remove_if_there(store / _NAME, DISK)
+        _remove_all(store / _NAME)
         return None
     found = _held(store / _NAME, int(gib * _GIB))
     found.tidy_if_due()
     return found
+
+
+def _remove_all(folder: Path) -> None:
+    """No entry is left in the folder, nor behind it where it is a link; else the log says so."""
+    try:
+        for _, _, file in _files(folder):
+            file.unlink(missing_ok=True)
+    except OSError as error:
+        why = error.strerror
+        log.warning("image features that were kept can't be removed (%s): see store/features", why)
+        return
+    for emptied in (*folder.glob("??"), folder):
+        with suppress(OSError):  # a link, or what somebody else has put there
+            emptied.rmdir()
 
 
 @lru_cache(maxsize=64)
@@ -172,13 +191,37 @@ def _held(folder: Path, limit_bytes: int) -> FeatureStore:
 
 
 def _files(folder: Path) -> list[tuple[float, int, Path]]:
-    """Time of last use, bytes and name of every file; one that goes meanwhile is left out."""
+    """Seconds since its last use, bytes and name of every entry, and of every half of one.
+
+    What goes meanwhile is left out, and so is what nobody here has written. A time to come is
+    of a clock that was wrong, and as far away as one that is past.
+    """
     found: list[tuple[float, int, Path]] = []
-    for file in folder.glob("*/*"):
+    now = time.time()
+    parts = [part for part in _listed(folder) if len(part.name) == 2 and part.is_dir()]
+    for file in (file for part in parts for file in _listed(part) if _is_named(file)):
         with suppress(FileNotFoundError):
-            status = file.stat()
-            found.append((status.st_mtime, status.st_size, file))
+            status = file.lstat()
+            if stat.S_ISREG(status.st_mode):
+                found.append((abs(now - status.st_mtime), status.st_size, file))
     return found
+
+
+def _listed(folder: Path) -> list[Path]:
+    """What is in the folder; nothing where there is none.
+
+    Raises:
+        OSError: it is no folder, or another's.
+    """
+    with suppress(FileNotFoundError):
+        return list(folder.iterdir())
+    return []
+
+
+def _is_named(file: Path) -> bool:
+    """Whether it has the name of an entry, or of a half of one, and is where that belongs."""
+    key = file.name.removeprefix(WRITING).partition(".")[0]
+    return _KEY.fullmatch(key) is not None and key.startswith(file.parent.name)
 
 
 def _closed(key: str, features: Tensor) -> bytes:

@@ -9,10 +9,9 @@ from typing import Final, TypeAlias
 import torch
 from torch import Tensor
 
+from client.stamps import Stamp, stamp_of
 from common.errors import DataError
 
-#: What tells a file from what it was before: when it was changed (ns), and its bytes.
-Stamp: TypeAlias = tuple[int, int]
 _Key: TypeAlias = tuple[Path, Stamp, int]
 
 #: Bytes of features that are kept: 43,000 pictures of the small model, 450 of the 7B.
@@ -37,7 +36,7 @@ class FeatureCache:
     def get(self, file: Path, look: Callable[[Path], Tensor]) -> Tensor:
         """The features of `file`: remembered, or what `look` makes of it.
 
-        A file with another size or time of change is another picture.
+        A file with another stamp is another picture.
 
         Raises:
             DataError: there is no such file.
@@ -56,20 +55,19 @@ class FeatureCache:
 
 def _key(file: Path) -> _Key:
     # Two sites of one process may share pictures: a feature's last bits depend on the threads.
-    return file, stamp_of(file), torch.get_num_threads()
+    return file, stamp_of_picture(file), torch.get_num_threads()
 
 
-def stamp_of(file: Path) -> Stamp:
+def stamp_of_picture(file: Path) -> Stamp:
     """The file as it is now.
 
     Raises:
         DataError: there is none.
     """
-    try:
-        status = file.stat()
-    except OSError:
-        raise DataError(f"{file}: found no file, expected a picture") from None
-    return status.st_mtime_ns, status.st_size
+    stamp = stamp_of(file)
+    if stamp is None:
+        raise DataError(f"{file}: found no file, expected a picture")
+    return stamp
 
 
 def _bytes(features: Tensor) -> int:

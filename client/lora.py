@@ -19,15 +19,13 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from weakref import ref
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
 from client.aside import aside
-from common.adapter import Adapter, Array, Pair
-from common.errors import BankError, ModelError, PlanError
-from common.identity import seed_for
+from common.adapter import Adapter, AdapterSource, Array, Pair, name_of_a, name_of_b
+from common.errors import BankError, ModelError
 from common.plan import Hold
 
 #: The linear layers of the language model (7 a layer); tower, projector and head stay out.
@@ -43,27 +41,24 @@ class Factor(StrEnum):
 
 
 class _Held:
-    """What a frozen sum is of: these very arrays, none of which is ever written to.
+    """What a frozen sum is of: these very adapters, which are values.
 
-    They are not kept alive; one that is gone is like no other. So an adapter that is read
-    anew is summed anew: to tell by its content that it is the same, all its bytes would be
-    hashed, 1.2 GB a second. That is less than the sum takes on a CPU (a fifteenth, measured
-    at rank 64), but not on a GPU.
+    They are not kept alive; one that is gone is like no other, and one that is made anew is
+    summed anew, equal as it may be.
     """
 
-    def __init__(self, hold: Hold, pairs: Sequence[Pair], scales: Sequence[float]) -> None:
+    def __init__(self, adapters: Sequence[AdapterSource], hold: Hold) -> None:
         self._hold = hold
-        self._arrays = [ref(array) for pair in pairs for array in (pair.a, pair.b)]
-        self._scales = list(scales)
+        self._adapters = [ref(adapter) for adapter in adapters]
 
     def is_still(self, other: "_Held") -> bool:
-        """Whether both are of the same arrays and scales, held in the same way."""
+        """Whether both are of the same adapters, held in the same way."""
         return (
-            (self._hold, self._scales) == (other._hold, other._scales)
-            and len(self._arrays) == len(other._arrays)
+            self._hold is other._hold
+            and len(self._adapters) == len(other._adapters)
             and all(
                 mine() is not None and mine() is theirs()
-                for mine, theirs in zip(self._arrays, other._arrays, strict=True)
+                for mine, theirs in zip(self._adapters, other._adapters, strict=True)
             )
         )
 
@@ -109,20 +104,21 @@ class AdaptedLinear(nn.Module):
             y_NO = _plus(y_NO, h_NR, self.b, self.scale)
         return y_NO.view(*x.shape[:-1], y_NO.shape[-1])
 
-    def hold(self, pairs: Sequence[Pair], scales: Sequence[float], hold: Hold) -> None:
-        """The frozen sum is now exactly the sum of `pairs`, each with its scale.
+    def hold(self, name: str, adapters: Sequence[AdapterSource], hold: Hold) -> None:
+        """The frozen sum is now exactly that of the adapters' pairs for the layer `name`.
 
-        Where it is that already, of the very same arrays, nothing is computed.
+        Where it is that already, of the very same adapters, nothing is read or computed.
         """
-        wanted = _Held(hold, pairs, scales)
+        wanted = _Held(adapters, hold)
         if self._holds is not None and self._holds.is_still(wanted):
             return
         device = self.device
         self.folded = self.frozen_a = self.frozen_b = self._holds = None
         self._place(self.base.weight.detach().to(device))
         self._waited_for = None
-        if pairs:
-            self._sum(pairs, scales, hold)
+        if adapters:
+            pairs = [adapter.pair(name) for adapter in adapters]
+            self._sum(pairs, [adapter.scale for adapter in adapters], hold)
         # Only now: without the memory for a sum nothing is held.
         self._holds = wanted
 
@@ -195,17 +191,20 @@ class Adapted:
     def __init__(self, layers: Mapping[str, AdaptedLinear]) -> None:
         self.layers = dict(layers)
 
-    def freeze(self, adapters: Sequence[Adapter], hold: Hold) -> None:
+    def freeze(self, adapters: Sequence[AdapterSource], hold: Hold) -> None:
         """Under the pair on top lies the sum of `adapters` alone; none restores the base.
 
+        They are read layer by layer: no more than one layer of all of them is in memory.
+
         Raises:
-            BankError: an adapter has a layer or a shape that the model has not.
+            BankError: an adapter has a layer or a shape that the model has not, or can't be
+                read any more.
         """
         for adapter in adapters:
             self._check(adapter)
+        having = [(adapter, frozenset(adapter.modules)) for adapter in adapters]
         for name, layer in self.layers.items():
-            having = [adapter for adapter in adapters if name in adapter.pairs]
-            layer.hold([a.pairs[name] for a in having], [a.scale for a in having], hold)
+            layer.hold(name, [adapter for adapter, modules in having if name in modules], hold)
 
     def begin(self, adapter: Adapter, train: Factor) -> None:
         """`adapter` is on top of the frozen ones, and its `train` factors learn.
@@ -250,12 +249,12 @@ class Adapted:
             for name, layer in self.layers.items()
         }
 
-    def _check(self, adapter: Adapter) -> None:
-        shapes = self.shapes()
-        for name, pair in adapter.pairs.items():
+    def _check(self, adapter: AdapterSource) -> None:
+        shapes, layout = self.shapes(), adapter.layout()
+        for name in adapter.modules:
             if name not in shapes:
                 raise BankError(f"adapter: found a layer {name}, the base model has none so named")
-            found = (pair.b.shape[0], pair.a.shape[1])
+            found = (layout[name_of_b(name)][0], layout[name_of_a(name)][1])
             if found != shapes[name]:
                 raise BankError(
                     f"adapter, {name}: found {found}, the base model has {shapes[name]}"
@@ -294,66 +293,6 @@ def fold_for_good(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, AdaptedLinear):
             module.fold_for_good()
-
-
-def fresh_adapter(
-    shapes: Mapping[str, tuple[int, int]], rank: int, scale: float, seed: int
-) -> Adapter:
-    """An adapter that changes nothing yet: A uniform as PEFT draws it, B zero.
-
-    PEFT's Kaiming draw with a = sqrt(5) is uniform within 1 / sqrt(inputs). Every layer
-    has a generator of its own, so its numbers do not depend on the layers beside it.
-    """
-    pairs: dict[str, Pair] = {}
-    for name, (outputs, inputs) in shapes.items():
-        bound = 1 / np.sqrt(inputs)
-        drawn = _generator(seed, name).uniform(-bound, bound, (rank, inputs))
-        pairs[name] = Pair(drawn.astype(np.float32), np.zeros((outputs, rank), np.float32))
-    return Adapter(pairs, scale)
-
-
-def orthonormal_adapter(
-    shapes: Mapping[str, tuple[int, int]],
-    rank: int,
-    scale: float,
-    seed: int,
-    earlier: Sequence[Adapter] = (),
-) -> Adapter:
-    """An adapter that changes nothing yet: A's rows are orthonormal, B zero.
-
-    As many rows as there is room for are orthogonal to the A's of `earlier`, too.
-
-    Raises:
-        PlanError: the rank is larger than a layer has inputs.
-    """
-    pairs: dict[str, Pair] = {}
-    for name, (outputs, inputs) in shapes.items():
-        if rank > inputs:
-            raise PlanError(f"rank: found {rank}, expected at most the {inputs} inputs of {name}")
-        before = [adapter.pairs[name].a for adapter in earlier if name in adapter.pairs]
-        a = _orthonormal_rows(_generator(seed, name), (rank, inputs), before)
-        pairs[name] = Pair(a.astype(np.float32), np.zeros((outputs, rank), np.float32))
-    return Adapter(pairs, scale)
-
-
-def _orthonormal_rows(
-    generator: np.random.Generator, shape: tuple[int, int], before: Sequence[Array]
-) -> Array:
-    rank, inputs = shape
-    drawn_IR = generator.standard_normal((inputs, rank))
-    if before:
-        _, values, taken_KI = np.linalg.svd(np.concatenate(before).astype(float), False)
-        # Directions below rounding are not taken: they are there for the stages to come.
-        taken_KI = taken_KI[values > values.max(initial=0.0) * 1e-6]
-        room = min(rank, inputs - len(taken_KI))
-        for _ in range(2):  # once more removes what rounding left of the first time
-            drawn_IR[:, :room] -= taken_KI.T @ (taken_KI @ drawn_IR[:, :room])
-    # QR keeps the span of the leading columns, so the free directions stay free.
-    return np.ascontiguousarray(np.linalg.qr(drawn_IR)[0].T)
-
-
-def _generator(seed: int, layer: str) -> np.random.Generator:
-    return np.random.default_rng(seed_for(seed, layer))
 
 
 def _plus(y_NO: torch.Tensor, h_NR: torch.Tensor, b_OR: torch.Tensor, scale: float) -> torch.Tensor:

@@ -32,7 +32,7 @@ from transformers.utils import logging as transformers_logging
 
 from client.base_files import base_digest, check_kind
 from client.feature_store import FeatureStore
-from client.features import FeatureCache, stamp_of
+from client.features import FeatureCache, stamp_of_picture
 from client.llava_med import Parts, open_parts
 from client.lora import Adapted, adapt
 from client.original_files import original_in
@@ -180,7 +180,7 @@ class BaseModel:
     def _look(self, prepare: Prepare, file: Path) -> Tensor:
         """(N, V) of one picture, from the disk or from the tower; kept, if it was not."""
         prepared = prepare(file)
-        if prepared.stamp != stamp_of(file):
+        if prepared.stamp != stamp_of_picture(file):
             prepared = self.preparation()(file)  # it has changed since
         if isinstance(prepared, Kept):
             return prepared.features

@@ -18,8 +18,9 @@ from torch import Tensor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from client.feature_store import FeatureStore
-from client.features import Stamp, stamp_of
+from client.features import stamp_of_picture
 from client.images import load_image, named_dicom, pad_to_square
+from client.stamps import Stamp
 from common.identity import canonical_json, code_digest, sha256
 
 #: The packages whose versions may change a bit of a feature.
@@ -88,14 +89,14 @@ class Preparation:
         Raises:
             DataError: it can't be read.
         """
-        stamp = stamp_of(file)
+        stamp = stamp_of_picture(file)
         key = self._key(file, stamp)
         features = None if self.store is None or key is None else self.store.load(key)
         if features is not None:
             return Kept(stamp, features)
         pixels = self._pixels(file)
         # Of a file that was replaced meanwhile nobody knows which one was read.
-        return Pixels(stamp, pixels, key if stamp_of(file) == stamp else None)
+        return Pixels(stamp, pixels, key if stamp_of_picture(file) == stamp else None)
 
     def _key(self, file: Path, stamp: Stamp) -> str | None:
         """None where nothing is kept, or the file can't be read: `read` says why."""

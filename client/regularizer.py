@@ -31,25 +31,46 @@ is (R, inputs) for A and (outputs, R) for B.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import torch
 from torch import nn
 
 from client.contrast import Attract, Contrast, Exp, Grassmann
-from common.adapter import Adapter, Array, Pair
+from common.adapter import Adapter, AdapterSource, Array, Pair, name_of_a, name_of_b
 from common.errors import BankError
 from common.plan import Modality, Prototypes, Similarity
 
 Pairs: TypeAlias = Mapping[str, tuple[nn.Parameter, nn.Parameter]]
 
 
+class Layers(Protocol):
+    """What is compared with: pairs of factors, to be had layer by layer."""
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The layers that have a pair."""
+        ...
+
+    def layout(self) -> dict[str, tuple[int, ...]]:
+        """Every factor's PEFT name and shape."""
+        ...
+
+    def pair(self, module: str) -> Pair:
+        """The factors of one layer."""
+        ...
+
+    def loaded(self) -> Adapter:
+        """All of them, in memory."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Prototype:
     """What was learned before, and whether its modality is that of the stage at hand."""
 
-    adapter: Adapter
+    adapter: Layers
     same: bool
 
 
@@ -63,7 +84,7 @@ class Weights:
 
 
 def prototypes_of(
-    earlier: Sequence[tuple[Modality, Adapter]], modality: Modality, kind: Prototypes
+    earlier: Sequence[tuple[Modality, AdapterSource]], modality: Modality, kind: Prototypes
 ) -> list[Prototype]:
     """Every earlier adapter, or for each modality the mean of its adapters' factors.
 
@@ -72,10 +93,13 @@ def prototypes_of(
     """
     if kind is Prototypes.TASK:
         return [Prototype(adapter, of is modality) for of, adapter in earlier]
-    groups: dict[Modality, list[Adapter]] = {}
+    groups: dict[Modality, list[AdapterSource]] = {}
     for of, adapter in earlier:
         groups.setdefault(of, []).append(adapter)
-    return [Prototype(_mean(group), of is modality) for of, group in groups.items()]
+    return [
+        Prototype(group[0] if len(group) == 1 else _Mean(tuple(group)), of is modality)
+        for of, group in groups.items()
+    ]
 
 
 class Regularizer:
@@ -209,7 +233,7 @@ def _stacked(
     part: Callable[[Pair], Array],
 ) -> torch.Tensor:
     """One array of each layer and prototype; shape (L, K, ...)."""
-    of_layer = [np.stack([part(p.adapter.pairs[name]) for p in prototypes]) for name in layers]
+    of_layer = [np.stack([part(p.adapter.pair(name)) for p in prototypes]) for name in layers]
     return torch.tensor(np.stack(of_layer), dtype=_exact(like), device=like.device)
 
 
@@ -217,27 +241,38 @@ def _orthonormal(a: Array) -> Array:
     return np.linalg.qr(a.astype(np.float64).T)[0].T
 
 
-def _orthogonality(adapter: Adapter) -> float:
+def _orthogonality(adapter: Layers) -> float:
     """The sum over layers of |A A' - I|^2 + |B' B - I|^2."""
     total = 0.0
-    for pair in adapter.pairs.values():
+    for pair in map(adapter.pair, adapter.modules):
         for rows in (pair.a.astype(np.float64), pair.b.astype(np.float64).T):
             total += float(np.square(rows @ rows.T - np.eye(len(rows))).sum())
     return total
 
 
-def _mean(adapters: Sequence[Adapter]) -> Adapter:
-    first = adapters[0]
-    if len(adapters) == 1:
-        return first
-    pairs = {
-        name: Pair(
-            np.stack([adapter.pairs[name].a for adapter in adapters]).mean(0, np.float64),
-            np.stack([adapter.pairs[name].b for adapter in adapters]).mean(0, np.float64),
+@dataclass(frozen=True, slots=True)
+class _Mean:
+    """The mean of several adapters' factors, in float64; see `Layers`."""
+
+    adapters: tuple[AdapterSource, ...]
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        return self.adapters[0].modules
+
+    def layout(self) -> dict[str, tuple[int, ...]]:
+        return self.adapters[0].layout()
+
+    def pair(self, module: str) -> Pair:
+        pairs = [adapter.pair(module) for adapter in self.adapters]
+        return Pair(
+            np.stack([pair.a for pair in pairs]).mean(0, np.float64),
+            np.stack([pair.b for pair in pairs]).mean(0, np.float64),
         )
-        for name in first.pairs
-    }
-    return Adapter(pairs, first.scale)
+
+    def loaded(self) -> Adapter:
+        pairs = {module: self.pair(module) for module in self.modules}
+        return Adapter(pairs, self.adapters[0].scale)
 
 
 def _by_shape(pairs: Pairs) -> list[tuple[int, tuple[str, ...]]]:
@@ -251,10 +286,11 @@ def _by_shape(pairs: Pairs) -> list[tuple[int, tuple[str, ...]]]:
 
 def _check(prototypes: Sequence[Prototype], pairs: Pairs) -> None:
     for number, prototype in enumerate(prototypes, 1):
+        layout = prototype.adapter.layout()
         for name, (a, b) in pairs.items():
             expected = (tuple(a.shape), tuple(b.shape))
-            pair = prototype.adapter.pairs.get(name)
-            found = None if pair is None else (pair.a.shape, pair.b.shape)
+            shapes = [layout.get(name_of_a(name)), layout.get(name_of_b(name))]
+            found = None if None in shapes else tuple(shapes)
             if found != expected:
                 raise BankError(
                     f"prototype {number}, {name}: found factors {found}, expected {expected}"

@@ -77,12 +77,10 @@ class Prefixes:
         if features is None:
             return held
         read = self._read(features)
-        if not held:
-            return read
-        return [
-            (torch.cat([keys, more_keys]), torch.cat([values, more_values]))
-            for (keys, values), (more_keys, more_values) in zip(held, read, strict=True)
-        ]
+        for number, (keys, values) in enumerate(held):
+            more_keys, more_values = read[number]
+            read[number] = torch.cat([keys, more_keys]), torch.cat([values, more_values])
+        return read
 
     def _read(self, features: Tensor) -> _Layers:
         model = self._model
@@ -94,13 +92,18 @@ class Prefixes:
         return [held_by(layer) for layer in cache.layers]
 
     def _spread(self, images: Sequence[Path], layers: _Layers, room: int) -> Cache:
-        """The layers' pictures, each in the rows of its questions; the last one is held."""
+        """The layers' pictures, each in the rows of its questions; the last one is held.
+
+        `layers` are used up.
+        """
         known = [self._last] if self._last in images else []
         place = {image: row for row, image in enumerate([*known, *self.missing(images)])}
         rows = torch.tensor([place[image] for image in images], device=self._model.device)
         cache = roomy_cache(self._model, room)
-        for number, (keys, values) in enumerate(layers):
-            cache.update(keys[rows], values[rows], number)
         self._last, last = images[-1], rows[-1:]
-        self._held = [(keys[last], values[last]) for keys, values in layers]
+        for number in range(len(layers)):
+            # Let go one by one: all of them beside the cache would be twice the memory.
+            keys, values = layers.pop(0)
+            cache.update(keys[rows], values[rows], number)
+            self._held.append((keys[last], values[last]))
         return cache

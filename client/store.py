@@ -4,13 +4,16 @@ Several processes write here at once, and any of them may be killed or stopped a
 moment: nothing is locked, every file appears whole by a rename.
 """
 
+import hashlib
 import re
 import secrets
 import time
 from collections.abc import Collection, Generator, Iterable
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 
+from client.stamps import Stamp, stamp_of
 from common.durable import DISK, WRITING, Files, remove_if_there
 from common.errors import SiteFailed
 from common.identity import sha256
@@ -35,13 +38,9 @@ def lacking(store: Path, digests: Iterable[str]) -> tuple[str, ...]:
     return tuple(d for d in asked if not (_DIGEST.fullmatch(d) and _file(store, d).exists()))
 
 
-def stamp(store: Path, digest: str) -> tuple[int, int, int] | None:
+def stamp(store: Path, digest: str) -> Stamp | None:
     """What tells the blob's file from what it was before; None where there is none."""
-    try:
-        status = _file(store, digest).stat() if _DIGEST.fullmatch(digest) else None
-    except OSError:
-        return None
-    return status and (status.st_ino, status.st_mtime_ns, status.st_size)
+    return stamp_of(_file(store, digest)) if _DIGEST.fullmatch(digest) else None
 
 
 def put(store: Path, blob: bytes, files: Files = DISK) -> str:
@@ -64,20 +63,38 @@ def get(store: Path, digest: str) -> bytes:
         SiteFailed: it is not there, or has changed since it was stored; then it is removed,
             so that the site says it lacks it and gets it again.
     """
+    with _opened(store, digest) as file:
+        blob = file.read()
+    _check(store, digest, sha256(blob))
+    return blob
+
+
+def checked(store: Path, digest: str) -> Path:
+    """The file of the blob with this digest, which was read to its end; errors as in `get`."""
+    with _opened(store, digest) as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    _check(store, digest, found)
+    return _file(store, digest)
+
+
+@contextmanager
+def _opened(store: Path, digest: str) -> Generator[BufferedReader]:
     if not _DIGEST.fullmatch(digest):
         raise SiteFailed("an order names a blob by something that is not a SHA-256 digest")
-    file = _file(store, digest)
     try:
-        blob = file.read_bytes()
+        with _file(store, digest).open("rb") as file:
+            yield file
     except OSError:
         raise SiteFailed(f"found no blob {digest[:12]} in the site's store") from None
-    if sha256(blob) != digest:
-        file.unlink(missing_ok=True)
+
+
+def _check(store: Path, digest: str, found: str) -> None:
+    if found != digest:
+        _file(store, digest).unlink(missing_ok=True)
         raise SiteFailed(
-            f"found the digest {sha256(blob)[:12]} in the site's store, expected {digest[:12]}; "
+            f"found the digest {found[:12]} in the site's store, expected {digest[:12]}; "
             "the damaged blob is removed, so that it will be sent again"
         )
-    return blob
 
 
 def keep_only(store: Path, digests: Collection[str], grace_s: float = GRACE_S) -> None:

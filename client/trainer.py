@@ -18,7 +18,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Final
+from typing import Final, NoReturn
 
 from client.failures import record_failure
 from client.jobs import Jobs
@@ -43,7 +43,8 @@ log = logging.getLogger("fedmslora.trainer")
 def run_trainer(site: Site) -> None:
     """Do the jobs of the site's store until SIGTERM or SIGINT; a job that fails is not the end.
 
-    A signal ends it at once, in the middle of a step too: what counts is on the disk.
+    A signal ends it at once, in the middle of a step too (behind a picture that is being read
+    ahead): what counts is on the disk.
 
     Raises:
         StateError: another trainer works on this store.
@@ -58,9 +59,7 @@ def run_trainer(site: Site) -> None:
             # sooner, and what is wrong with the installation shows at the start.
             import client.work  # pyright: ignore[reportUnusedImport]  # noqa: F401
 
-            log.info("site %s: the trainer is ready", site.name)
-            while True:
-                _next_job(jobs, site)
+            _serve(jobs, site)
     except KeyboardInterrupt:
         log.info("site %s: the trainer has ended", site.name)
 
@@ -75,6 +74,18 @@ def at_work(store: Path) -> bool:
         return not _locked(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _serve(jobs: Jobs, site: Site) -> NoReturn:
+    from client.feature_store import store_in
+
+    # Not with the orders alone: what is to go goes while none comes, too.
+    features = store_in(site.store, site.feature_cache_gib)
+    log.info("site %s: the trainer is ready", site.name)
+    while True:
+        _next_job(jobs, site)
+        if features is not None:
+            features.tidy_if_due()
 
 
 def _next_job(jobs: Jobs, site: Site) -> None:

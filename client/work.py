@@ -5,7 +5,6 @@ The errors that come out of here may name the site's files; they are for its own
 # pyright: reportUnknownMemberType=false
 
 import json
-import os
 import resource
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ from client.at_hand import AtHand
 from client.base_files import base_digest
 from client.checkpoint import Checkpoint
 from client.data import TEST_FILE, TRAIN_FILE, Example, TaskData, images_of, read_task
+from client.device import device_of, settle
 from client.failures import OrderRefused
 from client.feature_store import store_in
 from client.methods import joint, mslora_cr, sequential, zero_shot
@@ -29,9 +29,10 @@ from client.model import load_base
 from client.policy import check_examples, check_order, fewest_images
 from client.prototype import guarded
 from client.routed import answer_routed
-from client.site import Device, Site
+from client.site import Site
+from client.stamps import Stamp, stamp_of
 from client.train import Progress
-from common.adapter import Adapter, to_bytes
+from common.adapter import StoredAdapter, to_bytes
 from common.errors import SiteFailed
 from common.exchange import Answer, Order, Reason, Scores, Update, Work
 from common.metrics import Answer as Answered
@@ -131,7 +132,8 @@ def train_here(order: Order, assignment: Assignment, site: Site, tell: Tell) -> 
     """What the order's training in this process comes to."""
     plan, examples = assignment.plan, data_of(order, site).train
     method = METHODS[plan.method.name]
-    adapter = _adapter_of(order, site) or method.start(assignment, examples)
+    sent = _adapter_of(order, site)
+    adapter = method.start(assignment, examples) if sent is None else sent.loaded()
 
     def report(progress: Progress) -> None:
         tell(asdict(progress))
@@ -268,11 +270,11 @@ def _other_stages(order: Order, site: Site) -> list[int]:
     ]
 
 
-def _adapter_of(order: Order, site: Site) -> Adapter | None:
+def _adapter_of(order: Order, site: Site) -> StoredAdapter | None:
     return None if order.adapter is None else _stored(site, order.adapter, "the order's adapter")
 
 
-def _stored(site: Site, digest: str, what: str) -> Adapter:
+def _stored(site: Site, digest: str, what: str) -> StoredAdapter:
     return _AT_HAND.get(site.store, digest, what)
 
 
@@ -294,31 +296,10 @@ def data_of(order: Order, site: Site) -> TaskData:
     """
     folder = site.data / plan_of(order, site).stages[order.stage].task
     files = [folder / TRAIN_FILE, folder / TEST_FILE]
-    stamps = tuple(file.stat().st_mtime_ns if file.exists() else 0 for file in files)
+    stamps = tuple(map(stamp_of, files))
     return _read(folder, stamps)
 
 
 @lru_cache(maxsize=16)
-def _read(folder: Path, stamps: tuple[int, ...]) -> TaskData:
+def _read(folder: Path, stamps: tuple[Stamp | None, ...]) -> TaskData:
     return read_task(folder)
-
-
-def device_of(site: Site) -> torch.device:
-    """Where the site computes.
-
-    Raises:
-        SiteFailed: its file asks for a GPU, and there is none.
-    """
-    there = torch.cuda.is_available()
-    if site.device is Device.CUDA and not there:
-        raise SiteFailed(f"site {site.name}, device: found no GPU, expected one ('cuda')")
-    return torch.device("cpu" if site.device is Device.CPU or not there else "cuda")
-
-
-def settle(site: Site) -> None:
-    """Equal orders have equal answers: what decides the last bits is set, no seed among it."""
-    torch.set_num_threads(site.threads)
-    if device_of(site).type == "cuda":
-        # Without it cuBLAS may choose another way of summing from run to run.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True, warn_only=True)

@@ -22,9 +22,10 @@ from torch import nn
 
 from client.checkpoint import Checkpoint
 from client.descent import Descent
+from client.device import settle
 from client.lora import fold_for_good
 from client.parent import die_with_parent
-from client.work import assignment_of, settle, train_here
+from client.work import assignment_of, train_here
 from client.worker_job import WorkerJob, leave_refusal, leave_update, read_job
 from client.zero import ZeroDescent
 from common import progress

@@ -18,9 +18,10 @@ from typing import Final, Self
 import torch
 
 from client.checkpoint import Checkpoint
+from client.device import device_of
 from client.model import forget_base
 from client.site import Site
-from client.work import Tell, device_of
+from client.work import Tell
 from client.worker_job import WorkerJob, found_refusal, found_update, write_job
 from common.durable import DISK, remove_if_there
 from common.errors import SiteFailed

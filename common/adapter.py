@@ -80,8 +80,12 @@ class AdapterSource(Protocol):
         """The array of this PEFT name, to be had part by part."""
         ...
 
+    def loaded(self) -> "Adapter":
+        """The whole adapter, in memory."""
+        ...
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Adapter:
     """What one stage adds to the base model: W + scale * b @ a for every layer in `pairs`.
 
@@ -130,8 +134,12 @@ class Adapter:
             return held(self.pairs[factor.removesuffix(PEFT_A)].a)
         return held(self.pairs[factor.removesuffix(PEFT_B)].b)
 
+    def loaded(self) -> "Adapter":
+        """The adapter itself."""
+        return self
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class StoredAdapter:
     """An adapter of which only the header is in memory; every array is read when asked for.
 

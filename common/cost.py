@@ -63,8 +63,8 @@ class StageCost:
         round_down, round_up: bytes at a site in its most expensive round, releases left out.
         catch_up: most bytes of releases that a site of the stage had not got before.
         down, up: of all sites and orders, scores among them.
-        memory: of a training step at a site; `host` is what the earlier adapters take as they
-            were read, in float32, in the machine's memory.
+        memory: of a training step at a site; `host` is what the earlier adapters take, in the
+            machine's memory, while they are summed: one layer of each, in float32.
         operations: of one question.
         drawn: questions that a site trains on in all rounds; `steps` of its optimizer.
         site_operations: of all of a site's rounds, and of looking at its pictures once.
@@ -246,7 +246,7 @@ def _stage_cost(known: _Known, number: int) -> StageCost:
         down=sum(one.down for one in own),
         up=sum(one.up for one in own),
         memory=memory(geometry, rows, worn, setting, compared_with(plan, number, geometry)),
-        host=number * adapter * 4,
+        host=number * geometry.decoder.largest_pair(worn.rank) * 4,
         operations=each,
         drawn=drawn,
         steps=steps,

@@ -99,6 +99,10 @@ class Decoder:
         """Numbers of an adapter: A (rank, inputs) and B (outputs, rank) of every layer."""
         return self.layers * rank * sum(rows + columns for rows, columns in self.linears().values())
 
+    def largest_pair(self, rank: int) -> int:
+        """Numbers of the largest layer's A and B."""
+        return rank * max(rows + columns for rows, columns in self.linears().values())
+
     @property
     def parameters(self) -> int:
         """Weights of the decoder and its head."""

@@ -17,7 +17,7 @@ from client.data import Example
 from client.descent import Descend, PlainDescent
 from client.feature_store import FeatureStore
 from client.train import Course, Report, Trained
-from common.adapter import Adapter
+from common.adapter import Adapter, AdapterSource
 from common.plan import Plan, Stage
 
 
@@ -28,7 +28,7 @@ class Assignment:
     Attributes:
         stage: whose task is trained or answered, 0-based.
         round: 1-based; 0 where questions are answered.
-        bank: the adapter of every release so far by stage, oldest first.
+        bank: the adapter of every release so far by stage, oldest first; to be read layer by layer.
         active: the stages of `bank` that are summed into the model.
         candidate: summed, too, where questions are answered: an adapter not yet released.
         base_model: folder of the frozen model, already checked against the plan's pin.
@@ -43,9 +43,9 @@ class Assignment:
     stage: int
     round: int
     site: str
-    bank: Mapping[int, Adapter]
+    bank: Mapping[int, AdapterSource]
     active: tuple[int, ...]
-    candidate: Adapter | None
+    candidate: AdapterSource | None
     base_model: Path
     device: torch.device
     checkpoint: Checkpoint | None
@@ -59,7 +59,7 @@ class Assignment:
         return self.plan.stages[self.stage]
 
     @property
-    def beneath(self) -> list[Adapter]:
+    def beneath(self) -> list[AdapterSource]:
         """The active adapters, in the order of `active`, and the candidate."""
         released = [self.bank[stage] for stage in self.active]
         return released if self.candidate is None else [*released, self.candidate]

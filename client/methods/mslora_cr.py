@@ -22,7 +22,7 @@ from client.methods.interface import Assignment
 from client.model import BaseModel
 from client.regularizer import Regularizer, Weights, prototypes_of
 from client.train import Report, Trained
-from common.adapter import Adapter
+from common.adapter import Adapter, AdapterSource
 from common.plan import Modality, MSLoRACR, Prototypes, Start
 
 #: Training questions that `start: nearest` and `gradient` look at.
@@ -42,7 +42,7 @@ def start(assignment: Assignment, examples: Sequence[Example]) -> Adapter:
             earlier = prototypes_of(
                 _earlier(assignment), assignment.task.modality, Prototypes.MODALITY
             )
-            found = next((prototype.adapter for prototype in earlier if prototype.same), None)
+            found = next((known.adapter.loaded() for known in earlier if known.same), None)
         case Start.NEAREST:
             found = _nearest(assignment, examples[:PROBED])
         case Start.GRADIENT:
@@ -62,7 +62,7 @@ def _nearest(assignment: Assignment, examples: Sequence[Example]) -> Adapter | N
         loss = mean_loss(assignment, hold, [*beneath, adapter], examples)
         if loss < least:
             best, least = adapter, loss
-    return best
+    return None if best is None else best.loaded()
 
 
 def train(
@@ -90,7 +90,7 @@ def _penalty(assignment: Assignment, model: BaseModel) -> Penalty | None:
     return lambda: regularizer.add_gradient(pairs)
 
 
-def _earlier(assignment: Assignment) -> list[tuple[Modality, Adapter]]:
+def _earlier(assignment: Assignment) -> list[tuple[Modality, AdapterSource]]:
     stages = assignment.plan.stages
     return [(stages[stage].modality, adapter) for stage, adapter in assignment.bank.items()]
 

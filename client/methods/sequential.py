@@ -13,7 +13,7 @@ from common.plan import Hold
 def start(assignment: Assignment, examples: Sequence[Example]) -> Adapter:
     """The adapter of the stage before; a fresh one at the first stage."""
     if assignment.bank:
-        return assignment.bank[max(assignment.bank)]
+        return assignment.bank[max(assignment.bank)].loaded()
     method = assignment.plan.method
     return first_adapter(assignment, method.rank, method.alpha)
 

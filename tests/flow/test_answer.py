@@ -10,13 +10,16 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from weakref import ref
 
 import pytest
 import torch
 
+from client import shared_prefix
 from client.answer import answer, answer_tokens
 from client.data import Example
 from client.images import load_image, pad_to_square
+from client.key_values import RoomyLayer
 from client.model import BaseModel, load_base
 from client.prompt import encode_prompt
 from common.errors import DataError
@@ -177,6 +180,31 @@ def test_the_questions_of_one_picture_go_on_in_the_next_batch_from_the_same_pref
         texts = answer(model, one, 1, 2)
     assert texts == [generated(model, question, 1)[0] for question in one]
     assert [rows for rows, _ in seen] == [1, 2, 2, 2, 1]
+
+
+@pytest.mark.parametrize("batch_size", [4, 8])
+def test_the_prefixes_are_let_go_layer_by_layer_as_the_batchs_cache_fills(
+    model: BaseModel, album: list[Example], monkeypatch: pytest.MonkeyPatch, batch_size: int
+):
+    """Else both would be in memory at once, and where each picture is another, twice as much."""
+    read: list[ref[torch.Tensor]] = []
+    there: list[int] = []
+    update, held_by = RoomyLayer.update, shared_prefix.held_by
+
+    def held(layer: object) -> tuple[torch.Tensor, torch.Tensor]:
+        keys, values = held_by(layer)
+        read.append(ref(keys))
+        return keys, values
+
+    def counted(self: RoomyLayer, *states: Any, **more: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        there.append(sum(keys() is not None for keys in read))
+        return update(self, *states, **more)
+
+    monkeypatch.setattr(shared_prefix, "held_by", held)
+    monkeypatch.setattr(RoomyLayer, "update", counted)
+    answer(model, album, 1, batch_size)
+    assert len(read) == 2 * -(-len(album) // batch_size), "two layers, in every batch"
+    assert max(there) <= 2 and there.count(1) == len(read) // 2
 
 
 def test_pictures_of_one_question_each_are_read_whole(model: BaseModel, questions: list[Example]):

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from client.answer import answer
 from client.base_files import base_digest
 from client.data import Example, TaskData, images_of, read_task
-from client.lora import fresh_adapter
+from client.fresh import fresh_adapter
 from client.model import BaseModel, load_base
 from client.prototype import picture_feature, picture_features, prototype_of
 from client.router import route

@@ -14,7 +14,7 @@ from client.batches import Batches
 from client.checkpoint import Checkpoint
 from client.decoder_lora import Decoder, base_of, mean_loss
 from client.failures import OrderRefused
-from client.lora import fresh_adapter
+from client.fresh import fresh_adapter
 from client.methods import mslora_cr
 from client.methods.interface import Assignment
 from client.site import Site

@@ -98,7 +98,7 @@ class Work:
         # As in a fresh process: the model is read again, and no picture has been seen.
         models._load.cache_clear()  # pyright: ignore[reportPrivateUsage]
         assignment = self.assignment(checkpoint)
-        start = some_adapter(assignment.bank[0], 2)
+        start = some_adapter(assignment.bank[0].loaded(), 2)
         examples: Sequence[Example] = read_task(self.shared / "task").train
         adapter, trained = self.method.train(assignment, start, examples, report)
         return to_bytes(adapter), trained

@@ -22,7 +22,8 @@ from benchmarks.step import one_thread
 from client.batches import Batches
 from client.data import Example
 from client.decoder_lora import Decoder
-from client.lora import Factor, fresh_adapter
+from client.fresh import fresh_adapter
+from client.lora import Factor
 from client.model import BaseModel, load_base
 from common.blob_sizes import index_bytes, release_bytes, sizes_of
 from common.cost import FRONT, Assumed, cost_of, drawn_and_steps, micro_batch, worn_in

@@ -1,6 +1,7 @@
 """A site's work with features on its disk and pictures read ahead: the same to the last bit."""
 # pyright: reportUnknownMemberType=false
 
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,9 +48,10 @@ def looked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return found
 
 
-def trained(site: Site) -> bytes:
-    """The adapter of a round, by a process that remembers no picture."""
-    forget_base()
+def trained(site: Site, remembered: bool = False) -> bytes:
+    """The adapter of a round, by a process that remembers no picture unless `remembered`."""
+    if not remembered:
+        forget_base()
     update = work.do(order_of(site, plan_of(site)), site, lambda _: None, None)
     assert isinstance(update, Update)
     return update.adapter
@@ -130,6 +132,23 @@ def test_a_training_that_goes_on_ends_with_the_same_bytes_and_no_thread(
     update = work.do(order, site, lambda _: None, Checkpoint(tmp_path / "point", 0.0))
     assert isinstance(update, Update) and update.adapter == whole
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("ahead")]
+
+
+def test_pictures_that_change_names_are_seen_anew_though_bytes_and_time_of_change_are_as_many(
+    tmp_path: Path,
+):
+    site = site_in(write_site(tmp_path / "site"), tmp_path / "store")
+    # As an archive leaves pictures of one size: written in the same second.
+    one, other = (site.data / "first" / f"p{number}.png" for number in range(2))
+    for number, file in enumerate((one, other)):
+        write_picture(file.with_suffix(".bmp"), number).rename(file)
+        os.utime(file, (1e9, 1e9))
+    before = trained(site)
+    aside = one.rename(tmp_path / "aside.png")
+    other.rename(one)
+    aside.rename(other)
+    after = trained(site, remembered=True)
+    assert after == trained(site_in(tmp_path / "site", tmp_path / "fresh")) != before
 
 
 def test_a_picture_that_changed_since_it_was_read_ahead_is_read_again(folder: Path, tmp_path: Path):

@@ -20,7 +20,8 @@ from client.batches import Batches
 from client.data import read_task
 from client.decoder_lora import Decoder, token_loss
 from client.descent import PlainDescent
-from client.lora import Factor, fresh_adapter
+from client.fresh import fresh_adapter
+from client.lora import Factor
 from client.model import BaseModel, load_base
 from client.regularizer import Prototype, Regularizer, Weights
 from common.adapter import Adapter, Pair

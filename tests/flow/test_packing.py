@@ -22,7 +22,8 @@ from client.batches import Batch, Batches
 from client.data import Example
 from client.decoder_lora import Decoder, token_loss
 from client.descent import backward, summed
-from client.lora import Factor, fresh_adapter
+from client.fresh import fresh_adapter
+from client.lora import Factor
 from client.model import BaseModel, forget_base, load_base
 from client.site import Site
 from client.work import do

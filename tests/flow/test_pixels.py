@@ -94,6 +94,21 @@ def test_a_picture_that_is_replaced_is_another(processor: CLIPImageProcessorPil,
     assert kept(prepare, file) is None
 
 
+def test_nothing_is_kept_of_a_picture_as_what_it_was_before(
+    processor: CLIPImageProcessorPil, tmp_path: Path
+):
+    prepare, file = preparation(processor, store_in(tmp_path)), tmp_path / "a.bmp"
+    keys: list[str | None] = []
+    for number in range(2):
+        other = write_picture(tmp_path / "new.bmp", number)
+        os.utime(other, (1e9, 1e9))
+        while file.exists() and other.stat().st_ctime_ns == file.stat().st_ctime_ns:
+            os.utime(other, (1e9, 1e9))
+        other.rename(file)
+        keys.append(pixels_of(prepare, file).key)
+    assert None not in keys and keys[0] != keys[1]
+
+
 def test_a_picture_that_is_replaced_while_it_is_read_is_not_kept(
     processor: CLIPImageProcessorPil, tmp_path: Path
 ):

@@ -16,8 +16,9 @@ from client.batches import Batches
 from client.data import read_task
 from client.decoder_lora import Decoder, in_like_parts, parts_of, token_loss
 from client.descent import PlainDescent, backward, summed
+from client.fresh import fresh_adapter
 from client.images import load_image, pad_to_square
-from client.lora import Factor, fresh_adapter
+from client.lora import Factor
 from client.model import BaseModel, load_base
 from client.prompt import IGNORED, encode_example
 from client.train import Course, Progress, train

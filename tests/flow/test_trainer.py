@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from client import feature_store, trainer
 from client.jobs import Jobs
 from client.site import Site
 from client.trainer import DEATHS, at_work, main
@@ -135,6 +136,32 @@ def test_a_trainer_does_job_after_job_and_ends_cleanly_amid_one(site: Site):
     assert jobs.wanted() == never_done
     assert jobs.failure(never_done.digest) is None
     assert not at_work(site.store)
+
+
+@pytest.mark.parametrize("gib", [0.0, 1.0])
+def test_features_that_are_to_go_go_at_the_start_and_while_no_order_comes(
+    site: Site, monkeypatch: pytest.MonkeyPatch, gib: float
+):
+    site = site.model_copy(update={"feature_cache_gib": gib})
+    entries = [site.store / "features" / "ab" / f"ab{number:062x}" for number in range(3)]
+    entries[0].parent.mkdir(parents=True)
+    then, there = time.time() - feature_store.KEPT_S - 60, list[list[bool]]()
+    for entry in entries:
+        entry.write_bytes(b"of a picture")
+    os.utime(entries[0], (then, then))
+
+    def next_job(*_: object) -> None:
+        there.append([entry.exists() for entry in entries])
+        if len(there) == 2:
+            raise KeyboardInterrupt
+        if gib:
+            os.utime(entries[1], (then, then))
+
+    monkeypatch.setattr(trainer, "_next_job", next_job)
+    monkeypatch.setattr(feature_store, "_TIDY_S", 0.0)
+    trainer.run_trainer(site)
+    none = [False, False, False]
+    assert there == ([[False, True, True], [False, False, True]] if gib else [none, none])
 
 
 def test_a_job_that_fails_is_recorded_and_the_next_one_is_done(site: Site, tmp_path: Path):

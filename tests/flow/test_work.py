@@ -3,6 +3,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from client import work
 from client.checkpoint import Checkpoint, NotWanted
 from client.data import Example
 from client.descent import PlainDescent
+from client.device import settle
 from client.failures import OrderRefused
 from client.methods.interface import Assignment
 from client.site import Device, Site
@@ -309,12 +311,45 @@ def test_a_task_that_the_site_has_not_is_a_data_error(site: Site, tmp_path: Path
         do(order_of(site, plan_of(site)), bare, ignore, None)
 
 
+def test_questions_that_were_replaced_are_read_again_though_size_and_time_are_the_same(
+    tmp_path: Path,
+):
+    site = site_in(write_site(tmp_path / "site"), tmp_path / "store")
+    order, file = order_of(site, plan_of(site)), site.data / "first" / "train.json"
+    before, status = work.data_of(order, site).train, file.stat()
+    other = tmp_path / "other.json"
+    other.write_bytes(file.read_bytes().replace(b'"blue"', b'"teal"'))
+    os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert other.stat().st_size == status.st_size
+    other.rename(file)
+    after = work.data_of(order, site).train
+    assert [q.answer for q in before if q not in after] == ["blue"]
+    assert work.data_of(order, site).train is after
+
+
 def test_a_gpu_that_is_missing_is_said(site: Site):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     bare = site.model_copy(update={"device": Device.CUDA})
     with pytest.raises(SiteFailed, match="site north, device: found no GPU"):
         do(order_of(site, plan_of(site)), bare, ignore, None)
+
+
+def test_on_a_gpu_nothing_may_be_summed_in_an_order_of_chance(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+):
+    """With `warn_only` the fused attentions of CUDA go on as before, and warn."""
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    threads = torch.get_num_threads()
+    try:
+        settle(site.model_copy(update={"device": Device.CUDA}))
+        assert torch.are_deterministic_algorithms_enabled()
+        assert not torch.is_deterministic_algorithms_warn_only_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.set_num_threads(threads)
 
 
 class PromptMethod:
@@ -336,7 +371,7 @@ class PromptMethod:
         return Adapter({}, 1.0, {"prompt": vector.detach().numpy()}), trained
 
     def answer(self, assignment: Assignment, questions: Sequence[Example]) -> list[str]:
-        return [str(adapter.extras["prompt"].shape) for adapter in assignment.beneath] * len(
+        return [str(adapter.extra("prompt").shape) for adapter in assignment.beneath] * len(
             questions
         )
 

@@ -20,7 +20,7 @@ def stored(folder: Path, number: float) -> str:
 def test_an_adapter_asked_twice_is_the_same_object_with_what_was_stored(tmp_path: Path):
     at_hand, digest = AtHand(), stored(tmp_path, 3.0)
     first = at_hand.get(tmp_path, digest, "release 1")
-    np.testing.assert_array_equal(first.pairs["layer"].a, np.full((1, 3), 3.0, np.float32))
+    np.testing.assert_array_equal(first.pair("layer").a, np.full((1, 3), 3.0, np.float32))
     assert at_hand.get(tmp_path, digest, "release 1") is first
 
 
@@ -62,4 +62,4 @@ def test_an_adapter_whose_blob_was_written_again_is_not_had_from_memory(tmp_path
     with pytest.raises(SiteFailed, match="the damaged blob is removed"):
         at_hand.get(tmp_path, digest, "release")
     stored(tmp_path, 1.0)
-    assert at_hand.get(tmp_path, digest, "release").pairs["layer"].a[0, 0] == 1.0
+    assert at_hand.get(tmp_path, digest, "release").pair("layer").a[0, 0] == 1.0

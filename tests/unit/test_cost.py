@@ -285,6 +285,12 @@ def test_the_banks_bytes_are_its_adapters_and_little_else():
         assert 0 < stage.bank - number * found.adapter_bytes < number * 30_000
 
 
+def test_of_all_earlier_adapters_one_layer_is_in_the_machines_memory():
+    found = cost_of(plan(), EMBEDDED, "embedded", ASSUMED)
+    each = 4 * plan().method.rank * (EMBEDDED.decoder.width + EMBEDDED.decoder.inner)
+    assert [stage.host for stage in found.stages] == [0, each, 2 * each]
+
+
 def test_the_totals_are_the_sums_of_the_stages():
     found = cost_of(plan(), EMBEDDED, "embedded", ASSUMED)
     document = found.to_json()

@@ -127,6 +127,37 @@ def test_an_entry_that_nobody_asked_for_in_a_month_goes(tmp_path: Path):
     assert files_in(tmp_path) == [used, new]
 
 
+def test_an_entry_of_a_time_when_the_clock_was_wrong_is_no_younger_than_todays(tmp_path: Path):
+    store = store_of(tmp_path)
+    for number in range(3):
+        store.save(KEYS[number], features(number))
+    ahead, far_ahead, new = files_in(tmp_path)
+    age(ahead, -600.0)
+    age(far_ahead, -KEPT_S - 600)
+    FeatureStore(tmp_path / "features", 2 * (ROW + 200), spare_bytes=0).tidy_if_due()
+    assert files_in(tmp_path) == [new]
+
+
+def test_what_is_no_entry_is_neither_removed_nor_in_the_way(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    foreign = [
+        tmp_path / "features" / name
+        for name in ("snapshot/day/a", "notes/b", KEYS[0][:2] + "/c", f"ff/{KEYS[0]}", "ab/cd/e")
+    ]
+    for file in foreign:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("of somebody else")
+    for path in (tmp_path / "features").rglob("*"):
+        age(path, KEPT_S + 60)
+    store = store_of(tmp_path)
+    store.save(KEYS[0], features(0))
+    store.tidy_if_due()
+    assert store.load(KEYS[0]) is not None and not caplog.records
+    assert store_in(tmp_path, 0) is None
+    assert files_in(tmp_path) == sorted(foreign)
+
+
 def test_half_written_files_go_after_an_hour_and_not_before(tmp_path: Path):
     store = store_of(tmp_path)
     store.save(KEYS[0], features(1))
@@ -217,6 +248,33 @@ def test_with_no_room_nothing_is_kept_and_what_was_there_is_removed(tmp_path: Pa
     assert store.load(KEYS[0]) is not None
     assert store_in(tmp_path, 0) is None
     assert sorted(path.name for path in tmp_path.iterdir()) == ["blobs"]
+
+
+def test_with_no_room_nothing_stays_behind_a_link_either(tmp_path: Path):
+    (tmp_path / "large").mkdir()
+    (tmp_path / "features").symlink_to(tmp_path / "large")
+    store_of(tmp_path).save(KEYS[0], features(1))
+    assert len(files_in(tmp_path / "large")) == 1
+    assert store_in(tmp_path, 0) is None
+    assert files_in(tmp_path) == []
+    store_of(tmp_path).save(KEYS[0], features(1))
+    assert store_of(tmp_path).load(KEYS[0]) is not None
+
+
+def test_what_cant_be_removed_is_said_without_a_name(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    store_of(tmp_path).save(KEYS[0], features(1))
+
+    def refuse(*_: object, **__: object) -> NoReturn:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with caplog.at_level(logging.WARNING):
+        assert store_in(tmp_path, 0) is None
+    (record,) = caplog.records
+    assert "can't be removed (Permission denied)" in record.message
+    assert str(tmp_path) not in caplog.text and KEYS[0] not in caplog.text
 
 
 def test_all_orders_of_a_process_have_one_store(tmp_path: Path):

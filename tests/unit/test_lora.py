@@ -4,8 +4,10 @@
 # pyright: reportUnknownVariableType=false
 
 import re
+import tracemalloc
 import weakref
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,16 +18,9 @@ from torch import nn
 from torch.nn import functional
 
 from client import lora
-from client.lora import (
-    TARGETS,
-    Adapted,
-    Factor,
-    adapt,
-    fold_for_good,
-    fresh_adapter,
-    orthonormal_adapter,
-)
-from common.adapter import Adapter, Pair
+from client.fresh import fresh_adapter, orthonormal_adapter
+from client.lora import TARGETS, Adapted, Factor, adapt, fold_for_good
+from common.adapter import Adapter, Pair, StoredAdapter, to_bytes
 from common.errors import BankError, ModelError, PlanError
 from common.plan import Hold
 
@@ -363,9 +358,49 @@ def test_the_very_adapters_that_are_held_are_not_summed_again(hold: Hold):
 def test_held_adapters_are_not_kept_alive_by_the_model():
     adapted, adapter = adapt(small(), TWO), some_adapter(1)
     adapted.freeze([adapter], Hold.FOLD)
-    array = weakref.ref(adapter.pairs["body.first"].a)
+    alive = weakref.ref(adapter)
     del adapter
-    assert array() is None
+    assert alive() is None
+
+
+@pytest.mark.parametrize("hold", list(Hold))
+def test_what_lies_in_files_is_summed_to_the_same_bits_one_layer_at_a_time(
+    tmp_path: Path, hold: Hold
+):
+    layers, adapters = [f"body.{number}" for number in range(8)], list[Adapter]()
+    for seed in range(6):
+        random = np.random.default_rng(seed)
+        pairs = {
+            name: Pair(*(random.standard_normal(s, np.float32) for s in ((64, 256), (256, 64))))
+            for name in layers
+        }
+        adapters.append(Adapter(pairs, 0.5))
+    files: list[StoredAdapter] = []
+    for number, adapter in enumerate(adapters):
+        (tmp_path / f"{number}").write_bytes(to_bytes(adapter))
+        files.append(StoredAdapter.in_file(tmp_path / f"{number}", "release"))
+    from_memory, from_files = (adapt(Wide(layers), r"body\.\d") for _ in range(2))
+    from_memory.freeze(adapters, hold)
+    tracemalloc.start()
+    from_files.freeze(files, hold)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    for one, other in zip(frozen_tensors(from_memory), frozen_tensors(from_files), strict=True):
+        assert (one is None and other is None) or (
+            one is not None and other is not None and torch.equal(one, other)
+        )
+    one_layer = len(files) * 4 * 2 * 64 * 256
+    assert one_layer < peak < 2 * one_layer
+
+
+class Wide(nn.Module):
+    """Equal linear layers, side by side."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__()
+        self.body = nn.ModuleList(nn.Linear(256, 256) for _ in names)
+        for layer in self.body:
+            nn.init.zeros_(layer.weight)  # pyright: ignore[reportArgumentType]
 
 
 def test_folded_for_good_a_sum_can_be_folded_in_once_more():

@@ -61,7 +61,7 @@ def exp_contrast(pairs: Pairs, prototypes: Sequence[Prototype]) -> torch.Tensor:
     for prototype in prototypes:
         sim = torch.zeros((), dtype=torch.float64)
         for name, (a, b) in pairs.items():
-            other = prototype.adapter.pairs[name]
+            other = prototype.adapter.pair(name)
             sim = sim + torch.exp(-torch.norm(a - torch.tensor(other.a)))
             sim = sim + torch.exp(-torch.norm(b - torch.tensor(other.b)))
         sim = sim / (2 * len(pairs))
@@ -76,7 +76,7 @@ def grassmann_contrast(pairs: Pairs, prototypes: Sequence[Prototype]) -> torch.T
         pulled: list[torch.Tensor] = []
         pushed: list[torch.Tensor] = []
         for prototype in prototypes:
-            others = torch.linalg.qr(torch.tensor(prototype.adapter.pairs[name].a).T)[0]
+            others = torch.linalg.qr(torch.tensor(prototype.adapter.pair(name).a).T)[0]
             z = torch.norm(rows.T @ others) ** 2 / RANK
             (pulled if prototype.same else pushed).append(torch.exp(z / WEIGHTS.temperature))
         crowd = sum(pushed, torch.zeros((), dtype=torch.float64))
@@ -93,7 +93,7 @@ def squared_distance_to_the_mean(pairs: Pairs, prototypes: Sequence[Prototype]) 
     total = torch.zeros((), dtype=torch.float64)
     for name, factors in pairs.items() if same else ():
         for side, factor in enumerate(factors):
-            held = [(a.pairs[name].a, a.pairs[name].b)[side] for a in same]
+            held = [(a.pair(name).a, a.pair(name).b)[side] for a in same]
             total = total + (factor - torch.tensor(np.mean(held, axis=0))).square().sum()
     return total / (2 * len(pairs))
 
@@ -114,7 +114,7 @@ def plain(
             whole = whole + orthogonality(
                 {
                     name: (torch.tensor(pair.a), torch.tensor(pair.b))
-                    for name, pair in prototype.adapter.pairs.items()
+                    for name, pair in prototype.adapter.loaded().pairs.items()
                 }
             )
         value = value + beta * whole / (len(pairs) * (len(prototypes) + 1))
@@ -275,7 +275,7 @@ def test_prototypes_of_modalities_are_the_means_of_their_factors():
     )
     assert [p.same for p in found] == [False, True]
     mean = (adapters[0].pairs["y.q"].b + adapters[2].pairs["y.q"].b) / 2
-    np.testing.assert_allclose(found[0].adapter.pairs["y.q"].b, mean, rtol=1e-15)
+    np.testing.assert_allclose(found[0].adapter.pair("y.q").b, mean, rtol=1e-15)
     assert found[1].adapter is adapters[1]
 
 
