@@ -92,17 +92,15 @@ def read_into(read: Read, tensor: Tensor, source: str, out: Array) -> None:
         out[:] = np.frombuffer(blob, _KINDS[tensor.kind])
 
 
-def rounded(value: Array) -> npt.NDArray[np.uint16]:
-    """The nearest bfloat16 (even on a tie) of every float32, as bits.
+def round_into(value: Array, out: npt.NDArray[np.uint16]) -> None:
+    """`out` is the nearest bfloat16 (even on a tie) of every float32, as bits; both are flat.
 
     A finite value stays finite: what would round to infinity becomes the largest bfloat16.
     NaN stays NaN.
     """
-    bits = value.reshape(-1).view(np.uint32)
-    nearest = np.empty(bits.shape, np.uint16)
+    bits = value.view(np.uint32)
     for begin in range(0, len(bits), _PART):
-        nearest[begin : begin + _PART] = _rounded(bits[begin : begin + _PART])
-    return nearest.reshape(value.shape)
+        out[begin : begin + _PART] = _rounded(bits[begin : begin + _PART])
 
 
 def _rounded(bits: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
@@ -131,9 +129,10 @@ def widen(bits: npt.NDArray[np.uint16], out: Array) -> None:
 
 
 class Writer:
-    """A blob that is filled array by array, in any order: the same bytes whatever the order.
+    """A blob that is filled array by array: the same bytes whatever the order.
 
-    It holds the blob and one array. Any array of another type is rounded to float32 first.
+    Several threads may fill it. It holds the blob alone; an array of another type than float32
+    is rounded to that first.
     """
 
     def __init__(
@@ -152,20 +151,24 @@ class Writer:
         self._stream.write(b"\0")
         self._stream.seek(0)
         self._stream.write(head)
+        self._bytes = np.frombuffer(self._stream.getbuffer(), np.uint8)
 
     def put(self, name: str, value: Array) -> None:
         """The array `name` has this value; its shape must be the one that was announced."""
         tensor = self._tensors[name]
         assert value.shape == tensor.shape, name
-        single = np.asarray(value, np.float32).reshape(-1)
-        stored = rounded(single) if self._precision is Precision.BF16 else single
-        self._stream.seek(tensor.begin)
-        self._stream.write(np.ascontiguousarray(stored, _KINDS[tensor.kind]).data)
+        single = np.asarray(value, np.float32, order="C").reshape(-1)
+        place = self._bytes[tensor.begin : tensor.end]
+        if self._precision is Precision.BF16:
+            round_into(single, place.view("<u2"))
+        else:
+            place.view("<f4")[:] = single
         self._missing.discard(name)
 
     def blob(self) -> bytes:
-        """The whole blob, once every array is in it."""
+        """The whole blob, once every array is in it; it takes no more of them then."""
         assert not self._missing, self._missing
+        del self._bytes
         return self._stream.getvalue()
 
 

@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -100,7 +99,8 @@ def aggregate(
     named: dict[str, Array] = {}
     missed = _each_array(fitting, named.__setitem__)
     error = _relative(_found(missed, fitting))
-    return Aggregate(from_arrays(named, fitting.scale, "the aggregate"), error)
+    ordered = {name: named[name] for name in fitting.layout()}
+    return Aggregate(from_arrays(ordered, fitting.scale, "the aggregate"), error)
 
 
 def merge(
@@ -137,17 +137,19 @@ def norm(adapter: AdapterSource) -> float:
 
 
 def _each_array(fitting: Round, put: Callable[[str, Array], None]) -> list[Missed | None]:
-    """Every array of the result is put under its PEFT name, one after the other.
+    """Every array of the result is put under its PEFT name, in any order, by several threads.
 
     Returns what the layers miss.
     """
+
+    def work(layer: Layer) -> Missed | None:
+        merged = _merged_layer(layer, fitting)
+        put(name_of_a(layer.name), merged.pair.a)
+        put(name_of_b(layer.name), merged.pair.b)
+        return merged.missed
+
     first = fitting.sites[0].adapter
-    missed: list[Missed | None] = []
-    layers = _each_layer(partial(_merged_layer, fitting=fitting), fitting)
-    for module, merged in zip(first.modules, layers, strict=True):
-        put(name_of_a(module), merged.pair.a)
-        put(name_of_b(module), merged.pair.b)
-        missed.append(merged.missed)
+    missed = list(_each_layer(work, fitting))
     for name in (f"{EXTRA_PREFIX}{name}" for name in first.extra_names):
         value = mean([site.adapter.numbers(name) for site in fitting.sites], fitting.weights)
         if not np.isfinite(value).all():
@@ -166,7 +168,7 @@ def _each_layer(work: Callable[[Layer], T], fitting: Round) -> Iterator[T]:
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(workers) as pool:
         for module in fitting.sites[0].adapter.modules:
             waiting.append(pool.submit(work, _layer(module, fitting)))
-            # Whoever is done before an earlier layer waits with its result in memory.
+            # What is not begun holds nothing; but a failure of the first is heard before the last.
             if len(waiting) > workers:
                 yield waiting.popleft().result()
         while waiting:

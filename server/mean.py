@@ -8,7 +8,7 @@ from common.adapter import Array
 from common.numbers import Numbers
 
 #: Numbers of a site that are read at a time: fewer, and the readings themselves take the time.
-READ = 2**16
+READ = 2**17
 #: Sites of which so much is held at a time.
 SITES = 8
 #: Numbers of each of them that are added at a time: what a core's cache holds in float64.

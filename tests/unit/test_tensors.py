@@ -15,7 +15,7 @@ from safetensors.numpy import load, save
 
 from common.errors import BankError
 from common.plan import Precision
-from common.tensors import Array, Read, Writer, read_array, read_header, rounded, widen
+from common.tensors import Array, Read, Writer, read_array, read_header, round_into, widen
 
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(
     lambda name: name != "__metadata__"
@@ -86,6 +86,12 @@ def test_half_precision_of_others_is_read_exactly():
     halves = np.array([[1.5, -0.0], [65504, 6e-8]], np.float16)
     found = read(save({"x": halves}))["x"]
     np.testing.assert_array_equal(found, halves.astype(np.float32), strict=True)
+
+
+def rounded(value: Array) -> npt.NDArray[np.uint16]:
+    found = np.empty(value.shape, np.uint16)
+    round_into(value, found)
+    return found
 
 
 def widened(half: npt.NDArray[np.uint16]) -> Array:
