@@ -118,6 +118,7 @@ def main(arguments: Sequence[str]) -> int:
     if wish.json is not None:
         wish.json.write_text(json.dumps(document(found), indent=1) + "\n", encoding="utf-8")
     if wish.images is not None:
+        wish.images.mkdir(parents=True, exist_ok=True)
         for one in pictures(found):
             (wish.images / one.file).write_bytes(one.png)
     return 0
