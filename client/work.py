@@ -7,11 +7,11 @@ The errors that come out of here may name the site's files; they are for its own
 import json
 import resource
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final
 
 import torch
 
@@ -39,13 +39,10 @@ from common.metrics import Answer as Answered
 from common.metrics import majority_answers, task_metrics
 from common.plan import Plan
 from common.plan_file import parse_plan
-from common.progress import News
+from common.progress import Tell
 from common.prototype import Prototype
 from common.prototype import from_bytes as prototype_from
 from common.prototype import to_bytes as prototype_bytes
-
-#: Takes one piece of news of a training: stage, round, site, step, steps, loss.
-Tell: TypeAlias = Callable[[News], None]
 
 #: Every method by its name in a plan.
 METHODS: Final[dict[str, Method]] = {

@@ -21,12 +21,11 @@ from client.checkpoint import Checkpoint
 from client.device import device_of
 from client.model import forget_base
 from client.site import Site
-from client.work import Tell
 from client.worker_job import WorkerJob, found_refusal, found_update, write_job
 from common.durable import DISK, remove_if_there
 from common.errors import SiteFailed
 from common.exchange import Order, Update
-from common.progress import Follower
+from common.progress import Follower, Tell
 
 #: So often in a row the workers may end without having got on to a new checkpoint.
 TRIES: Final = 3

@@ -78,8 +78,9 @@ def report(
 
     Example: fedmslora report runs/demo
     """
-    from common.report import read_report, write_report
+    from common.report_file import read_report
     from common.report_methods import read_tests
+    from common.report_write import write_report
 
     write_report(folder, read_report(folder), read_tests(folder))
     if json_out:
@@ -101,7 +102,7 @@ def _engine(name: str) -> "Engine":
 
 def _say_comparison(folder: Path) -> None:
     """The methods side by side, where there are several runs."""
-    from common.report import read_report
+    from common.report_file import read_report
     from common.report_methods import read_tests
     from common.report_text import comparison_text
 

@@ -1,13 +1,15 @@
 """What is going on, as lines of JSON in a folder: one file per writer, any reader may follow."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
 #: One thing that happened: stage and round where they apply, and what a person would say.
 News: TypeAlias = Mapping[str, Any]
+#: Takes one piece of it.
+Tell: TypeAlias = Callable[[News], None]
 
 
 def tell(folder: Path, writer: str, news: News) -> None:

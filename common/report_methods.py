@@ -13,7 +13,8 @@ from typing_extensions import TypedDict
 from common.errors import DataError
 from common.findings import Spread, spread
 from common.plan import Metric
-from common.report import REPORT_FILE, RunReport, kinds, metrics_by_kind, read_document
+from common.report import RunReport, kinds, metrics_by_kind
+from common.report_file import REPORT_FILE, read_document
 
 #: The metrics of the whole run in which methods are compared (common.matrix).
 SHOWN = ("last", "bwt", "forgetting", "learning_gain")

@@ -19,7 +19,8 @@ from common.plan import Plan
 from common.plan_file import load_plan
 from common.progress import News, tell
 from common.release import INDEX_FILE, Draft
-from common.report import RunReport, write_report
+from common.report import RunReport
+from common.report_write import write_report
 from common.signing import SigningKey
 from server.accept import durable
 from server.bells import Bells

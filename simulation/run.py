@@ -13,7 +13,9 @@ from common.errors import DataError, PlanError, StateError
 from common.identity import code_digest, sha256
 from common.plan import Plan
 from common.plan_file import load_plan
-from common.report import RunReport, read_report, write_report
+from common.report import RunReport
+from common.report_file import read_report
+from common.report_write import write_report
 from common.signing import SigningKey
 from server.app import open_bank
 from server.folder import RunFolder

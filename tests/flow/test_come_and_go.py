@@ -19,7 +19,8 @@ from common.exchange import Order, Update, Work
 from common.identity import code_digest
 from common.plan import Plan, Rule
 from common.plan_file import load_plan
-from common.report import read_report, write_report
+from common.report_file import read_report
+from common.report_write import write_report
 from server import app as coordinator
 from server import network
 from server.app import Federation, run

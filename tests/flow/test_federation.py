@@ -12,7 +12,7 @@ import yaml
 from common.bank import Bank
 from common.errors import BankError, DataError, ModelError, SiteFailed, StateError
 from common.plan_file import load_plan
-from common.report import read_report
+from common.report_file import read_report
 from simulation import run
 from simulation.baselines import with_seed
 from simulation.hospitals import prepare

@@ -21,7 +21,7 @@ from common.bank_check import Expected
 from common.errors import BankError
 from common.plan import Precision
 from common.prototype import merged
-from common.report import read_report
+from common.report_file import read_report
 from simulation.hospitals import BASE_MODELS
 from simulation.run import simulate
 from tests.flow.small_run import OTHER, STAGE, bank_bytes, small_plan, wish

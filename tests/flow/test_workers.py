@@ -18,7 +18,7 @@ from client import store, workers
 from client.base_files import base_digest
 from client.checkpoint import Checkpoint, NotWanted
 from client.site import Site
-from client.work import Tell, do
+from client.work import do
 from client.worker_job import (
     WorkerJob,
     found_refusal,
@@ -34,7 +34,7 @@ from common.exchange import Order, ReleaseRef, Update, Work
 from common.identity import code_digest
 from common.plan import Plan
 from common.plan_file import parse_plan
-from common.progress import News
+from common.progress import News, Tell
 from tests.flow.tiny_llava import write_llava, write_task
 
 pytest.importorskip("deepspeed")

@@ -32,12 +32,10 @@ from common.report import (
     RunReport,
     SiteCost,
     StageFacts,
-    from_document,
-    read_report,
-    to_document,
-    write_report,
 )
+from common.report_file import from_document, read_report, to_document
 from common.report_page import page
+from common.report_write import write_report
 
 SCORES = ((0.8, 0.3, 0.2), (0.8, 0.9, 0.4), (0.8, 0.9, 1.0))
 

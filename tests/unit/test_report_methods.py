@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 from common.errors import DataError
 from common.findings import Spread
 from common.plan import Metric
-from common.report import RunReport, read_report, write_report
+from common.report import RunReport
+from common.report_file import read_report
 from common.report_methods import (
     EXACT_MATCH,
     LEARNED,
@@ -22,6 +23,7 @@ from common.report_methods import (
 from common.report_text import comparison_text
 from common.report_versus import HEADS, versus
 from common.report_words import chance
+from common.report_write import write_report
 from fedmslora import app
 from tests.unit.test_report import SCORES, parsed, run
 
