@@ -1,6 +1,6 @@
 """What a piece of work asks of torch: the bytes of tensors it holds at a time, its operations.
 
-Of bytes, counted is every storage that an operation returns, from then until torch lets go of it;
+Of bytes, counted is every storage in memory that an operation returns, until torch lets go of it;
 what an operation takes for itself and gives back before it returns is not seen. The same
 work gives the same count on every machine, which the resident size of a process does not.
 """
@@ -38,8 +38,9 @@ class Held(TorchDispatchMode):
         if func is not torch.ops.aten.lift_fresh.default:
             self._know((args, kwargs), counted=False)
         found = func(*args, **(kwargs or {}))
-        # A view, and what is written in place, returns a storage that is known already.
-        self._know(found, counted=True)
+        # A view, and what is written in place, returns a storage that is known already; and
+        # what is in a file is in no memory.
+        self._know(found, counted=func is not torch.ops.aten.from_file.default)
         self.peak = max(self.peak, self.held)
         return found
 

@@ -5,9 +5,8 @@
 import json
 import sys
 from contextlib import redirect_stdout
-from typing import Annotated
+from typing import Annotated, TextIO
 
-import click
 import typer
 
 app = typer.Typer(no_args_is_help=True, help="Measure ours against the plain way, side by side.")
@@ -17,22 +16,17 @@ _Repeats = Annotated[int, typer.Option(min=1, help="Timings of each; the median 
 _Tasks = Annotated[int, typer.Option(min=1, help="Earlier tasks.")]
 
 
-@app.callback()
-def _only_results(context: typer.Context) -> None:
-    # Only the result goes to stdout: DeepSpeed, where it is installed, logs to it.
-    context.obj = sys.stdout
-    context.with_resource(redirect_stdout(sys.stderr))
-
-
 @app.command()
 def step(tasks: _Tasks = 7, repeats: _Repeats = 5, json_out: _Json = False) -> None:
     """A training step with earlier adapters folded, against the paper's loop over tasks.
 
     Example: fedmslora bench step --json
     """
-    from benchmarks.step import run
+    with _only_the_result():
+        from benchmarks.step import run
 
-    _show(run(tasks, repeats).to_json(), json_out)
+        result = run(tasks, repeats).to_json()
+    _show(result, json_out)
 
 
 @app.command()
@@ -41,9 +35,11 @@ def regularizer(tasks: _Tasks = 7, repeats: _Repeats = 5, json_out: _Json = Fals
 
     Example: fedmslora bench regularizer --json
     """
-    from benchmarks.regularizer import run
+    with _only_the_result():
+        from benchmarks.regularizer import run
 
-    _show(run(tasks, repeats).to_json(), json_out)
+        result = run(tasks, repeats).to_json()
+    _show(result, json_out)
 
 
 @app.command()
@@ -52,9 +48,11 @@ def packing(repeats: _Repeats = 3, json_out: _Json = False) -> None:
 
     Example: fedmslora bench packing --json
     """
-    from benchmarks.packing import run
+    with _only_the_result():
+        from benchmarks.packing import run
 
-    _show(run(repeats).to_json(), json_out)
+        result = run(repeats).to_json()
+    _show(result, json_out)
 
 
 @app.command()
@@ -63,9 +61,11 @@ def evaluate(tasks: _Tasks = 7, repeats: _Repeats = 2, json_out: _Json = False) 
 
     Example: fedmslora bench evaluate --json
     """
-    from benchmarks.evaluate import run
+    with _only_the_result():
+        from benchmarks.evaluate import run
 
-    _show(run(tasks, repeats).to_json(), json_out)
+        result = run(tasks, repeats).to_json()
+    _show(result, json_out)
 
 
 @app.command()
@@ -74,9 +74,11 @@ def features(repeats: _Repeats = 5, json_out: _Json = False) -> None:
 
     Example: fedmslora bench features --json
     """
-    from benchmarks.features import run
+    with _only_the_result():
+        from benchmarks.features import run
 
-    _show(run(repeats).to_json(), json_out)
+        result = run(repeats).to_json()
+    _show(result, json_out)
 
 
 @app.command()
@@ -90,9 +92,11 @@ def aggregate(
 
     Example: fedmslora bench aggregate --json
     """
-    from benchmarks.aggregate import run
+    with _only_the_result():
+        from benchmarks.aggregate import run
 
-    _show(run(repeats).to_json(), json_out)
+        result = run(repeats).to_json()
+    _show(result, json_out)
 
 
 @app.command("round")
@@ -105,9 +109,11 @@ def round_(
 
     Example: fedmslora bench round --sites 3 --json
     """
-    from benchmarks.round import run
+    with _only_the_result():
+        from benchmarks.round import run
 
-    _show(run(sites, rounds), json_out)
+        result = run(sites, rounds)
+    _show(result, json_out)
 
 
 @app.command()
@@ -122,25 +128,31 @@ def wire(
 
     Example: fedmslora bench wire --sites 2,4,8 --megabytes 300 --json
     """
-    from benchmarks.wire import run
     from common.errors import PlanError
 
     counts = [int(word) for word in sites.split(",") if word.strip().isdigit()]
     if not counts or min(counts) < 2:
         raise PlanError(f"--sites: found {sites!r}, expected numbers from 2 on, as in 2,4,8")
-    _show(run(counts, megabytes), json_out)
+    with _only_the_result():
+        from benchmarks.wire import run
+
+        result = run(counts, megabytes)
+    _show(result, json_out)
+
+
+def _only_the_result() -> redirect_stdout[TextIO]:
+    """While this lasts, what libraries print goes to stderr: DeepSpeed logs to stdout."""
+    return redirect_stdout(sys.stderr)
 
 
 def _show(result: dict[str, object], json_out: bool) -> None:
-    stdout = click.get_current_context().obj
     if json_out:
-        typer.echo(json.dumps(result, indent=1), stdout)
+        typer.echo(json.dumps(result, indent=1))
         return
     typer.echo(
         f"{result['name']}: ours {result['ours']:.4g} s, theirs {result['theirs']:.4g} s, "
-        f"ratio {result['ratio']:.3g}, largest relative difference {result['equal_to']:.2g}",
-        stdout,
+        f"ratio {result['ratio']:.3g}, largest relative difference {result['equal_to']:.2g}"
     )
     for key in ("growth", "memory", "settings"):
         if key in result:
-            typer.echo(f"  {key}: {result[key]}", stdout)
+            typer.echo(f"  {key}: {result[key]}")

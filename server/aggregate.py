@@ -151,12 +151,18 @@ def _each_array(fitting: Round, put: Callable[[str, Array], None]) -> list[Misse
     first = fitting.sites[0].adapter
     missed = list(_each_layer(work, fitting))
     for name in (f"{EXTRA_PREFIX}{name}" for name in first.extra_names):
-        value = mean([site.adapter.numbers(name) for site in fitting.sites], fitting.weights)
-        if not np.isfinite(value).all():
-            _check_finite(name, fitting.sites)
-            raise AggregationError(f"{name}: found updates too large to be put together")
-        put(name, value)
+        put(name, _merged_extra(name, fitting))
     return missed
+
+
+def _merged_extra(name: str, fitting: Round) -> Array:
+    """The mean of an array beside the layers; that it is finite is told as in `_merged_layer`."""
+    with np.errstate(all="ignore"):
+        value = mean([site.adapter.numbers(name) for site in fitting.sites], fitting.weights)
+    if not np.isfinite(value).all():
+        _check_finite(name, fitting.sites)
+        raise AggregationError(f"{name}: found updates too large to be put together")
+    return value
 
 
 def _each_layer(work: Callable[[Layer], T], fitting: Round) -> Iterator[T]:

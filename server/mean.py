@@ -28,7 +28,7 @@ def mean(values: Sequence[Numbers], weights: Sequence[float]) -> Array:
 def mean_into(found: Array, values: Sequence[Numbers], weights: Sequence[float]) -> None:
     """`found` is the weighted mean, summed in float64, term after term, and rounded to its type."""
     flat = found.reshape(-1)
-    read = min(READ, flat.size)
+    read = min(READ, max(1, flat.size))
     total, parts = np.empty(read), np.empty((min(SITES, len(values)), read), np.float32)
     terms = np.empty((len(parts), min(PART, read)))
     for begin in range(0, flat.size, read):

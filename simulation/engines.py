@@ -98,12 +98,12 @@ def _flower(count: int) -> None:
 
     thread = threading.Thread(target=engine, name="flower", daemon=True)
     thread.start()
-    try:
-        while thread.is_alive():
-            thread.join(_GLANCE_S)
-            _take_sigterm_back()
-    finally:
-        _stop_ray()
+    # Interrupted, this process is about to end, and Ray's processes with it. To shut Ray down
+    # while the thread still uses it would end this process at once, in Ray's way.
+    while thread.is_alive():
+        thread.join(_GLANCE_S)
+        _take_sigterm_back()
+    _stop_ray()
     if errors:
         raise _refusal_behind(errors[0]) or errors[0]
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,13 +15,14 @@ import pytest
 import torch
 from torch import nn
 
+from client import decoder_lora, store, work
 from client import model as models
-from client import work
 from client.checkpoint import Checkpoint, NotWanted
 from client.data import Example
 from client.descent import PlainDescent
 from client.device import settle
 from client.failures import OrderRefused
+from client.methods import mslora_cr
 from client.methods.interface import Assignment
 from client.site import Device, Site
 from client.train import Report, Trained, train
@@ -263,6 +265,36 @@ def test_a_blob_that_is_nowhere_is_named(site: Site):
         do(order_of(site, plan, stage=1, releases=refs), site, ignore, None)
     with pytest.raises(SiteFailed, match="no blob bbbbbbbbbbbb"):
         do(replace(order_of(site, plan), plan="b" * 64), site, ignore, None)
+
+
+@pytest.mark.parametrize("read", [(work, "assignment_of"), (decoder_lora, "wear")])
+def test_a_release_that_is_cut_off_before_it_is_read_is_named_and_leaves_no_trace(
+    site: Site, read: tuple[ModuleType, str], monkeypatch: pytest.MonkeyPatch
+):
+    """Before it is summed, and after that, before it is compared with."""
+    module, name = read
+    plan = plan_of(site)
+    first = trained(order_of(site, plan), site)
+    order = second_stage(site, plan, first)
+    once = trained(order, site)
+    file = site.store / "blobs" / order.releases[0].sha256
+    blob, begun = file.read_bytes(), getattr(module, name)
+
+    def cut_after(*arguments: object) -> object:
+        found = begun(*arguments)
+        os.truncate(file, len(blob) // 2)
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, cut_after)
+        patch.setattr(mslora_cr, "wear", decoder_lora.wear)
+        models.forget_base()
+        with pytest.raises(BankError, match=f"^release {file.name[:12]}: cut off while it was"):
+            trained(order, site)
+    with pytest.raises(SiteFailed, match="the damaged blob is removed"):
+        trained(order, site)
+    store.put(site.store, blob)
+    assert same(trained(order, site), once)
 
 
 def test_an_update_travels_in_the_plans_precision_and_says_what_it_cost(site: Site):

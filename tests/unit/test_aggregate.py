@@ -395,6 +395,16 @@ def test_results_are_float32_and_scaled_as_before(rule: Rule):
         assert pair.a.dtype == pair.b.dtype == np.float32
 
 
+def test_extras_that_are_infinite_both_ways_are_named_and_nothing_else_is_said():
+    """A warning would be an error here."""
+    sites = [
+        Contribution(name, 1, Adapter({}, 1.0, {"prompt": np.full(2, value, np.float32)}))
+        for name, value in [("a", np.inf), ("b", -np.inf)]
+    ]
+    with pytest.raises(AggregationError, match=r"site a: extras\.prompt has a value that is not"):
+        aggregate(Rule.FEDAVG, sites, None, 1)
+
+
 def test_an_adapter_of_extras_alone_is_averaged():
     sites = [
         Contribution(name, 1, Adapter({}, 1.0, {"prompt": np.full(2, value, np.float32)}))

@@ -25,3 +25,11 @@ def test_only_the_result_is_on_stdout(monkeypatch: pytest.MonkeyPatch, way: list
         assert json.loads(done.stdout)["settings"] == {"repeats": 2}
     else:
         assert done.stdout.startswith("features: ours 1 s, theirs 3 s, ratio 3")
+
+
+def test_help_that_is_asked_for_is_on_stdout():
+    for command in ([], ["features"], ["wire"]):
+        done = CliRunner().invoke(app, [*command, "--help"])
+        assert done.exit_code == 0
+        assert "--json" in done.stdout or "features" in done.stdout
+        assert done.stderr == ""

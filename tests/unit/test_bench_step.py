@@ -1,12 +1,15 @@
 """The benchmarks of a step and of the regularizer, at a size of milliseconds."""
 
 import json
+from functools import partial
 
 import pytest
 
 from benchmarks import regularizer, step
 from benchmarks.memory import peak_bytes
 from benchmarks.step import Size
+from client import lora
+from client.aside import aside
 from common.plan import Similarity
 
 TINY = Size(hidden=64, layers=1, rank=4, batch=1, tokens=8)
@@ -23,7 +26,9 @@ def test_our_step_and_the_papers_loop_compute_the_same():
     json.dumps(found)
 
 
-def test_folded_tasks_take_no_memory():
+def test_folded_tasks_take_no_memory(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(lora, "aside", partial(aside, spare_bytes=0))
+
     def peaks(step_after: step.StepAfter) -> list[int]:
         return [memory_of(step_after, tasks) for tasks in (0, 1, 9)]
 

@@ -14,7 +14,7 @@ from server.mean import mean, mean_into
 @settings(max_examples=60, deadline=None)
 @given(
     sites=st.integers(1, 7),
-    size=st.integers(1, 40),
+    size=st.integers(0, 40),
     read=st.integers(1, 50),
     group=st.integers(1, 9),
     part=st.integers(1, 50),
