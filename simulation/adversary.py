@@ -69,7 +69,7 @@ class Pace:
         stops: share of the strikes that stop instead of kill.
     """
 
-    gap: tuple[float, float] = (2.0, 40.0)
+    gap: tuple[float, float] = (1.0, 20.0)
     down: tuple[float, float] = (1.0, 180.0)
     stopped: tuple[float, float] = (1.0, 60.0)
     once: float = 0.4
