@@ -29,6 +29,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from benchmarks.compare import Comparison, compare, comparison
 from benchmarks.step import Result, Size, base, difference, one_thread, some_adapters
+from benchmarks.words import Words
 from client.batches import Batches, padded
 from client.data import Example
 from client.decoder_lora import Decoder, token_loss
@@ -53,21 +54,6 @@ class Task:
 
     model: BaseModel
     examples: Sequence[Example]
-
-
-class _Words:
-    """A tokenizer of one token a word, each a number below 1,000."""
-
-    bos_token_id, eos_token_id = 1, 2
-
-    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        """The numbers; `[INST]` and `[/INST]` have three tokens each, about as in Mistral's."""
-        marked = text.replace("[INST]", " 7 8 9 ").replace("[/INST]", " 10 11 12 ")
-        return [2 if word == "</s>" else int(word) for word in marked.split()]
-
-    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
-        """The numbers as text."""
-        return " ".join(map(str, token_ids))
 
 
 def run(
@@ -181,7 +167,7 @@ def _model(size: Size, side: int) -> BaseModel:
     return BaseModel(
         network=network,
         adapted=adapted,
-        tokenizer=_Words(),
+        tokenizer=Words(),
         pixels=CLIPImageProcessorPil(size=square, do_center_crop=False),
         image_token=_IMAGE,
         image_tokens=side * side,
@@ -194,7 +180,7 @@ def _tokens(task: Task) -> dict[str, float]:
     """How long the parts of a question are, in the mean."""
     batches, model = Batches(task.model, task.examples), task.model
     everything = range(len(task.examples))
-    prefix = 1 + len(_Words().encode("[INST] ", add_special_tokens=False)) + model.image_tokens
+    prefix = 1 + len(Words().encode("[INST] ", add_special_tokens=False)) + model.image_tokens
     whole = sum(map(batches.length, everything)) / len(everything)
     labels = batches.labelled(everything) / len(everything)
     return {"prefix": prefix, "behind_it": whole - prefix, "labels": labels}

@@ -19,6 +19,7 @@ from PIL import Image
 from transformers import CLIPVisionConfig, LlavaConfig, LlavaForConditionalGeneration, MistralConfig
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from benchmarks.words import Words
 from client.data import Example
 from client.features import FeatureCache
 from client.lora import adapt
@@ -119,7 +120,7 @@ def model_of(shapes: Shapes, dtype: torch.dtype, device: torch.device) -> BaseMo
     return BaseModel(
         network=network,
         adapted=adapt(network),
-        tokenizer=_Words(),
+        tokenizer=Words(),
         pixels=CLIPImageProcessorPil(size=square, do_center_crop=False),
         image_token=_IMAGE,
         image_tokens=(shapes.pixels // shapes.patch) ** 2,
@@ -200,18 +201,3 @@ def _below(tokens: int) -> int:
 
 def _text(generator: np.random.Generator, words: int) -> str:
     return " ".join(map(str, generator.integers(20, 500, words)))
-
-
-class _Words:
-    """A tokenizer of one token a word, each a number below 500."""
-
-    bos_token_id, eos_token_id = 1, 2
-
-    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        """The numbers; `[INST]` and `[/INST]` have three tokens each, about as in Mistral's."""
-        marked = text.replace("[INST]", " 7 8 9 ").replace("[/INST]", " 10 11 12 ")
-        return [2 if word == "</s>" else int(word) for word in marked.split()]
-
-    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
-        """The numbers as text."""
-        return " ".join(map(str, token_ids))

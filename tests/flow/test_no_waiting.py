@@ -9,7 +9,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -20,12 +19,11 @@ from client.batches import Batches
 from client.data import read_task
 from client.decoder_lora import Decoder, token_loss
 from client.descent import PlainDescent
-from client.fresh import fresh_adapter
 from client.lora import Factor
-from client.model import BaseModel, load_base
+from client.model import load_base
 from client.regularizer import Prototype, Regularizer, Weights
-from common.adapter import Adapter, Pair
 from common.plan import Hold, Precision, Similarity, Training
+from tests.flow.some_adapters import some_adapter
 from tests.flow.tiny_llava import write_llava, write_task
 
 QUESTIONS = [
@@ -119,16 +117,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_llava(folder / "base")
     write_task(folder / "t", QUESTIONS, pictures=2)
     return folder
-
-
-def some_adapter(model: BaseModel, seed: int) -> Adapter:
-    fresh = fresh_adapter(model.adapted.shapes(), 2, 1.0, seed)
-    generator = np.random.default_rng(seed)
-    pairs = {
-        name: Pair(pair.a, generator.normal(0, 0.1, pair.b.shape).astype(np.float32))
-        for name, pair in fresh.pairs.items()
-    }
-    return Adapter(pairs, 1.0)
 
 
 ASKED: list[Callable[[Tensor], object]] = [

@@ -22,18 +22,18 @@ from client.batches import Batch, Batches
 from client.data import Example
 from client.decoder_lora import Decoder, token_loss
 from client.descent import backward, summed
-from client.fresh import fresh_adapter
 from client.lora import Factor
 from client.model import BaseModel, forget_base, load_base
 from client.site import Site
 from client.work import do
-from common.adapter import Adapter, Pair, arrays, from_bytes
+from common.adapter import arrays, from_bytes
 from common.errors import ModelError
 from common.exchange import Update
 from common.metrics import AnswerKind
 from common.plan import Hold, Plan, Precision
 from common.progress import News
 from tests.flow.small_site import order_of, plan_of, second_stage, site_in, write_site
+from tests.flow.some_adapters import some_adapter
 from tests.flow.tiny_llava import WORDS, write_llava, write_picture
 
 #: Four questions of one picture, one of another, and three of a third, not in that order.
@@ -121,16 +121,6 @@ def single(models: dict[torch.dtype, BaseModel]) -> BaseModel:
 @pytest.fixture
 def exact(models: dict[torch.dtype, BaseModel]) -> BaseModel:
     return opened(models[torch.float64])
-
-
-def some_adapter(model: BaseModel, seed: int) -> Adapter:
-    fresh = fresh_adapter(model.adapted.shapes(), 2, 1.0, seed)
-    generator = np.random.default_rng(seed)
-    pairs = {
-        name: Pair(pair.a, generator.normal(0, 0.1, pair.b.shape).astype(np.float32))
-        for name, pair in fresh.pairs.items()
-    }
-    return Adapter(pairs, 1.0)
 
 
 def gradients(model: BaseModel, batches: Batches, micro_batch: int | None = None) -> list[Tensor]:

@@ -1,0 +1,18 @@
+"""Adapters as after training, for the models of the tests."""
+
+import numpy as np
+
+from client.fresh import fresh_adapter
+from client.model import BaseModel
+from common.adapter import Adapter, Pair
+
+
+def some_adapter(model: BaseModel, seed: int) -> Adapter:
+    """Drawn from `seed`, of rank 2; neither factor is zero."""
+    fresh = fresh_adapter(model.adapted.shapes(), 2, 1.0, seed)
+    generator = np.random.default_rng(seed)
+    pairs = {
+        name: Pair(pair.a, generator.normal(0, 0.1, pair.b.shape).astype(np.float32))
+        for name, pair in fresh.pairs.items()
+    }
+    return Adapter(pairs, 1.0)
