@@ -7,6 +7,7 @@ is 0 only if all that must hold holds.
 """
 
 import argparse
+import signal
 import sqlite3
 import sys
 import time
@@ -261,11 +262,16 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/soak"), help="a new folder")
     parser.add_argument("--plan", type=Path, default=PLAN)
     wish = parser.parse_args()
+    # As Ctrl-C does: no process of the federation is left behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         verdict = soak(wish.plan, wish.out.resolve(), wish.kills, wish.seed)
     except Refusal as refusal:
         print(refusal, file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
     for fault in verdict.faults:
         print(fault)
     print(
