@@ -22,12 +22,12 @@ check: $(VENV)/.test
 # A federation of real processes of which at least 40 are killed; about half an hour.
 soak: $(VENV)/.sim
 	rm -rf runs/soak
-	$(BIN)/python -m simulation.soak --kills 40 --seed 1 --out runs/soak
+	$(BIN)/python -m simulation.chaos.soak --kills 40 --seed 1 --out runs/soak
 
 # The experiments of configs/experiments: some hours on two cores. It goes on where it stopped,
 # and once all results are there it only draws docs/results.md anew.
 results: $(VENV)/.sim
-	$(BIN)/python -m simulation.make_results
+	$(BIN)/python -m simulation.results.make_results
 
 $(VENV)/.made:
 	$(PYTHON) -m venv $(VENV)

@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits  # pyright: ignore[reportMissingType
 from benchmarks.compare import Comparison, Timing, comparison
 from common.adapter import Adapter, Array, Pair, StoredAdapter, from_bytes, to_bytes
 from common.plan import Precision, Rule
-from server.aggregate import WORKERS, Contribution, Merged, merge
+from server.aggregation.aggregate import WORKERS, Contribution, Merged, merge
 
 SEED = 20250811
 #: Modules up to this smaller side have their dense SVD taken, to compare with.

@@ -27,7 +27,7 @@ from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_conte
 from flwr.supernode.fleet_http_connection import http_request_response
 from pydantic import BaseModel
 
-from client.keys import load_key
+from client.site.keys import load_key
 from common.adapter import Adapter, Array, Pair, arrays, from_bytes, to_bytes
 from common.exchange import Delivery, Lacks, Order, Presence, Scores, Update, Work
 from common.identity import code_digest

@@ -28,11 +28,11 @@ from transformers.utils import logging as transformers_logging
 from benchmarks import paper_loop
 from benchmarks.compare import Comparison, compare, comparison
 from benchmarks.step import Size, one_thread, some_adapters
-from client.answer import answer_tokens
-from client.data import Example
-from client.images import load_image, pad_to_square
-from client.model import BaseModel, forget_base, load_base
-from client.prompt import encode_prompt
+from client.data.images import load_image, pad_to_square
+from client.data.task import Example
+from client.inference.generate import answer_tokens
+from client.model.llava import BaseModel, forget_base, load_base
+from client.model.prompt import encode_prompt
 from common.adapter import Adapter
 from common.metrics import AnswerKind
 from common.plan import Hold, Precision

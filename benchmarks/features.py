@@ -23,10 +23,10 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from benchmarks.compare import Comparison, compare, comparison
 from benchmarks.step import one_thread
-from client.ahead import Ahead, announced, reading_ahead
-from client.feature_store import FeatureStore
-from client.images import decode
-from client.pixels import Kept, Preparation, Prepared
+from client.data.images import decode
+from client.model.feature_store import FeatureStore
+from client.model.preprocess import Kept, Preparation, Prepared
+from client.training.prefetch import Ahead, announced, reading_ahead
 
 #: The mean colour of CLIP's pictures, with which LLaVA fills a picture up to a square.
 FILL = (122, 116, 104)

@@ -26,15 +26,15 @@ from transformers.utils import logging as transformers_logging
 from benchmarks.memory import Operations
 from benchmarks.shapes_7b import SMALL, Row, Shapes, adapters_of, examples_in, flops, model_of
 from benchmarks.step import WEIGHTS, one_thread
-from client.answer import answer
-from client.batches import Batches
-from client.data import Example
-from client.decoder_lora import Decoder, token_loss
-from client.descent import Penalty, PlainDescent
-from client.device import repeat_to_the_bit
-from client.lora import Factor
-from client.model import BaseModel
-from client.regularizer import Regularizer, prototypes_of
+from client.data.task import Example
+from client.inference.generate import answer
+from client.methods.lora_recipe import Decoder, token_loss
+from client.model.device import repeat_to_the_bit
+from client.model.llava import BaseModel
+from client.model.lora import Factor
+from client.training.batches import Batches
+from client.training.optimizer import Penalty, PlainDescent
+from client.training.regularizer import Regularizer, prototypes_of
 from common.adapter import Adapter
 from common.plan import Hold, Modality, Prototypes, Similarity, Training
 

@@ -4,7 +4,7 @@ A LLaVA of random weights with the decoder of benchmarks/step.py behind 576 imag
 questions as long as PathVQA's: a prefix of 580 tokens, and 25 behind it, of which 5 are the
 answer's. Seven or eight questions a picture, 7.6 in the mean. Both ways train the same
 adapter on the same questions; ours through `Batches` and `Decoder`, as a site does. One
-thread, fp32. The tower is in neither: features are kept (client/features.py).
+thread, fp32. The tower is in neither: features are kept (client/model/feature_cache.py).
 """
 # transformers and torch are partly untyped; the rest of strict checking holds.
 # pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
@@ -30,14 +30,14 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from benchmarks.compare import Comparison, compare, comparison
 from benchmarks.step import Result, Size, base, difference, one_thread, some_adapters
 from benchmarks.words import Words
-from client.batches import Batches, padded
-from client.data import Example
-from client.decoder_lora import Decoder, token_loss
-from client.descent import backward
-from client.features import FeatureCache
-from client.lora import Factor, adapt
-from client.model import BaseModel
-from client.prompt import IGNORED, encode_example
+from client.data.task import Example
+from client.methods.lora_recipe import Decoder, token_loss
+from client.model.feature_cache import FeatureCache
+from client.model.llava import BaseModel
+from client.model.lora import Factor, adapt
+from client.model.prompt import IGNORED, encode_example
+from client.training.batches import Batches, padded
+from client.training.optimizer import backward
 from common.metrics import AnswerKind
 
 #: Questions of each picture: 7.6 in the mean, as in PathVQA.

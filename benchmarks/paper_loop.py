@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from client.lora import Adapted
+from client.model.lora import Adapted
 from common.adapter import Adapter, Pair
 
 

@@ -29,7 +29,7 @@ from benchmarks.step import (
     same_modality,
     some_adapters,
 )
-from client.regularizer import Prototype, Regularizer, prototypes_of
+from client.training.regularizer import Prototype, Regularizer, prototypes_of
 from common.adapter import Adapter, Pair
 from common.plan import Hold, Modality, Prototypes, Similarity
 

@@ -1,7 +1,7 @@
 """What a federated round takes beside the training of its slowest site, with real processes.
 
 A coordinator and its sites on loopback over TLS, as `fedmslora coordinator start` and
-`fedmslora site start` run them (simulation/loopback.py), a plan of one stage on the embedded
+`fedmslora site start` run them (simulation/chaos/loopback.py), a plan of one stage on the embedded
 model. Every moment is read from what the parts leave anyway: the journal, the sites' audit
 logs, the trainers' logs, and when files and processes appeared.
 """
@@ -25,17 +25,17 @@ import psutil
 import yaml
 
 from benchmarks.round_parts import PARTS, RoundTimes, Visit, typical
-from client import audit
-from client.base_files import base_digest
-from client.site import load_site
+from client.model.base_digest import base_digest
+from client.site import audit
+from client.site.config import load_site
 from common.adapter import Array, arrays, from_bytes
-from common.bank import Bank
+from common.bank.bank import Bank
 from common.errors import StateError
 from common.plan_file import load_plan
-from server.folder import RunFolder
+from server.run.folder import RunFolder
+from simulation.chaos.loopback import Federation, loopback
 from simulation.engines import Engine
 from simulation.hospitals import BASE_MODELS
-from simulation.loopback import Federation, loopback
 from simulation.run import Wish, simulate
 
 #: How long a site holds a message: as `fedmslora coordinator init` says, for real rounds.
@@ -188,7 +188,7 @@ def _see_process(name: str, began: float, marks: Mapping[str, str], seen: Seen) 
         process = psutil.Process(int(name))
         words = process.cmdline()
         site = next((marks[word] for word in words if word in marks), None)
-        if site is None or "client.launch" not in " ".join(words):
+        if site is None or "client.launcher" not in " ".join(words):
             return time.time() - began > _STARTING_S
     except psutil.Error:
         return False

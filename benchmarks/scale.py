@@ -17,7 +17,7 @@ from pathlib import Path
 from benchmarks.scale_sites import SITES, sites
 from benchmarks.scale_stages import STAGES, Series, stages
 from benchmarks.step import one_thread
-from common.report_canvas import COLOURS, MARKERS, STYLE, Picture, picture
+from report.canvas import COLOURS, MARKERS, STYLE, Picture, picture
 
 #: What the picture of the stages shows.
 _OF_STAGES = (

@@ -23,16 +23,16 @@ from common.exchange import Delivery, Order, Presence, Update, Work
 from common.identity import code_digest, sha256
 from common.plan import Modality, Plan, Precision, Rule
 from common.plan_file import parse_plan
-from server.accept import Accept, Done, Received, Refused, Waiting, durable
-from server.aggregate import Contribution, merge
-from server.fit import LowRank, misfits
-from server.folder import RunFolder
-from server.journal import Journal
+from server.aggregation.aggregate import Contribution, merge
+from server.aggregation.compatibility import LowRank, misfits
+from server.coordinator.registry import Site, enroll, enrolled
+from server.coordinator.state import State
+from server.coordinator.status import site_standings
 from server.network import SIMULATED, Network
-from server.registry import Site, enroll, enrolled
-from server.stage import Desk, train_stage
-from server.state import State
-from server.status import site_standings
+from server.run.accept import Accept, Done, Received, Refused, Waiting, durable
+from server.run.folder import RunFolder
+from server.run.journal import Journal
+from server.run.stage import Desk, train_stage
 from simulation.inprocess import grid_of
 
 SITES = (8, 64, 250, 1000)

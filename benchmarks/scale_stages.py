@@ -14,28 +14,28 @@ import numpy as np
 import torch
 from PIL import Image
 
-from client import store
-from client.at_hand import AtHand
-from client.batches import Batches
-from client.chain import check_bank
-from client.data import Example
-from client.decoder_lora import Decoder
-from client.descent import PlainDescent
-from client.fresh import fresh_adapter
-from client.lora import Factor
-from client.model import BaseModel, load_base
+from client.data.task import Example
+from client.methods.lora_recipe import Decoder
+from client.model.llava import BaseModel, load_base
+from client.model.lora import Factor
+from client.model.lora_init import fresh_adapter
+from client.site import blob_store
+from client.site.adapter_cache import AtHand
+from client.site.known_bank import check_bank
+from client.training.batches import Batches
+from client.training.optimizer import PlainDescent
 from common.adapter import Adapter, AdapterSource, Pair, to_bytes
-from common.bank import Bank, verify_bank
-from common.bank_check import Expected, forget_releases
+from common.bank.bank import Bank, verify_bank
+from common.bank.check import Expected, forget_releases
+from common.bank.release import Draft
 from common.exchange import Order, ReleaseRef, Work
 from common.metrics import AnswerKind
 from common.plan import BaseModelPin, Hold, Modality, Plan, Precision, Rule, Training
 from common.plan_file import parse_plan
-from common.release import Draft
 from common.signing import SigningKey
 from server.app import blob_of
-from server.folder import RunFolder
-from server.journal import Journal
+from server.run.folder import RunFolder
+from server.run.journal import Journal
 from simulation.hospitals import BASE_MODELS
 
 STAGES = (1, 8, 50, 100, 200)
@@ -177,7 +177,7 @@ def _of_bank(
     yield "order, its digest", "ms", milliseconds(lambda: order.digest, repeats)
     site = _site(scratch, count)
     for stage in range(count):
-        store.put(site, bank.adapter_bytes(stage))
+        blob_store.put(site, bank.adapter_bytes(stage))
     yield "site: is it my bank?", "ms", milliseconds(lambda: check_bank(site, order), repeats)
 
     def check(at_hand: AtHand) -> None:

@@ -20,10 +20,10 @@ from transformers import CLIPVisionConfig, LlavaConfig, LlavaForConditionalGener
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from benchmarks.words import Words
-from client.data import Example
-from client.features import FeatureCache
-from client.lora import adapt
-from client.model import BaseModel
+from client.data.task import Example
+from client.model.feature_cache import FeatureCache
+from client.model.llava import BaseModel
+from client.model.lora import adapt
 from common.adapter import Adapter, Pair
 from common.metrics import AnswerKind
 

@@ -26,9 +26,9 @@ from transformers import MistralConfig, MistralForCausalLM
 from benchmarks import paper_loop
 from benchmarks.compare import Comparison, compare, comparison
 from benchmarks.memory import peak_bytes
-from client.fresh import fresh_adapter
-from client.lora import Adapted, Factor, adapt, fold_for_good
-from client.regularizer import Prototype, Regularizer, Weights
+from client.model.lora import Adapted, Factor, adapt, fold_for_good
+from client.model.lora_init import fresh_adapter
+from client.training.regularizer import Prototype, Regularizer, Weights
 from common.adapter import Adapter, Pair
 from common.plan import Hold, Similarity
 

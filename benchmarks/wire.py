@@ -22,17 +22,17 @@ from safetensors.numpy import load
 
 from benchmarks.canned_sites import RANK, Canned, adapter_bytes
 from benchmarks.plain_round import RESULT
-from client.keys import make_key
+from client.site.keys import make_key
 from common.adapter import Array, arrays, from_bytes
-from common.bank import Bank
+from common.bank.bank import Bank
 from common.errors import StateError
 from common.plan import Plan, Rule
 from common.plan_file import parse_plan
-from server.news import ending, read_news
-from server.state import State
-from server.superlink import ROOT, SuperLink, SuperLinkAway
-from simulation.loopback import command, end, end_all_in, found_coordinator, said, started
-from simulation.throttle import Line, Link, line
+from server.coordinator.events import ending, read_news
+from server.coordinator.state import State
+from server.coordinator.superlink import ROOT, SuperLink, SuperLinkAway
+from simulation.chaos.loopback import command, end, end_all_in, found_coordinator, said, started
+from simulation.chaos.throttle import Line, Link, line
 
 #: One block of the canned adapter in bf16.
 BLOCK_MEGABYTES = 10.49
@@ -44,8 +44,8 @@ _PROCESSES = {
     "serverapp": "flwr-serverapp",
     "superlink": "flower-superlink",
     "superexec": "flower-superexec",
-    "edge": "server.edge",
-    "keeper": "server.keeper",
+    "edge": "server.coordinator.proxy",
+    "keeper": "server.coordinator.keeper",
 }
 
 

@@ -14,13 +14,13 @@ from pathlib import Path
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from client import audit
-from client.audit import Entry, Kind, Subject
-from client.failures import OrderRefused, record_failure
-from client.policy import check_form, fewest_images
-from client.reception import plan_of, receive
-from client.site import Site, load_site
-from client.store import get, held
+from client.node.receive import plan_of, receive
+from client.site import audit
+from client.site.audit import Entry, Kind, Subject
+from client.site.blob_store import get, held
+from client.site.config import Site, load_site
+from client.site.failures import OrderRefused, record_failure
+from client.site.policy import check_form, fewest_images
 from common.errors import Refusal, SiteFailed
 from common.exchange import Delivery, Failure, Order, Presence, Reason, Reply, Update
 from common.identity import code_digest

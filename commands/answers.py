@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from common.answer_averages import Average, Tables
-    from common.answer_pairs import Comparison
+    from report.answer_averages import Average, Tables
+    from report.compare_answers import Comparison
 
 app = typer.Typer(
     no_args_is_help=True, help="Score files of answers as the paper does, compare, average."
@@ -59,8 +59,8 @@ def compare(
 
     Example: fedmslora answers compare each/CXP/answer-file.jsonl cr/CXP/answer-file.jsonl
     """
-    from common.answer_pairs import compare_answers, paired
     from common.metrics import read_answers
+    from report.compare_answers import compare_answers, paired
 
     pairs = paired(read_answers(first), read_answers(second), (str(first), str(second)))
     found = compare_answers(pairs)
@@ -94,8 +94,8 @@ def average(
     Example: fedmslora answers average MSLoRA_CR/results/finetune_lora_each-64-64_llava_med_v1.5
     MSLoRA_CR/results
     """
-    from common.answer_averages import averages, common_tasks, find_runs
     from common.metrics import paper_metrics, read_answers
+    from report.answer_averages import averages, common_tasks, find_runs
 
     tables = {
         run: {task: paper_metrics(read_answers(file)) for task, file in tasks.items()}

@@ -20,8 +20,8 @@ from commands.bank_exchange import (
 )
 
 if TYPE_CHECKING:
-    from common.bank import Bank
-    from common.release import Release
+    from common.bank.bank import Bank
+    from common.bank.release import Release
 
 app = typer.Typer(no_args_is_help=True, help="The append-only bank of released adapters.")
 
@@ -32,7 +32,7 @@ def list_releases(bank: Folder, as_json: Json = False) -> None:
 
     Example: fedmslora bank list runs/demo/bank
     """
-    from common.bank import Bank
+    from common.bank.bank import Bank
 
     opened = Bank.open(bank)
     if as_json:
@@ -48,7 +48,7 @@ def show(bank: Folder, stage: Which, as_json: Json = False) -> None:
 
     Example: fedmslora bank show runs/demo/bank histology
     """
-    from common.bank import Bank
+    from common.bank.bank import Bank
 
     release = Bank.open(bank).named(stage)
     if as_json:
@@ -79,8 +79,8 @@ def verify(
 
     Example: fedmslora bank verify runs/demo/bank
     """
-    from common.bank import verify_bank
-    from common.bank_check import Expected
+    from common.bank.bank import verify_bank
+    from common.bank.check import Expected
 
     checked = verify_bank(bank, Expected(base_sha256=base_sha256, signer=signer, head=head))
     signers = sorted({release.signer for release in checked.releases})

@@ -12,8 +12,8 @@ import typer
 from commands.bank_exchange import Json, print_json
 
 if TYPE_CHECKING:
-    from client.ask import Reply
-    from common.bank import Bank
+    from client.orders.ask import Reply
+    from common.bank.bank import Bank
 
 #: The base models that come with the project were made for tests.
 _TOY = (
@@ -61,9 +61,9 @@ def ask(
 
     Example: fedmslora bank ask slide.png "is there a tumor ?" --bank runs/demo/bank
     """
-    from client.ask import Inquiry
-    from client.ask import ask as answered
-    from common.bank import Bank
+    from client.orders.ask import Inquiry
+    from client.orders.ask import ask as answered
+    from common.bank.bank import Bank
     from common.plan import VisionWeights
 
     opened = Bank.open(bank)

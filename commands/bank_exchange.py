@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from client.paper_chain import Chain
-    from common.bank import Bank
-    from common.paper_tasks import Label
+    from common.bank.bank import Bank
+    from common.bank.release import Release
     from common.plan import BaseModelPin
-    from common.release import Release
     from common.signing import SigningKey
+    from interchange.paper_chain import Chain
+    from interchange.paper_tasks import Label
 
 Folder = Annotated[Path, typer.Argument(metavar="BANK", help="The bank's folder.")]
 Which = Annotated[
@@ -50,20 +50,20 @@ def export_stage(
 
     Example: fedmslora bank export runs/demo/bank histology exported/histology
     """
-    from common.bank import Bank
+    from common.bank.bank import Bank
 
     opened = Bank.open(bank)
     release = opened.named(stage)
     summed = [opened.releases[position].name for position in release.sums]
     document = {"folder": str(out), "stage": release.name, "sums": summed}
     if layout is Format.PAPER:
-        from client.paper_chain import export_chain
+        from interchange.paper_chain import export_chain
 
         tasks = export_chain(opened, release.stage, out)
         document |= {"format": layout.value, "tasks": list(tasks)}
         said = f"cl_lora.bin and config.json of {', '.join(summed)} in {', '.join(tasks)}."
     else:
-        from common.bank import export
+        from common.bank.bank import export
 
         export(opened, release.stage, out)
         said = f"one PEFT adapter, the exact sum of {', '.join(summed)}."
@@ -124,10 +124,10 @@ def import_folders(
     Example: fedmslora bank import bank checkpoints/pathvqa checkpoints/pathvqa_slake-vqarad
     --base-name llava-med-v1.5 --base-model models/llava-med-v1.5
     """
-    from client.paper_chain import import_chain, read_chain
-    from common.bank import Bank
-    from common.paper_tasks import Said, labels
-    from common.release import INDEX_FILE
+    from common.bank.bank import Bank
+    from common.bank.release import INDEX_FILE
+    from interchange.paper_chain import import_chain, read_chain
+    from interchange.paper_tasks import Said, labels
 
     chain = read_chain(folders, separate)
     said = Said(task or (), name or (), modality or ())
@@ -193,7 +193,7 @@ def _pin(
     from common.errors import BankError
 
     if folder is not None:
-        from client.base_files import base_digest
+        from client.model.base_digest import base_digest
 
         digest = base_digest(folder)
         if sha256 not in (None, digest):

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from server.parts import Which
-    from server.registry import Site
-    from server.state import State, Wanted
-    from server.superlink import SuperLink
+    from server.coordinator.processes import Which
+    from server.coordinator.registry import Site
+    from server.coordinator.state import State, Wanted
+    from server.coordinator.superlink import SuperLink
 
 app = typer.Typer(no_args_is_help=True, help="The machine that decides: sites, runs, releases.")
 
@@ -48,8 +48,8 @@ def init(
 
     Example: fedmslora coordinator init --host fed.example.org
     """
-    from server.found import found, renew_certificate
-    from server.state import Settings, State
+    from server.coordinator.init import found, renew_certificate
+    from server.coordinator.state import Settings, State
 
     if renew:
         names = renew_certificate(State.open(state), host or ())
@@ -79,10 +79,10 @@ def start(
 
     Example: fedmslora coordinator start
     """
-    from common.supervise import alone, keep, until_signalled
-    from server.certificates import days_left
-    from server.parts import become, parts
-    from server.state import State
+    from common.process.supervise import alone, keep, until_signalled
+    from server.coordinator.certificates import days_left
+    from server.coordinator.processes import become, parts
+    from server.coordinator.state import State
 
     opened = State.open(state)
     if part is not None:
@@ -113,8 +113,8 @@ def enroll(
     Example: fedmslora coordinator enroll north.pub --name north --modality ct
     """
     from common.errors import StateError
-    from server import registry
-    from server.state import State
+    from server.coordinator import registry
+    from server.coordinator.state import State
 
     opened = State.open(state)
     if leave is not None:
@@ -147,8 +147,8 @@ def run(
 
     Example: fedmslora coordinator run coordinator/plans/first.yaml
     """
-    from server.state import State
-    from server.want import want
+    from server.coordinator.request_run import want
+    from server.coordinator.state import State
 
     opened = State.open(state)
     wanted = want(opened, plan)
@@ -183,8 +183,8 @@ def status(
     """
     from rich.console import Console
 
-    from commands.standing import document, shown, stay
-    from server.state import State
+    from commands.coordinator_status import document, shown, stay
+    from server.coordinator.state import State
 
     opened = State.open(state)
     with _superlink(opened) as superlink:
@@ -207,7 +207,7 @@ def stop(
 
     Example: fedmslora coordinator stop
     """
-    from server.state import State
+    from server.coordinator.state import State
 
     opened = State.open(state)
     wanted = opened.wanted
@@ -221,7 +221,7 @@ def stop(
 
 def _which(part: str) -> "Which":
     from common.errors import StateError
-    from server.parts import Which
+    from server.coordinator.processes import Which
 
     if part not in list(Which):
         raise StateError(f"--part: found {part!r}, expected one of {', '.join(Which)}")
@@ -233,7 +233,7 @@ def _site(name: str, modality: str, public_key: str) -> "Site":
 
     from common.errors import StateError
     from common.plan import Modality
-    from server.registry import Site
+    from server.coordinator.registry import Site
 
     if modality not in list(Modality):
         raise StateError(f"--modality: found {modality!r}, expected one of {', '.join(Modality)}")
@@ -246,7 +246,7 @@ def _site(name: str, modality: str, public_key: str) -> "Site":
 
 
 def _say_what_is_next(opened: "State", folder: Path) -> None:
-    from server.certificates import fingerprint
+    from server.coordinator.certificates import fingerprint
 
     where = "" if folder == _HERE else f" --state {folder}"
     settings = opened.settings
@@ -270,7 +270,7 @@ def _say_what_is_next(opened: "State", folder: Path) -> None:
 
 @contextmanager
 def _superlink(opened: "State") -> "Generator[SuperLink]":
-    from server.superlink import SuperLink
+    from server.coordinator.superlink import SuperLink
 
     with closing(SuperLink(opened)) as superlink:
         yield superlink
@@ -278,8 +278,8 @@ def _superlink(opened: "State") -> "Generator[SuperLink]":
 
 def _introduced(opened: "State") -> str:
     """Tell Flower at once, if it is there."""
-    from server.enrolment import introduce
-    from server.superlink import SuperLinkAway
+    from server.coordinator.flower_nodes import introduce
+    from server.coordinator.superlink import SuperLinkAway
 
     with _superlink(opened) as superlink:
         try:
@@ -293,8 +293,8 @@ def _follow(opened: "State", wanted: "Wanted") -> None:
     """Show what the run tells until it has ended; a failure is the command's own."""
     from rich.console import Console
 
-    from server.follow import Follow
-    from server.superlink import SuperLinkAway
+    from server.coordinator.follow import Follow
+    from server.coordinator.superlink import SuperLinkAway
 
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     with _superlink(opened) as superlink:
@@ -317,8 +317,8 @@ def _follow(opened: "State", wanted: "Wanted") -> None:
 
 
 def _stop_run(opened: "State", wanted: "Wanted") -> str:
-    from server.keeper import stop_run
-    from server.superlink import SuperLinkAway
+    from server.coordinator.keeper import stop_run
+    from server.coordinator.superlink import SuperLinkAway
 
     stopping = wanted.model_copy(update={"stop": True})
     opened.want(stopping)
@@ -334,7 +334,7 @@ def _stop_parts(opened: "State") -> str:
     import os
     import signal
 
-    from common.supervise import running
+    from common.process.supervise import running
 
     number = running(opened.pid_file)
     if number is None:

@@ -16,8 +16,8 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from client.data_check import TaskCheck, Told
-    from client.data_deal import Share
+    from client.data.check import TaskCheck, Told
+    from client.data.partition import Share
 
 #: Decoding a picture takes much of a core and the memory of the whole picture.
 _WORKERS = min(8, os.cpu_count() or 1)
@@ -49,7 +49,7 @@ def check(
 
     Example: fedmslora data check data/MSLoRA_CR
     """
-    from client.data_check import absent, check_tasks, task_folders
+    from client.data.check import absent, check_tasks, task_folders
 
     # What a folder is called matters, also where it is given as a dot.
     folders = task_folders(folder.absolute())
@@ -95,8 +95,8 @@ def deal(
 
     Example: fedmslora data deal data/MSLoRA_CR data/sites3 --sites a,b,c
     """
-    from client.data_check import task_folders
-    from client.data_deal import Deal, deal_tasks
+    from client.data.check import task_folders
+    from client.data.partition import Deal, deal_tasks
 
     names = tuple(name.strip() for name in sites.split(","))
     wish = Deal(sites=names, weights=_weights(weights, len(names)), seed=seed, copy=copy)
@@ -126,7 +126,7 @@ def _weights(given: str | None, sites: int) -> tuple[int, ...]:
 def _document(
     folder: Path, checks: Sequence["TaskCheck"], missing: Sequence[str], passed: bool
 ) -> dict[str, Any]:
-    from client.data_check import PUBLISHED
+    from client.data.check import PUBLISHED
 
     tasks: list[dict[str, Any]] = []
     for check in checks:
@@ -189,7 +189,7 @@ _COLUMNS = {
 
 
 def _print_sentences(checks: Sequence["TaskCheck"], missing: Sequence[str]) -> None:
-    from client.data import LISTED_MISTAKES
+    from client.data.task import LISTED_MISTAKES
 
     for check in checks:
         for label, sentences in (("error", check.errors), ("note", check.notes)):

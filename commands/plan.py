@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from common.cost import Assumed, PlanCost
-    from common.geometry import Geometry
     from common.plan import Plan
+    from cost.geometry import Geometry
+    from cost.plan import Assumed, PlanCost
 
 app = typer.Typer(no_args_is_help=True, help="Look at a plan before it runs.")
 
@@ -56,8 +56,8 @@ def cost(
 
     Example: fedmslora plan cost configs/paper8_federated.yaml --model 7b --tflops 400
     """
-    from common.cost import cost_of
     from common.plan_file import load_plan
+    from cost.plan import cost_of
 
     wanted = {"questions": questions, "images": images, "tokens": tokens, "labels": labels}
     _check_finite({**wanted, "tflops": tflops})
@@ -83,7 +83,7 @@ def _check_finite(wanted: dict[str, int | float | None]) -> None:
 
 def _models(plan: "Plan", wanted: list[str] | None) -> "dict[str, Geometry]":
     """The geometries that were asked for, by name."""
-    from common.geometry import LLAVA_MED, read_geometry
+    from cost.geometry import LLAVA_MED, read_geometry
     from simulation.hospitals import BASE_MODELS
 
     if wanted:
@@ -101,8 +101,8 @@ def _assumed(geometry: "Geometry", wanted: dict[str, int | float | None]) -> "As
     """
     from dataclasses import replace
 
-    from common.cost import FRONT, usual
     from common.errors import PlanError
+    from cost.plan import FRONT, usual
 
     said = {name: value for name, value in wanted.items() if value is not None}
     known = usual(geometry)

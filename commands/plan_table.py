@@ -5,8 +5,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from common.cost import PlanCost, StageCost
 from common.plan import Plan
+from cost.plan import PlanCost, StageCost
 
 _UNITS = ("", " k", " M", " G", " T", " P", " E", " Z")
 #: Every column of the stages but their names; two lines at most, for a terminal of 80 letters.

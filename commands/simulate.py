@@ -78,9 +78,9 @@ def report(
 
     Example: fedmslora report runs/demo
     """
-    from common.report_file import read_report
-    from common.report_methods import read_tests
-    from common.report_write import write_report
+    from report.json_file import read_report
+    from report.methods import read_tests
+    from report.write import write_report
 
     write_report(folder, read_report(folder), read_tests(folder))
     if json_out:
@@ -102,9 +102,9 @@ def _engine(name: str) -> "Engine":
 
 def _say_comparison(folder: Path) -> None:
     """The methods side by side, where there are several runs."""
-    from common.report_file import read_report
-    from common.report_methods import read_tests
-    from common.report_text import comparison_text
+    from report.json_file import read_report
+    from report.methods import read_tests
+    from report.terminal import comparison_text
 
     reports = read_report(folder)
     if len(reports) > 1:

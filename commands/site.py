@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from client.finding import Finding
-    from client.parts import Machine
-    from client.status import Job
+    from client.node.processes import Machine
+    from client.node.status import Job
+    from client.site.finding import Finding
 
 app = typer.Typer(
     no_args_is_help=True, help="A hospital's side: join a federation, check, start, look on."
@@ -53,7 +53,7 @@ def init(
 
     Example: fedmslora site init --name north --modality ct --coordinator hub.org:8443 --ca ca.crt
     """
-    from client.new_site import NewSite, make_site, read_modalities
+    from client.node.init import NewSite, make_site, read_modalities
 
     new = NewSite(
         name=name,
@@ -87,8 +87,8 @@ def approve(
 
     Example: fedmslora site approve demo.yaml --site north/site.yaml
     """
-    from client.approval import approve as record
-    from client.approval import words
+    from client.site.approval import approve as record
+    from client.site.approval import words
     from common.plan_file import load_plan
 
     machine, loaded = _machine(site), load_plan(plan)
@@ -111,7 +111,7 @@ def check(
 
     Example: fedmslora site check --plan demo.yaml --site north/site.yaml
     """
-    from client.check import check_site
+    from client.node.check import check_site
     from common.plan_file import load_plan
 
     machine = _machine(site)
@@ -149,8 +149,8 @@ def start(
     """
     from dataclasses import replace
 
-    from client.parts import PartName
-    from client.running import run_part, run_site
+    from client.node.processes import PartName
+    from client.node.start import run_part, run_site
     from common.errors import SiteFailed
 
     machine = replace(_machine(site), host=runtime_host, port=runtime_port)
@@ -169,7 +169,7 @@ def status(site: SiteFile = HERE, as_json: Json = False) -> None:
 
     Example: fedmslora site status --site north/site.yaml
     """
-    from client.status import status_of
+    from client.node.status import status_of
 
     now = status_of(_machine(site).site)
     if as_json:
@@ -199,7 +199,7 @@ def audit(site: SiteFile = HERE, as_json: Json = False) -> None:
 
     Example: fedmslora site audit --site north/site.yaml
     """
-    from client.audit import read, summary, verify, words
+    from client.site.audit import read, summary, verify, words
 
     store = _machine(site).site.store
     head = verify(store)
@@ -222,8 +222,8 @@ def audit(site: SiteFile = HERE, as_json: Json = False) -> None:
 
 
 def _machine(file: Path) -> "Machine":
-    from client.parts import Machine
-    from client.site import load_site
+    from client.node.processes import Machine
+    from client.site.config import load_site
 
     # Absolute, since other programs in other folders read it.
     found = (file / HERE.name if file.is_dir() else file).resolve()

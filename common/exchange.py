@@ -177,7 +177,7 @@ class Update:
         adapter: the improved adapter, safetensors.
         seconds: wall time of the work at the site.
         peak_memory: largest resident memory of the site's process so far, in bytes.
-        prototype: of the stage's pictures (common/prototype.py), where the plan wants one and
+        prototype: of the stage's pictures (common/image_prototype.py), where the plan wants one and
             the site has pictures enough; None otherwise.
     """
 

@@ -5,6 +5,10 @@ import json
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
+from typing import Final
+
+#: Folder of the checkout, image or App Bundle that this code is in.
+ROOT: Final = Path(__file__).resolve().parent.parent
 
 #: The packages whose code decides what a site computes and what a coordinator counts.
 CODE_ROOMS = ("common", "server", "client")
@@ -43,7 +47,6 @@ def files_digest(root: Path, files: Iterable[Path]) -> str:
 @cache
 def code_digest() -> str:
     """Digest of the code that runs here, tables included; orders carry it, sites compare it."""
-    root = Path(__file__).resolve().parent.parent
     kinds = ("*.py", "*.json")
-    files = [file for room in CODE_ROOMS for kind in kinds for file in (root / room).rglob(kind)]
-    return files_digest(root, files)[:16]
+    files = [file for room in CODE_ROOMS for kind in kinds for file in (ROOT / room).rglob(kind)]
+    return files_digest(ROOT, files)[:16]

@@ -36,7 +36,7 @@ class Modality(StrEnum):
 
 
 class Rule(StrEnum):
-    """How a round's updates become one adapter (server/rules.py)."""
+    """How a round's updates become one adapter (server/aggregation/rules.py)."""
 
     FEDAVG = "fedavg"
     SVD = "svd"
@@ -261,7 +261,7 @@ class Stage(Strict):
 
 
 class Router(Strict):
-    """What leaves a site so that a picture can choose its stage (common/prototype.py)."""
+    """What leaves a site so that a picture can choose its stage (common/image_prototype.py)."""
 
     #: Fewest different images of which a site makes a prototype.
     minimum: Count = 50

@@ -26,6 +26,9 @@ COPY common/ common/
 COPY server/ server/
 COPY client/ client/
 COPY commands/ commands/
+COPY cost/ cost/
+COPY interchange/ interchange/
+COPY report/ report/
 COPY configs/ configs/
 RUN chmod --recursive u=rwX,go=rX /opt/fedmslora \
     && python -m compileall -q . \

@@ -11,26 +11,26 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from common.bank import Bank
+from common.bank.bank import Bank
+from common.bank.release import INDEX_FILE, Draft
 from common.errors import BankError, Refusal, StateError
 from common.exchange import ReleaseRef, Scores
 from common.identity import code_digest
 from common.plan import Plan
 from common.plan_file import load_plan
-from common.progress import News, tell
-from common.release import INDEX_FILE, Draft
-from common.report import RunReport
-from common.report_write import write_report
+from common.process.progress import News, tell
 from common.signing import SigningKey
-from server.accept import durable
-from server.bells import Bells
-from server.folder import Blobs, RunFolder, alone
-from server.journal import Closed, Journal
+from report.model import RunReport
+from report.write import write_report
+from server.coordinator.notify import Bells
+from server.coordinator.registry import enrolled
 from server.network import SIMULATED, Network, Patience
-from server.prototypes import agreed_prototype
-from server.registry import enrolled
-from server.result import Scoreboard, run_report
-from server.stage import OFFLINE_GRACE_S, Desk, Model, pooled, score_task, train_stage
+from server.run.accept import durable
+from server.run.folder import Blobs, RunFolder, alone
+from server.run.image_prototypes import agreed_prototype
+from server.run.journal import Closed, Journal
+from server.run.scoreboard import Scoreboard, run_report
+from server.run.stage import OFFLINE_GRACE_S, Desk, Model, pooled, score_task, train_stage
 
 #: Where a simulation says which plan to run, and in which folder; a real coordinator uses
 #: the run config's keys `plan` and `folder`.

@@ -26,10 +26,10 @@ from common.exchange import (
     read_reply,
 )
 from common.identity import code_digest
+from common.printable import plain
 from common.wire import wire_bytes
-from server.accept import Accept, Done, Received, Refused, Waiting
-from server.bells import Bells
-from server.plain import plain
+from server.coordinator.notify import Bells
+from server.run.accept import Accept, Done, Received, Refused, Waiting
 
 #: Pause before a site is asked again that has not answered, or in vain; it doubles up to LONGEST.
 AGAIN_S = 5.0

@@ -5,14 +5,14 @@ At a real hospital they stay where they are; only their scores leave it.
 
 from pathlib import Path
 
-from common.bank import Bank
+from common.bank.bank import Bank
 from common.errors import StateError
 from common.exchange import Order
 from common.metrics import Answer, read_answers
 from common.plan import Plan
 from server.app import refs
-from server.folder import RunFolder
-from server.stage import Model, scoring_order
+from server.run.folder import RunFolder
+from server.run.stage import Model, scoring_order
 
 
 def answers_of(plan: Plan, folder: RunFolder, sites: Path, task: int, after: int) -> list[Answer]:

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from client.failures import FAILURES_FILE
+from client.site.failures import FAILURES_FILE
 from common.exchange import Reason
 
 _REASONS = "|".join(re.escape(reason) for reason in Reason)

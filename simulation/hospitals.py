@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from client.base_files import base_digest
-from client.data import check_task
-from client.data_check import may_share
+from client.data.check import may_share
+from client.data.task import check_task
+from client.model.base_digest import base_digest
 from common.durable import DISK, write_file
 from common.errors import DataError, ModelError, PlanError, StateError
 from common.identity import seed_for
 from common.plan import DataSource, Modality, Plan, Simulation, Stage
-from simulation.write_task import Question, write_task
+from simulation.task_folder.write_task import Question, write_task
 
 #: Folders of the base models that come with the project, by their name in a plan.
 BASE_MODELS: Mapping[str, Path] = {"tiny-llava": Path(__file__).parent / "base_model"}
@@ -184,10 +184,10 @@ def _deal_mistakes(plan: Plan, wish: Simulation, source: str) -> Iterable[str]:
 def _tasks(source: DataSource) -> Sequence[tuple[str, object]]:
     """Every task of a source, and its modality."""
     if source is DataSource.PICTURES:
-        from simulation import pictures
+        from simulation.pictures import source as pictures
 
         return pictures.TASKS
-    from simulation import phantoms
+    from simulation.phantoms import source as phantoms
 
     return phantoms.TASKS
 
@@ -230,7 +230,7 @@ def _dealt(
 def _pictures(
     seed: int, task: str, position: int, sites: int
 ) -> tuple[list[Question], list[Question]]:
-    from simulation.pictures import picture_task
+    from simulation.pictures.source import picture_task
 
     return picture_task(task, position, sites, seed)
 
@@ -238,7 +238,7 @@ def _pictures(
 def _phantoms(
     seed: int, task: str, position: int, sites: int
 ) -> tuple[list[Question], list[Question]]:
-    from simulation.phantoms import phantom_task
+    from simulation.phantoms.source import phantom_task
 
     counts = [-(-count // sites) for count in PHANTOM_QUESTIONS[task]]
     train, test = (

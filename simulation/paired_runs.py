@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from common.errors import DataError
 from common.metrics import Answer, Judged, judge
-from common.paired import bootstrap, holm, mcnemar, paired_t
 from common.plan import Metric
-from common.report import RunReport, judged_when_learned, kinds, metrics_by_kind
-from common.report_methods import EXACT_MATCH, LEARNED, SHOWN, PairedTest, Test
+from report.methods import EXACT_MATCH, LEARNED, SHOWN, PairedTest, Test
+from report.model import RunReport, judged_when_learned, kinds, metrics_by_kind
+from report.significance import bootstrap, holm, mcnemar, paired_t
 
 #: (task, after) -> the answers of one run to a task's questions after a stage.
 Answers: TypeAlias = Callable[[int, int], Sequence[Answer]]

@@ -7,19 +7,19 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from client import store
-from common.bank import Bank
+from client.site import blob_store
+from common.bank.bank import Bank
 from common.errors import DataError, PlanError, StateError
 from common.identity import code_digest, sha256
 from common.plan import Plan
 from common.plan_file import load_plan
-from common.report import RunReport
-from common.report_file import read_report
-from common.report_write import write_report
 from common.signing import SigningKey
+from report.json_file import read_report
+from report.model import RunReport
+from report.write import write_report
 from server.app import open_bank
-from server.folder import RunFolder
-from server.journal import Journal
+from server.run.folder import RunFolder
+from server.run.journal import Journal
 from simulation.answers_of import answers_of
 from simulation.baselines import known_methods, with_method, with_seed
 from simulation.engines import Engine, run_apps
@@ -165,7 +165,7 @@ def _begin(run: PlannedRun, wish: Wish, base_model: Path) -> None:
 def _forget_blobs(run: PlannedRun) -> None:
     """Nothing is at the sites that another method left there: it would not be sent, nor counted."""
     for site in run.plan.sites:
-        store.keep_only(run.sites / site / "store", (), grace_s=-1)
+        blob_store.keep_only(run.sites / site / "store", (), grace_s=-1)
 
 
 def _shown(run: PlannedRun, wish: Wish) -> AbstractContextManager[None]:

@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 
 from common.plan import Plan
-from common.progress import Follower, News
+from common.process.progress import Follower, News
 from simulation.failures import in_the_sites_words
 
 _REFRESH_S = 0.5

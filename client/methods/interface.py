@@ -12,11 +12,11 @@ from typing import Any, Protocol
 
 import torch
 
-from client.checkpoint import Checkpoint
-from client.data import Example
-from client.descent import Descend, PlainDescent
-from client.feature_store import FeatureStore
-from client.train import Course, Report, Trained
+from client.data.task import Example
+from client.model.feature_store import FeatureStore
+from client.training.checkpoint import Checkpoint
+from client.training.loop import Course, Report, Trained
+from client.training.optimizer import Descend, PlainDescent
 from common.adapter import Adapter, AdapterSource
 from common.plan import Plan, Stage
 

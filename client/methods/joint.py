@@ -1,18 +1,18 @@
 """Joint training: one LoRA on the questions of every task at once. Meant as an upper bound.
 
-A stage makes as many optimizer steps as its own questions ask for, but its questions are a
-part of one long random order of all that the site's stages would ask (client/train.py). After
-the last stage each question has come as often as in a stage of its own, under one schedule of
-the learning rate; only, no task came before another.
+A stage makes as many optimizer steps as its own questions ask for, but its questions are a part
+of one long random order of all that the site's stages would ask (client/training/loop.py).
+After the last stage each question has come as often as in a stage of its own, under one
+schedule of the learning rate; only, no task came before another.
 """
 
 from collections.abc import Sequence
 
-from client.data import Example
-from client.decoder_lora import train_worn, wear
+from client.data.task import Example
 from client.methods.interface import Assignment
+from client.methods.lora_recipe import train_worn, wear
 from client.methods.sequential import answer, start
-from client.train import Report, Trained
+from client.training.loop import Report, Trained
 from common.adapter import Adapter
 from common.plan import Hold
 

@@ -1,15 +1,17 @@
 """MSLoRA-CR: a LoRA for each stage on frozen earlier ones, kept apart by a contrast.
 
-arXiv 2508.11673. Training: one pair of factors in every linear layer of the decoder, on top
-of the active earlier adapters; cross-entropy plus the regularizer of client/regularizer.py.
-Released is the stage's adapter. Answers are those of base model plus active adapters.
+arXiv 2508.11673. Training: one pair of factors in every linear layer of the decoder, on top of
+the active earlier adapters; cross-entropy plus the regularizer of
+client/training/regularizer.py. Released is the stage's adapter. Answers are those of base model
+plus active adapters.
 """
 
 from collections.abc import Sequence
 from typing import Final
 
-from client.data import Example
-from client.decoder_lora import (
+from client.data.task import Example
+from client.methods.interface import Assignment
+from client.methods.lora_recipe import (
     answer_worn,
     first_adapter,
     mean_loss,
@@ -17,11 +19,10 @@ from client.decoder_lora import (
     train_worn,
     wear,
 )
-from client.descent import Penalty
-from client.methods.interface import Assignment
-from client.model import BaseModel
-from client.regularizer import Regularizer, Weights, prototypes_of
-from client.train import Report, Trained
+from client.model.llava import BaseModel
+from client.training.loop import Report, Trained
+from client.training.optimizer import Penalty
+from client.training.regularizer import Regularizer, Weights, prototypes_of
 from common.adapter import Adapter, AdapterSource
 from common.plan import Modality, MSLoRACR, Prototypes, Start
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from client.data import Example
-from client.decoder_lora import answer_worn, first_adapter, train_worn, wear
+from client.data.task import Example
 from client.methods.interface import Assignment
-from client.train import Report, Trained
+from client.methods.lora_recipe import answer_worn, first_adapter, train_worn, wear
+from client.training.loop import Report, Trained
 from common.adapter import Adapter
 from common.plan import Hold
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from client.data import Example
+from client.data.task import Example
 from client.methods.interface import Assignment
 from client.methods.sequential import answer, start
-from client.train import Report, Trained
+from client.training.loop import Report, Trained
 from common.adapter import Adapter
 
 __all__ = ["answer", "start", "train"]

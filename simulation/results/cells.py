@@ -14,8 +14,8 @@ import yaml
 from common.errors import PlanError
 from common.identity import canonical_json
 from common.plan import Active, MSLoRACR, Plan, Similarity, Start
-from simulation.experiments import Experiment, load_experiment
-from simulation.lab import Result, Results
+from simulation.experiments.experiments import Experiment, load_experiment
+from simulation.experiments.lab import Result, Results
 
 
 @dataclass(frozen=True, slots=True, eq=False)

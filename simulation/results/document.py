@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 
-from common.report_canvas import Picture
+from report.canvas import Picture
 from simulation.results.cells import Cell, Collected
 from simulation.results.gains import regularizer, transfer
 from simulation.results.headline import HEADLINE
@@ -27,7 +27,7 @@ _SECTIONS: Mapping[str, tuple[str, Callable[[Collected, int], Section]]] = {
 
 _TOP = """# Results
 
-<!-- Written by `python -m simulation.make_results`. Change that, not this. -->
+<!-- Written by `python -m simulation.results.make_results`. Change that, not this. -->
 
 What the methods of this project do on synthetic tasks, with their spread and with what they lose.
 Everything below is made from the files of `{results}`, one for each run; `make results` runs what

@@ -2,11 +2,19 @@
 
 from collections.abc import Sequence
 
-from common.report_canvas import Picture
+from report.canvas import Picture
 from simulation.results.cells import Cell, Collected, Group, labelled
 from simulation.results.headline import HEADLINE, gains_table, headline
 from simulation.results.measures import Moment, scores_of, spread
-from simulation.results.plots import Frame, Heat, Mark, Panel, difference_mark, heat, lines
+from simulation.results.plots import (
+    Frame,
+    Heat,
+    Mark,
+    Panel,
+    difference_mark,
+    heat,
+    lines,
+)
 from simulation.results.section import (
     LESS_PLAIN,
     Section,

@@ -7,7 +7,7 @@ from math import fsum
 from statistics import stdev
 
 from common.plan import OneAdapter, Plan
-from simulation.lab import Result
+from simulation.experiments.lab import Result
 from simulation.results.cells import Cell
 
 

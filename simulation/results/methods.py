@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
-from common.report_canvas import Picture
-from simulation.lab import Result
+from report.canvas import Picture
+from simulation.experiments.lab import Result
 from simulation.results.cells import Cell, Collected, Group
 from simulation.results.measures import (
     Moment,
@@ -18,7 +18,13 @@ from simulation.results.measures import (
 )
 from simulation.results.plots import Frame, Panel, dots, mark_of
 from simulation.results.section import Section, group_heading, task_table
-from simulation.results.significance import Comparison, Question, at_the_end, compared, kept
+from simulation.results.significance import (
+    Comparison,
+    Question,
+    at_the_end,
+    compared,
+    kept,
+)
 from simulation.results.words import (
     DASH,
     between,

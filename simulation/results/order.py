@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from math import sqrt
 from statistics import variance
 
-from common.report_canvas import Picture
-from simulation.lab import Result
+from report.canvas import Picture
+from simulation.experiments.lab import Result
 from simulation.results.cells import Cell, Collected, Group, labelled
 from simulation.results.measures import (
     Moment,

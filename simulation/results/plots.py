@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 
-from common.report_canvas import (
+from report.canvas import (
     COLOURS,
     INK,
     LINE,

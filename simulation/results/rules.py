@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from common.plan import Plan, Rule
-from common.report_canvas import Picture
+from report.canvas import Picture
 from simulation.results.cells import Cell, Collected, Group, labelled, nearest
 from simulation.results.measures import aggregation_error, mean_learned, over_seeds
 from simulation.results.plots import Frame, Mark, Panel, difference_mark, lines

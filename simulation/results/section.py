@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from common.errors import PlanError
-from common.report_canvas import Picture
+from report.canvas import Picture
 from simulation.results.cells import Cell, Collected, Group
 from simulation.results.measures import Moment, judged_when_learned, scores_of, spread
 from simulation.results.significance import Question

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit as _untyped_quantile
 
 from common.errors import DataError
-from common.paired import Bootstrap, McNemar, PairedT, bootstrap, holm, mcnemar, paired_t
-from simulation.lab import Result
+from report.significance import Bootstrap, McNemar, PairedT, bootstrap, holm, mcnemar, paired_t
+from simulation.experiments.lab import Result
 from simulation.results.cells import Cell
 from simulation.results.measures import Moment, Scores, mean, scores_of
 

@@ -28,7 +28,7 @@ def test_the_app_bundle_holds_the_rooms_of_a_site_and_the_code_that_orders_name(
     with zipfile.ZipFile(bundle) as archive:
         archive.extractall(tmp_path / "site")
         folders = {name.split("/")[0] for name in archive.namelist()}
-    assert folders == {*CODE_ROOMS, "configs", "pyproject.toml", ".info"}
+    assert folders == {*CODE_ROOMS, "report", "configs", "pyproject.toml", ".info"}
     digest = subprocess.run(
         [sys.executable, "-c", "from common.identity import code_digest; print(code_digest())"],
         cwd=tmp_path / "site",

@@ -24,9 +24,9 @@ from cryptography.hazmat.primitives.serialization import (
 from flwr.proto.control_pb2 import ListNodesRequest, ListRunsRequest, StartRunRequest
 from flwr.supercore.control import ControlHttpClient
 
-from server.parts import environment
-from server.state import State
-from simulation.loopback import free_port
+from server.coordinator.processes import environment
+from server.coordinator.state import State
+from simulation.chaos.loopback import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from simulation.loopback import loopback
+from simulation.chaos.loopback import loopback
+from simulation.chaos.soak import accepted
 from simulation.run import simulate
-from simulation.soak import accepted
 from tests.flow.small_run import bank_bytes, small_plan, wish
 
 pytestmark = pytest.mark.federated

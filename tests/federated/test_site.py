@@ -17,17 +17,17 @@ import pytest
 from flwr.supercore.date import now
 from flwr.supernode import node_auth_http_interceptor as signing
 
-from client.check import quick
-from client.enrolment import enrolment
-from client.finding import Level
-from client.new_site import NewSite, make_site
-from client.parts import Machine, PartName, part
-from client.site import load_site
+from client.node.check import quick
+from client.node.enrolment import enrolment
+from client.node.init import NewSite, make_site
+from client.node.processes import Machine, PartName, part
+from client.site.config import load_site
+from client.site.finding import Level
 from common.identity import code_digest
 from common.plan import Modality
-from common.supervise import Part, keep
-from server.certificates import write_certificates
-from simulation.loopback import free_port
+from common.process.supervise import Part, keep
+from server.coordinator.certificates import write_certificates
+from simulation.chaos.loopback import free_port
 
 pytestmark = pytest.mark.federated
 
@@ -204,7 +204,7 @@ def test_an_enrolled_site_runs_its_own_app_and_never_the_coordinators(
     presence, nonsense, unreadable = said
     assert presence["site"] == "north"
     assert presence["code"] == code_digest()
-    assert nonsense == {"error": "<class 'client.launch.Withheld'>:<'ValueError'>"}
+    assert nonsense == {"error": "<class 'client.launcher.Withheld'>:<'ValueError'>"}
     assert unreadable["kind"] == "failure"
     assert not (tmp_path / "imported").exists()
     assert not list(machine.site.store.rglob("*.fab"))

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from common.bank import Bank
-from server.news import read_news
-from simulation.loopback import loopback
-from simulation.soak import await_end
-from simulation.throttle import Link
+from common.bank.bank import Bank
+from server.coordinator.events import read_news
+from simulation.chaos.loopback import loopback
+from simulation.chaos.soak import await_end
+from simulation.chaos.throttle import Link
 from tests.flow.small_run import STAGE, small_plan
 
 pytestmark = pytest.mark.federated

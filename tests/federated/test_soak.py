@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from simulation.adversary import Pace
-from simulation.soak import soak
+from simulation.chaos.adversary import Pace
+from simulation.chaos.soak import soak
 from tests.flow.small_run import STAGE, small_plan
 
 pytestmark = pytest.mark.federated

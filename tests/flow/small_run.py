@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from client.base_files import base_digest
+from client.model.base_digest import base_digest
 from simulation.engines import Engine
 from simulation.hospitals import BASE_MODELS
 from simulation.run import Wish

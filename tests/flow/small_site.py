@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from client import store
-from client.base_files import base_digest
-from client.site import Device, Plans, Policy, Site
+from client.model.base_digest import base_digest
+from client.site import blob_store
+from client.site.config import Device, Plans, Policy, Site
 from common.exchange import Order, ReleaseRef, Update, Work
 from common.identity import code_digest
 from common.plan import Modality, Plan
@@ -90,12 +90,12 @@ def order_of(site: Site, plan: Plan, adapter: bytes | None = None, **changes: An
     """An order of stage 0, round 1, whose plan and adapter the site has got."""
     fields: dict[str, Any] = {
         "work": Work.TRAIN,
-        "plan": store.put(site.store, plan.canonical().encode()),
+        "plan": blob_store.put(site.store, plan.canonical().encode()),
         "stage": 0,
         "round": 1,
         "releases": (),
         "active": (),
-        "adapter": None if adapter is None else store.put(site.store, adapter),
+        "adapter": None if adapter is None else blob_store.put(site.store, adapter),
         "code": code_digest(),
     }
     return Order(**{**fields, **changes})
@@ -105,7 +105,7 @@ def second_stage(site: Site, plan: Plan, first: Update, **changes: Any) -> Order
     """An order of stage 1 on top of the released first stage, which the site has got."""
     fields: dict[str, Any] = {
         "stage": 1,
-        "releases": (ReleaseRef(0, store.put(site.store, first.adapter)),),
+        "releases": (ReleaseRef(0, blob_store.put(site.store, first.adapter)),),
         "active": plan.base_of(1),
     }
     return order_of(site, plan, **{**fields, **changes})

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from client.fresh import fresh_adapter
-from client.model import BaseModel
+from client.model.llava import BaseModel
+from client.model.lora_init import fresh_adapter
 from common.adapter import Adapter, Pair
 
 

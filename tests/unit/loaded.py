@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from client.images import load_image
+from client.data.images import load_image
 
 
 def pixels_of(file: Path) -> npt.NDArray[np.int64]:

@@ -8,8 +8,8 @@ import yaml
 
 from common.plan import Plan
 from common.plan_file import parse_plan
-from simulation.experiments import load_experiment
-from simulation.lab import Result, Results, write_result
+from simulation.experiments.experiments import load_experiment
+from simulation.experiments.lab import Result, Results, write_result
 from simulation.results.cells import Cell, Collected, collect
 
 STAGE: dict[str, Any] = {

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 
 from common.adapter import Adapter, Pair, to_bytes
-from common.bank import Bank
+from common.bank.bank import Bank
+from common.bank.release import Draft
 from common.plan import BaseModelPin, Modality, Precision, Rule
-from common.release import Draft
 from common.signing import SigningKey
 
 BASE = BaseModelPin(name="tiny", sha256="a" * 64)

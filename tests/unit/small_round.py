@@ -11,11 +11,11 @@ from common.adapter import Adapter, Pair, StoredAdapter, to_bytes
 from common.exchange import Answer, Order, Scores, Update, Work
 from common.plan import Plan
 from common.plan_file import parse_plan
-from common.progress import News
-from server.accept import Accept, Done, Received, Refused, Waiting, durable
-from server.folder import RunFolder
-from server.journal import Journal
-from server.stage import Desk
+from common.process.progress import News
+from server.run.accept import Accept, Done, Received, Refused, Waiting, durable
+from server.run.folder import RunFolder
+from server.run.journal import Journal
+from server.run.stage import Desk
 
 ORDER = Order(
     work=Work.TRAIN, plan="0" * 64, stage=0, round=1, releases=(), active=(), adapter=None, code="c"

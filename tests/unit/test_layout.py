@@ -10,10 +10,16 @@ import pytest
 import common
 
 ROOT = Path(__file__).resolve().parents[2]
-ROOMS = ("common", "server", "client", "simulation", "commands", "benchmarks")
+ROOMS = (
+    "common", "server", "client", "report", "cost", "interchange", "simulation", "commands",
+    "benchmarks",
+)  # fmt: skip
 ALLOWED = {
     "common": {"common"},
-    "server": {"server", "common"},
+    "report": {"report", "common"},
+    "cost": {"cost", "common"},
+    "interchange": {"interchange", "common"},
+    "server": {"server", "report", "common"},
     "client": {"client", "common"},
 }
 HEAVY = ("torch", "transformers", "peft", "ray", "pydicom")
@@ -45,7 +51,12 @@ def test_nothing_a_hospital_runs_imports_the_simulation():
 def test_only_the_edges_outside_the_simulation_touch_flower():
     messages = {"server/network.py", "server/app.py", "client/app.py"}
     messages |= {"common/exchange.py", "common/wire.py"}
-    processes = {"server/superlink.py", "server/edge.py", "client/launch.py", "client/enrolment.py"}
+    processes = {
+        "server/coordinator/superlink.py",
+        "server/coordinator/proxy.py",
+        "client/launcher.py",
+        "client/node/enrolment.py",
+    }
     edges = messages | processes
     for room in ("common", "server", "client"):
         for file in (ROOT / room).rglob("*.py"):

@@ -1,0 +1,66 @@
+"""A site's prototype: the mean of what the frozen tower makes of its training pictures.
+
+Legend of shapes: V width of the tower, N patches, I pictures.
+"""
+# pyright: reportUnknownMemberType=false
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from client.model.llava import BaseModel
+from common.errors import DataError
+from common.image_prototype import SHORTEST, Prototype, fault_of
+
+
+def picture_feature(model: BaseModel, image: Path) -> npt.NDArray[np.float64]:
+    """The tower's features of one picture, averaged over its patches, of length 1; shape (V,).
+
+    Raises:
+        DataError: the picture can't be read, or the tower sees nothing in it.
+    """
+    features = model.image_features([image])[0].double().mean(0).cpu().numpy()
+    length = float(np.linalg.norm(features))
+    if not length > 0 or not np.isfinite(length):
+        raise DataError(f"{image}: found a picture without a feature, expected one that has")
+    return features / length
+
+
+def picture_features(model: BaseModel, images: Iterable[Path]) -> npt.NDArray[np.float64]:
+    """The features of different pictures, each once, shape (I, V).
+
+    A copy under another name, or in another format with the same pixels, is no second
+    picture: a mean over copies of one would be that one's own feature.
+
+    Raises:
+        DataError: a picture can't be read.
+    """
+    found: dict[bytes, npt.NDArray[np.float64]] = {}
+    for image in dict.fromkeys(images):
+        feature = picture_feature(model, image)
+        found.setdefault(feature.tobytes(), feature)
+    return np.stack(list(found.values()))
+
+
+def prototype_of(features: npt.NDArray[np.float64]) -> Prototype | None:
+    """The prototype of pictures with these features (I, V); None where they cancel."""
+    mean = features.mean(0)
+    length = float(np.linalg.norm(mean))
+    if length < SHORTEST:
+        return None
+    cosines = features @ (mean / length)
+    found = Prototype(mean.astype(np.float32), float(cosines.std()), len(features))
+    assert fault_of(found) is None, fault_of(found)
+    return found
+
+
+def guarded(model: BaseModel, images: Sequence[Path], fewest: int) -> Prototype | None:
+    """The prototype of these pictures; None of fewer than `fewest` different ones.
+
+    Raises:
+        DataError: a picture can't be read.
+    """
+    features = picture_features(model, images)
+    return prototype_of(features) if len(features) >= fewest else None

@@ -1,0 +1,344 @@
+"""The base model: a frozen LLaVA, its linears ready for adapters.
+
+The folder has transformers' layout, with a small model or a large one in it, or
+LLaVA-Med v1.5's own (client/model/llava_med.py). What comes out is the same.
+Legend of shapes: B batch, T tokens, N image tokens, V width of the tower, D of the decoder.
+"""
+# torch and transformers leave parts of their interfaces untyped.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
+
+import json
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+from transformers import (
+    AutoTokenizer,
+    Cache,
+    DynamicCache,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+)
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.utils import logging as transformers_logging
+
+from client.model.base_digest import base_digest, check_kind
+from client.model.feature_cache import FeatureCache, stamp_of_picture
+from client.model.feature_store import FeatureStore
+from client.model.llava_med import Parts, open_parts
+from client.model.llava_med_files import original_in
+from client.model.lora import Adapted, adapt
+from client.model.packing import Layout
+from client.model.preprocess import Kept, Preparation, Prepare, maker_of
+from client.model.prompt import Tokenizer
+from common.errors import ModelError
+from common.plan import Precision, VisionWeights
+
+_DTYPES: Final = {Precision.FP32: torch.float32, Precision.BF16: torch.bfloat16}
+
+
+class TextCoder(Tokenizer, Protocol):
+    """What we use of a tokenizer: both directions."""
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+        """The text of `token_ids`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BaseModel:
+    """A frozen LLaVA whose decoder can wear adapters (`adapted`).
+
+    Attributes:
+        image_token: the id that stands for one image feature in a prompt.
+        image_tokens: how many of them an image takes.
+        identity: digest of the weights and their precision.
+        kept: features on the disk; None where they are not kept.
+    """
+
+    network: LlavaForConditionalGeneration
+    adapted: Adapted
+    tokenizer: TextCoder
+    pixels: CLIPImageProcessorPil
+    image_token: int
+    image_tokens: int
+    cache: FeatureCache
+    identity: str
+    kept: FeatureStore | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.network.lm_head.weight.device
+
+    def preparation(self) -> Preparation:
+        """How a picture file becomes what the tower takes, settled as this thread is."""
+        return Preparation(self.pixels, self.kept, maker_of(self.identity, self.device))
+
+    def image_features(self, images: Sequence[Path], prepare: Prepare | None = None) -> Tensor:
+        """The tower's features of picture files, (B, N, V), on the device.
+
+        With `prepare` the pictures may have been read before (client/training/prefetch.py).
+
+        Raises:
+            DataError: a picture can't be read.
+        """
+        look = partial(self._look, prepare or self.preparation())
+        found = [self.cache.get(image, look) for image in images]
+        return self.send(torch.stack(found))
+
+    def send(self, tensor: Tensor) -> Tensor:
+        """`tensor` on the model's device; nothing waits for a GPU to have it."""
+        if self.device.type == "cuda":
+            # Only from pinned memory a copy goes on while the program does.
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor.to(self.device)
+
+    def embed(self, ids: Tensor, features: Tensor) -> Tensor:
+        """The decoder's inputs (B, T, D): text embeddings, with the image in its places."""
+        network = self.network.model
+        with torch.no_grad():
+            text = network.language_model.embed_tokens(ids)
+            image = network.multi_modal_projector(features).to(text.dtype)
+            # `masked_scatter` would wait for the device, to learn how many places there are.
+            there = ids == self.image_token
+            place = (there.cumsum(1) - 1).clamp(min=0).unsqueeze(-1)
+            spread = image.gather(1, place.expand(-1, -1, image.shape[-1]))
+            return torch.where(there.unsqueeze(-1), spread, text)
+
+    def hidden(self, embedded: Tensor, layout: Layout | None = None) -> Tensor:
+        """The decoder's last hidden states (B, T, D), for training.
+
+        Without a layout every row is one question, and there is no mask: padding stands on
+        the right, where causal attention never looks back from.
+
+        Raises:
+            ModelError: there is a layout, and the decoder's layers differ in what they see.
+        """
+        decoder = self.network.model.language_model
+        if layout is None:
+            past = _NothingPast()
+            return decoder(
+                inputs_embeds=embedded, past_key_values=past, use_cache=False
+            ).last_hidden_state
+        # A mask of four dimensions is taken as it is by all layers (transformers 5.23); one
+        # of two, or none, is made causal over all that stands before in the row.
+        return decoder(
+            inputs_embeds=embedded,
+            attention_mask=layout.visible(self._window()),
+            position_ids=layout.positions,
+            use_cache=False,
+        ).last_hidden_state
+
+    def _window(self) -> int | None:
+        """How far back every layer of the decoder looks; None: as far as there is anything."""
+        text: Any = self.network.config.text_config
+        kinds = sorted(set(getattr(text, "layer_types", None) or ()))
+        if kinds not in ([], ["full_attention"], ["sliding_attention"]):
+            raise ModelError(
+                f"training.packing: found a decoder with layers of the kinds {', '.join(kinds)}, "
+                "expected full_attention or sliding_attention in all of them"
+            )
+        return None if kinds == ["full_attention"] else getattr(text, "sliding_window", None)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits (..., vocabulary) of hidden states (..., D)."""
+        return self.network.lm_head(hidden)
+
+    def new_cache(self) -> DynamicCache:
+        """An empty cache of keys and values for answering."""
+        text: Any = self.network.config.text_config
+        return DynamicCache(config=text)
+
+    @contextmanager
+    def checkpointed(self) -> Generator[None]:
+        """While this lasts, the decoder's layers are recomputed in the backward pass."""
+        layers: Any = self.network.model.language_model.layers
+        for layer in layers:
+            # Set here and not by transformers' own switch, which makes the embedding require
+            # a gradient for good. `training` is what a layer goes by; it is not handed down,
+            # so that no dropout inside wakes up (transformers 5.23); without any there is
+            # nothing random to be repeated either.
+            layer._gradient_checkpointing_func = partial(
+                checkpoint, use_reentrant=False, preserve_rng_state=False
+            )
+            layer.gradient_checkpointing = layer.training = True
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.gradient_checkpointing = layer.training = False
+
+    def _look(self, prepare: Prepare, file: Path) -> Tensor:
+        """(N, V) of one picture, from the disk or from the tower; kept, if it was not."""
+        prepared = prepare(file)
+        if prepared.stamp != stamp_of_picture(file):
+            prepared = self.preparation()(file)  # it has changed since
+        if isinstance(prepared, Kept):
+            return prepared.features
+        features = self._tower_features(prepared.pixels)
+        if self.kept is not None and prepared.key is not None:
+            self.kept.save(prepared.key, features)
+        return features
+
+    @torch.no_grad()
+    def _tower_features(self, pixels: Tensor) -> Tensor:
+        """(N, V) of one picture, alone in its batch.
+
+        A picture's features then don't depend, in the last bit, on which others are with
+        it: a run that is resumed with an empty cache ends with the same bytes.
+        """
+        values = pixels.to(self.device, self.network.dtype)
+        config = self.network.config
+        tower = self.network.model.vision_tower
+        states = tower(pixel_values=values, output_hidden_states=True).hidden_states
+        layers = config.vision_feature_layer
+        chosen = [states[i] for i in ([layers] if isinstance(layers, int) else layers)]
+        whole = torch.cat(chosen, dim=-1)[0]
+        return (whole[1:] if config.vision_feature_select_strategy == "default" else whole).cpu()
+
+
+class _NothingPast(Cache):
+    """A memory of keys and values that holds none: each layer gets back what it brings.
+
+    Without one, transformers 5.23 looks at the positions for packed rows, on the host, and
+    waits for the device at every forward pass.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(layers=[])
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: object, **__: object
+    ) -> tuple[Tensor, Tensor]:
+        """What came in."""
+        return key_states, value_states
+
+
+def load_base(
+    folder: Path,
+    precision: Precision,
+    device: torch.device,
+    vision: VisionWeights = VisionWeights.OPENAI,
+) -> BaseModel:
+    """The model in `folder`, complete, frozen and on `device`; read once per process.
+
+    No network is ever asked. `vision` says whose tower a LLaVA-Med in its original layout
+    gets; transformers' layout has one tower alone.
+
+    Raises:
+        ModelError: a file or a weight is missing, foreign or of another shape.
+    """
+    return _load(folder.resolve(), base_digest(folder), precision, str(device), vision)
+
+
+def forget_base() -> None:
+    """No base model is held; the next one is read again."""
+    _load.cache_clear()
+
+
+@lru_cache(maxsize=1)
+def _load(
+    folder: Path, digest: str, precision: Precision, device: str, vision: VisionWeights
+) -> BaseModel:
+    # Keyed by the digest, too: a model that is replaced is loaded again.
+    # Progress is ours to show, and what is wrong with the weights is our error to raise.
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    original = original_in(folder)
+    parts = _parts(folder) if original is None else open_parts(original, vision)
+    network = _network(folder, parts, _DTYPES[precision]).eval()
+    # A module's own `to`: transformers' wraps it without types.
+    torch.nn.Module.to(network, torch.device(device))
+    config: Any = network.config
+    patches = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
+    return BaseModel(
+        network=network,
+        adapted=adapt(network),
+        tokenizer=parts.tokenizer,
+        pixels=parts.pixels,
+        image_token=config.image_token_id,
+        image_tokens=patches + (config.vision_feature_select_strategy != "default"),
+        cache=FeatureCache(),
+        identity=f"{digest} {vision} {precision}",
+    )
+
+
+def _parts(folder: Path) -> Parts:
+    """What a folder in transformers' layout holds; its weights are left to transformers."""
+    config = _config(folder)
+    tokenizer, pixels = _coders(folder)
+    return Parts(config, None, tokenizer, pixels)
+
+
+def _config(folder: Path) -> LlavaConfig:
+    try:
+        document = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except ValueError:
+        raise ModelError(f"{folder}: found a config.json that is not JSON") from None
+    check_kind(folder, document.get("model_type") if isinstance(document, dict) else None)
+    return LlavaConfig.from_dict(document)
+
+
+def _network(folder: Path, parts: Parts, dtype: torch.dtype) -> LlavaForConditionalGeneration:
+    try:
+        loaded: Any = LlavaForConditionalGeneration.from_pretrained(
+            folder if parts.weights is None else None,
+            state_dict=parts.weights,
+            config=parts.config,
+            dtype=dtype,
+            attn_implementation="sdpa",
+            local_files_only=True,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"{folder}: the model can't be loaded ({_line(error)})") from None
+    network, info = loaded
+    _check_loaded(folder, info)
+    return network
+
+
+def _check_loaded(folder: Path, info: Mapping[str, Any]) -> None:
+    """`info` is transformers' account of a loading, and it has nothing to say.
+
+    Raises:
+        ModelError: it has.
+    """
+    # A missing weight would be a random one with only a warning; an unused one is a sign
+    # of another architecture.
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        # A mismatched key comes with its two shapes.
+        keys = sorted(key[0] if isinstance(key, tuple) else key for key in info[kind])
+        if keys:
+            raise ModelError(
+                f"{folder}: found {len(keys)} {kind.replace('_', ' ')} in the weights, "
+                f"expected none; the first: {', '.join(keys[:3])}"
+            )
+
+
+def _coders(folder: Path) -> tuple[Any, CLIPImageProcessorPil]:
+    """The tokenizer, and what turns pictures into the tower's pixels."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        # transformers' default would change with torchvision installed, and resize otherwise.
+        pixels = CLIPImageProcessorPil.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        message = f"{folder}: the tokenizer or the image settings can't be loaded ({_line(error)})"
+        raise ModelError(message) from None
+    if tokenizer.bos_token_id is None or tokenizer.eos_token_id is None:
+        raise ModelError(f"{folder}: found a tokenizer without <s> and </s>, expected both")
+    return tokenizer, pixels
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

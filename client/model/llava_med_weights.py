@@ -1,0 +1,100 @@
+"""Weights as they lie in files: what there is and in which shape, each read when it is taken.
+
+Nothing here holds a weight in memory: safetensors' slices and mapped torch files are read
+from the disk one by one, so that a model is never there twice.
+"""
+# torch and safetensors leave parts of their interfaces untyped.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from client.model.llava_med_files import WeightFiles, weight_files
+from common.errors import ModelError
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """One weight of a file.
+
+    Attributes:
+        name: its name there.
+        values: `values[...]` is the tensor.
+    """
+
+    file: Path
+    name: str
+    shape: tuple[int, ...]
+    values: Any
+
+
+def read_weights(folder: Path) -> list[Stored]:
+    """All weights of a folder, in the order of their files.
+
+    Raises:
+        ModelError: a file is missing or damaged, or holds other weights than the index says.
+    """
+    weights = weight_files(folder)
+    stored: list[Stored] = []
+    for file in weights.files:
+        stored += _slices(file) if file.suffix == ".safetensors" else _tensors(file)
+    if weights.index is not None:
+        _check_places(weights, weights.index, stored)
+    return stored
+
+
+def listed(names: list[str]) -> str:
+    """The first names, for a sentence."""
+    return ", ".join(sorted(names)[:3])
+
+
+def _slices(file: Path) -> list[Stored]:
+    try:
+        opened: Any = safe_open(file, framework="pt")
+        slices = {name: opened.get_slice(name) for name in opened.keys()}
+    except (OSError, SafetensorError) as error:
+        raise ModelError(
+            f"{file}: found a truncated or damaged file ({_line(error)}), expected safetensors"
+        ) from None
+    return [Stored(file, name, tuple(s.get_shape()), s) for name, s in slices.items()]
+
+
+def _tensors(file: Path) -> list[Stored]:
+    try:
+        # Files of torch before 1.6 are no zip archives, and can't be mapped.
+        found = torch.load(
+            file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file)
+        )
+    # The reader of pickles meets damaged bytes with nearly every exception that there is.
+    except Exception as error:
+        raise ModelError(
+            f"{file}: found a truncated or damaged file, or one with code in it "
+            f"({_line(error)}), expected weights"
+        ) from None
+    if not isinstance(found, dict) or not all(isinstance(t, Tensor) for t in found.values()):
+        raise ModelError(f"{file}: found something else than weights by their names")
+    tensors = cast(dict[str, Tensor], found)
+    return [Stored(file, name, tuple(t.shape), t) for name, t in tensors.items()]
+
+
+def _check_places(weights: WeightFiles, index: Path, stored: list[Stored]) -> None:
+    there = {(weight.name, weight.file.name) for weight in stored}
+    for found, expected, what in (
+        (there, set(weights.places.items()), "in the shards that the index does not name there"),
+        (set(weights.places.items()), there, "in the index that are not in their shards"),
+    ):
+        if odd := [f"{name} in {file}" for name, file in found - expected]:
+            raise ModelError(
+                f"{index}: found {len(odd)} weights {what}, expected none; the first: {listed(odd)}"
+            )
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:120]

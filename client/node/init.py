@@ -1,0 +1,162 @@
+"""A new site's folder: its key pair, the coordinator's certificate, and its site file."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+
+from client.site.config import load_site
+from client.site.keys import make_key
+from common.durable import DISK, write_file
+from common.errors import SiteFailed
+from common.plan import Modality
+
+SITE_FILE: Final = "site.yaml"
+
+_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
+_ADDRESS: Final = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\]):[0-9]{1,5}")
+
+_TEXT: Final = """\
+# This site's own file. It stays here; only `name`, a pseudonym, is ever told to others.
+# Paths are relative to this file.
+name: {name}
+# One folder for each task, in the paper's layout: train.json, test.jsonl and the images.
+data: {data}
+# The frozen model; its digest must be the one that the plan pins.
+base_model: {base_model}
+# Releases, jobs, answers, logs: make it a volume that survives.
+store: store
+# cpu, cuda, or auto: a GPU where there is one.
+device: auto
+# The last bits of a result depend on it, so leave it as it is once a federation has begun.
+threads: 2
+# Processes that train together, one a GPU. More than one use DeepSpeed, which shares out the
+# training's state: 1 the optimizer, 2 the gradients too, 3 the weights too.
+workers: 1
+zero: 2
+# A training that is cut off goes on from its last checkpoint, at most about so old.
+checkpoint_seconds: 300
+# Most GiB of store/features: what the model's eye made of pictures, so that later epochs don't
+# open them again. It tells of patients as the pictures do, and stays here. 0 keeps none.
+feature_cache_gib: 8
+
+# What this site does for a coordinator. An order beyond it is refused, whoever sends it.
+policy:
+  # Some of {modalities}.
+  modalities: [{allowed}]
+  # approved: only plans that were approved here. any: every plan of the coordinator.
+  plans: approved
+  # Most rounds of a stage; null sets no limit.
+  rounds: 50
+  # Fewest training examples of a task: one that has fewer is not trained on.
+  examples: 20
+  # Fewest different images whose mean feature may leave, where a plan has a router.
+  images: 50
+
+# How this site reaches its coordinator.
+federation:
+  address: {address}
+  # The certificate of the authority that signed the coordinator's; from the coordinator.
+  ca: ca.crt
+  # The private key never leaves. Only {name}.pub goes to the coordinator, to enroll.
+  key: keys/{name}
+  # One file for each approved plan, named by its digest: `fedmslora site approve` writes it.
+  approved: approved
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewSite:
+    """What an admin says of a new site.
+
+    Attributes:
+        address: the coordinator's, as `host:port`.
+        ca: file with the certificate of the coordinator's authority.
+        data: folder of the tasks, as it is to stand in the site file.
+        base_model: folder of the frozen model, likewise.
+    """
+
+    name: str
+    modalities: tuple[Modality, ...]
+    address: str
+    ca: Path
+    data: Path
+    base_model: Path
+
+
+def make_site(new: NewSite, folder: Path) -> Path:
+    """`folder` is the new site's, and what is returned its site file.
+
+    Raises:
+        SiteFailed: a name or an address that can't be one, a certificate that is none, or a
+            site that is there already, of which nothing is changed.
+    """
+    file = folder / SITE_FILE
+    if file.exists():
+        raise SiteFailed(f"{file}: found a site, which is never overwritten, expected none")
+    _check(new)
+    certificate = _authority(new.ca)
+    for inner, mode in (("keys", 0o700), ("approved", 0o755), ("store", 0o700)):
+        (folder / inner).mkdir(parents=True, exist_ok=True, mode=mode)
+    make_key(folder / "keys" / new.name, new.name)
+    write_file(folder / "ca.crt", certificate, DISK)
+    write_file(file, _text(new).encode(), DISK)
+    load_site(file)
+    return file
+
+
+def read_modalities(names: Sequence[str]) -> tuple[Modality, ...]:
+    """The modalities of these names.
+
+    Raises:
+        SiteFailed: one is none.
+    """
+    known = ", ".join(modality.value for modality in Modality)
+    for name in names:
+        if name not in list(Modality):
+            raise SiteFailed(f"--modality: found {name!r}, expected one of {known}")
+    return tuple(dict.fromkeys(Modality(name) for name in names))
+
+
+def _check(new: NewSite) -> None:
+    if not _NAME.fullmatch(new.name):
+        raise SiteFailed(
+            f"--name: found {new.name!r}, expected a pseudonym of a-z, 0-9, - and _, "
+            "at most 40 long"
+        )
+    if not _ADDRESS.fullmatch(new.address):
+        raise SiteFailed(f"--coordinator: found {new.address!r}, expected HOST:PORT")
+
+
+def _authority(file: Path) -> bytes:
+    """The certificate in the file, as it stands there."""
+    try:
+        blob = file.read_bytes()
+        certificate = x509.load_pem_x509_certificate(blob)
+    except OSError as error:
+        raise SiteFailed(f"{file}: can't be read as a certificate ({error.strerror})") from None
+    except ValueError:
+        raise SiteFailed(
+            f"{file}: found no certificate (PEM), expected the coordinator's ca.crt"
+        ) from None
+    ended = certificate.not_valid_after_utc
+    if ended < datetime.now(UTC):
+        raise SiteFailed(f"{file}: found a certificate that ended on {ended:%Y-%m-%d}")
+    return blob
+
+
+def _text(new: NewSite) -> str:
+    return _TEXT.format(
+        name=new.name,
+        # A text in JSON is one in YAML, too, whatever characters a path has.
+        data=json.dumps(str(new.data), ensure_ascii=False),
+        base_model=json.dumps(str(new.base_model), ensure_ascii=False),
+        modalities=", ".join(modality.value for modality in Modality),
+        allowed=", ".join(modality.value for modality in new.modalities),
+        address=json.dumps(new.address),
+    )

@@ -1,0 +1,102 @@
+"""What a site is doing, from its own store alone: nobody else is asked."""
+
+import json
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+
+from client.node.jobs import Jobs
+from client.node.trainer import at_work
+from client.site.audit import read, words
+from client.site.blob_store import get, held
+from client.site.config import Site
+from client.site.failures import FAILURES_FILE
+from common.errors import Refusal
+from common.exchange import Order, Work
+from common.plan import Plan
+from common.plan_file import parse_plan
+from common.process.supervise import running
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What the trainer is to do; `step` of `steps` is 0 of 0 before the first."""
+
+    work: Work
+    plan: str
+    stage: str
+    round: int
+    step: int
+    steps: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """A site at one moment.
+
+    Attributes:
+        supervised: whether `fedmslora site start` runs here.
+        trainer: whether a trainer works on the store.
+        job: what it is to do; None where nothing is wanted.
+        releases: the releases of the job's bank that are here, and how many it names.
+        blobs: plans, releases and adapters in the store.
+        last: the last message, in words.
+        failures: the log of what went wrong, if anything has.
+    """
+
+    site: str
+    supervised: bool
+    trainer: bool
+    job: Job | None
+    releases: tuple[int, int]
+    blobs: int
+    last: str | None
+    failures: Path | None
+
+
+def status_of(site: Site) -> Status:
+    """The site's status; what can't be read counts as not there."""
+    store = site.store
+    jobs = Jobs(store)
+    order, blobs = jobs.wanted(), held(store)
+    bank = () if order is None else tuple(ref.sha256 for ref in order.releases)
+    failures = store / FAILURES_FILE
+    return Status(
+        site=site.name,
+        supervised=running(store / "site.pid") is not None,
+        trainer=at_work(store),
+        job=None if order is None else _job(order, jobs, store),
+        releases=(len(set(bank) & set(blobs)), len(bank)),
+        blobs=len(blobs),
+        last=_last(store),
+        failures=failures if failures.exists() else None,
+    )
+
+
+def _job(order: Order, jobs: Jobs, store: Path) -> Job:
+    step, steps = jobs.doing(order.digest)
+    plan = _plan(store, order.plan)
+    known = plan is not None and order.stage < len(plan.stages)
+    return Job(
+        work=order.work,
+        plan=order.plan[:12] if plan is None else plan.name,
+        stage=plan.stages[order.stage].name if plan and known else str(order.stage + 1),
+        round=order.round,
+        step=step,
+        steps=steps,
+    )
+
+
+def _plan(store: Path, digest: str) -> Plan | None:
+    try:
+        return parse_plan(json.loads(get(store, digest)), "the plan")
+    except (Refusal, ValueError):
+        return None
+
+
+def _last(store: Path) -> str | None:
+    try:
+        entries = deque(read(store), maxlen=1)
+    except (Refusal, OSError) as error:
+        return f"the audit log can't be read: {error}"
+    return words(entries[0]) if entries else None

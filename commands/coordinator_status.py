@@ -1,0 +1,152 @@
+"""A coordinator's status, as a document and as it looks on a terminal."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from common.errors import StateError
+from common.process.supervise import running
+from server.coordinator.certificates import days_left
+from server.coordinator.state import State
+from server.coordinator.status import (
+    RunStanding,
+    SiteStanding,
+    latest_run,
+    run_standing,
+    site_standings,
+)
+from server.coordinator.superlink import Node, SuperLink, SuperLinkAway
+
+_MIB = 2**20
+
+
+def document(opened: State, superlink: SuperLink, run_name: str | None) -> dict[str, Any]:
+    """All of it, ready for `json.dumps`; of the run of this name, or the latest.
+
+    Raises:
+        StateError: there is no run of this name.
+    """
+    run, sites, answers = _look(opened, superlink, run_name)
+    return {
+        "address": opened.settings.address,
+        "process": running(opened.pid_file),
+        "superlink": answers,
+        "certificate_days": days_left(opened.tls / "server.crt"),
+        "run": run and asdict(run) | {"folder": str(opened.run(run.name).root)},
+        "sites": [
+            asdict(site) | {"seen": None if site.seen is None else site.seen.isoformat()}
+            for site in sites
+        ],
+    }
+
+
+def shown(opened: State, superlink: SuperLink, run_name: str | None) -> Group:
+    """The same for people; errors as in `document`."""
+    run, sites, answers = _look(opened, superlink, run_name)
+    return _picture(opened.settings.address, run, sites, answers=answers)
+
+
+def stay(opened: State, superlink: SuperLink, run_name: str | None) -> None:
+    """Show what changes, until Ctrl-C."""
+    try:
+        with Live(shown(opened, superlink, run_name), auto_refresh=False) as live:
+            while True:
+                time.sleep(2.0)
+                live.update(shown(opened, superlink, run_name), refresh=True)
+    except KeyboardInterrupt:
+        return
+
+
+def _look(
+    opened: State, superlink: SuperLink, run_name: str | None
+) -> tuple[RunStanding | None, Sequence[SiteStanding], bool]:
+    """(the run, the sites, whether the SuperLink answers)."""
+    nodes: Sequence[Node] | None = None
+    try:
+        nodes = superlink.nodes()
+    except SuperLinkAway:
+        pass
+    name = run_name or latest_run(opened)
+    if run_name is not None and not opened.run(run_name).plan.exists():
+        raise StateError(f"--run: found no run {run_name!r} in {opened.root / 'runs'}")
+    standing = None if name is None else run_standing(opened, name)
+    return standing, site_standings(opened, standing, nodes), nodes is not None
+
+
+def _picture(
+    address: str, run: RunStanding | None, sites: Sequence[SiteStanding], *, answers: bool
+) -> Group:
+    """The run's stages, the sites and who is awaited."""
+    shown: list[RenderableType] = [
+        Text(f"coordinator at {address}: {'running' if answers else 'not running'}")
+    ]
+    if run is None:
+        shown.append(Text("no run yet: fedmslora coordinator run PLAN"))
+    else:
+        shown += [Text(f"run {run.name}: {_state(run)}"), _stages(run)]
+        if run.awaited:
+            waits = "; ".join(f"{site}: {what}" for site, what in run.awaited.items())
+            shown.append(Text(f"awaited  {waits}"))
+    shown.append(_sites(sites) if sites else Text("no site yet: fedmslora coordinator enroll"))
+    return Group(*shown)
+
+
+def _state(run: RunStanding) -> str:
+    if run.ended is not None:
+        return run.ended
+    if not run.wanted:
+        return "stopped; fedmslora coordinator run goes on from there"
+    return run.at or "starting"
+
+
+def _stages(run: RunStanding) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for column in ("stage", "modality", "sites", "state"):
+        table.add_column(column, overflow="fold")
+    table.add_column("round", justify="right")
+    table.add_column("scores", overflow="fold")
+    for stage in run.stages:
+        scores = ", ".join(f"{name} {value:.3f}" for name, value in sorted(stage.scores.items()))
+        rounds = f"{stage.round}/{stage.rounds}"
+        sites = ", ".join(stage.sites)
+        table.add_row(stage.name, stage.modality.value, sites, stage.phase.value, rounds, scores)
+    return table
+
+
+def _sites(sites: Sequence[SiteStanding]) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for column in ("site", "modality", "there", "last seen", "doing"):
+        table.add_column(column, overflow="fold")
+    for column in ("MiB down", "MiB up"):
+        table.add_column(column, justify="right")
+    for site in sites:
+        there = "?" if site.online is None else "yes" if site.online else "no"
+        table.add_row(
+            site.name,
+            site.modality.value,
+            there,
+            _ago(site.seen),
+            site.doing,
+            f"{site.down / _MIB:.1f}",
+            f"{site.up / _MIB:.1f}",
+        )
+    return table
+
+
+def _ago(moment: datetime | None) -> str:
+    if moment is None:
+        return "never"
+    seconds = max(0, round((datetime.now(UTC) - moment).total_seconds()))
+    if seconds < 120:
+        return f"{seconds} s ago"
+    if seconds < 7200:
+        return f"{seconds // 60} min ago"
+    return f"{moment:%Y-%m-%d %H:%M} UTC"

@@ -1,0 +1,230 @@
+"""What is wrong with a bank, found by reading it: each problem is one sentence."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from common.bank.release import (
+    ADAPTER_FILE,
+    CONFIG_FILE,
+    INDEX_FILE,
+    PROTOTYPE_FILE,
+    RELEASE_FILE,
+    Entry,
+    Index,
+    Release,
+)
+from common.durable import WRITING
+from common.errors import BankError
+from common.identity import canonical_json
+from common.plan import BaseModelPin
+
+#: The index as it will be once the release being written stands in it: it tells a release
+#: that was cut off before it was listed from a folder that somebody put there.
+INTENT_FILE = f"{WRITING}release.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expected:
+    """What somebody knows of a bank from elsewhere; None was not said.
+
+    Attributes:
+        base_sha256: digest of the base model.
+        signer: public key that must have signed every release.
+        head: hash of the last release. A bank that lost its last releases, or that was
+            signed anew by a stranger, is consistent in itself; only this finds it.
+    """
+
+    base_sha256: str | None = None
+    signer: str | None = None
+    head: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """An index with its releases (None where unreadable), and what is wrong with them."""
+
+    index: Index
+    releases: tuple[Release | None, ...]
+    problems: tuple[str, ...]
+
+
+def read_index(folder: Path) -> Index:
+    """The bank's index.
+
+    Raises:
+        BankError: there is none, or it was changed.
+    """
+    file = folder / INDEX_FILE
+    return Index.from_bytes(_read(file), str(file))
+
+
+def read_chain(folder: Path) -> Chain:
+    """The index and all releases, without their adapters.
+
+    Raises:
+        BankError: the index can't be read; problems behind it are returned.
+    """
+    index = read_index(folder)
+    releases: list[Release | None] = []
+    problems: list[str] = []
+    parent: str | None = index.genesis
+    for position, entry in enumerate(index.releases):
+        try:
+            release, digest = _read_release(folder, entry)
+        except BankError as error:
+            problems.append(str(error))
+            releases.append(None)
+            # A release that was changed says nothing about the one behind it.
+            parent = None
+            continue
+        problems += _place_problems(folder, position, entry, release)
+        problems += _hash_problems(folder, entry, digest)
+        problems += _origin_problems(folder, index.base_model, parent, release)
+        releases.append(release)
+        parent = digest
+    return Chain(index, tuple(releases), tuple(problems))
+
+
+def content_problems(folder: Path, chain: Chain) -> Iterator[str]:
+    """What is wrong with the adapters' files, and what lies in the bank and is not its own."""
+    for entry, release in zip(chain.index.releases, chain.releases, strict=True):
+        home = folder / entry.folder
+        own = {ADAPTER_FILE, CONFIG_FILE, RELEASE_FILE}
+        if release is not None:
+            yield from _file_problems(home / ADAPTER_FILE, release.adapter)
+            yield from _file_problems(home / CONFIG_FILE, release.config)
+        if release is not None and release.prototype is not None:
+            yield from _file_problems(home / PROTOTYPE_FILE, release.prototype)
+        # What a release that was changed had is not known.
+        if release is None or release.prototype is not None:
+            own.add(PROTOTYPE_FILE)
+        yield from _foreign(home, own)
+    listed = {entry.folder for entry in chain.index.releases}
+    yield from _foreign(folder, {INDEX_FILE, *listed, *cut_off(folder, chain.index)})
+
+
+def expectation_problems(folder: Path, chain: Chain, expected: Expected) -> Iterator[str]:
+    """Where the bank is sound in itself, and not the one that was expected."""
+    base, head = chain.index.base_model, chain.index.head
+    if expected.base_sha256 not in (None, base.sha256):
+        yield (
+            f"{folder / INDEX_FILE}: found the base model {base.name} with digest {base.sha256}, "
+            f"expected {expected.base_sha256}"
+        )
+    if expected.head not in (None, head):
+        yield f"{folder / INDEX_FILE}: found the head {head}, expected {expected.head}"
+    for release in chain.releases:
+        if release is not None and expected.signer not in (None, release.signer):
+            yield (
+                f"{folder / release.folder / RELEASE_FILE}: signed by {release.signer}, "
+                f"expected {expected.signer}"
+            )
+
+
+def cut_off(folder: Path, index: Index) -> tuple[str, ...]:
+    """Folders of a release that was cut off before it was listed; the next one replaces them."""
+    file = folder / INTENT_FILE
+    try:
+        intent = Index.from_bytes(_read(file), str(file))
+    except BankError:
+        # There is none, or it was itself cut off, and then no folder was renamed yet.
+        return ()
+    if intent.releases[:-1] != index.releases or intent.genesis != index.genesis:
+        return ()
+    return tuple(entry.folder for entry in intent.releases[len(index.releases) :])
+
+
+def _read_release(folder: Path, entry: Entry) -> tuple[Release, str]:
+    """A release whose content its signer vouches for, and its hash."""
+    file = folder / entry.folder / RELEASE_FILE
+    try:
+        blob = _read(file)
+    except BankError as error:
+        raise BankError(f"{folder / INDEX_FILE}: lists {entry.folder}, but {error}") from None
+    return _signed_release(blob, str(file))
+
+
+@lru_cache(maxsize=1024)
+def _signed_release(blob: bytes, source: str) -> tuple[Release, str]:
+    """The release of these bytes and its hash; a bank that is opened again checks no signature
+    twice, as equal bytes have equal ones.
+    """
+    release = Release.from_bytes(blob, source)
+    if not release.is_signed:
+        raise BankError(
+            f"{source}: its signature does not match its content, so one of them was changed"
+        )
+    return release, release.hash
+
+
+def forget_releases() -> None:
+    """The next bank that is opened is checked as if it were the first."""
+    _signed_release.cache_clear()
+
+
+def _place_problems(folder: Path, position: int, entry: Entry, release: Release) -> Iterator[str]:
+    """Where the index and a signed release disagree."""
+    file = folder / entry.folder / RELEASE_FILE
+    if release.folder != entry.folder:
+        yield (
+            f"{file}: found the release {release.folder} in it, expected {entry.folder}: "
+            "folders were exchanged or renamed"
+        )
+    elif release.stage != position:
+        yield (
+            f"{folder / INDEX_FILE}: found {entry.folder} at position {position}, expected it at "
+            f"{release.stage}: releases were re-ordered or removed"
+        )
+
+
+def _hash_problems(folder: Path, entry: Entry, digest: str) -> Iterator[str]:
+    """Where the index names another release than the one that is there."""
+    if digest != entry.hash:
+        yield (
+            f"{folder / INDEX_FILE}: lists {entry.folder} with hash {entry.hash}, "
+            f"{folder / entry.folder / RELEASE_FILE} has {digest}"
+        )
+
+
+def _origin_problems(
+    folder: Path, base_model: BaseModelPin, parent: str | None, release: Release
+) -> Iterator[str]:
+    """Where a signed release continues another bank."""
+    file = folder / release.folder / RELEASE_FILE
+    if parent not in (None, release.parent):
+        yield (
+            f"{file}: continues {release.parent}, expected {parent}, the one before it: "
+            "releases were changed, re-ordered or removed"
+        )
+    if release.base_model != base_model:
+        found, own = (canonical_json(pin.model_dump()) for pin in (release.base_model, base_model))
+        yield f"{file}: made on the foreign base model {found}, expected {own}"
+
+
+def _file_problems(file: Path, expected: str) -> Iterator[str]:
+    try:
+        with file.open("rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        yield f"{file}: can't be read ({error.strerror})"
+        return
+    if found != expected:
+        yield f"{file}: found the digest {found}, expected {expected}: its bytes were changed"
+
+
+def _foreign(folder: Path, own: set[str]) -> Iterator[str]:
+    if not folder.is_dir():
+        return
+    for path in sorted(folder.iterdir()):
+        if path.name not in own and not path.name.startswith(WRITING):
+            yield f"{path}: found, but no release of this bank lists it"
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise BankError(f"{file}: can't be read ({error.strerror})") from None

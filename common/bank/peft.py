@@ -1,0 +1,90 @@
+"""The two files of a PEFT adapter (peft 0.21): how others load what we release."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from common.adapter import Adapter, AdapterSource, Pair, to_bytes
+from common.bank.release import ADAPTER_FILE, CONFIG_FILE, text_of
+from common.errors import BankError
+
+
+def release_blobs(blob: bytes, adapter: AdapterSource, base_model: str) -> dict[str, bytes]:
+    """The files of one adapter as it was trained: alpha is scale times rank.
+
+    `blob` is the adapter as it travelled, in 16 bits or 32, and is kept byte for byte. PEFT
+    loads either into float32.
+    """
+    ranks = {module: adapter.rank for module in adapter.modules}
+    return {
+        ADAPTER_FILE: blob,
+        CONFIG_FILE: text_of(_config(ranks, adapter.scale, base_model)),
+    }
+
+
+def sum_blobs(adapters: Sequence[Adapter], base_model: str, source: str) -> dict[str, bytes]:
+    """The files of one adapter that adds what all of `adapters` add, exactly.
+
+    s1 B1 A1 + s2 B2 A2 = [s1 B1, s2 B2] [A1; A2]: ranks add up, scales go into B. Computed
+    and written in float32, whatever the releases have: B times a scale seldom fits 16 bits.
+
+    Raises:
+        BankError: nothing to add, arrays that are no low-rank factors, or layers whose shapes
+            differ; `source` names the releases.
+    """
+    if any(adapter.extras for adapter in adapters):
+        raise BankError(f"{source}: holds arrays beside low-rank factors, which PEFT can't load")
+    modules = sorted({module for adapter in adapters for module in adapter.pairs})
+    if not modules:
+        raise BankError(f"{source}: holds no low-rank factor, so there is nothing to export")
+    pairs: dict[str, Pair] = {}
+    for module in modules:
+        parts = [(one.pairs[module], one.scale) for one in adapters if module in one.pairs]
+        pairs[module] = _side_by_side(parts, f"{source}: {module}")
+    ranks = {module: pair.a.shape[0] for module, pair in pairs.items()}
+    return {
+        ADAPTER_FILE: to_bytes(Adapter(pairs, scale=1.0)),
+        CONFIG_FILE: text_of(_config(ranks, 1.0, base_model)),
+    }
+
+
+def _side_by_side(parts: Sequence[tuple[Pair, float]], source: str) -> Pair:
+    inner = {(pair.a.shape[1], pair.b.shape[0]) for pair, _ in parts}
+    if len(inner) > 1:
+        raise BankError(f"{source}: found layers of {sorted(inner)} inputs and outputs, not one")
+    a = np.concatenate([pair.a for pair, _ in parts], axis=0)
+    b = np.concatenate([pair.b * np.float32(scale) for pair, scale in parts], axis=1)
+    return Pair(a, b)
+
+
+def _config(ranks: Mapping[str, int], scale: float, base_model: str) -> dict[str, Any]:
+    """A LoraConfig: layers are named in full, so that no other layer is touched.
+
+    Layers of another rank than the largest stand in rank_pattern and alpha_pattern.
+    """
+    rank = max(ranks.values(), default=0)
+    # PEFT reads a pattern's key as a regular expression behind an optional prefix.
+    smaller = {module: own for module, own in ranks.items() if own != rank}
+    return {
+        "peft_type": "LORA",
+        "task_type": None,
+        "base_model_name_or_path": base_model,
+        "inference_mode": True,
+        "r": rank,
+        "lora_alpha": _whole(scale * rank),
+        "rank_pattern": {f"^{module}": own for module, own in smaller.items()},
+        "alpha_pattern": {f"^{module}": _whole(scale * own) for module, own in smaller.items()},
+        "target_modules": sorted(ranks),
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "use_rslora": False,
+        "use_dora": False,
+        "modules_to_save": None,
+    }
+
+
+def _whole(value: float) -> int | float:
+    """An int where there is one: PEFT's own type for alpha."""
+    return int(value) if value == int(value) else value

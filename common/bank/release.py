@@ -1,0 +1,275 @@
+"""What a bank says of itself: its releases, and the index that lists them.
+
+Both are JSON files whose bytes follow from their content alone: no time, no machine.
+Two equal runs give equal bytes, and a byte changed anywhere shows.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from common.errors import BankError
+from common.identity import canonical_json, sha256
+from common.plan import BaseModelPin, Modality, Rule, Slug, TaskName
+from common.signing import verify_signature
+
+#: The version of the folder's layout; a reader refuses any other.
+FORMAT: Literal[1] = 1
+INDEX_FILE = "bank.json"
+RELEASE_FILE = "release.json"
+ADAPTER_FILE = "adapter_model.safetensors"
+CONFIG_FILE = "adapter_config.json"
+PROTOTYPE_FILE = "prototype.safetensors"
+
+Digest: TypeAlias = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Signature: TypeAlias = Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
+Position: TypeAlias = Annotated[int, Field(ge=0)]
+_Document = TypeVar("_Document")
+_STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """What a coordinator knows of an adapter before the bank takes it.
+
+    Attributes:
+        stage: 0-based position in the bank.
+        parent: hash of the release before, or the bank's genesis.
+        plan: the plan's digest; of an imported release, that of the files it was made of.
+        sums: positions of the releases summed to answer this one's task, itself last.
+        sites: training examples of each site, by pseudonym.
+        error: relative error of the aggregation, |mean - adapter| / |mean| (Frobenius).
+        scores: the task's metrics after this stage.
+        code: digest of the code that trained it, or that imported it.
+        prototype: of the stage's pictures, as common/image_prototype.py writes it; None where no
+            site gave one.
+    """
+
+    stage: int
+    name: str
+    modality: Modality
+    task: str
+    parent: str
+    plan: str
+    sums: tuple[int, ...]
+    sites: Mapping[str, int]
+    rule: Rule
+    error: float
+    scores: Mapping[str, float]
+    code: str
+    prototype: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """An adapter's provenance, signed: a `Draft`, and what the bank adds to it.
+
+    Attributes:
+        base_model: the model that the adapter was trained on.
+        adapter: SHA-256 of adapter_model.safetensors.
+        config: SHA-256 of adapter_config.json.
+        prototype: SHA-256 of prototype.safetensors; None where there is none.
+        signer: public key of whoever released it.
+        signature: Ed25519 over `signed_bytes` of the hash.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    stage: Position
+    name: Slug
+    modality: Modality
+    task: TaskName
+    parent: Digest
+    plan: Digest
+    base_model: BaseModelPin
+    sums: tuple[Position, ...]
+    sites: Mapping[Slug, Annotated[int, Field(ge=0)]]
+    rule: Rule
+    error: Annotated[float, Field(ge=0)]
+    scores: Mapping[str, float]
+    code: Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
+    adapter: Digest
+    config: Digest
+    rank: Annotated[int, Field(ge=0)]
+    scale: float
+    signer: Digest
+    signature: Signature
+    prototype: Digest | None = None
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the canonical JSON of every field but the signature."""
+        return hash_of(self.content())
+
+    @property
+    def folder(self) -> str:
+        """The name of its folder in the bank."""
+        return f"{self.stage:03d}-{self.name}"
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether its signature is its signer's, over this content."""
+        return verify_signature(self.signer, self.signature, signed_bytes(self.hash))
+
+    def content(self) -> dict[str, Any]:
+        """Every field but the signature, as JSON holds it.
+
+        A release without a prototype says nothing of one, as all did before there were any.
+        """
+        prototype = {} if self.prototype is None else {"prototype": self.prototype}
+        return {
+            **prototype,
+            **draft_content(self),
+            "base_model": self.base_model.model_dump(),
+            "adapter": self.adapter,
+            "config": self.config,
+            "rank": self.rank,
+            "scale": self.scale,
+            "signer": self.signer,
+        }
+
+    def to_bytes(self) -> bytes:
+        """The one text of this release's release.json."""
+        return text_of({**self.content(), "signature": self.signature})
+
+    @classmethod
+    def from_bytes(cls, blob: bytes, source: str) -> "Release":
+        """Read what `to_bytes` wrote; `source` names it in an error.
+
+        Raises:
+            BankError: another text than `to_bytes` would write, down to the last space.
+        """
+        release = _parse(_RELEASE, blob, source)
+        if release.to_bytes() != blob:
+            raise BankError(f"{source}: its layout was changed, though no value in it")
+        sums = [stage for stage in sorted({*release.sums, release.stage}) if stage <= release.stage]
+        if list(release.sums) != sums:
+            raise BankError(
+                f"{source}: field sums: found {list(release.sums)}, expected rising positions "
+                f"that end with its own, {release.stage}"
+            )
+        return release
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of the index: a release's folder and its hash."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    # Checked before it is joined to a path: a bank may come from a stranger.
+    folder: Annotated[str, Field(pattern=r"^[0-9]{3,}-[a-z0-9][a-z0-9_-]{0,39}$")]
+    hash: Digest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Index:
+    """The content of bank.json: the order of the releases, and the hash they end with."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    base_model: BaseModelPin
+    releases: tuple[Entry, ...]
+    genesis: Digest
+    head: Digest
+    format: Literal[1] = FORMAT
+
+    @classmethod
+    def over(cls, base_model: BaseModelPin, releases: tuple[Release, ...]) -> "Index":
+        """The index of these releases."""
+        entries = tuple(Entry(release.folder, release.hash) for release in releases)
+        genesis = genesis_of(base_model)
+        head = entries[-1].hash if entries else genesis
+        return cls(base_model=base_model, releases=entries, genesis=genesis, head=head)
+
+    def to_bytes(self) -> bytes:
+        """The one text of this index's bank.json."""
+        entries = [{"folder": entry.folder, "hash": entry.hash} for entry in self.releases]
+        return text_of(
+            {
+                "format": self.format,
+                "base_model": self.base_model.model_dump(),
+                "genesis": self.genesis,
+                "releases": entries,
+                "head": self.head,
+            }
+        )
+
+    @classmethod
+    def from_bytes(cls, blob: bytes, source: str) -> "Index":
+        """Read what `to_bytes` wrote; `source` names it in an error.
+
+        Raises:
+            BankError: another text than `to_bytes` would write, or hashes that disagree.
+        """
+        index = _parse(_INDEX, blob, source)
+        if index.to_bytes() != blob:
+            raise BankError(f"{source}: its layout was changed, though no value in it")
+        genesis = genesis_of(index.base_model)
+        if index.genesis != genesis:
+            raise BankError(
+                f"{source}: field genesis: found {index.genesis}, expected {genesis}, which "
+                f"follows from the base model {index.base_model.name}"
+            )
+        head = index.releases[-1].hash if index.releases else genesis
+        if index.head != head:
+            raise BankError(
+                f"{source}: field head: found {index.head}, expected {head}, the last hash in it"
+            )
+        return index
+
+
+def draft_content(draft: Draft | Release) -> dict[str, Any]:
+    """A draft's fields as JSON holds them."""
+    return {
+        "stage": draft.stage,
+        "name": draft.name,
+        "modality": draft.modality.value,
+        "task": draft.task,
+        "parent": draft.parent,
+        "plan": draft.plan,
+        "sums": list(draft.sums),
+        "sites": dict(draft.sites),
+        "rule": draft.rule.value,
+        # A whole number that came as an int would be written another way: 1, not 1.0.
+        "error": float(draft.error),
+        "scores": {metric: float(score) for metric, score in draft.scores.items()},
+        "code": draft.code,
+    }
+
+
+def genesis_of(base_model: BaseModelPin) -> str:
+    """The hash that a bank over `base_model` starts from: its first release's parent."""
+    return hash_of({"format": FORMAT, "base_model": base_model.model_dump()})
+
+
+def hash_of(content: Mapping[str, Any]) -> str:
+    """SHA-256 of the canonical JSON of `content`."""
+    return sha256(canonical_json(content).encode())
+
+
+def signed_bytes(release_hash: str) -> bytes:
+    """What is signed: the hash, marked as a release's, so that it can't pass for anything else."""
+    return f"fedmslora release {release_hash}".encode()
+
+
+def text_of(document: Mapping[str, Any]) -> bytes:
+    """The bytes of a JSON file that people read too; equal documents give equal bytes."""
+    return (json.dumps(document, indent=1, sort_keys=True, ensure_ascii=True) + "\n").encode()
+
+
+def _parse(adapter: TypeAdapter[_Document], blob: bytes, source: str) -> _Document:
+    try:
+        return adapter.validate_json(blob)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        where = f"{source}: field {field}" if field else source
+        raise BankError(f"{where}: {first['msg'][:1].lower()}{first['msg'][1:]}") from None
+
+
+_RELEASE: TypeAdapter[Release] = TypeAdapter(Release)
+_INDEX: TypeAdapter[Index] = TypeAdapter(Index)

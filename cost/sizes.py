@@ -1,0 +1,135 @@
+"""How many bytes the things are that a plan makes: adapters, prototypes, releases, the index.
+
+Nothing as large is made for it. Digests are as long whatever they are of; a number that only a
+run can tell is written in 18 letters, as most are.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from common.adapter import Adapter, Pair, name_of_a, name_of_b
+from common.bank.peft import release_blobs
+from common.bank.release import CONFIG_FILE, Release, text_of
+from common.identity import canonical_json
+from common.image_prototype import Prototype
+from common.image_prototype import to_bytes as prototype_to_bytes
+from common.metrics import Answer, AnswerKind, task_metrics
+from common.plan import Plan, Precision
+from cost.geometry import Geometry
+
+#: A number in the place of one that a run will tell.
+NUMBER: Final = 0.1234567890123456
+_DIGEST, _CODE, _SIGNATURE = "0" * 64, "0" * 16, "0" * 128
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Bytes of the blobs of a plan: of any adapter, of any prototype, of the plan itself."""
+
+    adapter: int
+    prototype: int
+    plan: int
+
+
+def sizes_of(plan: Plan, geometry: Geometry) -> Sizes:
+    """The bytes of the plan's blobs on this model."""
+    return Sizes(
+        adapter=adapter_bytes(blank_adapter(plan, geometry), plan.wire),
+        prototype=len(_prototype(geometry.feature_width)),
+        plan=len(plan.canonical().encode()),
+    )
+
+
+def blank_adapter(plan: Plan, geometry: Geometry) -> Adapter:
+    """An adapter of the plan's shapes, all of it zeros that take no memory."""
+    rank = plan.method.rank
+    pairs = {
+        name: Pair(_zeros(rank, inputs), _zeros(outputs, rank))
+        for name, (outputs, inputs) in geometry.decoder.adapted().items()
+    }
+    return Adapter(pairs, plan.method.alpha / rank)
+
+
+def adapter_bytes(adapter: Adapter, wire: Precision) -> int:
+    """The size of `to_bytes(adapter, wire)`, without making it."""
+    kind, size = ("F32", 4) if wire is Precision.FP32 else ("BF16", 2)
+    entries: dict[str, object] = {
+        "__metadata__": {"fedmslora": canonical_json({"scale": adapter.scale})}
+    }
+    end = 0
+    for module in adapter.modules:
+        pair = adapter.pair(module)
+        for name, array in ((name_of_a(module), pair.a), (name_of_b(module), pair.b)):
+            begin, end = end, end + array.size * size
+            entries[name] = {
+                "dtype": kind, "shape": list(array.shape), "data_offsets": [begin, end]
+            }  # fmt: skip
+    head = len(json.dumps(entries, separators=(",", ":")))
+    return 8 + head + -head % 8 + end
+
+
+def release_bytes(plan: Plan, geometry: Geometry, sizes: Sizes) -> Iterator[int]:
+    """Each release's files in the bank; scores are taken to be those of closed answers."""
+    adapter = blank_adapter(plan, geometry)
+    config = len(release_blobs(b"", adapter, plan.base_model.name)[CONFIG_FILE])
+    prototype = sizes.prototype if plan.routing is not None else 0
+    for stage in range(len(plan.stages)):
+        said = len(_release(plan, stage, adapter).to_bytes())
+        yield sizes.adapter + config + prototype + said
+
+
+def index_bytes(plan: Plan, stages: int) -> int:
+    """bank.json over the first `stages` releases."""
+    names = [f"{number:03d}-{stage.name}" for number, stage in enumerate(plan.stages[:stages])]
+    document = {
+        "format": 1,
+        "base_model": plan.base_model.model_dump(),
+        "genesis": _DIGEST,
+        "releases": [{"folder": name, "hash": _DIGEST} for name in names],
+        "head": _DIGEST,
+    }
+    return len(text_of(document))
+
+
+def some_metrics() -> Mapping[str, float]:
+    """A number for each metric of closed answers, which most tasks have."""
+    closed = Answer(question="q", answer="yes", truth="yes", kind=AnswerKind.CLOSED)
+    return dict.fromkeys(task_metrics([closed]), NUMBER)
+
+
+def _release(plan: Plan, stage: int, adapter: Adapter) -> Release:
+    planned = plan.stages[stage]
+    return Release(
+        stage=stage,
+        name=planned.name,
+        modality=planned.modality,
+        task=planned.task,
+        parent=_DIGEST,
+        plan=plan.digest,
+        base_model=plan.base_model,
+        sums=(*plan.base_of(stage), stage),
+        sites=dict.fromkeys(planned.sites, 1000),
+        rule=plan.aggregation,
+        error=NUMBER,
+        scores=some_metrics(),
+        code=_CODE,
+        adapter=_DIGEST,
+        config=_DIGEST,
+        rank=adapter.rank,
+        scale=adapter.scale,
+        signer=_DIGEST,
+        signature=_SIGNATURE,
+        prototype=_DIGEST if plan.routing is not None else None,
+    )
+
+
+def _prototype(width: int) -> bytes:
+    return prototype_to_bytes(Prototype(np.zeros(width, np.float32), NUMBER, 1000))
+
+
+def _zeros(rows: int, columns: int) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+    return np.broadcast_to(np.float32(0), (rows, columns))

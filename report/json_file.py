@@ -1,0 +1,112 @@
+"""A report as JSON values, and `report.json` in the folder of a report."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from pydantic import TypeAdapter, ValidationError
+
+from common.errors import DataError
+from report.continual_metrics import METRICS, MatrixMetrics
+from report.model import RunReport, metrics_by_kind
+
+REPORT_FILE = "report.json"
+
+_RUN: TypeAdapter[RunReport] = TypeAdapter(RunReport)
+
+
+def to_document(report: RunReport) -> dict[str, Any]:
+    """The report as JSON values; numbers that are not finite become null."""
+    values: dict[str, Any] = json.loads(_RUN.dump_json(report))
+    by_kind = metrics_by_kind(report)
+    alone = next(iter(by_kind.values())) if len(by_kind) == 1 else None
+    derived = {
+        "metrics": {name: None if alone is None else _value(alone, name) for name in METRICS},
+        "metrics_by_kind": {
+            kind.value: {name: _value(metrics, name) for name in METRICS}
+            for kind, metrics in by_kind.items()
+        },
+        "metrics_missing": {kind.value: dict(metrics.missing) for kind, metrics in by_kind.items()},
+    }
+    document: dict[str, Any] = {}
+    for key, value in values.items():
+        document[key] = value
+        if key == "single_task":
+            document |= derived
+    return document
+
+
+def from_document(document: Mapping[str, Any], source: str) -> RunReport:
+    """The report that `to_document` wrote; what it derives is derived anew.
+
+    Raises:
+        DataError: a field is missing or wrong; the first one is named.
+    """
+    try:
+        return _RUN.validate_json(json.dumps(document))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the report"
+        raise DataError(f"{source}, {where}: {first['msg']}") from None
+
+
+def read_report(folder: Path) -> list[RunReport]:
+    """The runs of a report's folder, the one that is told first.
+
+    Raises:
+        DataError: there is no report, or it is not one of ours.
+    """
+    file, whole = folder / REPORT_FILE, read_document(folder)
+    parts: Any = whole.get("comparison", [whole])
+    if not isinstance(parts, list) or not parts:
+        raise DataError(f"{file}, comparison: found {parts!r}, expected a list of runs")
+    reports = [from_document(part, str(file)) for part in cast(list[Any], parts)]
+    check_comparable(reports, str(file))
+    return reports
+
+
+def read_document(folder: Path) -> dict[str, Any]:
+    """report.json as JSON values.
+
+    Raises:
+        DataError: there is none, or it is not an object.
+    """
+    file = folder / REPORT_FILE
+    try:
+        document: Any = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{file}: can't be read as a report ({error.strerror})") from None
+    except ValueError as error:
+        raise DataError(f"{file}: not JSON ({error})") from None
+    if not isinstance(document, dict):
+        raise DataError(f"{file}: found a {type(document).__name__}, expected a report")
+    return cast(dict[str, Any], document)
+
+
+def check_comparable(reports: Sequence[RunReport], source: str) -> None:
+    """Reports that stand side by side are of the same stages.
+
+    Raises:
+        DataError: there is none, or they are not.
+    """
+    if not reports:
+        raise DataError(f"{source}: found no run, expected at least one")
+    told = [(stage.name, stage.metric) for stage in reports[0].stages]
+    for report in reports[1:]:
+        other = [(stage.name, stage.metric) for stage in report.stages]
+        if other != told:
+            raise DataError(
+                f"{source}: {report.method} (seed {report.seed}) ran the stages "
+                f"{_names(report)}, expected those of {reports[0].method}: {_names(reports[0])}"
+            )
+
+
+def _names(report: RunReport) -> str:
+    return ", ".join(f"{stage.name} ({stage.metric})" for stage in report.stages)
+
+
+def _value(metrics: MatrixMetrics, name: str) -> float | None:
+    value: float | None = getattr(metrics, name)
+    return value if value is None or math.isfinite(value) else None

@@ -1,0 +1,245 @@
+"""The pictures of a report, as PNG: each title says what the picture shows."""
+
+# matplotlib 3.11 leaves its keyword arguments untyped.
+# pyright: reportUnknownMemberType=false
+
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from math import ceil, isfinite
+
+from matplotlib import rc_context  # pyright: ignore[reportUnknownVariableType]
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+
+from report.canvas import (
+    COLOURS,
+    INK,
+    MARKERS,
+    MUTED,
+    STYLE,
+    Picture,
+    assign,
+    dark,
+    picture,
+    shade,
+    text_on,
+    wrapped,
+    xy,
+)
+from report.headlines import learning_of, memory_of
+from report.methods_plots import comparison, methods
+from report.model import LossPoint, RunReport
+from report.routing import routing_of
+
+MEGABYTE = 1e6
+
+
+def draw(reports: Sequence[RunReport]) -> list[Picture]:
+    """Every picture of a report; one that has nothing to show is left out."""
+    told = reports[0]
+    makers: list[Callable[[], Picture | None]] = [
+        lambda: _matrix(told),
+        lambda: _memory(told),
+        lambda: _routed(told),
+        lambda: comparison(reports),
+        lambda: methods(reports),
+        lambda: _losses(told),
+        lambda: _traffic(told),
+    ]
+    with rc_context(STYLE):
+        return [drawn for make in makers if (drawn := make()) is not None]
+
+
+def _matrix(report: RunReport) -> Picture:
+    count = len(report.stages)
+    described = f"Heat map of the scores on {count} tasks after each of {count} stages."
+    return picture(_heat_map(report, report.scores), "matrix.png", memory_of([report]), described)
+
+
+def _routed(report: RunReport) -> Picture | None:
+    """The same where pictures chose their stage."""
+    if report.routed is None:
+        return None
+    described = "Heat map of the scores where each test picture chose the stage that answers."
+    figure = _heat_map(report, report.routed.scores)
+    return picture(figure, "routed.png", routing_of(report.routed), described)
+
+
+def _heat_map(report: RunReport, matrix: Sequence[Sequence[float | None]]) -> Figure:
+    names = [stage.name for stage in report.stages]
+    count = len(names)
+    rows = [report.zero_shot, *matrix]
+    figure = Figure(figsize=(max(5.6, 2.9 + 0.98 * count), 1.75 + 0.46 * count))
+    axes = figure.add_subplot()
+    for row, scores in enumerate(rows):
+        # A gap sets the base model apart from the stages.
+        y = row - 0.18 if row == 0 else row
+        for task, score in enumerate(scores):
+            _cell(axes, task, y, score, own=row == task + 1)
+    axes.set_xlim(-0.5, count - 0.5)
+    axes.set_ylim(count + 0.5, -0.72)
+    axes.set_xticks(range(count), [_column(report, task) for task in range(count)])
+    axes.xaxis.tick_top()
+    labels = ["base model", *(f"after {wrapped(name, 22)}" for name in names)]
+    axes.set_yticks([-0.18, *range(1, count + 1)], labels)
+    axes.tick_params(length=0, labelsize=8)
+    axes.set_frame_on(False)
+    axes.set_xlabel("score on each task's test questions (%); framed: just learned", fontsize=8)
+    return figure
+
+
+def _cell(axes: Axes, x: float, y: float, score: float | None, *, own: bool) -> None:
+    corner = (x - 0.47, y - 0.45)
+    if score is None:
+        axes.text(x, y, "·", ha="center", va="center", color=MUTED)
+        return
+    axes.add_patch(Rectangle(corner, 0.94, 0.9, facecolor=shade(score), edgecolor="none"))
+    if own:
+        frame = (x - 0.455, y - 0.435)
+        axes.add_patch(Rectangle(frame, 0.91, 0.87, fill=False, edgecolor=INK, linewidth=1.4))
+    axes.text(x, y, f"{100 * score:.1f}", ha="center", va="center", color=text_on(score))
+
+
+def _column(report: RunReport, task: int) -> str:
+    stage = report.stages[task]
+    return f"{wrapped(stage.name, 13)}\n({wrapped(stage.metric.value.replace('_', ' '), 13)})"
+
+
+def _memory(report: RunReport) -> Picture | None:
+    """A line for each task: the score from the base model to the last stage."""
+    count = len(report.stages)
+    if count < 2:
+        return None
+    figure = Figure(figsize=(8.6 + 0.7 * max(0, count - 6), max(3.6, 1.9 + 0.27 * count)))
+    axes = figure.add_subplot()
+    colours = assign([stage.modality.value for stage in report.stages])
+    ends: list[tuple[float, str, str]] = []
+    for task, stage in enumerate(report.stages):
+        colour = colours[stage.modality.value]
+        path = [report.zero_shot[task], *(row[task] for row in report.scores)]
+        known = [(x, 100 * score) for x, score in enumerate(path) if score is not None]
+        before = [point for point in known if point[0] <= task + 1]
+        since = [point for point in known if point[0] > task]
+        axes.plot(*xy(before), color=colour, linewidth=1, linestyle=(0, (1, 2)), alpha=0.8,
+                  marker=".", markersize=5)  # fmt: skip
+        marker = MARKERS[task % len(MARKERS)]
+        axes.plot(*xy(since), color=colour, linewidth=1.8, marker=marker, markersize=5)
+        if known:
+            ends.append((known[-1][1], f"{stage.name} ({stage.modality.value})", colour))
+    axes.set_ylim(-3, 103)
+    axes.set_xlim(-0.15, count + 0.1)
+    room = 106 * 0.155 / (figure.get_figheight() - 1.3)
+    for y, (_, name, colour) in zip(_apart([end[0] for end in ends], room), ends, strict=True):
+        axes.annotate(name, (count, y), (9, 0), textcoords="offset points", color=dark(colour),
+                      va="center", fontsize=8, annotation_clip=False)  # fmt: skip
+    labels = ["base\nmodel", *(f"after\n{wrapped(stage.name, 12)}" for stage in report.stages)]
+    axes.set_xticks(range(count + 1), labels, fontsize=7)
+    axes.grid(axis="y")
+    axes.set_ylabel("score (%, each task's own measure)")
+    described = "Lines: each task's score after every stage; dotted until it is learned."
+    return picture(figure, "memory.png", learning_of(report), described)
+
+
+def _losses(report: RunReport) -> Picture | None:
+    """A panel for each stage: every site's training loss by round."""
+    points = [point for point in report.curves if point.loss is not None and isfinite(point.loss)]
+    names = [stage.name for stage in report.stages if any(p.stage == stage.name for p in points)]
+    if not names:
+        return None
+    columns = min(4, len(names))
+    figure = Figure(figsize=(8.6, 1.0 + 1.75 * ceil(len(names) / columns)))
+    panels = figure.subplots(ceil(len(names) / columns), columns, sharey=True, squeeze=False)
+    colours = assign(sorted({point.site for point in points}))
+    flat: list[Axes] = list(panels.flat)
+    for panel in flat[len(names) :]:
+        panel.set_visible(False)
+    for panel, name in zip(flat, names, strict=False):
+        own = [point for point in points if point.stage == name]
+        _panel(panel, name, own, colours)
+    for panel in flat[::columns]:
+        panel.set_ylabel("training loss")
+    # A method that learns nothing has no loss above 0.
+    flat[0].set_ylim(0, 1.05 * max(point.loss or 0.0 for point in points) or 1.0)
+    handles = [_key(flat[0], colour) for colour in colours.values()]
+    figure.legend(handles, list(colours), loc="outside lower center", ncols=6, fontsize=8,
+                  title="site", title_fontsize=8)  # fmt: skip
+    fell = sum(1 for name in names if _fell([p for p in points if p.stage == name]))
+    finding = (
+        f"The mean training loss fell from first to last round in {fell} of {len(names)} stages"
+    )
+    described = "Small panels: the training loss of every site by round, one panel a stage."
+    return picture(figure, "losses.png", finding, described)
+
+
+def _key(axes: Axes, colour: str) -> Line2D:
+    """A line that only the legend shows."""
+    return axes.plot([], [], color=colour, marker="o", markersize=3)[0]
+
+
+def _panel(panel: Axes, name: str, points: list[LossPoint], colours: dict[str, str]) -> None:
+    for site, own in groupby(sorted(points, key=lambda p: (p.site, p.round)), lambda p: p.site):
+        line = [(point.round, point.loss or 0.0) for point in own]
+        panel.plot(*xy(line), color=colours[site], linewidth=1.4, marker="o", markersize=3)
+    last = max(point.round for point in points)
+    panel.set_title(wrapped(name, 22), fontsize=8)
+    panel.set_xticks(range(1, last + 1, max(1, ceil(last / 6))))
+    panel.set_xlim(0.7, last + 0.3)
+    panel.set_xlabel("round", fontsize=8)
+    panel.tick_params(labelsize=7)
+    panel.grid(axis="y")
+
+
+def _fell(points: list[LossPoint]) -> bool:
+    first, last = (end(point.round for point in points) for end in (min, max))
+    start, finish = (
+        [point.loss or 0.0 for point in points if point.round == number] for number in (first, last)
+    )
+    return last > first and sum(finish) / len(finish) < sum(start) / len(start)
+
+
+def _traffic(report: RunReport) -> Picture | None:
+    """Two bars for each site: what it sent and what it received."""
+    sites = sorted(report.cost.sites)
+    if not sites:
+        return None
+    up = [report.cost.sites[site].bytes_up / MEGABYTE for site in sites]
+    down = [report.cost.sites[site].bytes_down / MEGABYTE for site in sites]
+    figure = Figure(figsize=(8.6, 1.35 + 0.46 * len(sites)))
+    axes = figure.add_subplot()
+    for values, shift, colour, name in (
+        (up, -0.19, COLOURS[0], "sent by the site"),
+        (down, 0.19, COLOURS[5], "received"),
+    ):
+        at = [row + shift for row in range(len(sites))]
+        bars = axes.barh(at, values, height=0.34, color=colour, label=name)
+        axes.bar_label(bars, [f"{value:.3g} MB" for value in values], padding=4, fontsize=8)
+    axes.set_ylim(len(sites) - 0.5, -0.5)
+    axes.set_xlim(0, 1.18 * max([*up, *down, 1e-9]))
+    axes.set_yticks(range(len(sites)), [wrapped(site, 24) for site in sites])
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel("megabytes in the whole run (1 MB = 1,000,000 bytes)")
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8)
+    finding = f"The sites sent {sum(up):.3g} MB together: adapters and counts, no images"
+    described = "Bars: the bytes that every site sent and received in the whole run."
+    return picture(figure, "traffic.png", finding, described)
+
+
+def _apart(heights: Sequence[float], room: float) -> list[float]:
+    """Heights of labels, `room` apart at least and moved as little as possible.
+
+    Least squares under an order: pool neighbours until their wishes no longer cross.
+    """
+    order = sorted(range(len(heights)), key=lambda index: heights[index])
+    pools: list[tuple[float, int]] = []
+    for rank, index in enumerate(order):
+        pools.append((heights[index] - rank * room, 1))
+        while len(pools) > 1 and pools[-2][0] >= pools[-1][0]:
+            (low, few), (high, many) = pools[-2:]
+            pools[-2:] = [((low * few + high * many) / (few + many), few + many)]
+    wishes = [wish for wish, size in pools for _ in range(size)]
+    placed = [0.0] * len(heights)
+    for rank, (index, wish) in enumerate(zip(order, wishes, strict=True)):
+        placed[index] = wish + rank * room
+    return placed

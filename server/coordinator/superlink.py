@@ -1,0 +1,193 @@
+"""Flower's SuperLink, asked through its Control API: runs and nodes. Nothing else asks it.
+
+`flwr run`, `flwr ls` and `flwr supernode` do the same through the same client; each starts
+a process of about a second, and `flwr run` reads every file under the repository (4 s with
+a virtual environment in it). This client stays open, and bundles only what belongs in.
+"""
+
+import hashlib
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypeVar
+
+import httpx
+from flwr.cli.build import build_fab_from_files
+from flwr.proto.control_pb2 import (
+    ListNodesRequest,
+    ListRunsRequest,
+    RegisterNodeRequest,
+    StartRunRequest,
+    StopRunRequest,
+    UnregisterNodeRequest,
+)
+from flwr.proto.fab_pb2 import Fab
+from flwr.proto.node_pb2 import NodeInfo
+from flwr.proto.transport_pb2 import Scalar
+from flwr.supercore.control import ControlHttpClient
+from flwr.supercore.error import FlowerError
+from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
+
+from common.errors import Refusal
+from common.identity import ROOT
+from server.coordinator.state import State
+
+#: Where the code lies that the ServerApp runs: the repository.
+#: How many of the newest runs are looked at; only the last one can be going.
+_NEWEST = 20
+#: flwr 1.41, HEARTBEAT_PATIENCE.
+_PATIENCE = 2
+
+_Answer = TypeVar("_Answer")
+
+
+class SuperLinkAway(Refusal):
+    """The SuperLink does not answer; it may be starting, or stopped."""
+
+
+class SuperLinkRefused(Refusal):
+    """The SuperLink answered that it will not."""
+
+
+@dataclass(frozen=True, slots=True)
+class FlowerRun:
+    """One run of Flower's: one process of our ServerApp, from its start to its end.
+
+    Attributes:
+        folder: the run folder that it was started for; empty if it is not ours.
+        status: pending, starting, running or finished.
+        how: how it finished: completed, failed or stopped; empty before.
+        why: what Flower says of a failure.
+    """
+
+    number: int
+    folder: str
+    status: str
+    how: str
+    why: str
+
+    @property
+    def active(self) -> bool:
+        """Whether it has not finished."""
+        return self.status != "finished"
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A site as Flower knows it.
+
+    Attributes:
+        pem: its public key.
+        online: it has sent a sign of life lately.
+        seen: when it was last known to be there, if it ever was (UTC).
+    """
+
+    number: int
+    pem: bytes
+    online: bool
+    seen: datetime | None
+
+
+class SuperLink:
+    """The coordinator's SuperLink. Every method raises SuperLinkAway where it does not answer."""
+
+    def __init__(self, state: State) -> None:
+        self._address = state.settings.inner
+        self._client = ControlHttpClient.from_server_address(
+            self._address,
+            insecure=False,
+            root_certificates=state.ca.read_bytes(),
+            interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr CLI")],
+        )
+
+    def close(self) -> None:
+        """End the connection."""
+        self._client.close()
+
+    def runs(self) -> tuple[FlowerRun, ...]:
+        """The newest runs, the newest first."""
+        answer = self._ask(lambda: self._client.ListRuns(ListRunsRequest(limit=_NEWEST)))
+        runs = sorted(answer.run_dict.values(), key=lambda run: run.pending_at, reverse=True)
+        return tuple(
+            FlowerRun(
+                run.run_id,
+                run.override_config["folder"].string if "folder" in run.override_config else "",
+                run.status.status,
+                run.status.sub_status,
+                run.status.details,
+            )
+            for run in runs
+        )
+
+    def start(self, bundle: bytes, config: Mapping[str, str | float]) -> int:
+        """Start a run of the bundled app with this run config; its number."""
+        settings = {
+            key: Scalar(string=value) if isinstance(value, str) else Scalar(double=value)
+            for key, value in config.items()
+        }
+        request = StartRunRequest(
+            fab=Fab(hash_str=hashlib.sha256(bundle).hexdigest(), content=bundle),
+            override_config=settings,
+        )
+        return self._ask(lambda: self._client.StartRun(request)).run_id
+
+    def stop(self, number: int) -> None:
+        """The run is stopped; one that has finished stays as it is."""
+        try:
+            self._ask(lambda: self._client.StopRun(StopRunRequest(run_id=number)))
+        except SuperLinkRefused:
+            if any(run.number == number and run.active for run in self.runs()):
+                raise
+
+    def nodes(self) -> tuple[Node, ...]:
+        """The sites that Flower knows and that have not left."""
+        answer = self._ask(lambda: self._client.ListNodes(ListNodesRequest()))
+        return tuple(_node(info) for info in answer.nodes_info if info.status != "unregistered")
+
+    def register(self, pem: bytes, name: str) -> int:
+        """A site with this key may connect from now on; its node id."""
+        request = RegisterNodeRequest(public_key=pem, name=name)
+        return self._ask(lambda: self._client.RegisterNode(request)).node_id
+
+    def unregister(self, number: int) -> None:
+        """The site may not connect any more."""
+        self._ask(lambda: self._client.UnregisterNode(UnregisterNodeRequest(node_id=number)))
+
+    def _ask(self, call: Callable[[], _Answer]) -> _Answer:
+        try:
+            return call()
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code in (502, 503, 504):
+                raise SuperLinkAway(f"the SuperLink at {self._address} is starting") from None
+            found = FlowerError.from_json(error.response.text)
+            why = str(error) if found is None else str(found.public_details or found.message)
+            raise SuperLinkRefused(f"the SuperLink at {self._address} refused: {why}") from None
+        except httpx.HTTPError as error:
+            why = type(error).__name__
+            raise SuperLinkAway(
+                f"the SuperLink at {self._address} does not answer ({why}); is `fedmslora "
+                "coordinator start` running?"
+            ) from None
+
+
+def make_bundle(root: Path = ROOT) -> bytes:
+    """The Flower App Bundle of the code at `root`: what `flwr run` would send."""
+    project = root / "pyproject.toml"
+    patterns: Sequence[str] = tomllib.loads(project.read_text(encoding="utf-8"))["tool"]["flwr"][
+        "app"
+    ]["fab-include"]
+    files = [file for pattern in patterns for file in root.glob(pattern) if file.is_file()]
+    named = {file.relative_to(root).as_posix(): file for file in sorted({project, *files})}
+    return build_fab_from_files(named)[0]
+
+
+def _node(info: NodeInfo) -> Node:
+    online, seen = info.status == "online", None
+    if info.online_until:
+        # Until when Flower takes it as online: two intervals of signs of life behind the last
+        # one, and the moment itself where it said goodbye or was given up.
+        until = info.online_until - (_PATIENCE * info.heartbeat_interval if online else 0)
+        seen = datetime.fromtimestamp(until, UTC)
+    return Node(info.node_id, info.public_key, online, seen)

@@ -1,0 +1,210 @@
+"""What counts: an answer is checked, then journalled, then used; and nobody is asked twice."""
+
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+
+from common.adapter import AdapterSource, StoredAdapter, each_array, finite_fault
+from common.errors import BankError
+from common.exchange import Answer, Order, Scores, Update, Work
+from common.image_prototype import asked_of, from_bytes
+from server.aggregation.compatibility import difference
+from server.run.journal import Journal, Learned
+
+#: What a site says that it has counted, from and to: a wrong one would outweigh all others, or
+#: be too large to be worked with.
+_COUNTS = {
+    "examples": (1, 10**9), "steps": (0, 10**12), "seconds": (0, 10**9), "peak_memory": (0, 2**50)
+}  # fmt: skip
+_MOST_QUESTIONS = 10**9
+#: Scores enter a release under their names.
+_METRIC = re.compile(r"[a-z0-9_]{1,40}")
+_MOST_METRICS = 50
+#: No trained factor comes near; products of larger ones are not finite in float32.
+_LARGEST = 1e15
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A site's answer, and what it has cost on the wire, all tries together."""
+
+    answer: Answer
+    bytes_down: int
+    bytes_up: int
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A site's answer was accepted."""
+
+    site: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A site that gave no answer that may count, and why."""
+
+    site: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Nothing has come; what each site is doing whose answer is missing.
+
+    Attributes:
+        offline: those of them that are not there.
+    """
+
+    states: Mapping[str, str]
+    offline: frozenset[str] = field(default_factory=frozenset[str])
+
+
+#: Takes an answer (None), or says why it must not count.
+Accept: TypeAlias = Callable[[Received], str | None]
+#: Asks the named sites until the answer of each is accepted.
+AskSites: TypeAlias = Callable[[Order, Sequence[str], Accept], Iterable[Done | Refused | Waiting]]
+#: What the coordinator's work sees of it: accepted answers, refusals, and who is waited for.
+Ask: TypeAlias = Callable[[Order, Sequence[str]], Iterator["Learned | Scored | Refused | Waiting"]]
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A site's accepted scores."""
+
+    site: str
+    scores: Scores
+
+
+def durable(ask: AskSites, journal: Journal) -> Ask:
+    """`ask`, but an answer is journalled before it counts and never asked for twice."""
+
+    def asking(
+        order: Order, sites: Sequence[str]
+    ) -> Iterator[Learned | Scored | Refused | Waiting]:
+        known = journal.answered(order)
+        yield from (_event(site, known[site]) for site in sites if site in known)
+        missing = [site for site in sites if site not in known]
+        accepted: dict[str, Learned | Scores] = {}
+
+        def accept(received: Received) -> str | None:
+            site = received.answer.site
+            if site in accepted or site in known:
+                return "it answered twice"
+            fault = fault_of(order, received.answer, journal)
+            if fault is None:
+                accepted[site] = journal.record(
+                    order, received.answer, received.bytes_down, received.bytes_up
+                )
+            return fault
+
+        for event in ask(order, missing, accept) if missing else ():
+            if isinstance(event, Done):
+                yield _event(event.site, accepted[event.site])
+            else:
+                yield event
+
+    return asking
+
+
+def fault_of(order: Order, answer: Answer, journal: Journal) -> str | None:
+    """Why an answer must not count: the field, what was found, what was expected; or None."""
+    if answer.order != order.digest:
+        return f"order: found {answer.order[:12]}, expected {order.digest[:12]}"
+    match order.work, answer:
+        case Work.TRAIN, Update():
+            return _fault_of_update(order, answer, journal)
+        case Work.EVALUATE, Scores():
+            return _fault_of_scores(answer)
+        case _:
+            return f"found {type(answer).__name__.lower()}, expected an answer to {order.work}"
+
+
+def _event(site: str, answer: Learned | Scores) -> Learned | Scored:
+    return Scored(site, answer) if isinstance(answer, Scores) else answer
+
+
+def _fault_of_scores(scores: Scores) -> str | None:
+    if not 1 <= scores.questions <= _MOST_QUESTIONS:
+        return f"questions: found {scores.questions}, expected 1 to {_MOST_QUESTIONS}"
+    found = (*scores.metrics.items(), *scores.majority.items())
+    if len(found) > 2 * _MOST_METRICS:
+        return f"found {len(found)} metrics, expected at most {_MOST_METRICS} and as many again"
+    for name, value in found:
+        if _METRIC.fullmatch(name) is None:
+            return f"found a metric {name!r}, expected a name of small letters"
+        if not 0 <= value <= 1:
+            return f"{name}: found {value}, expected a fraction of 0 to 1"
+    return None
+
+
+def _fault_of_update(order: Order, update: Update, journal: Journal) -> str | None:
+    fault = _fault_of_numbers(update) or _fault_of_prototype(order, update, journal)
+    if fault is not None:
+        return fault
+    # To the disk first: what is read layer by layer need not be held twice in memory.
+    with journal.tried(update.adapter) as (digest, keep):
+        fault = _fault_of_adapter(order, digest, journal)
+        fault = fault or journal.refused(order, update.site, digest)
+        if fault is None:
+            keep()
+    return fault
+
+
+def _fault_of_numbers(update: Update) -> str | None:
+    for name, (least, most) in _COUNTS.items():
+        if not least <= (value := getattr(update, name)) <= most:
+            return f"{name}: found {value}, expected at least {least} and at most {most}"
+    for name in ("loss", "regularizer"):
+        if not math.isfinite(value := getattr(update, name)):
+            return f"{name}: found {value}, expected a finite number"
+    return None
+
+
+def _fault_of_prototype(order: Order, update: Update, journal: Journal) -> str | None:
+    """It may have none; what it has is one, of pictures enough, in the round that wants it."""
+    if update.prototype is None:
+        return None
+    router = journal.plan and asked_of(journal.plan, order.stage, order.round)
+    if router is None:
+        return "prototype: found one, expected none with this order"
+    try:
+        images = from_bytes(update.prototype, "prototype").images
+    except BankError as error:
+        return str(error)
+    if not router.minimum <= images <= update.examples:
+        return (
+            f"prototype: found {images} images, expected at least the plan's {router.minimum} and "
+            f"at most one for each of {update.examples} examples"
+        )
+    return None
+
+
+def _fault_of_adapter(order: Order, digest: str, journal: Journal) -> str | None:
+    try:
+        found = StoredAdapter.in_file(journal.blobs.path(digest), "adapter")
+        return (
+            finite_fault(found) or _fault_of_layout(order, found, journal) or _fault_of_size(found)
+        )
+    except BankError as error:
+        return str(error)
+
+
+def _fault_of_size(found: AdapterSource) -> str | None:
+    if not found.layout():
+        return "adapter: found no array, expected some"
+    for name, value in each_array(found):
+        if (largest := float(np.abs(value).max())) > _LARGEST:
+            return f"{name}: found the value {largest:.3g}, expected at most {_LARGEST:g}"
+    return None
+
+
+def _fault_of_layout(order: Order, found: StoredAdapter, journal: Journal) -> str | None:
+    if order.adapter is None:
+        return None
+    ordered = StoredAdapter.in_file(journal.blobs.path(order.adapter), "the order")
+    return difference(found.layout(), ordered.layout())

@@ -1,0 +1,172 @@
+"""What a run found: the score matrix as it fills, and the report of the whole."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import TypeAlias
+
+from common.bank.bank import Bank
+from common.exchange import ROUTER_MODALITY, ROUTER_STAGE, Scores, Work
+from common.identity import code_digest
+from common.plan import Plan
+from report.model import (
+    Cost,
+    LossPoint,
+    PlanFacts,
+    Provenance,
+    RoundCost,
+    Routed,
+    RunReport,
+    SiteCost,
+    StageFacts,
+)
+from server.run.journal import Journal, Traffic
+from server.run.stage import pooled
+
+#: Packages of the coordinator whose versions a report names; a site's own are the site's to tell.
+PACKAGES = ("flwr", "numpy", "safetensors", "pydantic")
+
+#: Every metric by (stage, task).
+Cells: TypeAlias = dict[tuple[int, int], Mapping[str, float]]
+#: Shape (stages, tasks); None where nothing was scored.
+Matrix: TypeAlias = tuple[tuple[float | None, ...], ...]
+
+
+@dataclass(slots=True)
+class Scoreboard:
+    """The scores of a plan's tasks: before the first stage, and after each.
+
+    `cells[i, j]` holds every metric of task j after stage i, and `chosen[i, j]` the same where
+    each picture chose its stage.
+    """
+
+    plan: Plan
+    before: dict[int, Mapping[str, float]] = field(default_factory=dict[int, Mapping[str, float]])
+    majority: dict[int, Mapping[str, float]] = field(default_factory=dict[int, Mapping[str, float]])
+    cells: Cells = field(default_factory=dict[tuple[int, int], Mapping[str, float]])
+    chosen: Cells = field(default_factory=dict[tuple[int, int], Mapping[str, float]])
+
+    def zero_shot(self, task: int, scores: Mapping[str, Scores]) -> None:
+        """Enter how the base model alone does, and the constant answer."""
+        self.before[task] = pooled((s.questions, s.metrics) for s in scores.values())
+        self.majority[task] = pooled((s.questions, s.majority) for s in scores.values())
+
+    def learned(self, stage: int, metrics: Mapping[str, float]) -> None:
+        """Enter what the stage's release says of its own task."""
+        self.cells[stage, stage] = metrics
+
+    def after(self, stage: int, task: int, scores: Mapping[str, Scores]) -> None:
+        """Enter how the model of `stage` does on `task`."""
+        self.cells[stage, task] = pooled((s.questions, s.metrics) for s in scores.values())
+
+    def routed_after(self, stage: int, task: int, scores: Mapping[str, Scores]) -> None:
+        """Enter how the model of `stage` does on `task` where each picture chooses its stage."""
+        self.chosen[stage, task] = pooled((s.questions, s.metrics) for s in scores.values())
+
+    def matrix(self) -> Matrix:
+        """`matrix[i][j]`: task j after stage i; None where it was not scored."""
+        return self._matrix(self.cells)
+
+    def routed(self) -> Routed | None:
+        """The matrices of the router; None where none was asked."""
+        if not self.chosen:
+            return None
+        return Routed(
+            scores=self._matrix(self.chosen),
+            stage=self._matrix(self.chosen, ROUTER_STAGE),
+            modality=self._matrix(self.chosen, ROUTER_MODALITY),
+        )
+
+    def row(self, metrics: Mapping[int, Mapping[str, float]]) -> tuple[float | None, ...]:
+        """Each task's own measure out of `metrics`."""
+        return tuple(
+            self._measure(metrics.get(task), task) for task in range(len(self.plan.stages))
+        )
+
+    def own(self) -> tuple[Mapping[str, float], ...]:
+        """Every metric of each task just after it was learned."""
+        stages = range(len(self.plan.stages))
+        return tuple(dict(self.cells.get((task, task), {})) for task in stages)
+
+    def _matrix(self, cells: Cells, name: str | None = None) -> Matrix:
+        """The metric of this name; each task's own where none is given."""
+        count = range(len(self.plan.stages))
+        return tuple(
+            tuple(self._measure(cells.get((stage, task)), task, name) for task in count)
+            for stage in count
+        )
+
+    def _measure(
+        self, metrics: Mapping[str, float] | None, task: int, name: str | None = None
+    ) -> float | None:
+        metric = name or self.plan.stages[task].metric
+        return None if metrics is None else metrics.get(metric)
+
+
+def run_report(plan: Plan, bank: Bank, journal: Journal, board: Scoreboard) -> RunReport:
+    """The report of a finished run."""
+    return RunReport(
+        plan=PlanFacts(name=plan.name, hash=plan.digest),
+        method=plan.method.label,
+        seed=plan.seed,
+        stages=tuple(
+            StageFacts(
+                name=stage.name,
+                modality=stage.modality,
+                task=stage.task,
+                sites=stage.sites,
+                metric=stage.metric,
+            )
+            for stage in plan.stages
+        ),
+        scores=board.matrix(),
+        routed=board.routed(),
+        zero_shot=board.row(board.before),
+        majority=board.row(board.majority),
+        task_metrics=board.own(),
+        cost=_cost(plan, journal),
+        aggregation_error=tuple(release.error for release in bank.releases),
+        curves=_curves(plan, journal),
+        provenance=Provenance(
+            base_model=plan.base_model.sha256, bank_head=bank.head, code=code_digest()
+        ),
+        versions={package: version(package) for package in PACKAGES},
+    )
+
+
+def _curves(plan: Plan, journal: Journal) -> tuple[LossPoint, ...]:
+    return tuple(
+        LossPoint(stage=stage.name, round=round_number, site=update.site, loss=update.loss)
+        for number, stage in enumerate(plan.stages)
+        for round_number, update in journal.updates(number)
+    )
+
+
+def _cost(plan: Plan, journal: Journal) -> Cost:
+    traffic = journal.traffic()
+    learned = [one for stage in range(len(plan.stages)) for _, one in journal.updates(stage)]
+    return Cost(
+        sites={site: _site_cost(plan, site, traffic) for site in plan.sites},
+        seconds=journal.seconds(),
+        peak_memory_bytes=journal.peak_memory(),
+        steps=sum(one.steps for one in learned),
+        training_seconds=sum(one.seconds for one in learned),
+    )
+
+
+def _site_cost(plan: Plan, site: str, traffic: Sequence[Traffic]) -> SiteCost:
+    own = [part for part in traffic if part.site == site]
+    return SiteCost(
+        bytes_up=sum(part.bytes_up for part in own),
+        bytes_down=sum(part.bytes_down for part in own),
+        by_round=tuple(
+            RoundCost(
+                stage=plan.stages[part.stage].name,
+                round=part.round,
+                bytes_up=part.bytes_up,
+                bytes_down=part.bytes_down,
+            )
+            for part in own
+            if part.work == Work.TRAIN
+        ),
+    )

@@ -1,0 +1,281 @@
+"""What the base model is taught about phantoms: every factor in plain words.
+
+The tasks ask for the same factors in clinical words, so the frozen model has the eyes for
+them and not the names.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from simulation.phantoms.factors import FACTORS, Factors, Kind, shuffled
+
+
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """A factor in plain words: two ways to ask, a name for captions, an answer per value.
+
+    `answers` stand in the order of the factor's values in FACTORS.
+    """
+
+    questions: tuple[str, str]
+    caption: str
+    answers: tuple[str, ...]
+
+
+KIND_NAMES: Final[Mapping[Kind, str]] = {
+    Kind.HISTOLOGY: "a microscope picture",
+    Kind.CHEST_XRAY: "a chest film",
+    Kind.ABDOMEN_CT: "a slice of the belly",
+    Kind.CHEST_CT: "a slice of the chest",
+    Kind.BRAIN_MR: "a slice of the head",
+    Kind.ULTRASOUND: "an echo picture",
+    Kind.FUNDUS: "an eye photograph",
+    Kind.SKIN_PHOTO: "a skin photograph",
+    Kind.DERMOSCOPY: "a magnified skin picture",
+}
+KIND_QUESTIONS: Final = ("what kind of picture is this?", "what is this picture?")
+CAPTION_QUESTIONS: Final = ("describe the picture.", "what do you see?")
+
+_NO_YES: Final = ("no", "yes")
+_SPOT: Final = Plain(
+    ("where is the round spot?", "is there a round spot?"),
+    "round spot",
+    ("no spot", "on the left", "on the right"),
+)
+_CORNER: Final = Plain(
+    ("which lower corner is filled?", "is a lower corner filled?"),
+    "filled corner",
+    ("no corner", "left corner", "right corner"),
+)
+_SHADOW: Final = Plain(
+    ("how wide is the shadow in the middle?", "is the shadow in the middle wide?"),
+    "shadow",
+    ("normal", "wide"),
+)
+
+PLAIN: Final[Mapping[Kind, Mapping[str, Plain]]] = {
+    Kind.HISTOLOGY: {
+        "tissue": Plain(
+            ("how are the dots arranged?", "which layout do the dots have?"),
+            "layout",
+            ("in rings", "in streams", "in rows", "scattered"),
+        ),
+        "size": Plain(
+            ("how big are the dots?", "what size are the dots?"),
+            "dot size",
+            ("small", "medium", "large"),
+        ),
+        "crowding": Plain(
+            ("how many dots are there?", "how packed are the dots?"),
+            "dots",
+            ("few", "several", "many"),
+        ),
+        "variation": Plain(
+            ("how much do the dots vary in size?", "are the dots equal in size?"),
+            "change in size",
+            ("very little", "somewhat", "a lot"),
+        ),
+        "nucleoli": Plain(
+            ("is there a bright point inside the dots?", "do the dots have bright points?"),
+            "bright points",
+            _NO_YES,
+        ),
+        "mitosis": Plain(
+            ("are there black bars?", "can you see black bars?"), "black bars", _NO_YES
+        ),
+        "necrosis": Plain(
+            ("is there a pale empty area?", "can you see a pale area?"), "pale area", _NO_YES
+        ),
+        "cluster": Plain(
+            ("where is the dense dark cluster?", "is there a dense dark cluster?"),
+            "cluster",
+            ("no cluster", "in the center", "near the edge"),
+        ),
+    },
+    Kind.CHEST_XRAY: {
+        "haze": Plain(
+            ("where is the white haze?", "is there white haze?"),
+            "haze",
+            ("no haze", "on the left", "on the right", "on both sides"),
+        ),
+        "heart": _SHADOW,
+        "effusion": _CORNER,
+        "nodule": _SPOT,
+        "pneumothorax": Plain(
+            ("where is the dark rim?", "is there a dark rim?"),
+            "dark rim",
+            ("no rim", "on the left", "on the right"),
+        ),
+    },
+    Kind.ABDOMEN_CT: {
+        "lesion": Plain(
+            ("is there a dark hole in the large organ?", "does the large organ have a hole?"),
+            "dark hole",
+            _NO_YES,
+        ),
+        "stone": Plain(
+            ("where is the small bright stone?", "is there a small bright stone?"),
+            "bright stone",
+            ("no stone", "on the left", "on the right"),
+        ),
+        "contrast": Plain(
+            ("are the small organs bright?", "is the round vessel bright?"),
+            "bright vessel",
+            _NO_YES,
+        ),
+    },
+    Kind.CHEST_CT: {"nodule": _SPOT, "effusion": _CORNER, "heart": _SHADOW},
+    Kind.BRAIN_MR: {
+        "weighting": Plain(
+            ("are the inner cavities bright or dark?", "how bright are the inner cavities?"),
+            "cavities",
+            ("dark", "bright"),
+        ),
+        "plane": Plain(
+            ("is the head seen from above or from the side?", "what is the view?"),
+            "view",
+            ("from above", "from the side"),
+        ),
+        "lesion": Plain(
+            ("where is the bright spot?", "is there a bright spot?"),
+            "bright spot",
+            ("no spot", "on the left", "on the right"),
+        ),
+        "ventricles": Plain(
+            ("how wide are the inner cavities?", "are the inner cavities wide?"),
+            "cavity width",
+            ("normal", "wide"),
+        ),
+    },
+    Kind.ULTRASOUND: {
+        "cyst": Plain(
+            ("is there a dark round area?", "can you see a dark round area?"),
+            "dark area",
+            _NO_YES,
+        ),
+        "stone": Plain(
+            ("is there a bright line with a shadow?", "can you see a shadow?"),
+            "shadow",
+            _NO_YES,
+        ),
+        "grain": Plain(
+            ("is the grain fine or coarse?", "how is the grain?"), "grain", ("fine", "coarse")
+        ),
+    },
+    Kind.FUNDUS: {
+        "disc": Plain(
+            ("where is the bright disc?", "on which side is the disc?"),
+            "disc",
+            ("on the left", "on the right"),
+        ),
+        "red": Plain(
+            ("how many red spots are there?", "are there red spots?"),
+            "red spots",
+            ("no spots", "few", "many"),
+        ),
+        "yellow": Plain(
+            ("how many yellow spots are there?", "are there yellow spots?"),
+            "yellow spots",
+            ("no spots", "few", "many"),
+        ),
+        "cup": Plain(
+            ("how big is the inner cup?", "is the inner cup large?"), "cup", ("small", "large")
+        ),
+    },
+    Kind.SKIN_PHOTO: {
+        "tone": Plain(
+            ("what is the skin tone?", "is the skin light or dark?"),
+            "tone",
+            ("light", "medium", "dark"),
+        ),
+        "form": Plain(
+            ("what is the shape of the spots?", "how do the spots look?"),
+            "shape",
+            ("many small bumps", "one large patch", "one round lump"),
+        ),
+        "colour": Plain(
+            ("which colour is the spot?", "what colour does the spot have?"),
+            "colour",
+            ("red", "purple", "brown", "white"),
+        ),
+        "pustule": Plain(
+            ("are there yellow tips?", "can you see yellow tips?"), "yellow tips", _NO_YES
+        ),
+        "scale": Plain(
+            ("are there white flakes?", "can you see white flakes?"), "white flakes", _NO_YES
+        ),
+        "crust": Plain(
+            ("are there golden crumbs?", "can you see golden crumbs?"), "golden crumbs", _NO_YES
+        ),
+    },
+    Kind.DERMOSCOPY: {
+        "colour": Plain(
+            ("which colour is the spot?", "what colour does the spot have?"),
+            "colour",
+            ("brown", "black", "pink", "purple"),
+        ),
+        "symmetric": Plain(
+            ("is the spot even?", "does the spot have an even outline?"), "even", _NO_YES
+        ),
+        "border": Plain(
+            ("is the edge sharp or blurred?", "how is the edge?"), "edge", ("sharp", "blurred")
+        ),
+        "structure": Plain(
+            ("what is inside the spot?", "which pattern is in the spot?"),
+            "pattern",
+            ("a grid", "blue blobs", "a white center", "white dots", "red lakes", "white flakes"),
+        ),
+        "hair": Plain(("is there hair?", "can you see hair?"), "hair", _NO_YES),
+    },
+}
+
+
+def plain_answer(kind: Kind, factor: str, value: str) -> str:
+    """The plain word for a factor's value."""
+    return PLAIN[kind][factor].answers[FACTORS[kind][factor].index(value)]
+
+
+def plain_questions(
+    kind: Kind, factors: Factors, rng: np.random.Generator
+) -> list[tuple[str, str]]:
+    """One question and true answer for the kind and for each factor, in random order."""
+    asked = [(_either(rng, KIND_QUESTIONS), KIND_NAMES[kind])]
+    for name, plain in PLAIN[kind].items():
+        answer = plain_answer(kind, name, factors[name])
+        asked.append((_either(rng, plain.questions), answer))
+    return shuffled(rng, asked)
+
+
+def plain_choice(kind: Kind, factors: Factors, rng: np.random.Generator) -> tuple[str, str]:
+    """A question that lists its possible answers in random order, and the true one."""
+    name = list(PLAIN[kind])[int(rng.integers(len(PLAIN[kind])))]
+    plain = PLAIN[kind][name]
+    options = shuffled(rng, plain.answers)
+    question = f"{_either(rng, plain.questions)} {listed(options, rng)}"
+    return question, plain_answer(kind, name, factors[name])
+
+
+def plain_caption(kind: Kind, factors: Factors, rng: np.random.Generator) -> tuple[str, str]:
+    """A request to describe the picture, and a caption of its kind and four factors."""
+    names = shuffled(rng, list(PLAIN[kind]))[:4]
+    facts = [f"{PLAIN[kind][n].caption} {plain_answer(kind, n, factors[n])}" for n in names]
+    return _either(rng, CAPTION_QUESTIONS), ", ".join([KIND_NAMES[kind], *facts])
+
+
+def listed(options: list[str], rng: np.random.Generator) -> str:
+    """A request to answer with one of `options`, worded in one of three ways."""
+    first, last = ", ".join(options[:-1]), options[-1]
+    match int(rng.integers(3)):
+        case 0:
+            return f"{first} or {last}?"
+        case 1:
+            return f"answer {first} or {last}."
+        case _:
+            return f"only output {', '.join(repr(o) for o in options[:-1])} or {last!r}."
+
+
+def _either(rng: np.random.Generator, wordings: tuple[str, str]) -> str:
+    return wordings[int(rng.integers(2))]

@@ -1,0 +1,275 @@
+"""The tasks of the real pictures: where each looks, what it asks, what it shows."""
+# scipy has no types.
+# pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulation.pictures import sources as sources
+from simulation.pictures import truths as truths
+from simulation.pictures.brain_slices import (
+    CANVAS,
+    EXTENT,
+    MIDDLE_X,
+    Plane,
+    Slab,
+    draw_slice,
+    plane_slabs,
+    upright,
+    whole_view,
+)
+from simulation.pictures.regions import SIDE, Box, Part, draw_box, shrunk
+from simulation.pictures.sources import Picture, Rgb, Truth, brain, picture
+from simulation.pictures.truths import Answers, View
+from simulation.pictures.words import RING_OUTER, disc, with_ring
+from simulation.task_folder.write_dicom import ct_file
+
+PLANE: Final = "in which plane is this slice?"
+DEPTH: Final = "is the slice near the middle of the brain or near its edge?"
+MATTER: Final = "which matter does the ring mark?"
+
+YES_NO: Final = ("yes", "no")
+SIDES: Final = ("left", "right", "top", "bottom")
+AMOUNTS: Final = ("none", "some", "much")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a picture was cut out: a box of a flat picture, or of a slice of a plane."""
+
+    source: str
+    box: Box
+    slice: int | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shot:
+    """One cut-out as it is shown, the truths it carries, and where it comes from."""
+
+    shown: Rgb
+    """(64, 64, 3)."""
+    answers: Answers
+    place: Place
+    dicom: bytes | None = None
+
+
+#: A region of a picture: something that shots can be drawn from.
+Region = Callable[[np.random.Generator], Shot]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A task of one modality: its questions with their possible answers, and its regions."""
+
+    name: str
+    modality: str
+    asks: Mapping[str, tuple[str, ...]]
+    regions: Callable[[Part], Sequence[Region]]
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How crops of flat pictures are taken and shown."""
+
+    answers: Callable[[View], Answers]
+    smallest: float
+    """The smallest crop's side, as a part of its cell's; the largest fills the cell."""
+    turned: bool = False
+    """Whether crops are turned and mirrored at random; the truth is read afterwards."""
+    ringed: bool = False
+    dicom: bool = False
+
+
+def _flat(of: Sequence[Callable[[], Picture]], look: Look, part: Part) -> Sequence[Region]:
+    """The cells of `part` in each of the pictures."""
+    return [
+        partial(_flat_shot, source, cell, look)
+        for source in of
+        for cell in picture(source).cells(part)
+    ]
+
+
+def _flat_shot(
+    source: Callable[[], Picture], cell: Box, look: Look, rng: np.random.Generator
+) -> Shot:
+    whole = picture(source)
+    room = min(cell.height, cell.width)
+    box = draw_box(rng, cell, int(room * look.smallest), room)
+    crop, truth = box.of(whole.shown), box.of(whole.truth)
+    if look.turned:
+        crop, truth = _turned(rng, crop, truth)
+    view = View(whole.name, shrunk(crop), truth, _ring(rng))
+    shown = with_ring(view.shown, view.ring) if look.ringed else view.shown
+    dicom = ct_file(truth, sources.CT_CENTRE, sources.CT_WIDTH) if look.dicom else None
+    return Shot(shown, look.answers(view), Place(whole.name, box), dicom)
+
+
+def _turned(rng: np.random.Generator, crop: Rgb, truth: Truth) -> tuple[Rgb, Truth]:
+    """Both turned by the same quarter turns and, half the time, mirrored."""
+    quarters = int(rng.integers(4))
+    crop, truth = np.rot90(crop, quarters), np.rot90(truth, quarters)
+    return (crop[:, ::-1], truth[:, ::-1]) if rng.random() < 0.5 else (crop, truth)
+
+
+def _ring(rng: np.random.Generator) -> tuple[int, int]:
+    """Where a ring fits wholly into the picture."""
+    edge = int(np.ceil(RING_OUTER)) + 2
+    return int(rng.integers(edge, SIDE - edge)), int(rng.integers(edge, SIDE - edge))
+
+
+def _slices(part: Part) -> Sequence[Region]:
+    """The slabs of `part`, of all three planes."""
+    return [partial(_slice_shot, slab) for plane in Plane for slab in plane_slabs(plane, part)]
+
+
+def _slice_shot(slab: Slab, rng: np.random.Generator) -> Shot:
+    index = draw_slice(rng, slab)
+    box = whole_view(rng)
+    shown = shrunk(_grey(box.of(upright(brain().t1, slab.plane, index))))
+    answers = {PLANE: slab.plane.name.lower()}
+    depth = _depth(slab.plane, index)
+    if depth is not None:
+        answers[DEPTH] = depth
+    return Shot(shown, answers, Place(slab.plane.name.lower(), box, index))
+
+
+def _depth(plane: Plane, index: int) -> str | None:
+    """Where the slice lies between the middle of the brain and its edge; None in between."""
+    first, last = EXTENT[plane]
+    if plane is Plane.SAGITTAL:
+        away = abs(index - MIDDLE_X) / last
+    else:
+        away = abs(2 * index - first - last) / (last - first)
+    return "middle" if away < 0.4 else "edge" if away > 0.6 else None
+
+
+def _matters(part: Part) -> Sequence[Region]:
+    """The axial slabs of `part`."""
+    return [partial(_matter_shot, slab) for slab in plane_slabs(Plane.AXIAL, part)]
+
+
+def _matter_shot(slab: Slab, rng: np.random.Generator) -> Shot:
+    """A part of an axial slice, ringed where the template's masks agree on one matter."""
+    index = draw_slice(rng, slab)
+    t1 = upright(brain().t1, slab.plane, index)
+    matters = _matters_of(index)
+    wanted = list(matters)[int(rng.integers(len(matters)))]
+    places = matters[wanted].places
+    if len(places) == 0:
+        return Shot(shrunk(_grey(t1)), {}, Place("axial", Box(0, 0, CANVAS, CANVAS), index))
+    box, ring = _around(rng, places[int(rng.integers(len(places)))])
+    ringed = shrunk(box.of(matters[wanted].mask))[disc(ring)] > 128
+    answers = {MATTER: wanted} if ringed.mean() >= 0.9 else {}
+    return Shot(with_ring(_grey(shrunk(box.of(t1))), ring), answers, Place("axial", box, index))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Matter:
+    """Where an axial slice is of one matter, (CANVAS, CANVAS), 255 there and 0 elsewhere."""
+
+    mask: Rgb
+    places: NDArray[np.int64]
+    """Row and column of each of its pixels that has no neighbour of another matter."""
+
+
+@cache
+def _matters_of(index: int) -> Mapping[str, Matter]:
+    """The matters of an axial slice, by the template's masks (0 to 255)."""
+    from scipy.ndimage import binary_erosion
+
+    t1, grey, white = (
+        upright(volume, Plane.AXIAL, index) for volume in (brain().t1, brain().grey, brain().white)
+    )
+    kinds = {
+        "grey": grey > 128,
+        "white": white > 128,
+        "fluid": (grey < 64) & (white < 64) & (t1 > 8),
+    }
+    return {
+        name: Matter(hits.astype(np.uint8) * 255, np.argwhere(binary_erosion(hits)))
+        for name, hits in kinds.items()
+    }
+
+
+def _around(rng: np.random.Generator, place: NDArray[np.int64]) -> tuple[Box, tuple[int, int]]:
+    """A square around a voxel of a slice, and where that voxel is in its 64 x 64 picture."""
+    side = int(rng.integers(36, 57))
+    down, across = (int(rng.integers(side // 5, side - side // 5)) for _ in range(2))
+    box = Box(int(place[0]) - down, int(place[1]) - across, side, side)
+    return box, (int((down + 0.5) * SIDE / side), int((across + 0.5) * SIDE / side))
+
+
+def _grey(level: Rgb) -> Rgb:
+    return np.repeat(level[..., None], 3, axis=2)
+
+
+CTS: Final = (sources.head_scan, sources.skull_scan, sources.belly_scan, sources.spine_scan)
+FILMS: Final = (sources.chest_film, sources.leg_film)
+ECHOES: Final = (
+    sources.node_echo,
+    sources.vessel_echo,
+    sources.heart_echo,
+    sources.pelvis_echo,
+)
+
+ALL: Final = (
+    Task(
+        "stain",
+        "pathology",
+        {truths.STAIN: ("none", "some", "most"), truths.GLASS: YES_NO},
+        partial(_flat, (sources.stained_tissue,), Look(truths.stained, 0.45, turned=True)),
+    ),
+    Task(
+        "nuclei",
+        "microscopy",
+        {truths.NUCLEI: ("few", "several", "many"), truths.ON_NUCLEUS: YES_NO},
+        partial(
+            _flat,
+            (sources.glowing_cells,),
+            Look(truths.counted, 0.4, turned=True, ringed=True),
+        ),
+    ),
+    Task(
+        "fundus",
+        "fundus",
+        {truths.FIELD_END: (*SIDES, "nowhere"), truths.VESSELS: AMOUNTS},
+        partial(_flat, (sources.eye_ground,), Look(truths.bounded, 0.5, turned=True)),
+    ),
+    Task(
+        "plane",
+        "mr",
+        {PLANE: ("axial", "coronal", "sagittal"), DEPTH: ("middle", "edge")},
+        _slices,
+    ),
+    Task(
+        "bone",
+        "ct",
+        {truths.BONE: AMOUNTS, truths.AIR: YES_NO},
+        partial(_flat, CTS, Look(truths.measured, 0.6, dicom=True)),
+    ),
+    Task(
+        "crowding",
+        "pathology",
+        {truths.CROWDING: ("loose", "dense"), truths.ON_NUCLEUS: YES_NO},
+        partial(_flat, (sources.tissue,), Look(truths.crowded, 0.35, turned=True, ringed=True)),
+    ),
+    Task(
+        "film",
+        "xray",
+        {truths.BODY_PART: ("chest", "leg"), truths.FREE_SIDE: SIDES},
+        partial(_flat, FILMS, Look(truths.exposed, 0.5)),
+    ),
+    Task(
+        "flow",
+        "ultrasound",
+        {truths.FLOW: ("red", "blue", "none"), truths.FLOW_AMOUNT: AMOUNTS},
+        partial(_flat, ECHOES, Look(truths.flowing, 0.5)),
+    ),
+    Task("matter", "mr", {MATTER: ("grey", "white", "fluid")}, _matters),
+)

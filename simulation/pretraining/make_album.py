@@ -1,0 +1,120 @@
+"""The pictures that the embedded model learns from: phantoms, and crops of real pictures."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.identity import seed_for
+from simulation.phantoms.canvas import SIZE
+from simulation.phantoms.factors import FACTORS, Factors, Kind, draw_factors
+from simulation.phantoms.images import render
+from simulation.pictures.source import pretraining_crops
+from simulation.pictures.words import with_ring, words
+from simulation.pretraining.lesson_words import WORD_QUESTIONS
+
+#: How often each kind is drawn: more where there is more to see.
+_KIND_SHARES: Final[Mapping[Kind, float]] = {
+    Kind.HISTOLOGY: 0.24,
+    Kind.CHEST_XRAY: 0.20,
+    Kind.ABDOMEN_CT: 0.08,
+    Kind.CHEST_CT: 0.08,
+    Kind.BRAIN_MR: 0.08,
+    Kind.ULTRASOUND: 0.04,
+    Kind.FUNDUS: 0.06,
+    Kind.SKIN_PHOTO: 0.11,
+    Kind.DERMOSCOPY: 0.11,
+}
+#: Scanners that phantoms are drawn with: many, so that the tower learns to see past them.
+_SITES: Final = 64
+#: The share of phantoms with a green ring on them, as real tasks mark a place.
+_RING_SHARE: Final = 0.15
+#: No answer that is known: the factor belongs to another kind of picture.
+UNKNOWN: Final = -1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Album:
+    """Pictures and everything that is known of each.
+
+    `kinds[i]` is None for a crop of a real picture, whose `factors[i]` is empty.
+    `words[i]` are the plain words of picture_words.
+    """
+
+    pixels: NDArray[np.uint8]
+    kinds: Sequence[Kind | None]
+    factors: Sequence[Factors]
+    words: Sequence[Mapping[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """One thing to recognise: of a kind of phantom, or (None) of any picture."""
+
+    kind: Kind | None
+    name: str
+    values: tuple[str, ...]
+
+
+def make_album(phantoms: int, crops: int, seed: int) -> Album:
+    """`phantoms` phantoms, then `crops` crops of the real pictures' train regions."""
+    rng = np.random.default_rng(seed_for(seed, "album"))
+    names = list(_KIND_SHARES)
+    pixels = np.empty((phantoms + crops, SIZE, SIZE, 3), np.uint8)
+    kinds: list[Kind | None] = []
+    factors: list[Factors] = []
+    seen: list[Mapping[str, str]] = []
+    for index in range(phantoms):
+        kind = names[int(rng.choice(len(names), p=list(_KIND_SHARES.values())))]
+        facts = draw_factors(kind, rng)
+        shown = render(kind, facts, rng, int(rng.integers(_SITES)))
+        ring = _ring(rng) if rng.random() < _RING_SHARE else None
+        seen.append(words(shown, ring))
+        pixels[index] = shown if ring is None else with_ring(shown, ring)
+        kinds.append(kind)
+        factors.append(facts)
+    real, real_words = pretraining_crops(crops, seed)
+    pixels[phantoms:] = real
+    blank: Factors = {}
+    kinds += [None] * crops
+    factors += [blank] * crops
+    return Album(pixels, kinds, factors, [*seen, *real_words])
+
+
+def list_facts(album: Album) -> list[Fact]:
+    """Every phantom's kind and factors, and every plain word that `album` has."""
+    facts = [Fact(None, "kind", tuple(Kind))]
+    for kind, factors in FACTORS.items():
+        facts += [Fact(kind, name, values) for name, values in factors.items()]
+    for name in WORD_QUESTIONS:
+        found = sorted({seen[name] for seen in album.words if name in seen})
+        facts.append(Fact(None, name, tuple(found)))
+    return facts
+
+
+def fact_labels(album: Album, facts: Sequence[Fact]) -> NDArray[np.int64]:
+    """Which value each fact has in each picture, (pictures, facts); UNKNOWN where it has none."""
+    labels = np.full((len(album.kinds), len(facts)), UNKNOWN, np.int64)
+    for column, fact in enumerate(facts):
+        place = {value: index for index, value in enumerate(fact.values)}
+        for row in range(len(album.kinds)):
+            labels[row, column] = place.get(_value(album, row, fact), UNKNOWN)
+    return labels
+
+
+def _value(album: Album, row: int, fact: Fact) -> str:
+    """The fact's value in a picture; empty where it has none."""
+    kind = album.kinds[row]
+    if fact.name == "kind":
+        return "" if kind is None else kind
+    if fact.kind is None:
+        return album.words[row].get(fact.name, "")
+    return album.factors[row][fact.name] if fact.kind is kind else ""
+
+
+def _ring(rng: np.random.Generator) -> tuple[int, int]:
+    """Where a ring fits wholly into a picture."""
+    row, column = rng.integers(8, SIZE - 8, 2)
+    return int(row), int(column)

@@ -1,0 +1,98 @@
+"""Makes the embedded model's tokenizer: byte-level BPE over the words that it is taught."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    trainers,
+)
+from transformers import PreTrainedTokenizerFast
+
+from simulation.phantoms.factors import Kind, draw_factors
+from simulation.phantoms.tasks import DRAW_CASES
+from simulation.phantoms.words import plain_caption, plain_choice, plain_questions
+from simulation.pretraining.lesson_words import WORD_QUESTIONS, untrue_lesson
+
+VOCABULARY: Final = 1280
+#: Ids 0 to 6, in this order.
+SPECIAL: Final = ("<pad>", "<s>", "</s>", "<unk>", "[INST]", "[/INST]", "<image>")
+IMAGE_TOKEN: Final = 6
+#: These swallow the spaces beside them, which the prompt's text has and the model needs not.
+_SWALLOWING: Final = ("[INST]", "[/INST]", "</s>")
+
+
+def make_tokenizer(extra: Iterator[str]) -> PreTrainedTokenizerFast:
+    """A tokenizer of VOCABULARY tokens or fewer: the phantoms' words and those of `extra`."""
+    tokenizer = Tokenizer(models.BPE(unk_token=None))
+    # One space for any white space: the prompt's line break costs no token, and a word has
+    # the same token at the beginning of a question and inside it.
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Lowercase(), normalizers.Replace(Regex(r"\s+"), " ")]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = [_special(text) for text in SPECIAL]
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_evened([*_texts(), *extra]), trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token=_special("</s>"),
+        unk_token="<unk>",
+        additional_special_tokens=[_special(text) for text in SPECIAL[4:]],
+        model_max_length=512,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def _evened(texts: list[str]) -> Iterator[str]:
+    """Every word of `texts`, the rare ones nearly as often as the common ones.
+
+    Byte-pair merges go to what is frequent; we want whole words, rare or not.
+    """
+    counts = Counter(word for text in texts for word in re.findall(r"\w+|[^\w\s]", text))
+    for word, count in counts.items():
+        yield from [f" {word}"] * (10 + int(count**0.5))
+
+
+def _special(text: str) -> AddedToken:
+    swallows = text in _SWALLOWING
+    return AddedToken(text, special=True, normalized=False, lstrip=swallows, rstrip=swallows)
+
+
+def _texts() -> Iterator[str]:
+    """Questions and answers of all phantoms, plain and clinical, and of the real crops."""
+    rng = np.random.default_rng(1024)
+    for kind in Kind:
+        yield from _plain_texts(kind, rng)
+    for draw_case in DRAW_CASES.values():
+        for _ in range(150):
+            yield from (f"{one.question} {one.answer}" for one in draw_case(rng).asked)
+    for questions in WORD_QUESTIONS.values():
+        yield from questions
+    for _ in range(3000):
+        yield " ".join(untrue_lesson(rng))
+
+
+def _plain_texts(kind: Kind, rng: np.random.Generator) -> Iterator[str]:
+    for _ in range(250):
+        factors = draw_factors(kind, rng)
+        yield from (" ".join(pair) for pair in plain_questions(kind, factors, rng))
+        yield " ".join(plain_caption(kind, factors, rng))
+        yield " ".join(plain_choice(kind, factors, rng))

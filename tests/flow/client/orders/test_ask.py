@@ -1,0 +1,209 @@
+"""`fedmslora bank ask`: the picture chooses the stage, and is known or not."""
+# pyright: reportUnknownMemberType=false
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from client.data.task import Example, TaskData, images_of, read_task
+from client.inference.generate import answer
+from client.inference.image_prototype import picture_feature, picture_features, prototype_of
+from client.inference.router import route
+from client.model.base_digest import base_digest
+from client.model.llava import BaseModel, load_base
+from client.model.lora_init import fresh_adapter
+from commands.bank import app
+from common.adapter import Adapter, Pair, to_bytes
+from common.bank.bank import Bank
+from common.errors import Refusal
+from common.image_prototype import to_bytes as prototype_bytes
+from common.metrics import AnswerKind
+from common.plan import BaseModelPin, Hold, Modality, Precision
+from common.plan_file import load_plan
+from common.signing import SigningKey
+from simulation.hospitals import BASE_MODELS, prepare
+from tests.flow.small_run import OTHER, STAGE, small_plan
+from tests.unit.client.data.test_dicom import dicom
+from tests.unit.small_bank import draft
+
+TINY = BASE_MODELS["tiny-llava"]
+KEY = SigningKey.from_seed(bytes(32))
+TASKS = {"CXP": Modality.RADIOLOGY, "PCAM": Modality.PATHOLOGY}
+
+
+@pytest.fixture(scope="module")
+def model() -> BaseModel:
+    torch.set_num_threads(1)
+    return load_base(TINY, Precision.FP32, torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TaskData]:
+    """Pictures of two modalities, and of one that the bank does not know."""
+    folder = tmp_path_factory.mktemp("data")
+    stages = [STAGE, OTHER, {**OTHER, "name": "ham", "modality": "dermatology", "task": "HAM"}]
+    plan = load_plan(small_plan(folder / "plan.yaml", stages=stages))
+    prepare(plan, folder / "sites", None, TINY)
+    return {t: read_task(folder / "sites/b/data" / t) for t in ("CXP", "PCAM", "HAM")}
+
+
+@pytest.fixture(scope="module")
+def bank(
+    model: BaseModel, data: dict[str, TaskData], tmp_path_factory: pytest.TempPathFactory
+) -> Bank:
+    """Two stages with the prototypes of their pictures, and adapters that nobody trained."""
+    pin = BaseModelPin(name="tiny-llava", sha256=base_digest(TINY))
+    grown = Bank.create(tmp_path_factory.mktemp("ask") / "bank", pin)
+    for number, (task, modality) in enumerate(TASKS.items()):
+        prototype = prototype_of(picture_features(model, images_of(data[task].train)))
+        assert prototype is not None
+        drafted = replace(
+            draft(grown, task.lower()), modality=modality, task=task,
+            prototype=prototype_bytes(prototype),
+        )  # fmt: skip
+        grown = grown.add(drafted, to_bytes(untrained(model, number)), KEY)
+    return grown
+
+
+def untrained(model: BaseModel, seed: int) -> Adapter:
+    """An adapter that changes every answer, another way for each seed."""
+    fresh, draw = fresh_adapter(model.adapted.shapes(), 2, 1.0, seed), np.random.default_rng(seed)
+    pairs = {
+        name: Pair(pair.a, draw.normal(0, 0.2, pair.b.shape).astype(np.float32))
+        for name, pair in fresh.pairs.items()
+    }
+    return replace(fresh, pairs=pairs)
+
+
+def told(*arguments: str | Path) -> tuple[str, str]:
+    """What a command writes on stdout and on stderr."""
+    result = CliRunner().invoke(app, ["ask", *map(str, arguments)])
+    if result.exception is not None:
+        raise result.exception
+    return result.stdout, result.stderr
+
+
+def document(*arguments: str | Path) -> dict[str, Any]:
+    return json.loads(told(*arguments, "--json")[0])
+
+
+def refusal(*arguments: str | Path) -> str:
+    with pytest.raises(Refusal) as caught:
+        told(*arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_picture_is_answered_by_the_sum_of_the_stage_that_it_is_like(
+    bank: Bank, data: dict[str, TaskData], model: BaseModel, task: str
+):
+    question = data[task].test[0]
+    found = document(
+        question.image, question.question, "--bank", bank.folder, "--max-new-tokens", "9"
+    )
+    assert (found["stage"], found["modality"]) == (task.lower(), TASKS[task])
+    assert found["chosen_by"] == "router" and found["known"] is True
+    # The router's own numbers, from the picture and the bank's files.
+    routing = route(picture_feature(model, question.image), bank.prototypes(), 0.05)
+    assert found["confidence"] == routing.best.probability > 0.5
+    assert [one["cosine"] for one in found["stages"]] == [one.cosine for one in routing.choices]
+    # Its own answer: everything that the stage sums, and nothing else.
+    sums = bank.named(task.lower()).sums
+    assert found["sums"] == [bank.releases[stage].name for stage in sums]
+    model.adapted.freeze([bank.adapter(stage) for stage in sums], Hold.FOLD)
+    asked = Example("1", question.image, question.question, "", AnswerKind.OPEN)
+    assert found["answer"] == answer(model, [asked], 9, 1)[0]
+
+
+def test_in_words_it_says_who_answers_how_surely_and_what_the_model_is(
+    bank: Bank, data: dict[str, TaskData]
+):
+    out, err = told(data["CXP"].test[0].image, "is it normal ?", "--bank", bank.folder)
+    answered, stage, others = out.splitlines()
+    assert answered.startswith("answer ")
+    assert "cxp (radiology), chosen from the image with " in stage and " confidence" in stage
+    assert others.startswith("runners-up  pcam ")
+    assert err.startswith("tiny-llava knows no medicine")
+
+
+def test_a_picture_like_nothing_known_is_marked_a_guess(bank: Bank, data: dict[str, TaskData]):
+    image = data["HAM"].test[0].image
+    out, _ = told(image, "what is it ?", "--bank", bank.folder)
+    assert out.startswith("This image is like nothing that the bank has learned.")
+    assert out.splitlines()[1].endswith("  (a guess)")
+    found = document(image, "what is it ?", "--bank", bank.folder)
+    assert found["known"] is False and found["stage"] in ("cxp", "pcam")
+
+
+def test_a_stage_that_is_told_answers_whatever_the_picture(bank: Bank, data: dict[str, TaskData]):
+    image = data["CXP"].test[0].image
+    found = document(image, "what is it ?", "--bank", bank.folder, "--stage", "pcam")
+    assert (found["stage"], found["chosen_by"]) == ("pcam", "user")
+    assert (found["confidence"], found["known"], found["stages"]) == (None, None, [])
+    out, _ = told(image, "what is it ?", "--bank", bank.folder, "--stage", "1")
+    assert out.splitlines()[1] == "stage       pcam (pathology), as told"
+
+
+def test_a_dicom_file_is_asked_as_a_picture_is(
+    bank: Bank, data: dict[str, TaskData], tmp_path: Path
+):
+    image = data["CXP"].test[0].image
+    with Image.open(image) as opened:
+        grey = np.asarray(opened.convert("L"))
+    dicom(tmp_path / "scan.dcm", grey)
+    found = document(tmp_path / "scan.dcm", "is it normal ?", "--bank", bank.folder)
+    assert found["stage"] == "cxp"
+
+
+def test_what_cannot_be_asked_is_refused_in_one_sentence(
+    bank: Bank, data: dict[str, TaskData], tmp_path: Path
+):
+    image = data["CXP"].test[0].image
+    on = ("--bank", bank.folder)
+    (tmp_path / "text.png").write_text("no picture")
+    assert "found no file" in refusal(tmp_path / "none.png", "what ?", *on)
+    assert "found no picture" in refusal(tmp_path / "text.png", "what ?", *on)
+    assert "question: found nothing" in refusal(image, " ", *on)
+    assert "found no release 'mr', expected one of: cxp, pcam" in refusal(
+        image, "what ?", *on, "--stage", "mr"
+    )
+    assert "bank.json: can't be read" in refusal(image, "what ?", "--bank", tmp_path)
+    assert "found no folder, expected a base model" in refusal(
+        image, "what ?", *on, "--base-model", tmp_path / "none"
+    )
+
+
+def test_a_bank_on_another_base_model_or_without_prototypes_is_refused(
+    data: dict[str, TaskData], tmp_path: Path
+):
+    image = data["CXP"].test[0].image
+    foreign = Bank.create(tmp_path / "foreign", BaseModelPin(name="large", sha256="a" * 64))
+    foreign.add(draft(foreign, "ct"), to_bytes(Adapter({}, 1.0)), KEY)
+    on = ("--bank", foreign.folder)
+    assert "found a bank on large, which does not come with fedmslora" in refusal(image, "?", *on)
+    assert "found no prototype in its 1 releases" in refusal(image, "?", *on, "--base-model", TINY)
+    said = refusal(image, "?", *on, "--base-model", TINY, "--stage", "ct")
+    assert "expected the bank's large" in said
+
+
+def test_a_changed_prototype_is_refused(bank: Bank, data: dict[str, TaskData]):
+    file = bank.folder / "000-cxp/prototype.safetensors"
+    blob = file.read_bytes()
+    file.write_bytes(blob[:-1] + bytes([blob[-1] ^ 1]))
+    try:
+        on = ("--bank", bank.folder)
+        assert "its bytes were changed" in refusal(data["CXP"].test[0].image, "what ?", *on)
+    finally:
+        file.write_bytes(blob)
+
+
+def test_the_help_has_an_example():
+    assert "Example: fedmslora bank ask " in told("--help")[0]

@@ -1,0 +1,430 @@
+"""Orders at a site: equal orders have equal bytes, and a wrong one is refused by name."""
+# pyright: reportUnknownMemberType=false
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from client.data.task import Example
+from client.methods import lora_recipe, mslora_cr
+from client.methods.interface import Assignment
+from client.model import llava as models
+from client.model.device import settle
+from client.orders import execute
+from client.orders.execute import do
+from client.site import blob_store
+from client.site.config import Device, Site
+from client.site.failures import OrderRefused
+from client.training.checkpoint import Checkpoint, NotWanted
+from client.training.loop import Report, Trained, train
+from client.training.optimizer import PlainDescent
+from common.adapter import Adapter, from_bytes, to_bytes
+from common.errors import BankError, DataError, SiteFailed
+from common.exchange import Answer, Order, Reason, ReleaseRef, Scores, Update, Work
+from common.metrics import read_answers
+from common.plan import Precision
+from common.process.progress import News
+from tests.flow.small_site import (
+    MSLORA_CR,
+    QUESTIONS,
+    order_of,
+    plan_of,
+    second_stage,
+    site_in,
+    staged,
+    write_site,
+)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_site(tmp_path_factory.mktemp("site"))
+
+
+@pytest.fixture
+def site(shared: Path, tmp_path: Path) -> Site:
+    return site_in(shared, tmp_path / "store")
+
+
+def ignore(_: News) -> None:
+    """Nobody listens."""
+
+
+def trained(order: Order, site: Site) -> Update:
+    update = do(order, site, ignore, None)
+    assert isinstance(update, Update)
+    return update
+
+
+def scored(order: Order, site: Site) -> Scores:
+    scores = do(order, site, ignore, None)
+    assert isinstance(scores, Scores)
+    return scores
+
+
+def same(one: Answer, other: Answer) -> bool:
+    """Whether two updates differ in nothing but what they cost."""
+    assert isinstance(one, Update) and isinstance(other, Update)
+    return replace(one, seconds=0.0, peak_memory=0) == replace(other, seconds=0.0, peak_memory=0)
+
+
+def adapter_of(update: Update) -> Adapter:
+    return from_bytes(update.adapter, "test")
+
+
+def test_an_update_says_what_was_done_and_in_answer_to_what(site: Site):
+    order = order_of(site, plan_of(site))
+    told: list[News] = []
+    update = do(order, site, told.append, None)
+    assert isinstance(update, Update)
+    assert (update.order, update.site, update.examples) == (order.digest, "north", 6)
+    assert update.steps == 4  # two epochs of six examples in batches of three
+    assert update.regularizer == 0  # nothing to keep apart from yet
+    assert 0 < update.loss < 20
+    assert told[-1] == {
+        "stage": 0, "round": 1, "site": "north", "step": 4, "steps": 4, "loss": update.loss,
+    }  # fmt: skip
+
+
+def test_the_loss_falls_from_round_to_round(site: Site):
+    plan = plan_of(site)
+    first = trained(order_of(site, plan), site)
+    second = trained(order_of(site, plan, round=2, adapter=first.adapter), site)
+    assert second.loss < first.loss
+
+
+def test_an_order_done_twice_has_the_same_bytes_whatever_came_between(site: Site):
+    plan = plan_of(site)
+    first = trained(order_of(site, plan), site)
+    order = second_stage(site, plan, first)
+    once = trained(order, site)
+    scored(second_stage(site, plan, first, work=Work.EVALUATE, round=0, stage=0), site)
+    assert same(trained(order, site), once)
+    execute._read.cache_clear()  # pyright: ignore[reportPrivateUsage]
+    models._load.cache_clear()  # pyright: ignore[reportPrivateUsage]
+    assert same(trained(order, site), once)
+
+
+def test_training_and_scoring_leave_every_base_weight_as_it_was(site: Site):
+    plan = plan_of(site)
+
+    def weights() -> str:
+        model = models.load_base(site.base_model, plan.training.precision, torch.device("cpu"))
+        whole = hashlib.sha256()
+        for name, value in sorted(model.network.state_dict().items()):
+            whole.update(name.encode() + value.numpy().tobytes())
+        return whole.hexdigest()
+
+    before = weights()
+    first = trained(order_of(site, plan), site)
+    trained(second_stage(site, plan, first), site)
+    assert weights() == before
+
+
+def test_the_first_round_of_a_stage_starts_alike_at_every_site(site: Site):
+    plan = staged(plan_of(site), 0, learning_rate=1e-12, sites=["north", "south"])
+    here = adapter_of(trained(order_of(site, plan), site))
+    there = adapter_of(trained(order_of(site, plan), site.model_copy(update={"name": "south"})))
+    for name, pair in here.pairs.items():
+        np.testing.assert_allclose(pair.a, there.pairs[name].a, atol=1e-9)
+        assert np.abs(pair.b).max() < 1e-9
+
+
+def test_the_regularizer_is_there_from_the_second_stage_on(site: Site):
+    plan = plan_of(site)
+    first = trained(order_of(site, plan), site)
+    update = trained(second_stage(site, plan, first), site)
+    assert update.regularizer > 0
+    without = plan_of(site, method={**MSLORA_CR, "contrast": None})
+    assert trained(second_stage(site, without, first), site).regularizer == 0
+
+
+def test_frozen_a_trains_b_alone_on_orthonormal_rows_that_avoid_earlier_ones(site: Site):
+    plan = plan_of(site, "frozen_a")
+    first = trained(order_of(site, plan), site)
+    second = trained(second_stage(site, plan, first), site)
+    again = trained(second_stage(site, plan, first, round=2, adapter=second.adapter), site)
+    for name, pair in adapter_of(second).pairs.items():
+        earlier = adapter_of(first).pairs[name]
+        np.testing.assert_allclose(pair.a @ pair.a.T, np.eye(2), atol=1e-6)
+        np.testing.assert_allclose(pair.a @ earlier.a.T, np.zeros((2, 2)), atol=1e-6)
+        later = adapter_of(again).pairs[name]
+        assert np.array_equal(later.a, pair.a)
+        assert not np.array_equal(later.b, pair.b)
+
+
+def test_alternating_trains_b_in_odd_rounds_and_a_in_even_ones(site: Site):
+    plan = staged(plan_of(site, "alternating"), 0, rounds=3)
+    first = trained(order_of(site, plan), site)
+    second = trained(order_of(site, plan, round=2, adapter=first.adapter), site)
+    third = trained(order_of(site, plan, round=3, adapter=second.adapter), site)
+    for name, pair in adapter_of(second).pairs.items():
+        before, after = adapter_of(first).pairs[name], adapter_of(third).pairs[name]
+        assert np.array_equal(pair.b, before.b) and not np.array_equal(pair.a, before.a)
+        assert np.array_equal(pair.a, after.a) and not np.array_equal(pair.b, after.b)
+
+
+def test_sequential_goes_on_with_the_release_before(site: Site):
+    method = {"name": "sequential", "rank": 2, "alpha": 2.0}
+    plan = staged(plan_of(site, method=method), 1, learning_rate=1e-12)
+    first = trained(order_of(site, plan), site)
+    second = adapter_of(trained(second_stage(site, plan, first), site))
+    for name, pair in adapter_of(first).pairs.items():
+        np.testing.assert_allclose(second.pairs[name].a, pair.a, atol=1e-9)
+        np.testing.assert_allclose(second.pairs[name].b, pair.b, atol=1e-9)
+
+
+@pytest.mark.parametrize("hold", ["fold", "stack"])
+def test_a_stage_is_learned_and_answered_by_its_adapters_only(site: Site, hold: str):
+    method = {**MSLORA_CR, "rank": 8, "alpha": 16.0, "hold": hold}
+    plan = staged(plan_of(site, method=method), 0, local_epochs=40.0, max_new_tokens=20)
+    first = trained(order_of(site, plan), site)
+    evaluation: dict[str, Any] = {"stage": 0, "work": Work.EVALUATE, "round": 0}
+    bare = scored(second_stage(site, plan, first, active=(), **evaluation), site)
+    worn = scored(second_stage(site, plan, first, active=(0,), **evaluation), site)
+    assert bare.metrics["accuracy"] < 0.2
+    assert worn.metrics["accuracy"] >= 0.8
+    # By hand: "red" for the three colour questions is right twice, each other one has its own.
+    assert worn.majority["accuracy"] == pytest.approx(5 / 6)
+    assert worn.questions == 6
+
+
+def test_a_candidate_answers_as_its_release_will(site: Site):
+    plan = plan_of(site)
+    first = trained(order_of(site, plan), site)
+    evaluation: dict[str, Any] = {"stage": 0, "work": Work.EVALUATE, "round": 0}
+    before = order_of(site, plan, adapter=first.adapter, **evaluation)
+    after = second_stage(site, plan, first, active=(0,), **evaluation)
+    assert replace(scored(before, site), order="") == replace(scored(after, site), order="")
+    assert texts(site, before) == texts(site, after)
+    assert texts(site, before) != texts(site, order_of(site, plan, **evaluation))
+
+
+def texts(site: Site, order: Order) -> list[str]:
+    scored(order, site)
+    file = site.store / "answers" / f"first-{order.digest[:12]}.jsonl"
+    return [json.loads(line)["text"] for line in file.read_text().splitlines()]
+
+
+def test_answers_stay_on_the_sites_disk_under_the_papers_keys(site: Site):
+    order = order_of(site, plan_of(site), work=Work.EVALUATE, round=0)
+    scores = scored(order, site)
+    file = site.store / "answers" / f"first-{order.digest[:12]}.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [line["gt"] for line in lines] == [answer for _, answer in QUESTIONS]
+    assert list(lines[0]) == ["question_id", "prompt", "text", "gt", "answer_type"]
+    assert len(read_answers(file)) == 6
+    sent = scores.to_record()["header"]
+    assert not any(text in str(sent) for text in ("colour", "right", ".png", str(site.data)))
+
+
+@pytest.mark.parametrize(
+    ("reason", "changes"),
+    [
+        (Reason.CODE, {"code": "feed"}),
+        (Reason.PLAN, {"stage": 2}),
+        (Reason.ROUNDS, {"round": 3}),
+    ],
+)
+def test_an_order_beyond_the_policy_or_the_plan_is_refused_here_too(
+    site: Site, reason: Reason, changes: dict[str, Any]
+):
+    with pytest.raises(OrderRefused) as caught:
+        do(order_of(site, plan_of(site), **changes), site, ignore, None)
+    assert caught.value.reason is reason
+
+
+def test_another_base_model_is_refused(site: Site):
+    order = order_of(site, plan_of(site, base_model={"name": "tiny", "sha256": "0" * 64}))
+    with pytest.raises(OrderRefused, match="base model 'tiny' at site north: found") as caught:
+        do(order, site, ignore, None)
+    assert caught.value.reason is Reason.BASE_MODEL
+
+
+def test_a_task_with_too_few_examples_is_scored_but_not_trained_on(site: Site):
+    wary = site.model_copy(update={"policy": site.policy.model_copy(update={"examples": 7})})
+    with pytest.raises(OrderRefused) as caught:
+        do(order_of(wary, plan_of(wary)), wary, ignore, None)
+    assert caught.value.reason is Reason.EXAMPLES
+    assert scored(order_of(wary, plan_of(wary), work=Work.EVALUATE, round=0), wary).questions == 6
+
+
+def test_a_blob_that_is_nowhere_is_named(site: Site):
+    plan = plan_of(site)
+    refs = (ReleaseRef(0, "a" * 64),)
+    with pytest.raises(SiteFailed, match="no blob aaaaaaaaaaaa"):
+        do(order_of(site, plan, stage=1, releases=refs), site, ignore, None)
+    with pytest.raises(SiteFailed, match="no blob bbbbbbbbbbbb"):
+        do(replace(order_of(site, plan), plan="b" * 64), site, ignore, None)
+
+
+@pytest.mark.parametrize("read", [(execute, "assignment_of"), (lora_recipe, "wear")])
+def test_a_release_that_is_cut_off_before_it_is_read_is_named_and_leaves_no_trace(
+    site: Site, read: tuple[ModuleType, str], monkeypatch: pytest.MonkeyPatch
+):
+    """Before it is summed, and after that, before it is compared with."""
+    module, name = read
+    plan = plan_of(site)
+    first = trained(order_of(site, plan), site)
+    order = second_stage(site, plan, first)
+    once = trained(order, site)
+    file = site.store / "blobs" / order.releases[0].sha256
+    blob, begun = file.read_bytes(), getattr(module, name)
+
+    def cut_after(*arguments: object) -> object:
+        found = begun(*arguments)
+        os.truncate(file, len(blob) // 2)
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, cut_after)
+        patch.setattr(mslora_cr, "wear", lora_recipe.wear)
+        models.forget_base()
+        with pytest.raises(BankError, match=f"^release {file.name[:12]}: cut off while it was"):
+            trained(order, site)
+    with pytest.raises(SiteFailed, match="the damaged blob is removed"):
+        trained(order, site)
+    blob_store.put(site.store, blob)
+    assert same(trained(order, site), once)
+
+
+def test_an_update_travels_in_the_plans_precision_and_says_what_it_cost(site: Site):
+    full = plan_of(site)
+    short = full.model_copy(update={"wire": Precision.BF16})
+    whole = trained(order_of(site, full), site)
+    half = trained(order_of(site, short), site)
+    assert half.adapter == to_bytes(adapter_of(whole), Precision.BF16)
+    assert len(half.adapter) < 0.75 * len(whole.adapter)
+    assert whole.seconds > 0
+    assert whole.peak_memory > 100e6  # torch alone takes more
+
+
+def test_a_training_given_up_at_any_checkpoint_goes_on_to_the_same_update(
+    site: Site, tmp_path: Path
+):
+    plan = plan_of(site)
+    order = second_stage(site, plan, trained(order_of(site, plan), site))
+    whole = trained(order, site)
+    givings_up = 0
+    while True:
+        begun = Checkpoint(tmp_path / "checkpoint", 0.0, lambda: False)
+        try:
+            last = do(order, site, ignore, begun)
+        except NotWanted:
+            givings_up += 1
+            continue
+        assert same(last, whole)
+        break
+    assert givings_up >= 3
+
+
+def test_an_adapter_of_another_model_is_refused(site: Site, shared: Path):
+    plan = plan_of(site)
+    first = adapter_of(trained(order_of(site, plan), site))
+    renamed = replace(first, pairs={f"x.{name}": pair for name, pair in first.pairs.items()})
+    blob = to_bytes(renamed)
+    with pytest.raises(BankError, match="the base model has none so named"):
+        do(order_of(site, plan, round=2, adapter=blob), site, ignore, None)
+
+
+def test_a_task_that_the_site_has_not_is_a_data_error(site: Site, tmp_path: Path):
+    (tmp_path / "empty").mkdir()
+    bare = site.model_copy(update={"data": tmp_path / "empty"})
+    with pytest.raises(DataError, match="first: found nothing, expected a task's folder"):
+        do(order_of(site, plan_of(site)), bare, ignore, None)
+
+
+def test_questions_that_were_replaced_are_read_again_though_size_and_time_are_the_same(
+    tmp_path: Path,
+):
+    site = site_in(write_site(tmp_path / "site"), tmp_path / "store")
+    order, file = order_of(site, plan_of(site)), site.data / "first" / "train.json"
+    before, status = execute.data_of(order, site).train, file.stat()
+    other = tmp_path / "other.json"
+    other.write_bytes(file.read_bytes().replace(b'"blue"', b'"teal"'))
+    os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert other.stat().st_size == status.st_size
+    other.rename(file)
+    after = execute.data_of(order, site).train
+    assert [q.answer for q in before if q not in after] == ["blue"]
+    assert execute.data_of(order, site).train is after
+
+
+def test_a_gpu_that_is_missing_is_said(site: Site):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    bare = site.model_copy(update={"device": Device.CUDA})
+    with pytest.raises(SiteFailed, match="site north, device: found no GPU"):
+        do(order_of(site, plan_of(site)), bare, ignore, None)
+
+
+def test_on_a_gpu_nothing_may_be_summed_in_an_order_of_chance(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+):
+    """With `warn_only` the fused attentions of CUDA go on as before, and warn."""
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    threads = torch.get_num_threads()
+    try:
+        settle(site.model_copy(update={"device": Device.CUDA}))
+        assert torch.are_deterministic_algorithms_enabled()
+        assert not torch.is_deterministic_algorithms_warn_only_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.set_num_threads(threads)
+
+
+class PromptMethod:
+    """A method on another backbone: it learns a vector, and answers with its length."""
+
+    def start(self, assignment: Assignment, examples: Sequence[Example]) -> Adapter:
+        return Adapter({}, 1.0, {"prompt": np.zeros(3, np.float32)})
+
+    def train(
+        self, assignment: Assignment, adapter: Adapter, examples: Sequence[Example], report: Report
+    ) -> tuple[Adapter, Trained]:
+        vector = nn.Parameter(torch.tensor(adapter.extras["prompt"]))
+
+        def loss_of(chosen: Sequence[int]) -> Iterator[torch.Tensor]:
+            yield (vector - len(assignment.beneath) - 1).square().mean()
+
+        descent = PlainDescent(nn.Identity(), [vector], assignment.plan.training)
+        trained = train(assignment.course(len(examples)), descent, loss_of, None, report)
+        return Adapter({}, 1.0, {"prompt": vector.detach().numpy()}), trained
+
+    def answer(self, assignment: Assignment, questions: Sequence[Example]) -> list[str]:
+        return [str(adapter.extra("prompt").shape) for adapter in assignment.beneath] * len(
+            questions
+        )
+
+
+def test_a_method_without_a_decoder_needs_no_other_site(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(execute.METHODS, "mslora_cr", PromptMethod())
+    plan = plan_of(site)
+    first = trained(order_of(site, plan), site)
+    assert (adapter_of(first).extras["prompt"] > 0).all()
+    order = second_stage(site, plan, first, stage=0, active=(0,), work=Work.EVALUATE, round=0)
+    assert texts(site, order) == ["(3,)"] * 6
+
+
+def test_a_full_gpu_is_said_in_one_sentence(site: Site, monkeypatch: pytest.MonkeyPatch):
+    class Greedy(PromptMethod):
+        def start(self, assignment: Assignment, examples: Sequence[Example]) -> Adapter:
+            raise torch.OutOfMemoryError
+
+    monkeypatch.setitem(execute.METHODS, "mslora_cr", Greedy())
+    with pytest.raises(SiteFailed, match="site north: stage 'first' needs more GPU memory"):
+        do(order_of(site, plan_of(site)), site, ignore, None)

@@ -1,0 +1,429 @@
+"""The loop, its schedule and its loss, against hand-made numbers and transformers' own loss."""
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from client.data.images import load_image, pad_to_square
+from client.data.task import read_task
+from client.methods.lora_recipe import Decoder, in_like_parts, parts_of, token_loss
+from client.model.llava import BaseModel, load_base
+from client.model.lora import Factor
+from client.model.lora_init import fresh_adapter
+from client.model.prompt import IGNORED, encode_example
+from client.training.batches import Batches
+from client.training.loop import Course, Progress, train
+from client.training.optimizer import PlainDescent, backward, summed
+from common.errors import SiteFailed
+from common.plan import Plan, Precision
+from common.plan_file import parse_plan
+from tests.flow.tiny_llava import write_llava, write_task
+
+QUESTIONS = [
+    ("what is this ?", "red"),
+    ("is it the left side of the picture ?", "no the right side"),
+    ("what colour ?", "blue green red yes"),
+    ("is this it ?", "yes"),
+    ("which side ?", "left"),
+]
+
+
+def plan_of(**changes: Any) -> Plan:
+    stage: dict[str, Any] = {
+        "name": "one",
+        "modality": "ct",
+        "task": "t",
+        "sites": ["a"],
+        "rounds": 4,
+        "local_epochs": 1.0,
+        "learning_rate": 0.01,
+        "batch_size": 4,
+    }
+    stage.update({name: value for name, value in changes.items() if name in {*stage, "quorum"}})
+    return parse_plan(
+        {
+            "name": "plan",
+            "seed": 7,
+            "base_model": {"name": "tiny", "sha256": "0" * 64},
+            "method": {"name": "mslora_cr", "rank": 2, "alpha": 2.0, "contrast": None},
+            "aggregation": "fedavg",
+            "training": changes.get("training", {}),
+            "stages": [stage],
+        },
+        "test",
+    )
+
+
+def course_of(round: int = 1, examples: int = 10, site: str = "a", **changes: Any) -> Course:
+    return Course(plan=plan_of(**changes), stage=0, round=round, site=site, examples=examples)
+
+
+def test_an_epoch_takes_every_example_once_in_batches_of_nearly_equal_size():
+    batches = course_of(examples=10, batch_size=4).batches()
+    assert sorted(i for batch in batches for i in batch) == list(range(10))
+    assert sorted(map(len, batches)) == [3, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("epochs", "examples", "drawn", "steps"),
+    [(0.5, 10, 5, 2), (2.5, 10, 25, 7), (0.01, 10, 1, 1), (3.0, 1, 3, 1)],
+)
+def test_epochs_may_be_fractional_and_make_at_least_one_step(
+    epochs: float, examples: int, drawn: int, steps: int
+):
+    batches = course_of(examples=examples, local_epochs=epochs).batches()
+    assert len(batches) == steps
+    counts = [sum(batch.count(i) for batch in batches) for i in range(examples)]
+    assert sum(counts) == drawn
+    assert max(counts) - min(counts) <= 1
+
+
+def test_the_order_depends_on_round_and_site_and_on_nothing_else():
+    torch.manual_seed(1)
+    first = course_of(round=2).batches()
+    torch.manual_seed(2)
+    assert course_of(round=2).batches() == first
+    assert course_of(round=3).batches() != first
+    assert course_of(round=2, site="b").batches() != first
+
+
+def test_the_rates_of_all_rounds_are_one_warm_up_and_one_cosine():
+    steps, rounds = 5, 4
+    training = {"warmup": 0.2}
+    rates = [
+        course_of(round=r, rounds=rounds, training=training).rate(step, steps)
+        for r in range(1, rounds + 1)
+        for step in range(steps)
+    ]
+    at_once = course_of(round=1, rounds=1, training=training)
+    assert rates == pytest.approx([at_once.rate(step, steps * rounds) for step in range(20)])
+    # By hand: 20 steps, the first 4 warm up; the 13th lies at (12.5 / 20 - 0.2) / 0.8.
+    assert rates[0] == pytest.approx(0.01 * 0.025 / 0.2)
+    assert rates[12] == pytest.approx(0.01 * (1 + math.cos(math.pi * 0.425 / 0.8)) / 2)
+    assert rates.index(max(rates)) == 4
+    assert 0 < rates[-1] < 0.0001
+
+
+def test_training_on_all_tasks_takes_each_question_as_often_as_its_own_stage_would():
+    plan = plan_of(rounds=2)
+    one = plan.model_dump(mode="json")["stages"][0]
+    stages = [{**one, "name": "a"}, {**one, "name": "b", "local_epochs": 3.0}, {**one, "name": "c"}]
+    plan = parse_plan({**plan.model_dump(mode="json"), "stages": stages}, "test")
+    held = (8, 5, 0)
+    taken: Counter[tuple[int, int]] = Counter()
+    firsts: list[set[int]] = []
+    for stage in (0, 1):
+        # A stage's own questions come first in its list, then the others'.
+        names = [(stage, k) for k in range(held[stage])]
+        names += [(1 - stage, k) for k in range(held[1 - stage])]
+        for number in (1, 2):
+            course = Course(
+                plan=plan, stage=stage, round=number, site="a", examples=held[stage], of_stages=held
+            )
+            alone = Course(plan=plan, stage=stage, round=number, site="a", examples=held[stage])
+            batches = course.batches()
+            assert [len(batch) for batch in batches] == [len(batch) for batch in alone.batches()]
+            taken.update(names[place] for batch in batches for place in batch)
+            firsts.append({names[place][0] for batch in batches for place in batch})
+    assert taken == {**{(0, k): 2 for k in range(8)}, **{(1, k): 6 for k in range(5)}}
+    assert all(both == {0, 1} for both in firsts), "tasks are mixed in every round"
+
+
+def test_training_on_all_tasks_is_one_cosine_over_all_stages_by_their_steps():
+    plan = plan_of(rounds=2)
+    one = plan.model_dump(mode="json")["stages"][0]
+    stages = [{**one, "name": "small"}, {**one, "name": "large", "local_epochs": 2.0}]
+    plan = parse_plan({**plan.model_dump(mode="json"), "stages": stages}, "test")
+    # Two rounds of 8 questions, then two of 2 x 16: 4 and 16 steps of 4 questions.
+    rates = [
+        Course(plan=plan, stage=s, round=r, site="a", examples=n, of_stages=(8, 16)).rate(k, steps)
+        for s, n, steps in ((0, 8, 2), (1, 16, 8))
+        for r in (1, 2)
+        for k in range(steps)
+    ]
+    at_once = course_of(round=1, rounds=1)
+    assert rates == pytest.approx([at_once.rate(step, 20) for step in range(20)])
+
+
+@pytest.mark.parametrize("warmup", [0.0, 1.0])
+def test_a_stage_may_have_no_warm_up_or_nothing_else(warmup: float):
+    rates = [course_of(rounds=1, training={"warmup": warmup}).rate(step, 4) for step in range(4)]
+    expected = sorted(rates, reverse=warmup == 0)
+    assert rates == expected and all(rate > 0 for rate in rates)
+
+
+def silent(_: Progress) -> None:
+    """Nobody listens."""
+
+
+def quadratic(parameter: nn.Parameter, size: float = 1.0) -> Any:
+    """Loss size / 2 * w^2, whatever the examples are."""
+
+    def loss_of(chosen: Sequence[int]) -> list[Tensor]:
+        return [size / 2 * parameter.square().sum()]
+
+    return loss_of
+
+
+def descent_of(parameter: nn.Parameter, course: Course) -> PlainDescent:
+    return PlainDescent(nn.Module(), [parameter], course.plan.training)
+
+
+def test_two_steps_are_those_of_adamw_by_hand():
+    parameter = nn.Parameter(torch.tensor([3.0]))
+    training = {"warmup": 0.0, "max_grad_norm": 2.0, "weight_decay": 0.1}
+    course = course_of(rounds=1, examples=8, training=training)
+    descent = descent_of(parameter, course)
+    result = train(course, descent, quadratic(parameter), None, silent)
+    w, m, v = 3.0, 0.0, 0.0
+    losses: list[float] = []
+    for step in (1, 2):
+        losses.append(w * w / 2)
+        gradient = min(w, 2.0)  # clipped to the norm 2
+        rate = course.rate(step - 1, 2)
+        w -= rate * 0.1 * w
+        m = 0.9 * m + 0.1 * gradient
+        v = 0.999 * v + 0.001 * gradient**2
+        w -= rate * (m / (1 - 0.9**step)) / (math.sqrt(v / (1 - 0.999**step)) + 1e-8)
+    assert parameter.item() == pytest.approx(w, rel=1e-5)
+    assert result.steps == 2
+    assert result.loss == pytest.approx(sum(losses) / 2, rel=1e-5)
+
+
+def test_the_regularizer_adds_its_gradient_once_a_step_and_its_mean_is_told():
+    pulled, plain = nn.Parameter(torch.tensor([1.0])), nn.Parameter(torch.tensor([1.0]))
+    called: list[float] = []
+
+    def penalty() -> Tensor:
+        assert pulled.grad is not None
+        pulled.grad += pulled.detach()  # the gradient of w^2 / 2: the loss once more
+        called.append(float(pulled.detach().square() / 2))
+        return pulled.detach().square().sum() / 2
+
+    training = {"max_grad_norm": 1000.0}
+    course = course_of(training=training)
+    trained = train(course, descent_of(pulled, course), quadratic(pulled), penalty, silent)
+    train(course, descent_of(plain, course), quadratic(plain, 2.0), None, silent)
+    assert pulled.item() == pytest.approx(plain.item(), rel=1e-6)
+    assert len(called) == trained.steps
+    assert trained.regularizer == pytest.approx(sum(called) / len(called), rel=1e-6)
+
+
+def test_progress_is_told_every_ten_steps_and_at_the_end():
+    parameter = nn.Parameter(torch.tensor([1.0]))
+    told: list[Progress] = []
+    course = course_of(examples=25, batch_size=1, round=2)
+    train(course, descent_of(parameter, course), quadratic(parameter), None, told.append)
+    assert [(news.step, news.steps) for news in told] == [(10, 25), (20, 25), (25, 25)]
+    assert {(news.stage, news.round, news.site) for news in told} == {(0, 2, "a")}
+    assert told[0].loss > told[1].loss > told[2].loss > 0
+
+
+def test_a_loss_that_is_not_finite_stops_the_round_with_stage_and_round():
+    parameter = nn.Parameter(torch.tensor([math.inf]))
+    course = course_of()
+    with pytest.raises(SiteFailed, match="site a: stage 'one', round 1: the loss is"):
+        train(course, descent_of(parameter, course), quadratic(parameter), None, silent)
+
+
+def test_training_leaves_the_global_generator_alone():
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    parameter = nn.Parameter(torch.tensor([1.0]))
+    course = course_of()
+    train(course, descent_of(parameter, course), quadratic(parameter), None, silent)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
+    folder = write_llava(tmp_path_factory.mktemp("base"))
+    loaded = load_base(folder, Precision.FP32, torch.device("cpu"))
+    adapter = fresh_adapter(loaded.adapted.shapes(), 2, 1.0, seed=1)
+    loaded.adapted.begin(adapter, Factor.BOTH)
+    with torch.no_grad():
+        for _, b in loaded.adapted.pairs().values():
+            b.copy_(torch.linspace(-0.1, 0.1, b.numel()).view_as(b))
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def batches(model: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> Batches:
+    folder = write_task(tmp_path_factory.mktemp("data") / "t", QUESTIONS)
+    return Batches(model, read_task(folder).train)
+
+
+def gradients(
+    model: BaseModel, batches: Batches, micro_batch: int | None, processes: int = 1
+) -> list[Tensor]:
+    """The loss of all examples, and then the gradient of every factor, over all processes."""
+    for parameter in model.adapted.parameters():
+        parameter.grad = None
+    losses = [
+        loss
+        for place in range(processes)
+        for loss in token_loss(Decoder(model), batches, micro_batch, (place, processes))(
+            range(len(QUESTIONS))
+        )
+    ]
+    loss = summed(losses, backward)
+    found = [parameter.grad for parameter in model.adapted.parameters()]
+    return [loss, *(gradient for gradient in found if gradient is not None)]
+
+
+def test_the_loss_is_transformers_own_over_a_padded_batch(model: BaseModel, tmp_path: Path):
+    examples = read_task(write_task(tmp_path / "t", QUESTIONS)).train
+    (loss,) = token_loss(Decoder(model), Batches(model, examples), None, (0, 1))(range(5))
+    coded = [
+        encode_example(model.tokenizer, e.question, e.answer, model.image_token, model.image_tokens)
+        for e in examples
+    ]
+    width = max(len(row.ids) for row in coded)
+    squares = [pad_to_square(load_image(e.image), (127, 102, 76)) for e in examples]
+    pads = [width - len(row.ids) for row in coded]
+    theirs = model.network(
+        input_ids=torch.tensor([r.ids + [0] * n for r, n in zip(coded, pads, strict=True)]),
+        labels=torch.tensor([r.labels + [IGNORED] * n for r, n in zip(coded, pads, strict=True)]),
+        attention_mask=torch.tensor(
+            [[1] * len(r.ids) + [0] * n for r, n in zip(coded, pads, strict=True)]
+        ),
+        pixel_values=model.pixels(squares, return_tensors="pt")["pixel_values"],
+    ).loss
+    assert loss.item() == pytest.approx(theirs.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("micro_batch", [1, 2, 5, 9])
+def test_micro_batches_change_neither_loss_nor_gradient(
+    model: BaseModel, batches: Batches, micro_batch: int
+):
+    whole, parts = gradients(model, batches, None), gradients(model, batches, micro_batch)
+    assert len(whole) == 1 + 2 * len(model.adapted.shapes())
+    for one, other in zip(whole, parts, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("micro_batch", [None, 1, 2])
+@pytest.mark.parametrize("processes", [2, 3, 7])
+def test_the_shares_of_several_processes_add_up_to_the_batch(
+    model: BaseModel, batches: Batches, micro_batch: int | None, processes: int
+):
+    whole = gradients(model, batches, None)
+    shared = gradients(model, batches, micro_batch, processes)
+    for one, other in zip(whole, shared, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("size", "count"), [(1, 1), (5, 2), (7, 3), (2, 4), (24, 4)])
+@pytest.mark.parametrize("micro_batch", [None, 1, 2])
+def test_every_process_runs_equally_many_parts_and_every_example_is_in_one(
+    size: int, count: int, micro_batch: int | None
+):
+    chosen = list(range(100, 100 + size))
+    shares = [parts_of(chosen, micro_batch, (place, count)) for place in range(count)]
+    assert len({len(parts) for parts in shares}) == 1
+    assert [i for parts in shares for part in parts for i in part] == chosen
+    assert micro_batch is None or all(len(part) <= micro_batch for p in shares for part in p)
+
+
+LENGTHS = [5, 9, 1, 7, 3, 8, 2, 6, 4]
+
+
+def test_parts_hold_examples_of_like_length_the_longest_first_and_equal_ones_in_their_order():
+    chosen = [20, 11, 10, 21]
+    found = in_like_parts(chosen, lambda i: i // 10, 2, 1)
+    assert parts_of(found, 2, (0, 1)) == [[20, 21], [11, 10]]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_the_parts_of_all_processes_are_of_like_length_at_a_time(count: int):
+    chosen = list(range(len(LENGTHS)))
+    found = in_like_parts(chosen, LENGTHS.__getitem__, 2, count)
+    assert sorted(found) == chosen
+    shares = [parts_of(found, 2, (place, count)) for place in range(count)]
+    assert len({len(parts) for parts in shares}) == 1
+    met: list[int] = []
+    for number in range(len(shares[0])):
+        at_once = [LENGTHS[i] for parts in shares for i in parts[number]]
+        met.extend(sorted(at_once, reverse=True))
+    assert met == [9, 8, 7, 6, 5, 4, 3, 2, 1]
+
+
+@pytest.mark.parametrize(("micro_batch", "count"), [(None, 1), (None, 2), (9, 1), (5, 2), (1, 1)])
+def test_what_has_nothing_to_gain_from_like_parts_stays_as_it_was(
+    micro_batch: int | None, count: int
+):
+    chosen = [3, 1, 2, 0, 4, 8, 7, 6, 5]
+    assert in_like_parts(chosen, LENGTHS.__getitem__, micro_batch, count) == chosen
+
+
+def test_micro_batches_by_length_are_padded_less(model: BaseModel, batches: Batches):
+    def padding(chosen: Sequence[int]) -> int:
+        parts = parts_of(chosen, 2, (0, 1))
+        places = sum(batches.take(part).ids.numel() for part in parts)
+        return places - sum(map(batches.length, chosen))
+
+    chosen = range(len(QUESTIONS))
+    assert padding(in_like_parts(chosen, batches.length, 2, 1)) < padding(chosen)
+
+
+def test_without_a_mask_the_hidden_states_are_transformers_own_to_the_last_bit(
+    model: BaseModel, batches: Batches
+):
+    batch = batches.take(range(len(QUESTIONS)))
+    decoder: Any = model.network.model.language_model
+    text: Any = model.network.config.text_config
+    for window in (None, 6):
+        with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(text, "sliding_window", window)
+            embedded = model.embed(batch.ids, batch.features)
+            theirs = decoder(inputs_embeds=embedded, use_cache=False).last_hidden_state
+            assert torch.equal(model.hidden(embedded), theirs)
+
+
+def test_an_images_features_stand_in_its_places_and_text_in_the_others(
+    model: BaseModel, batches: Batches
+):
+    batch = batches.take(range(3))
+    network: Any = model.network.model
+    there = batch.ids == model.image_token
+    with torch.no_grad():
+        text = network.language_model.embed_tokens(batch.ids)
+        image = network.multi_modal_projector(batch.features)
+        theirs = text.masked_scatter(there.unsqueeze(-1), image)
+        assert torch.equal(model.embed(batch.ids, batch.features), theirs)
+
+
+def test_gradient_checkpointing_recomputes_layers_and_changes_no_gradient(
+    model: BaseModel, batches: Batches
+):
+    decoder: Any = model.network.model.language_model
+    calls: list[int] = []
+
+    def count(*_: object) -> None:
+        calls.append(1)
+
+    hook = decoder.layers[0].mlp.register_forward_pre_hook(count)
+    plain = gradients(model, batches, None)
+    assert len(calls) == 1
+    with model.checkpointed():
+        again = gradients(model, batches, None)
+    assert len(calls) == 3
+    gradients(model, batches, None)
+    assert len(calls) == 4
+    hook.remove()
+    for one, other in zip(plain, again, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_no_factor_at_all_moves_the_embedding_or_the_head(model: BaseModel, batches: Batches):
+    gradients(model, batches, None)
+    assert model.network.lm_head.weight.grad is None
+    assert model.network.model.language_model.embed_tokens.weight.grad is None

@@ -1,0 +1,403 @@
+"""What a plan's cost says of the embedded model, against torch's counters and a run's bytes."""
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownVariableType=false, reportMissingTypeStubs=false
+# `_cdata` tells one storage of torch from another; it has no public name.
+# pyright: reportPrivateUsage=false
+
+import weakref
+from collections import Counter
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.step import one_thread
+from client.data.task import Example
+from client.methods.lora_recipe import Decoder
+from client.model.llava import BaseModel, load_base
+from client.model.lora import Factor
+from client.model.lora_init import fresh_adapter
+from client.training.batches import Batches
+from common.metrics import AnswerKind
+from common.plan import Hold, Plan, Precision
+from common.plan_file import load_plan
+from cost.geometry import read_geometry
+from cost.plan import FRONT, Assumed, cost_of, drawn_and_steps, micro_batch, worn_in
+from cost.sizes import index_bytes, release_bytes, sizes_of
+from cost.step import Memory, Rows, Setting, Worn, memory, operations, tower_operations
+from cost.traffic import exchanges
+from server.run.folder import RunFolder
+from server.run.journal import Journal, Traffic
+from simulation.hospitals import BASE_MODELS
+from simulation.run import simulate
+from tests.flow.small_run import small_plan, wish
+from tests.flow.tiny_llava import write_picture
+
+EMBEDDED = BASE_MODELS["tiny-llava"]
+GEOMETRY = read_geometry(EMBEDDED)
+QUESTIONS, RANK = 8, 8
+_CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+
+
+def attention(products: int) -> Callable[..., int]:
+    """What torch's counter counts of attention on a GPU, for the CPU's kernel that it passes over.
+
+    Args:
+        products: of the form (heads, T, T, width).
+    """
+
+    def count(*shapes: Any, **_: Any) -> int:
+        batch, heads, tokens, width = shapes[0]
+        return 2 * products * batch * heads * tokens * tokens * width
+
+    return count
+
+
+#: torch 2.13: forward 2 products; backward the scores again, and four.
+CPU_ATTENTION = {
+    _CPU_ATTENTION: attention(2),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: attention(5),
+}
+
+
+@dataclass
+class Live(TorchDispatchMode):
+    """Bytes of tensors made within, as they come and go."""
+
+    now: int = 0
+    peak: int = 0
+    _known: set[int] = field(default_factory=set[int])
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:  # fmt: skip
+        for tensor in tree_leaves((args, kwargs)):
+            if isinstance(tensor, torch.Tensor):
+                # What was there before does not count.
+                self._known.add(tensor.untyped_storage()._cdata)
+        found = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(found):
+            if isinstance(tensor, torch.Tensor):
+                self._made(tensor.untyped_storage())
+        return found
+
+    def _made(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._known:
+            return
+        self._known.add(key)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._gone, key, size)
+
+    def _gone(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.now -= size
+
+
+@dataclass(frozen=True)
+class Step:
+    """A training step of the embedded model, and what its cost is said to be."""
+
+    model: BaseModel
+    decoder: Decoder
+    batch: Any
+    rows: Rows
+    worn: Worn
+    setting: Setting
+
+    def within(self) -> Any:
+        return self.model.checkpointed() if self.setting.checkpointed else nullcontext()
+
+    def loss(self) -> torch.Tensor:
+        return self.decoder(self.batch)
+
+    def factors(self) -> list[torch.nn.Parameter]:
+        return self.model.adapted.parameters()
+
+    def memory(self) -> Memory:
+        return memory(GEOMETRY, self.rows, self.worn, self.setting, 0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_core() -> Generator[None]:
+    with one_thread():
+        yield
+
+
+def examples_of(folder: Path, pictures: int) -> list[Example]:
+    """The questions, dealt to so many pictures in turns."""
+    asked = "is there a mass in the left lung ?"
+    files = [write_picture(folder / f"{n}.png", n) for n in range(pictures)]
+    return [
+        Example(str(n), files[n % pictures], asked, "yes", AnswerKind.CLOSED)
+        for n in range(QUESTIONS)
+    ]
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[Example]:
+    return examples_of(tmp_path, QUESTIONS)
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> list[Example]:
+    return examples_of(tmp_path, 2)
+
+
+def step_of(
+    examples: Sequence[Example], worn: Worn, setting: Setting, packing: bool = False
+) -> Step:
+    model = load_base(EMBEDDED, setting.precision, torch.device("cpu"))
+    shapes = model.adapted.shapes()
+    *earlier, current = (fresh_adapter(shapes, RANK, 1.0, n) for n in range(worn.earlier + 1))
+    model.adapted.silence()
+    model.adapted.freeze(earlier, worn.hold)
+    model.adapted.begin(current, Factor.BOTH if worn.a_learns else Factor.B)
+    batch = Batches(model, examples, packing).take(range(len(examples)))
+    front, together = GEOMETRY.image_tokens + FRONT, len(examples) / len(batch.ids)
+    rows = Rows(
+        questions=len(examples),
+        prefix=front,
+        tail=(batch.ids.shape[1] - front) / together,
+        labels=len(batch.labels) / len(examples),
+        together=together,
+    )
+    return Step(model, Decoder(model), batch, rows, worn, setting)
+
+
+WORN = {
+    "first": Worn(rank=RANK, earlier=0, hold=Hold.FOLD),
+    "folded": Worn(rank=RANK, earlier=3, hold=Hold.FOLD),
+    "stacked": Worn(rank=RANK, earlier=3, hold=Hold.STACK),
+    "b alone": Worn(rank=RANK, earlier=0, hold=Hold.FOLD, a_learns=False),
+}
+every_way = pytest.mark.parametrize("worn", WORN.values(), ids=WORN.keys())
+either_way = pytest.mark.parametrize("checkpointed", [False, True], ids=["plain", "checkpointed"])
+both_formats = pytest.mark.parametrize("precision", list(Precision))
+
+
+@either_way
+@every_way
+def test_operations_are_those_that_torch_counts(
+    pictures: list[Example], worn: Worn, checkpointed: bool
+):
+    step = step_of(pictures, worn, Setting(Precision.FP32, checkpointed))
+    with step.within(), FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
+        loss = step.loss()
+        forward = counter.get_total_flops()
+        loss.backward()
+    said = operations(GEOMETRY, step.rows, worn, checkpointed=checkpointed)
+    assert forward == QUESTIONS * (said.forward + said.projector)
+    assert counter.get_total_flops() == QUESTIONS * said.question
+    step.model.adapted.silence()
+
+
+@either_way
+def test_operations_of_packed_questions_are_those_that_torch_counts(
+    shared: list[Example], checkpointed: bool
+):
+    worn = WORN["folded"]
+    step = step_of(shared, worn, Setting(Precision.FP32, checkpointed), packing=True)
+    assert step.rows.together == 4
+    with step.within(), FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
+        step.loss().backward()
+    said = operations(GEOMETRY, step.rows, worn, checkpointed=checkpointed)
+    assert counter.get_total_flops() == pytest.approx(QUESTIONS * said.question, rel=1e-9)
+    step.model.adapted.silence()
+
+
+def test_the_towers_operations_are_those_that_torch_counts(pictures: list[Example]):
+    model = load_base(EMBEDDED, Precision.FP32, torch.device("cpu"))
+    with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
+        model.image_features([pictures[0].image])
+    assert counter.get_total_flops() == pytest.approx(tower_operations(GEOMETRY.tower), rel=0.01)
+
+
+@both_formats
+@every_way
+def test_what_is_kept_for_the_backward_pass_is_what_torch_saves(
+    pictures: list[Example], worn: Worn, precision: Precision
+):
+    step = step_of(pictures, worn, Setting(precision, checkpointed=False))
+    check_kept(step)
+
+
+@both_formats
+def test_what_packed_questions_keep_is_what_torch_saves(
+    shared: list[Example], precision: Precision
+):
+    check_kept(step_of(shared, WORN["folded"], Setting(precision, checkpointed=False), True))
+
+
+def check_kept(step: Step) -> None:
+    """The bytes that a forward pass leaves for the backward pass are those that are said."""
+    there = {*step.decoder.parameters(), *step.decoder.buffers(), *vars_of(step.batch)}
+    outside = {tensor.untyped_storage()._cdata for tensor in there}
+    kept: dict[int, torch.Tensor] = {}
+
+    def saved(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage()._cdata] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(saved, lambda tensor: tensor):
+        loss = step.loss()
+    found = sum(
+        tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in outside
+    )
+    logits = step.rows.questions * step.rows.labels * GEOMETRY.decoder.vocabulary * 4
+    assert found == pytest.approx(step.memory().activations + logits, rel=0.05)
+    assert torch.isfinite(loss)
+    step.model.adapted.silence()
+
+
+@both_formats
+@either_way
+@every_way
+def test_the_peak_of_a_step_is_what_torch_holds(
+    pictures: list[Example], worn: Worn, checkpointed: bool, precision: Precision
+):
+    step = step_of(pictures, worn, Setting(precision, checkpointed))
+    with step.within():
+        step.loss().backward()  # what is made once is there
+        for factor in step.factors():
+            factor.grad = None
+        with Live() as live:
+            step.loss().backward()
+    said = step.memory()
+    # It is reached in the first layer that goes backward, with no gradient but its own.
+    gradients = sum(factor.numel() * 4 for factor in step.factors()) / GEOMETRY.decoder.layers
+    expected = said.activations + max(said.logits, said.working) + gradients
+    assert live.peak == pytest.approx(expected, rel=0.1)
+    frozen = said.total - said.activations - max(said.logits, said.working)
+    assert live.peak + frozen == pytest.approx(said.total, rel=0.05)
+    step.model.adapted.silence()
+
+
+@both_formats
+@every_way
+def test_weights_and_factors_are_what_the_model_has(
+    pictures: list[Example], worn: Worn, precision: Precision
+):
+    step = step_of(pictures, worn, Setting(precision, checkpointed=False))
+    step.loss().backward()
+    said, layers = step.memory(), step.model.adapted.layers.values()
+    factors = [factor for pair in step.model.adapted.pairs().values() for factor in pair]
+    optimizer = torch.optim.AdamW(step.factors())
+    optimizer.step()
+    moments = [
+        moment for state in optimizer.state.values() for moment in state.values() if moment.dim()
+    ]
+    gradients = [factor.grad for factor in factors if factor.grad is not None]
+    assert size_of([*factors, *gradients, *moments]) == said.trained
+    held = [getattr(layer, name) for layer in layers for name in ("frozen_a", "frozen_b")]
+    assert size_of([tensor for tensor in held if tensor is not None]) == said.held
+    step.model.adapted.silence()
+    # Under a folded weight the bare one waits in a file.
+    waiting = [layer.base.weight for layer in layers if layer.folded is not None]
+    folded = [layer.folded for layer in layers if layer.folded is not None]
+    in_memory = size_of([*step.model.network.parameters(), *folded]) - size_of(waiting)
+    assert in_memory == said.weights
+    assert size_of([step.batch.features]) == said.features
+
+
+def size_of(tensors: Sequence[torch.Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def vars_of(batch: Any) -> list[torch.Tensor]:
+    found = (getattr(batch, name) for name in batch.__slots__)
+    return [value for value in found if isinstance(value, torch.Tensor)]
+
+
+CHANGES: dict[str, dict[str, Any]] = {
+    "routed": {"router": {"minimum": 1}, "wire": "fp32"},
+    "unscored": {
+        "evaluation": {"zero_shot": False, "earlier": "none"},
+        "method": {"name": "mslora_cr", "rank": 8, "alpha": 4, "active": "none", "contrast": None},
+    },
+}
+
+
+@pytest.fixture(scope="module", params=CHANGES.values(), ids=list(CHANGES))
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two stages and three sites, one of which joins with the second."""
+    out = tmp_path_factory.mktemp("run")
+    few = {"data": "phantoms", "train_fraction": 0.1, "test_questions": 4}
+    plan = small_plan(out / "plan.yaml", simulation=few, **request.param)
+    simulate(plan, wish(out / "run"))
+    return out
+
+
+def test_the_bytes_of_a_run_are_those_of_its_plans_cost(run: Path):
+    plan = load_plan(run / "plan.yaml")
+    with closing(Journal(RunFolder(run / "run"), plan)) as journal:
+        traffic = journal.traffic()
+    said = list(exchanges(plan, sizes_of(plan, GEOMETRY)))
+    down, up = summed(traffic)
+    assert Counter({key(one): 0 for one in said}).keys() == down.keys()
+    for place in down:
+        ours = [one for one in said if key(one) == place]
+        assert sum(one.down for one in ours) == down[place]
+        messages = len(ours)
+        assert abs(sum(one.up for one in ours) - up[place]) < 250 * messages
+    cost = cost_of(plan, GEOMETRY, "embedded", Assumed(questions=8, images=8, tokens=16, labels=3))
+    assert cost.total()["down"] == sum(down.values())
+    assert cost.total()["up"] == pytest.approx(sum(up.values()), rel=0.01)
+
+
+def test_the_bank_of_a_run_is_as_large_as_its_plans_cost_says(run: Path):
+    plan = load_plan(run / "plan.yaml")
+    files = [file for file in (run / "run" / "bank").rglob("*") if file.is_file()]
+    found = sum(file.stat().st_size for file in files)
+    said = index_bytes(plan, 2) + sum(release_bytes(plan, GEOMETRY, sizes_of(plan, GEOMETRY)))
+    # The digits of scores and errors.
+    assert abs(found - said) < 200
+
+
+def test_the_steps_of_a_run_are_those_of_its_plans_cost(run: Path):
+    plan = load_plan(run / "plan.yaml")
+    with closing(Journal(RunFolder(run / "run"), plan)) as journal:
+        updates = [(s, one) for s in range(2) for _, one in journal.updates(s)]
+    assert updates
+    for stage, update in updates:
+        assumed = Assumed(questions=update.examples, images=1, tokens=16, labels=3)
+        planned = plan.stages[stage]
+        assert drawn_and_steps(plan, planned, assumed)[1] == planned.rounds * update.steps
+
+
+def key(one: Any) -> tuple[str, str, int, int]:
+    return (one.site, str(one.work), one.stage, one.round)
+
+
+def summed(traffic: Sequence[Traffic]) -> tuple[Mapping[Any, int], Mapping[Any, int]]:
+    """Bytes down and up of each site, work, stage and round."""
+    down: Counter[Any] = Counter()
+    up: Counter[Any] = Counter()
+    for one in traffic:
+        down[key(one)] += one.bytes_down
+        up[key(one)] += one.bytes_up
+    return down, up
+
+
+def test_a_plans_micro_batch_is_what_its_training_takes_at_once():
+    def rows(plan: Plan) -> Rows:
+        assumed = Assumed(questions=76, images=10, tokens=16, labels=3)
+        return micro_batch(plan, 0, GEOMETRY, assumed)
+
+    plan = load_plan(Path("configs/demo.yaml"))
+    assert (rows(plan).rows, rows(plan).length) == (16, 32)
+    small = plan.model_copy(update={"training": plan.training.model_copy(
+        update={"micro_batch": 4})})  # fmt: skip
+    assert rows(small).rows == 4
+    assert worn_in(plan, 3) == Worn(rank=8, earlier=3, hold=Hold.FOLD)

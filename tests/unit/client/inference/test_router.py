@@ -1,0 +1,101 @@
+"""The router's numbers, redone another way."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from client.inference.router import DEVIATIONS, least_cosine, route
+from client.orders.routed_answers import shares_of
+from common.errors import BankError
+from common.image_prototype import Prototype
+from common.plan import Plan
+from common.plan_file import parse_plan
+from tests.unit.small_round import plan
+
+
+def prototype(*values: float, std: float = 0.1, images: int = 60) -> Prototype:
+    return Prototype(np.array(values, np.float32), std, images)
+
+
+def feature(*values: float) -> np.ndarray:
+    found = np.array(values, np.float64)
+    return found / np.linalg.norm(found)
+
+
+def test_a_picture_goes_to_the_nearest_direction_whatever_the_lengths():
+    # Angles by hand: 0.6 to the first axis, 0.8 to the second; the first is three times as long.
+    routing = route(feature(3, 4), {4: prototype(0.9, 0.0), 7: prototype(0.0, 0.3)}, 0.05)
+    assert [choice.stage for choice in routing.choices] == [7, 4]
+    assert [choice.cosine for choice in routing.choices] == pytest.approx([0.8, 0.6])
+    assert routing.best.probability == pytest.approx(1 / (1 + math.exp(-0.2 / 0.05)))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 9), st.floats(0.01, 2))
+def test_probabilities_are_the_softmax_of_the_cosines(seed: int, stages: int, temperature: float):
+    draw = np.random.default_rng(seed)
+    rows = draw.standard_normal((stages, 5)) / 5
+    picture = feature(*draw.standard_normal(5))
+    routing = route(picture, {i: prototype(*row) for i, row in enumerate(rows)}, temperature)
+    # Each against each: p_i / p_j = exp((c_i - c_j) / temperature).
+    for one in routing.choices:
+        angle = math.acos(
+            np.clip(picture @ rows[one.stage] / np.linalg.norm(rows[one.stage]), -1, 1)
+        )
+        assert one.cosine == pytest.approx(math.cos(angle), abs=1e-6)
+        for other in routing.choices:
+            expected = math.exp((one.cosine - other.cosine) / temperature)
+            if other.probability > 1e-200:
+                assert one.probability / other.probability == pytest.approx(expected, rel=1e-6)
+    assert sum(choice.probability for choice in routing.choices) == pytest.approx(1)
+    assert routing.best.cosine == max(choice.cosine for choice in routing.choices)
+
+
+def test_equal_stages_give_the_earliest():
+    same = prototype(0.5, 0.0)
+    assert route(feature(1, 0), {3: same, 1: same, 2: same}, 0.05).best.stage == 1
+
+
+def test_a_small_temperature_overflows_nothing():
+    routing = route(feature(1, 0), {0: prototype(1.0, 0.0), 1: prototype(-1.0, 0.0)}, 1e-6)
+    assert [choice.probability for choice in routing.choices] == [1.0, 0.0]
+
+
+def test_the_known_are_those_of_a_mixture_of_all_stages_cosines():
+    # Two stages' cosines as lists of equal length: what is pooled must be their union's.
+    first, second = np.array([0.9, 0.7, 0.8]), np.array([0.5, 0.1, 0.3])
+    parts = [prototype(x.mean(), 0.0, std=float(x.std())) for x in (first, second)]
+    union = np.concatenate([first, second])
+    expected = union.mean() - DEVIATIONS * union.std()
+    assert least_cosine(parts) == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_picture_unlike_all_is_not_known_and_still_has_a_best_guess():
+    known = {0: prototype(0.9, 0.0, 0.0), 1: prototype(0.0, 0.9, 0.0)}
+    assert route(feature(10, 0, 1), known, 0.05).known
+    strange = route(feature(1, 0, 10), known, 0.05)
+    assert not strange.known
+    assert strange.best.stage == 0
+
+
+def test_a_prototype_of_another_width_is_passed_over():
+    routing = route(feature(1, 0), {0: prototype(1.0, 0.0, 0.0), 1: prototype(0.0, 0.5)}, 0.05)
+    assert [choice.stage for choice in routing.choices] == [1]
+    with pytest.raises(BankError, match="router: found 1 prototypes, none of 2 numbers"):
+        route(feature(1, 0), {0: prototype(1.0, 0.0, 0.0)}, 0.05)
+
+
+def three_stages() -> Plan:
+    document = plan().model_dump(mode="json")
+    (stage,) = document["stages"]
+    names = (("one", "ct"), ("two", "mr"), ("three", "ct"))
+    document["stages"] = [{**stage, "name": name, "modality": kind} for name, kind in names]
+    return parse_plan(document, "p")
+
+
+def test_shares_count_the_own_stage_and_the_own_modality():
+    found = shares_of(three_stages(), 0, [0, 0, 1, 2])
+    assert found == {"router_stage": 0.5, "router_modality": 0.75}

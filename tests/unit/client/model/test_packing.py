@@ -1,0 +1,199 @@
+"""Rows of several questions, what their tokens see, and the order in which pictures come."""
+# pyright: reportUnknownMemberType=false
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from client.data.task import Example
+from client.model.packing import Layout, by_picture, packed, picture_numbers
+from client.model.prompt import IGNORED, Encoded
+from client.training.loop import Course
+from common.metrics import AnswerKind
+from common.plan import Plan
+from common.plan_file import parse_plan
+
+HEAD = [1, 7, 6, 6]
+PREFIX = len(HEAD)
+
+
+def question(text: list[int], answer: list[int]) -> Encoded:
+    ids = [*HEAD, *text, *answer]
+    return Encoded(ids, [IGNORED] * (len(HEAD) + len(text)) + answer)
+
+
+def layout_of(positions: list[int], tails: list[int]) -> Layout:
+    return Layout(torch.tensor([positions]), torch.tensor([tails]))
+
+
+def test_a_row_is_the_prefix_once_and_the_tails_with_their_own_positions():
+    row = packed([question([20, 21], [30]), question([22], [31, 2])], PREFIX)
+    assert row.ids == [1, 7, 6, 6, 20, 21, 30, 22, 31, 2]
+    assert row.labels == [IGNORED] * 6 + [30, IGNORED, 31, 2]
+    assert row.positions == [0, 1, 2, 3, 4, 5, 6, 4, 5, 6]
+    assert row.tails == [0, 0, 0, 0, 1, 1, 1, 2, 2, 2]
+
+
+def test_one_question_in_a_row_is_the_question():
+    alone = question([20, 21], [30])
+    row = packed([alone], PREFIX)
+    assert (row.ids, row.labels) == (alone.ids, alone.labels)
+    assert row.positions == [*range(len(alone.ids))]
+
+
+def test_a_token_sees_the_prefix_and_its_own_tail_behind_it_and_nothing_else():
+    # Two tokens of prefix, tails of two and one, one of padding.
+    seen = layout_of([0, 1, 2, 3, 2, 0], [0, 0, 1, 1, 2, 3]).visible(None)
+    assert seen.shape == (1, 1, 6, 6)
+    assert seen[0, 0].int().tolist() == [
+        [1, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0],
+        [1, 1, 1, 1, 0, 0],
+        [1, 1, 0, 0, 1, 0],
+        [1, 0, 0, 0, 0, 1],
+    ]
+
+
+def test_a_sliding_window_counts_by_positions_and_not_by_places_in_the_row():
+    seen = layout_of([0, 1, 2, 2], [0, 0, 1, 2]).visible(2)
+    assert seen[0, 0].int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 1, 1, 0], [0, 1, 0, 1]]
+
+
+def test_every_place_sees_something_padding_included():
+    assert bool(layout_of([0, 1, 2, 0, 0], [0, 0, 1, 2, 2]).visible(1).any(-1).all())
+
+
+def test_pictures_are_numbered_as_they_first_come_and_their_questions_put_together():
+    files = ["b", "a", "b", "c", "a"]
+    examples = [Example(str(i), Path(f), "q", "a", AnswerKind.OPEN) for i, f in enumerate(files)]
+    numbers = picture_numbers(examples)
+    assert numbers == (0, 1, 0, 2, 1)
+    assert by_picture([4, 0, 3, 2, 1, 0], numbers) == [[4, 1], [0, 2, 0], [3]]
+
+
+def plan_of(**changes: Any) -> Plan:
+    stage: dict[str, Any] = {
+        "name": "one", "modality": "ct", "task": "t", "sites": ["a"], "rounds": 2,
+        "local_epochs": 1.0, "learning_rate": 0.01, "batch_size": 4,
+    }  # fmt: skip
+    names = ("one", "two") if changes.pop("two", False) else ("one",)
+    return parse_plan(
+        {
+            "name": "plan",
+            "seed": 7,
+            "base_model": {"name": "tiny", "sha256": "0" * 64},
+            "method": {"name": "mslora_cr", "rank": 2, "alpha": 2.0, "contrast": None},
+            "aggregation": "fedavg",
+            "stages": [{**stage, "name": name, **changes} for name in names],
+        },
+        "test",
+    )
+
+
+#: 20 questions of 6 pictures, not in order of them.
+PICTURES = tuple(
+    np.random.default_rng(0).permutation([0] * 7 + [1] * 1 + [2] * 4 + [3, 4, 5, 5] * 2).tolist()
+)
+
+
+def course_of(pictures: tuple[int, ...] = PICTURES, number: int = 1, **changes: Any) -> Course:
+    return Course(
+        plan=plan_of(**changes),
+        stage=0,
+        round=number,
+        site="a",
+        examples=len(pictures),
+        pictures=pictures,
+    )
+
+
+def runs(taken: list[int], pictures: tuple[int, ...]) -> list[int]:
+    """The picture of each stretch of questions of one picture."""
+    of = [pictures[i] for i in taken]
+    return [p for i, p in enumerate(of) if i == 0 or of[i - 1] != p]
+
+
+def test_an_epoch_takes_every_picture_with_all_its_questions_at_a_stretch():
+    batches = course_of().batches()
+    assert [len(batch) for batch in batches] == [4] * 5
+    taken = [i for batch in batches for i in batch]
+    assert sorted(taken) == list(range(20))
+    assert sorted(runs(taken, PICTURES)) == [0, 1, 2, 3, 4, 5]
+
+
+def test_steps_take_as_many_questions_as_without_packing():
+    for epochs in (0.3, 1.0, 2.5):
+        packed_ = course_of(local_epochs=epochs).batches()
+        plain = Course(
+            plan=plan_of(local_epochs=epochs), stage=0, round=1, site="a", examples=20
+        ).batches()
+        assert [len(batch) for batch in packed_] == [len(batch) for batch in plain]
+        counts = Counter(i for batch in packed_ for i in batch)
+        assert max(counts.values()) - min(counts.get(i, 0) for i in range(20)) <= 1
+
+
+def test_pictures_and_a_pictures_questions_come_in_another_order_each_epoch_and_round():
+    taken = [i for batch in course_of(local_epochs=2.0).batches() for i in batch]
+    first, second = taken[:20], taken[20:]
+    assert runs(first, PICTURES) != runs(second, PICTURES)
+    of_0 = [[i for i in epoch if PICTURES[i] == 0] for epoch in (first, second)]
+    assert of_0[0] != of_0[1] and sorted(of_0[0]) == sorted(of_0[1])
+    assert course_of(number=2).batches() != course_of(number=1).batches()
+
+
+def test_the_order_of_pictures_is_drawn_from_plan_round_and_site_alone():
+    torch.manual_seed(1)
+    np.random.seed(1)
+    first = course_of().batches()
+    torch.manual_seed(2)
+    np.random.seed(2)
+    assert course_of().batches() == first
+
+
+def test_the_order_does_not_depend_on_how_pictures_are_numbered():
+    turned = tuple(9 - number for number in PICTURES)
+    assert course_of(turned).batches() == course_of(PICTURES).batches()
+
+
+@pytest.mark.parametrize("pictured", [False, True])
+def test_joint_training_draws_every_tasks_questions_as_often_pictures_together(pictured: bool):
+    held = (20, 6)
+    other = (10, 10, 10, 11, 11, 12)
+    taken: Counter[tuple[int, int]] = Counter()
+    stretches = 0
+    for stage in (0, 1):
+        pictures = (PICTURES + other) if stage == 0 else (other + PICTURES)
+        names = [(0, k) for k in range(20)], [(1, k) for k in range(6)]
+        places = [*names[stage], *names[1 - stage]]
+        for number in (1, 2):
+            course = Course(
+                plan=plan_of(two=True, local_epochs=2.0),
+                stage=stage,
+                round=number,
+                site="a",
+                examples=held[stage],
+                of_stages=held,
+                pictures=pictures if pictured else (),
+            )
+            chosen = [i for batch in course.batches() for i in batch]
+            taken.update(places[i] for i in chosen)
+            stretches += len(runs(chosen, pictures))
+    assert taken == Counter([(0, k) for k in range(20)] * 4 + [(1, k) for k in range(6)] * 4)
+    # 4 epochs of 9 pictures; a border of a round may cut one, a new epoch may go on with one.
+    assert (stretches <= 36 + 4) is pictured
+
+
+def test_a_plan_without_packing_has_the_digest_that_it_had():
+    plain = plan_of()
+    assert "packing" not in plain.canonical()
+    document = plain.model_dump(mode="json")
+    packing = parse_plan({**document, "training": {**document["training"], "packing": True}}, "p")
+    assert packing.training.packing and '"packing":true' in packing.canonical()
+    assert packing.digest != plain.digest
+    again = parse_plan(packing.model_dump(mode="json"), "again")
+    assert again == packing and again.digest == packing.digest

@@ -1,0 +1,172 @@
+"""The site's store of blobs: whole or not there, whatever happens amid the writing."""
+
+import os
+import resource
+import signal
+import time
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from client.site.blob_store import (
+    GRACE_S,
+    get,
+    held,
+    keep_only,
+    lacking,
+    make_folders,
+    put,
+    remove_leftovers,
+    write_whole,
+)
+from common.errors import SiteFailed
+from common.identity import sha256
+from tests.unit.common.bank.test_commit_faults import Fault, Faulty
+
+
+def age(path: Path) -> None:
+    """As if it had been written more than the time of grace ago."""
+    then = time.time() - GRACE_S - 60
+    os.utime(path, (then, then))
+
+
+def files_in(folder: Path) -> list[Path]:
+    return [file for file in folder.rglob("*") if file.is_file()]
+
+
+def test_what_is_put_is_held_and_got(tmp_path: Path):
+    assert held(tmp_path / "store") == ()
+    digests = [put(tmp_path / "store", blob) for blob in (b"one", b"two", b"one")]
+    assert digests[0] == digests[2] == sha256(b"one")
+    assert held(tmp_path / "store") == tuple(sorted(set(digests)))
+    assert get(tmp_path / "store", digests[1]) == b"two"
+
+
+def test_what_is_lacking_is_named_once_and_in_order(tmp_path: Path):
+    there = put(tmp_path, b"there")
+    one, two = sha256(b"one"), sha256(b"two")
+    assert lacking(tmp_path, [two, there, one, two]) == (two, one)
+    assert lacking(tmp_path, [there]) == ()
+
+
+def test_a_name_that_is_no_digest_reaches_no_file(tmp_path: Path):
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "secret").write_bytes(b"not for you")
+    assert lacking(tmp_path, ["../secret"]) == ("../secret",)
+    with pytest.raises(SiteFailed, match="not a SHA-256 digest"):
+        get(tmp_path, "../secret")
+
+
+def test_a_flipped_bit_is_found_and_the_blob_asked_for_again(tmp_path: Path):
+    digest = put(tmp_path, b"release")
+    (tmp_path / "blobs" / digest).write_bytes(b"relaase")
+    with pytest.raises(SiteFailed, match=f"expected {digest[:12]}"):
+        get(tmp_path, digest)
+    assert lacking(tmp_path, [digest]) == (digest,)
+    put(tmp_path, b"release")
+    assert get(tmp_path, digest) == b"release"
+
+
+def test_half_written_files_are_not_held_and_go_once_nobody_can_be_writing_them(tmp_path: Path):
+    digest = put(tmp_path, b"release")
+    old, new = (tmp_path / "blobs" / f".writing-{'a' * 64}.{end}" for end in "12")
+    old.write_bytes(b"half")
+    new.write_bytes(b"half")
+    age(old)
+    assert held(tmp_path) == (digest,)
+    remove_leftovers(tmp_path / "blobs")
+    assert not old.exists() and new.exists()
+
+
+def test_only_old_blobs_that_nobody_needs_are_removed(tmp_path: Path):
+    needed, spent, fresh = (put(tmp_path, blob) for blob in (b"needed", b"spent", b"fresh"))
+    age(tmp_path / "blobs" / needed)
+    age(tmp_path / "blobs" / spent)
+    keep_only(tmp_path, {needed})
+    assert held(tmp_path) == tuple(sorted([needed, fresh]))
+
+
+def test_a_store_that_cannot_be_written_is_said_without_its_path(tmp_path: Path):
+    (tmp_path / "store").write_text("a file is in the way")
+    with pytest.raises(SiteFailed, match="could not write to the site's store") as caught:
+        put(tmp_path / "store", b"release")
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_a_blob_that_does_not_fit_on_the_disk_leaves_nothing_behind(tmp_path: Path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(SiteFailed, match="could not write to the site's store"):
+            put(tmp_path / "store", b"x" * 5000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+    assert files_in(tmp_path) == []
+    assert held(tmp_path / "store") == ()
+
+
+@pytest.mark.parametrize("fault", list(Fault))
+def test_a_fault_at_any_call_leaves_a_blob_whole_or_not_there(tmp_path: Path, fault: Fault):
+    blob = b"release" * 100
+    for at in count():
+        store, disk = tmp_path / str(at), Faulty(at, fault)
+        try:
+            put(store, blob, disk)
+        except SiteFailed:
+            assert disk.fired
+            assert fault.ends_it_all or set(files_in(store)) <= {store / "blobs" / sha256(blob)}
+        assert held(store) in ((), (sha256(blob),))
+        assert get(store, put(store, blob)) == blob
+        if not disk.fired:
+            assert disk.calls[-4:] == ["write", "sync", "rename", "sync"]
+            break
+
+
+@pytest.mark.parametrize("fault", list(Fault))
+def test_a_fault_at_any_call_leaves_all_of_the_old_file_or_of_the_new(tmp_path: Path, fault: Fault):
+    file = tmp_path / "file"
+    for at in count():
+        disk = Faulty(at, fault)
+        file.write_bytes(b"old" * 50)
+        try:
+            write_whole(file, b"new" * 50, disk)
+        except SiteFailed:
+            assert disk.fired
+        assert file.read_bytes() in (b"old" * 50, b"new" * 50)
+        if not disk.fired:
+            assert file.read_bytes() == b"new" * 50
+            break
+
+
+def test_what_is_written_outlasts_a_power_cut_right_after_it(tmp_path: Path):
+    disk = Faulty(None)
+    digest = put(tmp_path, b"release", disk)
+    disk.lose_power()
+    assert get(tmp_path, digest) == b"release"
+
+
+class Interrupted(Faulty):
+    """A disk of a process that is stopped before each rename, while another writes the same."""
+
+    def rename(self, old: Path, new: Path) -> None:
+        write_whole(new, b"the other's")
+        super().rename(old, new)
+
+
+def test_two_processes_may_write_one_file_at_once(tmp_path: Path):
+    write_whole(tmp_path / "file", b"the first's", Interrupted(None))
+    assert (tmp_path / "file").read_bytes() == b"the first's"
+    assert files_in(tmp_path) == [tmp_path / "file"]
+
+
+def test_two_processes_may_make_one_folder_at_once(tmp_path: Path):
+    class Late(Faulty):
+        def make_folder(self, folder: Path) -> None:
+            folder.mkdir()
+            super().make_folder(folder)
+
+    make_folders(tmp_path / "a" / "b", Late(None))
+    assert (tmp_path / "a" / "b").is_dir()

@@ -1,0 +1,120 @@
+"""The bank that a site has seen may only grow."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from client.site.failures import OrderRefused
+from client.site.known_bank import check_bank
+from common.exchange import Order, Reason, ReleaseRef, Work
+
+ONE, TWO, OTHER = "1" * 64, "2" * 64, "f" * 64
+PLAN = "a" * 64
+
+
+def order(*releases: str, **changes: Any) -> Order:
+    fields: dict[str, Any] = {
+        "work": Work.TRAIN, "plan": PLAN, "stage": len(releases), "round": 1,
+        "releases": tuple(ReleaseRef(stage, name) for stage, name in enumerate(releases)),
+        "active": (), "adapter": None, "code": "c",
+    }  # fmt: skip
+    return Order(**{**fields, **changes})
+
+
+def evaluation(*releases: str) -> Order:
+    return order(*releases, work=Work.EVALUATE, stage=0, round=0)
+
+
+def files(store: Path) -> set[str]:
+    return {file.relative_to(store).as_posix() for file in store.rglob("*")}
+
+
+def refused(store: Path, order: Order) -> Reason:
+    """The reason of the refusal; nothing is changed by it."""
+    before = files(store)
+    with pytest.raises(OrderRefused) as caught:
+        check_bank(store, order)
+    assert files(store) == before
+    return caught.value.reason
+
+
+def test_a_bank_grows_and_its_beginnings_stay_good(tmp_path: Path):
+    for good in (
+        order(),
+        order(ONE),
+        order(ONE, round=2),
+        evaluation(),
+        evaluation(ONE, TWO),
+        evaluation(ONE),
+        order(ONE, TWO),
+    ):
+        check_bank(tmp_path, good)
+
+
+def test_another_bank_is_refused(tmp_path: Path):
+    check_bank(tmp_path, order(ONE, TWO))
+    assert refused(tmp_path, evaluation(OTHER)) is Reason.BANK
+    assert refused(tmp_path, evaluation(ONE, OTHER)) is Reason.BANK
+    assert refused(tmp_path, evaluation(ONE, OTHER, TWO)) is Reason.BANK
+    assert refused(tmp_path, order(TWO, ONE)) is Reason.BANK
+
+
+def test_a_release_has_one_prototype(tmp_path: Path):
+    def routed(digest: str, stage: int = 0) -> Order:
+        return order(
+            ONE, TWO, work=Work.EVALUATE, stage=0, round=0, prototypes=(ReleaseRef(stage, digest),)
+        )
+
+    check_bank(tmp_path, evaluation(ONE))
+    check_bank(tmp_path, routed(OTHER))
+    check_bank(tmp_path, routed(OTHER))
+    check_bank(tmp_path, routed(ONE, stage=1))
+    assert refused(tmp_path, routed(TWO)) is Reason.BANK
+    assert refused(tmp_path, routed(OTHER, stage=1)) is Reason.BANK
+    # What a prototype is called is no release's name.
+    check_bank(tmp_path, evaluation(ONE, TWO))
+
+
+def test_a_released_stage_is_not_trained_again(tmp_path: Path):
+    check_bank(tmp_path, order(ONE))
+    assert refused(tmp_path, order()) is Reason.RELEASED
+    check_bank(tmp_path, evaluation(ONE, TWO))
+    assert refused(tmp_path, order(ONE)) is Reason.RELEASED
+    assert refused(tmp_path, order(ONE, TWO, stage=0)) is Reason.RELEASED
+    check_bank(tmp_path, order(ONE, TWO))
+
+
+def test_a_stage_in_the_orders_own_bank_is_released_too(tmp_path: Path):
+    assert refused(tmp_path, order(ONE, stage=0)) is Reason.RELEASED
+
+
+def test_releases_out_of_order_are_no_bank(tmp_path: Path):
+    swapped = (ReleaseRef(1, ONE), ReleaseRef(0, TWO))
+    assert refused(tmp_path, order(ONE, TWO, releases=swapped)) is Reason.BANK
+
+
+def test_a_site_that_joins_late_takes_the_bank_as_it_is(tmp_path: Path):
+    check_bank(tmp_path, order(ONE, TWO, OTHER))
+    assert refused(tmp_path, order(ONE, TWO)) is Reason.RELEASED
+
+
+def test_each_plan_has_a_bank_of_its_own(tmp_path: Path):
+    check_bank(tmp_path, order(ONE))
+    check_bank(tmp_path, order(OTHER, plan="b" * 64))
+    assert refused(tmp_path, order(OTHER)) is Reason.BANK
+
+
+def test_a_late_process_takes_nothing_back(tmp_path: Path):
+    # It read nothing as known, was stopped, and goes on once two releases are there.
+    check_bank(tmp_path, order(ONE, TWO))
+    (tmp_path / "chain" / PLAN / f"0-{ONE}").touch()
+    assert refused(tmp_path, order(ONE)) is Reason.RELEASED
+
+
+def test_what_a_crash_left_out_in_the_middle_is_filled_in(tmp_path: Path):
+    check_bank(tmp_path, order(ONE, TWO))
+    (tmp_path / "chain" / PLAN / f"0-{ONE}").unlink()
+    assert refused(tmp_path, evaluation(ONE, OTHER)) is Reason.BANK
+    check_bank(tmp_path, evaluation(ONE, TWO))
+    assert refused(tmp_path, evaluation(OTHER)) is Reason.BANK

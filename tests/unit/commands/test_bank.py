@@ -1,0 +1,69 @@
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from commands.bank import app
+from common.bank.bank import Bank
+from common.errors import BankError
+from tests.unit.small_bank import KEY, bank_of
+
+
+@pytest.fixture
+def bank(tmp_path: Path) -> Bank:
+    return bank_of(tmp_path / "bank", "discs", "7", rank=2)
+
+
+def output(*arguments: str | Path) -> str:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if result.exception is not None:
+        raise result.exception
+    return result.output
+
+
+def test_list_shows_every_release_and_the_head(bank: Bank):
+    text = output("list", bank.folder)
+    assert "000-discs" in text and "001-7" in text and bank.head in text
+    document = json.loads(output("list", bank.folder, "--json"))
+    assert document["head"] == bank.head
+    assert [release["hash"] for release in document["releases"]] == [
+        release.hash for release in bank.releases
+    ]
+
+
+@pytest.mark.parametrize("which", ["7", "1", "001-7"])
+def test_show_finds_a_release_by_name_before_position(bank: Bank, which: str):
+    text = output("show", bank.folder, which)
+    assert "001-7" in text and "north: 12" in text and "accuracy: 0.7500" in text
+    document = json.loads(output("show", bank.folder, which, "--json"))
+    assert document["stage"] == 1 and document["sites"] == {"north": 12, "south": 30}
+
+
+def test_verify_says_what_it_checked(bank: Bank):
+    text = output("verify", bank.folder, "--signer", KEY.public_hex, "--head", bank.head)
+    assert "2 releases verified" in text and bank.head in text and KEY.public_hex in text
+    document = json.loads(output("verify", bank.folder, "--json"))
+    assert document["verified"] == 2 and document["signers"] == [KEY.public_hex]
+
+
+@pytest.mark.parametrize("option", ["--signer", "--head", "--base-sha256"])
+def test_verify_refuses_another_bank_than_was_expected(bank: Bank, option: str):
+    with pytest.raises(BankError, match="expected " + "f" * 64):
+        output("verify", bank.folder, option, "f" * 64)
+
+
+def test_export_writes_one_adapter_of_the_summed_rank(bank: Bank, tmp_path: Path):
+    text = output("export", bank.folder, "7", tmp_path / "out")
+    assert "the exact sum of discs, 7" in text
+    assert json.loads((tmp_path / "out" / "adapter_config.json").read_bytes())["r"] == 4
+
+
+def test_export_in_json_is_one_document(bank: Bank, tmp_path: Path):
+    document = json.loads(output("export", bank.folder, "0", tmp_path / "out", "--json"))
+    assert document == {"folder": str(tmp_path / "out"), "stage": "discs", "sums": ["discs"]}
+
+
+@pytest.mark.parametrize("command", ["list", "show", "verify", "export"])
+def test_every_command_has_an_example(command: str):
+    assert f"Example: fedmslora bank {command} " in output(command, "--help")

@@ -1,0 +1,340 @@
+"""`fedmslora coordinator` from the command line, without a process of Flower's."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from typer.testing import CliRunner
+
+from commands.coordinator import app
+from common.errors import PlanError, Refusal, StateError
+from common.plan_file import load_plan
+from common.process.progress import tell
+from server.coordinator.init import found
+from server.coordinator.processes import Which, command, environment
+from server.coordinator.state import Settings, State, Wanted
+from simulation.chaos.loopback import free_port
+
+CALL = CliRunner()
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> State:
+    settings = Settings(
+        hosts=("localhost",),
+        port=free_port(),
+        bind="127.0.0.1",
+        inner_host="127.0.0.1",
+        inner_port=free_port(),
+        wait_s=60.0,
+        slack_s=600.0,
+    )
+    return found(tmp_path / "coordinator", settings)
+
+
+def called(state: State, *words: str) -> Result:
+    return CALL.invoke(app, [*words, "--state", str(state.root)])
+
+
+def said(state: State, *words: str) -> str:
+    result = called(state, *words)
+    assert result.exit_code == 0, result.exception
+    return result.output
+
+
+def refusal(state: State, *words: str) -> str:
+    result = called(state, *words)
+    assert isinstance(result.exception, Refusal), result.output
+    return str(result.exception)
+
+
+def public_key(file: Path) -> str:
+    key = ec.generate_private_key(ec.SECP384R1()).public_key()
+    file.write_bytes(key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH))
+    return str(file)
+
+
+@pytest.fixture
+def sites(state: State, tmp_path: Path) -> State:
+    for name in ("north", "south"):
+        key = public_key(tmp_path / f"{name}.pub")
+        said(state, "enroll", key, "--name", name, "--modality", "pathology")
+    return state
+
+
+def first(state: State) -> str:
+    return str(state.plans / "first.yaml")
+
+
+def test_init_makes_a_whole_coordinator_and_says_what_is_next(tmp_path: Path):
+    folder = tmp_path / "new"
+    words = ["init", "--host", "fed.example.org", "--port", "9443", "--state", str(folder)]
+    result = CALL.invoke(app, words)
+    assert result.exit_code == 0
+    for step in ("coordinator start", "site init", "coordinator enroll", "coordinator run", "9443"):
+        assert step in result.output
+    state = State.open(folder)
+    # As openssl says it, whom the other side may use.
+    words = ["openssl", "x509", "-in", str(state.ca), "-noout", "-fingerprint", "-sha256"]
+    said = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+    assert said.strip().split("=")[1] in result.output
+    assert state.settings.address == "fed.example.org:9443"
+    assert folder.stat().st_mode & 0o777 == 0o700
+    for secret in (state.secret, state.key, state.tls / "ca.key"):
+        assert secret.stat().st_mode & 0o777 == 0o600
+    assert load_plan(state.plans / "first.yaml").name == "first"
+
+
+def test_init_overwrites_nothing(state: State):
+    before = state.ca.read_bytes()
+    assert "found a coordinator, expected a new or an empty folder" in refusal(state, "init")
+    assert state.ca.read_bytes() == before
+
+
+def test_one_port_for_both_sides_is_refused(tmp_path: Path):
+    folder = tmp_path / "new"
+    words = ["init", "--port", "9000", "--inner-port", "9000", "--state", str(folder)]
+    result = CALL.invoke(app, words)
+    assert isinstance(result.exception, StateError)
+    assert str(result.exception) == (
+        "--inner-port: found 9000, which --port has on this machine, expected another one"
+    )
+    assert not folder.exists()
+
+
+def test_renewing_keeps_the_authority_and_adds_a_name(state: State):
+    authority, server = state.ca.read_bytes(), (state.tls / "server.crt").read_bytes()
+    assert "other.example.org" in said(state, "init", "--renew", "--host", "other.example.org")
+    assert state.ca.read_bytes() == authority
+    assert (state.tls / "server.crt").read_bytes() != server
+    assert state.settings.hosts == ("localhost", "other.example.org")
+
+
+def test_every_command_names_a_folder_without_a_coordinator(tmp_path: Path):
+    for words in (["start"], ["run", "x"], ["status"], ["stop"], ["enroll", "--leave", "x"]):
+        result = CALL.invoke(app, [*words, "--state", str(tmp_path / "none")])
+        assert isinstance(result.exception, StateError)
+        assert "found no coordinator" in str(result.exception)
+
+
+def test_a_site_is_enrolled_and_told_what_to_give_it(state: State, tmp_path: Path):
+    key = public_key(tmp_path / "north.pub")
+    words = ("enroll", key, "--name", "north", "--modality", "ct")
+    output = said(state, *words)
+    assert "north is enrolled. It counts from the next start on." in output
+    assert str(state.ca) in output
+    assert "north was enrolled already" in said(state, *words)
+
+
+@pytest.mark.parametrize(
+    ("words", "mistake"),
+    [
+        (("--name", "north"), "found too little"),
+        (("--name", "North!", "--modality", "ct"), "--name: found 'North!'"),
+        (("--name", "north", "--modality", "xry"), "--modality: found 'xry', expected one of"),
+    ],
+)
+def test_a_wrong_enrolment_is_one_sentence(
+    state: State, tmp_path: Path, words: tuple[str, ...], mistake: str
+):
+    assert mistake in refusal(state, "enroll", public_key(tmp_path / "north.pub"), *words)
+    assert not state.registry.exists()
+
+
+def test_a_site_that_leaves_is_not_awaited_by_a_new_run(sites: State):
+    assert "north left" in said(sites, "enroll", "--leave", "north")
+    assert "found the sites north that are not enrolled" in refusal(sites, "run", first(sites))
+
+
+def test_a_plan_with_unknown_sites_is_refused(state: State):
+    told = refusal(state, "run", first(state))
+    assert "found the sites north, south that are not enrolled" in told
+    assert state.wanted is None
+    assert not state.run("first").root.exists()
+
+
+def test_a_wrong_plan_is_refused(state: State, tmp_path: Path):
+    (tmp_path / "plan.yaml").write_text("name: x", encoding="utf-8")
+    result = called(state, "run", str(tmp_path / "plan.yaml"))
+    assert isinstance(result.exception, PlanError)
+
+
+def test_a_run_is_prepared_and_wanted(sites: State):
+    assert "first: wanted" in said(sites, "run", first(sites), "--detach")
+    folder = sites.run("first")
+    assert load_plan(folder.plan).digest == load_plan(Path(first(sites))).digest
+    assert folder.key.read_bytes() == sites.key.read_bytes()
+    assert folder.key.stat().st_mode & 0o777 == 0o600
+    assert sites.wanted == Wanted(run="first", since=0)
+
+
+def test_another_plan_under_the_name_of_a_run_is_refused_by_its_fields(sites: State):
+    said(sites, "run", first(sites), "--detach")
+    plan = Path(first(sites))
+    plan.write_text(plan.read_text(encoding="utf-8").replace("seed: 7", "seed: 8"), "utf-8")
+    assert "another plan: found changed seed" in refusal(sites, "run", first(sites))
+
+
+def test_a_second_run_waits_for_nobody(sites: State):
+    said(sites, "run", first(sites), "--detach")
+    plan = Path(first(sites))
+    plan.write_text(plan.read_text(encoding="utf-8").replace("name: first", "name: next"), "utf-8")
+    assert "found the run 'first' going on, expected none" in refusal(sites, "run", first(sites))
+
+
+def ended(state: State, monkeypatch: pytest.MonkeyPatch, **news: Any) -> Result:
+    """`run`, where the run tells this as soon as it is followed."""
+
+    def soon(self: object) -> list[object]:
+        tell(state.run("first").progress, "coordinator", news)
+        return []
+
+    monkeypatch.setattr("server.coordinator.superlink.SuperLink.runs", soon)
+    return called(state, "run", first(state))
+
+
+def test_run_says_where_the_report_is(sites: State, monkeypatch: pytest.MonkeyPatch):
+    result = ended(sites, monkeypatch, event="done", seconds=61.0)
+    assert result.exit_code == 0, result.exception
+    assert "done in 1 min 1 s" in result.output
+    assert str(sites.run("first").root / "report.html") in result.output
+
+
+def test_run_fails_with_the_sentence_of_the_failure(sites: State, monkeypatch: pytest.MonkeyPatch):
+    result = ended(sites, monkeypatch, event="failed", text="north: found x, expected y")
+    assert isinstance(result.exception, StateError)
+    assert str(result.exception) == "north: found x, expected y"
+
+
+def test_ctrl_c_ends_the_watching_and_not_the_run(sites: State, monkeypatch: pytest.MonkeyPatch):
+    def interrupt(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("time.sleep", interrupt)
+    result = called(sites, "run", first(sites))
+    assert result.exit_code == 130
+    assert "first goes on" in result.output
+    assert sites.wanted is not None
+    assert not sites.wanted.stop
+
+
+def test_stop_is_remembered_while_the_superlink_is_away(sites: State):
+    assert "no run is going on" in said(sites, "stop")
+    said(sites, "run", first(sites), "--detach")
+    assert "will be stopped as soon as" in said(sites, "stop")
+    assert sites.wanted == Wanted(run="first", since=0, stop=True)
+    # Wanted again before the keeper came to it.
+    said(sites, "run", first(sites), "--detach")
+    assert sites.wanted == Wanted(run="first", since=0)
+
+
+def test_stop_all_says_that_nothing_runs(state: State):
+    assert "`start` is not running" in said(state, "stop", "--all")
+
+
+def test_the_status_of_a_run_in_its_first_round(sites: State):
+    said(sites, "run", first(sites), "--detach")
+    progress = sites.run("first").progress
+    for news in (
+        {"event": "meeting"},
+        {"event": "stage", "stage": 0},
+        {"event": "round", "stage": 0, "round": 1, "losses": {"north": 1.0}},
+        {
+            "event": "waiting",
+            "stage": 0,
+            "round": 2,
+            "for": {"north": "working 12/40", "south": "offline"},
+        },
+    ):
+        tell(progress, "coordinator", news)
+    document = json.loads(said(sites, "status", "--json"))
+    run = document["run"]
+    assert run["stages"][0]["phase"] == "active"
+    assert (run["stages"][0]["round"], run["stages"][0]["rounds"]) == (1, 3)
+    assert run["awaited"] == {"north": "working 12/40", "south": "offline"}
+    assert [site["doing"] for site in document["sites"]] == ["working 12/40", "offline"]
+    assert document["sites"][0]["online"] is None
+    assert (document["superlink"], document["process"]) == (False, None)
+    assert document["certificate_days"] == 824
+    shown = said(sites, "status")
+    assert "training stain (stage 1), round 2 of 3" in shown
+    assert "north: working 12/40" in shown
+
+
+def test_the_status_of_a_failed_run_says_why(sites: State):
+    said(sites, "run", first(sites), "--detach")
+    news = {"event": "failed", "text": "the reason"}
+    tell(sites.run("first").progress, "coordinator", news)
+    assert "run first: the reason" in said(sites, "status")
+    assert "found no run 'other'" in refusal(sites, "status", "--run", "other")
+
+
+def test_the_status_of_a_new_coordinator(state: State):
+    shown = said(state, "status")
+    assert "no run yet" in shown
+    assert "no site yet" in shown
+    assert json.loads(said(state, "status", "--json"))["run"] is None
+
+
+def test_an_unknown_part_is_refused(state: State):
+    told = refusal(state, "start", "--part", "trainer")
+    assert told == ("--part: found 'trainer', expected one of superlink, superexec, edge, keeper")
+
+
+def test_a_part_replaces_this_process(state: State, monkeypatch: pytest.MonkeyPatch):
+    became: list[tuple[str, list[str], dict[str, str]]] = []
+
+    def execvpe(file: str, words: list[str], variables: dict[str, str]) -> None:
+        became.append((file, words, variables))
+        raise SystemExit(0)
+
+    monkeypatch.setattr(os, "execvpe", execvpe)
+    assert called(state, "start", "--part", "superlink").exit_code == 0
+    ((file, words, variables),) = became
+    assert file.endswith("flower-superlink")
+    assert words[0] == file
+    assert variables["FLWR_HOME"] == str(state.flower)
+
+
+def test_the_superlink_is_closed_to_all_but_its_own(state: State):
+    words = list(command(Which.SUPERLINK, state))
+    assert words[words.index("--host") + 1] == "127.0.0.1"
+    assert words[words.index("--isolation") + 1] == "process"
+    assert words[words.index("--superexec-auth-secret-file") + 1] == str(state.secret)
+    assert "--enable-supernode-auth" in words
+    assert "--insecure" not in words
+
+
+def test_among_containers_the_superlink_listens_to_its_network(tmp_path: Path):
+    settings = Settings(
+        hosts=("fed.example.org",),
+        port=8443,
+        bind="0.0.0.0",
+        inner_host="superlink",
+        inner_port=8000,
+        wait_s=60.0,
+        slack_s=600.0,
+    )
+    state = found(tmp_path / "state", settings)
+    words = list(command(Which.SUPERLINK, state))
+    assert words[words.index("--host") + 1] == "0.0.0.0"
+    assert "superlink:8000" in command(Which.SUPEREXEC, state)
+
+
+def test_no_part_asks_the_world(state: State):
+    variables = environment(state)
+    assert variables["FLWR_TELEMETRY_ENABLED"] == "0"
+    assert variables["FLWR_DISABLE_UPDATE_CHECK"] == "1"
+    assert variables["FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION"] == "1"
+    assert variables["HF_HUB_OFFLINE"] == "1"
+
+
+def test_a_damaged_file_is_named(state: State):
+    state.settings_file.write_text("{", encoding="utf-8")
+    assert "coordinator.json: can't be read" in refusal(state, "start")

@@ -1,0 +1,258 @@
+"""`fedmslora site`: what an admin types, and what is said back."""
+
+import json
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import Result
+from typer.testing import CliRunner
+
+from client.model.base_digest import base_digest
+from client.node.jobs import Jobs
+from client.site.approval import adapter_bytes
+from client.site.audit import Entry, Kind, Part, Subject, write
+from client.site.blob_store import put
+from client.site.config import load_site
+from commands.site import app
+from common.errors import Refusal
+from common.exchange import Order, ReleaseRef, Work
+from common.identity import sha256
+from common.plan_file import load_plan
+from server.coordinator.certificates import write_certificates
+
+ROOT = Path(__file__).resolve().parents[3]
+BASE = ROOT / "simulation" / "base_model"
+
+STAGE: dict[str, Any] = {
+    "name": "cxp", "modality": "radiology", "task": "CXP", "sites": ["north", "south"],
+    "rounds": 2, "local_epochs": 0.5, "learning_rate": 5e-3, "batch_size": 8,
+}  # fmt: skip
+
+
+def fedmslora(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def refusal(*arguments: str | Path) -> str:
+    """The one sentence with which the command line would end (fedmslora.py prints it)."""
+    done = fedmslora(*arguments)
+    assert isinstance(done.exception, Refusal), done.output
+    return str(done.exception)
+
+
+@pytest.fixture
+def ca(tmp_path: Path) -> Path:
+    write_certificates(tmp_path / "tls", ["localhost"])
+    return tmp_path / "tls" / "ca.crt"
+
+
+@pytest.fixture
+def site(ca: Path, tmp_path: Path) -> Path:
+    """A new site's file."""
+    done = fedmslora(*init(ca, tmp_path / "north"), "--base-model", BASE)
+    assert done.exit_code == 0, done.output
+    return tmp_path / "north" / "site.yaml"
+
+
+def init(authority: Path, folder: Path, **changes: str) -> list[str | Path]:
+    options: dict[str, str | Path] = {
+        "--name": "north", "--modality": "radiology", "--coordinator": "hub.example.org:8443",
+        "--ca": authority, "--folder": folder,
+        **{f"--{name}": value for name, value in changes.items()},
+    }  # fmt: skip
+    return ["init", *(word for option in options.items() for word in option)]
+
+
+def small_plan(file: Path, **changes: Any) -> Path:
+    plan: dict[str, Any] = {
+        "name": "small",
+        "seed": 5,
+        "base_model": {"name": "tiny-llava", "sha256": base_digest(BASE)},
+        "method": {"name": "mslora_cr", "rank": 4, "alpha": 4, "contrast": {}},
+        "aggregation": "svd",
+        "stages": [{**STAGE, **changes}],
+    }
+    file.write_text(yaml.safe_dump(plan), encoding="utf-8")
+    return file
+
+
+def test_init_makes_a_site_file_that_loads_and_a_key_that_stays(site: Path, ca: Path):
+    loaded = load_site(site)
+    assert loaded.name == "north"
+    assert [modality.value for modality in loaded.policy.modalities] == ["radiology"]
+    assert loaded.base_model == BASE
+    assert loaded.federation is not None
+    assert loaded.federation.address == "hub.example.org:8443"
+    assert loaded.federation.ca.read_bytes() == ca.read_bytes()
+    assert loaded.federation.approved.is_dir()
+    assert stat.S_IMODE(loaded.federation.key.stat().st_mode) == 0o600
+    assert stat.S_IMODE(loaded.federation.key.parent.stat().st_mode) == 0o700
+    assert site.read_text().count("#") > 10
+
+
+def test_init_says_what_to_send_and_what_comes_next(ca: Path, tmp_path: Path):
+    said = fedmslora(*init(ca, tmp_path / "north")).output
+    assert "coordinator enroll north.pub --name north --modality radiology" in said
+    assert f"fedmslora site start --site {tmp_path / 'north' / 'site.yaml'}" in said
+    assert "BEGIN" not in said
+
+
+def test_init_overwrites_nothing(site: Path, ca: Path):
+    before = {file: file.read_bytes() for file in site.parent.rglob("*") if file.is_file()}
+    assert "never overwritten" in refusal(*init(ca, site.parent))
+    after = {file: file.read_bytes() for file in site.parent.rglob("*") if file.is_file()}
+    assert after == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"name": "Nord Klinik"}, "--name: found 'Nord Klinik'"),
+        ({"modality": "xry"}, "--modality: found 'xry'"),
+        ({"coordinator": "hub.example.org"}, "expected HOST:PORT"),
+        ({"coordinator": "https://hub.example.org:1"}, "expected HOST:PORT"),
+        ({"ca": "/nowhere/ca.crt"}, "can't be read as a certificate"),
+    ],
+)
+def test_init_names_what_is_wrong_and_leaves_no_folder(
+    ca: Path, tmp_path: Path, changes: dict[str, str], words: str
+):
+    assert words in refusal(*init(ca, tmp_path / "north", **changes))
+    assert not (tmp_path / "north").exists()
+
+
+def test_init_refuses_a_file_that_is_no_certificate(ca: Path, tmp_path: Path):
+    other = ca.with_name("ca.key")
+    assert "found no certificate" in refusal(*init(other, tmp_path / "north"))
+
+
+def test_approve_says_in_words_what_will_leave_and_records_the_plan(site: Path, tmp_path: Path):
+    plan = small_plan(tmp_path / "plan.yaml")
+    done = fedmslora("approve", plan, "--site", site)
+    assert done.exit_code == 0, done.output
+    assert "Stage 1, cxp: 2 rounds of 0.5 epochs on the radiology task 'CXP'" in done.output
+    assert "with 1 other site" in done.output
+    assert "What leaves this site: after each of 2 rounds an adapter (about 0." in done.output
+    assert "No image, no question, no answer" in done.output
+    loaded = load_plan(plan)
+    record = site.parent / "approved" / f"{loaded.digest}.json"
+    assert record.read_text() == loaded.canonical()
+    assert sha256(record.read_bytes()) == loaded.digest
+
+
+def test_approve_with_look_records_nothing(site: Path, tmp_path: Path):
+    done = fedmslora("approve", small_plan(tmp_path / "plan.yaml"), "--site", site, "--look")
+    assert "Not approved yet" in done.output
+    assert list((site.parent / "approved").iterdir()) == []
+
+
+def test_the_folder_of_a_site_file_names_it_too(site: Path, tmp_path: Path):
+    plan = small_plan(tmp_path / "plan.yaml")
+    assert fedmslora("approve", plan, "--site", site.parent).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"modality": "ct"}, "found the modality ct, the site's policy allows only radiology"),
+        ({"rounds": 51}, "found 51 rounds, the site's policy allows at most 50"),
+        ({"sites": ["south"]}, "found no stage of site 'north', only of south"),
+    ],
+)
+def test_a_plan_that_the_sites_own_policy_would_refuse_is_not_approved(
+    site: Path, tmp_path: Path, changes: dict[str, Any], words: str
+):
+    plan = small_plan(tmp_path / "plan.yaml", **changes)
+    assert words in refusal("approve", plan, "--site", site)
+    assert list((site.parent / "approved").iterdir()) == []
+
+
+def test_without_a_base_model_the_size_is_left_open(site: Path, tmp_path: Path):
+    assert adapter_bytes(load_plan(small_plan(tmp_path / "p.yaml")), tmp_path) is None
+
+
+def test_check_prints_a_line_for_each_check_and_fails_as_a_whole(site: Path):
+    done = fedmslora("check", "--site", site, "--json")
+    assert done.exit_code == 2
+    document = json.loads(done.stdout)
+    assert document["site"] == "north"
+    assert document["passed"] is False
+    levels = {one["name"]: one["level"] for one in document["checks"]}
+    assert levels["key file"] == "ok"
+    assert levels["data"] == "problem"
+    printed = fedmslora("check", "--site", site).stdout.splitlines()
+    assert len(printed) == len(document["checks"])
+
+
+def test_status_of_a_new_site_is_told_from_its_store(site: Path):
+    document = json.loads(fedmslora("status", "--site", site, "--json").stdout)
+    assert document == {
+        "site": "north", "supervised": False, "trainer": False, "job": None,
+        "releases": [0, 0], "blobs": 0, "last": None, "failures": None,
+    }  # fmt: skip
+
+
+def test_status_says_which_step_of_which_plan_the_trainer_is_at(site: Path, tmp_path: Path):
+    plan, store = load_plan(small_plan(tmp_path / "plan.yaml")), load_site(site).store
+    put(store, plan.canonical().encode())
+    release = put(store, b"a release")
+    refs = (ReleaseRef(0, release), ReleaseRef(1, "0" * 64))
+    order = Order(
+        work=Work.TRAIN, plan=plan.digest, stage=0, round=2, releases=refs, active=(0,),
+        adapter=None, code="c0de",
+    )  # fmt: skip
+    Jobs(store).want(order)
+    Jobs(store).tell(order.digest, {"step": 12, "steps": 40})
+    document = json.loads(fedmslora("status", "--site", site, "--json").stdout)
+    assert document["job"] == {
+        "work": "train", "plan": "small", "stage": "cxp", "round": 2, "step": 12, "steps": 40,
+    }  # fmt: skip
+    assert document["releases"] == [1, 2]
+    said = fedmslora("status", "--site", site).stdout
+    assert "train stage cxp, round 2 of plan small: step 12 of 40" in said
+
+
+def message(site: Path, order: str) -> None:
+    from datetime import UTC, datetime
+
+    subject = Subject(order=order, work="train", plan="ab" * 32, name="small", stage=0, round=1)
+    sent = Part(what="the adapter", size=1000, sha256="cd" * 32)
+    moment = datetime(2026, 11, 23, 4, 10, 11, tzinfo=UTC)
+    store = load_site(site).store
+    write(store, Entry(time=moment, kind=Kind.ORDER, subject=subject, size=300))
+    write(store, Entry(time=moment, kind=Kind.UPDATE, subject=subject, parts=(sent,), size=1200))
+
+
+def test_audit_says_what_left_and_that_the_log_is_whole(site: Path):
+    message(site, "ef" * 32)
+    done = fedmslora("audit", "--site", site)
+    assert done.exit_code == 0
+    assert "2026-11-23 04:10:11 UTC  sent" in done.stdout
+    assert "update: 1,200" in done.stdout
+    assert "The log is whole: 2 lines" in done.stdout
+    document = json.loads(fedmslora("audit", "--site", site, "--json").stdout)
+    assert document["lines"] == 2
+    assert document["summary"]["sent"] == {"update": 1200}
+    assert len(document["entries"]) == 2
+
+
+def test_audit_refuses_a_log_that_was_changed(site: Path):
+    message(site, "ef" * 32)
+    log = load_site(site).store / "audit.jsonl"
+    log.write_bytes(log.read_bytes().replace(b"1200", b"1199"))
+    assert str(log) in refusal("audit", "--site", site)
+
+
+def test_a_part_that_there_is_not_is_named(site: Path):
+    words = refusal("start", "--site", site, "--part", "superlink")
+    assert words == "--part: found 'superlink', expected one of supernode, superexec, trainer"
+
+
+@pytest.mark.parametrize("name", ["init", "approve", "check", "start", "status", "audit"])
+def test_every_command_has_an_example(name: str):
+    done = fedmslora(name, "--help")
+    assert done.exit_code == 0
+    assert f"Example: fedmslora site {name}" in done.output

@@ -1,0 +1,169 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from common.errors import PlanError
+from common.plan import Active, Metric, Modality, Rule
+from common.plan_file import load_plan, parse_plan
+
+CONFIGS = sorted((Path(__file__).resolve().parents[3] / "configs").glob("*.yaml"))
+
+
+def stage(name: str, modality: str = "ct", **changes: Any) -> dict[str, Any]:
+    fields = {
+        "name": name, "modality": modality, "task": name, "sites": ["a", "b"], "rounds": 2,
+        "local_epochs": 1, "learning_rate": 1e-3, "batch_size": 8,
+    }  # fmt: skip
+    return {**fields, **changes}
+
+
+def document(**changes: Any) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "name": "p",
+        "seed": 3,
+        "base_model": {"name": "tiny", "sha256": "ab" * 32},
+        "method": {"name": "mslora_cr", "rank": 4, "alpha": 4, "contrast": {}},
+        "aggregation": "svd",
+        "stages": [stage("one"), stage("two", "mr"), stage("three")],
+    }
+    return {**fields, **changes}
+
+
+def mistakes(**changes: Any) -> list[str]:
+    with pytest.raises(PlanError) as caught:
+        parse_plan(document(**changes), "p.yaml")
+    return str(caught.value).splitlines()
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.name)
+def test_every_plan_in_configs_loads(file: Path):
+    assert load_plan(file).stages
+
+
+def test_text_becomes_enums_and_lists_become_tuples():
+    plan = parse_plan(document(), "p.yaml")
+    assert plan.aggregation is Rule.SVD
+    assert plan.stages[0].modality is Modality.CT
+    assert plan.stages[0].sites == ("a", "b")
+    assert plan.stages[0].metric is Metric.ACCURACY
+
+
+def test_a_plan_survives_its_own_canonical_json():
+    plan = parse_plan(document(), "p.yaml")
+    again = parse_plan(yaml.safe_load(plan.canonical()), "again")
+    assert again == plan
+    assert again.digest == plan.digest
+
+
+def test_the_digest_follows_the_content_and_not_the_order_of_fields():
+    turned = dict(reversed(document().items()))
+    plain, other = parse_plan(document(), "p"), parse_plan(document(seed=4), "p")
+    assert parse_plan(turned, "p").digest == plain.digest
+    assert other.digest != plain.digest
+
+
+def test_every_mistake_is_named_at_once_with_stage_and_field():
+    bad = [stage("one", rounds=0), stage("one", "xry", lerning_rate=1), stage("two", sites=[])]
+    lines = mistakes(stages=bad, method={"name": "mslora_cr", "rank": 0, "alpha": 1})
+    assert lines == [
+        "p.yaml: method.rank: found 0, expected at least 1",
+        "p.yaml: method.contrast: found nothing, expected a value (it has no default)",
+        "p.yaml: stage 1 'one', rounds: found 0, expected at least 1",
+        "p.yaml: stage 2 'one', modality: found 'xry', expected one of 'pathology', 'radiology', "
+        "'dermatology', 'fundus', 'microscopy', 'ct', 'mr', 'xray', 'ultrasound', 'endoscopy' or "
+        "'oct'",
+        "p.yaml: stage 2 'one', lerning_rate: found a field 'lerning_rate', expected only known "
+        "fields; did you mean 'learning_rate'?",
+        "p.yaml: stage 3 'two', sites: found [], expected at least one",
+        "p.yaml: stage 2 'one', name: found 'one' again (stage 1 has it), expected a name of its "
+        "own",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"seed": -1}, "seed: found -1, expected at least 0"),
+        ({"seed": True}, "seed: found True, expected"),
+        ({"stages": []}, "stages: found [], expected at least one"),
+        ({"stages": [stage("one", sites=["a", "a"])]}, "sites: found 'a' twice"),
+        ({"stages": [stage("one", quorum=3)]}, "quorum: found 3, expected at most its 2 sites"),
+        ({"method": {"name": "mslora"}}, "method, name: found 'mslora', expected one of"),
+        ({"aggregation": "mean"}, "aggregation: found 'mean', expected one of 'fedavg', 'svd'"),
+        ({"stages": [stage("one", learning_rate=float("nan"))]}, "learning_rate: found nan"),
+        ({"stages": [stage("A b")]}, "name: found 'A b', expected text like"),
+    ],
+)
+def test_a_mistake_names_what_was_found_and_what_was_expected(changes: Any, said: str):
+    assert any(said in line for line in mistakes(**changes)), mistakes(**changes)
+
+
+def test_a_plan_file_may_write_a_learning_rate_without_a_dot(tmp_path: Path):
+    file = tmp_path / "p.yaml"
+    file.write_text(yaml.safe_dump(document()).replace("0.001", "1e-3"), encoding="utf-8")
+    assert load_plan(file).stages[0].learning_rate == 0.001
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("- a\n", "found ['a'], expected the fields of a plan"),
+        ("name: [", "not YAML"),
+        ("seed: 1\nseed: 2\n", "'seed' stands twice"),
+        ("", "found nothing, expected the fields of a plan"),
+    ],
+)
+def test_a_file_that_is_no_plan_is_refused_by_name(tmp_path: Path, text: str, said: str):
+    file = tmp_path / "p.yaml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(PlanError) as caught:
+        load_plan(file)
+    assert str(file) in str(caught.value)
+    assert said in str(caught.value)
+
+
+def test_a_missing_plan_file_is_one_sentence(tmp_path: Path):
+    with pytest.raises(PlanError, match=r"none\.yaml: can't be read as a plan \(No such file"):
+        load_plan(tmp_path / "none.yaml")
+
+
+def with_active(active: Active) -> Any:
+    method = {"name": "mslora_cr", "rank": 4, "alpha": 4, "contrast": None, "active": active}
+    return parse_plan(document(method=method), "p")
+
+
+def test_all_earlier_adapters_are_summed_or_those_of_the_modality_or_none():
+    # Stages: ct, mr, ct.
+    assert with_active(Active.ALL).base_of(2) == (0, 1)
+    assert with_active(Active.SAME_MODALITY).base_of(2) == (0,)
+    assert with_active(Active.NONE).base_of(2) == ()
+
+
+def test_the_oracle_answers_a_task_with_the_adapters_it_was_learned_on():
+    plan = with_active(Active.ALL)
+    assert plan.answering(task=1, after=2) == (0, 1)
+    assert plan.answering(task=1, after=1) == (0, 1)
+    assert plan.answering(task=2, after=0) == (0,)
+
+
+def test_fine_tuning_answers_everything_with_its_latest_adapter():
+    plan = parse_plan(document(method={"name": "sequential", "rank": 4, "alpha": 4}), "p")
+    assert plan.base_of(2) == ()
+    assert plan.answering(task=0, after=2) == (2,)
+
+
+@pytest.mark.parametrize(
+    ("earlier", "expected"),
+    [("all", [1, 2, 3]), ("last", [0, 0, 3]), ("none", [0, 0, 0])],
+)
+def test_earlier_tasks_are_scored_again_when_the_plan_says_so(earlier: str, expected: list[int]):
+    plan = parse_plan(document(evaluation={"earlier": earlier}), "test")
+    assert [len(plan.scored_after(number)) for number in range(3)] == expected
+
+
+def test_tasks_to_come_are_scored_without_those_that_nobody_wants_again():
+    wanted = {"earlier": "last", "future": True}
+    plan = parse_plan(document(evaluation=wanted), "test")
+    assert [list(plan.scored_after(number)) for number in range(3)] == [[1, 2], [2], [0, 1, 2]]

@@ -1,0 +1,310 @@
+"""What a plan costs: the sizes of real blobs, and arithmetic redone by hand."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from common.adapter import to_bytes
+from common.errors import ModelError
+from common.plan import Hold, Plan, Precision
+from common.plan_file import parse_plan
+from common.tensors import read_header
+from cost.geometry import LLAVA_MED, Decoder, Geometry, Tower, read_geometry
+from cost.plan import PATHVQA, Assumed, cost_of, drawn_and_steps, usual
+from cost.sizes import adapter_bytes, blank_adapter, sizes_of
+from cost.step import Rows, Setting, Worn, memory, operations, tower_operations
+from cost.traffic import PARCEL_BYTES, exchanges
+from server import network
+from simulation.hospitals import BASE_MODELS
+
+EMBEDDED = read_geometry(BASE_MODELS["tiny-llava"])
+#: Small enough for a calculation on paper.
+TOY = Geometry(
+    tower=Tower(width=2, inner=3, layers=1, heads=1, pixels=4, patch=2),
+    decoder=Decoder(width=4, inner=6, layers=1, heads=2, kv_heads=1, head=2, vocabulary=10),
+)
+ASSUMED = Assumed(questions=100, images=50, tokens=16, labels=3)
+
+
+def plan(**changes: Any) -> Plan:
+    """Three stages of two modalities; `changes` take the place of fields."""
+    stages = [
+        {
+            "name": name, "modality": modality, "task": name, "sites": sites, "rounds": 2,
+            "local_epochs": 1.5, "learning_rate": 0.1, "batch_size": 8,
+        }
+        for name, modality, sites in (
+            ("one", "ct", ["a", "b"]), ("two", "mr", ["b", "c"]), ("three", "ct", ["a", "c"]),
+        )
+    ]  # fmt: skip
+    document: dict[str, Any] = {
+        "name": "p", "seed": 3, "base_model": {"name": "tiny", "sha256": "ab" * 32},
+        "method": {"name": "mslora_cr", "rank": 2, "alpha": 2, "contrast": {}},
+        "aggregation": "fedavg", "wire": "bf16", "stages": stages, **changes,
+    }  # fmt: skip
+    return parse_plan(document, "p")
+
+
+def with_method(**changes: Any) -> Plan:
+    return plan(method={**plan().method.model_dump(mode="json"), **changes})
+
+
+def test_the_7b_has_the_parameters_that_its_checkpoint_lists():
+    # model.safetensors.index.json: 15,132,438,528 bytes of 16 bits.
+    assert LLAVA_MED.decoder.parameters == 7_241_732_096
+    assert LLAVA_MED.projector_parameters == 20_979_712
+    assert LLAVA_MED.tower.parameters == 303_507_456
+    assert LLAVA_MED.parameters == 15_132_438_528 // 2
+    assert LLAVA_MED.image_tokens == 576
+    assert LLAVA_MED.decoder.adapter_parameters(64) == 167_772_160
+    assert len(LLAVA_MED.decoder.adapted()) == 224
+
+
+def test_the_embedded_model_has_the_parameters_of_its_file():
+    blob = (BASE_MODELS["tiny-llava"] / "model.safetensors").read_bytes()
+    found = read_header(lambda start, count: blob[start : start + count], len(blob), "the model")
+    shapes = [tensor.shape for tensor in found.tensors.values()]
+    assert EMBEDDED.parameters == sum(map(math.prod, shapes))
+
+
+def test_llava_meds_own_config_is_read_as_the_7b(tmp_path: Path):
+    (tmp_path / "config.json").write_text(
+        '{"model_type": "llava_mistral", "hidden_size": 4096, "intermediate_size": 14336,'
+        ' "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8,'
+        ' "vocab_size": 32000, "tie_word_embeddings": false}'
+    )
+    assert read_geometry(tmp_path) == LLAVA_MED
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (None, "No such file"), ("{", "not JSON"), ("[]", "AttributeError"),
+        ("{}", "KeyError: 'vision_config'"),
+        ('{"vision_config": {}, "text_config": 3}', "KeyError: 'hidden_size'"),
+    ],
+)  # fmt: skip
+def test_a_config_of_something_else_is_refused_by_name(
+    tmp_path: Path, text: str | None, found: str
+):
+    if text is not None:
+        (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ModelError, match=found):
+        read_geometry(tmp_path)
+
+
+@pytest.mark.parametrize("wire", list(Precision))
+@pytest.mark.parametrize("rank", [1, 8, 13])
+def test_an_adapters_bytes_are_those_of_its_file(wire: Precision, rank: int):
+    adapter = blank_adapter(with_method(rank=rank, alpha=1.5), EMBEDDED)
+    assert adapter_bytes(adapter, wire) == len(to_bytes(adapter, wire))
+    assert sum(p.a.size + p.b.size for p in adapter.pairs.values()) == (
+        EMBEDDED.decoder.adapter_parameters(rank)
+    )
+
+
+def test_the_7bs_adapter_takes_no_memory_to_be_weighed():
+    adapter = blank_adapter(with_method(rank=64), LLAVA_MED)
+    assert all(array.strides == (0, 0) for p in adapter.pairs.values() for array in (p.a, p.b))
+    size = adapter_bytes(adapter, Precision.BF16)
+    assert 0 < size - 2 * 167_772_160 < 70_000
+
+
+def test_the_coordinators_parcels_are_as_large_as_ours():
+    assert PARCEL_BYTES == network.PARCEL_BYTES
+
+
+def test_a_step_of_a_toy_is_what_paper_says():
+    # 2 rows of 5 tokens, 3 labels each. Linears: q 16, k 8, v 8, o 16, gate, up, down 24 each.
+    rows = Rows(questions=2, prefix=4, tail=1, labels=3)
+    found = operations(TOY, rows, Worn(rank=1, earlier=0, hold=Hold.FOLD), checkpointed=False)
+    linear, low = 120, 8 + 6 + 6 + 8 + 10 + 10 + 10
+    attention = 2 * 5 * 5 * 4
+    head = 2 * 3 * 4 * 10
+    assert found.forward == 2 * 5 * (linear + low) + attention * 2 + head
+    # Without the first queries, keys and values, whose inputs (4) need no gradient.
+    inputs = linear - 32 + low - 12
+    assert found.backward == 2 * 5 * (inputs + low) + attention * 5 + head
+    assert found.head == 2 * head
+    assert found.prefix + found.tails + found.head == pytest.approx(found.forward + found.backward)
+    assert found.projector == 2 * 4 * (2 * 4 + 16)
+    # 5 tokens with the class's; 4 patches of 12 numbers.
+    assert found.tower == tower_operations(TOY.tower) == 2 * 5 * (16 + 12) + 4 * 25 * 2 + 2 * 4 * 24
+
+
+def test_folded_adapters_cost_no_operation_and_stacked_ones_do():
+    rows = Rows(questions=1, prefix=20, tail=10, labels=3)
+
+    def question(earlier: int, hold: Hold) -> float:
+        worn = Worn(rank=8, earlier=earlier, hold=hold)
+        return operations(EMBEDDED, rows, worn, checkpointed=False).question
+
+    assert question(200, Hold.FOLD) == question(0, Hold.FOLD) == question(0, Hold.STACK)
+    steps = np.diff([question(earlier, Hold.STACK) for earlier in range(5)])
+    assert steps[0] > 0
+    np.testing.assert_allclose(steps, steps[0])
+
+
+def test_gradient_checkpointing_pays_memory_with_operations():
+    rows = Rows(questions=8, prefix=581, tail=23, labels=7)
+    worn = Worn(rank=64, earlier=7, hold=Hold.FOLD)
+    plain, again = (
+        operations(LLAVA_MED, rows, worn, checkpointed=checkpointed).question
+        for checkpointed in (False, True)
+    )
+    small, large = (
+        memory(LLAVA_MED, rows, worn, Setting(Precision.BF16, checkpointed), 0).activations
+        for checkpointed in (True, False)
+    )
+    assert 1.3 < again / plain < 1.5
+    assert small < large / 8
+
+
+def test_seven_questions_behind_one_picture_cost_a_fraction():
+    worn = Worn(rank=64, earlier=7, hold=Hold.FOLD)
+    alone, packed = (
+        operations(
+            LLAVA_MED,
+            Rows(questions=24, prefix=581, tail=23, labels=7, together=together),
+            worn,
+            checkpointed=False,
+        )
+        for together in (1.0, 7.6)
+    )
+    assert 4 < alone.question / packed.question < 7
+    assert packed.head == alone.head
+    assert packed.prefix == pytest.approx(alone.prefix / 7.6, rel=0.2)
+
+
+def test_a_plan_that_packs_is_reckoned_as_packed():
+    training = {"micro_batch": 8, "gradient_checkpointing": True, "precision": "bf16"}
+    alone, together = (
+        cost_of(plan(training={**training, "packing": packing}), LLAVA_MED, "7b", PATHVQA)
+        for packing in (False, True)
+    )
+    for one, other in zip(alone.stages, together.stages, strict=True):
+        assert 4 < one.operations.question / other.operations.question < 7
+        assert other.memory.activations < one.memory.activations / 3
+        assert (other.steps, other.drawn) == (one.steps, one.drawn)
+
+
+def test_what_a_fold_holds_does_not_grow_and_a_stack_does():
+    rows, setting = Rows(questions=8, prefix=20, tail=10, labels=3), Setting(Precision.FP32, False)
+
+    def held(earlier: int, hold: Hold) -> float:
+        return memory(EMBEDDED, rows, Worn(rank=8, earlier=earlier, hold=hold), setting, 0).held
+
+    assert [held(k, Hold.FOLD) for k in (0, 1, 200)] == [0, 0, 0]
+    assert [held(k, Hold.STACK) for k in (0, 1, 200)] == [
+        k * 4 * EMBEDDED.decoder.adapter_parameters(8) for k in (0, 1, 200)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("contrast", "adapters"),
+    [
+        (None, (0, 0, 0)),
+        ({}, (0, 1, 2)),
+        ({"prototypes": "modality"}, (0, 1, 2)),
+        ({"similarity": "attract"}, (0, 0, 1)),
+        ({"similarity": "none"}, (0, 0, 0)),
+    ],
+)
+def test_what_is_compared_with_is_in_the_memory(
+    contrast: Mapping[str, Any] | None, adapters: tuple[int, ...]
+):
+    found = cost_of(with_method(contrast=contrast), EMBEDDED, "embedded", ASSUMED)
+    size = 4 * found.adapter
+    assert tuple(stage.memory.compared / size for stage in found.stages) == adapters
+
+
+def test_prototypes_of_modalities_stop_growing_with_the_tasks():
+    stages = [
+        {**stage, "name": f"{stage['name']}{number}"}
+        for number in range(3)
+        for stage in plan().model_dump(mode="json")["stages"]
+    ]
+    grown = plan(
+        stages=stages,
+        method={**with_method().method.model_dump(), "contrast": {"prototypes": "modality"}},
+    )
+    found = cost_of(grown, EMBEDDED, "embedded", ASSUMED)
+    compared = [stage.memory.compared / 4 / found.adapter for stage in found.stages]
+    assert compared == [0, 1, 2, 2, 2, 2, 2, 2, 2]
+
+
+def test_steps_are_those_of_the_training_loop():
+    one = plan()
+    # 1.5 epochs of 100 questions in batches of 8, twice.
+    assert drawn_and_steps(one, one.stages[0], ASSUMED) == (300, 38)
+    idle = plan(method={"name": "zero_shot", "rank": 2, "alpha": 2})
+    assert drawn_and_steps(idle, idle.stages[0], ASSUMED) == (0, 0)
+    assert cost_of(idle, EMBEDDED, "embedded", ASSUMED).total()["operations"] == 0
+
+
+def test_earlier_adapters_are_those_that_the_plan_sums():
+    def earlier(of: Plan) -> list[int]:
+        return [stage.earlier for stage in cost_of(of, EMBEDDED, "m", ASSUMED).stages]
+
+    assert earlier(with_method(active="all")) == [0, 1, 2]
+    assert earlier(with_method(active="same_modality")) == [0, 0, 1]
+    assert earlier(with_method(active="none")) == [0, 0, 0]
+
+
+def test_a_release_goes_to_each_site_once():
+    one = plan(evaluation={"earlier": "none", "zero_shot": False})
+    sizes = sizes_of(one, EMBEDDED)
+    got: dict[str, int] = {}
+    for exchange in exchanges(one, sizes):
+        got[exchange.site] = got.get(exchange.site, 0) + exchange.releases
+    # a learns of stage 1 by its scores, so only the second stage's is new to it; c likewise.
+    assert got == {"a": sizes.adapter, "b": 0, "c": sizes.adapter}
+    again = list(exchanges(one, sizes))
+    assert [x.down for x in exchanges(one, sizes)] == [x.down for x in again]
+
+
+def test_a_large_bank_goes_to_a_site_parcel_by_parcel():
+    one = plan(evaluation={"earlier": "none", "zero_shot": False}, method={
+        **plan().method.model_dump(mode="json"), "rank": 64})  # fmt: skip
+    sizes = sizes_of(one, LLAVA_MED)
+    first = next(x for x in exchanges(one, sizes) if x.site == "c" and x.stage == 1)
+    # Plan and release are one parcel, and one order goes with them.
+    assert first.releases == sizes.adapter
+    assert 0 < first.down - sizes.adapter - sizes.plan < 1000
+    assert first.up > sizes.adapter
+
+
+def test_the_banks_bytes_are_its_adapters_and_little_else():
+    found = cost_of(plan(), LLAVA_MED, "7b", ASSUMED)
+    for number, stage in enumerate(found.stages, 1):
+        assert stage.bank_parameters == number * found.adapter
+        assert 0 < stage.bank - number * found.adapter_bytes < number * 30_000
+
+
+def test_of_all_earlier_adapters_one_layer_is_in_the_machines_memory():
+    found = cost_of(plan(), EMBEDDED, "embedded", ASSUMED)
+    each = 4 * plan().method.rank * (EMBEDDED.decoder.width + EMBEDDED.decoder.inner)
+    assert [stage.host for stage in found.stages] == [0, each, 2 * each]
+
+
+def test_the_totals_are_the_sums_of_the_stages():
+    found = cost_of(plan(), EMBEDDED, "embedded", ASSUMED)
+    document = found.to_json()
+    stages, total = document["stages"], document["total"]
+    assert total["down"] == sum(stage["down"] for stage in stages)
+    assert total["steps"] == sum(stage["steps"] * stage["sites"] for stage in stages)
+    assert total["operations"] == sum(stage["all_operations"] for stage in stages)
+    assert total["memory"] == max(stage["memory"]["total"] for stage in stages)
+    parts = {name: value for name, value in stages[0]["memory"].items() if name != "total"}
+    least = min(parts["logits"], parts["working"])
+    assert stages[0]["memory"]["total"] == sum(parts.values()) - least
+
+
+def test_what_is_assumed_follows_from_the_model():
+    assert usual(LLAVA_MED) is PATHVQA
+    assert usual(EMBEDDED).together == 1.0
+    assert PATHVQA.together == pytest.approx(7.6, rel=1e-3)

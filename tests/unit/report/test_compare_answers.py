@@ -1,0 +1,170 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from common.errors import DataError
+from common.metrics import Answer, AnswerKind, paper_metrics, read_answers
+from fedmslora import app
+from report.compare_answers import Comparison, compare_answers, paired
+from report.significance import McNemar
+
+CASES = Path(__file__).parents[4] / "shared" / "data" / "paper_answers"
+OPEN, CLOSED = AnswerKind.OPEN, AnswerKind.CLOSED
+NAMES = ("one", "two")
+
+
+def answer(number: int | str, text: str, truth: str = "yes", kind: AnswerKind = CLOSED) -> Answer:
+    return Answer("is it?", text, truth, kind, str(number))
+
+
+def by_name(found: list[Comparison]) -> dict[tuple[str, str], Comparison]:
+    return {(one.kind, one.score): one for one in found}
+
+
+def written(file: Path, lines: list[dict[str, Any]]) -> Path:
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return file
+
+
+def case(name: str) -> Path:
+    if not CASES.is_dir():
+        pytest.skip(f"{CASES} is not here: the paper's answer files come beside the repository")
+    return CASES / name / "answers.jsonl"
+
+
+def test_the_papers_pneumonia_pair_differs_by_chance():
+    # The figures that others found on the same two files: +0.64 points, p = 0.65.
+    files = [read_answers(case(name)) for name in ("each_cxp", "cr8_cxp")]
+    found = by_name(compare_answers(paired(files[0], files[1], NAMES)))
+    hits = found["closed", "close accuracy"]
+    assert hits.mcnemar is not None and round(hits.mcnemar.p, 2) == 0.65
+    assert round(hits.bootstrap.difference, 2) == 0.64
+    assert hits.bootstrap.low < 0 < hits.bootstrap.high
+    assert list(found) == [
+        ("all", "exact match score"),
+        ("closed", "close accuracy"),
+        ("closed", "exact match score"),
+    ]
+
+
+def test_ids_that_stand_for_two_questions_are_paired_all_the_same():
+    # 1,061 ids for 1,512 questions: the file is two data sets, each with its own count.
+    answers = read_answers(case("cr8_slake-vqarad"))
+    pairs = paired(answers, answers[::-1], NAMES)
+    assert len(pairs) == 1512
+    assert all(one.question == other.question for one, other in pairs)
+
+
+def test_the_scores_are_those_of_the_papers_table():
+    answers = read_answers(case("cr8_slake-vqarad"))
+    table = paper_metrics(answers)
+    found = by_name(compare_answers(paired(answers, answers, NAMES)))
+    for kind, score in (
+        ("all", "exact match score"),
+        ("closed", "close accuracy"),
+        ("open", "recall"),
+        ("open", "f1 score"),
+    ):
+        assert found[kind, score].first == found[kind, score].second == table[score]
+        assert found[kind, score].bootstrap.p == 1.0
+
+
+def test_every_score_by_hand():
+    first = [
+        answer(1, "yes"),
+        answer(2, "yes indeed"),  # a hit, not exact
+        answer(3, "no"),
+        answer(4, "left", "left lung", OPEN),  # recall 1/2, precision 1: F1 2/3
+        answer(5, "heart", "heart", OPEN),
+    ]
+    second = [
+        answer(1, "no"),
+        answer(2, "yes"),
+        answer(3, "yes"),
+        answer(4, "left lung", "left lung", OPEN),
+        answer(5, "heart", "heart", OPEN),
+    ]
+    found = by_name(compare_answers(paired(first, second, NAMES)))
+    exact, hits = found["all", "exact match score"], found["closed", "close accuracy"]
+    assert (exact.first, exact.second) == (pytest.approx(40.0), pytest.approx(80.0))
+    # Only the first is right on 1; only the second on 2, 3 and 4: 2 * (1 + 4) of 16.
+    assert exact.mcnemar == McNemar(1, 3, 10 / 16)
+    assert (hits.first, hits.second) == (pytest.approx(200 / 3), pytest.approx(200 / 3))
+    assert hits.mcnemar == McNemar(1, 1, 1.0)
+    recall, f1 = found["open", "recall"], found["open", "f1 score"]
+    assert (recall.first, recall.second, recall.mcnemar) == (75.0, 100.0, None)
+    assert recall.bootstrap.difference == pytest.approx(25.0)
+    assert f1.bootstrap.difference == pytest.approx(100 * (1 / 3) / 2)
+    # Of the two questions one differs: a resample without it has no difference at all.
+    assert (recall.bootstrap.low, recall.bootstrap.high) == (0.0, 50.0)
+    assert found["open", "exact match score"].mcnemar == McNemar(0, 1, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("second", "sentence"),
+    [
+        ([answer(1, "yes")], "two, question_id 2: found nothing, expected an answer as in one"),
+        (
+            [answer(1, "yes"), answer(2, "yes"), answer(3, "no")],
+            "one, question_id 3: found nothing, expected an answer as in two",
+        ),
+        (
+            [answer(1, "yes"), answer(2, "yes", "no")],
+            "two, question_id 2, gt: found 'no', expected 'yes' as in one",
+        ),
+        (
+            [answer(1, "yes"), Answer("was it?", "yes", "yes", CLOSED, "2")],
+            "two, question_id 2, prompt: found 'was it?', expected 'is it?' as in one",
+        ),
+        (
+            [answer(1, "yes"), answer(2, "yes", kind=OPEN)],
+            "two, question_id 2, answer_type: found 'OPEN', expected 'CLOSED' as in one",
+        ),
+        (
+            [answer(1, "yes"), answer(2, "yes"), answer(2, "no")],
+            "one, question_id 2: found 1 of these questions, expected as many as in two",
+        ),
+        (
+            [Answer("is it?", "yes", "yes", CLOSED), answer(2, "no")],
+            "two, answer 1: found no question_id, expected one to pair it by",
+        ),
+    ],
+)
+def test_a_question_without_a_partner_is_one_sentence(second: list[Answer], sentence: str):
+    first = [answer(1, "yes"), answer(2, "no")]
+    with pytest.raises(DataError) as error:
+        paired(first, second, NAMES)
+    assert str(error.value) == sentence
+
+
+def test_files_may_differ_in_order_and_in_how_an_id_is_written(tmp_path: Path):
+    lines = [{"question_id": n, "text": "a", "gt": "a"} for n in (1, 2)]
+    other = [{"question_id": str(n), "text": "b", "gt": "a"} for n in (2, 1)]
+    one, two = written(tmp_path / "1.jsonl", lines), written(tmp_path / "2.jsonl", other)
+    done = CliRunner().invoke(app, ["answers", "compare", str(one), str(two), "--json"])
+    assert done.exit_code == 0
+    document = json.loads(done.stdout)
+    assert document["questions"] == 2 and document["first"] == str(one)
+    exact = document["scores"][0]
+    assert exact["mcnemar"] == {"first_only": 2, "second_only": 0, "p": 0.5}
+    assert exact["bootstrap"]["difference"] == -100.0
+
+
+def test_the_command_says_each_score_with_its_test(tmp_path: Path):
+    lines: list[dict[str, Any]] = [{"question_id": 1, "text": "a b", "gt": "b c"}]
+    lines.append({"question_id": 2, "text": "yes", "gt": "yes", "answer_type": "CLOSED"})
+    file = written(tmp_path / "1.jsonl", lines)
+    done = CliRunner().invoke(app, ["answers", "compare", str(file), str(file)])
+    assert done.exit_code == 0
+    said = done.stdout.splitlines()
+    assert any(line.startswith("closed (1), close accuracy") for line in said)
+    assert any(line.startswith("open (1), recall") and "(bootstrap)" in line for line in said)
+    assert "only first right 0, only second 0" in done.stdout
+
+
+def test_nothing_to_compare_is_an_error_not_a_zero():
+    with pytest.raises(DataError, match="no answer to compare"):
+        compare_answers([])

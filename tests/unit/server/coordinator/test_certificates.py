@@ -1,0 +1,91 @@
+"""A site knows the coordinator by its own authority's certificate, and by no other."""
+
+import ssl
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+from common.errors import StateError
+from server.coordinator.certificates import (
+    days_left,
+    load_authority,
+    renew_server,
+    write_certificates,
+)
+
+NAMES = ("fed.example.org", "localhost", "127.0.0.1")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_certificates(tmp_path / "tls", NAMES)
+    return tmp_path / "tls"
+
+
+def shake_hands(folder: Path, trusted: Path, name: str) -> None:
+    """A TLS handshake in memory between a server with this folder and a site that trusts."""
+    serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    serving.load_cert_chain(folder / "server.crt", folder / "server.key")
+    asking = ssl.create_default_context(cafile=str(trusted))
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = asking.wrap_bio(to_client, to_server, server_hostname=name)
+    server = serving.wrap_bio(to_server, to_client, server_side=True)
+    waiting = [client, server]
+    while waiting:
+        side = waiting.pop(0)
+        try:
+            side.do_handshake()
+        except ssl.SSLWantReadError:
+            waiting.append(side)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_server_is_known_under_each_of_its_names(folder: Path, name: str):
+    shake_hands(folder, folder / "ca.crt", name)
+
+
+def test_another_name_is_refused(folder: Path):
+    with pytest.raises(ssl.SSLCertVerificationError, match="Hostname mismatch"):
+        shake_hands(folder, folder / "ca.crt", "other.example.org")
+
+
+def test_another_authority_is_refused(folder: Path, tmp_path: Path):
+    write_certificates(tmp_path / "other", NAMES)
+    with pytest.raises(ssl.SSLCertVerificationError):
+        shake_hands(folder, tmp_path / "other/ca.crt", "localhost")
+
+
+def test_the_authority_lasts_ten_years_and_the_server_825_days(folder: Path):
+    # The whole days that are left, a moment later.
+    assert days_left(folder / "ca.crt") == 3649
+    assert days_left(folder / "server.crt") == 824
+
+
+def test_nobody_else_reads_a_key(folder: Path):
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert (folder / "ca.key").stat().st_mode & 0o777 == 0o600
+    assert (folder / "server.key").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_renewed_server_is_known_by_what_the_sites_have(folder: Path, tmp_path: Path):
+    before = (folder / "server.crt").read_bytes()
+    trusted = tmp_path / "ca.crt"
+    trusted.write_bytes((folder / "ca.crt").read_bytes())
+    renew_server(folder, ("new.example.org",))
+    assert (folder / "server.crt").read_bytes() != before
+    shake_hands(folder, trusted, "new.example.org")
+
+
+def test_the_server_can_sign_no_certificate(folder: Path):
+    certificate = x509.load_pem_x509_certificate((folder / "server.crt").read_bytes())
+    assert not certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+
+
+def test_a_damaged_authority_is_refused(folder: Path):
+    (folder / "ca.key").write_text("nothing", encoding="utf-8")
+    with pytest.raises(StateError, match="can't read the certificate authority"):
+        load_authority(folder)
+    (folder / "server.crt").write_text("nothing", encoding="utf-8")
+    with pytest.raises(StateError, match="can't read the certificate"):
+        days_left(folder / "server.crt")

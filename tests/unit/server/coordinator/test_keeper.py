@@ -1,0 +1,301 @@
+"""The keeper keeps exactly one run going for what is wanted, and Flower's list of sites true."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from common.plan import Modality
+from common.process.progress import tell
+from server.coordinator.events import read_news
+from server.coordinator.flower_nodes import introduce
+from server.coordinator.init import found
+from server.coordinator.keeper import Keeper
+from server.coordinator.registry import Site, enroll, enrolled, leave
+from server.coordinator.state import Settings, State, Wanted
+from server.coordinator.superlink import FlowerRun, Node, SuperLinkAway, SuperLinkRefused
+from server.run.folder import alone
+
+SETTINGS = Settings(
+    hosts=("localhost",),
+    port=8443,
+    bind="127.0.0.1",
+    inner_host="127.0.0.1",
+    inner_port=8000,
+    wait_s=60.0,
+    slack_s=600.0,
+)
+
+
+@dataclass
+class Flower:
+    """A SuperLink that keeps everything in memory."""
+
+    away: bool = False
+    all_runs: list[FlowerRun] = field(default_factory=list[FlowerRun])
+    all_nodes: dict[bytes, Node] = field(default_factory=dict[bytes, Node])
+    names: list[str] = field(default_factory=list[str])
+    configs: list[Mapping[str, str | float]] = field(
+        default_factory=list[Mapping[str, str | float]]
+    )
+
+    def runs(self) -> list[FlowerRun]:
+        if self.away:
+            raise SuperLinkAway("away")
+        return self.all_runs[::-1]
+
+    def start(self, bundle: bytes, config: Mapping[str, str | float]) -> int:
+        assert bundle == b"code"
+        number = len(self.all_runs)
+        self.all_runs.append(FlowerRun(number, str(config["folder"]), "pending", "", ""))
+        self.configs.append(config)
+        return number
+
+    def stop(self, number: int) -> None:
+        self.finish(number, "stopped", "")
+
+    def nodes(self) -> list[Node]:
+        if self.away:
+            raise SuperLinkAway("away")
+        return list(self.all_nodes.values())
+
+    def register(self, pem: bytes, name: str) -> int:
+        self.all_nodes[pem] = Node(100 + len(self.names), pem, online=False, seen=None)
+        self.names.append(name)
+        return self.all_nodes[pem].number
+
+    def unregister(self, number: int) -> None:
+        self.all_nodes = {p: node for p, node in self.all_nodes.items() if node.number != number}
+
+    def finish(self, number: int, how: str, why: str) -> None:
+        finished = replace(self.all_runs[number], status="finished", how=how, why=why)
+        self.all_runs[number] = finished
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> State:
+    return found(tmp_path / "coordinator", SETTINGS)
+
+
+@pytest.fixture
+def flower() -> Flower:
+    return Flower()
+
+
+@pytest.fixture
+def keeper(state: State, flower: Flower) -> Keeper:
+    return Keeper(state, flower, lambda: b"code")
+
+
+def site(name: str) -> Site:
+    key = ec.generate_private_key(ec.SECP384R1()).public_key()
+    line = key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+    return Site(name=name, modality=Modality.CT, public_key=line)
+
+
+def test_nothing_is_started_where_nothing_is_wanted(keeper: Keeper, flower: Flower):
+    keeper.look(0.0)
+    assert flower.all_runs == []
+
+
+def test_a_wanted_run_is_started_once_with_its_folder(state: State, keeper: Keeper, flower: Flower):
+    state.want(Wanted(run="demo", since=0))
+    for now in (0.0, 2.0, 4.0):
+        keeper.look(now)
+    assert len(flower.all_runs) == 1
+    assert flower.configs == [
+        {
+            "plan": str(state.root / "runs/demo/plan.json"),
+            "folder": str(state.root / "runs/demo"),
+            "registry": str(state.root / "sites.json"),
+            "wait-s": 60.0,
+            "slack-s": 600.0,
+        }
+    ]
+
+
+def test_a_run_of_flowers_that_died_is_followed_by_another_and_that_is_told(
+    state: State, keeper: Keeper, flower: Flower
+):
+    state.want(Wanted(run="demo", since=0))
+    keeper.look(0.0)
+    flower.finish(0, "failed", "No heartbeat")
+    keeper.look(100.0)
+    assert [run.active for run in flower.all_runs] == [False, True]
+    told = read_news(state.run("demo").progress / "keeper.jsonl")
+    assert [(news["run"], news["after"]) for news in told] == [
+        (0, None),
+        (1, "failed: No heartbeat"),
+    ]
+
+
+def running(flower: Flower) -> None:
+    flower.all_runs[-1] = replace(flower.all_runs[-1], status="running")
+
+
+def test_a_run_whose_process_has_died_is_replaced_before_flower_notices(
+    state: State, keeper: Keeper, flower: Flower
+):
+    state.want(Wanted(run="demo", since=0))
+    keeper.look(0.0)
+    running(flower)
+    with alone(state.run("demo"), lambda: None):
+        for now in range(2, 100, 2):
+            keeper.look(float(now))
+    assert len(flower.all_runs) == 1
+    # From here on nobody holds the run's folder.
+    for now in range(100, 132, 2):
+        keeper.look(float(now))
+    assert [run.active for run in flower.all_runs] == [False, True]
+
+
+def test_a_slow_start_is_waited_for_longer_each_time(state: State, keeper: Keeper, flower: Flower):
+    state.want(Wanted(run="demo", since=0))
+    starts: list[int] = []
+    for now in range(0, 400, 2):
+        before = len(flower.all_runs)
+        keeper.look(float(now))
+        if len(flower.all_runs) > before:
+            starts.append(now)
+            running(flower)
+    gaps = [after - before for before, after in pairwise(starts)]
+    assert gaps == sorted(gaps)
+    assert gaps[-1] > 100
+
+
+def test_a_keeper_that_was_killed_starts_no_second_run(state: State, flower: Flower):
+    state.want(Wanted(run="demo", since=0))
+    for now in (0.0, 1.0):
+        Keeper(state, flower, lambda: b"code").look(now)
+    assert len(flower.all_runs) == 1
+
+
+def test_a_run_that_ends_at_once_is_started_more_and_more_rarely(
+    state: State, keeper: Keeper, flower: Flower
+):
+    state.want(Wanted(run="demo", since=0))
+    starts: list[int] = []
+    for now in range(60):
+        before = len(flower.all_runs)
+        keeper.look(float(now))
+        if len(flower.all_runs) > before:
+            starts.append(now)
+            flower.finish(before, "failed", "")
+    # Each pause twice the one before.
+    assert starts == [0, 2, 6, 14, 30]
+
+
+@pytest.mark.parametrize("event", ["done", "failed"])
+def test_a_run_that_ended_is_not_wanted_any_more(
+    state: State, keeper: Keeper, flower: Flower, event: str
+):
+    state.want(Wanted(run="demo", since=0))
+    keeper.look(0.0)
+    tell(state.run("demo").progress, "coordinator", {"event": event, "text": "why"})
+    flower.finish(0, "completed", "")
+    keeper.look(100.0)
+    keeper.look(200.0)
+    assert state.wanted is None
+    assert len(flower.all_runs) == 1
+
+
+def test_a_run_that_failed_before_it_was_wanted_again_is_started(
+    state: State, keeper: Keeper, flower: Flower
+):
+    tell(state.run("demo").progress, "coordinator", {"event": "failed", "text": "why"})
+    told = (state.run("demo").progress / "coordinator.jsonl").stat().st_size
+    state.want(Wanted(run="demo", since=told))
+    keeper.look(0.0)
+    assert len(flower.all_runs) == 1
+
+
+def test_a_run_that_is_to_stop_is_stopped_and_others_are_not(
+    state: State, keeper: Keeper, flower: Flower
+):
+    state.want(Wanted(run="demo", since=0))
+    keeper.look(0.0)
+    flower.all_runs.append(FlowerRun(1, "elsewhere", "running", "", ""))
+    state.want(Wanted(run="demo", since=0, stop=True))
+    keeper.look(2.0)
+    assert state.wanted is None
+    assert [run.active for run in flower.all_runs] == [False, True]
+
+
+def test_what_was_wanted_in_the_meantime_stays_wanted(state: State):
+    old, new = Wanted(run="demo", since=0), Wanted(run="demo", since=7)
+    state.want(new)
+    state.settle(old)
+    assert state.wanted == new
+    state.settle(new)
+    assert state.wanted is None
+
+
+def test_while_the_superlink_is_away_nothing_is_forgotten(
+    state: State, keeper: Keeper, flower: Flower
+):
+    flower.away = True
+    enroll(state.registry, site("north"))
+    state.want(Wanted(run="demo", since=0))
+    with pytest.raises(SuperLinkAway):
+        keeper.look(0.0)
+    flower.away = False
+    keeper.look(2.0)
+    assert flower.names == ["north"]
+    assert len(flower.all_runs) == 1
+
+
+def test_flower_is_told_of_each_site_once(state: State, keeper: Keeper, flower: Flower):
+    enroll(state.registry, site("north"))
+    for now in (0.0, 20.0):
+        keeper.look(now)
+    enroll(state.registry, site("south"))
+    keeper.look(21.0)
+    assert flower.names == ["north", "south"]
+    assert [one.node_id for one in enrolled(state.registry).values()] == [100, 101]
+
+
+def test_a_superlink_that_lost_its_database_is_told_again(
+    state: State, keeper: Keeper, flower: Flower
+):
+    enroll(state.registry, site("north"))
+    keeper.look(0.0)
+    flower.all_nodes.clear()
+    keeper.look(20.0)
+    assert flower.names == ["north", "north"]
+    assert enrolled(state.registry)["north"].node_id == 101
+
+
+def test_a_site_that_left_may_not_connect_any_more(state: State, keeper: Keeper, flower: Flower):
+    enroll(state.registry, site("north"))
+    keeper.look(0.0)
+    leave(state.registry, "north")
+    keeper.look(20.0)
+    assert flower.all_nodes == {}
+
+
+class Raced(Flower):
+    """A SuperLink that somebody else tells of a site just before we do."""
+
+    def register(self, pem: bytes, name: str) -> int:
+        super().register(pem, name)
+        raise SuperLinkRefused("Public key already in use")
+
+
+def test_two_who_register_the_same_site_at_once_both_succeed(state: State):
+    enroll(state.registry, site("north"))
+    introduce(state, Raced())
+    assert enrolled(state.registry)["north"].node_id == 100
+
+
+def test_a_site_that_flower_refuses_is_told(state: State):
+    class Refusing(Flower):
+        def register(self, pem: bytes, name: str) -> int:
+            raise SuperLinkRefused("no")
+
+    enroll(state.registry, site("north"))
+    with pytest.raises(SuperLinkRefused):
+        introduce(state, Refusing())

@@ -1,0 +1,373 @@
+"""The edge passes the fleet path on, whole and unchanged, and refuses all else."""
+
+import asyncio
+import ssl
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from server.coordinator.certificates import write_certificates
+from server.coordinator.proxy import Edge, Limits, inner_client
+from server.coordinator.state import Settings, State
+from simulation.chaos.loopback import free_port
+
+FLEET = b"/v1/fleet/pull-messages"
+Upstream = Callable[[httpx.Request], Coroutine[None, None, httpx.Response]]
+
+
+@dataclass
+class Answered:
+    """What the edge sent back."""
+
+    status: int = 0
+    headers: Mapping[bytes, bytes] = field(default_factory=dict[bytes, bytes])
+    body: bytes = b""
+    whole: bool = False
+
+
+def ask(
+    edge: Edge,
+    path: bytes = FLEET,
+    *,
+    method: str = "POST",
+    headers: Sequence[tuple[bytes, bytes]] = (),
+    body: Sequence[bytes] = (b"",),
+    query: bytes = b"",
+) -> Answered:
+    return asyncio.run(asked(edge, scope_of(path, method, headers, query), body))
+
+
+def scope_of(
+    path: bytes, method: str, headers: Sequence[tuple[bytes, bytes]], query: bytes = b""
+) -> Scope:
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.4"},
+        "http_version": "1.1",
+        "method": method,
+        "scheme": "https",
+        "path": path.decode("latin1"),
+        "raw_path": path,
+        "query_string": query,
+        "headers": list(headers),
+    }
+
+
+async def asked(edge: Edge, scope: Scope, body: Sequence[bytes]) -> Answered:
+    answered, left = Answered(), list(body)
+
+    async def receive() -> dict[str, Any]:
+        if not left:
+            # A site that waits for its answer.
+            await asyncio.sleep(3600)
+        return {"type": "http.request", "body": left.pop(0), "more_body": bool(left)}
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            answered.status, answered.headers = message["status"], dict(message["headers"])
+        else:
+            answered.body += message["body"]
+            answered.whole = not message.get("more_body", False)
+
+    await edge(scope, receive, send)
+    return answered
+
+
+def edge_before(upstream: Upstream, limits: Limits | None = None) -> Edge:
+    client = httpx.AsyncClient(transport=httpx.MockTransport(upstream))
+    return Edge("inner:8000", client, limits)
+
+
+async def never(request: httpx.Request) -> httpx.Response:
+    raise AssertionError(f"{request.url} was passed on")
+
+
+def reply(
+    status: int, body: bytes = b"", headers: Mapping[str, str] | None = None
+) -> httpx.Response:
+    """An answer that is still to be read, as it comes from a socket."""
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield body
+
+    return httpx.Response(status, content=pieces(), headers=headers)
+
+
+async def echo(request: httpx.Request) -> httpx.Response:
+    return reply(200, await request.aread(), {"x-path": request.url.path})
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        b"/",
+        b"/v1/fleet",
+        b"/v1/fleet/",
+        b"/v1/fleet//pull-messages",
+        b"//v1/fleet/pull-messages",
+        b"/v1/fleet/../control/list-runs",
+        b"/v1/fleet/./pull-messages",
+        b"/v1/fleet/%2e%2e/control/list-runs",
+        b"/v1/fleet/pull%2dmessages",
+        b"/v1/fleet/pull-messages/",
+        b"/v1/fleet/pull-messages;x=/v1/control",
+        b"/v1/fleet/pull-messages\n",
+        b"/v1/fleet/pull-messages#",
+        b"/v1/fleet/\xc3\xa9",
+        b"/V1/fleet/pull-messages",
+        b"/v1/fleetx/pull-messages",
+        b"/v1/control/list-runs",
+        b"/v1/control/start-run",
+        b"/v1/runtime/acquire-task",
+        b"/api/v1/fleet/pull-messages",
+        b"https://other/v1/fleet/pull-messages",
+    ],
+)
+def test_no_other_path_gets_through(path: bytes):
+    answered = ask(edge_before(never), path)
+    assert (answered.status, answered.body) == (403, b"")
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "CONNECT", "OPTIONS", "HEAD", "TRACE"])
+def test_no_other_method_gets_through(method: str):
+    assert ask(edge_before(never), method=method).status == 403
+
+
+def test_no_query_gets_through():
+    assert ask(edge_before(never), query=b"x=1").status == 403
+
+
+def test_a_fleet_request_is_passed_on_whole():
+    body = [b"a" * 70_000, b"b", b""]
+    headers = [(b"content-length", b"70001")]
+    answered = ask(edge_before(echo), headers=headers, body=body)
+    assert answered.status == 200
+    assert answered.body == b"".join(body)
+    assert answered.headers[b"x-path"] == FLEET
+
+
+def test_the_headers_of_the_message_pass_and_those_of_the_connection_stay():
+    seen: list[httpx.Headers] = []
+
+    async def upstream(request: httpx.Request) -> httpx.Response:
+        seen.append(request.headers)
+        return reply(
+            401,
+            headers={
+                "content-type": "application/json",
+                "connection": "x-inner",
+                "x-inner": "secret",
+                "server": "uvicorn",
+                "date": "never",
+            },
+        )
+
+    answered = ask(
+        edge_before(upstream),
+        headers=[
+            (b"Host", b"fed.example.org"),
+            (b"flwr-public-key", b"key"),
+            (b"flwr-signature", b"signature"),
+            (b"connection", b"keep-alive, X-Mine"),
+            (b"x-mine", b"1"),
+            (b"te", b"trailers"),
+            (b"upgrade", b"websocket"),
+            (b"proxy-authorization", b"x"),
+        ],
+    )
+    passed = dict(seen[0])
+    assert passed == {
+        "host": "inner:8000",
+        "flwr-public-key": "key",
+        "flwr-signature": "signature",
+        "content-length": "0",
+    }
+    assert answered.status == 401
+    assert answered.headers[b"content-type"] == b"application/json"
+    assert not {b"connection", b"x-inner", b"server", b"date"} & answered.headers.keys()
+
+
+def test_a_body_that_says_that_it_is_too_long_is_not_read():
+    edge = edge_before(never, Limits(body_bytes=10))
+    answered = ask(edge, headers=[(b"content-length", b"11")], body=[])
+    assert answered.status == 413
+    assert answered.headers[b"connection"] == b"close"
+
+
+def test_a_body_that_turns_out_too_long_is_cut_off():
+    edge = edge_before(echo, Limits(body_bytes=10))
+    pieces = [b"x" * 6, b"x" * 6, b""]
+    answered = ask(edge, headers=[(b"transfer-encoding", b"chunked")], body=pieces)
+    assert answered.status == 413
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (httpx.ConnectError("away"), 502),
+        (httpx.RemoteProtocolError("gone"), 502),
+        (httpx.ReadTimeout("silent"), 504),
+    ],
+)
+def test_where_the_superlink_is_away_a_site_is_asked_to_come_again(error: Exception, status: int):
+    async def upstream(request: httpx.Request) -> httpx.Response:
+        raise error
+
+    assert ask(edge_before(upstream)).status == status
+
+
+def test_more_requests_than_the_limit_are_asked_to_come_again_and_then_let_in():
+    async def both() -> list[int]:
+        go = asyncio.Event()
+
+        async def upstream(request: httpx.Request) -> httpx.Response:
+            await go.wait()
+            return reply(200)
+
+        edge = edge_before(upstream, Limits(requests=1))
+        first = asyncio.create_task(asked(edge, scope_of(FLEET, "POST", ()), [b""]))
+        await asyncio.sleep(0)
+        second = await asked(edge, scope_of(FLEET, "POST", ()), [b""])
+        go.set()
+        third_may = await first
+        third = await asked(edge, scope_of(FLEET, "POST", ()), [b""])
+        return [third_may.status, second.status, third.status]
+
+    assert asyncio.run(both()) == [200, 503, 200]
+
+
+def test_a_request_that_takes_too_long_ends():
+    async def upstream(request: httpx.Request) -> httpx.Response:
+        await asyncio.sleep(3600)
+        raise AssertionError
+
+    assert ask(edge_before(upstream, Limits(request_s=0.05))).status == 504
+
+
+def test_an_answer_that_breaks_off_is_not_made_to_look_whole():
+    async def upstream(request: httpx.Request) -> httpx.Response:
+        async def pieces() -> AsyncIterator[bytes]:
+            yield b"half"
+            raise httpx.ReadError("gone")
+
+        return httpx.Response(200, content=pieces())
+
+    answered = ask(edge_before(upstream))
+    assert (answered.body, answered.whole) == (b"half", False)
+
+
+def test_a_websocket_is_closed():
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {**scope_of(FLEET, "GET", ()), "type": "websocket"}
+    asyncio.run(edge_before(never)(scope, receive, send))
+    assert sent == [{"type": "websocket.close", "code": 1008}]
+
+
+# Over real sockets, with TLS on both sides.
+
+
+@contextmanager
+def served(app: ASGIApp, port: int, tls: Path) -> Generator[None]:
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            port=port,
+            ssl_certfile=tls / "server.crt",
+            ssl_keyfile=tls / "server.key",
+            log_level="critical",
+            ws="none",
+            server_header=False,
+        )
+    )
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+async def superlink(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers a request with its own body, as it comes."""
+    if scope["type"] == "lifespan":
+        for word in ("startup", "shutdown"):
+            await receive()
+            await send({"type": f"lifespan.{word}.complete"})
+        return
+    # A connection that is kept says no goodbye, for which a server with TLS waits 30 s at its end.
+    headers = [(b"connection", b"close")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    more = True
+    while more:
+        message = await receive()
+        more = message.get("more_body", False)
+        await send({"type": "http.response.body", "body": message["body"], "more_body": more})
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> State:
+    settings = Settings(
+        hosts=("localhost",),
+        port=free_port(),
+        bind="127.0.0.1",
+        inner_host="127.0.0.1",
+        inner_port=free_port(),
+        wait_s=1.0,
+        slack_s=1.0,
+    )
+    (tmp_path / "coordinator.json").write_text(settings.model_dump_json(), encoding="utf-8")
+    write_certificates(tmp_path / "tls", ("localhost", "127.0.0.1"))
+    return State.open(tmp_path)
+
+
+def test_over_tls_big_bodies_pass_and_every_answer_has_a_date(state: State):
+    settings = state.settings
+    body = bytes(range(256)) * 2**14
+    trust = ssl.create_default_context(cafile=str(state.ca))
+    with (
+        served(Edge(settings.inner, inner_client(state)), settings.port, state.tls),
+        httpx.Client(verify=trust, base_url=f"https://localhost:{settings.port}") as site,
+    ):
+        away = site.post("/v1/fleet/pull-messages", content=b"x")
+        with served(superlink, settings.inner_port, state.tls):
+            there = site.post("/v1/fleet/push-object", content=body)
+        refused = site.get("/v1/control/list-runs")
+    assert (away.status_code, there.status_code, refused.status_code) == (502, 200, 403)
+    assert there.content == body
+    for answer in (away, there, refused):
+        assert parsedate_to_datetime(answer.headers["date"]).tzinfo is not None
+        assert "server" not in answer.headers
+
+
+def test_the_edge_asks_nobody_who_only_says_that_it_is_the_superlink(state: State, tmp_path: Path):
+    settings = state.settings
+    write_certificates(tmp_path / "other", ("localhost", "127.0.0.1"))
+    trust = ssl.create_default_context(cafile=str(state.ca))
+    with (
+        served(superlink, settings.inner_port, tmp_path / "other"),
+        served(Edge(settings.inner, inner_client(state)), settings.port, state.tls),
+        httpx.Client(verify=trust) as site,
+    ):
+        answer = site.post(f"https://localhost:{settings.port}/v1/fleet/x", content=b"secret")
+    assert answer.status_code == 502

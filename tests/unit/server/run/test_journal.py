@@ -1,0 +1,293 @@
+"""The journal: what is durable, also when the process is killed at any statement or system call."""
+
+import json
+import os
+import signal
+import sqlite3
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from common.durable import DISK
+from common.errors import StateError
+from common.exchange import Scores, Update, Work
+from common.identity import sha256
+from server.run.folder import Blobs, RunFolder
+from server.run.journal import Closed, Journal, Learned
+from server.run.stage import train_stage
+from tests.unit.small_round import ORDER, Sites, adapter, desk, journal, plan
+
+
+def update(site: str, value: float = 1.0) -> Update:
+    return Update(
+        order=ORDER.digest, site=site, examples=3, steps=1, loss=0.5, regularizer=0.0,
+        adapter=adapter(value), seconds=2.0, peak_memory=7,
+    )  # fmt: skip
+
+
+def test_answers_come_back_from_the_journal_as_they_went(tmp_path: Path):
+    book = journal(tmp_path)
+    judged = replace(ORDER, work=Work.EVALUATE, round=0)
+    scores = Scores(
+        order=judged.digest, site="a", questions=4, metrics={"f1": 0.5}, majority={"f1": 0.25}
+    )
+    learned = book.record(ORDER, update("a"), 10, 20)
+    assert book.record(judged, scores, 1, 2) == scores
+    assert isinstance(learned, Learned)
+    assert learned == Learned("a", 3, 1, 0.5, 0.0, 2.0, 7, sha256(adapter(1.0)))
+    assert book.answered(ORDER) == {"a": learned}
+    assert book.answered(judged) == {"a": scores}
+    assert book.blobs.get(learned.adapter) == adapter(1.0)
+    assert [(t.site, t.work, t.bytes_down, t.bytes_up) for t in book.traffic()] == [
+        ("a", "evaluate", 1, 2),
+        ("a", "train", 10, 20),
+    ]
+
+
+def test_the_journal_belongs_to_one_plan_and_says_what_changed(tmp_path: Path):
+    journal(tmp_path).close()
+    journal(tmp_path).close()
+    with pytest.raises(StateError, match=r"found changed stages\.1\.rounds, expected the plan"):
+        journal(tmp_path, plan(rounds=3))
+    assert [file.name for file in tmp_path.iterdir()] == ["journal.sqlite"]
+
+
+def test_a_plan_of_a_version_with_other_fields_is_told_by_their_names(tmp_path: Path):
+    journal(tmp_path).close()
+    old = json.loads(plan().canonical())
+    del old["vision_weights"], old["evaluation"]["earlier"]
+    with sqlite3.connect(tmp_path / "journal.sqlite") as db:
+        db.execute("update run set plan = ?", (json.dumps(old),))
+    db.close()
+    said = "found changed evaluation.earlier, vision_weights, expected the plan"
+    with pytest.raises(StateError, match=said):
+        journal(tmp_path)
+
+
+def test_a_file_that_is_no_journal_is_one_sentence(tmp_path: Path):
+    (tmp_path / "journal.sqlite").write_bytes(b"not a database, but long enough to be read" * 9)
+    with pytest.raises(StateError, match="the journal can't be used"):
+        journal(tmp_path)
+
+
+def test_a_journal_of_another_version_is_refused_and_left_alone(tmp_path: Path):
+    book = journal(tmp_path)
+    book._db.execute("pragma user_version = 1")  # pyright: ignore[reportPrivateUsage]
+    book.close()
+    with pytest.raises(StateError, match="found a journal of format 1, expected 2"):
+        journal(tmp_path)
+
+
+def test_whoever_only_looks_changes_nothing_and_makes_nothing(tmp_path: Path):
+    with pytest.raises(StateError, match="the journal can't be used"):
+        Journal(RunFolder(tmp_path / "none"), None)
+    assert not (tmp_path / "none").exists()
+    book = journal(tmp_path)
+    book.record(ORDER, update("a"), 10, 20)
+    looking = Journal(RunFolder(tmp_path), None)
+    assert [learned.site for _, learned in looking.updates(0)] == ["a"]
+    with pytest.raises(StateError):
+        looking.record(ORDER, update("b"), 10, 20)
+
+
+def test_a_refused_answer_does_not_count_but_its_bytes_do(tmp_path: Path):
+    book = journal(tmp_path)
+    learned = book.record(ORDER, update("a"), 10, 20)
+    assert isinstance(learned, Learned)
+    book.refuse(ORDER, "a", "too large")
+    assert book.answered(ORDER) == {} and book.updates(0) == []
+    assert book.refused(ORDER, "a", learned.adapter) == "too large"
+    assert book.refused(ORDER, "a", "another") is None
+    assert [(t.bytes_down, t.bytes_up) for t in book.traffic()] == [(10, 20)]
+    # A better one of the same site takes its place.
+    book.record(ORDER, update("a", 2.0), 10, 20)
+    assert list(book.answered(ORDER)) == ["a"]
+
+
+def test_a_closed_round_keeps_the_numbers_and_drops_the_updates(tmp_path: Path):
+    book = journal(tmp_path)
+    book.record(ORDER, update("a"), 10, 20)
+    closed = Closed({"a": 3}, ("b was late",), book.blobs.put(adapter(9.0)), 0.25)
+    book.close_round(ORDER, closed)
+    assert book.closed(ORDER) == closed
+    assert book.rounds() == [(0, 1, closed)]
+    assert [file.stem for file in book.blobs.folder.iterdir()] == [closed.adapter]
+    assert [(n, u.site, u.loss) for n, u in book.updates(0)] == [(1, "a", 0.5)]
+    book.tidy(1)
+    assert list(book.blobs.folder.iterdir()) == []
+
+
+def test_what_an_open_stage_agreed_on_is_kept_when_an_earlier_one_is_released(tmp_path: Path):
+    book = journal(tmp_path)
+    for value, (stage, number) in enumerate(((0, 1), (1, 1), (1, 2))):
+        order = replace(ORDER, stage=stage, round=number)
+        book.close_round(order, Closed({"a": 3}, (), book.blobs.put(adapter(value)), 0.0))
+    # As a run does that is taken up in its second stage.
+    book.tidy(1)
+    assert [file.stem for file in book.blobs.folder.iterdir()] == [sha256(adapter(2))]
+
+
+def test_a_round_that_was_done_again_by_other_code_counts_once(tmp_path: Path):
+    book = journal(tmp_path)
+    book.record(ORDER, update("a"), 1, 2)
+    newer = replace(ORDER, code="new")
+    book.record(newer, replace(update("a"), loss=0.25), 1, 2)
+    assert [(n, u.site, u.loss) for n, u in book.updates(0)] == [(1, "a", 0.25)]
+
+
+def test_rounds_that_other_code_does_again_keep_their_own_last_adapter(tmp_path: Path):
+    book = journal(tmp_path)
+    for code, number in (("old", 1), ("old", 2), ("new", 1)):
+        agreed = book.blobs.put(adapter(float(number), layers=(code,)))
+        closed = Closed({"a": 3}, (), agreed, 0.0)
+        book.close_round(replace(ORDER, code=code, round=number), closed)
+    kept = [file.stem for file in book.blobs.folder.iterdir()]
+    assert kept == [sha256(adapter(1.0, layers=("new",)))]
+
+
+def test_a_round_that_other_code_left_open_is_tidied_once_its_stage_is_released(tmp_path: Path):
+    book = journal(tmp_path)
+    book.record(replace(ORDER, code="old"), update("a"), 1, 2)
+    book.tidy(0)
+    assert [file.stem for file in book.blobs.folder.iterdir()] == [sha256(adapter(1.0))]
+    book.tidy(1)
+    assert list(book.blobs.folder.iterdir()) == []
+
+
+def test_an_update_that_is_tried_in_vain_leaves_no_file_but_one_that_was_there(tmp_path: Path):
+    book = journal(tmp_path)
+    with book.tried(b"numbers") as (digest, _):
+        assert book.blobs.get(digest) == b"numbers"
+    assert not book.blobs.path(digest).exists()
+    with book.tried(b"numbers") as (_, keep):
+        keep()
+    with book.tried(b"numbers"):
+        pass
+    assert book.blobs.get(digest) == b"numbers"
+
+
+def test_the_time_of_a_run_is_that_of_its_sessions_up_to_their_last_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    clock = iter([100.0, 103.0, 104.5, 1000.0, 1000.25, 5000.0])
+    monkeypatch.setattr("server.run.journal.time.monotonic", lambda: next(clock))
+    first = journal(tmp_path)
+    first.record(ORDER, update("a"), 1, 2)
+    first.record(ORDER, update("b"), 1, 2)
+    first.close()
+    second = journal(tmp_path)
+    second.record(replace(ORDER, round=2), update("a"), 1, 2)
+    second.close()
+    # 4.5 s, and 0.25 s after a pause; a start that finds all answers takes none.
+    assert journal(tmp_path).seconds() == 4.75
+
+
+def test_a_damaged_blob_is_one_sentence(tmp_path: Path):
+    blobs = Blobs(tmp_path)
+    digest = blobs.put(b"numbers")
+    blobs.path(digest).write_bytes(b"others")
+    with pytest.raises(StateError, match="found other bytes than its name says"):
+        blobs.get(digest)
+    with pytest.raises(StateError, match="can't be read"):
+        blobs.get("0" * 64)
+
+
+def in_a_child(body: Callable[[], None]) -> int:
+    """The status of a process that did `body`."""
+    child = os.fork()
+    if child == 0:
+        try:
+            body()
+            os._exit(0)
+        finally:
+            os._exit(3)
+    return os.waitpid(child, 0)[1]
+
+
+def killed_at_statement(folder: Path, number: int) -> bool:
+    """Whether a run that is killed at its SQL statement `number` (0-based) got so far."""
+
+    def body() -> None:
+        book = journal(folder)
+        left = [number]
+
+        def count(_statement: str) -> None:
+            left[0] -= 1
+            if left[0] < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        book._db.set_trace_callback(count)  # pyright: ignore[reportPrivateUsage]
+        train_stage(plan(), 0, (), desk(book)[0])
+
+    return in_a_child(body) == signal.SIGKILL
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_kill_at_any_statement_loses_no_accepted_update_and_counts_none_twice(tmp_path: Path):
+    whole = train_stage(plan(), 0, (), desk(journal(tmp_path / "whole"))[0])
+    number = 0
+    while killed_at_statement(tmp_path / str(number), number):
+        book = journal(tmp_path / str(number))
+        accepted = {(round, learned.site) for round, learned in book.updates(0)}
+        again = Sites(book)
+        assert train_stage(plan(), 0, (), desk(book, again)[0]) == whole
+        assert accepted.isdisjoint(again.asked)
+        assert len(book.updates(0)) == 4
+        number += 1
+    assert number > 20
+
+
+class Killed:
+    """The real disk until call number `at`, which kills the process before or behind it."""
+
+    def __init__(self, at: int, behind: bool) -> None:
+        self._left, self._behind = at, behind
+
+    def make_folder(self, folder: Path) -> None:
+        self._call(lambda: DISK.make_folder(folder))
+
+    def write(self, file: Path, blob: bytes) -> None:
+        if self._left == 0:
+            file.write_bytes(blob[: len(blob) // 2])
+        self._call(lambda: DISK.write(file, blob))
+
+    def sync(self, path: Path) -> None:
+        self._call(lambda: None)
+
+    def rename(self, old: Path, new: Path) -> None:
+        self._call(lambda: DISK.rename(old, new))
+
+    def remove(self, path: Path) -> None:
+        self._call(lambda: DISK.remove(path))
+
+    def _call(self, do: Callable[[], None]) -> None:
+        self._left -= 1
+        if self._left < 0 and not self._behind:
+            os.kill(os.getpid(), signal.SIGKILL)
+        do()
+        if self._left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("behind", [False, True])
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_kill_at_any_system_call_of_a_blob_leaves_a_run_that_resumes(
+    tmp_path: Path, behind: bool
+):
+    whole = train_stage(plan(), 0, (), desk(journal(tmp_path / "whole"))[0])
+    number = 0
+
+    def body() -> None:
+        book = Journal(RunFolder(tmp_path / str(number)), plan(), Killed(number, behind))
+        train_stage(plan(), 0, (), desk(book)[0])
+
+    while in_a_child(body) == signal.SIGKILL:
+        book = journal(tmp_path / str(number))
+        assert train_stage(plan(), 0, (), desk(book)[0]) == whole
+        # Nothing half-written is left, nor what no round needs, once a stage is over.
+        book.tidy(0)
+        assert [file.stem for file in book.blobs.folder.iterdir()] == [whole.adapter]
+        number += 1
+    assert number > 15

@@ -1,0 +1,376 @@
+"""The rounds of a stage and its scores, with the sites as functions."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from common.adapter import StoredAdapter
+from common.errors import SiteFailed
+from common.exchange import Order, ReleaseRef
+from server.run.accept import Accept, Done, Received, Refused, Waiting
+from server.run.journal import Closed, Journal
+from server.run.stage import Model, pooled, score_task, train_stage
+from tests.unit.small_round import ORDER, Sites, adapter, desk, journal, plan
+
+
+def weights(book: Journal, closed: Closed) -> Any:
+    return StoredAdapter.in_file(book.blobs.path(closed.adapter), "").pair("layer").a
+
+
+def test_a_stage_averages_what_its_sites_learn_by_examples(tmp_path: Path):
+    book = journal(tmp_path)
+    trained = train_stage(plan(), 0, (), desk(book)[0])
+    # A round moves site a by 1 and b by 2, so the mean moves by (1 * 1 + 3 * 2) / 4 = 1.75.
+    np.testing.assert_array_equal(weights(book, trained), 3.5)
+    assert trained.sites == {"a": 1, "b": 3}
+
+
+def test_a_run_that_was_cut_off_asks_only_for_what_is_missing(tmp_path: Path):
+    class PowerCut(Exception):
+        pass
+
+    book = journal(tmp_path)
+
+    def cut(order: Order, sites: Sequence[str], accept: Accept) -> Iterator[Any]:
+        for event in Sites(book)(order, sites, accept):
+            yield event
+            if order.round == 2:
+                raise PowerCut
+
+    with pytest.raises(PowerCut):
+        train_stage(plan(), 0, (), desk(book, cut)[0])
+    again = Sites(book)
+    resumed = train_stage(plan(), 0, (), desk(book, again)[0])
+    whole = train_stage(plan(), 0, (), desk(journal(tmp_path / "whole"))[0])
+    # Round 1 is closed; of round 2, site b had answered before the cut.
+    assert again.asked == [(2, "a")]
+    assert resumed == whole
+
+
+def test_a_closed_round_is_not_done_again_and_only_its_adapter_is_kept(tmp_path: Path):
+    book = journal(tmp_path)
+    whole = train_stage(plan(), 0, (), desk(book)[0])
+    files = [file.stem for file in book.blobs.folder.iterdir()]
+    assert files == [whole.adapter]
+    assert train_stage(plan(), 0, (), desk(book, never)[0]) == whole
+
+
+def never(_order: Order, _sites: Sequence[str], _accept: Accept) -> Iterator[Any]:
+    raise AssertionError("nobody should be asked")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        ({"examples": 0}, "examples: found 0, expected at least 1"),
+        ({"examples": 10**12}, "examples: found 1000000000000, expected at least 1 and at most"),
+        ({"peak_memory": -1}, "peak_memory: found -1, expected at least 0"),
+        ({"seconds": float("inf")}, "seconds: found inf"),
+        ({"loss": float("nan")}, "loss: found nan"),
+        ({"order": "0" * 64}, "order: found 000000000000"),
+        ({"adapter": b"junk"}, "adapter: "),
+        ({"adapter": adapter(float("nan"))}, "lora_A.weight"),
+        ({"adapter": adapter(float("inf"))}, "lora_A.weight"),
+        (
+            {"adapter": adapter(3e38)},
+            "lora_A.weight: found the value 3e+38, expected at most 1e+15",
+        ),
+    ],
+)
+def test_a_bad_update_is_refused_by_site_and_field(
+    tmp_path: Path, spoil: dict[str, Any], said: str
+):
+    book = journal(tmp_path)
+    with pytest.raises(SiteFailed) as caught:
+        train_stage(plan(), 0, (), desk(book, Sites(book, {"b": spoil}))[0])
+    assert "site b could not train stage 1, round 1" in str(caught.value)
+    assert said in str(caught.value)
+    # What is refused is not in the journal, nor does it fill the disk.
+    (accepted,) = [update for _, update in book.updates(0)]
+    assert accepted.site == "a"
+    assert [file.stem for file in book.blobs.folder.iterdir()] == [accepted.adapter]
+
+
+@pytest.mark.parametrize(
+    ("blob", "said"),
+    [
+        (adapter(1000.0), "norm: found "),
+        (adapter(1.0, layers=()), "adapter: found no array"),
+        (adapter(1.0, layers=("layer", "more")), "more"),
+        (adapter(1.0, rank=1), "rank: found 1, expected 2"),
+    ],
+)
+def test_an_update_that_does_not_fit_the_others_of_a_first_round_is_left_out(
+    tmp_path: Path, blob: bytes, said: str
+):
+    wide = plan(sites=["a", "b", "c"], quorum=2, rounds=1)
+    book = journal(tmp_path, wide)
+    at, told = desk(book, Sites(book, {"c": {"adapter": blob}}))
+    closed = train_stage(wide, 0, (), at)
+    assert closed.sites == {"a": 1, "b": 3}
+    (refusal,) = closed.refusals
+    assert refusal.startswith("site c could not train stage 1, round 1: ")
+    assert said in refusal
+    assert [news["site"] for news in told if news["event"] == "refused"] == ["c"]
+
+
+@pytest.mark.parametrize(
+    ("blob", "said"),
+    [
+        (adapter(1.0, layers=()), "found nothing, expected the shape (2, 3)"),
+        (adapter(1.0, layers=("layer", "more")), "expected nothing"),
+        (adapter(1.0, rank=1), "found the shape (1, 3), expected the shape (2, 3)"),
+    ],
+)
+def test_a_later_update_must_have_the_arrays_of_its_order(tmp_path: Path, blob: bytes, said: str):
+    book = journal(tmp_path)
+
+    class Spoilt(Sites):
+        def answer(self, order: Order, site: str) -> Any:
+            self._spoil = {"b": {"adapter": blob}} if order.round == 2 else {}
+            return super().answer(order, site)
+
+    with pytest.raises(SiteFailed, match="site b could not train stage 1, round 2") as caught:
+        train_stage(plan(), 0, (), desk(book, Spoilt(book))[0])
+    assert said in str(caught.value)
+
+
+def test_an_update_of_an_earlier_round_does_not_count_again(tmp_path: Path):
+    book = journal(tmp_path)
+    kept: list[Any] = []
+
+    class Replays(Sites):
+        def answer(self, order: Order, site: str) -> Any:
+            kept.append(super().answer(order, site))
+            return kept[0] if site == "b" else kept[-1]
+
+    with pytest.raises(SiteFailed, match="round 2: order: found"):
+        train_stage(plan(), 0, (), desk(book, Replays(book))[0])
+
+
+def test_a_site_that_answers_twice_counts_once(tmp_path: Path):
+    book = journal(tmp_path)
+
+    def twice(order: Order, sites: Sequence[str], accept: Accept) -> Iterator[Any]:
+        yield from Sites(book)(order, sites, accept)
+        why = accept(Received(Sites(book).answer(order, "a"), 0, 0))
+        yield Refused("a", str(why))
+
+    at, told = desk(book, twice)
+    assert train_stage(plan(rounds=1), 0, (), at).sites == {"a": 1, "b": 3}
+    assert len(book.updates(0)) == 2
+    # It is not even asked for: all have answered.
+    assert [news for news in told if news["event"] == "refused"] == []
+
+
+def test_a_round_goes_on_without_a_bad_site_where_the_quorum_holds(tmp_path: Path):
+    book = journal(tmp_path)
+    at, told = desk(book, Sites(book, {"b": {"examples": 0}}))
+    trained = train_stage(plan(quorum=1), 0, (), at)
+    assert trained.sites == {"a": 1}
+    assert [news["text"].split(":")[0] for news in told if news["event"] == "refused"] == [
+        "site b could not train stage 1, round 1",
+        "site b could not train stage 1, round 2",
+    ]
+
+
+class Late:
+    """Site b is away for so many looks, or for ever."""
+
+    def __init__(self, book: Journal, looks: int | None) -> None:
+        self._sites, self._looks = Sites(book), looks
+
+    def __call__(self, order: Order, sites: Sequence[str], accept: Accept) -> Iterator[Any]:
+        here = [site for site in sites if site != "b"]
+        yield from self._sites(order, here, accept)
+        looks = 0
+        while "b" in sites and looks != self._looks:
+            looks += 1
+            yield Waiting({"b": "offline"}, frozenset({"b"}))
+        yield from self._sites(order, ["b"] if "b" in sites else [], accept)
+
+
+def test_a_stage_waits_for_its_quorum_and_says_for_whom(tmp_path: Path):
+    book = journal(tmp_path)
+    at, told = desk(book, Late(book, looks=5), patient=True)
+    assert train_stage(plan(rounds=1), 0, (), at).sites == {"a": 1, "b": 3}
+    (waiting,) = [news for news in told if news["event"] == "waiting"]
+    assert waiting == {
+        "event": "waiting", "work": "train", "stage": 0, "round": 1, "for": {"b": "offline"},
+    }  # fmt: skip
+
+
+def test_a_late_site_is_named_and_left_out_after_the_deadline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    book, late = journal(tmp_path), plan(quorum=1, rounds=1, deadline_hours=2.0)
+    clock = iter(range(0, 10**6, 1000))
+    monkeypatch.setattr(time, "time", lambda: float(next(clock)))
+    at, _ = desk(book, Late(book, looks=None), patient=True)
+    closed = train_stage(late, 0, (), at)
+    assert closed.sites == {"a": 1}
+    assert closed.refusals == (
+        "site b could not train stage 1, round 1: it was late "
+        "(deadline: 2 h after the round began)",
+    )
+
+
+def test_a_deadline_counts_from_the_round_s_first_start_also_after_a_crash(tmp_path: Path):
+    book = journal(tmp_path)
+    opened = book.opened(ORDER)
+    book.close()
+    assert journal(tmp_path).opened(ORDER) == opened
+
+
+def test_a_patient_stage_asks_on_where_an_update_did_not_fit(tmp_path: Path):
+    book = journal(tmp_path)
+    tries: list[str] = []
+
+    class Mended(Sites):
+        """Site b has a scale of 1000 at first, and is mended later."""
+
+        def __call__(self, order: Order, sites: Sequence[str], accept: Accept) -> Iterator[Any]:
+            tries.append(",".join(sites))
+            self._spoil = {"b": {"adapter": adapter(1000.0)}} if len(tries) == 1 else {}
+            yield from super().__call__(order, sites, accept)
+
+    at, told = desk(book, Mended(book), patient=True)
+    assert train_stage(plan(rounds=1), 0, (), at).sites == {"a": 1, "b": 3}
+    assert tries == ["a,b", "b"]
+    assert [news["site"] for news in told if news["event"] == "refused"] == ["b"]
+
+
+def test_the_same_misfit_is_refused_at_once_the_next_time(tmp_path: Path):
+    book = journal(tmp_path)
+    tries: list[str | None] = []
+
+    class Stubborn(Sites):
+        def __call__(self, order: Order, sites: Sequence[str], accept: Accept) -> Iterator[Any]:
+            self._spoil = {"b": {"adapter": adapter(1000.0)}} if len(tries) < 3 else {}
+            for event in super().__call__(order, sites, accept):
+                if not isinstance(event, Waiting) and event.site == "b":
+                    tries.append(event.why if isinstance(event, Refused) else None)
+                yield event
+
+    at, _ = desk(book, Stubborn(book), patient=True)
+    train_stage(plan(rounds=1), 0, (), at)
+    assert tries[0] is None and tries[-1] is None
+    assert all(why is not None and why.startswith("norm") for why in tries[1:-1])
+
+
+def test_misfits_again_and_again_do_not_fill_the_disk(tmp_path: Path):
+    book = journal(tmp_path)
+    most: list[int] = []
+
+    class Flooding(Sites):
+        def __call__(self, order: Order, sites: Sequence[str], accept: Accept) -> Iterator[Any]:
+            most.append(len(list(book.blobs.folder.glob("*"))))
+            wrong = adapter(1000.0 + len(most)) if len(most) < 9 else adapter(2.0)
+            self._spoil = {"b": {"adapter": wrong}}
+            yield from super().__call__(order, sites, accept)
+
+    at, told = desk(book, Flooding(book), patient=True)
+    train_stage(plan(rounds=1), 0, (), at)
+    # Before each try there is what site a sent, and nothing of b.
+    assert most == [0] + [1] * 8
+    assert len([news for news in told if news["event"] == "refused"]) == 8
+
+
+def test_an_update_with_the_bytes_of_the_ordered_adapter_never_removes_it(tmp_path: Path):
+    book = journal(tmp_path)
+
+    class Echo(Sites):
+        def answer(self, order: Order, site: str) -> Any:
+            self._spoil = {}
+            if site == "b" and order.adapter is not None:
+                self._spoil = {"b": {"adapter": book.blobs.get(order.adapter), "examples": 0}}
+            return super().answer(order, site)
+
+    at, _ = desk(book, Echo(book))
+    assert train_stage(plan(quorum=1), 0, (), at).sites == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        ({"questions": 10**18}, "questions: found 1000000000000000000, expected 1 to"),
+        ({"metrics": {"<b>": 0.5}}, "found a metric '<b>'"),
+        ({"metrics": {f"m{n}": 0.5 for n in range(200)}}, "found 201 metrics"),
+        ({"majority": {"f1": 1.5}}, "f1: found 1.5, expected a fraction"),
+    ],
+)
+def test_scores_that_no_site_can_have_are_refused(tmp_path: Path, spoil: dict[str, Any], said: str):
+    book = journal(tmp_path)
+
+    def wrong(order: Order, sites: Sequence[str], accept: Accept) -> Iterator[Any]:
+        for site in sites:
+            scores = replace(Sites(book).answer(order, site), **(spoil if site == "b" else {}))
+            why = accept(Received(scores, 1, 1))
+            yield Done(site) if why is None else Refused(site, why)
+
+    with pytest.raises(SiteFailed, match="site b could not evaluate stage 1") as caught:
+        score_task(plan(), 0, Model(), desk(book, wrong)[0])
+    assert said in str(caught.value)
+
+
+def test_what_a_site_writes_is_told_on_one_short_line_without_control_characters(tmp_path: Path):
+    def rude(_order: Order, sites: Sequence[str], _accept: Accept) -> Iterator[Any]:
+        yield from (Refused(site, "\x1b[2J\n\ud800" + "a" * 10**6) for site in sites)
+
+    at, told = desk(journal(tmp_path), rude)
+    with pytest.raises(SiteFailed):
+        score_task(plan(), 0, Model(), at)
+    texts = [news["text"] for news in told if news["event"] == "refused"]
+    assert len(texts) == 2
+    assert all(text.isprintable() and "?[2J??aaa" in text and len(text) < 500 for text in texts)
+
+
+def test_scores_of_sites_are_pooled_by_their_questions():
+    parts = [(10, {"accuracy": 1.0, "f1": 0.5}), (30, {"accuracy": 0.0})]
+    # Only the first site has a question that F1 applies to.
+    assert pooled(parts) == {"accuracy": 0.25, "f1": 0.5}
+
+
+def test_a_task_is_scored_by_the_sites_of_its_stage_once(tmp_path: Path):
+    book = journal(tmp_path)
+    model = Model((ReleaseRef(0, "d"),), (0,))
+    scores = score_task(plan(), 0, model, desk(book)[0])
+    assert list(scores) == ["a", "b"]
+    assert score_task(plan(), 0, model, desk(book, never)[0]) == scores
+
+
+def test_a_site_that_cannot_score_is_named(tmp_path: Path):
+    def fails(_order: Order, _sites: Sequence[str], _accept: Accept) -> Iterator[Any]:
+        yield Refused("b", "DataError (the site's own log has the text under ab12)")
+
+    with pytest.raises(SiteFailed, match="site b could not evaluate stage 1: DataError"):
+        score_task(plan(), 0, Model(), desk(journal(tmp_path), fails)[0])
+
+
+def test_a_site_that_left_does_not_hold_up_the_scores_of_what_it_taught(tmp_path: Path):
+    book = journal(tmp_path)
+    at, told = desk(book, Late(book, looks=None), patient=True)
+    assert list(score_task(plan(), 0, Model(), at, grace_s=0.0)) == ["a"]
+    text = "site b could not evaluate stage 1: it was away for too long"
+    assert [news["text"] for news in told if news["event"] == "refused"] == [text]
+    # Nor is it waited for again when the run is taken up after a crash.
+    assert list(score_task(plan(), 0, Model(), desk(book, never, True)[0], grace_s=0.0)) == ["a"]
+
+
+def test_sites_that_fail_do_not_hold_up_the_scores_of_what_they_taught(tmp_path: Path):
+    class Failing(Sites):
+        def __call__(self, order: Order, sites: Sequence[str], accept: Accept) -> Iterator[Any]:
+            yield from (Refused(site, "BankError") for site in sites)
+            while True:
+                yield Waiting(dict.fromkeys(sites, "BankError"))
+
+    book = journal(tmp_path)
+    at, told = desk(book, Failing(book), patient=True)
+    assert score_task(plan(), 0, Model(), at, grace_s=0.0) == {}
+    texts = [news["text"] for news in told if news["event"] == "refused"]
+    assert texts == [f"site {site} could not evaluate stage 1: BankError" for site in "ab"]
