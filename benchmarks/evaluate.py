@@ -35,7 +35,7 @@ from client.model.llava import BaseModel, forget_base, load_base
 from client.model.prompt import encode_prompt
 from common.adapter import Adapter
 from common.metrics import AnswerKind
-from common.plan import Hold, Precision
+from common.plan import Composition, Precision
 from simulation.hospitals import BASE_MODELS
 
 #: Tokens of every answer, question by question.
@@ -120,8 +120,8 @@ def our_way(
     adapters = _adapters(model, tasks, size)
 
     def whole_set() -> Answers:
-        model.adapted.freeze([], Hold.FOLD)
-        model.adapted.freeze(adapters, Hold.FOLD)
+        model.adapted.freeze([], Composition.FOLD)
+        model.adapted.freeze(adapters, Composition.FOLD)
         unseen = replace(model, cache=type(model.cache)())
         return answer_tokens(unseen, questions, size.max_new_tokens, size.batch_size)
 

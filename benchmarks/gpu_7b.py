@@ -36,7 +36,7 @@ from client.training.batches import Batches
 from client.training.optimizer import Penalty, PlainDescent
 from client.training.regularizer import Regularizer, prototypes_of
 from common.adapter import Adapter
-from common.plan import Hold, Modality, Prototypes, Similarity, Training
+from common.plan import Composition, Modality, Prototypes, Similarity, Training
 
 #: Dense bf16 operations a second of NVIDIA's data sheets, by a part of the device's name; the
 #: first that fits counts.
@@ -58,7 +58,7 @@ class Way:
     """How a step is taken."""
 
     tasks: int
-    hold: Hold = Hold.FOLD
+    hold: Composition = Composition.FOLD
     packing: bool = False
     checkpointing: bool = False
 
@@ -72,7 +72,7 @@ WAYS = {
     "seven earlier, folded, checkpointing": Way(EARLIER, checkpointing=True),
     "none earlier, checkpointing": Way(0, checkpointing=True),
     "seven earlier, folded, packing": Way(EARLIER, packing=True),
-    "seven earlier, stacked": Way(EARLIER, Hold.STACK),
+    "seven earlier, stacked": Way(EARLIER, Composition.STACK),
 }
 
 
@@ -141,7 +141,7 @@ def step_of(stand: Stand, way: Way) -> Figures:
 
 def regularizer_of(stand: Stand, kind: Prototypes) -> Figures:
     """What a regularizer after EARLIER tasks of three modalities adds to a step."""
-    _wear(stand, EARLIER, Hold.FOLD)
+    _wear(stand, EARLIER, Composition.FOLD)
     arrived = [Modality.CT, Modality.MR, Modality.XRAY]
     earlier = [(arrived[i % 3], adapter) for i, adapter in enumerate(stand.adapters[:EARLIER])]
     pairs = stand.model.adapted.pairs()
@@ -164,7 +164,7 @@ def answers_of(stand: Stand) -> Figures:
     """Answers a second after EARLIER tasks, each of ANSWERED_TOKENS tokens."""
     model, questions = stand.model, stand.examples
     model.adapted.silence()
-    model.adapted.freeze(stand.adapters[:EARLIER], Hold.FOLD)
+    model.adapted.freeze(stand.adapters[:EARLIER], Composition.FOLD)
     seconds = _seconds(lambda: answer(model, questions, ANSWERED_TOKENS, len(questions)), stand)
     return {
         "seconds": seconds, "answers": len(questions), "tokens_an_answer": ANSWERED_TOKENS,
@@ -196,7 +196,7 @@ def peak_of(device: str) -> float | None:
     return next((peak for part, peak in PEAKS.items() if part in device), None)
 
 
-def _wear(stand: Stand, tasks: int, hold: Hold) -> None:
+def _wear(stand: Stand, tasks: int, hold: Composition) -> None:
     stand.model.adapted.freeze(stand.adapters[:tasks], hold)
     stand.model.adapted.begin(stand.adapters[-1], Factor.BOTH)
 

@@ -29,9 +29,9 @@ from benchmarks.step import (
     same_modality,
     some_adapters,
 )
-from client.training.regularizer import Prototype, Regularizer, prototypes_of
+from client.training.regularizer import AdapterPrototype, Regularizer, prototypes_of
 from common.adapter import Adapter, Pair
-from common.plan import Hold, Modality, Prototypes, Similarity
+from common.plan import Composition, Modality, Prototypes, Similarity
 
 #: Earlier tasks with which the growth is shown; three modalities, whatever the number.
 TASKS = (7, 15, 50)
@@ -77,7 +77,7 @@ def operations_of(similarity: Similarity, tasks: int) -> Operations:
         },
         1.0,
     )
-    earlier = [Prototype(adapter, same) for same in same_modality(tasks)]
+    earlier = [AdapterPrototype(adapter, same) for same in same_modality(tasks)]
     pairs = {name: (_learning(p.a), _learning(p.b)) for name, p in adapter.pairs.items()}
     regularizer = Regularizer(earlier, pairs, similarity, WEIGHTS)
     # As after a backward pass: every factor has a gradient to be added to.
@@ -98,7 +98,7 @@ def _learning(factor: np.ndarray[Any, Any]) -> nn.Parameter:
 
 def _shares(size: Size, same: Sequence[bool], repeats: int) -> Mapping[str, float]:
     """The time of each similarity's regularizer over a step's: median of neighbours' ratios."""
-    step = our_step(size, len(same), Hold.FOLD)
+    step = our_step(size, len(same), Composition.FOLD)
     step()
     found: dict[str, float] = {}
     for similarity in Similarity:
@@ -111,7 +111,7 @@ def _shares(size: Size, same: Sequence[bool], repeats: int) -> Mapping[str, floa
 
 def _growth(size: Size, kind: Prototypes, repeats: int) -> Mapping[str, float]:
     """Our time after each of TASKS over that after the first: median of neighbours' ratios."""
-    _, adapted = our_model(size, 0, Hold.FOLD)
+    _, adapted = our_model(size, 0, Composition.FOLD)
     pairs = adapted.pairs()
     adapters = some_adapters(adapted, max(TASKS), size)
     earlier = [(_MODALITIES[i % 3], adapter) for i, adapter in enumerate(adapters)]
@@ -131,7 +131,7 @@ def _growth(size: Size, kind: Prototypes, repeats: int) -> Mapping[str, float]:
 def _ours(
     size: Size, same: Sequence[bool], similarity: Similarity = Similarity.EXP
 ) -> Callable[[], Result]:
-    _, adapted = our_model(size, len(same), Hold.FOLD)
+    _, adapted = our_model(size, len(same), Composition.FOLD)
     pairs, learning = adapted.pairs(), adapted.parameters()
     regularizer = Regularizer(prototypes(adapted, same, size), pairs, similarity, WEIGHTS)
 

@@ -30,7 +30,7 @@ from common.bank.check import Expected, forget_releases
 from common.bank.release import Draft
 from common.exchange import Order, ReleaseRef, Work
 from common.metrics import AnswerKind
-from common.plan import BaseModelPin, Hold, Modality, Plan, Precision, Rule, Training
+from common.plan import BaseModelPin, Composition, Modality, Plan, Precision, Rule, Training
 from common.plan_file import parse_plan
 from common.signing import SigningKey
 from server.app import blob_of
@@ -71,7 +71,7 @@ def stages(counts: Sequence[int] = STAGES, repeats: int = 5) -> dict[str, Series
         site, at_hand = _site(Path(scratch), max(counts)), AtHand()
         releases = Bank.open(folder.bank).releases[: max(counts)]
         adapters = [at_hand.get(site, one.adapter, "release") for one in releases]
-        for hold in Hold:
+        for hold in Composition:
             for one in _steps(adapters, counts, hold, repeats):
                 series[one.name] = one
     return series
@@ -220,7 +220,7 @@ def _order(bank: Bank) -> Order:
 
 
 def _steps(
-    adapters: Sequence[AdapterSource], counts: Sequence[int], hold: Hold, repeats: int
+    adapters: Sequence[AdapterSource], counts: Sequence[int], hold: Composition, repeats: int
 ) -> Iterator[Series]:
     """A step on top of so many frozen adapters, and how long it takes to read and sum them.
 

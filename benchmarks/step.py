@@ -28,9 +28,9 @@ from benchmarks.compare import Comparison, compare, comparison
 from benchmarks.memory import peak_bytes
 from client.model.lora import Adapted, Factor, adapt, fold_for_good
 from client.model.lora_init import fresh_adapter
-from client.training.regularizer import Prototype, Regularizer, Weights
+from client.training.regularizer import AdapterPrototype, Regularizer, Weights
 from common.adapter import Adapter, Pair
-from common.plan import Hold, Similarity
+from common.plan import Composition, Similarity
 
 #: The seven linear layers of each decoder layer.
 TARGETS = r"model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
@@ -96,7 +96,7 @@ def run(tasks: int = 7, repeats: int = 5, size: Size | None = None) -> StepCompa
     with one_thread():
         same = same_modality(tasks)
         timing = compare(
-            our_step(size, tasks, Hold.FOLD, same), paper_step(size, tasks, same), repeats
+            our_step(size, tasks, Composition.FOLD, same), paper_step(size, tasks, same), repeats
         )
         ways = _ways(size)
         growth = {way: _growth(step_after, repeats) for way, step_after in ways.items()}
@@ -111,7 +111,7 @@ def run(tasks: int = 7, repeats: int = 5, size: Size | None = None) -> StepCompa
 
 
 def our_step(
-    size: Size, tasks: int, hold: Hold, same: Sequence[bool] | None = None
+    size: Size, tasks: int, hold: Composition, same: Sequence[bool] | None = None
 ) -> Callable[[], Result]:
     """Our step; with `same`, it holds the regularizer."""
     model, adapted = our_model(size, tasks, hold)
@@ -128,7 +128,7 @@ def our_step(
 
 def one_copy_step(size: Size, tasks: int) -> Callable[[], Result]:
     """Our step as a worker process takes it: the bare weights are let go once they are folded."""
-    model, _ = our_model(size, tasks, Hold.FOLD)
+    model, _ = our_model(size, tasks, Composition.FOLD)
     fold_for_good(model)
     return _step(size, model, None, lambda: None)
 
@@ -170,7 +170,7 @@ def peft_step(size: Size, tasks: int) -> Callable[[], Result]:
     return _step(size, model, None, lambda: None)
 
 
-def our_model(size: Size, tasks: int, hold: Hold) -> tuple[nn.Module, Adapted]:
+def our_model(size: Size, tasks: int, hold: Composition) -> tuple[nn.Module, Adapted]:
     """The model with `tasks` frozen adapters and one that trains."""
     model = base(size)
     adapted = adapt(model, TARGETS)
@@ -188,10 +188,10 @@ def paper_model(size: Size, tasks: int) -> nn.Module:
     return model
 
 
-def prototypes(adapted: Adapted, same: Sequence[bool], size: Size) -> list[Prototype]:
+def prototypes(adapted: Adapted, same: Sequence[bool], size: Size) -> list[AdapterPrototype]:
     """The earlier adapters of `our_model`, each its own prototype."""
     earlier = some_adapters(adapted, len(same), size)
-    return [Prototype(adapter, flag) for adapter, flag in zip(earlier, same, strict=True)]
+    return [AdapterPrototype(adapter, flag) for adapter, flag in zip(earlier, same, strict=True)]
 
 
 def same_modality(tasks: int) -> list[bool]:
@@ -249,8 +249,8 @@ def one_thread() -> Generator[None]:
 def _ways(size: Size) -> dict[str, StepAfter]:
     """The four ways of a step, by what `growth` calls them; no regularizer."""
     return {
-        "fold": lambda tasks: our_step(size, tasks, Hold.FOLD),
-        "stack": lambda tasks: our_step(size, tasks, Hold.STACK),
+        "fold": lambda tasks: our_step(size, tasks, Composition.FOLD),
+        "stack": lambda tasks: our_step(size, tasks, Composition.STACK),
         "peft": lambda tasks: peft_step(size, tasks),
         "reference": lambda tasks: paper_step(size, tasks),
     }

@@ -33,7 +33,7 @@ _NAME, _METADATA = "prototype", "fedmslora"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Prototype:
+class ImagePrototype:
     """The mean feature of some pictures.
 
     Attributes:
@@ -64,7 +64,7 @@ def asked_of(plan: Plan, stage: int, round_number: int) -> Router | None:
     return plan.routing if round_number == plan.stages[stage].rounds else None
 
 
-def to_bytes(prototype: Prototype) -> bytes:
+def to_bytes(prototype: ImagePrototype) -> bytes:
     """The one text of this prototype: safetensors, with the two numbers in its metadata."""
     numbers = canonical_json({"images": prototype.images, "std": prototype.std})
     shape = prototype.vector.shape
@@ -73,7 +73,7 @@ def to_bytes(prototype: Prototype) -> bytes:
     return writer.blob()
 
 
-def from_bytes(blob: bytes, source: str) -> Prototype:
+def from_bytes(blob: bytes, source: str) -> ImagePrototype:
     """Read what `to_bytes` wrote.
 
     Raises:
@@ -90,7 +90,7 @@ def from_bytes(blob: bytes, source: str) -> Prototype:
     if list(header.tensors) != [_NAME] or len(header.tensors[_NAME].shape) != 1:
         raise BankError(f"{source}: found other arrays, expected one vector {_NAME!r}")
     images, std = _numbers(header.metadata.get(_METADATA, ""), source)
-    found = Prototype(read_array(read, header.tensors[_NAME], source), std, images)
+    found = ImagePrototype(read_array(read, header.tensors[_NAME], source), std, images)
     if (fault := fault_of(found)) is not None:
         raise BankError(f"{source}: {fault}")
     if to_bytes(found) != blob:
@@ -98,7 +98,7 @@ def from_bytes(blob: bytes, source: str) -> Prototype:
     return found
 
 
-def fault_of(prototype: Prototype) -> str | None:
+def fault_of(prototype: ImagePrototype) -> str | None:
     """Why no pictures have this prototype: what was found, what was expected; or None."""
     if not 1 <= prototype.vector.size <= MOST_WIDTH:
         return f"found {prototype.vector.size} numbers, expected 1 to {MOST_WIDTH}"
@@ -117,7 +117,7 @@ def fault_of(prototype: Prototype) -> str | None:
     return None
 
 
-def merged(prototypes: Sequence[Prototype]) -> Prototype | None:
+def merged(prototypes: Sequence[ImagePrototype]) -> ImagePrototype | None:
     """The prototype of all the pictures together; None where they cancel and it has no direction.
 
     Of prototypes without a fault it has none, whatever they claim: counts end at the largest
@@ -144,12 +144,12 @@ def merged(prototypes: Sequence[Prototype]) -> Prototype | None:
     variance = 0.0
     for share, vector, one in zip(shares, vectors, prototypes, strict=True):
         variance += share * (one.std**2 + (float(vector @ mean) / length - length) ** 2)
-    found = Prototype(mean.astype(np.float32), math.sqrt(variance), min(images, _MOST_IMAGES))
+    found = ImagePrototype(mean.astype(np.float32), math.sqrt(variance), min(images, _MOST_IMAGES))
     found = replace(found, std=min(found.std, _widest(found)))
     return found if fault_of(found) is None else None
 
 
-def _widest(prototype: Prototype) -> float:
+def _widest(prototype: ImagePrototype) -> float:
     """The largest deviation: cosines are at most 1 in size, so it leaves room for their mean's."""
     return math.sqrt(max(0.0, 1 - prototype.mean**2) + _ROUNDING)
 

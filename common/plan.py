@@ -52,7 +52,7 @@ class Active(StrEnum):
     NONE = "none"
 
 
-class Hold(StrEnum):
+class Composition(StrEnum):
     """How the earlier adapters are held in memory; both are exact."""
 
     FOLD = "fold"
@@ -168,7 +168,7 @@ class MSLoRACR(Strict):
     rank: Count
     alpha: Positive
     active: Active = Active.ALL
-    hold: Hold = Hold.FOLD
+    hold: Composition = Composition.FOLD
     start: Start = Start.FRESH
     contrast: Contrast | None
 

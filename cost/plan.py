@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from common.plan import Hold, MSLoRACR, Plan, Prototypes, Rule, Similarity, Stage
+from common.plan import Composition, MSLoRACR, Plan, Prototypes, Rule, Similarity, Stage
 from cost.geometry import LLAVA_MED, Geometry
 from cost.sizes import Sizes, index_bytes, release_bytes, sizes_of
 from cost.step import Memory, Operations, Rows, Setting, Worn, memory, operations
@@ -183,7 +183,7 @@ def worn_in(plan: Plan, stage: int) -> Worn:
     return Worn(
         rank=method.rank,
         earlier=len(plan.base_of(stage)),
-        hold=method.hold if isinstance(method, MSLoRACR) else Hold.FOLD,
+        hold=method.hold if isinstance(method, MSLoRACR) else Composition.FOLD,
         a_learns=learns,
     )
 
@@ -257,7 +257,7 @@ def _stage_cost(known: _Known, number: int) -> StageCost:
 def drawn_and_steps(plan: Plan, stage: Stage, assumed: Assumed) -> tuple[int, int]:
     """Questions that a site trains on in all of a stage's rounds, and its optimizer's steps.
 
-    As client/training/loop.py `Course.batches` draws them.
+    As client/training/loop.py `RoundSchedule.batches` draws them.
     """
     if plan.method.name == "zero_shot":
         return 0, 0

@@ -15,7 +15,7 @@ from common.adapter import Adapter, Pair, name_of_a, name_of_b
 from common.bank.peft import release_blobs
 from common.bank.release import CONFIG_FILE, Release, text_of
 from common.identity import canonical_json
-from common.image_prototype import Prototype
+from common.image_prototype import ImagePrototype
 from common.image_prototype import to_bytes as prototype_to_bytes
 from common.metrics import Answer, AnswerKind, task_metrics
 from common.plan import Plan, Precision
@@ -128,7 +128,7 @@ def _release(plan: Plan, stage: int, adapter: Adapter) -> Release:
 
 
 def _prototype(width: int) -> bytes:
-    return prototype_to_bytes(Prototype(np.zeros(width, np.float32), NUMBER, 1000))
+    return prototype_to_bytes(ImagePrototype(np.zeros(width, np.float32), NUMBER, 1000))
 
 
 def _zeros(rows: int, columns: int) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:

@@ -11,7 +11,7 @@ tests/flow/cost/test_cost_measured.py.
 from dataclasses import dataclass
 from typing import Final
 
-from common.plan import Hold, Precision
+from common.plan import Composition, Precision
 from cost.geometry import Decoder, Geometry, Tower
 
 #: Bytes of a number of the frozen model.
@@ -67,13 +67,13 @@ class Worn:
 
     rank: int
     earlier: int
-    hold: Hold
+    hold: Composition
     a_learns: bool = True
 
     @property
     def stacked(self) -> int:
         """Ranks of the frozen adapters that are products of their own in each step."""
-        return self.rank * self.earlier if self.hold is Hold.STACK else 0
+        return self.rank * self.earlier if self.hold is Composition.STACK else 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from common.plan import Active, Contrast, Hold, MethodPlan, MSLoRACR, OneAdapter, Plan
+from common.plan import Active, Composition, Contrast, MethodPlan, MSLoRACR, OneAdapter, Plan
 
 #: The paper's beta, where the plan's own method has none.
 _ORTHOGONALITY = Contrast().orthogonality
@@ -57,7 +57,7 @@ def _summed(method: MethodPlan, active: Active, contrast: Contrast | None) -> Me
         rank=method.rank,
         alpha=method.alpha,
         active=active,
-        hold=method.hold if isinstance(method, MSLoRACR) else Hold.FOLD,
+        hold=method.hold if isinstance(method, MSLoRACR) else Composition.FOLD,
         contrast=contrast,
     )
 

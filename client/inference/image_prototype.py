@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from client.model.llava import BaseModel
 from common.errors import DataError
-from common.image_prototype import SHORTEST, Prototype, fault_of
+from common.image_prototype import SHORTEST, ImagePrototype, fault_of
 
 
 def picture_feature(model: BaseModel, image: Path) -> npt.NDArray[np.float64]:
@@ -44,19 +44,19 @@ def picture_features(model: BaseModel, images: Iterable[Path]) -> npt.NDArray[np
     return np.stack(list(found.values()))
 
 
-def prototype_of(features: npt.NDArray[np.float64]) -> Prototype | None:
+def prototype_of(features: npt.NDArray[np.float64]) -> ImagePrototype | None:
     """The prototype of pictures with these features (I, V); None where they cancel."""
     mean = features.mean(0)
     length = float(np.linalg.norm(mean))
     if length < SHORTEST:
         return None
     cosines = features @ (mean / length)
-    found = Prototype(mean.astype(np.float32), float(cosines.std()), len(features))
+    found = ImagePrototype(mean.astype(np.float32), float(cosines.std()), len(features))
     assert fault_of(found) is None, fault_of(found)
     return found
 
 
-def guarded(model: BaseModel, images: Sequence[Path], fewest: int) -> Prototype | None:
+def guarded(model: BaseModel, images: Sequence[Path], fewest: int) -> ImagePrototype | None:
     """The prototype of these pictures; None of fewer than `fewest` different ones.
 
     Raises:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from common.errors import BankError
-from common.image_prototype import Prototype
+from common.image_prototype import ImagePrototype
 
 #: A picture is like nothing known where its largest cosine is so many standard deviations
 #: under the mean of the known pictures' own cosines. Measured without training (docs/log.md):
@@ -59,7 +59,7 @@ class Routing:
 
 
 def route(
-    feature: npt.NDArray[np.float64], prototypes: Mapping[int, Prototype], temperature: float
+    feature: npt.NDArray[np.float64], prototypes: Mapping[int, ImagePrototype], temperature: float
 ) -> Routing:
     """Where the picture with this feature (V,) goes; of equal stages to the earliest.
 
@@ -85,7 +85,7 @@ def route(
     return Routing(tuple(choices), largest >= least_cosine(list(fitting.values())))
 
 
-def least_cosine(prototypes: Sequence[Prototype]) -> float:
+def least_cosine(prototypes: Sequence[ImagePrototype]) -> float:
     """The cosine from which on a picture is like the known ones.
 
     The cosines of all stages' pictures to their own prototypes, each stage counting alike,
@@ -97,6 +97,6 @@ def least_cosine(prototypes: Sequence[Prototype]) -> float:
     return float(means.mean()) - DEVIATIONS * spread
 
 
-def _cosine(feature: npt.NDArray[np.float64], prototype: Prototype) -> float:
+def _cosine(feature: npt.NDArray[np.float64], prototype: ImagePrototype) -> float:
     vector = prototype.vector.astype(np.float64)
     return float(feature @ vector) / (float(np.linalg.norm(feature)) * prototype.mean)

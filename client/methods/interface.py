@@ -15,7 +15,7 @@ import torch
 from client.data.task import Example
 from client.model.feature_store import FeatureStore
 from client.training.checkpoint import Checkpoint
-from client.training.loop import Course, Report, Trained
+from client.training.loop import OnProgress, RoundSchedule, Trained
 from client.training.optimizer import Descend, PlainDescent
 from common.adapter import Adapter, AdapterSource
 from common.plan import Plan, Stage
@@ -64,12 +64,12 @@ class Assignment:
         released = [self.bank[stage] for stage in self.active]
         return released if self.candidate is None else [*released, self.candidate]
 
-    def course(self, examples: int, pictures: tuple[int, ...] = ()) -> Course:
+    def schedule(self, examples: int, pictures: tuple[int, ...] = ()) -> RoundSchedule:
         """The round of training over so many examples of the stage's own task.
 
-        `pictures`: see `Course`; those of `others` follow the stage's own.
+        `pictures`: see `RoundSchedule`; those of `others` follow the stage's own.
         """
-        return Course(
+        return RoundSchedule(
             plan=self.plan,
             stage=self.stage,
             round=self.round,
@@ -100,7 +100,7 @@ class Method(Protocol):
         assignment: Assignment,
         adapter: Adapter,
         examples: Sequence[Example],
-        report: Report,
+        on_progress: OnProgress,
     ) -> tuple[Adapter, Trained]:
         """`adapter` after one round on `examples`, and what the round came to."""
         ...

@@ -12,16 +12,16 @@ from client.data.task import Example
 from client.methods.interface import Assignment
 from client.methods.lora_recipe import train_worn, wear
 from client.methods.sequential import answer, start
-from client.training.loop import Report, Trained
+from client.training.loop import OnProgress, Trained
 from common.adapter import Adapter
-from common.plan import Hold
+from common.plan import Composition
 
 __all__ = ["answer", "start", "train"]
 
 
 def train(
-    assignment: Assignment, adapter: Adapter, examples: Sequence[Example], report: Report
+    assignment: Assignment, adapter: Adapter, examples: Sequence[Example], on_progress: OnProgress
 ) -> tuple[Adapter, Trained]:
     """The adapter after one round of cross-entropy on the questions of all tasks."""
-    model = wear(assignment, Hold.FOLD, adapter)
-    return train_worn(model, assignment, examples, None, report)
+    model = wear(assignment, Composition.FOLD, adapter)
+    return train_worn(model, assignment, examples, None, on_progress)

@@ -21,12 +21,12 @@ from client.model.llava import BaseModel, load_base
 from client.model.lora import Factor
 from client.model.lora_init import fresh_adapter, orthonormal_adapter
 from client.training.batches import Batch, Batches
-from client.training.loop import LossOf, Report, Trained, train
+from client.training.loop import LossOf, OnProgress, Trained, train
 from client.training.optimizer import Penalty, backward
 from client.training.prefetch import announced, reading_ahead
 from common.adapter import Adapter, AdapterSource
 from common.identity import seed_for
-from common.plan import Hold, Rule
+from common.plan import Composition, Rule
 
 
 def base_of(assignment: Assignment) -> BaseModel:
@@ -61,7 +61,7 @@ def first_adapter(assignment: Assignment, rank: int, alpha: float) -> Adapter:
     return fresh_adapter(shapes, rank, alpha / rank, seed)
 
 
-def wear(assignment: Assignment, hold: Hold, adapter: Adapter) -> BaseModel:
+def wear(assignment: Assignment, hold: Composition, adapter: Adapter) -> BaseModel:
     """The model with the active adapters frozen in it and `adapter` learning on top."""
     model = base_of(assignment)
     model.adapted.freeze(assignment.beneath, hold)
@@ -75,7 +75,7 @@ def train_worn(
     assignment: Assignment,
     examples: Sequence[Example],
     penalty: Penalty | None,
-    report: Report,
+    on_progress: OnProgress,
 ) -> tuple[Adapter, Trained]:
     """What `wear` put on top, after one round; the model is bare on top again."""
     training = assignment.plan.training
@@ -89,10 +89,10 @@ def train_worn(
         ):
             batches = Batches(model, everything, training.packing, ahead)
             loss_of = token_loss(descent.network, batches, training.micro_batch, descent.share)
-            course = assignment.course(len(examples), batches.pictures)
+            schedule = assignment.schedule(len(examples), batches.pictures)
             expect = partial(expect_own, batches, training.micro_batch, descent.share)
-            loss_of = announced(loss_of, course.batches(), expect)
-            trained = train(course, descent, loss_of, penalty, report)
+            loss_of = announced(loss_of, schedule.batches(), expect)
+            trained = train(schedule, descent, loss_of, penalty, on_progress)
         with descent.whole():
             return model.adapted.current(), trained
     finally:
@@ -101,7 +101,7 @@ def train_worn(
 
 def mean_loss(
     assignment: Assignment,
-    hold: Hold,
+    hold: Composition,
     adapters: Sequence[AdapterSource],
     examples: Sequence[Example],
 ) -> float:
@@ -120,7 +120,7 @@ def mean_loss(
 
 
 def steepest_adapter(
-    assignment: Assignment, hold: Hold, fresh: Adapter, examples: Sequence[Example]
+    assignment: Assignment, hold: Composition, fresh: Adapter, examples: Sequence[Example]
 ) -> Adapter:
     """`fresh` with other A's: the leading right singular vectors of the weights' gradients.
 
@@ -143,7 +143,9 @@ def steepest_adapter(
     return gradients.spanned(fresh, seed)
 
 
-def answer_worn(assignment: Assignment, hold: Hold, questions: Sequence[Example]) -> list[str]:
+def answer_worn(
+    assignment: Assignment, hold: Composition, questions: Sequence[Example]
+) -> list[str]:
     """The answers of base model and active adapters."""
     model = base_of(assignment)
     model.adapted.silence()

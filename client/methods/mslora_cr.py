@@ -20,7 +20,7 @@ from client.methods.lora_recipe import (
     wear,
 )
 from client.model.llava import BaseModel
-from client.training.loop import Report, Trained
+from client.training.loop import OnProgress, Trained
 from client.training.optimizer import Penalty
 from client.training.regularizer import Regularizer, Weights, prototypes_of
 from common.adapter import Adapter, AdapterSource
@@ -67,11 +67,11 @@ def _nearest(assignment: Assignment, examples: Sequence[Example]) -> Adapter | N
 
 
 def train(
-    assignment: Assignment, adapter: Adapter, examples: Sequence[Example], report: Report
+    assignment: Assignment, adapter: Adapter, examples: Sequence[Example], on_progress: OnProgress
 ) -> tuple[Adapter, Trained]:
     """The adapter after one round of cross-entropy and regularizer."""
     model = wear(assignment, _settings(assignment).hold, adapter)
-    return train_worn(model, assignment, examples, _penalty(assignment, model), report)
+    return train_worn(model, assignment, examples, _penalty(assignment, model), on_progress)
 
 
 def answer(assignment: Assignment, questions: Sequence[Example]) -> list[str]:

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from client.data.task import Example
 from client.methods.interface import Assignment
 from client.methods.lora_recipe import answer_worn, first_adapter, train_worn, wear
-from client.training.loop import Report, Trained
+from client.training.loop import OnProgress, Trained
 from common.adapter import Adapter
-from common.plan import Hold
+from common.plan import Composition
 
 
 def start(assignment: Assignment, examples: Sequence[Example]) -> Adapter:
@@ -19,13 +19,13 @@ def start(assignment: Assignment, examples: Sequence[Example]) -> Adapter:
 
 
 def train(
-    assignment: Assignment, adapter: Adapter, examples: Sequence[Example], report: Report
+    assignment: Assignment, adapter: Adapter, examples: Sequence[Example], on_progress: OnProgress
 ) -> tuple[Adapter, Trained]:
     """The adapter after one round of cross-entropy, on the bare base model."""
-    model = wear(assignment, Hold.FOLD, adapter)
-    return train_worn(model, assignment, examples, None, report)
+    model = wear(assignment, Composition.FOLD, adapter)
+    return train_worn(model, assignment, examples, None, on_progress)
 
 
 def answer(assignment: Assignment, questions: Sequence[Example]) -> list[str]:
     """The answers of base model plus the latest adapter."""
-    return answer_worn(assignment, Hold.FOLD, questions)
+    return answer_worn(assignment, Composition.FOLD, questions)

@@ -26,7 +26,7 @@ from torch.nn import functional
 from client.model.offload import aside
 from common.adapter import Adapter, AdapterSource, Array, Pair, name_of_a, name_of_b
 from common.errors import BankError, ModelError
-from common.plan import Hold
+from common.plan import Composition
 
 #: The linear layers of the language model (7 a layer); tower, projector and head stay out.
 TARGETS = r".*language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
@@ -47,7 +47,7 @@ class _Held:
     summed anew, equal as it may be.
     """
 
-    def __init__(self, adapters: Sequence[AdapterSource], hold: Hold) -> None:
+    def __init__(self, adapters: Sequence[AdapterSource], hold: Composition) -> None:
         self._hold = hold
         self._adapters = [ref(adapter) for adapter in adapters]
 
@@ -104,7 +104,7 @@ class AdaptedLinear(nn.Module):
             y_NO = _plus(y_NO, h_NR, self.b, self.scale)
         return y_NO.view(*x.shape[:-1], y_NO.shape[-1])
 
-    def hold(self, name: str, adapters: Sequence[AdapterSource], hold: Hold) -> None:
+    def hold(self, name: str, adapters: Sequence[AdapterSource], hold: Composition) -> None:
         """The frozen sum is now exactly that of the adapters' pairs for the layer `name`.
 
         Where it is that already, of the very same adapters, nothing is read or computed.
@@ -122,14 +122,14 @@ class AdaptedLinear(nn.Module):
         # Only now: without the memory for a sum nothing is held.
         self._holds = wanted
 
-    def _sum(self, pairs: Sequence[Pair], scales: Sequence[float], hold: Hold) -> None:
+    def _sum(self, pairs: Sequence[Pair], scales: Sequence[float], hold: Composition) -> None:
         exact = self.trained_dtype
         a_KI = torch.cat([self._tensor(pair.a, exact) for pair in pairs])
         b_OK = torch.cat(
             [self._tensor(p.b, exact) * scale for p, scale in zip(pairs, scales, strict=True)], 1
         )
         weight_OI = self.base.weight.detach()
-        if hold is Hold.FOLD:
+        if hold is Composition.FOLD:
             # All at once and rounded once: adding adapter by adapter in bf16 doubles the
             # error, and taking one off again would not restore the weight.
             self.folded = torch.addmm(weight_OI.to(exact), b_OK, a_KI).to(weight_OI.dtype)
@@ -191,7 +191,7 @@ class Adapted:
     def __init__(self, layers: Mapping[str, AdaptedLinear]) -> None:
         self.layers = dict(layers)
 
-    def freeze(self, adapters: Sequence[AdapterSource], hold: Hold) -> None:
+    def freeze(self, adapters: Sequence[AdapterSource], hold: Composition) -> None:
         """Under the pair on top lies the sum of `adapters` alone; none restores the base.
 
         They are read layer by layer: no more than one layer of all of them is in memory.

@@ -16,7 +16,7 @@ from common.bank.bank import Bank
 from common.bank.release import Release
 from common.errors import BankError, DataError, ModelError
 from common.metrics import AnswerKind
-from common.plan import Hold, Precision, Router, VisionWeights
+from common.plan import Composition, Precision, Router, VisionWeights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +73,7 @@ def ask(bank: Bank, base_model: Path, inquiry: Inquiry) -> Reply:
 def _answered(model: BaseModel, bank: Bank, release: Release, inquiry: Inquiry) -> str:
     """The answer of the base model with the sum for this release."""
     model.adapted.silence()
-    model.adapted.freeze([bank.adapter(stage) for stage in release.sums], Hold.FOLD)
+    model.adapted.freeze([bank.adapter(stage) for stage in release.sums], Composition.FOLD)
     # The true answer is what nobody knows; it is not looked at.
     asked = Example("1", inquiry.image, inquiry.question, "", AnswerKind.OPEN)
     (text,) = answer(model, [asked], inquiry.max_new_tokens, 1)

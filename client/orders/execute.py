@@ -35,7 +35,7 @@ from client.training.loop import Progress
 from common.adapter import StoredAdapter, to_bytes
 from common.errors import SiteFailed
 from common.exchange import Answer, Order, Reason, Scores, Update, Work
-from common.image_prototype import Prototype
+from common.image_prototype import ImagePrototype
 from common.image_prototype import from_bytes as prototype_from
 from common.image_prototype import to_bytes as prototype_bytes
 from common.metrics import Answer as Answered
@@ -275,7 +275,7 @@ def _stored(site: Site, digest: str, what: str) -> StoredAdapter:
     return _AT_HAND.get(site.store, digest, what)
 
 
-def _prototypes(order: Order, site: Site) -> dict[int, Prototype]:
+def _prototypes(order: Order, site: Site) -> dict[int, ImagePrototype]:
     """What the order has its pictures choose among, from the site's store."""
     return {
         ref.stage: prototype_from(

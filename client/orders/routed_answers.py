@@ -11,7 +11,7 @@ from client.inference.router import route
 from client.methods.interface import Assignment
 from client.methods.lora_recipe import base_of
 from common.exchange import ROUTER_MODALITY, ROUTER_STAGE
-from common.image_prototype import Prototype
+from common.image_prototype import ImagePrototype
 from common.plan import Plan, Router
 
 #: A method's way of answering.
@@ -20,7 +20,7 @@ Answering: TypeAlias = Callable[[Assignment, Sequence[Example]], list[str]]
 
 def answer_routed(
     assignment: Assignment,
-    prototypes: Mapping[int, Prototype],
+    prototypes: Mapping[int, ImagePrototype],
     questions: Sequence[Example],
     answering: Answering,
 ) -> tuple[list[str], dict[str, float]]:
@@ -55,7 +55,7 @@ def shares_of(plan: Plan, task: int, chosen: Sequence[int]) -> dict[str, float]:
 
 
 def _choices(
-    assignment: Assignment, prototypes: Mapping[int, Prototype], images: Sequence[Path]
+    assignment: Assignment, prototypes: Mapping[int, ImagePrototype], images: Sequence[Path]
 ) -> dict[Path, int]:
     """The stage that each picture goes to."""
     model, router = base_of(assignment), assignment.plan.routing or Router()

@@ -43,13 +43,13 @@ class Progress:
     loss: float
 
 
-Report: TypeAlias = Callable[[Progress], None]
+OnProgress: TypeAlias = Callable[[Progress], None]
 #: Places of examples, in the order in which they are taken.
-Order: TypeAlias = np.ndarray[tuple[int], np.dtype[np.int64]]
+Permutation: TypeAlias = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Course:
+class RoundSchedule:
     """One round of a stage at a site: which part of the plan's training it is.
 
     Attributes:
@@ -88,7 +88,7 @@ class Course:
         )
         return [part.tolist() for part in np.array_split(chosen, steps)]
 
-    def _of_all(self) -> Order:
+    def _of_all(self) -> Permutation:
         """This round's part of one long random order of all stages' questions.
 
         In it each task's questions come as often as in a stage of their own, so that
@@ -121,7 +121,9 @@ class Course:
         found = dict(zip(places, pairwise(starts), strict=True))
         return [found[stage] for stage in range(len(self.of_stages))]
 
-    def _passes(self, generator: np.random.Generator, held: tuple[int, int], drawn: int) -> Order:
+    def _passes(
+        self, generator: np.random.Generator, held: tuple[int, int], drawn: int
+    ) -> Permutation:
         """`drawn` of the examples at the places `held`, none again before each has come."""
         first, end = held
         epochs = range(math.ceil(drawn / (end - first)))
@@ -183,11 +185,11 @@ class _Past:
 
 
 def train(
-    course: Course,
+    schedule: RoundSchedule,
     descent: Descent,
     loss_of: LossOf,
     penalty: Penalty | None,
-    report: Report,
+    on_progress: OnProgress,
 ) -> Trained:
     """The parameters have made the round's steps, those of an earlier process among them.
 
@@ -195,37 +197,37 @@ def train(
         SiteFailed: the loss is not finite, or the disk is full.
         NotWanted: the job is no longer wanted, as it turned out at a checkpoint.
     """
-    batches = course.batches()
-    past = _resumed(course, descent)
+    batches = schedule.batches()
+    past = _resumed(schedule, descent)
     for step in range(len(past.losses), len(batches)):
-        rate = course.rate(step, len(batches))
+        rate = schedule.rate(step, len(batches))
         past.add(*descent.step(loss_of(batches[step]), penalty, rate))
         if (step + 1) % REPORT_EVERY == 0 or step + 1 == len(batches):
             loss = _mean(past.losses[step // REPORT_EVERY * REPORT_EVERY :])
-            _check_finite(course, step, loss)
-            report(_progress(course, step + 1, len(batches), loss))
-        _keep(course, descent, past)
+            _check_finite(schedule, step, loss)
+            on_progress(_progress(schedule, step + 1, len(batches), loss))
+        _keep(schedule, descent, past)
     return Trained(len(batches), _mean(past.losses), _mean(past.values))
 
 
-def _key(course: Course, descent: Descent) -> Key:
+def _key(schedule: RoundSchedule, descent: Descent) -> Key:
     """What a checkpoint of this round belongs to."""
     return {
-        "plan": course.plan.digest,
-        "stage": course.stage,
-        "round": course.round,
-        "site": course.site,
-        "examples": course.examples,
-        "of_stages": ",".join(map(str, course.of_stages)),
+        "plan": schedule.plan.digest,
+        "stage": schedule.stage,
+        "round": schedule.round,
+        "site": schedule.site,
+        "examples": schedule.examples,
+        "of_stages": ",".join(map(str, schedule.of_stages)),
         "code": code_digest(),
         "layout": descent.layout,
     }
 
 
-def _resumed(course: Course, descent: Descent) -> _Past:
+def _resumed(schedule: RoundSchedule, descent: Descent) -> _Past:
     """What is past already: nothing, or as much as the round's checkpoint holds."""
-    key = _key(course, descent)
-    state = None if course.checkpoint is None else course.checkpoint.load(key)
+    key = _key(schedule, descent)
+    state = None if schedule.checkpoint is None else schedule.checkpoint.load(key)
     if state is None:
         return _Past()
     past = _Past([*state.pop(_LOSSES)], [*state.pop(_VALUES)])
@@ -233,19 +235,19 @@ def _resumed(course: Course, descent: Descent) -> _Past:
     return past
 
 
-def _keep(course: Course, descent: Descent, past: _Past) -> None:
+def _keep(schedule: RoundSchedule, descent: Descent, past: _Past) -> None:
     """Where a checkpoint is due, the leading process writes what all of them stand at."""
-    checkpoint = course.checkpoint
+    checkpoint = schedule.checkpoint
     if checkpoint is None or not descent.agreed(checkpoint.due()):
         return
     state = {**descent.state(), _LOSSES: _stacked(past.losses), _VALUES: _stacked(past.values)}
     if descent.share[0] == 0:
-        checkpoint.save(_key(course, descent), state)
+        checkpoint.save(_key(schedule, descent), state)
     checkpoint.check_wanted()
 
 
-def _progress(course: Course, step: int, steps: int, loss: float) -> Progress:
-    return Progress(course.stage, course.round, course.site, step, steps, loss)
+def _progress(schedule: RoundSchedule, step: int, steps: int, loss: float) -> Progress:
+    return Progress(schedule.stage, schedule.round, schedule.site, step, steps, loss)
 
 
 def _mean(values: Sequence[Tensor]) -> float:
@@ -257,11 +259,11 @@ def _stacked(values: Sequence[Tensor]) -> Tensor:
     return torch.stack([value.cpu() for value in values]) if values else torch.empty(0)
 
 
-def _check_finite(course: Course, step: int, loss: float) -> None:
+def _check_finite(schedule: RoundSchedule, step: int, loss: float) -> None:
     if not math.isfinite(loss):
-        stage = course.plan.stages[course.stage]
+        stage = schedule.plan.stages[schedule.stage]
         raise SiteFailed(
-            f"site {course.site}: stage {stage.name!r}, round {course.round}: the loss is {loss} "
-            f"by step {step + 1}, expected a number; a lower learning_rate than "
+            f"site {schedule.site}: stage {stage.name!r}, round {schedule.round}: the loss is "
+            f"{loss} by step {step + 1}, expected a number; a lower learning_rate than "
             f"{stage.learning_rate:g} may help"
         )

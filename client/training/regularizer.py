@@ -67,7 +67,7 @@ class Layers(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Prototype:
+class AdapterPrototype:
     """What was learned before, and whether its modality is that of the stage at hand."""
 
     adapter: Layers
@@ -85,19 +85,19 @@ class Weights:
 
 def prototypes_of(
     earlier: Sequence[tuple[Modality, AdapterSource]], modality: Modality, kind: Prototypes
-) -> list[Prototype]:
+) -> list[AdapterPrototype]:
     """Every earlier adapter, or for each modality the mean of its adapters' factors.
 
     A mean of factors is no mean of updates; it is a place in the space that the distances
     are measured in. Modalities come in the order of their arrival.
     """
     if kind is Prototypes.TASK:
-        return [Prototype(adapter, of is modality) for of, adapter in earlier]
+        return [AdapterPrototype(adapter, of is modality) for of, adapter in earlier]
     groups: dict[Modality, list[AdapterSource]] = {}
     for of, adapter in earlier:
         groups.setdefault(of, []).append(adapter)
     return [
-        Prototype(group[0] if len(group) == 1 else _Mean(tuple(group)), of is modality)
+        AdapterPrototype(group[0] if len(group) == 1 else _Mean(tuple(group)), of is modality)
         for of, group in groups.items()
     ]
 
@@ -107,7 +107,7 @@ class Regularizer:
 
     def __init__(
         self,
-        prototypes: Sequence[Prototype],
+        prototypes: Sequence[AdapterPrototype],
         pairs: Pairs,
         similarity: Similarity,
         weights: Weights,
@@ -193,7 +193,7 @@ class _Stack:
 
 
 def _contrast(
-    prototypes: Sequence[Prototype],
+    prototypes: Sequence[AdapterPrototype],
     pairs: Pairs,
     stack: tuple[int, tuple[str, ...]],
     similarity: Similarity,
@@ -227,7 +227,7 @@ def _contrast(
 
 
 def _stacked(
-    prototypes: Sequence[Prototype],
+    prototypes: Sequence[AdapterPrototype],
     layers: Sequence[str],
     like: torch.Tensor,
     part: Callable[[Pair], Array],
@@ -284,7 +284,7 @@ def _by_shape(pairs: Pairs) -> list[tuple[int, tuple[str, ...]]]:
     return [(side, tuple(layers)) for (side, _), layers in stacks.items()]
 
 
-def _check(prototypes: Sequence[Prototype], pairs: Pairs) -> None:
+def _check(prototypes: Sequence[AdapterPrototype], pairs: Pairs) -> None:
     for number, prototype in enumerate(prototypes, 1):
         layout = prototype.adapter.layout()
         for name, (a, b) in pairs.items():

@@ -44,7 +44,7 @@ from common.durable import (
 )
 from common.errors import BankError
 from common.identity import sha256
-from common.image_prototype import Prototype
+from common.image_prototype import ImagePrototype
 from common.image_prototype import from_bytes as prototype_from
 from common.plan import BaseModelPin
 from common.signing import SigningKey
@@ -166,7 +166,7 @@ class Bank:
             return None
         return _read(self.folder / release.folder / PROTOTYPE_FILE, release.prototype)
 
-    def prototypes(self) -> dict[int, Prototype]:
+    def prototypes(self) -> dict[int, ImagePrototype]:
         """The prototypes of the releases that have one, by position.
 
         Raises:

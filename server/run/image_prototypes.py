@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from common.image_prototype import Prototype, from_bytes, merged, to_bytes
+from common.image_prototype import ImagePrototype, from_bytes, merged, to_bytes
 from common.plan import Plan
 from server.run.journal import Closed
 from server.run.stage import Desk
@@ -34,7 +34,7 @@ def agreed_prototype(plan: Plan, stage: int, closed: Closed, desk: Desk) -> byte
     return None if prototype is None else to_bytes(prototype)
 
 
-def _of_one_width(found: Mapping[str, Prototype]) -> dict[str, Prototype]:
+def _of_one_width(found: Mapping[str, ImagePrototype]) -> dict[str, ImagePrototype]:
     """Those of the commonest width; of several that are equally common, the first site's."""
     widths = [one.vector.size for one in found.values()]
     common = max(widths, key=widths.count, default=0)

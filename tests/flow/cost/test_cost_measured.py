@@ -26,7 +26,7 @@ from client.model.lora import Factor
 from client.model.lora_init import fresh_adapter
 from client.training.batches import Batches
 from common.metrics import AnswerKind
-from common.plan import Hold, Plan, Precision
+from common.plan import Composition, Plan, Precision
 from common.plan_file import load_plan
 from cost.geometry import read_geometry
 from cost.plan import FRONT, Assumed, cost_of, drawn_and_steps, micro_batch, worn_in
@@ -177,10 +177,10 @@ def step_of(
 
 
 WORN = {
-    "first": Worn(rank=RANK, earlier=0, hold=Hold.FOLD),
-    "folded": Worn(rank=RANK, earlier=3, hold=Hold.FOLD),
-    "stacked": Worn(rank=RANK, earlier=3, hold=Hold.STACK),
-    "b alone": Worn(rank=RANK, earlier=0, hold=Hold.FOLD, a_learns=False),
+    "first": Worn(rank=RANK, earlier=0, hold=Composition.FOLD),
+    "folded": Worn(rank=RANK, earlier=3, hold=Composition.FOLD),
+    "stacked": Worn(rank=RANK, earlier=3, hold=Composition.STACK),
+    "b alone": Worn(rank=RANK, earlier=0, hold=Composition.FOLD, a_learns=False),
 }
 every_way = pytest.mark.parametrize("worn", WORN.values(), ids=WORN.keys())
 either_way = pytest.mark.parametrize("checkpointed", [False, True], ids=["plain", "checkpointed"])
@@ -400,4 +400,4 @@ def test_a_plans_micro_batch_is_what_its_training_takes_at_once():
     small = plan.model_copy(update={"training": plan.training.model_copy(
         update={"micro_batch": 4})})  # fmt: skip
     assert rows(small).rows == 4
-    assert worn_in(plan, 3) == Worn(rank=8, earlier=3, hold=Hold.FOLD)
+    assert worn_in(plan, 3) == Worn(rank=8, earlier=3, hold=Composition.FOLD)

@@ -33,10 +33,10 @@ def test_folded_tasks_take_no_memory(monkeypatch: pytest.MonkeyPatch):
         return [memory_of(step_after, tasks) for tasks in (0, 1, 9)]
 
     with step.one_thread():
-        none, one, many = peaks(lambda tasks: step.our_step(LONG, tasks, step.Hold.FOLD))
+        none, one, many = peaks(lambda tasks: step.our_step(LONG, tasks, step.Composition.FOLD))
         alone = peaks(lambda tasks: step.one_copy_step(LONG, tasks))
         theirs = peaks(lambda tasks: step.paper_step(LONG, tasks))
-        stack = peaks(lambda tasks: step.our_step(LONG, tasks, step.Hold.STACK))
+        stack = peaks(lambda tasks: step.our_step(LONG, tasks, step.Composition.STACK))
     assert many == one == none
     assert alone == [none, none, none]
     assert none < stack[1] < stack[2] < theirs[2]
@@ -55,15 +55,15 @@ def test_all_four_ways_of_a_step_compute_the_same():
     with step.one_thread():
         theirs = step.paper_step(TINY, 3)()
         for ours in (
-            step.our_step(TINY, 3, step.Hold.FOLD),
-            step.our_step(TINY, 3, step.Hold.STACK),
+            step.our_step(TINY, 3, step.Composition.FOLD),
+            step.our_step(TINY, 3, step.Composition.STACK),
             step.peft_step(TINY, 3),
         ):
             assert step.difference(ours(), theirs) < 1e-4
 
 
 def test_a_step_repeats_itself():
-    ours = step.our_step(TINY, 2, step.Hold.STACK, [True, False])
+    ours = step.our_step(TINY, 2, step.Composition.STACK, [True, False])
     first, second = ours(), ours()
     assert step.difference(first, second) == 0.0
 

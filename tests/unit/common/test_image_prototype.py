@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from client.inference.image_prototype import prototype_of
 from common.errors import BankError
 from common.image_prototype import (
-    Prototype,
+    ImagePrototype,
     asked_of,
     fault_of,
     from_bytes,
@@ -31,7 +31,7 @@ def features(seed: int, count: int, width: int = 6, spread: float = 0.5) -> np.n
     return found / np.linalg.norm(found, axis=1, keepdims=True)
 
 
-def of(rows: np.ndarray) -> Prototype:
+def of(rows: np.ndarray) -> ImagePrototype:
     found = prototype_of(rows)
     assert found is not None
     return found
@@ -128,7 +128,7 @@ SPOILT = {
 
 
 @pytest.mark.parametrize(("spoilt", "said"), SPOILT.values(), ids=SPOILT.keys())
-def test_what_no_pictures_have_is_refused(spoilt: Prototype, said: str):
+def test_what_no_pictures_have_is_refused(spoilt: ImagePrototype, said: str):
     with pytest.raises(BankError, match=f"^x: .*{said}"):
         from_bytes(to_bytes(spoilt), "x")
 

@@ -10,7 +10,7 @@ import pytest
 
 from common.adapter import to_bytes
 from common.errors import ModelError
-from common.plan import Hold, Plan, Precision
+from common.plan import Composition, Plan, Precision
 from common.plan_file import parse_plan
 from common.tensors import read_header
 from cost.geometry import LLAVA_MED, Decoder, Geometry, Tower, read_geometry
@@ -121,7 +121,9 @@ def test_the_coordinators_parcels_are_as_large_as_ours():
 def test_a_step_of_a_toy_is_what_paper_says():
     # 2 rows of 5 tokens, 3 labels each. Linears: q 16, k 8, v 8, o 16, gate, up, down 24 each.
     rows = Rows(questions=2, prefix=4, tail=1, labels=3)
-    found = operations(TOY, rows, Worn(rank=1, earlier=0, hold=Hold.FOLD), checkpointed=False)
+    found = operations(
+        TOY, rows, Worn(rank=1, earlier=0, hold=Composition.FOLD), checkpointed=False
+    )
     linear, low = 120, 8 + 6 + 6 + 8 + 10 + 10 + 10
     attention = 2 * 5 * 5 * 4
     head = 2 * 3 * 4 * 10
@@ -139,19 +141,23 @@ def test_a_step_of_a_toy_is_what_paper_says():
 def test_folded_adapters_cost_no_operation_and_stacked_ones_do():
     rows = Rows(questions=1, prefix=20, tail=10, labels=3)
 
-    def question(earlier: int, hold: Hold) -> float:
+    def question(earlier: int, hold: Composition) -> float:
         worn = Worn(rank=8, earlier=earlier, hold=hold)
         return operations(EMBEDDED, rows, worn, checkpointed=False).question
 
-    assert question(200, Hold.FOLD) == question(0, Hold.FOLD) == question(0, Hold.STACK)
-    steps = np.diff([question(earlier, Hold.STACK) for earlier in range(5)])
+    assert (
+        question(200, Composition.FOLD)
+        == question(0, Composition.FOLD)
+        == question(0, Composition.STACK)
+    )
+    steps = np.diff([question(earlier, Composition.STACK) for earlier in range(5)])
     assert steps[0] > 0
     np.testing.assert_allclose(steps, steps[0])
 
 
 def test_gradient_checkpointing_pays_memory_with_operations():
     rows = Rows(questions=8, prefix=581, tail=23, labels=7)
-    worn = Worn(rank=64, earlier=7, hold=Hold.FOLD)
+    worn = Worn(rank=64, earlier=7, hold=Composition.FOLD)
     plain, again = (
         operations(LLAVA_MED, rows, worn, checkpointed=checkpointed).question
         for checkpointed in (False, True)
@@ -165,7 +171,7 @@ def test_gradient_checkpointing_pays_memory_with_operations():
 
 
 def test_seven_questions_behind_one_picture_cost_a_fraction():
-    worn = Worn(rank=64, earlier=7, hold=Hold.FOLD)
+    worn = Worn(rank=64, earlier=7, hold=Composition.FOLD)
     alone, packed = (
         operations(
             LLAVA_MED,
@@ -195,11 +201,11 @@ def test_a_plan_that_packs_is_reckoned_as_packed():
 def test_what_a_fold_holds_does_not_grow_and_a_stack_does():
     rows, setting = Rows(questions=8, prefix=20, tail=10, labels=3), Setting(Precision.FP32, False)
 
-    def held(earlier: int, hold: Hold) -> float:
+    def held(earlier: int, hold: Composition) -> float:
         return memory(EMBEDDED, rows, Worn(rank=8, earlier=earlier, hold=hold), setting, 0).held
 
-    assert [held(k, Hold.FOLD) for k in (0, 1, 200)] == [0, 0, 0]
-    assert [held(k, Hold.STACK) for k in (0, 1, 200)] == [
+    assert [held(k, Composition.FOLD) for k in (0, 1, 200)] == [0, 0, 0]
+    assert [held(k, Composition.STACK) for k in (0, 1, 200)] == [
         k * 4 * EMBEDDED.decoder.adapter_parameters(8) for k in (0, 1, 200)
     ]
 

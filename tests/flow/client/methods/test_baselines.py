@@ -23,7 +23,7 @@ from client.training.checkpoint import Checkpoint
 from common.adapter import Adapter, Pair, from_bytes, to_bytes
 from common.errors import PlanError
 from common.exchange import Reason, ReleaseRef, Scores, Update, Work
-from common.plan import Hold, Plan, Precision
+from common.plan import Composition, Plan, Precision
 from common.process.progress import News
 from simulation.baselines import BASELINES, known_methods, with_method
 from tests.flow.small_site import (
@@ -205,7 +205,7 @@ def test_a_stage_starts_from_the_adapter_with_the_least_loss(site: Site):
         assignment = with_bank(site, "nearest", bank, stages=stages)
         examples = data_of(order_of(site, assignment.plan, stage=1), site).train
         losses = {
-            stage: mean_loss(assignment, Hold.FOLD, [adapter], examples)
+            stage: mean_loss(assignment, Composition.FOLD, [adapter], examples)
             for stage, adapter in bank.items()
         }
         found = mslora_cr.start(assignment, examples)
@@ -244,7 +244,7 @@ def test_the_gradients_start_spans_the_steepest_directions_of_every_weight(
     examples = data_of(order_of(site, assignment.plan, stage=1), site).train
     model = base_of(assignment)
     model.adapted.silence()
-    model.adapted.freeze([], Hold.FOLD)
+    model.adapted.freeze([], Composition.FOLD)
     weights = {name: layer.base.weight for name, layer in model.adapted.layers.items()}
     try:
         for weight in weights.values():

@@ -30,7 +30,7 @@ from common.adapter import arrays, from_bytes
 from common.errors import ModelError
 from common.exchange import Update
 from common.metrics import AnswerKind
-from common.plan import Hold, Plan, Precision
+from common.plan import Composition, Plan, Precision
 from common.process.progress import News
 from tests.flow.small_site import order_of, plan_of, second_stage, site_in, write_site
 from tests.flow.some_adapters import some_adapter
@@ -105,7 +105,7 @@ def bare(folder: Path) -> BaseModel:
     return model
 
 
-def opened(model: BaseModel, hold: Hold = Hold.FOLD) -> BaseModel:
+def opened(model: BaseModel, hold: Composition = Composition.FOLD) -> BaseModel:
     """The model on two earlier adapters, with one that learns and has a B."""
     adapters = [some_adapter(model, seed) for seed in range(3)]
     model.adapted.freeze(adapters[:2], hold)
@@ -157,7 +157,7 @@ def test_a_batch_has_one_row_a_picture_and_one_padding_for_all(
 
 
 @pytest.mark.parametrize("backend", [SDPBackend.MATH, SDPBackend.FLASH_ATTENTION])
-@pytest.mark.parametrize("hold", list(Hold))
+@pytest.mark.parametrize("hold", list(Composition))
 @pytest.mark.parametrize("checkpointed", [False, True])
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-4)], ids=["fp64", "fp32"]
@@ -166,7 +166,7 @@ def test_loss_and_every_gradient_are_those_of_one_question_a_row(
     models: dict[torch.dtype, BaseModel],
     examples: list[Example],
     backend: SDPBackend,
-    hold: Hold,
+    hold: Composition,
     checkpointed: bool,
     dtype: torch.dtype,
     tolerance: float,

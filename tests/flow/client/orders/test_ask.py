@@ -25,7 +25,7 @@ from common.bank.bank import Bank
 from common.errors import Refusal
 from common.image_prototype import to_bytes as prototype_bytes
 from common.metrics import AnswerKind
-from common.plan import BaseModelPin, Hold, Modality, Precision
+from common.plan import BaseModelPin, Composition, Modality, Precision
 from common.plan_file import load_plan
 from common.signing import SigningKey
 from simulation.hospitals import BASE_MODELS, prepare
@@ -118,7 +118,7 @@ def test_a_picture_is_answered_by_the_sum_of_the_stage_that_it_is_like(
     # Its own answer: everything that the stage sums, and nothing else.
     sums = bank.named(task.lower()).sums
     assert found["sums"] == [bank.releases[stage].name for stage in sums]
-    model.adapted.freeze([bank.adapter(stage) for stage in sums], Hold.FOLD)
+    model.adapted.freeze([bank.adapter(stage) for stage in sums], Composition.FOLD)
     asked = Example("1", question.image, question.question, "", AnswerKind.OPEN)
     assert found["answer"] == answer(model, [asked], 9, 1)[0]
 

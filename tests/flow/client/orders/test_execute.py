@@ -26,7 +26,7 @@ from client.site import blob_store
 from client.site.config import Device, Site
 from client.site.failures import OrderRefused
 from client.training.checkpoint import Checkpoint, NotWanted
-from client.training.loop import Report, Trained, train
+from client.training.loop import OnProgress, Trained, train
 from client.training.optimizer import PlainDescent
 from common.adapter import Adapter, from_bytes, to_bytes
 from common.errors import BankError, DataError, SiteFailed
@@ -392,7 +392,11 @@ class PromptMethod:
         return Adapter({}, 1.0, {"prompt": np.zeros(3, np.float32)})
 
     def train(
-        self, assignment: Assignment, adapter: Adapter, examples: Sequence[Example], report: Report
+        self,
+        assignment: Assignment,
+        adapter: Adapter,
+        examples: Sequence[Example],
+        on_progress: OnProgress,
     ) -> tuple[Adapter, Trained]:
         vector = nn.Parameter(torch.tensor(adapter.extras["prompt"]))
 
@@ -400,7 +404,7 @@ class PromptMethod:
             yield (vector - len(assignment.beneath) - 1).square().mean()
 
         descent = PlainDescent(nn.Identity(), [vector], assignment.plan.training)
-        trained = train(assignment.course(len(examples)), descent, loss_of, None, report)
+        trained = train(assignment.schedule(len(examples)), descent, loss_of, None, on_progress)
         return Adapter({}, 1.0, {"prompt": vector.detach().numpy()}), trained
 
     def answer(self, assignment: Assignment, questions: Sequence[Example]) -> list[str]:

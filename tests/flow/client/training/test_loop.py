@@ -20,7 +20,7 @@ from client.model.lora import Factor
 from client.model.lora_init import fresh_adapter
 from client.model.prompt import IGNORED, encode_example
 from client.training.batches import Batches
-from client.training.loop import Course, Progress, train
+from client.training.loop import Progress, RoundSchedule, train
 from client.training.optimizer import PlainDescent, backward, summed
 from common.errors import SiteFailed
 from common.plan import Plan, Precision
@@ -62,12 +62,16 @@ def plan_of(**changes: Any) -> Plan:
     )
 
 
-def course_of(round: int = 1, examples: int = 10, site: str = "a", **changes: Any) -> Course:
-    return Course(plan=plan_of(**changes), stage=0, round=round, site=site, examples=examples)
+def schedule_of(
+    round: int = 1, examples: int = 10, site: str = "a", **changes: Any
+) -> RoundSchedule:
+    return RoundSchedule(
+        plan=plan_of(**changes), stage=0, round=round, site=site, examples=examples
+    )
 
 
 def test_an_epoch_takes_every_example_once_in_batches_of_nearly_equal_size():
-    batches = course_of(examples=10, batch_size=4).batches()
+    batches = schedule_of(examples=10, batch_size=4).batches()
     assert sorted(i for batch in batches for i in batch) == list(range(10))
     assert sorted(map(len, batches)) == [3, 3, 4]
 
@@ -79,7 +83,7 @@ def test_an_epoch_takes_every_example_once_in_batches_of_nearly_equal_size():
 def test_epochs_may_be_fractional_and_make_at_least_one_step(
     epochs: float, examples: int, drawn: int, steps: int
 ):
-    batches = course_of(examples=examples, local_epochs=epochs).batches()
+    batches = schedule_of(examples=examples, local_epochs=epochs).batches()
     assert len(batches) == steps
     counts = [sum(batch.count(i) for batch in batches) for i in range(examples)]
     assert sum(counts) == drawn
@@ -88,22 +92,22 @@ def test_epochs_may_be_fractional_and_make_at_least_one_step(
 
 def test_the_order_depends_on_round_and_site_and_on_nothing_else():
     torch.manual_seed(1)
-    first = course_of(round=2).batches()
+    first = schedule_of(round=2).batches()
     torch.manual_seed(2)
-    assert course_of(round=2).batches() == first
-    assert course_of(round=3).batches() != first
-    assert course_of(round=2, site="b").batches() != first
+    assert schedule_of(round=2).batches() == first
+    assert schedule_of(round=3).batches() != first
+    assert schedule_of(round=2, site="b").batches() != first
 
 
 def test_the_rates_of_all_rounds_are_one_warm_up_and_one_cosine():
     steps, rounds = 5, 4
     training = {"warmup": 0.2}
     rates = [
-        course_of(round=r, rounds=rounds, training=training).rate(step, steps)
+        schedule_of(round=r, rounds=rounds, training=training).rate(step, steps)
         for r in range(1, rounds + 1)
         for step in range(steps)
     ]
-    at_once = course_of(round=1, rounds=1, training=training)
+    at_once = schedule_of(round=1, rounds=1, training=training)
     assert rates == pytest.approx([at_once.rate(step, steps * rounds) for step in range(20)])
     # By hand: 20 steps, the first 4 warm up; the 13th lies at (12.5 / 20 - 0.2) / 0.8.
     assert rates[0] == pytest.approx(0.01 * 0.025 / 0.2)
@@ -125,11 +129,13 @@ def test_training_on_all_tasks_takes_each_question_as_often_as_its_own_stage_wou
         names = [(stage, k) for k in range(held[stage])]
         names += [(1 - stage, k) for k in range(held[1 - stage])]
         for number in (1, 2):
-            course = Course(
+            schedule = RoundSchedule(
                 plan=plan, stage=stage, round=number, site="a", examples=held[stage], of_stages=held
             )
-            alone = Course(plan=plan, stage=stage, round=number, site="a", examples=held[stage])
-            batches = course.batches()
+            alone = RoundSchedule(
+                plan=plan, stage=stage, round=number, site="a", examples=held[stage]
+            )
+            batches = schedule.batches()
             assert [len(batch) for batch in batches] == [len(batch) for batch in alone.batches()]
             taken.update(names[place] for batch in batches for place in batch)
             firsts.append({names[place][0] for batch in batches for place in batch})
@@ -144,18 +150,20 @@ def test_training_on_all_tasks_is_one_cosine_over_all_stages_by_their_steps():
     plan = parse_plan({**plan.model_dump(mode="json"), "stages": stages}, "test")
     # Two rounds of 8 questions, then two of 2 x 16: 4 and 16 steps of 4 questions.
     rates = [
-        Course(plan=plan, stage=s, round=r, site="a", examples=n, of_stages=(8, 16)).rate(k, steps)
+        RoundSchedule(plan=plan, stage=s, round=r, site="a", examples=n, of_stages=(8, 16)).rate(
+            k, steps
+        )
         for s, n, steps in ((0, 8, 2), (1, 16, 8))
         for r in (1, 2)
         for k in range(steps)
     ]
-    at_once = course_of(round=1, rounds=1)
+    at_once = schedule_of(round=1, rounds=1)
     assert rates == pytest.approx([at_once.rate(step, 20) for step in range(20)])
 
 
 @pytest.mark.parametrize("warmup", [0.0, 1.0])
 def test_a_stage_may_have_no_warm_up_or_nothing_else(warmup: float):
-    rates = [course_of(rounds=1, training={"warmup": warmup}).rate(step, 4) for step in range(4)]
+    rates = [schedule_of(rounds=1, training={"warmup": warmup}).rate(step, 4) for step in range(4)]
     expected = sorted(rates, reverse=warmup == 0)
     assert rates == expected and all(rate > 0 for rate in rates)
 
@@ -173,22 +181,22 @@ def quadratic(parameter: nn.Parameter, size: float = 1.0) -> Any:
     return loss_of
 
 
-def descent_of(parameter: nn.Parameter, course: Course) -> PlainDescent:
-    return PlainDescent(nn.Module(), [parameter], course.plan.training)
+def descent_of(parameter: nn.Parameter, schedule: RoundSchedule) -> PlainDescent:
+    return PlainDescent(nn.Module(), [parameter], schedule.plan.training)
 
 
 def test_two_steps_are_those_of_adamw_by_hand():
     parameter = nn.Parameter(torch.tensor([3.0]))
     training = {"warmup": 0.0, "max_grad_norm": 2.0, "weight_decay": 0.1}
-    course = course_of(rounds=1, examples=8, training=training)
-    descent = descent_of(parameter, course)
-    result = train(course, descent, quadratic(parameter), None, silent)
+    schedule = schedule_of(rounds=1, examples=8, training=training)
+    descent = descent_of(parameter, schedule)
+    result = train(schedule, descent, quadratic(parameter), None, silent)
     w, m, v = 3.0, 0.0, 0.0
     losses: list[float] = []
     for step in (1, 2):
         losses.append(w * w / 2)
         gradient = min(w, 2.0)  # clipped to the norm 2
-        rate = course.rate(step - 1, 2)
+        rate = schedule.rate(step - 1, 2)
         w -= rate * 0.1 * w
         m = 0.9 * m + 0.1 * gradient
         v = 0.999 * v + 0.001 * gradient**2
@@ -209,9 +217,9 @@ def test_the_regularizer_adds_its_gradient_once_a_step_and_its_mean_is_told():
         return pulled.detach().square().sum() / 2
 
     training = {"max_grad_norm": 1000.0}
-    course = course_of(training=training)
-    trained = train(course, descent_of(pulled, course), quadratic(pulled), penalty, silent)
-    train(course, descent_of(plain, course), quadratic(plain, 2.0), None, silent)
+    schedule = schedule_of(training=training)
+    trained = train(schedule, descent_of(pulled, schedule), quadratic(pulled), penalty, silent)
+    train(schedule, descent_of(plain, schedule), quadratic(plain, 2.0), None, silent)
     assert pulled.item() == pytest.approx(plain.item(), rel=1e-6)
     assert len(called) == trained.steps
     assert trained.regularizer == pytest.approx(sum(called) / len(called), rel=1e-6)
@@ -220,8 +228,8 @@ def test_the_regularizer_adds_its_gradient_once_a_step_and_its_mean_is_told():
 def test_progress_is_told_every_ten_steps_and_at_the_end():
     parameter = nn.Parameter(torch.tensor([1.0]))
     told: list[Progress] = []
-    course = course_of(examples=25, batch_size=1, round=2)
-    train(course, descent_of(parameter, course), quadratic(parameter), None, told.append)
+    schedule = schedule_of(examples=25, batch_size=1, round=2)
+    train(schedule, descent_of(parameter, schedule), quadratic(parameter), None, told.append)
     assert [(news.step, news.steps) for news in told] == [(10, 25), (20, 25), (25, 25)]
     assert {(news.stage, news.round, news.site) for news in told} == {(0, 2, "a")}
     assert told[0].loss > told[1].loss > told[2].loss > 0
@@ -229,17 +237,17 @@ def test_progress_is_told_every_ten_steps_and_at_the_end():
 
 def test_a_loss_that_is_not_finite_stops_the_round_with_stage_and_round():
     parameter = nn.Parameter(torch.tensor([math.inf]))
-    course = course_of()
+    schedule = schedule_of()
     with pytest.raises(SiteFailed, match="site a: stage 'one', round 1: the loss is"):
-        train(course, descent_of(parameter, course), quadratic(parameter), None, silent)
+        train(schedule, descent_of(parameter, schedule), quadratic(parameter), None, silent)
 
 
 def test_training_leaves_the_global_generator_alone():
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
     parameter = nn.Parameter(torch.tensor([1.0]))
-    course = course_of()
-    train(course, descent_of(parameter, course), quadratic(parameter), None, silent)
+    schedule = schedule_of()
+    train(schedule, descent_of(parameter, schedule), quadratic(parameter), None, silent)
     assert torch.equal(before, torch.random.get_rng_state())
 
 

@@ -21,8 +21,8 @@ from client.model.llava import load_base
 from client.model.lora import Factor
 from client.training.batches import Batches
 from client.training.optimizer import PlainDescent
-from client.training.regularizer import Prototype, Regularizer, Weights
-from common.plan import Hold, Precision, Similarity, Training
+from client.training.regularizer import AdapterPrototype, Regularizer, Weights
+from common.plan import Composition, Precision, Similarity, Training
 from tests.flow.some_adapters import some_adapter
 from tests.flow.tiny_llava import write_llava, write_task
 
@@ -141,15 +141,15 @@ def test_waiting_is_heard(ask: Callable[[Tensor], object]):
 @pytest.mark.parametrize(
     ("hold", "similarity"),
     [
-        (Hold.FOLD, Similarity.EXP),
-        (Hold.STACK, Similarity.GRASSMANN),
-        (Hold.FOLD, Similarity.ATTRACT),
+        (Composition.FOLD, Similarity.EXP),
+        (Composition.STACK, Similarity.GRASSMANN),
+        (Composition.FOLD, Similarity.ATTRACT),
     ],
 )
 @pytest.mark.parametrize("packing", [False, True])
 @pytest.mark.parametrize("checkpointed", [False, True])
 def test_a_step_asks_the_device_for_nothing(
-    folder: Path, packing: bool, checkpointed: bool, hold: Hold, similarity: Similarity
+    folder: Path, packing: bool, checkpointed: bool, hold: Composition, similarity: Similarity
 ):
     model = load_base(folder / "base", Precision.FP32, torch.device("cpu"))
     examples = read_task(folder / "t").train
@@ -157,7 +157,7 @@ def test_a_step_asks_the_device_for_nothing(
     model.adapted.freeze(earlier, hold)
     model.adapted.begin(some_adapter(model, 3), Factor.BOTH)
     pairs = model.adapted.pairs()
-    prototypes = [Prototype(adapter, number == 1) for number, adapter in enumerate(earlier)]
+    prototypes = [AdapterPrototype(adapter, number == 1) for number, adapter in enumerate(earlier)]
     regularizer = Regularizer(prototypes, pairs, similarity, Weights(0.1, 0.01, 0.1))
     descent = PlainDescent(Decoder(model), model.adapted.parameters(), Training())
     loss_of = token_loss(descent.network, Batches(model, examples, packing), 4, descent.share)

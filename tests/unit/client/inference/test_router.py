@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from client.inference.router import DEVIATIONS, least_cosine, route
 from client.orders.routed_answers import shares_of
 from common.errors import BankError
-from common.image_prototype import Prototype
+from common.image_prototype import ImagePrototype
 from common.plan import Plan
 from common.plan_file import parse_plan
 from tests.unit.small_round import plan
 
 
-def prototype(*values: float, std: float = 0.1, images: int = 60) -> Prototype:
-    return Prototype(np.array(values, np.float32), std, images)
+def prototype(*values: float, std: float = 0.1, images: int = 60) -> ImagePrototype:
+    return ImagePrototype(np.array(values, np.float32), std, images)
 
 
 def feature(*values: float) -> np.ndarray:

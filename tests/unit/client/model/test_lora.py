@@ -22,7 +22,7 @@ from client.model.lora import TARGETS, Adapted, Factor, adapt, fold_for_good
 from client.model.lora_init import fresh_adapter, orthonormal_adapter
 from common.adapter import Adapter, Pair, StoredAdapter, to_bytes
 from common.errors import BankError, ModelError, PlanError
-from common.plan import Hold
+from common.plan import Composition
 
 INPUTS, HIDDEN, OUTPUTS, RANK = 10, 7, 6, 3
 LAYERS = {"body.first": (HIDDEN, INPUTS), "body.second": (OUTPUTS, HIDDEN)}
@@ -115,9 +115,9 @@ def peft_all_active(frozen: Sequence[Adapter], current: Adapter, dtype: torch.dt
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("hold", list(Hold))
+@pytest.mark.parametrize("hold", list(Composition))
 @pytest.mark.parametrize("earlier", [0, 1, 3])
-def test_outputs_are_those_of_the_plain_sum(earlier: int, hold: Hold, dtype: torch.dtype):
+def test_outputs_are_those_of_the_plain_sum(earlier: int, hold: Composition, dtype: torch.dtype):
     frozen = [some_adapter(seed, rank=seed + 1) for seed in range(earlier)]
     current, x = some_adapter(9), some_inputs(dtype)
     model = small(dtype)
@@ -130,9 +130,9 @@ def test_outputs_are_those_of_the_plain_sum(earlier: int, hold: Hold, dtype: tor
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("hold", list(Hold))
+@pytest.mark.parametrize("hold", list(Composition))
 def test_outputs_and_gradients_are_those_of_peft_with_all_adapters_active(
-    hold: Hold, dtype: torch.dtype
+    hold: Composition, dtype: torch.dtype
 ):
     frozen, current = [some_adapter(seed) for seed in range(3)], some_adapter(9)
     reference = peft_all_active(frozen, current, dtype)
@@ -162,7 +162,7 @@ def test_folding_and_taking_away_leaves_every_bit_of_the_base(dtype: torch.dtype
     untouched = {name: value.clone() for name, value in model.state_dict().items()}
     before = model(x)
     adapted = adapt(model, TWO)
-    for hold in Hold:
+    for hold in Composition:
         adapted.freeze([some_adapter(0), some_adapter(1)], hold)
         assert not torch.equal(model(x), before)
         adapted.freeze([], hold)
@@ -175,7 +175,7 @@ def test_a_bf16_weight_is_folded_in_fp32_and_rounded_once():
     model = small(torch.bfloat16)
     adapted = adapt(model, TWO)
     adapters = [some_adapter(seed) for seed in range(4)]
-    adapted.freeze(adapters, Hold.FOLD)
+    adapted.freeze(adapters, Composition.FOLD)
     layer = adapted.layers["body.first"]
     exact = layer.base.weight.detach().double().numpy()
     for adapter in adapters:
@@ -188,7 +188,7 @@ def test_a_bf16_weight_is_folded_in_fp32_and_rounded_once():
 def test_bf16_layers_train_fp32_factors():
     model, x = small(torch.bfloat16), some_inputs(torch.bfloat16)
     adapted = adapt(model, TWO)
-    for hold in Hold:
+    for hold in Composition:
         adapted.freeze([some_adapter(0)], hold)
         adapted.begin(some_adapter(1), Factor.BOTH)
         output = model(x)
@@ -203,7 +203,7 @@ def test_bf16_layers_train_fp32_factors():
 def test_only_the_ordered_factors_learn(train: Factor, expected: str):
     model = small()
     adapted = adapt(model, TWO)
-    adapted.freeze([some_adapter(0)], Hold.STACK)
+    adapted.freeze([some_adapter(0)], Composition.STACK)
     adapted.begin(some_adapter(1), train)
     model(some_inputs(torch.float64)).sum().backward()
     for a, b in adapted.pairs().values():
@@ -252,7 +252,7 @@ def test_an_adapter_of_another_model_is_refused_by_its_layer():
     adapted = adapt(small(), TWO)
     foreign = Adapter({"body.third": Pair(np.zeros((1, 2)), np.zeros((2, 1)))}, 1.0)
     with pytest.raises(BankError, match=r"body\.third"):
-        adapted.freeze([foreign], Hold.FOLD)
+        adapted.freeze([foreign], Composition.FOLD)
     wide = Adapter({"body.first": Pair(np.zeros((1, 11)), np.zeros((HIDDEN, 1)))}, 1.0)
     with pytest.raises(BankError, match=r"found \(7, 11\), the base model has \(7, 10\)"):
         adapted.begin(wide, Factor.BOTH)
@@ -297,8 +297,8 @@ def test_a_rank_beyond_a_layers_inputs_has_no_orthonormal_rows():
         orthonormal_adapter({"x": (9, 6)}, 7, 1.0, 0)
 
 
-@pytest.mark.parametrize("hold", list(Hold))
-def test_folded_for_good_a_layer_gives_the_same_bits_from_one_copy(hold: Hold):
+@pytest.mark.parametrize("hold", list(Composition))
+def test_folded_for_good_a_layer_gives_the_same_bits_from_one_copy(hold: Composition):
     model = small(torch.float32)
     adapted = adapt(model, TWO)
     adapted.freeze([some_adapter(1), some_adapter(2)], hold)
@@ -325,7 +325,7 @@ def test_a_frozen_sum_has_the_same_bits_whatever_was_held_before(dtype: torch.dt
     adapters = [some_adapter(seed) for seed in range(4)]
     kept = adapt(small(dtype), TWO)
     turns = [[0], [0, 1], [0, 1], [0, 1, 2], [1, 0, 2], [3], [], [0, 1, 2, 3], [0, 1], [0, 1, 2]]
-    for hold in (Hold.FOLD, Hold.STACK, Hold.FOLD):
+    for hold in (Composition.FOLD, Composition.STACK, Composition.FOLD):
         for turn in turns:
             kept.freeze([adapters[i] for i in turn], hold)
             anew = adapt(small(dtype), TWO)
@@ -335,8 +335,8 @@ def test_a_frozen_sum_has_the_same_bits_whatever_was_held_before(dtype: torch.dt
                 assert found is None or expected is None or torch.equal(found, expected)
 
 
-@pytest.mark.parametrize("hold", list(Hold))
-def test_the_very_adapters_that_are_held_are_not_summed_again(hold: Hold):
+@pytest.mark.parametrize("hold", list(Composition))
+def test_the_very_adapters_that_are_held_are_not_summed_again(hold: Composition):
     adapted, adapters = adapt(small(), TWO), [some_adapter(1), some_adapter(2)]
     adapted.freeze(adapters, hold)
     before = frozen_tensors(adapted)
@@ -357,15 +357,15 @@ def test_the_very_adapters_that_are_held_are_not_summed_again(hold: Hold):
 
 def test_held_adapters_are_not_kept_alive_by_the_model():
     adapted, adapter = adapt(small(), TWO), some_adapter(1)
-    adapted.freeze([adapter], Hold.FOLD)
+    adapted.freeze([adapter], Composition.FOLD)
     alive = weakref.ref(adapter)
     del adapter
     assert alive() is None
 
 
-@pytest.mark.parametrize("hold", list(Hold))
+@pytest.mark.parametrize("hold", list(Composition))
 def test_what_lies_in_files_is_summed_to_the_same_bits_one_layer_at_a_time(
-    tmp_path: Path, hold: Hold
+    tmp_path: Path, hold: Composition
 ):
     layers, adapters = [f"body.{number}" for number in range(8)], list[Adapter]()
     for seed in range(6):
@@ -406,9 +406,9 @@ class Wide(nn.Module):
 def test_folded_for_good_a_sum_can_be_folded_in_once_more():
     model, adapter = small(), some_adapter(1)
     adapted = adapt(model, TWO)
-    adapted.freeze([adapter], Hold.FOLD)
+    adapted.freeze([adapter], Composition.FOLD)
     fold_for_good(model)
-    adapted.freeze([adapter], Hold.FOLD)
+    adapted.freeze([adapter], Composition.FOLD)
     x = some_inputs(torch.float64)
     close(model(x), summed(small(), x, [adapter, adapter]), torch.float64)
 
@@ -421,15 +421,15 @@ def test_a_weight_that_waits_comes_back_with_every_bit(
     bare = {name: weight.clone() for name, weight in small(dtype).state_dict().items()}
     model = small(dtype)
     adapted = adapt(model, TWO)
-    orders: list[tuple[Sequence[Adapter], Hold]] = [
-        (adapters[:2], Hold.FOLD),
-        (adapters, Hold.FOLD),
-        (adapters[1:], Hold.STACK),
-        ([], Hold.FOLD),
-        (adapters, Hold.FOLD),
+    orders: list[tuple[Sequence[Adapter], Composition]] = [
+        (adapters[:2], Composition.FOLD),
+        (adapters, Composition.FOLD),
+        (adapters[1:], Composition.STACK),
+        ([], Composition.FOLD),
+        (adapters, Composition.FOLD),
     ]
 
-    def adapted_anew(frozen: Sequence[Adapter], hold: Hold) -> nn.Module:
+    def adapted_anew(frozen: Sequence[Adapter], hold: Composition) -> nn.Module:
         model = small(dtype)
         with monkeypatch.context() as patch:
             patch.setattr(lora, "aside", torch.Tensor.detach)
@@ -442,7 +442,7 @@ def test_a_weight_that_waits_comes_back_with_every_bit(
         for name, layer in adapted.layers.items():
             assert torch.equal(layer.base.weight, bare[f"{name}.weight"])
     fold_for_good(model)
-    assert torch.equal(model(x), adapted_anew(adapters, Hold.FOLD)(x))
+    assert torch.equal(model(x), adapted_anew(adapters, Composition.FOLD)(x))
 
 
 def test_without_memory_for_a_weights_way_back_the_next_order_finds_its_place(
@@ -454,7 +454,7 @@ def test_without_memory_for_a_weights_way_back_the_next_order_finds_its_place(
     layers = adapted.layers.values()
     for layer in layers:
         monkeypatch.setattr(layer, "_aside", torch.zeros(layer.base.weight.shape))
-    adapted.freeze([some_adapter(1)], Hold.FOLD)
+    adapted.freeze([some_adapter(1)], Composition.FOLD)
     assert all(layer.base.weight.device.type == "cpu" for layer in layers)
 
     def without_memory(*_: object) -> None:
@@ -464,6 +464,6 @@ def test_without_memory_for_a_weights_way_back_the_next_order_finds_its_place(
         patch.setattr(lora.AdaptedLinear, "_place", without_memory)
         for _ in range(2):
             with pytest.raises(torch.OutOfMemoryError):
-                adapted.freeze([], Hold.FOLD)
-    adapted.freeze([], Hold.FOLD)
+                adapted.freeze([], Composition.FOLD)
+    adapted.freeze([], Composition.FOLD)
     assert all(layer.base.weight.device.type == "meta" for layer in layers)

@@ -12,7 +12,7 @@ import torch
 from client.data.task import Example
 from client.model.packing import Layout, by_picture, packed, picture_numbers
 from client.model.prompt import IGNORED, Encoded
-from client.training.loop import Course
+from client.training.loop import RoundSchedule
 from common.metrics import AnswerKind
 from common.plan import Plan
 from common.plan_file import parse_plan
@@ -101,8 +101,10 @@ PICTURES = tuple(
 )
 
 
-def course_of(pictures: tuple[int, ...] = PICTURES, number: int = 1, **changes: Any) -> Course:
-    return Course(
+def schedule_of(
+    pictures: tuple[int, ...] = PICTURES, number: int = 1, **changes: Any
+) -> RoundSchedule:
+    return RoundSchedule(
         plan=plan_of(**changes),
         stage=0,
         round=number,
@@ -119,7 +121,7 @@ def runs(taken: list[int], pictures: tuple[int, ...]) -> list[int]:
 
 
 def test_an_epoch_takes_every_picture_with_all_its_questions_at_a_stretch():
-    batches = course_of().batches()
+    batches = schedule_of().batches()
     assert [len(batch) for batch in batches] == [4] * 5
     taken = [i for batch in batches for i in batch]
     assert sorted(taken) == list(range(20))
@@ -128,8 +130,8 @@ def test_an_epoch_takes_every_picture_with_all_its_questions_at_a_stretch():
 
 def test_steps_take_as_many_questions_as_without_packing():
     for epochs in (0.3, 1.0, 2.5):
-        packed_ = course_of(local_epochs=epochs).batches()
-        plain = Course(
+        packed_ = schedule_of(local_epochs=epochs).batches()
+        plain = RoundSchedule(
             plan=plan_of(local_epochs=epochs), stage=0, round=1, site="a", examples=20
         ).batches()
         assert [len(batch) for batch in packed_] == [len(batch) for batch in plain]
@@ -138,26 +140,26 @@ def test_steps_take_as_many_questions_as_without_packing():
 
 
 def test_pictures_and_a_pictures_questions_come_in_another_order_each_epoch_and_round():
-    taken = [i for batch in course_of(local_epochs=2.0).batches() for i in batch]
+    taken = [i for batch in schedule_of(local_epochs=2.0).batches() for i in batch]
     first, second = taken[:20], taken[20:]
     assert runs(first, PICTURES) != runs(second, PICTURES)
     of_0 = [[i for i in epoch if PICTURES[i] == 0] for epoch in (first, second)]
     assert of_0[0] != of_0[1] and sorted(of_0[0]) == sorted(of_0[1])
-    assert course_of(number=2).batches() != course_of(number=1).batches()
+    assert schedule_of(number=2).batches() != schedule_of(number=1).batches()
 
 
 def test_the_order_of_pictures_is_drawn_from_plan_round_and_site_alone():
     torch.manual_seed(1)
     np.random.seed(1)
-    first = course_of().batches()
+    first = schedule_of().batches()
     torch.manual_seed(2)
     np.random.seed(2)
-    assert course_of().batches() == first
+    assert schedule_of().batches() == first
 
 
 def test_the_order_does_not_depend_on_how_pictures_are_numbered():
     turned = tuple(9 - number for number in PICTURES)
-    assert course_of(turned).batches() == course_of(PICTURES).batches()
+    assert schedule_of(turned).batches() == schedule_of(PICTURES).batches()
 
 
 @pytest.mark.parametrize("pictured", [False, True])
@@ -171,7 +173,7 @@ def test_joint_training_draws_every_tasks_questions_as_often_pictures_together(p
         names = [(0, k) for k in range(20)], [(1, k) for k in range(6)]
         places = [*names[stage], *names[1 - stage]]
         for number in (1, 2):
-            course = Course(
+            schedule = RoundSchedule(
                 plan=plan_of(two=True, local_epochs=2.0),
                 stage=stage,
                 round=number,
@@ -180,7 +182,7 @@ def test_joint_training_draws_every_tasks_questions_as_often_pictures_together(p
                 of_stages=held,
                 pictures=pictures if pictured else (),
             )
-            chosen = [i for batch in course.batches() for i in batch]
+            chosen = [i for batch in schedule.batches() for i in batch]
             taken.update(places[i] for i in chosen)
             stretches += len(runs(chosen, pictures))
     assert taken == Counter([(0, k) for k in range(20)] * 4 + [(1, k) for k in range(6)] * 4)

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from benchmarks.memory import Operations
 from client.training.contrastive import info_nce
-from client.training.regularizer import Prototype, Regularizer, Weights, prototypes_of
+from client.training.regularizer import AdapterPrototype, Regularizer, Weights, prototypes_of
 from common.adapter import Adapter, Pair
 from common.errors import BankError
 from common.plan import Modality, Prototypes, Similarity
@@ -56,7 +56,7 @@ def orthogonality(pairs: Mapping[str, tuple[torch.Tensor, torch.Tensor]]) -> tor
     return total
 
 
-def exp_contrast(pairs: Pairs, prototypes: Sequence[Prototype]) -> torch.Tensor:
+def exp_contrast(pairs: Pairs, prototypes: Sequence[AdapterPrototype]) -> torch.Tensor:
     total = torch.zeros((), dtype=torch.float64)
     for prototype in prototypes:
         sim = torch.zeros((), dtype=torch.float64)
@@ -69,7 +69,7 @@ def exp_contrast(pairs: Pairs, prototypes: Sequence[Prototype]) -> torch.Tensor:
     return total
 
 
-def grassmann_contrast(pairs: Pairs, prototypes: Sequence[Prototype]) -> torch.Tensor:
+def grassmann_contrast(pairs: Pairs, prototypes: Sequence[AdapterPrototype]) -> torch.Tensor:
     total = torch.zeros((), dtype=torch.float64)
     for name, (a, _) in pairs.items():
         rows = torch.linalg.qr(a.T)[0]
@@ -88,7 +88,9 @@ def grassmann_contrast(pairs: Pairs, prototypes: Sequence[Prototype]) -> torch.T
     return total / len(pairs)
 
 
-def squared_distance_to_the_mean(pairs: Pairs, prototypes: Sequence[Prototype]) -> torch.Tensor:
+def squared_distance_to_the_mean(
+    pairs: Pairs, prototypes: Sequence[AdapterPrototype]
+) -> torch.Tensor:
     same = [prototype.adapter for prototype in prototypes if prototype.same]
     total = torch.zeros((), dtype=torch.float64)
     for name, factors in pairs.items() if same else ():
@@ -99,7 +101,7 @@ def squared_distance_to_the_mean(pairs: Pairs, prototypes: Sequence[Prototype]) 
 
 
 def plain(
-    pairs: Pairs, prototypes: Sequence[Prototype], similarity: Similarity, beta: float | None
+    pairs: Pairs, prototypes: Sequence[AdapterPrototype], similarity: Similarity, beta: float | None
 ) -> torch.Tensor:
     value = torch.zeros((), dtype=torch.float64)
     if similarity is Similarity.EXP:
@@ -143,7 +145,7 @@ MODALITIES = {
 def test_value_and_gradient_are_those_of_autograd(
     same: list[bool], similarity: Similarity, beta: float | None
 ):
-    prototypes = [Prototype(some_adapter(7 + i), flag) for i, flag in enumerate(same)]
+    prototypes = [AdapterPrototype(some_adapter(7 + i), flag) for i, flag in enumerate(same)]
     by_hand, by_autograd = parameters(some_adapter(1)), parameters(some_adapter(1))
     weights = Weights(WEIGHTS.contrast, beta, WEIGHTS.temperature)
     value = Regularizer(prototypes, by_hand, similarity, weights).add_gradient(by_hand)
@@ -161,7 +163,7 @@ def test_exp_on_two_by_two_by_hand():
     origin = Adapter({"x": Pair(np.zeros((1, 2)), np.array([[2.0]]))}, 1.0)
     pairs = parameters(adapter)
     weights = Weights(0.1, None, 1.0)
-    regularizer = Regularizer([Prototype(origin, False)], pairs, Similarity.EXP, weights)
+    regularizer = Regularizer([AdapterPrototype(origin, False)], pairs, Similarity.EXP, weights)
     value = regularizer.add_gradient(pairs)
     near = np.exp(-5.0)
     assert value.item() == pytest.approx(0.1 * (near + 1) / 2, rel=1e-14)
@@ -177,7 +179,11 @@ def test_it_is_finite_where_the_papers_quotient_is_not(similarity: Similarity):
     far = some_adapter(2, spread=1e3)
     same_place = some_adapter(1)
     nothing = Adapter({n: Pair(p.a * 0, p.b * 0) for n, p in far.pairs.items()}, 1.0)
-    prototypes = [Prototype(far, True), Prototype(same_place, False), Prototype(nothing, False)]
+    prototypes = [
+        AdapterPrototype(far, True),
+        AdapterPrototype(same_place, False),
+        AdapterPrototype(nothing, False),
+    ]
     for adapter in (same_place, nothing, far):
         pairs = parameters(adapter, torch.float32)
         value = Regularizer(prototypes, pairs, similarity, WEIGHTS).add_gradient(pairs)
@@ -186,7 +192,7 @@ def test_it_is_finite_where_the_papers_quotient_is_not(similarity: Similarity):
 
 
 def test_in_fp32_the_gradient_is_that_of_fp64():
-    prototypes = [Prototype(some_adapter(7), False), Prototype(some_adapter(8), True)]
+    prototypes = [AdapterPrototype(some_adapter(7), False), AdapterPrototype(some_adapter(8), True)]
     for similarity in Similarity:
         single, double = parameters(some_adapter(1), torch.float32), parameters(some_adapter(1))
         for pairs in (single, double):
@@ -202,7 +208,9 @@ def test_in_fp32_a_factor_on_its_prototype_is_at_distance_zero():
     }
     pairs = parameters(Adapter(rounded, 1.0), torch.float32)
     weights = Weights(0.1, None, 1.0)
-    there = Regularizer([Prototype(Adapter(rounded, 1.0), False)], pairs, Similarity.EXP, weights)
+    there = Regularizer(
+        [AdapterPrototype(Adapter(rounded, 1.0), False)], pairs, Similarity.EXP, weights
+    )
     assert there.add_gradient(pairs).item() == pytest.approx(0.1, rel=1e-6)
     assert all(not gradient.any() for gradient in gradients(pairs))
 
@@ -214,7 +222,7 @@ def test_the_first_stage_has_no_regularizer():
 
 
 def test_the_gradient_is_added_to_the_one_that_is_there():
-    prototypes = [Prototype(some_adapter(7), False)]
+    prototypes = [AdapterPrototype(some_adapter(7), False)]
     fresh, used = parameters(some_adapter(1)), parameters(some_adapter(1))
     for pair in used.values():
         for factor in pair:
@@ -227,7 +235,7 @@ def test_the_gradient_is_added_to_the_one_that_is_there():
 
 @pytest.mark.parametrize("similarity", list(Similarity))
 def test_a_factor_that_does_not_learn_gets_no_gradient(similarity: Similarity):
-    prototypes = [Prototype(some_adapter(7), False), Prototype(some_adapter(8), True)]
+    prototypes = [AdapterPrototype(some_adapter(7), False), AdapterPrototype(some_adapter(8), True)]
     all_learn, b_learns = parameters(some_adapter(1)), parameters(some_adapter(1))
     for a, _ in b_learns.values():
         a.requires_grad_(False)
@@ -239,7 +247,7 @@ def test_a_factor_that_does_not_learn_gets_no_gradient(similarity: Similarity):
 
 
 def test_grassmann_does_not_see_the_gauge_of_a():
-    prototypes = [Prototype(some_adapter(7), False), Prototype(some_adapter(8), True)]
+    prototypes = [AdapterPrototype(some_adapter(7), False), AdapterPrototype(some_adapter(8), True)]
     weights = Weights(0.1, None, 0.2)
     plain_pairs = parameters(some_adapter(1))
     mix = torch.tensor(np.random.default_rng(0).normal(size=(RANK, RANK)))
@@ -283,7 +291,7 @@ def test_a_prototype_of_another_shape_is_refused_by_its_layer():
     pairs = parameters(some_adapter(1))
     narrow = Adapter({"x.q": Pair(np.zeros((2, 8)), np.zeros((6, 2)))}, 1.0)
     with pytest.raises(BankError, match=r"prototype 1, x\.q: found factors \(\(2, 8\), \(6, 2\)\)"):
-        Regularizer([Prototype(narrow, False)], pairs, Similarity.EXP, WEIGHTS)
+        Regularizer([AdapterPrototype(narrow, False)], pairs, Similarity.EXP, WEIGHTS)
 
 
 def operations_of(shapes: Mapping[str, tuple[int, int]], similarity: Similarity, same: int) -> int:
@@ -295,7 +303,7 @@ def operations_of(shapes: Mapping[str, tuple[int, int]], similarity: Similarity,
         },
         1.0,
     )
-    prototypes = [Prototype(adapter, bool(number % 2)) for number in range(2 * same)]
+    prototypes = [AdapterPrototype(adapter, bool(number % 2)) for number in range(2 * same)]
     pairs = parameters(adapter, torch.float32)
     regularizer = Regularizer(prototypes, pairs, similarity, WEIGHTS)
     regularizer.add_gradient(pairs)
@@ -341,7 +349,7 @@ def test_on_a_device_a_step_neither_brings_anything_there_nor_takes_it_away(
         name: (nn.Parameter(a.to("meta")), nn.Parameter(b.to("meta")))
         for name, (a, b) in parameters(adapter, torch.float32).items()
     }
-    known = [Prototype(some_adapter(7), False), Prototype(some_adapter(8), True)]
+    known = [AdapterPrototype(some_adapter(7), False), AdapterPrototype(some_adapter(8), True)]
     regularizer = Regularizer(known, pairs, similarity, WEIGHTS)
     regularizer.add_gradient(pairs)
     with Elsewhere() as met:

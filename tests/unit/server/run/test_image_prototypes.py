@@ -14,7 +14,7 @@ from client.inference.image_prototype import prototype_of
 from common.bank.bank import Bank, verify_bank
 from common.bank.check import Expected
 from common.errors import BankError
-from common.image_prototype import Prototype, fault_of, from_bytes, merged, to_bytes
+from common.image_prototype import ImagePrototype, fault_of, from_bytes, merged, to_bytes
 from common.plan import Plan
 from common.plan_file import parse_plan
 from server.run.image_prototypes import agreed_prototype
@@ -33,7 +33,7 @@ def routed(minimum: int = 50, **changes: Any) -> Plan:
     return parse_plan({**document, "router": {"minimum": minimum}}, "p")
 
 
-def given(seed: int, count: int = 60, width: int = 6) -> Prototype:
+def given(seed: int, count: int = 60, width: int = 6) -> ImagePrototype:
     found = prototype_of(features(seed, count, width))
     assert found is not None
     return found
@@ -42,7 +42,9 @@ def given(seed: int, count: int = 60, width: int = 6) -> Prototype:
 class Giving(Sites):
     """Sites whose last round comes with a prototype."""
 
-    def __init__(self, book: Journal, prototypes: Mapping[str, Prototype | None], last: int = 2):
+    def __init__(
+        self, book: Journal, prototypes: Mapping[str, ImagePrototype | None], last: int = 2
+    ):
         super().__init__(book)
         self._prototypes, self._last = prototypes, last
 
@@ -55,8 +57,8 @@ class Giving(Sites):
 
 
 def agreed(
-    folder: Path, prototypes: Mapping[str, Prototype | None], of: Plan | None = None
-) -> tuple[Prototype | None, list[Any]]:
+    folder: Path, prototypes: Mapping[str, ImagePrototype | None], of: Plan | None = None
+) -> tuple[ImagePrototype | None, list[Any]]:
     """The release's prototype, and what was told."""
     chosen = of or routed(quorum=1)
     book = journal(folder, chosen)
@@ -87,7 +89,9 @@ def test_without_a_router_there_is_none(tmp_path: Path):
 
 
 @pytest.mark.parametrize(("spoilt", "said"), SPOILT.values(), ids=SPOILT.keys())
-def test_a_bad_prototype_is_refused_by_site_and_name(tmp_path: Path, spoilt: Prototype, said: str):
+def test_a_bad_prototype_is_refused_by_site_and_name(
+    tmp_path: Path, spoilt: ImagePrototype, said: str
+):
     found, told = agreed(tmp_path, {"a": given(1), "b": spoilt})
     (refused,) = [news for news in told if news["event"] == "refused"]
     start = "site b could not train stage 1, round 2: prototype: "
@@ -109,7 +113,7 @@ def test_no_claim_of_one_site_makes_a_release_that_nobody_can_read(tmp_path: Pat
     # As many images, as long and as wide as one prototype may claim.
     vector = np.zeros(6, np.float32)
     vector[0] = 1.0000999
-    claimed = Prototype(vector, std, 10**9)
+    claimed = ImagePrototype(vector, std, 10**9)
     assert fault_of(claimed) is None
     for others in ([], [given(2)], [replace(claimed, vector=-vector, images=10**8)]):
         found = merged([claimed, *others])
