@@ -2,7 +2,7 @@
 
 from markupsafe import Markup
 
-from report.headlines import Spread
+from report.spread import Spread
 
 #: Stands where there is no number.
 NOTHING = "\N{EN DASH}"

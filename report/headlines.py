@@ -2,18 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
 
 from report.model import RunReport, judged_when_learned, learned_score
-
-
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """The mean over seeds and their standard deviation (n - 1); None with a single seed."""
-
-    mean: float
-    deviation: float | None
-    seeds: int
+from report.spread import Spread, spread
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,11 +146,3 @@ def _of_method(runs: Sequence[RunReport]) -> MethodScores:
         tuple(spread([learned_score(run, task) for run in runs]) for task in tasks),
         tuple(spread([run.scores[-1][task] for run in runs]) for task in tasks),
     )
-
-
-def spread(scores: Sequence[float | None]) -> Spread | None:
-    """Mean and deviation of the scores that are there; None if none is."""
-    known = [score for score in scores if score is not None]
-    if not known:
-        return None
-    return Spread(fmean(known), stdev(known) if len(known) > 1 else None, len(known))

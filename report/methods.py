@@ -12,9 +12,9 @@ from typing_extensions import TypedDict
 
 from common.errors import DataError
 from common.plan import Metric
-from report.headlines import Spread, spread
 from report.json_file import REPORT_FILE, read_document
 from report.model import RunReport, kinds, metrics_by_kind
+from report.spread import Spread, spread
 
 #: The metrics of the whole run in which methods are compared (report.continual_metrics).
 SHOWN = ("last", "bwt", "forgetting", "learning_gain")

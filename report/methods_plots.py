@@ -10,9 +10,10 @@ from matplotlib.figure import Figure
 
 from common.plan import Metric
 from report.canvas import COLOURS, INK, MARKERS, MUTED, Picture, picture, wrapped, xy
-from report.headlines import MethodScores, Spread, compare, standing_of
+from report.headlines import MethodScores, compare, standing_of
 from report.methods import SHOWN, MethodSummary, summaries
 from report.model import RunReport, metrics_by_kind
+from report.spread import Spread
 
 
 def comparison(reports: Sequence[RunReport]) -> Picture:

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from common.plan import Metric, Modality
+from common.plan import Metric
+from common.plan_fields import Modality
 from report.continual_metrics import MatrixMetrics, matrix_metrics
 
 #: The method whose stages learn all tasks at once, and the metrics that it has not.

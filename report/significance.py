@@ -1,25 +1,31 @@
-"""Paired tests: whether two models differ on the same questions, or on the same seeds.
+"""Paired tests of two models on the same questions, or on the same seeds.
 
-Differences are always first less second, and every p is two-sided.
+Differences are always first minus second, and every p is two-sided.
 """
 
+# scipy has no types.
+# pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false
+
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+#: Below this p a difference is called significant.
+LEVEL = 0.05
+#: Resamples of a bootstrap.
+RESAMPLES = 10_000
 #: Differences drawn at once by the bootstrap; 8 bytes each.
-_DRAWN = 1 << 21
-#: The continued fraction below has converged long before; it needs some sqrt(n) terms.
-_TERMS = 10_000
+_DRAWN_AT_ONCE = 1 << 21
 
 
 @dataclass(frozen=True, slots=True)
 class McNemar:
-    """The questions on which only one of two models is right.
+    """McNemar's test: the questions on which only one of two models is right.
 
     Attributes:
         p: exact two-sided binomial probability; 1 where the two never differ.
@@ -32,7 +38,7 @@ class McNemar:
 
 @dataclass(frozen=True, slots=True)
 class Bootstrap:
-    """A mean difference with its percentile interval."""
+    """A mean difference with its percentile interval and p."""
 
     difference: float
     low: float
@@ -45,10 +51,11 @@ class PairedT:
     """Student's test on paired differences.
 
     Attributes:
-        deviation: of the differences, with n - 1.
-        t: None where all differences are equal, so that there is no spread to compare with.
-            p is then 1 if they are zero, else that of the sign test: scores that can't take
-            many values are soon equal, and no spread is no certainty.
+        deviation: sample standard deviation (n - 1) of the differences.
+        t: None where all differences are equal, so that t would be infinite. p is then 1 if
+            they are zero, else that of the sign test: scores with few possible values are
+            easily equal, and a deviation of 0 does not make a difference certain.
+        count: number of pairs.
     """
 
     mean: float
@@ -59,7 +66,7 @@ class PairedT:
 
 
 def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> McNemar:
-    """McNemar's test in its exact form (doi 10.1007/BF02295996); not the mid-p.
+    """Run McNemar's exact test (doi 10.1007/BF02295996); not the mid-p.
 
     Args:
         first, second: whether each model was right, question by question.
@@ -67,33 +74,37 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> McNemar:
     pairs = list(zip(first, second, strict=True))
     first_only = sum(1 for one, other in pairs if one and not other)
     second_only = sum(1 for one, other in pairs if other and not one)
-    return McNemar(first_only, second_only, _even_odds(first_only, second_only))
+    return McNemar(first_only, second_only, _binomial_p(first_only, second_only))
 
 
-def _even_odds(first: int, second: int) -> float:
-    """How likely a fair coin splits at least as unevenly; whole numbers up to the last step."""
+def _binomial_p(first: int, second: int) -> float:
+    """Return the two-sided p of a fair coin; exact integers up to the division.
+
+    scipy.stats.binomtest gives the same, but `answers compare` runs where scipy is not
+    installed.
+    """
     tosses = first + second
-    ways, less = 1, 1
+    ways, tail = 1, 1
     for heads in range(min(first, second)):
         ways = ways * (tosses - heads) // (heads + 1)
-        less += ways
-    return min(1.0, 2 * less / 2**tosses)
+        tail += ways
+    return min(1.0, 2 * tail / 2**tosses)
 
 
 def bootstrap(
     groups: Sequence[NDArray[np.float64]],
     generator: np.random.Generator,
-    resamples: int = 10_000,
-    confidence: float = 0.95,
+    resamples: int = RESAMPLES,
+    confidence: float = 1 - LEVEL,
 ) -> Bootstrap:
-    """The mean over groups of each group's mean difference, with its percentile interval.
+    """Return the mean over groups of each group's mean difference, with a percentile interval.
 
     Questions are drawn with replacement within their group, so every group keeps its size and
-    its weight. Each question counts as one draw: that several may share an image, which would
-    widen the interval, is left out.
+    its weight. Questions are drawn one by one: that several may share an image, which would
+    widen the interval, is not modelled.
 
     Args:
-        groups: of every task and seed the differences by question; none is empty.
+        groups: the differences by question, one array for each task and seed; none is empty.
     """
     assert groups and all(len(group) for group in groups), "a group has a question at least"
     means = np.zeros(resamples)
@@ -101,10 +112,10 @@ def bootstrap(
         means += _resampled(np.asarray(group, np.float64), generator, resamples)
     means /= len(groups)
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
-    # A group whose differences are all equal has means that differ in their last bits only.
-    rest = 1e-12 * max(float(np.abs(group).max()) for group in groups)
-    beyond = min(int((means <= rest).sum()), int((means >= -rest).sum()))
-    # One is added to both counts, since what was found is one of the possible draws.
+    # The means of equal differences may differ from them in the last bits.
+    rounding = 1e-12 * max(float(np.abs(group).max()) for group in groups)
+    beyond = min(int((means <= rounding).sum()), int((means >= -rounding).sum()))
+    # One is added to both counts, since the observed sample is one of the possible draws.
     p = min(1.0, 2 * (1 + beyond) / (1 + resamples))
     difference = math.fsum(float(np.mean(group)) for group in groups) / len(groups)
     return Bootstrap(difference, float(low), float(high), p)
@@ -113,74 +124,82 @@ def bootstrap(
 def _resampled(
     group: NDArray[np.float64], generator: np.random.Generator, resamples: int
 ) -> NDArray[np.float64]:
-    """Means of `resamples` draws from the group, as many at once as memory is meant to hold."""
+    """Return the means of `resamples` draws from the group, made in chunks to bound memory."""
     if group.min() == group.max():
         return np.full(resamples, group[0])
     size = len(group)
-    step = max(1, _DRAWN // size)
-    parts = [
+    step = max(1, _DRAWN_AT_ONCE // size)
+    chunks = [
         group[generator.integers(size, size=(min(step, resamples - start), size))].mean(axis=1)
         for start in range(0, resamples, step)
     ]
-    return np.concatenate(parts)
+    return np.concatenate(chunks)
 
 
 def paired_t(differences: Sequence[float]) -> PairedT:
-    """Student's t on differences of pairs, with n - 1 degrees of freedom.
+    """Run Student's paired t test, with n - 1 degrees of freedom; needs scipy.
 
     Args:
         differences: at least two.
     """
+    # A coordinator imports this module and has no scipy; only simulations run this test.
+    from scipy.special import stdtr as untyped_stdtr
+
     count = len(differences)
     assert count > 1, "one difference has no spread"
     mean = math.fsum(differences) / count
     deviation = math.sqrt(math.fsum((d - mean) ** 2 for d in differences) / (count - 1))
-    # Equal differences leave a rest of rounding in the mean, and so in the deviation.
+    # The mean of equal differences is rounded, so their deviation may be a little above 0.
     if deviation <= 1e-12 * max(abs(d) for d in differences):
         return PairedT(mean, 0.0, None, 1.0 if mean == 0 else 2.0 ** (1 - count), count)
     t = mean / (deviation / math.sqrt(count))
-    return PairedT(mean, deviation, t, _two_tails(t, count - 1), count)
+    stdtr = cast(Callable[[int, float], float], untyped_stdtr)
+    return PairedT(mean, deviation, t, 2 * float(stdtr(count - 1, -abs(t))), count)
 
 
-def _two_tails(t: float, degrees: int) -> float:
-    """The probability of a t further from 0, from the incomplete beta (DLMF 8.17, 26.7 of A&S)."""
-    x = degrees / (degrees + t * t)
-    a, b = degrees / 2, 0.5
-    if x < (a + 1) / (a + b + 2):
-        return _beta_share(x, a, b)
-    return 1 - _beta_share(t * t / (degrees + t * t), b, a)
+def t_interval(found: PairedT, confidence: float = 1 - LEVEL) -> tuple[float, float]:
+    """Return Student's interval of the mean difference; needs scipy."""
+    from scipy.special import stdtrit as untyped_quantile
+
+    quantile = cast(Callable[[int, float], float], untyped_quantile)
+    reach = float(quantile(found.count - 1, (1 + confidence) / 2))
+    half = reach * found.deviation / math.sqrt(found.count)
+    return found.mean - half, found.mean + half
 
 
-def _beta_share(x: float, a: float, b: float) -> float:
-    """The regularized incomplete beta I_x(a, b) for x < (a + 1) / (a + b + 2).
+def without_rounding(difference: float) -> float:
+    """Return the difference to 12 digits, so that what rounding left of no difference is 0.
 
-    By the continued fraction DLMF 8.17.22, evaluated with Lentz's algorithm.
+    Left there, the same tiny rest in all seeds would look like a certain difference.
     """
-    if x == 0:
-        return 0.0
-    log_front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b)
-    log_front += a * math.log(x) + b * math.log1p(-x) - math.log(a)
-    c, d = 1.0, 1 / (1 - (a + b) * x / (a + 1))
-    fraction = d
-    for m in range(1, _TERMS):
-        even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
-        odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
-        for term in (even, odd):
-            c, d = 1 + term / c, 1 / (1 + term * d)
-            fraction *= c * d
-        if abs(c * d - 1) < 1e-16:
-            break
-    return math.exp(log_front) * fraction
+    return round(difference, 12)
+
+
+def generator_for(test: str) -> np.random.Generator:
+    """Return a bootstrap's generator, seeded by the test's name: a report is reproducible."""
+    return np.random.default_rng(list(test.encode()))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """The p of each test of a family, adjusted by Holm's step-down (jstor 4615733).
+    """Adjust the p values of one family of tests by Holm's step-down (jstor 4615733).
 
-    Below 0.05 they say which tests hold when all of the family may be wrong but for one in 20.
+    With a chance of at least 95 %, none of those below 0.05 is a false positive.
     """
     order = sorted(range(len(p_values)), key=lambda index: p_values[index])
     scaled = [(len(order) - rank) * p_values[index] for rank, index in enumerate(order)]
     adjusted = [0.0] * len(order)
     for index, p in zip(order, accumulate(scaled, max), strict=True):
         adjusted[index] = min(1.0, p)
+    return adjusted
+
+
+def holm_by_family(tests: Sequence[tuple[Hashable, float]]) -> list[float]:
+    """Adjust each test's p for all tests of its family; `tests` are (family, p)."""
+    families: dict[Hashable, list[int]] = {}
+    for index, (family, _) in enumerate(tests):
+        families.setdefault(family, []).append(index)
+    adjusted = [p for _, p in tests]
+    for members in families.values():
+        for index, p in zip(members, holm([tests[i][1] for i in members]), strict=True):
+            adjusted[index] = p
     return adjusted

@@ -11,7 +11,6 @@ from common.errors import DataError
 from common.plan import Metric
 from fedmslora import app
 from report.format import chance
-from report.headlines import Spread
 from report.json_file import read_report
 from report.methods import (
     EXACT_MATCH,
@@ -22,6 +21,7 @@ from report.methods import (
     summaries,
 )
 from report.model import RunReport
+from report.spread import Spread
 from report.terminal import comparison_text
 from report.tests_table import HEADS, versus
 from report.write import write_report

@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from common.errors import DataError, StateError
-from common.plan import Metric, Modality
+from common.plan import Metric
+from common.plan_fields import Modality
 from report.continual_metrics import METRICS
 from report.headlines import (
-    Spread,
     compare,
     drops,
     gains,
@@ -35,6 +35,7 @@ from report.model import (
     SiteCost,
     StageFacts,
 )
+from report.spread import Spread
 from report.write import write_report
 
 SCORES = ((0.8, 0.3, 0.2), (0.8, 0.9, 0.4), (0.8, 0.9, 1.0))

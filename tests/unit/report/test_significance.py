@@ -8,7 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from report.significance import bootstrap, holm, mcnemar, paired_t
+from report.significance import (
+    PairedT,
+    bootstrap,
+    generator_for,
+    holm,
+    holm_by_family,
+    mcnemar,
+    paired_t,
+    t_interval,
+    without_rounding,
+)
 
 #: Without types, and only the reference here.
 stats: Any = import_module("scipy.stats")
@@ -149,12 +159,41 @@ def test_equal_differences_have_no_t_but_a_verdict():
     assert (same.t, same.deviation, same.p) == (None, 0.0, 0.25)
 
 
+def test_the_interval_of_t_is_scipys():
+    differences = [0.01, 0.03, 0.06, -0.01]
+    expected = stats.ttest_1samp(differences, 0.0).confidence_interval(0.95)
+    found = t_interval(paired_t(differences))
+    assert found == pytest.approx((float(expected.low), float(expected.high)), rel=1e-9)
+
+
+def test_the_interval_of_t_by_hand():
+    # One degree of freedom is Cauchy's distribution: its 75 % quantile is tan(pi / 4) = 1.
+    low, high = t_interval(PairedT(0.5, math.sqrt(2), 0.5, 0.7, 2), confidence=0.5)
+    assert (low, high) == pytest.approx((-0.5, 1.5))
+
+
+def test_what_rounding_leaves_is_no_difference():
+    assert without_rounding(0.1 + 0.2 - 0.3) == 0.0
+    assert without_rounding(0.0125) == 0.0125
+
+
+def test_a_named_generator_draws_the_same_again_and_others_otherwise():
+    first, again, other = (generator_for(name).random() for name in ("a b", "a b", "b a"))
+    assert first == again != other
+
+
 def test_holm_by_hand():
     # In order .01 .02 .03 .04: times 4, 3, 2, 1, and never less than the one before.
     assert holm([0.03, 0.01, 0.04, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
     assert holm([0.6, 0.9]) == [1.0, 1.0]
     assert holm([0.2]) == [0.2]
     assert holm([]) == []
+
+
+def test_holm_adjusts_each_family_apart_and_keeps_the_order():
+    tests = [("t", 0.03), ("mcnemar", 0.04), ("t", 0.01)]
+    assert holm_by_family(tests) == [0.03, 0.04, 0.02]
+    assert holm_by_family([]) == []
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
