@@ -18,7 +18,8 @@ from threadpoolctl import threadpool_limits  # pyright: ignore[reportMissingType
 
 from benchmarks.compare import Comparison, Timing, comparison
 from common.adapter import Adapter, Array, Pair, StoredAdapter, from_bytes, to_bytes
-from common.plan import Precision, Rule
+from common.plan import Rule
+from common.plan_fields import Precision
 from server.aggregation.aggregate import WORKERS, Contribution, Merged, merge
 
 SEED = 20250811

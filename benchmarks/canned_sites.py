@@ -31,7 +31,8 @@ from client.site.keys import load_key
 from common.adapter import Adapter, Array, Pair, arrays, from_bytes, to_bytes
 from common.exchange import Delivery, Lacks, Order, Presence, Scores, Update, Work
 from common.identity import code_digest
-from common.plan import Metric, Precision
+from common.plan import Metric
+from common.plan_fields import Precision
 
 #: (outputs, inputs) of the linear layers of one block of the 7B's language model (Mistral).
 BLOCK = {

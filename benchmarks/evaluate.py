@@ -35,7 +35,7 @@ from client.model.llava import BaseModel, forget_base, load_base
 from client.model.prompt import encode_prompt
 from common.adapter import Adapter
 from common.metrics import AnswerKind
-from common.plan import Composition, Precision
+from common.plan_fields import Composition, Precision
 from simulation.hospitals import BASE_MODELS
 
 #: Tokens of every answer, question by question.

@@ -36,7 +36,9 @@ from client.training.batches import Batches
 from client.training.optimizer import Penalty, PlainDescent
 from client.training.regularizer import Regularizer, prototypes_of
 from common.adapter import Adapter
-from common.plan import Composition, Modality, Prototypes, Similarity, Training
+from common.contrastive import Prototypes, Similarity
+from common.plan import Training
+from common.plan_fields import Composition, Modality
 
 #: Dense bf16 operations a second of NVIDIA's data sheets, by a part of the device's name; the
 #: first that fits counts.

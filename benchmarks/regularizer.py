@@ -31,7 +31,8 @@ from benchmarks.step import (
 )
 from client.training.regularizer import AdapterPrototype, Regularizer, prototypes_of
 from common.adapter import Adapter, Pair
-from common.plan import Composition, Modality, Prototypes, Similarity
+from common.contrastive import Prototypes, Similarity
+from common.plan_fields import Composition, Modality
 
 #: Earlier tasks with which the growth is shown; three modalities, whatever the number.
 TASKS = (7, 15, 50)

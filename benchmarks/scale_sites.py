@@ -21,7 +21,8 @@ from benchmarks.scale_stages import RANK, Series, embedded, milliseconds, some_a
 from common.adapter import StoredAdapter, to_bytes
 from common.exchange import Delivery, Order, Presence, Update, Work
 from common.identity import code_digest, sha256
-from common.plan import Modality, Plan, Precision, Rule
+from common.plan import Plan, Rule
+from common.plan_fields import Modality, Precision
 from common.plan_file import parse_plan
 from server.aggregation.aggregate import Contribution, merge
 from server.aggregation.compatibility import LowRank, misfits

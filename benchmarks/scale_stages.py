@@ -30,7 +30,8 @@ from common.bank.check import Expected, forget_releases
 from common.bank.release import Draft
 from common.exchange import Order, ReleaseRef, Work
 from common.metrics import AnswerKind
-from common.plan import BaseModelPin, Composition, Modality, Plan, Precision, Rule, Training
+from common.plan import BaseModelPin, Plan, Rule, Training
+from common.plan_fields import Composition, Modality, Precision
 from common.plan_file import parse_plan
 from common.signing import SigningKey
 from server.app import blob_of

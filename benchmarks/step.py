@@ -30,7 +30,8 @@ from client.model.lora import Adapted, Factor, adapt, fold_for_good
 from client.model.lora_init import fresh_adapter
 from client.training.regularizer import AdapterPrototype, Regularizer, Weights
 from common.adapter import Adapter, Pair
-from common.plan import Composition, Similarity
+from common.contrastive import Similarity
+from common.plan_fields import Composition
 
 #: The seven linear layers of each decoder layer.
 TARGETS = r"model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"

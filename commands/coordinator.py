@@ -79,7 +79,7 @@ def start(
 
     Example: fedmslora coordinator start
     """
-    from common.process.supervise import alone, keep, until_signalled
+    from common.process.supervise import single_instance, supervise, until_signalled
     from server.coordinator.certificates import days_left
     from server.coordinator.processes import become, parts
     from server.coordinator.state import State
@@ -89,10 +89,10 @@ def start(
         become(_which(part), opened)
     if (days := days_left(opened.tls / "server.crt")) < 30:
         typer.echo(f"the certificate ends in {days} days: fedmslora coordinator init --renew")
-    with alone(opened.pid_file), until_signalled() as stop:
+    with single_instance(opened.pid_file), until_signalled() as stop:
         settings = opened.settings
         typer.echo(f"sites reach it at {settings.address}; logs are in {opened.logs}")
-        keep(parts(opened), stop)
+        supervise(parts(opened), stop)
     typer.echo("stopped; nothing is lost, `start` goes on from here")
 
 
@@ -232,7 +232,7 @@ def _site(name: str, modality: str, public_key: str) -> "Site":
     from pydantic import ValidationError
 
     from common.errors import StateError
-    from common.plan import Modality
+    from common.plan_fields import Modality
     from server.coordinator.registry import Site
 
     if modality not in list(Modality):
@@ -277,7 +277,7 @@ def _superlink(opened: "State") -> "Generator[SuperLink]":
 
 
 def _introduced(opened: "State") -> str:
-    """Tell Flower at once, if it is there."""
+    """OnProgress Flower at once, if it is there."""
     from server.coordinator.flower_nodes import introduce
     from server.coordinator.superlink import SuperLinkAway
 
@@ -334,14 +334,14 @@ def _stop_parts(opened: "State") -> str:
     import os
     import signal
 
-    from common.process.supervise import running
+    from common.process.supervise import running_pid
 
-    number = running(opened.pid_file)
+    number = running_pid(opened.pid_file)
     if number is None:
         return "`start` is not running"
     os.kill(number, signal.SIGTERM)
     for _ in range(300):
-        if running(opened.pid_file) is None:
+        if running_pid(opened.pid_file) is None:
             return "the coordinator is stopped"
         time.sleep(0.1)
     sys.exit(f"process {number} has not ended within 30 s, expected it to")

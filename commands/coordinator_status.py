@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from common.errors import StateError
-from common.process.supervise import running
+from common.process.supervise import running_pid
 from server.coordinator.certificates import days_left
 from server.coordinator.state import State
 from server.coordinator.status import (
@@ -37,7 +37,7 @@ def document(opened: State, superlink: SuperLink, run_name: str | None) -> dict[
     run, sites, answers = _look(opened, superlink, run_name)
     return {
         "address": opened.settings.address,
-        "process": running(opened.pid_file),
+        "process": running_pid(opened.pid_file),
         "superlink": answers,
         "certificate_days": days_left(opened.tls / "server.crt"),
         "run": run and asdict(run) | {"folder": str(opened.run(run.name).root)},

@@ -17,7 +17,7 @@ import numpy as np
 from common.errors import BankError
 from common.identity import canonical_json
 from common.numbers import Blob, InFile, InMemory, Numbers, Stored, held
-from common.plan import Precision
+from common.plan_fields import Precision
 from common.tensors import Array as Array
 from common.tensors import Header, Writer, read_array, read_header
 

@@ -17,7 +17,8 @@ import numpy as np
 
 from common.errors import BankError
 from common.identity import canonical_json
-from common.plan import Plan, Precision, Router
+from common.plan import Plan, Router
+from common.plan_fields import Precision
 from common.tensors import Array, Writer, read_array, read_header
 
 #: No vision tower is nearly as wide.

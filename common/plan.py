@@ -4,35 +4,32 @@ A plan travels to every site, so it holds no path and no hospital's name: sites 
 pseudonyms (`a`, `north`), a base model is a name and a digest.
 """
 
+from collections.abc import Mapping
 from enum import StrEnum
 from functools import cached_property
-from typing import Annotated, Any, Literal, TypeAlias, cast
+from typing import Annotated, Any, cast
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
+    PlainValidator,
+    SerializeAsAny,
     SerializerFunctionWrapHandler,
     model_serializer,
 )
 
 from common.identity import canonical_json, sha256
-
-
-class Modality(StrEnum):
-    """A kind of image: what attracts (the same) and repels (another) in the regularizer."""
-
-    PATHOLOGY = "pathology"
-    RADIOLOGY = "radiology"
-    DERMATOLOGY = "dermatology"
-    FUNDUS = "fundus"
-    MICROSCOPY = "microscopy"
-    CT = "ct"
-    MR = "mr"
-    XRAY = "xray"
-    ULTRASOUND = "ultrasound"
-    ENDOSCOPY = "endoscopy"
-    OCT = "oct"
+from common.methods.interface import MethodSettings
+from common.methods.registry import parse_method
+from common.plan_fields import (
+    Count,
+    Fraction,
+    Modality,
+    Positive,
+    Precision,
+    Slug,
+    Strict,
+    TaskName,
+)
 
 
 class Rule(StrEnum):
@@ -44,52 +41,6 @@ class Rule(StrEnum):
     ALTERNATING = "alternating"
 
 
-class Active(StrEnum):
-    """Which earlier adapters are summed under the one that trains."""
-
-    ALL = "all"
-    SAME_MODALITY = "same_modality"
-    NONE = "none"
-
-
-class Composition(StrEnum):
-    """How the earlier adapters are held in memory; both are exact."""
-
-    FOLD = "fold"
-    STACK = "stack"
-
-
-class Similarity(StrEnum):
-    """How alike two adapters are to the contrastive regularizer."""
-
-    EXP = "exp"
-    GRASSMANN = "grassmann"
-    #: No repulsion: a pull to the mean of the modality's own prototypes.
-    ATTRACT = "attract"
-    NONE = "none"
-
-
-class Start(StrEnum):
-    """What a stage's adapter begins with: nothing learned, or something of the bank.
-
-    `modality`: the mean of the adapters of the stage's own modality. `nearest`: the one
-    adapter with which the site's own training questions have the least loss. `gradient`:
-    nothing learned, but A spans the directions in which their loss falls fastest.
-    """
-
-    FRESH = "fresh"
-    MODALITY = "modality"
-    NEAREST = "nearest"
-    GRADIENT = "gradient"
-
-
-class Prototypes(StrEnum):
-    """What the regularizer compares with: every earlier task, or a mean per modality."""
-
-    TASK = "task"
-    MODALITY = "modality"
-
-
 class Metric(StrEnum):
     """The one measure of a task that enters the score matrix; a fraction of 0 to 1."""
 
@@ -98,13 +49,6 @@ class Metric(StrEnum):
     F1 = "f1"
     RECALL = "recall"
     BLEU = "bleu"
-
-
-class Precision(StrEnum):
-    """A number format: of the base model and its forward pass, or of adapters on the wire."""
-
-    FP32 = "fp32"
-    BF16 = "bf16"
 
 
 class VisionWeights(StrEnum):
@@ -122,90 +66,11 @@ class Earlier(StrEnum):
     NONE = "none"
 
 
-class DataSource(StrEnum):
-    """What stands in for the hospitals' data in a simulation."""
-
-    PICTURES = "pictures"
-    PHANTOMS = "phantoms"
-
-
-class Strict(BaseModel):
-    """No unknown field, no silent conversion, no change afterwards."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-Count: TypeAlias = Annotated[int, Field(ge=1)]
-Positive: TypeAlias = Annotated[float, Field(gt=0)]
-Fraction: TypeAlias = Annotated[float, Field(ge=0, le=1)]
-Slug: TypeAlias = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")]
-#: The name of a task's folder; the paper's have capitals.
-TaskName: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,39}$")]
-
-
 class BaseModelPin(Strict):
     """The frozen model that everything is added to, pinned by the digest of its files."""
 
     name: Slug
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-
-
-class Contrast(Strict):
-    """MSLoRA-CR's regularizer (arXiv 2508.11673): `weight` is its alpha."""
-
-    similarity: Similarity = Similarity.EXP
-    weight: Annotated[float, Field(ge=0)] = 0.1
-    temperature: Positive = 0.1
-    prototypes: Prototypes = Prototypes.TASK
-    #: The paper's beta; null turns the orthogonality term off.
-    orthogonality: Positive | None = 0.01
-
-
-class MSLoRACR(Strict):
-    """Modality-specific LoRA with contrastive regularization (client/methods/mslora_cr.py)."""
-
-    name: Literal["mslora_cr"]
-    rank: Count
-    alpha: Positive
-    active: Active = Active.ALL
-    hold: Composition = Composition.FOLD
-    start: Start = Start.FRESH
-    contrast: Contrast | None
-
-    @property
-    def label(self) -> str:
-        """What a comparison calls the method with these settings.
-
-        The paper's names, and behind them what differs from the paper: `mslora` is the sum
-        of all adapters, `mslora_same_gradient` that of the modality's, with another start.
-        """
-        if self.contrast is None:
-            name = "separate" if self.active is Active.NONE else "mslora"
-        else:
-            name = "mslora_cr" if self.contrast.orthogonality is None else "mslora_cr_ortho"
-            name += "_alone" if self.active is Active.NONE else ""
-        name += "_same" if self.active is Active.SAME_MODALITY else ""
-        return name if self.start is Start.FRESH else f"{name}_{self.start}"
-
-
-class OneAdapter(Strict):
-    """A baseline of one adapter that goes through all stages; a release is how it then stands.
-
-    `sequential` is fine-tuned on and on, and forgets; `joint` learns all tasks at once, meant
-    as an upper bound; `zero_shot` learns nothing (client/methods/, a file each).
-    """
-
-    name: Literal["sequential", "joint", "zero_shot"]
-    rank: Count
-    alpha: Positive
-
-    @property
-    def label(self) -> str:
-        """What a comparison calls the method."""
-        return self.name
-
-
-MethodPlan: TypeAlias = Annotated[MSLoRACR | OneAdapter, Field(discriminator="name")]
 
 
 class Training(Strict):
@@ -272,13 +137,14 @@ class Router(Strict):
 class Simulation(Strict):
     """How one machine stands in for the hospitals; real sites ignore it."""
 
-    data: DataSource
+    #: A data source by its name (simulation/data_sources.py), checked where a simulation starts.
+    data: Slug
     #: Methods run beside the plan's own, on the same data.
     compare: tuple[Slug, ...] = ()
     #: Share of each task's usual training questions.
     train_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     #: The same for some tasks, in its place.
-    train_fractions: dict[TaskName, Annotated[float, Field(gt=0, le=1)]] = {}
+    train_fractions: Mapping[TaskName, Annotated[float, Field(gt=0, le=1)]] = Field({})
     #: Most test questions of a hospital and task; null takes all.
     test_questions: Count | None = None
     label_noise: Fraction = 0.0
@@ -295,7 +161,7 @@ class Plan(Strict):
     base_model: BaseModelPin
     #: Only a base model in LLaVA-Med's original layout has the choice.
     vision_weights: VisionWeights = VisionWeights.OPENAI
-    method: MethodPlan
+    method: Annotated[SerializeAsAny[MethodSettings], PlainValidator(parse_method)]
     aggregation: Rule
     #: The number format in which adapters travel and are released.
     wire: Precision = Precision.BF16
@@ -325,31 +191,26 @@ class Plan(Strict):
         return tuple(sorted({site for stage in self.stages for site in stage.sites}))
 
     @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """Each stage's modality."""
+        return tuple(stage.modality for stage in self.stages)
+
+    @property
     def routing(self) -> Router | None:
-        """The router, where there is a choice: a baseline of one adapter leaves none."""
-        return None if isinstance(self.method, OneAdapter) else self.router
+        """The router, where the method leaves it a choice."""
+        return self.router if self.method.routable else None
 
-    def base_of(self, stage: int) -> tuple[int, ...]:
-        """The earlier stages whose adapters are summed under stage `stage` (0-based)."""
-        if isinstance(self.method, OneAdapter) or self.method.active is Active.NONE:
-            return ()
-        if self.method.active is Active.ALL:
-            return tuple(range(stage))
-        modality = self.stages[stage].modality
-        return tuple(i for i in range(stage) if self.stages[i].modality is modality)
+    def frozen_stages(self, stage: int) -> tuple[int, ...]:
+        """Return the earlier stages whose adapters are frozen under stage `stage` (0-based)."""
+        return self.method.frozen_stages(self.modalities, stage)
 
-    def answering(self, task: int, after: int) -> tuple[int, ...]:
-        """The stages summed to answer `task` once stage `after` is released.
+    def summed_stages(self, stage: int) -> tuple[int, ...]:
+        """Return the stages that are summed for a stage's own task: the frozen ones and itself."""
+        return (*self.frozen_stages(stage), stage)
 
-        The oracle knows the task (arXiv 2508.11673 does): a task that has arrived is
-        answered by the adapters that were there when it was learned; one that has not,
-        by what the bank would sum for it. A baseline of one adapter has only its latest.
-        """
-        if isinstance(self.method, OneAdapter):
-            return (after,)
-        if task <= after:
-            return (*self.base_of(task), task)
-        return tuple(stage for stage in self.base_of(task) if stage <= after)
+    def answering_stages(self, task: int, after: int) -> tuple[int, ...]:
+        """Return the stages whose adapters answer `task` once stage `after` is released."""
+        return self.method.answering_stages(self.modalities, task, after)
 
     def scored_after(self, stage: int) -> range:
         """The tasks that are scored with what the bank knows after stage `stage`."""

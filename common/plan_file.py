@@ -4,25 +4,23 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from common.errors import PlanError
+from common.methods.registry import all_settings
 from common.plan import (
     BaseModelPin,
-    Contrast,
     Evaluation,
-    MSLoRACR,
-    OneAdapter,
     Plan,
     Router,
     Simulation,
     Stage,
     Training,
 )
-from common.plan_mistakes import cross_mistakes, sentence, shown
+from common.plan_mistakes import cross_mistakes, sentence, shown, start_mistakes
 
 
 def load_plan(file: Path) -> Plan:
@@ -57,8 +55,9 @@ def parse_plan(document: Mapping[str, Any], source: str) -> Plan:
     except ValidationError as error:
         # A list whose every item is wrong is called empty, too; that one is not true.
         details = [d for d in error.errors() if not (d["type"] == "too_short" and d["input"])]
-        mistakes = [sentence(detail, document, FIELDS) for detail in details] + mistakes
+        mistakes = [sentence(detail, document, _known_fields()) for detail in details] + mistakes
     else:
+        mistakes += start_mistakes(plan)
         if not mistakes:
             return plan
     raise PlanError("\n".join(f"{source}: {mistake}" for mistake in mistakes))
@@ -90,12 +89,18 @@ _PlanLoader.add_implicit_resolver(  # pyright: ignore[reportUnknownMemberType]
 )
 
 
-#: Every field of every part of a plan, for a hint at what was meant.
-FIELDS = frozenset(
-    name
-    for part in (
-        Plan, Stage, Training, Evaluation, Router, Simulation, BaseModelPin, MSLoRACR, OneAdapter,
-        Contrast,
-    )
-    for name in part.model_fields
-)  # fmt: skip
+def _known_fields() -> frozenset[str]:
+    """Return every field of every part of a plan, for a hint at what was meant."""
+    parts: list[type[BaseModel]] = [
+        Plan, Stage, Training, Evaluation, Router, Simulation, BaseModelPin
+    ]  # fmt: skip
+    parts += all_settings().values()
+    # A method may have parts of its own, such as a regularizer's settings.
+    nested = [
+        kind
+        for part in all_settings().values()
+        for field in part.model_fields.values()
+        for kind in (field.annotation, *get_args(field.annotation))
+        if isinstance(kind, type) and issubclass(kind, BaseModel)
+    ]
+    return frozenset(name for part in (*parts, *nested) for name in part.model_fields)

@@ -6,11 +6,11 @@ from typing import Any, TypeAlias, cast
 
 from pydantic_core import ErrorDetails
 
+from common.methods.registry import UNKNOWN
+from common.plan import Plan, Rule
+
 #: Fields as a YAML file gives them: anything may stand anywhere.
 Fields: TypeAlias = Mapping[str, Any]
-
-#: The methods that exist: one file each in client/methods/.
-METHODS = ("mslora_cr", "sequential", "joint", "zero_shot")
 
 
 def cross_mistakes(document: Fields) -> list[str]:
@@ -28,7 +28,6 @@ def cross_mistakes(document: Fields) -> list[str]:
                 "expected a name of its own"
             )
         mistakes += [f"{where}, {text}" for text in _site_mistakes(sites, quorum)]
-        mistakes += [f"{where}, {text}" for text in _start_mistakes(document, sites)]
     return mistakes
 
 
@@ -42,14 +41,16 @@ def _site_mistakes(sites: list[Any], quorum: object) -> list[str]:
     return mistakes
 
 
-def _start_mistakes(document: Fields, sites: list[Any]) -> list[str]:
-    """Sites that begin with different adapters have no mean of A and B apart."""
-    start, rule = _fields(document.get("method")).get("start"), document.get("aggregation")
-    if start not in ("nearest", "gradient") or rule == "svd" or len(sites) < 2:
+def start_mistakes(plan: Plan) -> list[str]:
+    """Return where sites begin a stage with different adapters under a rule that forbids it."""
+    if not plan.method.starts_differ or plan.aggregation is Rule.SVD:
         return []
     return [
-        f"sites: found {len(sites)} with method.start {start!r} and the rule {rule!r}, expected "
-        "one site, or the rule 'svd': each site begins with what its own questions ask for"
+        f"{_stage_label(number, stage.model_dump())}, sites: found {len(stage.sites)} with the "
+        f"method {plan.method.label!r} and the rule {plan.aggregation!r}, expected one site, or "
+        "the rule 'svd': each site begins with what its own questions ask for"
+        for number, stage in enumerate(plan.stages, 1)
+        if len(stage.sites) > 1
     ]
 
 
@@ -63,15 +64,10 @@ def sentence(detail: ErrorDetails, document: Fields, fields: Iterable[str]) -> s
         return f"{where}: found a field {field!r}, expected only known fields{hint}"
     if kind == "missing":
         return f"{where}: found nothing, expected a value (it has no default)"
-    if kind.startswith("union_tag"):
-        methods = ", ".join(repr(name) for name in METHODS)
-        return f"{where}, name: found {shown(_tag(detail))}, expected one of {methods}"
+    if kind == UNKNOWN:
+        context = detail["ctx"] if "ctx" in detail else {}
+        return f"{where}, name: found {shown(context['found'])}, expected one of {context['known']}"
     return f"{where}: found {shown(detail['input'])}, expected {_expected(detail)}"
-
-
-def _tag(detail: ErrorDetails) -> object:
-    given = cast(object, detail["input"])
-    return _fields(given).get("name") if _fields(given) else given
 
 
 def _expected(detail: ErrorDetails) -> str:
@@ -100,8 +96,6 @@ def _where(location: Sequence[int | str], document: Fields) -> str:
     if len(parts) >= 2 and parts[0] == "stages" and isinstance(parts[1], int):
         label = _stage_label(parts[1] + 1, document["stages"][parts[1]])
         parts = parts[2:]
-    elif len(parts) >= 2 and parts[0] == "method" and parts[1] in METHODS:
-        parts = ["method", *parts[2:]]
     path = ".".join(str(part) for part in parts)
     return ", ".join(part for part in (label, path) if part) or "the plan"
 

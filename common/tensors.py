@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from common.errors import BankError
-from common.plan import Precision
+from common.plan_fields import Precision
 
 Array: TypeAlias = npt.NDArray[np.floating[Any]]
 #: The `count` bytes at `offset` of a blob, fewer where it ends before.

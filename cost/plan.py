@@ -9,7 +9,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from common.plan import Composition, MSLoRACR, Plan, Prototypes, Rule, Similarity, Stage
+from common.contrastive import Prototypes, Similarity
+from common.methods.mslora_cr import MSLoRACR
+from common.plan import Plan, Rule, Stage
+from common.plan_fields import Composition
 from cost.geometry import LLAVA_MED, Geometry
 from cost.sizes import Sizes, index_bytes, release_bytes, sizes_of
 from cost.step import Memory, Operations, Rows, Setting, Worn, memory, operations
@@ -182,7 +185,7 @@ def worn_in(plan: Plan, stage: int) -> Worn:
     method, learns = plan.method, plan.aggregation in (Rule.FEDAVG, Rule.SVD)
     return Worn(
         rank=method.rank,
-        earlier=len(plan.base_of(stage)),
+        earlier=len(plan.frozen_stages(stage)),
         hold=method.hold if isinstance(method, MSLoRACR) else Composition.FOLD,
         a_learns=learns,
     )

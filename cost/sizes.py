@@ -18,7 +18,8 @@ from common.identity import canonical_json
 from common.image_prototype import ImagePrototype
 from common.image_prototype import to_bytes as prototype_to_bytes
 from common.metrics import Answer, AnswerKind, task_metrics
-from common.plan import Plan, Precision
+from common.plan import Plan
+from common.plan_fields import Precision
 from cost.geometry import Geometry
 
 #: A number in the place of one that a run will tell.
@@ -111,7 +112,7 @@ def _release(plan: Plan, stage: int, adapter: Adapter) -> Release:
         parent=_DIGEST,
         plan=plan.digest,
         base_model=plan.base_model,
-        sums=(*plan.base_of(stage), stage),
+        sums=plan.summed_stages(stage),
         sites=dict.fromkeys(planned.sites, 1000),
         rule=plan.aggregation,
         error=NUMBER,

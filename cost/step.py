@@ -11,7 +11,7 @@ tests/flow/cost/test_cost_measured.py.
 from dataclasses import dataclass
 from typing import Final
 
-from common.plan import Composition, Precision
+from common.plan_fields import Composition, Precision
 from cost.geometry import Decoder, Geometry, Tower
 
 #: Bytes of a number of the frozen model.

@@ -117,7 +117,7 @@ def _stage(course: _Course, number: int) -> Iterator[Exchange]:
     stage = plan.stages[number]
     if plan.evaluation.zero_shot:
         yield from course.asked(_order(plan, number, 0, _Model()), number)
-    model = _Model(tuple(course.released), plan.base_of(number))
+    model = _Model(tuple(course.released), plan.frozen_stages(number))
     for round_number in range(1, stage.rounds + 1):
         yield from course.asked(_order(plan, number, round_number, model), number)
         adapter = sha256(f"adapter {number} {round_number}".encode())
@@ -132,7 +132,7 @@ def _stage(course: _Course, number: int) -> Iterator[Exchange]:
 def _scores_after(course: _Course, number: int) -> Iterator[Exchange]:
     plan, bank = course.plan, tuple(course.released)
     for task in plan.scored_after(number):
-        model = _Model(bank, plan.answering(task, number))
+        model = _Model(bank, plan.answering_stages(task, number))
         yield from course.asked(_order(plan, task, 0, model), number)
     if plan.routing is None:
         return

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from common.errors import BankError
-from common.plan import Modality
+from common.plan_fields import Modality
 
 _TASK = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
 

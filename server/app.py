@@ -18,7 +18,7 @@ from common.exchange import ReleaseRef, Scores
 from common.identity import code_digest
 from common.plan import Plan
 from common.plan_file import load_plan
-from common.process.progress import News, tell
+from common.process.progress import ProgressEvent, write_event
 from common.signing import SigningKey
 from report.model import RunReport
 from report.write import write_report
@@ -156,7 +156,7 @@ def scored(
     """
     for task in plan.scored_after(after):
         desk.say({"event": "scoring", "stage": after, "task": task})
-        model = Model(refs(bank)[: after + 1], plan.answering(task, after))
+        model = Model(refs(bank)[: after + 1], plan.answering_stages(task, after))
         yield task, score_task(plan, task, model, desk, OFFLINE_GRACE_S)
 
 
@@ -179,7 +179,7 @@ def routed(
 
 def train_and_score(plan: Plan, number: int, bank: Bank, desk: Desk) -> tuple[Draft, str]:
     """Train the stage and score what came out: what the bank is to take, its adapter's digest."""
-    releases, active = refs(bank), plan.base_of(number)
+    releases, active = refs(bank), plan.frozen_stages(number)
     trained = train_stage(plan, number, releases, desk)
     desk.say({"event": "scoring", "stage": number, "task": number})
     scores = score_task(plan, number, Model(releases, active, trained.adapter), desk)
@@ -200,7 +200,7 @@ def _draft(
         task=stage.task,
         parent=bank.head,
         plan=plan.digest,
-        sums=(*plan.base_of(number), number),
+        sums=plan.summed_stages(number),
         sites=trained.sites,
         rule=plan.aggregation,
         error=trained.error,
@@ -235,9 +235,9 @@ def _federation(context: Context) -> Federation:
     )
 
 
-def _say(folder: RunFolder, news: News) -> None:
+def _say(folder: RunFolder, news: ProgressEvent) -> None:
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    tell(folder.progress, "coordinator", {**news, "time": now})
+    write_event(folder.progress, "coordinator", {**news, "time": now})
 
 
 def _setting(context: Context, key: str) -> Path:

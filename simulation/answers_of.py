@@ -42,6 +42,8 @@ def answers_of(plan: Plan, folder: RunFolder, sites: Path, task: int, after: int
 def _order(plan: Plan, bank: Bank, task: int, after: int) -> Order:
     if task == after:
         candidate = bank.release(task).adapter
-        return scoring_order(plan, task, Model(refs(bank)[:task], plan.base_of(task), candidate))
-    model = Model(refs(bank)[: after + 1], plan.answering(task, after))
+        return scoring_order(
+            plan, task, Model(refs(bank)[:task], plan.frozen_stages(task), candidate)
+        )
+    model = Model(refs(bank)[: after + 1], plan.answering_stages(task, after))
     return scoring_order(plan, task, model)

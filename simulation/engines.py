@@ -13,16 +13,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from common.errors import Refusal, SiteFailed, StateError
+from common.process.flower_environment import OFFLINE
 
 #: Flower and Ray ask the outside for updates and send telemetry unless told not to.
 QUIET = {
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    **OFFLINE,
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "HF_HUB_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
 #: Ray's shared memory holds one order or update at a time; its default is a third of the RAM.

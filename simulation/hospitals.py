@@ -13,30 +13,21 @@ from client.model.base_digest import base_digest
 from common.durable import DISK, write_file
 from common.errors import DataError, ModelError, PlanError, StateError
 from common.identity import seed_for
-from common.plan import DataSource, Modality, Plan, Simulation, Stage
+from common.plan import Modality, Plan, Simulation
+from simulation.data_sources import DataSource, data_source
 from simulation.task_folder.write_task import Question, write_task
 
 #: Folders of the base models that come with the project, by their name in a plan.
 BASE_MODELS: Mapping[str, Path] = {"tiny-llava": Path(__file__).parent / "base_model"}
-#: Training and test questions of each phantom task over all its sites; few-shot from the
-#: fourth on, as knowledge of a modality is meant to help the tasks that come late.
-PHANTOM_QUESTIONS: Mapping[str, tuple[int, int]] = {
-    "pathvqa": (600, 240),
-    "slake-vqarad": (600, 240),
-    "derm": (600, 240),
-    "PCAM": (200, 240),
-    "CXP": (200, 240),
-    "HAM": (300, 240),
-    "nmi": (120, 240),
-    "iu-x-ray": (120, 240),
-}
 
 
 def check(plan: Plan, source: str, data: Path | None, base_model: Path | None) -> Path:
-    """The base model's folder, once all that a run needs is found; nothing is written.
+    """Check that everything a run needs is there, and return the base model's folder.
+
+    Nothing is written.
 
     Args:
-        source: names the plan in a mistake.
+        source: names the plan in an error.
         data: a folder SITE/TASK/ in the paper's layout, or None where data will be made.
         base_model: the base model's folder; by default the one that comes with the project.
 
@@ -57,19 +48,21 @@ def check(plan: Plan, source: str, data: Path | None, base_model: Path | None) -
 
 
 def prepare(plan: Plan, sites: Path, data: Path | None, base_model: Path) -> None:
-    """Each site of the plan has its file beneath `sites`, and its data there or in `data`.
+    """Write every site's file, and make its data unless `data` is given.
+
+    Args:
+        sites: the folder that gets a folder for each site.
 
     Raises:
         StateError: the folder holds the sites of another plan.
+        PlanError: the plan names a data source that does not exist.
         DataError: data that an earlier run made here was damaged.
     """
     _claim(plan, sites, data)
     for name in plan.sites:
         own = data / name if data else sites / name / "data"
         if data is None:
-            for stage in plan.stages:
-                if name in stage.sites:
-                    _make_task(plan, stage, name, own / stage.task)
+            _make_data(plan, name, own)
         _write_site_file(sites / name / "site.yaml", name, own, base_model)
     if data is None:
         _check_data(
@@ -89,7 +82,7 @@ def _check_data(folders: Iterable[Path]) -> None:
 
 
 def _claim(plan: Plan, sites: Path, data: Path | None) -> None:
-    """`sites` is for this data alone: what was made for another plan is not taken for it."""
+    """Reserve `sites` for this plan's data: what was made for another plan is not reused."""
     made = plan.simulation and plan.simulation.model_dump(mode="json", exclude={"compare"})
     made_of = {
         "data": str(data.resolve()) if data else None,
@@ -149,17 +142,17 @@ def _write_site_file(file: Path, name: str, data: Path, base_model: Path) -> Non
 
 
 def _check_tasks(plan: Plan, source: str) -> None:
-    """The plan's data can be made.
+    """Check that the plan's data can be made.
 
     Raises:
-        PlanError: the plan says not how, or names tasks that do not exist.
+        PlanError: the plan does not say how, or names tasks that do not exist.
     """
     if plan.simulation is None:
         raise PlanError(
             f"{source}: simulation: found nothing, expected the data that stands in for the "
             "hospitals'; or give their folder with --data"
         )
-    known = [name for name, _ in _tasks(plan.simulation.data)]
+    known = data_source(plan.simulation.data, source).tasks
     mistakes = [*_deal_mistakes(plan, plan.simulation, source)]
     mistakes += [
         f"{source}: stage {number} {stage.name!r}, task: found {stage.task!r}, "
@@ -171,97 +164,73 @@ def _check_tasks(plan: Plan, source: str) -> None:
         raise PlanError("\n".join(mistakes))
 
 
-def _deal_mistakes(plan: Plan, wish: Simulation, source: str) -> Iterable[str]:
+def _deal_mistakes(plan: Plan, simulation: Simulation, source: str) -> Iterable[str]:
     for task in dict.fromkeys(stage.task for stage in plan.stages):
         sites = len(_holders(plan, task))
-        if wish.deal is not None and len(wish.deal) != sites:
+        if simulation.deal is not None and len(simulation.deal) != sites:
+            found = len(simulation.deal)
             yield (
-                f"{source}: simulation.deal: found {len(wish.deal)} numbers, expected {sites}: one "
-                f"for each site of the task {task!r}"
+                f"{source}: simulation.deal: found {found} number{'' if found == 1 else 's'}, "
+                f"expected {sites}: one for each site of the task {task!r}"
             )
 
 
-def _tasks(source: DataSource) -> Sequence[tuple[str, object]]:
-    """Every task of a source, and its modality."""
-    if source is DataSource.PICTURES:
-        from simulation.pictures import source as pictures
-
-        return pictures.TASKS
-    from simulation.phantoms import source as phantoms
-
-    return phantoms.TASKS
-
-
-def _make_task(plan: Plan, stage: Stage, site: str, folder: Path) -> None:
-    if folder.exists():
-        return
-    assert plan.simulation is not None
-    train, test = _dealt(plan, plan.simulation, stage.task, site)
-    if not train or not test:
-        raise DataError(f"{folder}: found no question for site {site}, expected at least one")
-    write_task(folder, train, test)
+def _make_data(plan: Plan, site: str, folder: Path) -> None:
+    """Write the data of every task that the site holds and whose folder is not there yet."""
+    simulation = plan.simulation
+    assert simulation is not None
+    source = data_source(simulation.data, plan.name)
+    for task in dict.fromkeys(stage.task for stage in plan.stages if site in stage.sites):
+        if (folder / task).exists():
+            continue
+        train, test = _questions(plan, simulation, source, task, site)
+        if not train or not test:
+            raise DataError(
+                f"{folder / task}: found no question for site {site}, expected at least one"
+            )
+        write_task(folder / task, train, test)
 
 
 def _holders(plan: Plan, task: str) -> list[str]:
-    """The sites that share a task's data, in the order in which they come to it."""
+    """Return the sites that share a task's data, in the order of the stages."""
     stages = [stage for stage in plan.stages if stage.task == task]
     return list(dict.fromkeys(site for stage in stages for site in stage.sites))
 
 
-def _dealt(
-    plan: Plan, wish: Simulation, task: str, site: str
+def _questions(
+    plan: Plan, simulation: Simulation, source: DataSource, task: str, site: str
 ) -> tuple[list[Question], list[Question]]:
-    """The questions of the hospitals that the site stands for; groups are counted through."""
+    """Return the questions of all hospitals that the site stands for, image groups renumbered."""
     holders = _holders(plan, task)
-    deal = wish.deal or (1,) * len(holders)
-    place, hospitals = holders.index(site), sum(deal)
-    make = {DataSource.PICTURES: _pictures, DataSource.PHANTOMS: _phantoms}[wish.data]
+    deal = simulation.deal or (1,) * len(holders)
+    place = holders.index(site)
     train: list[Question] = []
     test: list[Question] = []
     for position in range(sum(deal[:place]), sum(deal[: place + 1])):
-        learned, asked = make(plan.seed, task, position, hospitals)
-        learned, asked = _thinned(wish, plan.seed, task, learned, asked)
+        learned, asked = source.questions(task, position, sum(deal), plan.seed)
+        learned, asked = _reduced(simulation, plan.seed, task, learned, asked)
         first = 1 + max((question.group for question in (*train, *test)), default=-1)
         train += [replace(question, group=question.group + first) for question in learned]
         test += [replace(question, group=question.group + first) for question in asked]
     return train, test
 
 
-def _pictures(
-    seed: int, task: str, position: int, sites: int
+def _reduced(
+    simulation: Simulation,
+    seed: int,
+    task: str,
+    train: Sequence[Question],
+    test: Sequence[Question],
 ) -> tuple[list[Question], list[Question]]:
-    from simulation.pictures.source import picture_task
-
-    return picture_task(task, position, sites, seed)
-
-
-def _phantoms(
-    seed: int, task: str, position: int, sites: int
-) -> tuple[list[Question], list[Question]]:
-    from simulation.phantoms.source import phantom_task
-
-    counts = [-(-count // sites) for count in PHANTOM_QUESTIONS[task]]
-    train, test = (
-        phantom_task(task, count, seed_for(seed, part, task, position), position)
-        for part, count in zip(("train", "test"), counts, strict=True)
-    )
-    # The groups of both count from 0; a picture of the one is none of the other.
-    shift = 1 + max(question.group for question in train)
-    return train, [replace(question, group=question.group + shift) for question in test]
-
-
-def _thinned(
-    wish: Simulation, seed: int, task: str, train: Sequence[Question], test: Sequence[Question]
-) -> tuple[list[Question], list[Question]]:
-    """Fewer questions, and noisy training answers, where the plan wants them."""
+    """Keep as many questions, with as much label noise, as the plan says."""
     rng = np.random.default_rng(seed_for(seed, "thinned"))
-    fraction = wish.train_fractions.get(task, wish.train_fraction)
+    fraction = simulation.train_fractions.get(task, simulation.train_fraction)
     kept = list(train[: max(1, round(fraction * len(train)))])
-    return _noisy(kept, wish.label_noise, rng), list(test[: wish.test_questions])
+    return _noisy(kept, simulation.label_noise, rng), list(test[: simulation.test_questions])
 
 
 def _noisy(train: list[Question], share: float, rng: np.random.Generator) -> list[Question]:
-    """A share of the answers replaced by another answer to the same question."""
+    """Replace a share of the answers by another answer to the same question."""
     given: dict[str, list[str]] = {}
     for question in train:
         given.setdefault(question.question, []).append(question.answer)

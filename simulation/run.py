@@ -1,8 +1,7 @@
 """`fedmslora simulate`: the runs that a plan asks for, one after another, on one machine."""
 
-import fcntl
 from collections.abc import Generator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +12,7 @@ from common.errors import DataError, PlanError, StateError
 from common.identity import code_digest, sha256
 from common.plan import Plan
 from common.plan_file import load_plan
+from common.process.file_lock import file_lock
 from common.signing import SigningKey
 from report.json_file import read_report
 from report.model import RunReport
@@ -182,20 +182,20 @@ def _only_one(folder: Path) -> Generator[None]:
     Raises:
         StateError: another process holds it, or it can't be made.
     """
+
+    def at_work() -> StateError:
+        return StateError(
+            f"{folder}: found another fedmslora at work in this folder, expected to be alone"
+        )
+
     new = not folder.exists()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / _LOCK_FILE).open("w")
-    except OSError as error:
-        raise StateError(
-            f"{folder}: can't be used as the run's folder ({error.strerror})"
-        ) from None
-    with lock:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(file_lock(folder / _LOCK_FILE, patience_s=0, error=at_work))
+        except OSError as error:
             raise StateError(
-                f"{folder}: found another fedmslora at work in this folder, expected to be alone"
+                f"{folder}: can't be used as the run's folder ({error.strerror})"
             ) from None
         try:
             yield

@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 
 from common.plan import Plan
-from common.process.progress import Follower, News
+from common.process.progress import Follower, ProgressEvent
 from simulation.failures import in_the_sites_words
 
 _REFRESH_S = 0.5
@@ -45,7 +45,7 @@ def _follow(
         while True:
             last = stop.is_set()
             for follower in followers:
-                for writer, news in follower.news():
+                for writer, news in follower.events():
                     view.take(writer, news)
             redraw()
             if last:
@@ -70,7 +70,7 @@ class _View:
         self._plan = plan
         self._folder = sites
         self._console = console
-        self._sites: dict[str, News] = {}
+        self._sites: dict[str, ProgressEvent] = {}
         self._at = "preparing the sites' data"
         self._spoken = time.monotonic()
 
@@ -79,7 +79,7 @@ class _View:
         self._console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
         self._spoken = time.monotonic()
 
-    def take(self, writer: str, news: News) -> None:
+    def take(self, writer: str, news: ProgressEvent) -> None:
         """Remember one piece of news; print it if it will still matter later."""
         if writer == "coordinator":
             self._take(news)
@@ -112,7 +112,7 @@ class _View:
             )
         return table
 
-    def _take(self, news: News) -> None:
+    def _take(self, news: ProgressEvent) -> None:
         match news["event"]:
             case "meeting":
                 self._at = "starting the sites"
@@ -143,7 +143,7 @@ class _View:
         self._sites = {}
         self._at = f"training {self._plan.stages[stage].name}, round {round_number}"
 
-    def _now_scoring(self, news: News) -> None:
+    def _now_scoring(self, news: ProgressEvent) -> None:
         self._sites = {}
         task = self._plan.stages[int(news["task"])].name
         knowing = "by the base model alone"
@@ -151,7 +151,7 @@ class _View:
             knowing = f"after stage {news['stage'] + 1}"
         self._at = f"scoring {task} {knowing}"
 
-    def _say_scores(self, news: News) -> None:
+    def _say_scores(self, news: ProgressEvent) -> None:
         if news["event"] == "base":
             score = "unknown" if news["score"] is None else f"{100 * news['score']:.0f}"
             self.say(f"  base model: {score}")

@@ -14,7 +14,7 @@ from client.methods.lora_recipe import train_worn, wear
 from client.methods.sequential import answer, start
 from client.training.loop import OnProgress, Trained
 from common.adapter import Adapter
-from common.plan import Composition
+from common.plan_fields import Composition
 
 __all__ = ["answer", "start", "train"]
 

@@ -26,7 +26,8 @@ from client.training.optimizer import Penalty, backward
 from client.training.prefetch import announced, reading_ahead
 from common.adapter import Adapter, AdapterSource
 from common.identity import seed_for
-from common.plan import Composition, Rule
+from common.plan import Rule
+from common.plan_fields import Composition
 
 
 def base_of(assignment: Assignment) -> BaseModel:

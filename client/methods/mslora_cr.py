@@ -24,7 +24,9 @@ from client.training.loop import OnProgress, Trained
 from client.training.optimizer import Penalty
 from client.training.regularizer import Regularizer, Weights, prototypes_of
 from common.adapter import Adapter, AdapterSource
-from common.plan import Modality, MSLoRACR, Prototypes, Start
+from common.contrastive import Prototypes
+from common.methods.mslora_cr import MSLoRACR, Start
+from common.plan_fields import Modality
 
 #: Training questions that `start: nearest` and `gradient` look at.
 PROBED: Final = 64

@@ -7,7 +7,7 @@ from client.methods.interface import Assignment
 from client.methods.lora_recipe import answer_worn, first_adapter, train_worn, wear
 from client.training.loop import OnProgress, Trained
 from common.adapter import Adapter
-from common.plan import Composition
+from common.plan_fields import Composition
 
 
 def start(assignment: Assignment, examples: Sequence[Example]) -> Adapter:

@@ -40,7 +40,8 @@ from client.model.packing import Layout
 from client.model.preprocess import Kept, Preparation, Prepare, maker_of
 from client.model.prompt import Tokenizer
 from common.errors import ModelError
-from common.plan import Precision, VisionWeights
+from common.plan import VisionWeights
+from common.plan_fields import Precision
 
 _DTYPES: Final = {Precision.FP32: torch.float32, Precision.BF16: torch.bfloat16}
 

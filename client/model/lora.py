@@ -26,7 +26,7 @@ from torch.nn import functional
 from client.model.offload import aside
 from common.adapter import Adapter, AdapterSource, Array, Pair, name_of_a, name_of_b
 from common.errors import BankError, ModelError
-from common.plan import Composition
+from common.plan_fields import Composition
 
 #: The linear layers of the language model (7 a layer); tower, projector and head stay out.
 TARGETS = r".*language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"

@@ -14,7 +14,7 @@ from client.site.config import load_site
 from client.site.keys import make_key
 from common.durable import DISK, write_file
 from common.errors import SiteFailed
-from common.plan import Modality
+from common.plan_fields import Modality
 
 SITE_FILE: Final = "site.yaml"
 

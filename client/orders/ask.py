@@ -16,7 +16,8 @@ from common.bank.bank import Bank
 from common.bank.release import Release
 from common.errors import BankError, DataError, ModelError
 from common.metrics import AnswerKind
-from common.plan import Composition, Precision, Router, VisionWeights
+from common.plan import Router, VisionWeights
+from common.plan_fields import Composition, Precision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -42,7 +42,7 @@ from common.metrics import Answer as Answered
 from common.metrics import majority_answers, task_metrics
 from common.plan import Plan
 from common.plan_file import parse_plan
-from common.process.progress import Tell
+from common.process.progress import OnProgress
 
 #: Every method by its name in a plan.
 METHODS: Final[dict[str, Method]] = {
@@ -56,7 +56,7 @@ METHODS: Final[dict[str, Method]] = {
 _AT_HAND: Final = AtHand()
 
 
-def do(order: Order, site: Site, tell: Tell, checkpoint: Checkpoint | None) -> Answer:
+def do(order: Order, site: Site, tell: OnProgress, checkpoint: Checkpoint | None) -> Answer:
     """What the order asks for: an update, or scores. Asked twice, it answers the same.
 
     What it names must be in the site's store. With a checkpoint a training that was cut
@@ -89,7 +89,7 @@ def do(order: Order, site: Site, tell: Tell, checkpoint: Checkpoint | None) -> A
     return replace(update, seconds=time.monotonic() - started, peak_memory=_peak_memory())
 
 
-def _train(order: Order, site: Site, tell: Tell, checkpoint: Checkpoint | None) -> Update:
+def _train(order: Order, site: Site, tell: OnProgress, checkpoint: Checkpoint | None) -> Update:
     _check_tasks(order, site)
     if site.workers > 1:
         from client.orders.workers import train_with_workers  # DeepSpeed, which few sites have
@@ -125,7 +125,7 @@ def _prototype(order: Order, site: Site) -> bytes | None:
     return None if found is None else prototype_bytes(found)
 
 
-def train_here(order: Order, assignment: Assignment, site: Site, tell: Tell) -> Update:
+def train_here(order: Order, assignment: Assignment, site: Site, tell: OnProgress) -> Update:
     """What the order's training in this process comes to."""
     plan, examples = assignment.plan, data_of(order, site).train
     method = METHODS[plan.method.name]

@@ -36,7 +36,7 @@ def answer_routed(
     texts = [""] * len(questions)
     for stage in sorted(set(chosen.values())):
         places = [place for place, q in enumerate(questions) if chosen[q.image] == stage]
-        summed = replace(assignment, active=(*assignment.plan.base_of(stage), stage))
+        summed = replace(assignment, active=assignment.plan.summed_stages(stage))
         for place, text in zip(
             places, answering(summed, [questions[p] for p in places]), strict=True
         ):

@@ -59,9 +59,9 @@ def _work(job: WorkerJob, folder: Path) -> None:
     _join(folder, assignment.device)
     leads = torch.distributed.get_rank() == 0
 
-    def tell(news: progress.News) -> None:
+    def tell(news: progress.ProgressEvent) -> None:
         if leads:
-            progress.tell(folder, "progress", news)
+            progress.write_event(folder, "progress", news)
 
     assignment = replace(assignment, descend=partial(_descend, stage=job.stage))
     update = train_here(job.order, assignment, job.site, tell)

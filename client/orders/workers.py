@@ -26,7 +26,7 @@ from common.durable import DISK, remove_if_there
 from common.errors import SiteFailed
 from common.exchange import Order, Update
 from common.identity import ROOT
-from common.process.progress import Follower, Tell
+from common.process.progress import Follower, OnProgress
 
 #: So often in a row the workers may end without having got on to a new checkpoint.
 TRIES: Final = 3
@@ -36,7 +36,7 @@ _END_S: Final = 10.0
 
 
 def train_with_workers(
-    order: Order, site: Site, tell: Tell, checkpoint: Checkpoint | None
+    order: Order, site: Site, tell: OnProgress, checkpoint: Checkpoint | None
 ) -> Update:
     """What the order's training over `site.workers` processes comes to.
 
@@ -120,7 +120,7 @@ class _Group:
 
 
 def _try(
-    folder: Path, job: WorkerJob, site: Site, tell: Tell, checkpoint: Checkpoint | None
+    folder: Path, job: WorkerJob, site: Site, tell: OnProgress, checkpoint: Checkpoint | None
 ) -> Update | None:
     """The update, or None where a worker died."""
     remove_if_there(folder, DISK)
@@ -132,7 +132,7 @@ def _try(
         while True:
             # Asked before the folder is read, so that last words are not missed.
             broken = group.broken()
-            for _, news in follower.news():
+            for _, news in follower.events():
                 tell(news)
             if (update := found_update(folder)) is not None:
                 group.wait()

@@ -12,7 +12,8 @@ from client.site.config import Federation, Site
 from client.site.policy import fewest_images
 from common.durable import DISK, write_file
 from common.errors import SiteFailed
-from common.plan import Earlier, Plan, Precision, Stage
+from common.plan import Earlier, Plan, Stage
+from common.plan_fields import Precision
 
 #: The weights that get a pair of factors: every linear layer of the language model
 #: (client/model/lora.py, TARGETS).

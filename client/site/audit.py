@@ -18,7 +18,7 @@ from client.site import hash_chain
 from common.errors import StateError
 from common.exchange import Delivery, Failure, Order, Reply, Update
 from common.identity import canonical_json, sha256
-from common.plan import Strict
+from common.plan_fields import Strict
 
 #: In a site's store.
 AUDIT_FILE = "audit.jsonl"

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from common.errors import SiteFailed
-from common.plan import Count, Modality, Positive, Slug, Strict
+from common.plan_fields import Count, Modality, Positive, Slug, Strict
 
 
 class Device(StrEnum):

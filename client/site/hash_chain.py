@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from common.durable import DISK, write_file
 from common.errors import StateError
 from common.identity import canonical_json, sha256
-from common.plan import Strict
+from common.plan_fields import Strict
 
 #: Nobody but the site's own user reads a log.
 _OWN = 0o600

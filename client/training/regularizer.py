@@ -39,8 +39,9 @@ from torch import nn
 
 from client.training.contrastive import Attract, Contrast, Exp, Grassmann
 from common.adapter import Adapter, AdapterSource, Array, Pair, name_of_a, name_of_b
+from common.contrastive import Prototypes, Similarity
 from common.errors import BankError
-from common.plan import Modality, Prototypes, Similarity
+from common.plan_fields import Modality
 
 Pairs: TypeAlias = Mapping[str, tuple[nn.Parameter, nn.Parameter]]
 

@@ -13,7 +13,8 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from common.errors import BankError
 from common.identity import canonical_json, sha256
-from common.plan import BaseModelPin, Modality, Rule, Slug, TaskName
+from common.plan import BaseModelPin, Rule
+from common.plan_fields import Modality, Slug, TaskName
 from common.signing import verify_signature
 
 #: The version of the folder's layout; a reader refuses any other.

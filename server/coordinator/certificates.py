@@ -1,7 +1,7 @@
-"""The coordinator's own certificate authority, and the certificate by which sites know it.
+"""The coordinator's own certificate authority and its server certificate.
 
-A private authority, and none of the world's: a site trusts this one certificate and no
-other, so nobody who can fool a public authority can stand in for the coordinator.
+The authority is private: a site trusts this one certificate and no other, so nobody who
+deceives a public authority can pose as the coordinator.
 """
 
 import ipaddress
@@ -22,26 +22,26 @@ from common.errors import StateError
 CA_DAYS = 3650
 #: Apple's and some other TLS stacks refuse a server's certificate that lasts longer.
 SERVER_DAYS = 825
-#: A site's clock may be behind: the certificates hold from a little before now.
-_BEFORE = timedelta(hours=1)
+#: A site's clock may be behind: certificates are valid from a little before now.
+_CLOCK_SKEW = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
 class Authority:
-    """A certificate authority: what signs a server's certificate."""
+    """A certificate authority: its certificate and the key that signs with it."""
 
     certificate: x509.Certificate
     key: ec.EllipticCurvePrivateKey
 
 
 def make_authority() -> Authority:
-    """A new authority (EC P-256) that lasts ten years."""
+    """Make a new authority (EC P-256) that is valid for ten years."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = _name("fedmslora coordinator CA")
-    usage = _usage(key_cert_sign=True, crl_sign=True)
+    usage = _key_usage(key_cert_sign=True, crl_sign=True)
     identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
     certificate = (
-        _begun(name, name, key.public_key(), CA_DAYS)
+        _builder(name, name, key.public_key(), CA_DAYS)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(usage, critical=True)
         .add_extension(identifier, critical=False)
@@ -51,7 +51,7 @@ def make_authority() -> Authority:
 
 
 def fingerprint(file: Path) -> str:
-    """SHA-256 of the certificate in `file`, written as openssl does: what people compare."""
+    """Return the SHA-256 of the certificate in `file`, formatted as openssl prints it."""
     certificate = x509.load_pem_x509_certificate(file.read_bytes())
     return certificate.fingerprint(hashes.SHA256()).hex(":").upper()
 
@@ -59,16 +59,16 @@ def fingerprint(file: Path) -> str:
 def make_server(
     authority: Authority, names: Sequence[str]
 ) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
-    """A server's certificate for these host names and addresses, and its key."""
+    """Make a server certificate for these host names and addresses, and its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     issuer = authority.certificate.subject
     certificate = (
-        _begun(_name("fedmslora coordinator"), issuer, key.public_key(), SERVER_DAYS)
+        _builder(_name("fedmslora coordinator"), issuer, key.public_key(), SERVER_DAYS)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_usage(digital_signature=True), critical=True)
+        .add_extension(_key_usage(digital_signature=True), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(
-            x509.SubjectAlternativeName([_alternative(name) for name in names]), critical=False
+            x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False
         )
         .add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key()),
@@ -80,7 +80,7 @@ def make_server(
 
 
 def write_certificates(folder: Path, names: Sequence[str]) -> None:
-    """`folder`, which is new, holds ca.crt, ca.key, server.crt and server.key."""
+    """Make the new `folder` with ca.crt, ca.key, server.crt and server.key."""
     folder.mkdir(mode=0o700)
     authority = make_authority()
     _write(folder / "ca.key", _key_pem(authority.key), 0o600)
@@ -89,7 +89,7 @@ def write_certificates(folder: Path, names: Sequence[str]) -> None:
 
 
 def renew_server(folder: Path, names: Sequence[str]) -> None:
-    """The server has a new certificate of the same authority: no site need change anything."""
+    """Replace the server certificate by one of the same authority; sites need no change."""
     certificate, key = make_server(load_authority(folder), names)
     for name, blob, mode in (
         ("server.key", _key_pem(key), 0o600),
@@ -100,10 +100,10 @@ def renew_server(folder: Path, names: Sequence[str]) -> None:
 
 
 def load_authority(folder: Path) -> Authority:
-    """The authority that `write_certificates` wrote.
+    """Load the authority that `write_certificates` wrote.
 
     Raises:
-        StateError: unreadable.
+        StateError: a file can't be read.
     """
     try:
         certificate = x509.load_pem_x509_certificate((folder / "ca.crt").read_bytes())
@@ -116,10 +116,10 @@ def load_authority(folder: Path) -> Authority:
 
 
 def days_left(certificate: Path) -> int:
-    """How many whole days the certificate still holds; below 0 it has ended.
+    """Return for how many whole days the certificate is still valid; below 0 it has expired.
 
     Raises:
-        StateError: unreadable.
+        StateError: a file can't be read.
     """
     try:
         until = x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc
@@ -128,7 +128,7 @@ def days_left(certificate: Path) -> int:
     return (until - datetime.now(UTC)).days
 
 
-def _begun(
+def _builder(
     subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, days: int
 ) -> x509.CertificateBuilder:
     now = datetime.now(UTC)
@@ -138,7 +138,7 @@ def _begun(
         .issuer_name(issuer)
         .public_key(key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - _BEFORE)
+        .not_valid_before(now - _CLOCK_SKEW)
         .not_valid_after(now + timedelta(days=days))
     )
 
@@ -147,14 +147,14 @@ def _name(text: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
 
 
-def _alternative(name: str) -> x509.GeneralName:
+def _general_name(name: str) -> x509.GeneralName:
     try:
         return x509.IPAddress(ipaddress.ip_address(name))
     except ValueError:
         return x509.DNSName(name)
 
 
-def _usage(
+def _key_usage(
     *, digital_signature: bool = False, key_cert_sign: bool = False, crl_sign: bool = False
 ) -> x509.KeyUsage:
     return x509.KeyUsage(
@@ -177,7 +177,7 @@ def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 
 def _write(file: Path, blob: bytes, mode: int) -> None:
-    """A new file that nobody else could read at any moment."""
+    """Write a new file that never has wider permissions than `mode`."""
     descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     with os.fdopen(descriptor, "wb") as stream:
         stream.write(blob)

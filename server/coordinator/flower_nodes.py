@@ -1,53 +1,56 @@
-"""Flower is told who belongs to the federation, and who does no more."""
+"""Synchronizes the sites that the SuperLink knows with the sites that are enrolled."""
 
 from collections.abc import Sequence
 from typing import Protocol
 
-from server.coordinator.registry import Site, read_sites, set_node
+from server.coordinator.registry import EnrolledSite, read_sites, set_node_id
 from server.coordinator.state import State
 from server.coordinator.superlink import Node, SuperLinkRefused
 
 
-class Nodes(Protocol):
-    """Who Flower knows (server/coordinator/superlink.py)."""
+class NodeApi(Protocol):
+    """The SuperLink's calls that concern nodes (server/coordinator/superlink.py)."""
 
     def nodes(self) -> Sequence[Node]:
-        """The sites that Flower knows and that have not left."""
+        """Return the registered nodes."""
         ...
 
     def register(self, pem: bytes, name: str) -> int:
-        """A site with this key may connect from now on; its node id."""
+        """Allow the node of this public key to connect; return its node id."""
         ...
 
-    def unregister(self, number: int) -> None:
-        """The site may not connect any more."""
+    def unregister(self, node_id: int) -> None:
+        """Refuse the node's connections from now on."""
         ...
 
 
-def introduce(state: State, nodes: Nodes) -> None:
-    """Flower knows every enrolled site under its name, and none that has left.
+def sync_nodes(state: State, superlink: NodeApi) -> None:
+    """Register every enrolled site as a node, and unregister those that have left.
 
-    Nothing is done twice, so it is called again and again: after an enrolment, and in case
-    the SuperLink was away, or has lost its database.
+    Idempotent: it is called after each enrolment, and again at intervals in case the SuperLink
+    was unavailable or has lost its database.
     """
-    known = {node.pem: node for node in nodes.nodes()}
+    nodes = {node.pem: node for node in superlink.nodes()}
     for site in read_sites(state.registry):
-        node = known.get(site.pem)
+        node = nodes.get(site.pem)
         if site.left:
             if node is not None:
-                nodes.unregister(node.number)
+                superlink.unregister(node.node_id)
         elif node is None:
-            set_node(state.registry, site.public_key, _registered(site, nodes))
-        elif site.node_id != node.number:
-            set_node(state.registry, site.public_key, node.number)
+            set_node_id(state.registry, site.public_key, _register(site, superlink))
+        elif site.node_id != node.node_id:
+            set_node_id(state.registry, site.public_key, node.node_id)
 
 
-def _registered(site: Site, nodes: Nodes) -> int:
-    """The site's node id. The keeper and `enroll` may both try; one of them comes second."""
+def _register(site: EnrolledSite, superlink: NodeApi) -> int:
+    """Register a site; return its node id, also where another process was faster.
+
+    The keeper and `fedmslora coordinator enroll` may both register it.
+    """
     try:
-        return nodes.register(site.pem, site.name)
+        return superlink.register(site.pem, site.name)
     except SuperLinkRefused:
-        for node in nodes.nodes():
+        for node in superlink.nodes():
             if node.pem == site.pem:
-                return node.number
+                return node.node_id
         raise

@@ -1,4 +1,4 @@
-"""Follows a run as it tells what it does: lines that stay, and what it is at."""
+"""Follows a run's events for the terminal: lines that stay, and the current activity."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,40 +6,43 @@ from pathlib import Path
 from common.errors import StateError
 from common.plan import Plan
 from common.plan_file import load_plan
-from common.process.progress import News
-from server.coordinator.events import ending, read_news, read_on, told_bytes
-from server.coordinator.state import State, Wanted
-from server.coordinator.status import doing
+from common.process.progress import ProgressEvent, read_events
+from server.coordinator.events import final_event
+from server.coordinator.state import RequestedRun, State
+from server.coordinator.status import describe_activity
 
 
-class Follow:
-    """One run, followed from the moment it was wanted.
+class RunFollower:
+    """Follows one run from the moment at which it was requested.
 
     Attributes:
-        at: what is going on now, in words.
+        activity: what the run is doing now, in words.
     """
 
-    def __init__(self, state: State, wanted: Wanted) -> None:
+    def __init__(self, state: State, requested: RequestedRun) -> None:
         self._state = state
-        self._wanted = wanted
-        self._plan: Plan = load_plan(state.run(wanted.run).plan)
-        self._file = state.coordinator_news(wanted.run)
-        self._keeper = self._file.with_name("keeper.jsonl")
-        self._read = {self._file: wanted.since, self._keeper: told_bytes(self._keeper)}
-        self._said: set[str] = set()
-        self.at = ""
+        self._requested = requested
+        self._plan: Plan = load_plan(state.run(requested.run).plan)
+        self._file = state.events_file(requested.run)
+        self._keeper_file = self._file.with_name("keeper.jsonl")
+        self._ends = {
+            self._file: requested.since,
+            self._keeper_file: read_events(self._keeper_file)[1],
+        }
+        self._printed: set[str] = set()
+        self.activity = ""
 
     def lines(self) -> Iterator[str]:
-        """A line for each thing that was told since the last call and is worth keeping."""
-        for news in self._new(self._keeper):
-            if news.get("after"):
-                yield f"started again (before: {news['after']})"
-        for news in self._new(self._file):
-            self.at = self._at(news) or self.at
-            line = _line(self._plan, news)
-            if line and line not in self._said:
-                # A run that resumes tells again what it did before.
-                self._said.add(line)
+        """Yield a line for each event since the last call that is worth keeping on screen."""
+        for event in self._new_events(self._keeper_file):
+            if event.get("after"):
+                yield f"restarted (before: {event['after']})"
+        for event in self._new_events(self._file):
+            self.activity = self._activity_after(event) or self.activity
+            line = _line(self._plan, event)
+            # A run that resumes writes its earlier events once more.
+            if line and line not in self._printed:
+                self._printed.add(line)
                 yield line
 
     def ended(self) -> bool:
@@ -48,54 +51,58 @@ class Follow:
         Raises:
             StateError: it failed, or somebody stopped it.
         """
-        # Before the news: a run that ends tells so first, and is wanted no more then.
-        wanted = self._state.wanted
-        end = ending(read_news(self._file, self._wanted.since))
+        # Read before the events: a run writes its final event first, and only then is its
+        # request cleared.
+        requested = self._state.requested
+        end = final_event(read_events(self._file, self._requested.since)[0])
         if end is not None and end["event"] == "failed":
             raise StateError(str(end["text"]))
-        if end is None and wanted != self._wanted:
-            raise StateError(f"{self._wanted.run}: stopped; `fedmslora coordinator run` goes on")
+        if end is None and requested != self._requested:
+            raise StateError(
+                f"{self._requested.run}: stopped; `fedmslora coordinator run` continues it"
+            )
         return end is not None
 
-    def _new(self, file: Path) -> list[News]:
-        news, self._read[file] = read_on(file, self._read[file])
-        return news
+    def _new_events(self, file: Path) -> list[ProgressEvent]:
+        events, self._ends[file] = read_events(file, self._ends[file])
+        return events
 
-    def _at(self, news: News) -> str:
-        if news["event"] != "waiting":
-            return doing(self._plan, news)
-        waits = ", ".join(f"{site} ({what})" for site, what in news["for"].items())
-        at = doing(self._plan, news) or self.at.partition("; waiting for ")[0]
-        return f"{at}; waiting for {waits}" if waits else at
+    def _activity_after(self, event: ProgressEvent) -> str:
+        if event["event"] != "waiting":
+            return describe_activity(self._plan, event)
+        sites = ", ".join(f"{site} ({what})" for site, what in event["for"].items())
+        activity = describe_activity(self._plan, event)
+        activity = activity or self.activity.partition("; waiting for ")[0]
+        return f"{activity}; waiting for {sites}" if sites else activity
 
 
-def _line(plan: Plan, news: News) -> str:
-    """What stays on the screen of a piece of news; empty for most."""
-    match news["event"]:
+def _line(plan: Plan, event: ProgressEvent) -> str:
+    """Return the line that an event leaves on the screen; empty for most."""
+    match event["event"]:
         case "stage":
-            stage = plan.stages[int(news["stage"])]
-            number = f"stage {news['stage'] + 1} of {len(plan.stages)}"
+            stage = plan.stages[int(event["stage"])]
+            number = f"stage {event['stage'] + 1} of {len(plan.stages)}"
             return f"{number}: {stage.name} ({stage.modality}) at {', '.join(stage.sites)}"
         case "round":
-            losses = ", ".join(f"{site} {loss:.3f}" for site, loss in news["losses"].items())
-            rounds = plan.stages[int(news["stage"])].rounds
-            return f"  round {news['round']} of {rounds}: loss {losses}"
+            losses = ", ".join(f"{site} {loss:.3f}" for site, loss in event["losses"].items())
+            rounds = plan.stages[int(event["stage"])].rounds
+            return f"  round {event['round']} of {rounds}: loss {losses}"
         case "refused":
-            return f"  left out: {news['text']}"
+            return f"  left out: {event['text']}"
         case "released":
-            return f"  released {plan.stages[int(news['stage'])].name}"
+            return f"  released {plan.stages[int(event['stage'])].name}"
         case "scores":
-            return f"  scores: {_scores(plan, news)}"
+            return f"  scores: {_scores(plan, event)}"
         case "done":
-            minutes, seconds = divmod(round(news["seconds"]), 60)
+            minutes, seconds = divmod(round(event["seconds"]), 60)
             return f"done in {minutes} min {seconds} s"
         case _:
             return ""
 
 
-def _scores(plan: Plan, news: News) -> str:
+def _scores(plan: Plan, event: ProgressEvent) -> str:
     return ", ".join(
         f"{stage.name} {100 * score:.0f}"
-        for stage, score in zip(plan.stages, news["scores"], strict=True)
+        for stage, score in zip(plan.stages, event["scores"], strict=True)
         if score is not None
     )

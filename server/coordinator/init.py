@@ -1,4 +1,4 @@
-"""A new coordinator: everything that its folder begins with."""
+"""Initializes a coordinator's folder, and renews its certificate."""
 
 import os
 from collections.abc import Sequence
@@ -9,20 +9,24 @@ from common.errors import StateError
 from common.signing import SigningKey
 from server.coordinator.certificates import renew_server, write_certificates
 from server.coordinator.plan_template import PLAN_TEMPLATE
-from server.coordinator.state import Settings, State
+from server.coordinator.state import CoordinatorSettings, State
 
-#: Names that the server's certificate always holds.
-_ALWAYS = ("localhost", "127.0.0.1")
+#: Names that every server certificate has.
+_LOOPBACK_NAMES = ("localhost", "127.0.0.1")
 _SECRET_BYTES = 32
 
 
-def found(root: Path, settings: Settings) -> State:
-    """The folder holds a coordinator with new keys.
+def init_coordinator(root: Path, settings: CoordinatorSettings) -> State:
+    """Make a coordinator's folder with new keys and certificates.
 
     Raises:
-        StateError: the folder holds something already, or both ports are one.
+        StateError: the folder is not empty, or both ports are the same.
     """
-    _check_ports(settings)
+    if settings.port == settings.inner_port and settings.inner_host in _LOOPBACK_NAMES:
+        raise StateError(
+            f"--inner-port: found {settings.inner_port}, which is also --port on this machine, "
+            "expected another one"
+        )
     if root.exists() and any(root.iterdir()):
         what = "a coordinator" if State(root).settings_file.exists() else "files"
         raise StateError(f"{root}: found {what}, expected a new or an empty folder")
@@ -31,19 +35,18 @@ def found(root: Path, settings: Settings) -> State:
     state = State(root.resolve())
     for folder in (state.secret.parent, state.flower, state.plans, state.logs, state.root / "runs"):
         folder.mkdir(mode=0o700)
-    write_certificates(state.tls, _names(settings))
+    write_certificates(state.tls, _certificate_names(settings))
     _write_secret(state.secret)
     SigningKey.generate().save(state.key)
-    (state.flower / "config.toml").write_text(_connection(state, settings), encoding="utf-8")
+    (state.flower / "config.toml").write_text(_flower_config(state, settings), encoding="utf-8")
     (state.plans / "first.yaml").write_text(PLAN_TEMPLATE, encoding="utf-8")
-    # Last: a folder without it is not a coordinator.
-    settings_json = f"{settings.model_dump_json(indent=1)}\n"
-    write_file(state.settings_file, settings_json.encode(), DISK)
+    # Last: a folder without this file is not a coordinator.
+    _write_settings(state, settings)
     return state
 
 
 def renew_certificate(state: State, hosts: Sequence[str]) -> Sequence[str]:
-    """The server has a new certificate of the same authority, for more hosts if any are named.
+    """Replace the server certificate by a new one, also for these further hosts.
 
     Returns:
         The names in it.
@@ -51,32 +54,29 @@ def renew_certificate(state: State, hosts: Sequence[str]) -> Sequence[str]:
     settings = state.settings
     merged = tuple(dict.fromkeys((*settings.hosts, *hosts)))
     renewed = settings.model_copy(update={"hosts": merged})
-    renew_server(state.tls, _names(renewed))
-    write_file(state.settings_file, f"{renewed.model_dump_json(indent=1)}\n".encode(), DISK)
-    return _names(renewed)
+    names = _certificate_names(renewed)
+    renew_server(state.tls, names)
+    _write_settings(state, renewed)
+    return names
 
 
-def _check_ports(settings: Settings) -> None:
-    if settings.port == settings.inner_port and settings.inner_host in _ALWAYS:
-        raise StateError(
-            f"--inner-port: found {settings.inner_port}, which --port has on this machine, "
-            "expected another one"
-        )
+def _write_settings(state: State, settings: CoordinatorSettings) -> None:
+    write_file(state.settings_file, f"{settings.model_dump_json(indent=1)}\n".encode(), DISK)
 
 
-def _names(settings: Settings) -> tuple[str, ...]:
-    return tuple(dict.fromkeys((*settings.hosts, settings.inner_host, *_ALWAYS)))
+def _certificate_names(settings: CoordinatorSettings) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*settings.hosts, settings.inner_host, *_LOOPBACK_NAMES)))
 
 
 def _write_secret(file: Path) -> None:
     descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", encoding="ascii") as stream:
-        # Text without a line end: Flower reads it as exact raw bytes.
+        # No newline at the end: Flower takes the file's bytes as they are.
         stream.write(os.urandom(_SECRET_BYTES).hex())
 
 
-def _connection(state: State, settings: Settings) -> str:
-    """For whoever wants to use `flwr` itself: FLWR_HOME=coordinator/flower flwr ls fedmslora."""
+def _flower_config(state: State, settings: CoordinatorSettings) -> str:
+    """Return the configuration of the `flwr` command line, for use with FLWR_HOME."""
     return (
         '[superlink]\ndefault = "fedmslora"\n\n'
         f'[superlink.fedmslora]\naddress = "{settings.inner}"\n'

@@ -1,8 +1,8 @@
-"""The keeper: the wanted run goes on until it is done, whatever dies in between.
+"""The keeper: supervises the requested run, and restarts it until it is done.
 
-A ServerApp that has died is final for Flower, and a run that was cut off resumes from its
-own folder (server/run/journal.py). So keeping a run going is starting a new run of Flower's
-whenever none is active.
+A ServerApp that has died is final for Flower, and a run that was interrupted resumes from its
+own folder (server/run/journal.py). So the keeper starts a new run of Flower's whenever none is
+active for the requested run. It also synchronizes Flower's nodes with the enrolled sites.
 """
 
 import sys
@@ -14,131 +14,133 @@ from pathlib import Path
 from threading import Event
 from typing import Protocol
 
-from common.process.progress import tell
-from common.process.supervise import Say, until_signalled
-from server.coordinator.events import ending, read_news
-from server.coordinator.flower_nodes import Nodes, introduce
-from server.coordinator.state import State, Wanted
+from common.process.progress import Say, read_events, write_event
+from common.process.supervise import until_signalled
+from server.coordinator.events import final_event
+from server.coordinator.flower_nodes import NodeApi, sync_nodes
+from server.coordinator.state import RequestedRun, State
 from server.coordinator.superlink import (
     FlowerRun,
     SuperLink,
-    SuperLinkAway,
     SuperLinkRefused,
+    SuperLinkUnavailable,
     make_bundle,
 )
 from server.run.folder import held
 
-#: Pause between two looks; one costs a request of a millisecond.
-LOOK_S = 2.0
-#: How often the enrolled sites are compared with those that Flower knows.
-_INTRODUCE_S = 10.0
-#: Pause before a run that ended at once is started again; doubled each time, up to the most.
+#: Pause between two reconciliations; each costs a request of about a millisecond.
+INTERVAL_S = 2.0
+#: How often the enrolled sites are compared with Flower's nodes, if they have not changed.
+_SYNC_NODES_S = 10.0
+#: Pause before a run that ended at once is restarted; doubled each time, up to the longest.
 _FIRST_PAUSE_S = 1.0
-_MOST_PAUSE_S = 60.0
-#: A run that was active for so long had not ended at once.
-_SETTLED_S = 60.0
-#: A run whose ServerApp has not held the run's folder for so long has lost it. Flower itself
-#: notices after one to two minutes. Twice as long after each time, should starts be slow.
-_DESERTED_S = 30.0
+_LONGEST_PAUSE_S = 60.0
+#: A run that was active for so long did not end at once.
+_STABLE_S = 60.0
+#: A run whose folder no ServerApp has locked for so long has lost its process; Flower itself
+#: notices after one to two minutes. Doubled each time, in case starts are slow.
+_LOST_S = 30.0
 
 
-class Runs(Nodes, Protocol):
-    """What the keeper asks of the SuperLink (server/coordinator/superlink.py)."""
+class ControlApi(NodeApi, Protocol):
+    """The SuperLink's calls that the keeper needs (server/coordinator/superlink.py)."""
 
     def runs(self) -> Sequence[FlowerRun]:
-        """The newest runs, the newest first."""
+        """Return the newest runs, newest first."""
         ...
 
     def start(self, bundle: bytes, config: Mapping[str, str | float]) -> int:
-        """Start a run of the bundled app with this run config; its number."""
+        """Start a run of the bundled app with this run config; return its id."""
         ...
 
-    def stop(self, number: int) -> None:
-        """The run is stopped."""
+    def stop(self, run_id: int) -> None:
+        """Stop the run."""
         ...
 
 
 class Keeper:
-    """Looks now and then at what is wanted and at what Flower does, and mends the difference."""
+    """Compares, at intervals, what is requested with what Flower does, and acts on differences."""
 
-    def __init__(self, state: State, superlink: Runs, bundle: Callable[[], bytes]) -> None:
-        """`bundle` makes the code that a run is started with."""
+    def __init__(self, state: State, superlink: ControlApi, bundle: Callable[[], bytes]) -> None:
+        """`bundle` makes the Flower App Bundle that a run is started with."""
         self._state = state
         self._superlink = superlink
         self._bundle = bundle
-        self._introduced: tuple[float, float] | None = None
+        #: Modification time of the registry at the last synchronization, and when that was.
+        self._synced: tuple[float, float] | None = None
         self._started_at = float("-inf")
         self._pause_s = _FIRST_PAUSE_S
-        self._held_at: float | None = None
-        self._deserted_s = _DESERTED_S
+        self._locked_at: float | None = None
+        self._lost_s = _LOST_S
 
-    def look(self, now: float) -> None:
-        """Do what is to be done at the moment `now` (seconds of a clock that never jumps).
+    def reconcile(self, now: float) -> None:
+        """Do what is due at the moment `now` (seconds of a monotonic clock).
 
         Raises:
-            SuperLinkAway, SuperLinkRefused: it will have to be done at another look.
+            SuperLinkUnavailable, SuperLinkRefused: the next call tries again.
         """
-        self._introduce(now)
-        wanted = self._state.wanted
-        if wanted is None:
+        self._sync_nodes(now)
+        requested = self._state.requested
+        if requested is None:
             return
-        if wanted.stop:
-            stop_run(self._state, self._superlink, wanted)
-        elif ending(read_news(self._state.coordinator_news(wanted.run), wanted.since)):
-            self._state.settle(wanted)
+        events, _ = read_events(self._state.events_file(requested.run), requested.since)
+        if requested.stop:
+            stop_run(self._state, self._superlink, requested)
+        elif final_event(events):
+            self._state.clear_request(requested)
         else:
-            self._keep(wanted.run, now)
+            self._keep_running(requested.run, now)
 
-    def _introduce(self, now: float) -> None:
+    def _sync_nodes(self, now: float) -> None:
         file = self._state.registry
         changed = file.stat().st_mtime if file.exists() else 0.0
-        last = self._introduced
-        if last is None or last[0] != changed or now - last[1] >= _INTRODUCE_S:
-            self._introduced = None
-            introduce(self._state, self._superlink)
-            self._introduced = (changed, now)
+        last = self._synced
+        if last is None or last[0] != changed or now - last[1] >= _SYNC_NODES_S:
+            self._synced = None
+            sync_nodes(self._state, self._superlink)
+            self._synced = (changed, now)
 
-    def _keep(self, run: str, now: float) -> None:
-        ours = [
-            found for found in self._superlink.runs() if found.folder == _folder(self._state, run)
-        ]
-        active = [found for found in ours if found.active]
-        for found in active if self._deserted(run, active, now) else ():
-            self._superlink.stop(found.number)
+    def _keep_running(self, run: str, now: float) -> None:
+        folder = str(self._state.run(run).root)
+        ours = [one for one in self._superlink.runs() if one.folder == folder]
+        active = [one for one in ours if one.active]
+        for one in active if self._has_lost_its_process(run, active, now) else ():
+            self._superlink.stop(one.run_id)
         if active:
             return
-        if now - self._started_at >= _SETTLED_S:
+        if now - self._started_at >= _STABLE_S:
             self._pause_s = _FIRST_PAUSE_S
         elif now - self._started_at < self._pause_s:
             return
-        number = self._superlink.start(self._bundle(), run_config(self._state, run))
-        self._started_at, self._pause_s = now, min(2 * self._pause_s, _MOST_PAUSE_S)
-        after = f"{ours[0].how}: {ours[0].why}" if ours else None
-        time_now = datetime.now(UTC).isoformat(timespec="seconds")
-        news = {"event": "started", "run": number, "after": after, "time": time_now}
-        tell(self._state.run(run).progress, "keeper", news)
+        run_id = self._superlink.start(self._bundle(), run_config(self._state, run))
+        self._started_at, self._pause_s = now, min(2 * self._pause_s, _LONGEST_PAUSE_S)
+        after = f"{ours[0].sub_status}: {ours[0].details}" if ours else None
+        wall_time = datetime.now(UTC).isoformat(timespec="seconds")
+        event = {"event": "started", "run": run_id, "after": after, "time": wall_time}
+        write_event(self._state.run(run).progress, "keeper", event)
 
-    def _deserted(self, run: str, active: Sequence[FlowerRun], now: float) -> bool:
-        """Whether Flower takes a run for running whose process has died."""
-        running = any(found.status == "running" for found in active)
-        if self._held_at is None or not running or held(self._state.run(run)):
-            self._held_at = now
-        if now - self._held_at < self._deserted_s:
+    def _has_lost_its_process(self, run: str, active: Sequence[FlowerRun], now: float) -> bool:
+        """Whether Flower still lists a run as running whose ServerApp has died."""
+        running = any(one.status == "running" for one in active)
+        if self._locked_at is None or not running or held(self._state.run(run)):
+            self._locked_at = now
+        if now - self._locked_at < self._lost_s:
             return False
-        self._held_at, self._deserted_s = now, 2 * self._deserted_s
+        self._locked_at, self._lost_s = now, 2 * self._lost_s
         return True
 
 
-def stop_run(state: State, superlink: Runs, wanted: Wanted) -> None:
-    """No run of Flower's is active for the wanted run, and it is wanted no more."""
-    for found in superlink.runs():
-        if found.active and found.folder == _folder(state, wanted.run):
-            superlink.stop(found.number)
-    state.settle(wanted)
+def stop_run(state: State, superlink: ControlApi, requested: RequestedRun) -> None:
+    """Stop Flower's active runs of the requested run, then clear the request."""
+    folder = str(state.run(requested.run).root)
+    for one in superlink.runs():
+        if one.active and one.folder == folder:
+            superlink.stop(one.run_id)
+    state.clear_request(requested)
 
 
 def run_config(state: State, run: str) -> Mapping[str, str | float]:
-    """What the ServerApp of this run is told (server/app.py)."""
+    """Return the run config that the ServerApp reads (server/app.py)."""
     folder = state.run(run)
     return {
         "plan": str(folder.plan),
@@ -149,26 +151,22 @@ def run_config(state: State, run: str) -> Mapping[str, str | float]:
     }
 
 
-def run_keeper(state: State, superlink: Runs, stop: Event, say: Say) -> None:
-    """Look every few seconds until `stop` is set."""
-    keeper, told = Keeper(state, superlink, make_bundle), ""
+def run_keeper(state: State, superlink: ControlApi, stop: Event, say: Say) -> None:
+    """Reconcile at intervals until `stop` is set; log when the SuperLink comes or goes."""
+    keeper, logged = Keeper(state, superlink, make_bundle), ""
     while not stop.is_set():
-        trouble = ""
+        problem = ""
         try:
-            keeper.look(time.monotonic())
-        except (SuperLinkAway, SuperLinkRefused) as error:
-            trouble = str(error)
-        if trouble != told:
-            say(trouble or "the SuperLink answers")
-            told = trouble
-        time.sleep(LOOK_S)
+            keeper.reconcile(time.monotonic())
+        except (SuperLinkUnavailable, SuperLinkRefused) as error:
+            problem = str(error)
+        if problem != logged:
+            say(problem or "the SuperLink answers")
+            logged = problem
+        time.sleep(INTERVAL_S)
 
 
-def _folder(state: State, run: str) -> str:
-    return str(state.run(run).root)
-
-
-def _say(line: str) -> None:
+def _log(line: str) -> None:
     sys.stderr.write(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {line}\n")
     sys.stderr.flush()
 
@@ -176,7 +174,7 @@ def _say(line: str) -> None:
 def _main(root: Path) -> None:
     state = State.open(root)
     with until_signalled() as stop, closing(SuperLink(state)) as superlink:
-        run_keeper(state, superlink, stop, _say)
+        run_keeper(state, superlink, stop, _log)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""A question that is held while there is nothing to say.
+"""Long polling: a request for messages is answered when there is one, or after a while.
 
-Flower's SuperNode (1.41) asks for messages, and where there is none it sleeps for 3 s: a round
-would begin so much later. Held until the site's bell rings (server/coordinator/notify.py) it
-has its answer at once, and a hundred idle sites are six questions a second instead of thirty.
+Flower's SuperNode (1.41) requests messages, and sleeps for 3 s where there is none: a round
+would begin so much later. With long polling the response comes as soon as the ServerApp
+notifies the node (server/coordinator/notify.py), and a hundred idle sites make six requests a
+second instead of thirty.
 """
 
 import asyncio
@@ -12,82 +13,91 @@ from typing import Any
 
 import httpx
 
-from server.coordinator.notify import Bells
+from server.coordinator.notify import Notifications
 
-#: How often a held question listens.
-_GLANCE_S = 0.1
+#: How often a waiting request looks for a notification.
+_INTERVAL_S = 0.1
 
 
 @dataclass(slots=True)
-class Hold:
-    """The questions that are held, of each node one at most.
+class LongPoll:
+    """The requests that wait for a message, at most one of each node.
 
     Attributes:
-        ending: whether whoever holds them is about to end.
-        hold_s: the longest that one is held. A SuperNode (flwr 1.41) takes 30 s of silence for
-            a lost connection, and so may what lies between.
+        stopping: whether the server is about to stop; then no request waits any longer.
+        max_wait_s: the longest that one waits. A SuperNode (flwr 1.41) takes 30 s of silence
+            for a lost connection, and so may whatever is between.
     """
 
-    bells: Bells
-    ending: Callable[[], bool]
-    hold_s: float = 15.0
-    _asked: int = 0
-    _held: dict[int, int] = field(default_factory=dict[int, int])
+    notifications: Notifications
+    stopping: Callable[[], bool]
+    max_wait_s: float = 15.0
+    _requests: int = 0
+    _waiting: dict[int, int] = field(default_factory=dict[int, int])
 
-    async def answer(
+    async def respond(
         self,
-        node: int,
-        ask: Callable[[], Awaitable[httpx.Response]],
-        gone: asyncio.Future[Any],
+        node_id: int,
+        pull: Callable[[], Awaitable[httpx.Response]],
+        disconnected: asyncio.Future[Any],
     ) -> httpx.Response:
-        """What `ask` gives: at once, or as soon as it is not empty, or empty after a while.
+        """Return the first response of `pull` that is not empty, or an empty one after a while.
+
+        `pull` is called at once, and again after each notification.
 
         Args:
-            gone: done as soon as whoever asked is gone. Nobody is asked for him then: a
-                message that is given counts as delivered, and would be lost.
+            disconnected: done as soon as the client has disconnected. Nothing is pulled after
+                that: the SuperLink counts a message in a response as delivered, so it would
+                be lost.
         """
-        self._asked += 1
-        mine = self._asked
-        until = asyncio.get_running_loop().time() + self.hold_s
-        # Before the question: a ring in between is one that was not heard yet.
-        heard = self.bells.rung(node)
-        answer = await ask()
-        if not is_empty(answer):
-            return answer
-        # Only now it is certain that the node itself asks: a stranger supersedes no question.
-        self._held[node] = max(mine, self._held.get(node, 0))
+        self._requests += 1
+        request = self._requests
+        deadline = asyncio.get_running_loop().time() + self.max_wait_s
+        # Read before the pull: a notification that comes in between counts as a new one.
+        seen = self.notifications.last(node_id)
+        response = await pull()
+        if not is_empty(response):
+            return response
+        # Only this response proves that the request has the node's own signature, so a stranger
+        # can't displace a node's request.
+        self._waiting[node_id] = max(request, self._waiting.get(node_id, 0))
         try:
-            while await self._rings(node, heard, mine, until, gone):
-                heard = self.bells.rung(node)
-                again = await ask()
+            while await self._notified(node_id, seen, request, deadline, disconnected):
+                seen = self.notifications.last(node_id)
+                again = await pull()
                 if again.status_code == 401:
-                    # The signature was good and is too old by now, or the site has left: what
-                    # it asks next says which. A SuperNode that is refused ends.
+                    # The signature was valid and has expired meanwhile, or the site has left:
+                    # its next request will tell. A SuperNode that gets a 401 exits.
                     await again.aclose()
-                    return answer
+                    return response
                 if not is_empty(again):
                     return again
-            return answer
+            return response
         finally:
-            if self._held.get(node) == mine:
-                del self._held[node]
+            if self._waiting.get(node_id) == request:
+                del self._waiting[node_id]
 
-    async def _rings(
-        self, node: int, heard: int, mine: int, until: float, gone: asyncio.Future[Any]
+    async def _notified(
+        self,
+        node_id: int,
+        seen: int,
+        request: int,
+        deadline: float,
+        disconnected: asyncio.Future[Any],
     ) -> bool:
-        """Whether the bell rings while somebody still waits for this question's answer."""
+        """Wait for a notification; False if this request should be answered without one."""
         while True:
-            if gone.done() or self._held.get(node) != mine or self.ending():
+            if disconnected.done() or self._waiting.get(node_id) != request or self.stopping():
                 return False
-            if asyncio.get_running_loop().time() >= until:
+            if asyncio.get_running_loop().time() >= deadline:
                 return False
-            if self.bells.rung(node) != heard:
+            if self.notifications.last(node_id) != seen:
                 return True
-            if not self.bells.minded():
+            if not self.notifications.is_alive():
                 return False
-            await asyncio.wait((gone,), timeout=_GLANCE_S)
+            await asyncio.wait((disconnected,), timeout=_INTERVAL_S)
 
 
-def is_empty(answer: httpx.Response) -> bool:
-    """Whether it says that there is nothing: well, and without a body."""
-    return answer.status_code == 200 and answer.headers.get("content-length") == "0"
+def is_empty(response: httpx.Response) -> bool:
+    """Whether a response reports success and has no body: the node has no message."""
+    return response.status_code == 200 and response.headers.get("content-length") == "0"

@@ -1,10 +1,10 @@
-"""A bell for every site: rung when a message waits for it, heard by whoever holds its question.
+"""Notifications from the ServerApp to the proxy: a message waits for a node.
 
-Flower's SuperNode (1.41) asks for messages, and where there is none it asks again after 3 s.
-The edge may hold the question until there is one (server/coordinator/proxy.py), if it learns of
-it: from the ServerApp, which sends them (server/network.py). Both see the coordinator's folder,
-in containers too, so a bell is a file in it, whose time of change is all that it says. Nothing
-depends on it but the time that a message takes.
+Flower's SuperNode (1.41) requests messages, and where there is none it asks again after 3 s.
+The proxy can answer such a request later, once there is a message (server/coordinator/
+long_poll.py), if the ServerApp, which sends the messages (server/network.py), tells it. Both
+have access to the coordinator's folder, also in containers, so a notification is a file there
+of which only the modification time matters. If it fails, a message arrives later, no more.
 """
 
 import os
@@ -13,42 +13,43 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-#: So long after it was last minded, nobody is there any more who would ring.
+#: A ServerApp whose last heartbeat is older sends no notifications any more.
 STALE_S = 10.0
-_MINDED = "minded"
+_HEARTBEAT = "heartbeat"
 
 
 @dataclass(frozen=True, slots=True)
-class Bells:
-    """The bells in this folder, which is made with the first one."""
+class Notifications:
+    """The notifications in a folder, which is made with the first one."""
 
     folder: Path
 
-    def ring(self, node: int) -> None:
-        """A message waits for the node of this id. On a full disk nothing is heard."""
-        self._touch(str(node))
+    def notify(self, node_id: int) -> None:
+        """Announce a message for this node. On a full disk nothing happens."""
+        self._touch(str(node_id))
 
-    def rung(self, node: int) -> int:
-        """A number that every ring of the node's bell changes; 0 before the first."""
-        return self._time(str(node))
+    def last(self, node_id: int) -> int:
+        """Return a number that every notification of the node changes; 0 before the first."""
+        return self._modified_ns(str(node_id))
 
-    def mind(self) -> None:
-        """Whoever rings is there: for `STALE_S` seconds from now on."""
-        self._touch(_MINDED)
+    def heartbeat(self) -> None:
+        """Announce that the ServerApp is there, for the next `STALE_S` seconds."""
+        self._touch(_HEARTBEAT)
 
-    def minded(self) -> bool:
-        """Whether somebody is there who would ring."""
-        return abs(time.time() - self._time(_MINDED) / 1e9) < STALE_S
+    def is_alive(self) -> bool:
+        """Whether the last heartbeat is recent."""
+        return abs(time.time() - self._modified_ns(_HEARTBEAT) / 1e9) < STALE_S
 
     def _touch(self, name: str) -> None:
         now = time.time_ns()
         with suppress(OSError):
             self.folder.mkdir(exist_ok=True)
             with (self.folder / name).open("a") as file:
-                # The kernel's own clock for files is coarse: two rings might have one time.
+                # Set explicitly: the kernel's clock for files is coarse, so two notifications
+                # could have the same time.
                 os.utime(file.fileno(), ns=(now, now))
 
-    def _time(self, name: str) -> int:
+    def _modified_ns(self, name: str) -> int:
         try:
             return (self.folder / name).stat().st_mtime_ns
         except OSError:

@@ -1,4 +1,4 @@
-"""What runs on a coordinator's machine: four parts, their commands and their environment."""
+"""The four processes of a coordinator, their commands and their environment."""
 
 import os
 import sys
@@ -9,69 +9,68 @@ from pathlib import Path
 
 from common.errors import StateError
 from common.identity import ROOT
-from common.process.supervise import Part
+from common.process.flower_environment import flower_environment
+from common.process.supervise import Program
 from server.coordinator.state import State
 
 
-class Which(StrEnum):
-    """The parts of a coordinator."""
+class ProcessName(StrEnum):
+    """The processes of a coordinator, as `fedmslora coordinator start --part` names them."""
 
     SUPERLINK = "superlink"
     SUPEREXEC = "superexec"
+    #: The reverse proxy at the edge of the coordinator's network (server/coordinator/proxy.py).
     EDGE = "edge"
     KEEPER = "keeper"
 
 
-#: Flower cuts what travels into pieces of this size. Its own 5 MiB do not get through a
-#: line of 1 Mbit/s within its 30 s; half a MiB does.
-PIECE_BYTES = 512 * 2**10
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-def parts(state: State) -> tuple[Part, ...]:
-    """All parts, each with a log of its own."""
+def processes(state: State) -> tuple[Program, ...]:
+    """Return all processes, each with a log of its own."""
     return tuple(
-        Part(which, command(which, state), environment(state), state.logs / f"{which}.log")
-        for which in Which
+        Program(name, command(name, state), environment(state), state.logs / f"{name}.log")
+        for name in ProcessName
     )
 
 
-def command(which: Which, state: State) -> Sequence[str]:
-    """The program of a part and its arguments."""
-    match which:
-        case Which.SUPERLINK:
+def command(name: ProcessName, state: State) -> Sequence[str]:
+    """Return a process's program and its arguments."""
+    match name:
+        case ProcessName.SUPERLINK:
             return _superlink(state)
-        case Which.SUPEREXEC:
+        case ProcessName.SUPEREXEC:
             return _superexec(state)
-        case Which.EDGE | Which.KEEPER:
-            # -P: a folder `server` of wherever this is called from is not ours.
-            return (sys.executable, "-P", "-m", f"server.{which}", str(state.root))
+        case ProcessName.EDGE:
+            return _module("server.coordinator.proxy", state)
+        case ProcessName.KEEPER:
+            return _module("server.coordinator.keeper", state)
 
 
 def environment(state: State) -> Mapping[str, str]:
-    """What every part needs to know: nothing is asked of the world outside."""
-    root = str(ROOT)
+    """Return the environment variables of every process."""
     return {
-        "FLWR_HOME": str(state.flower),
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-        "FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE": str(PIECE_BYTES),
-        # glibc would keep what large messages leave behind: 0.5 GB with adapters of 0.3 GB.
+        **flower_environment(state.flower),
+        # glibc would keep the memory of large messages: 0.5 GB with adapters of 0.3 GB.
         "MALLOC_MMAP_THRESHOLD_": "131072",
         "MALLOC_TRIM_THRESHOLD_": "131072",
-        "HF_HUB_OFFLINE": "1",
         "PYTHONUNBUFFERED": "1",
-        # SuperExec finds `flwr-serverapp` on it.
-        "PATH": os.pathsep.join((_bin(), os.environ.get("PATH", os.defpath))),
-        "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH")))),
+        # SuperExec finds `flwr-serverapp` there.
+        "PATH": os.pathsep.join((_scripts_folder(), os.environ.get("PATH", os.defpath))),
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
     }
 
 
-def become(which: Which, state: State) -> None:
-    """This process is the part from now on: what a container starts."""
-    program = command(which, state)
+def exec_process(name: ProcessName, state: State) -> None:
+    """Replace this process by a process of the coordinator: what a container starts."""
+    program = command(name, state)
     os.execvpe(program[0], list(program), {**os.environ, **environment(state)})
+
+
+def _module(module: str, state: State) -> Sequence[str]:
+    # -P: a folder `server` in the working directory is not ours.
+    return (sys.executable, "-P", "-m", module, str(state.root))
 
 
 def _superlink(state: State) -> Sequence[str]:
@@ -101,12 +100,12 @@ def _superexec(state: State) -> Sequence[str]:
 
 
 def _program(name: str) -> str:
-    program = Path(_bin()) / name
+    program = Path(_scripts_folder()) / name
     if not program.exists():
-        raise StateError(f"{program}: found no such program, expected it of flwr 1.41.0")
+        raise StateError(f"{program}: found no such program, expected it to come with flwr 1.41.0")
     return str(program)
 
 
-def _bin() -> str:
-    """Where this Python keeps the programs that were installed with it."""
+def _scripts_folder() -> str:
+    """Return where this Python environment keeps the programs that were installed with it."""
     return sysconfig.get_path("scripts")

@@ -1,10 +1,8 @@
 """The sites that belong to the federation: each a name, a modality and a public key."""
 
 import base64
-import fcntl
 import json
-from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,8 @@ from pydantic import ValidationError
 
 from common.durable import DISK, write_file
 from common.errors import StateError
-from common.plan import Modality, Slug, Strict
+from common.plan_fields import Modality, Slug, Strict
+from common.process.file_lock import file_lock
 
 _KIND = "ecdsa-sha2-nistp384"
 
@@ -163,9 +162,6 @@ def _write(file: Path, sites: tuple[Site, ...]) -> None:
     write_file(file, f"{json.dumps(document, indent=1)}\n".encode(), DISK)
 
 
-@contextmanager
-def _changing(file: Path) -> Generator[None]:
+def _changing(file: Path) -> AbstractContextManager[int]:
     """Nobody else changes the file: `enroll` and the keeper both do."""
-    with file.with_name(f"{file.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    return file_lock(file.with_name(f"{file.name}.lock"))

@@ -1,8 +1,6 @@
 """Where a coordinator keeps everything: one folder, its settings, and which run is wanted."""
 
-import fcntl
-from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -11,7 +9,8 @@ from pydantic import Field, ValidationError
 
 from common.durable import DISK, write_file
 from common.errors import StateError
-from common.plan import Strict
+from common.plan_fields import Strict
+from common.process.file_lock import file_lock
 from server.run.folder import RunFolder
 
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -184,11 +183,8 @@ class State:
                 DISK.remove(self._wanted_file)
                 DISK.sync(self.root)
 
-    @contextmanager
-    def _deciding(self) -> Generator[None]:
-        with self._wanted_file.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+    def _deciding(self) -> AbstractContextManager[int]:
+        return file_lock(self._wanted_file.with_suffix(".lock"))
 
     @property
     def _wanted_file(self) -> Path:

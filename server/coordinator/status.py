@@ -10,9 +10,10 @@ from pathlib import Path
 from common.bank.bank import Bank
 from common.bank.release import INDEX_FILE
 from common.errors import Refusal
-from common.plan import Modality, Plan
+from common.plan import Plan
+from common.plan_fields import Modality
 from common.plan_file import load_plan
-from common.process.progress import News
+from common.process.progress import ProgressEvent
 from server.coordinator.events import ending, read_news
 from server.coordinator.registry import enrolled
 from server.coordinator.state import State
@@ -145,7 +146,7 @@ def latest_run(state: State) -> str | None:
     return max(folders, key=_last_told).name if folders else None
 
 
-def doing(plan: Plan, news: News) -> str:
+def doing(plan: Plan, news: ProgressEvent) -> str:
     """What a piece of news says is being done, in words."""
     match news["event"]:
         case "meeting":
@@ -170,13 +171,13 @@ def doing(plan: Plan, news: News) -> str:
             return ""
 
 
-def awaited(news: Sequence[News]) -> Mapping[str, str]:
+def awaited(news: Sequence[ProgressEvent]) -> Mapping[str, str]:
     """What each site does that the run waits for."""
     last = last_event(news, {*_DOINGS, "waiting"})
     return last["for"] if last is not None and last["event"] == "waiting" else {}
 
 
-def last_event(news: Sequence[News], events: set[str]) -> News | None:
+def last_event(news: Sequence[ProgressEvent], events: set[str]) -> ProgressEvent | None:
     """The last piece of news of these kinds."""
     return next((one for one in reversed(news) if one["event"] in events), None)
 
@@ -191,7 +192,7 @@ def _training(plan: Plan, stage: int, number: int) -> str:
 
 
 def _stages(
-    plan: Plan, folder: RunFolder, news: Sequence[News], *, ended: bool
+    plan: Plan, folder: RunFolder, news: Sequence[ProgressEvent], *, ended: bool
 ) -> tuple[StageStanding, ...]:
     releases = Bank.open(folder.bank).releases if (folder.bank / INDEX_FILE).exists() else ()
     rounds = {(one["stage"], one["round"]) for one in news if one["event"] == "round"}

@@ -1,7 +1,5 @@
 """Where a run keeps what it made: one folder, the same for a simulation and a coordinator."""
 
-import fcntl
-import time
 from collections.abc import Callable, Collection, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,10 +8,10 @@ from pathlib import Path
 from common.durable import DISK, WRITING, Files, write_file
 from common.errors import StateError
 from common.identity import sha256
+from common.process.file_lock import file_lock, is_locked
 
 _SUFFIX = ".safetensors"
 _LOCK = "running.lock"
-_GLANCE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,28 +107,10 @@ def alone(folder: RunFolder, waiting: Callable[[], None]) -> Generator[None]:
         waiting: called once, if another process holds the folder.
     """
     folder.root.mkdir(parents=True, exist_ok=True)
-    with (folder.root / _LOCK).open("w") as lock:
-        told = False
-        while not _locked(lock.fileno()):
-            if not told:
-                waiting()
-                told = True
-            time.sleep(_GLANCE_S)
+    with file_lock(folder.root / _LOCK, on_wait=waiting):
         yield
 
 
 def held(folder: RunFolder) -> bool:
     """Whether a process holds the run's folder, be it stopped."""
-    try:
-        with (folder.root / _LOCK).open("r+") as lock:
-            return not _locked(lock.fileno())
-    except FileNotFoundError:
-        return False
-
-
-def _locked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+    return is_locked(folder.root / _LOCK)

@@ -11,13 +11,13 @@ from common.exchange import Order, ReleaseRef, Scores, Work
 from common.identity import code_digest
 from common.plan import Plan
 from common.printable import plain
-from common.process.progress import News
+from common.process.progress import ProgressEvent
 from server.aggregation.aggregate import Contribution, merge
 from server.aggregation.compatibility import LowRank, misfits
 from server.run.accept import Ask, Refused, Scored, Waiting
 from server.run.journal import Closed, Journal, Learned
 
-Say: TypeAlias = Callable[[News], None]
+Say: TypeAlias = Callable[[ProgressEvent], None]
 
 #: A site that is offline or fails is waited for so long with the scores of a task learned before.
 OFFLINE_GRACE_S = 300.0
@@ -86,7 +86,7 @@ def train_stage(plan: Plan, stage: int, releases: Sequence[ReleaseRef], desk: De
             stage=stage,
             round=number,
             releases=tuple(releases),
-            active=plan.base_of(stage),
+            active=plan.frozen_stages(stage),
             adapter=None if closed is None else closed.adapter,
             code=code_digest(),
         )
@@ -258,7 +258,7 @@ def _left_out(order: Order, desk: Desk, gathered: _Gathered, refused: Refused) -
     desk.say({"event": "refused", "stage": order.stage, "site": refused.site, "text": text})
 
 
-def _who(order: Order, waiting: Waiting) -> News:
+def _who(order: Order, waiting: Waiting) -> ProgressEvent:
     event = {"event": "waiting", "work": order.work, "stage": order.stage, "round": order.round}
     return {**event, "for": dict(sorted(waiting.states.items()))}
 

@@ -17,7 +17,8 @@ import yaml
 from pydantic import Field, ValidationError
 
 from common.errors import PlanError
-from common.plan import Count, Plan, Slug, Strict
+from common.plan import Plan
+from common.plan_fields import Count, Slug, Strict
 from common.plan_file import load_plan, parse_plan
 from common.plan_mistakes import shown
 

@@ -5,54 +5,64 @@ and reports for pathology, radiology and dermatology. Pictures are drawn, not ta
 here has a medical meaning.
 """
 
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
 
 from common.errors import DataError
 from common.identity import seed_for
+from simulation.data_sources import DataSource
 from simulation.phantoms.images import render
-from simulation.phantoms.tasks import DRAW_CASES, Case
+from simulation.phantoms.tasks import TASKS, Case
 from simulation.task_folder.write_task import Question
 
-#: Every task and its modality, in the paper's order of arrival.
-TASKS: Final = (
-    ("pathvqa", "pathology"),
-    ("slake-vqarad", "radiology"),
-    ("derm", "dermatology"),
-    ("PCAM", "pathology"),
-    ("CXP", "radiology"),
-    ("HAM", "dermatology"),
-    ("nmi", "pathology"),
-    ("iu-x-ray", "radiology"),
-)
 #: Questions about one picture, at most.
 QUESTIONS_PER_IMAGE: Final = 3
 
 
+def phantom_questions(
+    task: str, position: int, hospitals: int, seed: int
+) -> tuple[list[Question], list[Question]]:
+    """Make the training and test questions of one hospital, each of which has its own scanner."""
+    counts = [-(-count // hospitals) for count in (TASKS[task].train, TASKS[task].test)]
+    train, test = (
+        phantom_task(task, count, seed_for(seed, part, task, position), position)
+        for part, count in zip(("train", "test"), counts, strict=True)
+    )
+    # The groups of both count from 0; no picture is in both.
+    shift = 1 + max(question.group for question in train)
+    return train, [replace(question, group=question.group + shift) for question in test]
+
+
 def phantom_task(name: str, questions: int, seed: int, site: int) -> list[Question]:
-    """`questions` questions of the task as `site` sees it; equal arguments give equal bytes.
+    """Make `questions` questions of the task as `site` sees it; equal arguments give equal bytes.
 
     Train and test are two seeds.
 
     Raises:
         DataError: no task has this name.
     """
-    if name not in DRAW_CASES:
-        raise DataError(f"phantom task {name!r}: expected one of {', '.join(DRAW_CASES)}")
+    if name not in TASKS:
+        raise DataError(f"phantom task: found {name!r}, expected one of {', '.join(TASKS)}")
     rng = np.random.default_rng(seed_for(seed, "phantom", name, site))
     asked: list[Question] = []
     group = 0
     while len(asked) < questions:
-        asked += _about(DRAW_CASES[name](rng), group, rng, site)
+        asked += _questions_of(TASKS[name].draw_case(rng), group, rng, site)
         group += 1
     return asked[:questions]
 
 
-def _about(case: Case, group: int, rng: np.random.Generator, site: int) -> list[Question]:
-    """The first questions of a case, about its picture."""
+def _questions_of(case: Case, group: int, rng: np.random.Generator, site: int) -> list[Question]:
+    """Render a case and return the first questions about it."""
     image = render(case.kind, case.factors, rng, site)
     return [
         Question(image, asked.question, asked.answer, asked.closed, group)
         for asked in case.asked[:QUESTIONS_PER_IMAGE]
     ]
+
+
+SOURCE: Final = DataSource(
+    tasks={name: task.modality for name, task in TASKS.items()}, questions=phantom_questions
+)

@@ -1,6 +1,6 @@
 """The questions of the eight phantom tasks: clinical words for a phantom's factors.
 
-Each task is a function that draws a case: which factors the picture has, and what may be
+Each task has a function that draws a case: which factors the picture has, and what may be
 asked about it. The tasks mirror the paper's (arXiv 2508.11673): questions, then
 classification, then reports, for pathology, radiology and dermatology.
 """
@@ -11,6 +11,7 @@ from typing import Final, TypeAlias
 
 import numpy as np
 
+from common.plan import Modality
 from simulation.phantoms.factors import FACTORS, Factors, Kind, choose, draw_factors, shuffled
 
 
@@ -34,8 +35,19 @@ class Case:
 
 DrawCase: TypeAlias = Callable[[np.random.Generator], Case]
 
+
+@dataclass(frozen=True, slots=True)
+class PhantomTask:
+    """A task: its modality, its number of questions over all its sites, and how it draws a case."""
+
+    modality: Modality
+    train: int
+    test: int
+    draw_case: DrawCase
+
+
 #: Two wordings for each value of a factor; a report takes either.
-_Bank: TypeAlias = Mapping[str, tuple[str, str]]
+_Wordings: TypeAlias = Mapping[str, tuple[str, str]]
 
 #: How often a question task also asks for three sentences of the later report.
 _FINDINGS_SHARE: Final = 0.5
@@ -88,7 +100,7 @@ _MOLES: Final[Mapping[str, tuple[float, Mapping[str, str]]]] = {
     ),
 }
 
-_PATHOLOGY_BANK: Final[Mapping[str, _Bank]] = {
+_PATHOLOGY_WORDINGS: Final[Mapping[str, _Wordings]] = {
     "variation": {
         "mild": ("mild pleomorphism is present", "nuclei show mild pleomorphism"),
         "moderate": ("moderate pleomorphism is present", "nuclei show moderate pleomorphism"),
@@ -112,7 +124,7 @@ _PATHOLOGY_BANK: Final[Mapping[str, _Bank]] = {
         "yes": ("necrosis is present", "an area of necrosis is seen"),
     },
 }
-_CHEST_BANK: Final[Mapping[str, _Bank]] = {
+_CHEST_WORDINGS: Final[Mapping[str, _Wordings]] = {
     "heart": {
         "normal": ("the heart is normal in size", "heart size is normal"),
         "wide": ("the heart is enlarged", "there is cardiomegaly"),
@@ -153,7 +165,7 @@ def pathology_questions(rng: np.random.Generator) -> Case:
         _open("what tissue is present?", TISSUES[factors["tissue"]]),
         _open("what is the degree of nuclear pleomorphism?", factors["variation"]),
     ]
-    findings = _three_findings(rng, _PATHOLOGY_BANK, factors)
+    findings = _three_findings(rng, _PATHOLOGY_WORDINGS, factors)
     return Case(Kind.HISTOLOGY, factors, (*findings, *_shuffled(rng, asked)))
 
 
@@ -175,7 +187,7 @@ def radiology_questions(rng: np.random.Generator) -> Case:
         case _:
             asked += _chest_questions(factors)
             if kind is Kind.CHEST_XRAY:
-                findings = _three_findings(rng, _CHEST_BANK, factors)
+                findings = _three_findings(rng, _CHEST_WORDINGS, factors)
     return Case(kind, factors, (*findings, *_shuffled(rng, asked)))
 
 
@@ -288,7 +300,10 @@ def pathology_report(rng: np.random.Generator) -> Case:
     tissue = choose(rng, ("gland", "sheet"))
     factors = draw_factors(Kind.HISTOLOGY, rng, cluster="none", tissue=tissue)
     high = factors["variation"] == "severe" or factors["mitosis"] == "yes"
-    sentences = [*_findings(rng, _PATHOLOGY_BANK, factors), f"{'high' if high else 'low'} grade"]
+    sentences = [
+        *_findings(rng, _PATHOLOGY_WORDINGS, factors),
+        f"{'high' if high else 'low'} grade",
+    ]
     question = "given the pathology slide image, generate a detailed report."
     return Case(Kind.HISTOLOGY, factors, (_open(question, _prose(sentences)),))
 
@@ -297,7 +312,7 @@ def radiology_report(rng: np.random.Generator) -> Case:
     """Stand-in for IU X-ray: five findings and an impression."""
     findings = ("haze", "effusion", "nodule", "pneumothorax")
     factors = draw_factors(Kind.CHEST_XRAY, rng, **_rarely(rng, Kind.CHEST_XRAY, findings, 0.65))
-    sentences = [*_findings(rng, _CHEST_BANK, factors), _impression(factors)]
+    sentences = [*_findings(rng, _CHEST_WORDINGS, factors), _impression(factors)]
     question = "provide a detailed report that includes both findings and impressions."
     return Case(Kind.CHEST_XRAY, factors, (_open(question, _prose(sentences)),))
 
@@ -327,18 +342,20 @@ def _rarely(
     }
 
 
-def _findings(rng: np.random.Generator, banks: Mapping[str, _Bank], factors: Factors) -> list[str]:
-    """One sentence for each factor of `banks`, in the banks' order."""
-    return [bank[factors[name]][int(rng.integers(2))] for name, bank in banks.items()]
+def _findings(
+    rng: np.random.Generator, wordings: Mapping[str, _Wordings], factors: Factors
+) -> list[str]:
+    """Return one sentence for each factor of `wordings`, in their order."""
+    return [own[factors[name]][int(rng.integers(2))] for name, own in wordings.items()]
 
 
 def _three_findings(
-    rng: np.random.Generator, banks: Mapping[str, _Bank], factors: Factors
+    rng: np.random.Generator, wordings: Mapping[str, _Wordings], factors: Factors
 ) -> tuple[Asked, ...]:
     """Sometimes, a question whose answer shares its sentences with the later report."""
     if rng.random() >= _FINDINGS_SHARE:
         return ()
-    sentences = _findings(rng, banks, factors)
+    sentences = _findings(rng, wordings, factors)
     kept = sorted(shuffled(rng, range(len(sentences)))[:3])
     return (_open("what are the findings?", _prose([sentences[index] for index in kept])),)
 
@@ -359,14 +376,15 @@ def _open(question: str, answer: str) -> Asked:
     return Asked(question, answer, False)
 
 
-#: How each task draws a case, in the paper's order of arrival.
-DRAW_CASES: Final[Mapping[str, DrawCase]] = {
-    "pathvqa": pathology_questions,
-    "slake-vqarad": radiology_questions,
-    "derm": skin_questions,
-    "PCAM": pathology_classes,
-    "CXP": radiology_classes,
-    "HAM": skin_classes,
-    "nmi": pathology_report,
-    "iu-x-ray": radiology_report,
+#: Every task, in the paper's order of arrival; few-shot from the fourth on, as knowledge of a
+#: modality is meant to help the tasks that come late.
+TASKS: Final[Mapping[str, PhantomTask]] = {
+    "pathvqa": PhantomTask(Modality.PATHOLOGY, 600, 240, pathology_questions),
+    "slake-vqarad": PhantomTask(Modality.RADIOLOGY, 600, 240, radiology_questions),
+    "derm": PhantomTask(Modality.DERMATOLOGY, 600, 240, skin_questions),
+    "PCAM": PhantomTask(Modality.PATHOLOGY, 200, 240, pathology_classes),
+    "CXP": PhantomTask(Modality.RADIOLOGY, 200, 240, radiology_classes),
+    "HAM": PhantomTask(Modality.DERMATOLOGY, 300, 240, skin_classes),
+    "nmi": PhantomTask(Modality.PATHOLOGY, 120, 240, pathology_report),
+    "iu-x-ray": PhantomTask(Modality.RADIOLOGY, 120, 240, radiology_report),
 }

@@ -1,4 +1,4 @@
-"""Real pictures as tasks, and as material for the embedded model's eyes.
+"""Tasks on real pictures: several modalities, and answers that the pictures themselves carry.
 
 docs/data.md says where each picture comes from and how train and test are kept apart.
 """
@@ -9,57 +9,35 @@ from dataclasses import replace
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from common.errors import DataError
 from common.identity import seed_for
-from simulation.pictures.brain_slices import (
-    CANVAS,
-    Plane,
-    draw_slice,
-    plane_slabs,
-    upright,
-    whole_view,
-)
-from simulation.pictures.regions import SIDE, Box, Part, draw_box, share, shrunk
-from simulation.pictures.sources import FLAT, Picture, brain, picture
+from simulation.data_sources import DataSource
+from simulation.pictures.regions import Part, share
 from simulation.pictures.tasks import ALL, Region, Shot, Task
-from simulation.pictures.words import with_ring, words
 from simulation.task_folder.write_task import Question
 
-#: The tasks and their modalities, in the order in which they arrive.
-TASKS: Final = tuple((task.name, task.modality) for task in ALL)
 #: Questions of a task, over all of its sites together.
 TRAIN_QUESTIONS: Final = 480
 TEST_QUESTIONS: Final = 180
 #: Cut-outs that are tried for each question before a rare answer is given up.
 TRIES: Final = 25
 
-#: The part of the pretraining crops that shows the brain, which is three pictures in one.
-BRAIN_PART: Final = 0.2
-#: Every second pretraining crop has a ring.
-RING_PART: Final = 0.5
-#: Crops whose grey levels spread less than this are mostly drawn again.
-LEAST_SPREAD: Final = 8.0
-#: What a slice of the brain is called in plain words.
-VIEWS: Final = {
-    Plane.SAGITTAL: "head from the side",
-    Plane.CORONAL: "head from the front",
-    Plane.AXIAL: "head from above",
-}
 
-
-def picture_task(
-    name: str, site: int, sites: int, seed: int
+def picture_questions(
+    task: str, position: int, hospitals: int, seed: int
 ) -> tuple[list[Question], list[Question]]:
-    """The train and test questions of one of `sites` sites; the same for the same arguments.
+    """Make the training and test questions of one hospital.
 
-    Sites learn from different regions. The test regions are the same for all sites, as there
-    are few of them, but every site draws its own pictures from them.
+    Hospitals learn from different regions. The test regions are the same for all, as there
+    are few of them, but every hospital draws its own pictures from them.
+
+    Raises:
+        DataError: no task has this name.
     """
-    task = _task(name)
-    train = shots(task, Part.TRAIN, site, sites, seed)
-    test = shots(task, Part.TEST, site, sites, seed)
+    found = _task(task)
+    train = shots(found, Part.TRAIN, position, hospitals, seed)
+    test = shots(found, Part.TEST, position, hospitals, seed)
     return _questions(train, 0), _questions(test, len(train))
 
 
@@ -111,71 +89,10 @@ def _task(name: str) -> Task:
         if task.name == name:
             return task
     raise DataError(
-        f"no picture task {name!r}; expected one of {', '.join(task.name for task in ALL)}"
+        f"picture task: found {name!r}, expected one of {', '.join(task.name for task in ALL)}"
     )
 
 
-def pretraining_crops(count: int, seed: int) -> tuple[NDArray[np.uint8], list[dict[str, str]]]:
-    """`count` crops, (count, 64, 64, 3), and plain words for each; train regions only.
-
-    Every dict has the same keys; "source" is the picture, the others are `words`.
-    """
-    rng = np.random.default_rng(seed_for(seed, "pretraining crops"))
-    pixels = np.empty((count, SIDE, SIDE, 3), dtype=np.uint8)
-    seen: list[dict[str, str]] = []
-    for index in range(count):
-        source, shown = _crop(rng)
-        ring = _ring(rng) if rng.random() < RING_PART else None
-        seen.append({"source": source, **words(shown, ring)})
-        pixels[index] = shown if ring is None else with_ring(shown, ring)
-    return pixels, seen
-
-
-def _crop(rng: np.random.Generator) -> tuple[str, NDArray[np.uint8]]:
-    """A crop in which something is to be seen; after some tries, any crop."""
-    draw = _brain_crop if rng.random() < BRAIN_PART else _flat_crop
-    source, shown = draw(rng)
-    for _ in range(3):
-        if float(shown.std()) >= LEAST_SPREAD:
-            break
-        source, shown = draw(rng)
-    return source, shown
-
-
-def _flat_crop(rng: np.random.Generator) -> tuple[str, NDArray[np.uint8]]:
-    """A turned, mirrored crop of a flat picture, from a train cell."""
-    chosen: Picture = picture(FLAT[int(rng.integers(len(FLAT)))])
-    own = chosen.cells(Part.TRAIN)
-    cell = own[int(rng.integers(len(own)))]
-    room = min(cell.height, cell.width)
-    crop = draw_box(rng, cell, room // 2, room).of(chosen.shown)
-    crop = np.rot90(crop, int(rng.integers(4)))
-    if rng.random() < 0.5:
-        crop = crop[:, ::-1]
-    return chosen.name, _lit(rng, shrunk(crop))
-
-
-def _brain_crop(rng: np.random.Generator) -> tuple[str, NDArray[np.uint8]]:
-    """A slice of the template from a train slab: all of it, or a part of it."""
-    plane = list(Plane)[int(rng.integers(len(Plane)))]
-    own = plane_slabs(plane, Part.TRAIN)
-    index = draw_slice(rng, own[int(rng.integers(len(own)))])
-    flat = upright(brain().t1, plane, index)
-    box = whole_view(rng) if rng.random() < 0.5 else _inner_view(rng)
-    shown = np.repeat(shrunk(box.of(flat))[..., None], 3, axis=2)
-    return VIEWS[plane], _lit(rng, shown)
-
-
-def _inner_view(rng: np.random.Generator) -> Box:
-    return draw_box(rng, Box(40, 40, CANVAS - 80, CANVAS - 80), 44, 100)
-
-
-def _ring(rng: np.random.Generator) -> tuple[int, int]:
-    """Where a ring fits wholly into a crop."""
-    return int(rng.integers(8, SIDE - 8)), int(rng.integers(8, SIDE - 8))
-
-
-def _lit(rng: np.random.Generator, shown: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The crop a little darker or brighter, as another machine would show it."""
-    gain = rng.uniform(0.85, 1.15)
-    return np.clip(np.rint(shown * gain), 0, 255).astype(np.uint8)
+SOURCE: Final = DataSource(
+    tasks={task.name: task.modality for task in ALL}, questions=picture_questions
+)

@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from common.plan import Modality
 from simulation.pictures import sources as sources
 from simulation.pictures import truths as truths
 from simulation.pictures.brain_slices import (
@@ -68,7 +69,7 @@ class Task:
     """A task of one modality: its questions with their possible answers, and its regions."""
 
     name: str
-    modality: str
+    modality: Modality
     asks: Mapping[str, tuple[str, ...]]
     regions: Callable[[Part], Sequence[Region]]
 
@@ -221,13 +222,13 @@ ECHOES: Final = (
 ALL: Final = (
     Task(
         "stain",
-        "pathology",
+        Modality.PATHOLOGY,
         {truths.STAIN: ("none", "some", "most"), truths.GLASS: YES_NO},
         partial(_flat, (sources.stained_tissue,), Look(truths.stained, 0.45, turned=True)),
     ),
     Task(
         "nuclei",
-        "microscopy",
+        Modality.MICROSCOPY,
         {truths.NUCLEI: ("few", "several", "many"), truths.ON_NUCLEUS: YES_NO},
         partial(
             _flat,
@@ -237,39 +238,39 @@ ALL: Final = (
     ),
     Task(
         "fundus",
-        "fundus",
+        Modality.FUNDUS,
         {truths.FIELD_END: (*SIDES, "nowhere"), truths.VESSELS: AMOUNTS},
         partial(_flat, (sources.eye_ground,), Look(truths.bounded, 0.5, turned=True)),
     ),
     Task(
         "plane",
-        "mr",
+        Modality.MR,
         {PLANE: ("axial", "coronal", "sagittal"), DEPTH: ("middle", "edge")},
         _slices,
     ),
     Task(
         "bone",
-        "ct",
+        Modality.CT,
         {truths.BONE: AMOUNTS, truths.AIR: YES_NO},
         partial(_flat, CTS, Look(truths.measured, 0.6, dicom=True)),
     ),
     Task(
         "crowding",
-        "pathology",
+        Modality.PATHOLOGY,
         {truths.CROWDING: ("loose", "dense"), truths.ON_NUCLEUS: YES_NO},
         partial(_flat, (sources.tissue,), Look(truths.crowded, 0.35, turned=True, ringed=True)),
     ),
     Task(
         "film",
-        "xray",
+        Modality.XRAY,
         {truths.BODY_PART: ("chest", "leg"), truths.FREE_SIDE: SIDES},
         partial(_flat, FILMS, Look(truths.exposed, 0.5)),
     ),
     Task(
         "flow",
-        "ultrasound",
+        Modality.ULTRASOUND,
         {truths.FLOW: ("red", "blue", "none"), truths.FLOW_AMOUNT: AMOUNTS},
         partial(_flat, ECHOES, Look(truths.flowing, 0.5)),
     ),
-    Task("matter", "mr", {MATTER: ("grey", "white", "fluid")}, _matters),
+    Task("matter", Modality.MR, {MATTER: ("grey", "white", "fluid")}, _matters),
 )

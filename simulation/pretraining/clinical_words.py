@@ -10,18 +10,16 @@ from typing import Final
 import numpy as np
 
 from simulation.phantoms.factors import Factors, Kind, shuffled
-from simulation.phantoms.source import TASKS
 from simulation.phantoms.tasks import (
     BODY_PARTS,
     COLOUR_SIGNS,
-    DRAW_CASES,
     MODALITIES,
+    TASKS,
     TISSUES,
 )
 from simulation.pretraining.lesson_words import Lesson
 
 CAPTION_REQUEST: Final = "write a short medical caption."
-_FIELD: Final = dict(TASKS)
 
 
 def clinical_caption(kind: Kind, factors: Factors, rng: np.random.Generator) -> Lesson | None:
@@ -34,12 +32,12 @@ def clinical_caption(kind: Kind, factors: Factors, rng: np.random.Generator) -> 
 
 def text_lesson(rng: np.random.Generator) -> Lesson:
     """A lesson without a picture: repeat some words, or say which field uses them."""
-    names = list(DRAW_CASES)
+    names = list(TASKS)
     name = names[int(rng.integers(len(names)))]
-    asked = DRAW_CASES[name](rng).asked[0]
+    asked = TASKS[name].draw_case(rng).asked[0]
     text = asked.question if len(asked.answer) < 20 and rng.random() < 0.5 else asked.answer
     if rng.random() < 0.25:
-        return f"which field uses these words: {text}", _FIELD[name]
+        return f"which field uses these words: {text}", TASKS[name].modality
     words = text.split()
     if rng.random() < 0.5:
         words = shuffled(rng, words)

@@ -11,9 +11,9 @@ from common.identity import seed_for
 from simulation.phantoms.canvas import SIZE
 from simulation.phantoms.factors import FACTORS, Factors, Kind, draw_factors
 from simulation.phantoms.images import render
-from simulation.pictures.source import pretraining_crops
 from simulation.pictures.words import with_ring, words
 from simulation.pretraining.lesson_words import WORD_QUESTIONS
+from simulation.pretraining.make_crops import pretraining_crops
 
 #: How often each kind is drawn: more where there is more to see.
 _KIND_SHARES: Final[Mapping[Kind, float]] = {

@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 
 from simulation.phantoms.factors import Kind, shuffled
-from simulation.phantoms.tasks import DRAW_CASES
+from simulation.phantoms.tasks import TASKS
 from simulation.phantoms.words import listed, plain_caption, plain_choice, plain_questions
 from simulation.pretraining.clinical_words import clinical_caption, text_lesson
 from simulation.pretraining.lesson_words import WORD_QUESTIONS, Lesson, crop_lessons, untrue_lesson
@@ -73,7 +73,7 @@ class Teacher:
             crops = self.of_kind[None]
             picture = crops[int(rng.integers(len(crops)))]
             return Row(picture, [untrue_lesson(rng) for _ in range(PER_PICTURE)])
-        case = list(DRAW_CASES.values())[int(rng.integers(len(DRAW_CASES)))](rng)
+        case = list(TASKS.values())[int(rng.integers(len(TASKS)))].draw_case(rng)
         pictures = self.of_kind[case.kind]
         picture = pictures[int(rng.integers(len(pictures)))]
         return Row(picture, [(asked.question, asked.answer) for asked in case.asked[:PER_PICTURE]])

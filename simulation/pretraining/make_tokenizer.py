@@ -19,7 +19,7 @@ from tokenizers import (
 from transformers import PreTrainedTokenizerFast
 
 from simulation.phantoms.factors import Kind, draw_factors
-from simulation.phantoms.tasks import DRAW_CASES
+from simulation.phantoms.tasks import TASKS
 from simulation.phantoms.words import plain_caption, plain_choice, plain_questions
 from simulation.pretraining.lesson_words import WORD_QUESTIONS, untrue_lesson
 
@@ -81,9 +81,9 @@ def _texts() -> Iterator[str]:
     rng = np.random.default_rng(1024)
     for kind in Kind:
         yield from _plain_texts(kind, rng)
-    for draw_case in DRAW_CASES.values():
+    for task in TASKS.values():
         for _ in range(150):
-            yield from (f"{one.question} {one.answer}" for one in draw_case(rng).asked)
+            yield from (f"{one.question} {one.answer}" for one in task.draw_case(rng).asked)
     for questions in WORD_QUESTIONS.values():
         yield from questions
     for _ in range(3000):

@@ -11,7 +11,7 @@ from client.data.task import Example, read_task
 from client.inference.generate import answer
 from client.model.llava import load_base
 from common.metrics import Answer, majority_answers, task_metrics
-from common.plan import Precision
+from common.plan_fields import Precision
 from simulation.phantoms import source as phantoms
 from simulation.pictures import source as pictures
 from simulation.task_folder.write_task import Question, write_task
@@ -25,8 +25,8 @@ _SHOWN: Final = ("accuracy", "f1")
 def zero_shot(model: Path, seed: int) -> dict[str, dict[str, dict[str, float]]]:
     """For each task the model's accuracy and F1, beside those of the commonest answers."""
     return {
-        **{f"phantoms: {name}": _phantom(model, name, seed) for name, _ in phantoms.TASKS},
-        **{f"pictures: {name}": _picture(model, name, seed) for name, _ in pictures.TASKS},
+        **{f"phantoms: {name}": _phantom(model, name, seed) for name in phantoms.SOURCE.tasks},
+        **{f"pictures: {name}": _picture(model, name, seed) for name in pictures.SOURCE.tasks},
     }
 
 
@@ -37,7 +37,7 @@ def _phantom(model: Path, name: str, seed: int) -> dict[str, dict[str, float]]:
 
 
 def _picture(model: Path, name: str, seed: int) -> dict[str, dict[str, float]]:
-    train, test = pictures.picture_task(name, 0, 1, seed)
+    train, test = pictures.picture_questions(name, 0, 1, seed)
     return _scores(model, train, test)
 
 

@@ -11,9 +11,11 @@ from typing import cast
 
 import yaml
 
+from common.contrastive import Similarity
 from common.errors import PlanError
 from common.identity import canonical_json
-from common.plan import Active, MSLoRACR, Plan, Similarity, Start
+from common.methods.mslora_cr import Active, MSLoRACR, Start
+from common.plan import Plan
 from simulation.experiments.experiments import Experiment, load_experiment
 from simulation.experiments.lab import Result, Results
 

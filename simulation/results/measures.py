@@ -6,7 +6,7 @@ from enum import StrEnum
 from math import fsum
 from statistics import stdev
 
-from common.plan import OneAdapter, Plan
+from common.plan import Plan
 from simulation.experiments.lab import Result
 from simulation.results.cells import Cell
 
@@ -36,15 +36,18 @@ def never_changes(plan: Plan) -> bool:
     So it is for a sum of adapters, from which nothing is taken and to which nothing is added
     for a task that is known; and for a base model that learns nothing.
     """
-    if isinstance(plan.method, OneAdapter):
-        return plan.method.name == "zero_shot"
+    if not plan.method.trains:
+        return True
     tasks = range(len(plan.stages))
-    return all(plan.answering(task, tasks[-1]) == plan.answering(task, task) for task in tasks)
+    return all(
+        plan.answering_stages(task, tasks[-1]) == plan.answering_stages(task, task)
+        for task in tasks
+    )
 
 
 def judged_when_learned(plan: Plan) -> bool:
     """False for joint training: no stage of it has a task of its own."""
-    return plan.method.name != "joint"
+    return not plan.method.trains_on_all_tasks
 
 
 def scores_of(result: Result, moment: Moment) -> Scores:

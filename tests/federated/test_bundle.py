@@ -9,17 +9,14 @@ from pathlib import Path
 import pytest
 
 from common.identity import CODE_ROOMS, code_digest
+from common.process.flower_environment import flower_environment
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.federated
 
 
 def test_the_app_bundle_holds_the_rooms_of_a_site_and_the_code_that_orders_name(tmp_path: Path):
-    quiet = {
-        "FLWR_HOME": str(tmp_path / "flwr"),
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-    }
+    quiet = flower_environment(tmp_path / "flwr")
     out = tmp_path / "out"
     out.mkdir()
     flwr = Path(sys.executable).parent / "flwr"

@@ -24,19 +24,15 @@ from client.node.processes import Machine, PartName, part
 from client.site.config import load_site
 from client.site.finding import Level
 from common.identity import code_digest
-from common.plan import Modality
-from common.process.supervise import Part, keep
+from common.plan_fields import Modality
+from common.process.flower_environment import OFFLINE
+from common.process.supervise import Program, supervise
 from server.coordinator.certificates import write_certificates
 from simulation.chaos.loopback import free_port
 
 pytestmark = pytest.mark.federated
 
 BIN = Path(sys.executable).parent
-QUIET = {
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-}
 #: Generous: the machine may be busy with other tests.
 PATIENCE_S = 240.0
 
@@ -88,9 +84,9 @@ def hush(_: str) -> None:
 
 
 @contextmanager
-def running(parts: Sequence[Part]) -> Generator[None]:
+def running(parts: Sequence[Program]) -> Generator[None]:
     stop = threading.Event()
-    thread = threading.Thread(target=keep, args=(parts, stop, hush))
+    thread = threading.Thread(target=supervise, args=(parts, stop, hush))
     thread.start()
     try:
         yield
@@ -123,7 +119,7 @@ class Hub:
             f'root-certificates = "{self.ca}"\n'
         )
 
-    def parts(self) -> list[Part]:
+    def parts(self) -> list[Program]:
         tls, secret = self.folder / "tls", str(self.folder / "secret")
         host, port = self.address.split(":")
         link = [
@@ -138,19 +134,19 @@ class Hub:
             "--root-certificates", str(self.ca), "--superexec-auth-secret-file", secret,
         ]  # fmt: skip
         environment = {
-            **QUIET,
+            **OFFLINE,
             "FLWR_HOME": str(self.folder),
             "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
         }
         return [
-            Part("superlink", link, environment, self.folder / "superlink.log"),
-            Part("superexec", execute, environment, self.folder / "superexec.log"),
+            Program("superlink", link, environment, self.folder / "superlink.log"),
+            Program("superexec", execute, environment, self.folder / "superexec.log"),
         ]
 
     def flwr(self, *arguments: str) -> dict[str, Any]:
         done = subprocess.run(
             [BIN / "flwr", *arguments, "--format", "json"],
-            env={**os.environ, **QUIET, "FLWR_HOME": str(self.folder)},
+            env={**os.environ, **OFFLINE, "FLWR_HOME": str(self.folder)},
             capture_output=True, text=True, check=True,
         )  # fmt: skip
         return json.loads(done.stdout)

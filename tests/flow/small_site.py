@@ -8,7 +8,8 @@ from client.site import blob_store
 from client.site.config import Device, Plans, Policy, Site
 from common.exchange import Order, ReleaseRef, Update, Work
 from common.identity import code_digest
-from common.plan import Modality, Plan
+from common.plan import Plan
+from common.plan_fields import Modality
 from common.plan_file import parse_plan
 from tests.flow.tiny_llava import write_llava, write_task
 
@@ -106,6 +107,6 @@ def second_stage(site: Site, plan: Plan, first: Update, **changes: Any) -> Order
     fields: dict[str, Any] = {
         "stage": 1,
         "releases": (ReleaseRef(0, blob_store.put(site.store, first.adapter)),),
-        "active": plan.base_of(1),
+        "active": plan.frozen_stages(1),
     }
     return order_of(site, plan, **{**fields, **changes})

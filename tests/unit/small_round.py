@@ -11,7 +11,7 @@ from common.adapter import Adapter, Pair, StoredAdapter, to_bytes
 from common.exchange import Answer, Order, Scores, Update, Work
 from common.plan import Plan
 from common.plan_file import parse_plan
-from common.process.progress import News
+from common.process.progress import ProgressEvent
 from server.run.accept import Accept, Done, Received, Refused, Waiting, durable
 from server.run.folder import RunFolder
 from server.run.journal import Journal
@@ -86,8 +86,8 @@ class Sites:
         return replace(update, **self._spoil.get(site, {}))
 
 
-def desk(book: Journal, sites: Any = None, patient: bool = False) -> tuple[Desk, list[News]]:
+def desk(book: Journal, sites: Any = None, patient: bool = False) -> tuple[Desk, list[ProgressEvent]]:
     """A coordinator's desk with these sites, and the list of what it is told."""
-    told: list[News] = []
+    told: list[ProgressEvent] = []
     ask = durable(sites or Sites(book), book)
     return Desk(ask, book, told.append, patient), told

@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from common.contrastive import Similarity
 from common.errors import ModelError
-from common.plan import Active, Metric, Modality, MSLoRACR, Plan, Precision, Similarity
+from common.methods.mslora_cr import Active, MSLoRACR
+from common.plan import Metric, Plan
+from common.plan_fields import Modality, Precision
 from common.plan_file import load_plan
 from simulation.hospitals import BASE_MODELS, check
 

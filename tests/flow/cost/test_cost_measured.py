@@ -26,7 +26,8 @@ from client.model.lora import Factor
 from client.model.lora_init import fresh_adapter
 from client.training.batches import Batches
 from common.metrics import AnswerKind
-from common.plan import Composition, Plan, Precision
+from common.plan import Plan
+from common.plan_fields import Composition, Precision
 from common.plan_file import load_plan
 from cost.geometry import read_geometry
 from cost.plan import FRONT, Assumed, cost_of, drawn_and_steps, micro_batch, worn_in

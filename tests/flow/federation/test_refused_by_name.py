@@ -26,7 +26,7 @@ from common.bank.bank import Bank
 from common.exchange import Delivery, Order, Update, Work, read_reply
 from common.plan import Plan
 from common.plan_file import load_plan
-from common.process.progress import News
+from common.process.progress import ProgressEvent
 from server import network
 from server.app import Federation, run
 from server.network import Patience
@@ -93,7 +93,7 @@ def run_with(
     run_in_process(server, cast(ClientApp, sites), nodes, {})
 
 
-def told(folder: RunFolder) -> list[News]:
+def told(folder: RunFolder) -> list[ProgressEvent]:
     lines = (folder.progress / "coordinator.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
 

@@ -20,7 +20,7 @@ from common.bank.bank import Bank, verify_bank
 from common.bank.check import Expected
 from common.errors import BankError
 from common.image_prototype import merged
-from common.plan import Precision
+from common.plan_fields import Precision
 from report.json_file import read_report
 from simulation.hospitals import BASE_MODELS
 from simulation.run import simulate

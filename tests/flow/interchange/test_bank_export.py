@@ -24,7 +24,7 @@ from transformers import (
 from common.adapter import Adapter, Pair, to_bytes
 from common.bank.bank import Bank, export
 from common.errors import BankError
-from common.plan import Precision
+from common.plan_fields import Precision
 from tests.unit.small_bank import BASE, KEY, draft
 
 IMAGE = 63

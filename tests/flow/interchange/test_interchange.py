@@ -26,7 +26,7 @@ from common.adapter import Adapter, Pair, to_bytes
 from common.bank.bank import Bank
 from common.durable import Disk
 from common.errors import BankError, Refusal
-from common.plan import Precision
+from common.plan_fields import Precision
 from common.plan_file import load_plan
 from common.signing import SigningKey
 from interchange.paper_chain import export_chain, import_chain, read_chain

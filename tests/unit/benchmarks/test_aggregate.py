@@ -11,7 +11,8 @@ import pytest
 from benchmarks import aggregate as bench
 from benchmarks.aggregate import Cost, Size, Turn
 from common.adapter import Array
-from common.plan import Precision, Rule
+from common.plan import Rule
+from common.plan_fields import Precision
 from server.aggregation.aggregate import merge
 
 SMALL = Size(blocks=3, shapes={"q": (160, 170), "k": (60, 170)}, sites=3, rank=4)

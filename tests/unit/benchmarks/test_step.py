@@ -10,7 +10,7 @@ from benchmarks.memory import peak_bytes
 from benchmarks.step import Size
 from client.model import lora
 from client.model.offload import aside
-from common.plan import Similarity
+from common.contrastive import Similarity
 
 TINY = Size(hidden=64, layers=1, rank=4, batch=1, tokens=8)
 #: Enough tokens for a step to take more memory than folding does.

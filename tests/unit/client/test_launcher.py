@@ -23,7 +23,7 @@ from client.node.init import NewSite, make_site
 from client.node.processes import Machine, PartName, part, write_program
 from client.site.config import load_site
 from common.errors import SiteFailed
-from common.plan import Modality
+from common.plan_fields import Modality
 from server.coordinator.certificates import write_certificates
 
 STEPS = (

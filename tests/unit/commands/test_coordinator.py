@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from commands.coordinator import app
 from common.errors import PlanError, Refusal, StateError
 from common.plan_file import load_plan
-from common.process.progress import tell
+from common.process.progress import write_event
 from server.coordinator.init import found
 from server.coordinator.processes import Which, command, environment
 from server.coordinator.state import Settings, State, Wanted
@@ -192,7 +192,7 @@ def ended(state: State, monkeypatch: pytest.MonkeyPatch, **news: Any) -> Result:
     """`run`, where the run tells this as soon as it is followed."""
 
     def soon(self: object) -> list[object]:
-        tell(state.run("first").progress, "coordinator", news)
+        write_event(state.run("first").progress, "coordinator", news)
         return []
 
     monkeypatch.setattr("server.coordinator.superlink.SuperLink.runs", soon)
@@ -252,7 +252,7 @@ def test_the_status_of_a_run_in_its_first_round(sites: State):
             "for": {"north": "working 12/40", "south": "offline"},
         },
     ):
-        tell(progress, "coordinator", news)
+        write_event(progress, "coordinator", news)
     document = json.loads(said(sites, "status", "--json"))
     run = document["run"]
     assert run["stages"][0]["phase"] == "active"
@@ -270,7 +270,7 @@ def test_the_status_of_a_run_in_its_first_round(sites: State):
 def test_the_status_of_a_failed_run_says_why(sites: State):
     said(sites, "run", first(sites), "--detach")
     news = {"event": "failed", "text": "the reason"}
-    tell(sites.run("first").progress, "coordinator", news)
+    write_event(sites.run("first").progress, "coordinator", news)
     assert "run first: the reason" in said(sites, "status")
     assert "found no run 'other'" in refusal(sites, "status", "--run", "other")
 

@@ -22,7 +22,7 @@ from common.adapter import (
     to_bytes,
 )
 from common.errors import BankError
-from common.plan import Precision
+from common.plan_fields import Precision
 
 
 def adapter(rank: int = 2, seed: int = 0, extras: bool = False) -> Adapter:

@@ -18,7 +18,7 @@ from common.image_prototype import (
     merged,
     to_bytes,
 )
-from common.plan import Precision
+from common.plan_fields import Precision
 from common.plan_file import parse_plan
 from common.tensors import Writer
 from tests.unit.small_round import plan

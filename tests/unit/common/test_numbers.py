@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from common.adapter import Adapter, Pair, StoredAdapter, name_of_a, name_of_b, to_bytes
 from common.errors import BankError
 from common.numbers import Numbers, held, whole
-from common.plan import Precision
+from common.plan_fields import Precision
 
 A = np.arange(21, dtype=np.float32).reshape(3, 7)
 #: As torch keeps it transposed: its rows don't lie one behind the other.

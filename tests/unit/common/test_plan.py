@@ -5,7 +5,9 @@ import pytest
 import yaml
 
 from common.errors import PlanError
-from common.plan import Active, Metric, Modality, Rule
+from common.methods.mslora_cr import Active
+from common.plan import Metric, Rule
+from common.plan_fields import Modality
 from common.plan_file import load_plan, parse_plan
 
 CONFIGS = sorted((Path(__file__).resolve().parents[3] / "configs").glob("*.yaml"))
@@ -136,22 +138,22 @@ def with_active(active: Active) -> Any:
 
 def test_all_earlier_adapters_are_summed_or_those_of_the_modality_or_none():
     # Stages: ct, mr, ct.
-    assert with_active(Active.ALL).base_of(2) == (0, 1)
-    assert with_active(Active.SAME_MODALITY).base_of(2) == (0,)
-    assert with_active(Active.NONE).base_of(2) == ()
+    assert with_active(Active.ALL).frozen_stages(2) == (0, 1)
+    assert with_active(Active.SAME_MODALITY).frozen_stages(2) == (0,)
+    assert with_active(Active.NONE).frozen_stages(2) == ()
 
 
 def test_the_oracle_answers_a_task_with_the_adapters_it_was_learned_on():
     plan = with_active(Active.ALL)
-    assert plan.answering(task=1, after=2) == (0, 1)
-    assert plan.answering(task=1, after=1) == (0, 1)
-    assert plan.answering(task=2, after=0) == (0,)
+    assert plan.answering_stages(task=1, after=2) == (0, 1)
+    assert plan.answering_stages(task=1, after=1) == (0, 1)
+    assert plan.answering_stages(task=2, after=0) == (0,)
 
 
 def test_fine_tuning_answers_everything_with_its_latest_adapter():
     plan = parse_plan(document(method={"name": "sequential", "rank": 4, "alpha": 4}), "p")
-    assert plan.base_of(2) == ()
-    assert plan.answering(task=0, after=2) == (2,)
+    assert plan.frozen_stages(2) == ()
+    assert plan.answering_stages(task=0, after=2) == (2,)
 
 
 @pytest.mark.parametrize(

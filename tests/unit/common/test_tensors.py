@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from common.errors import BankError
-from common.plan import Precision
+from common.plan_fields import Precision
 from common.tensors import Array, Read, Writer, read_array, read_header, round_into, widen
 
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(

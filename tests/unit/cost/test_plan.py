@@ -10,7 +10,8 @@ import pytest
 
 from common.adapter import to_bytes
 from common.errors import ModelError
-from common.plan import Composition, Plan, Precision
+from common.plan import Plan
+from common.plan_fields import Composition, Precision
 from common.plan_file import parse_plan
 from common.tensors import read_header
 from cost.geometry import LLAVA_MED, Decoder, Geometry, Tower, read_geometry

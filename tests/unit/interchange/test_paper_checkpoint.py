@@ -16,7 +16,7 @@ from torch import Tensor
 
 from common.adapter import Adapter, Pair, from_bytes, to_bytes
 from common.errors import BankError
-from common.plan import Modality
+from common.plan_fields import Modality
 from interchange.names import alpha_for, our_name, paper_name, settings_of
 from interchange.paper_checkpoint import checkpoint_bytes, difference, factors_in, read_folder
 from interchange.paper_tasks import PAPER_TASKS, Label, Said, labels, name_in_folder

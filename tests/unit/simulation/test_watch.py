@@ -6,7 +6,7 @@ import pytest
 
 from common.plan import Plan
 from common.plan_file import parse_plan
-from common.process.progress import Follower, tell
+from common.process.progress import Follower, write_event
 from simulation import watch
 from simulation.failures import in_the_sites_words
 from simulation.watch import watching
@@ -42,7 +42,7 @@ def test_every_stage_round_and_score_has_its_line(
             {"event": "scores", "stage": 1, "scores": [0.5, 0.996]},
             {"event": "done", "seconds": 61.4},
         ):
-            tell(tmp_path / "progress", "coordinator", news)
+            write_event(tmp_path / "progress", "coordinator", news)
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err.splitlines() == [
@@ -62,7 +62,7 @@ def test_where_there_is_no_terminal_a_line_breaks_a_long_silence(
     monkeypatch.setattr(watch, "_SILENCE_S", 0.0)
     step = {"stage": 0, "round": 2, "site": "b", "step": 10, "steps": 33, "loss": 0.5}
     with watching("p", plan(), tmp_path / "progress", tmp_path / "sites"):
-        tell(tmp_path / "sites/b/store/progress", "b", step)
+        write_event(tmp_path / "sites/b/store/progress", "b", step)
     said = capsys.readouterr().err
     assert "  preparing the sites' data: b step 10 of 33, loss 0.500\n" in said
 
@@ -70,17 +70,17 @@ def test_where_there_is_no_terminal_a_line_breaks_a_long_silence(
 def test_news_from_before_the_watch_are_not_told_again_and_half_a_line_is_passed_over(
     tmp_path: Path,
 ):
-    tell(tmp_path, "a", {"step": 1})
+    write_event(tmp_path, "a", {"step": 1})
     with (tmp_path / "a.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"step": 2')
     follower = Follower(tmp_path)
     # The writer was killed within a line; its successor's first line is lost with it.
-    tell(tmp_path, "a", {"step": 3})
-    tell(tmp_path, "a", {"step": 4})
-    assert list(follower.news()) == [("a", {"step": 3}), ("a", {"step": 4})]
+    write_event(tmp_path, "a", {"step": 3})
+    write_event(tmp_path, "a", {"step": 4})
+    assert list(follower.events()) == [("a", {"step": 3}), ("a", {"step": 4})]
     with (tmp_path / "b.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"step": 5}\n{"st{"step": 6}\n{"step": 7}\n{"st')
-    assert list(follower.news()) == [("b", {"step": 5}), ("b", {"step": 7})]
+    assert list(follower.events()) == [("b", {"step": 5}), ("b", {"step": 7})]
 
 
 def test_a_reference_to_a_sites_log_becomes_what_stands_there(tmp_path: Path):

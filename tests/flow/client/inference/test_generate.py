@@ -24,7 +24,7 @@ from client.model.llava import BaseModel, load_base
 from client.model.prompt import encode_prompt
 from common.errors import DataError
 from common.metrics import AnswerKind
-from common.plan import Precision
+from common.plan_fields import Precision
 from tests.flow.tiny_llava import write_llava, write_picture
 
 TEXTS = [

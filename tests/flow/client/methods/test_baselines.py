@@ -23,9 +23,10 @@ from client.training.checkpoint import Checkpoint
 from common.adapter import Adapter, Pair, from_bytes, to_bytes
 from common.errors import PlanError
 from common.exchange import Reason, ReleaseRef, Scores, Update, Work
-from common.plan import Composition, Plan, Precision
-from common.process.progress import News
-from simulation.baselines import BASELINES, known_methods, with_method
+from common.plan import Plan
+from common.plan_fields import Composition, Precision
+from common.process.progress import ProgressEvent
+from simulation.baselines import comparisons, known_methods, with_method
 from tests.flow.small_site import (
     MSLORA_CR,
     QUESTIONS,
@@ -38,7 +39,7 @@ from tests.flow.small_site import (
 from tests.flow.tiny_llava import write_task
 
 
-def silent(_: News) -> None:
+def silent(_: ProgressEvent) -> None:
     """Nobody follows."""
 
 
@@ -88,7 +89,7 @@ def some_adapter(site: Site, seed: int, size: float = 0.5) -> Adapter:
 
 def test_every_baseline_is_a_method_that_a_site_has(site: Site):
     plan = plan_of(site)
-    for name in BASELINES:
+    for name in comparisons(plan.method):
         method = with_method(plan, name).method
         assert method.label == name
         assert method.name in METHODS

@@ -18,7 +18,7 @@ from client.model.llava import BaseModel, load_base
 from client.model.prompt import encode_prompt
 from common.errors import DataError, ModelError
 from common.identity import files_digest
-from common.plan import Precision
+from common.plan_fields import Precision
 from tests.flow.tiny_llava import write_llava, write_picture
 
 CPU = torch.device("cpu")

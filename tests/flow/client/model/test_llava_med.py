@@ -22,7 +22,8 @@ from client.model.llava_med_files import Original
 from client.model.llava_med_tokenizer import read_tokenizer
 from client.model.prompt import IGNORED, encode_example, encode_prompt
 from common.errors import DataError
-from common.plan import Precision, VisionWeights
+from common.plan import VisionWeights
+from common.plan_fields import Precision
 from tests.flow.original_llava import (
     CONFIG,
     TOWER,

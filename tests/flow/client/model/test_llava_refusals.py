@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from client.model.base_digest import base_digest
 from client.model.llava import load_base
 from common.errors import ModelError
-from common.plan import Precision, VisionWeights
+from common.plan import VisionWeights
+from common.plan_fields import Precision
 from tests.flow.original_llava import (
     TOWER,
     Models,

@@ -30,8 +30,9 @@ from common.adapter import arrays, from_bytes
 from common.errors import ModelError
 from common.exchange import Update
 from common.metrics import AnswerKind
-from common.plan import Composition, Plan, Precision
-from common.process.progress import News
+from common.plan import Plan
+from common.plan_fields import Composition, Precision
+from common.process.progress import ProgressEvent
 from tests.flow.small_site import order_of, plan_of, second_stage, site_in, write_site
 from tests.flow.some_adapters import some_adapter
 from tests.flow.tiny_llava import WORDS, write_llava, write_picture
@@ -317,7 +318,7 @@ def rows_apart(monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
         yield
 
 
-def silent(_: News) -> None:
+def silent(_: ProgressEvent) -> None:
     """Nobody follows."""
 
 

@@ -31,7 +31,8 @@ from common.exchange import (
     Working,
 )
 from common.identity import canonical_json, code_digest, sha256
-from common.plan import Modality, Plan
+from common.plan import Plan
+from common.plan_fields import Modality
 from tests.flow.small_site import plan_of, site_in, write_site
 
 #: Generous: nothing here waits so long but where it fails.

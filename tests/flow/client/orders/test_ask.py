@@ -25,7 +25,8 @@ from common.bank.bank import Bank
 from common.errors import Refusal
 from common.image_prototype import to_bytes as prototype_bytes
 from common.metrics import AnswerKind
-from common.plan import BaseModelPin, Composition, Modality, Precision
+from common.plan import BaseModelPin
+from common.plan_fields import Composition, Modality, Precision
 from common.plan_file import load_plan
 from common.signing import SigningKey
 from simulation.hospitals import BASE_MODELS, prepare

@@ -32,8 +32,8 @@ from common.adapter import Adapter, from_bytes, to_bytes
 from common.errors import BankError, DataError, SiteFailed
 from common.exchange import Answer, Order, Reason, ReleaseRef, Scores, Update, Work
 from common.metrics import read_answers
-from common.plan import Precision
-from common.process.progress import News
+from common.plan_fields import Precision
+from common.process.progress import ProgressEvent
 from tests.flow.small_site import (
     MSLORA_CR,
     QUESTIONS,
@@ -56,7 +56,7 @@ def site(shared: Path, tmp_path: Path) -> Site:
     return site_in(shared, tmp_path / "store")
 
 
-def ignore(_: News) -> None:
+def ignore(_: ProgressEvent) -> None:
     """Nobody listens."""
 
 
@@ -84,7 +84,7 @@ def adapter_of(update: Update) -> Adapter:
 
 def test_an_update_says_what_was_done_and_in_answer_to_what(site: Site):
     order = order_of(site, plan_of(site))
-    told: list[News] = []
+    told: list[ProgressEvent] = []
     update = do(order, site, told.append, None)
     assert isinstance(update, Update)
     assert (update.order, update.site, update.examples) == (order.digest, "north", 6)

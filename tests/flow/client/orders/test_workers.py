@@ -35,7 +35,7 @@ from common.exchange import Order, ReleaseRef, Update, Work
 from common.identity import ROOT, code_digest
 from common.plan import Plan
 from common.plan_file import parse_plan
-from common.process.progress import News, Tell
+from common.process.progress import OnProgress, ProgressEvent
 from tests.flow.tiny_llava import write_llava, write_task
 
 pytest.importorskip("deepspeed")
@@ -114,7 +114,7 @@ def order_of(plan: Plan, site: Site, **changes: Any) -> Order:
 Process: TypeAlias = subprocess.Popen[bytes]
 
 
-def ignore(_: News) -> None:
+def ignore(_: ProgressEvent) -> None:
     """Nobody listens."""
 
 
@@ -140,13 +140,17 @@ class Task:
         """What one process comes to."""
         return done(self.order, self.site, None)
 
-    def two(self, stage: int, checkpoint: Checkpoint | None = None, tell: Tell = ignore) -> Update:
+    def two(
+        self, stage: int, checkpoint: Checkpoint | None = None, tell: OnProgress = ignore
+    ) -> Update:
         """What two processes come to."""
         both = self.site.model_copy(update={"workers": 2, "zero": stage})
         return done(self.order, both, checkpoint, tell)
 
 
-def done(order: Order, site: Site, checkpoint: Checkpoint | None, tell: Tell = ignore) -> Update:
+def done(
+    order: Order, site: Site, checkpoint: Checkpoint | None, tell: OnProgress = ignore
+) -> Update:
     update = do(order, site, tell, checkpoint)
     assert isinstance(update, Update)
     return update

@@ -90,7 +90,7 @@ class Work:
             base_model=self.shared / "base", device=torch.device("cpu"), checkpoint=checkpoint,
         )  # fmt: skip
         first = some_adapter(self.method.start(bare, ()), 1)
-        return replace(bare, bank={0: first}, active=self.plan.base_of(1))
+        return replace(bare, bank={0: first}, active=self.plan.frozen_stages(1))
 
     def train(
         self, checkpoint: Checkpoint | None, report: Callable[[Progress], None] = lambda _: None

@@ -23,7 +23,8 @@ from client.training.batches import Batches
 from client.training.loop import Progress, RoundSchedule, train
 from client.training.optimizer import PlainDescent, backward, summed
 from common.errors import SiteFailed
-from common.plan import Plan, Precision
+from common.plan import Plan
+from common.plan_fields import Precision
 from common.plan_file import parse_plan
 from tests.flow.tiny_llava import write_llava, write_task
 

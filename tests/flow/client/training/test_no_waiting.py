@@ -22,7 +22,9 @@ from client.model.lora import Factor
 from client.training.batches import Batches
 from client.training.optimizer import PlainDescent
 from client.training.regularizer import AdapterPrototype, Regularizer, Weights
-from common.plan import Composition, Precision, Similarity, Training
+from common.contrastive import Similarity
+from common.plan import Training
+from common.plan_fields import Composition, Precision
 from tests.flow.some_adapters import some_adapter
 from tests.flow.tiny_llava import write_llava, write_task
 

@@ -22,7 +22,7 @@ from client.model.lora import TARGETS, Adapted, Factor, adapt, fold_for_good
 from client.model.lora_init import fresh_adapter, orthonormal_adapter
 from common.adapter import Adapter, Pair, StoredAdapter, to_bytes
 from common.errors import BankError, ModelError, PlanError
-from common.plan import Composition
+from common.plan_fields import Composition
 
 INPUTS, HIDDEN, OUTPUTS, RANK = 10, 7, 6, 3
 LAYERS = {"body.first": (HIDDEN, INPUTS), "body.second": (OUTPUTS, HIDDEN)}

@@ -9,7 +9,7 @@ from client.site import blob_store
 from client.site.adapter_cache import AtHand
 from common.adapter import Adapter, Pair, to_bytes
 from common.errors import BankError, SiteFailed
-from common.plan import Precision
+from common.plan_fields import Precision
 
 
 def stored(folder: Path, number: float) -> str:

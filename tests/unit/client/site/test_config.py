@@ -6,7 +6,7 @@ import pytest
 
 from client.site.config import Device, Plans, load_site
 from common.errors import SiteFailed
-from common.plan import Modality
+from common.plan_fields import Modality
 from simulation import hospitals
 
 GOOD = """\

@@ -12,7 +12,8 @@ from client.site.policy import approval, check_examples, check_form, check_order
 from common.errors import DataError
 from common.exchange import Order, Reason, ReleaseRef, Work
 from common.identity import code_digest
-from common.plan import Modality, Plan
+from common.plan import Plan
+from common.plan_fields import Modality
 from common.plan_file import parse_plan
 from simulation.failures import in_the_sites_words
 

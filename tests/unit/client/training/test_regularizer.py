@@ -17,8 +17,9 @@ from benchmarks.memory import Operations
 from client.training.contrastive import info_nce
 from client.training.regularizer import AdapterPrototype, Regularizer, Weights, prototypes_of
 from common.adapter import Adapter, Pair
+from common.contrastive import Prototypes, Similarity
 from common.errors import BankError
-from common.plan import Modality, Prototypes, Similarity
+from common.plan_fields import Modality
 
 #: (outputs, inputs): two layers share a shape, one does not.
 SHAPES = {"x.q": (6, 8), "x.k": (5, 8), "y.q": (6, 8)}

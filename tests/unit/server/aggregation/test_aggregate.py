@@ -15,11 +15,13 @@ from threadpoolctl import threadpool_limits  # pyright: ignore[reportMissingType
 
 from common.adapter import Adapter, AdapterSource, Array, Pair, StoredAdapter, from_bytes, to_bytes
 from common.errors import AggregationError
-from common.plan import Precision, Rule
+from common.linear_algebra import low_rank
+from common.linear_algebra.low_rank import strongest, tall
+from common.plan import Rule
+from common.plan_fields import Precision
 from server.aggregation import aggregate as aggregation
-from server.aggregation import low_rank, rules
+from server.aggregation import rules
 from server.aggregation.aggregate import Contribution, aggregate, merge, norm
-from server.aggregation.low_rank import strongest, tall
 
 SHAPES = {"q": (9, 12), "v": (7, 5)}
 seeds = st.integers(0, 2**32 - 1)

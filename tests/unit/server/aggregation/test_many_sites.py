@@ -14,13 +14,15 @@ from threadpoolctl import threadpool_limits  # pyright: ignore[reportMissingType
 
 from common.adapter import Adapter, Array, Pair, StoredAdapter, to_bytes
 from common.errors import AggregationError
-from common.plan import Precision, Rule
+from common.linear_algebra import krylov, layer_factors, product_sum
+from common.linear_algebra.krylov import strongest_of_sum
+from common.linear_algebra.low_rank import Cut, tall
+from common.linear_algebra.product_sum import Product, Sum, inner_product
+from common.plan import Rule
+from common.plan_fields import Precision
 from server.aggregation import aggregate as aggregation
-from server.aggregation import krylov, layer_factors, product_sum, rules
+from server.aggregation import rules
 from server.aggregation.aggregate import Contribution, aggregate, merge
-from server.aggregation.krylov import strongest_of_sum
-from server.aggregation.low_rank import Cut, tall
-from server.aggregation.product_sum import Product, Sum, inner_product
 
 seeds = st.integers(0, 2**32 - 1)
 quick = settings(max_examples=15, deadline=None)

@@ -9,8 +9,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from common.plan import Modality
-from common.process.progress import tell
+from common.plan_fields import Modality
+from common.process.progress import write_event
 from server.coordinator.events import read_news
 from server.coordinator.flower_nodes import introduce
 from server.coordinator.init import found
@@ -195,7 +195,7 @@ def test_a_run_that_ended_is_not_wanted_any_more(
 ):
     state.want(Wanted(run="demo", since=0))
     keeper.look(0.0)
-    tell(state.run("demo").progress, "coordinator", {"event": event, "text": "why"})
+    write_event(state.run("demo").progress, "coordinator", {"event": event, "text": "why"})
     flower.finish(0, "completed", "")
     keeper.look(100.0)
     keeper.look(200.0)
@@ -206,7 +206,7 @@ def test_a_run_that_ended_is_not_wanted_any_more(
 def test_a_run_that_failed_before_it_was_wanted_again_is_started(
     state: State, keeper: Keeper, flower: Flower
 ):
-    tell(state.run("demo").progress, "coordinator", {"event": "failed", "text": "why"})
+    write_event(state.run("demo").progress, "coordinator", {"event": "failed", "text": "why"})
     told = (state.run("demo").progress / "coordinator.jsonl").stat().st_size
     state.want(Wanted(run="demo", since=told))
     keeper.look(0.0)

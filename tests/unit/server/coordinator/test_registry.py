@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from common.errors import StateError
-from common.plan import Modality
+from common.plan_fields import Modality
 from server.coordinator.registry import (
     Site,
     enroll,

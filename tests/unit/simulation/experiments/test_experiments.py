@@ -4,7 +4,9 @@ from typing import Any
 import pytest
 
 from common.errors import PlanError
-from common.plan import MSLoRACR, OneAdapter, Rule
+from common.methods.mslora_cr import MSLoRACR
+from common.methods.sequential import Sequential
+from common.plan import Rule
 from simulation.experiments.experiments import load_experiment
 from tests.unit.made_results import SEQUENTIAL, write_experiment
 
@@ -66,7 +68,7 @@ def test_a_later_axis_changes_what_an_earlier_one_put_there(tmp_path: Path):
 def test_a_whole_method_can_be_put_in_the_plans_place(tmp_path: Path):
     axes = {"method": {"sequential": {"method": SEQUENTIAL}}}
     (variant,) = load_experiment(write_experiment(tmp_path, "whole", axes, seeds=1)).variants
-    assert isinstance(variant.plan.method, OneAdapter)
+    assert isinstance(variant.plan.method, Sequential)
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ from common.errors import DataError
 from simulation.phantoms.canvas import SIZE, Ellipse, X, Y, coverage, paint
 from simulation.phantoms.factors import FACTORS, Kind, draw_factors
 from simulation.phantoms.images import render
-from simulation.phantoms.source import QUESTIONS_PER_IMAGE, TASKS, phantom_task
+from simulation.phantoms.source import QUESTIONS_PER_IMAGE, SOURCE, phantom_task
 from simulation.phantoms.words import PLAIN, plain_answer, plain_choice, plain_questions
 from simulation.task_folder.write_task import Question
 
-NAMES = [name for name, _ in TASKS]
+NAMES = list(SOURCE.tasks)
 ALL_FACTORS = [(kind, name) for kind, factors in FACTORS.items() for name in factors]
 
 
@@ -29,7 +29,7 @@ def test_there_are_nine_kinds_and_41_factors():
 
 
 def test_the_tasks_stand_in_the_papers_order_with_its_modalities():
-    assert [modality for _, modality in TASKS] == [
+    assert list(SOURCE.tasks.values()) == [
         "pathology",
         "radiology",
         "dermatology",
@@ -129,7 +129,7 @@ def test_a_report_says_one_sentence_for_each_finding_and_a_conclusion():
 
 
 def test_an_unknown_task_is_refused_with_the_names_that_there_are():
-    with pytest.raises(DataError, match=r"'pcam': expected one of pathvqa, .*PCAM"):
+    with pytest.raises(DataError, match=r"found 'pcam', expected one of pathvqa, .*PCAM"):
         phantom_task("pcam", 1, 1, 1)
 
 

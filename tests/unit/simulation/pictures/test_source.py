@@ -19,14 +19,15 @@ from simulation.pictures import sources as sources
 from simulation.pictures import truths as truths
 from simulation.pictures.brain_slices import MIDDLE_X, Plane, plane_slabs, upright
 from simulation.pictures.regions import GAP, Box, Part, cells, share, shrunk, slabs
-from simulation.pictures.source import TASKS, picture_task, pretraining_crops, shots
+from simulation.pictures.source import SOURCE, picture_questions, shots
 from simulation.pictures.sources import package_file, picture
 from simulation.pictures.tasks import ALL, MATTER, Place, Shot, Task
 from simulation.pictures.truths import View
 from simulation.pictures.words import disc, with_ring, words
+from simulation.pretraining.make_crops import pretraining_crops
 
 PACKAGES = ("skimage", "stardist", "nilearn", "pydicom", "data_store", "nibabel")
-NAMES = [name for name, _ in TASKS]
+NAMES = list(SOURCE.tasks)
 needs_pictures = pytest.mark.skipif(
     any(find_spec(name) is None for name in PACKAGES),
     reason='the packages of the extra "sim" are not installed',
@@ -296,8 +297,8 @@ def test_a_sagittal_slice_is_mirrored_by_none_and_an_axial_one_by_itself() -> No
 
 @needs_pictures
 def test_there_are_enough_tasks_and_a_modality_comes_back() -> None:
-    modalities = [modality for _, modality in TASKS]
-    assert len(TASKS) == len(set(NAMES)) >= 6
+    modalities = list(SOURCE.tasks.values())
+    assert len(NAMES) == len(ALL) >= 6
     assert len(set(modalities)) >= 4
     first = modalities.index("pathology")
     assert "pathology" in modalities[first + 2 :]
@@ -312,7 +313,7 @@ def site_shots(name: str, part: Part) -> list[Shot]:
 @needs_pictures
 @pytest.mark.parametrize("name", ["plane", "bone", "crowding"])
 def test_the_same_arguments_give_the_same_questions(name: str) -> None:
-    one, other = picture_task(name, 1, 3, 5), picture_task(name, 1, 3, 5)
+    one, other = picture_questions(name, 1, 3, 5), picture_questions(name, 1, 3, 5)
     assert [len(part) for part in one] == [len(part) for part in other]
     for a, b in zip([*one[0], *one[1]], [*other[0], *other[1]], strict=True):
         assert (a.question, a.answer, a.group, a.dicom) == (b.question, b.answer, b.group, b.dicom)
@@ -363,8 +364,8 @@ def test_a_ct_picture_as_dicom_shows_the_same_as_the_pixels() -> None:
 
 
 def test_an_unknown_task_is_refused_by_name() -> None:
-    with pytest.raises(DataError, match="no picture task 'teeth'; expected one of stain, "):
-        picture_task("teeth", 0, 1, 0)
+    with pytest.raises(DataError, match="found 'teeth', expected one of stain, "):
+        picture_questions("teeth", 0, 1, 0)
 
 
 def test_a_missing_package_is_named_with_the_command_that_brings_it() -> None:

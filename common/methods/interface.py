@@ -1,0 +1,119 @@
+"""The traits of a method: all that plan, server, cost and approval ask of it; no torch.
+
+A method is a pair of files with one name: `common/methods/NAME.py` has its settings, a
+subclass of `MethodSettings`, and `client/methods/NAME.py` its code at a site. Nothing else
+names it: everybody else asks the traits below.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+from common.adapter import AdapterSource
+from common.plan_fields import Modality, Slug, Strict
+
+#: (outputs, inputs) of a linear layer.
+LayerShape = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterLayout:
+    """What an update of a plan's method must look like, whatever its arrays are called.
+
+    Attributes:
+        rank: rows of every A and columns of every B.
+        alpha: the factor of every product B @ A, times the rank.
+    """
+
+    rank: int
+    alpha: float
+
+    @property
+    def scale(self) -> float:
+        """The factor of every product B @ A."""
+        return self.alpha / self.rank
+
+    def fault_of(self, update: AdapterSource) -> str | None:
+        """Return why an update has another layout, or None.
+
+        A site that chose its own rank or scale would choose its weight in the mean.
+        """
+        if update.modules and update.rank != self.rank:
+            return f"rank: found {update.rank}, expected {self.rank}"
+        if update.scale != self.scale:
+            return f"scale: found {update.scale}, expected {self.scale}"
+        return None
+
+
+class MethodSettings(Strict):
+    """A plan's `method`: its fields are the subclass's own, its traits are these methods.
+
+    Stages are 0-based positions in the plan; `modalities[i]` is the modality of stage i.
+    """
+
+    #: The name of the method's pair of files.
+    name: Slug
+
+    #: Whether every stage trains on the training questions of all tasks that its site holds.
+    trains_on_all_tasks: ClassVar[bool] = False
+    #: Whether a stage trains at all.
+    trains: ClassVar[bool] = True
+    #: Whether each task keeps an adapter of its own, so that a router has something to choose.
+    routable: ClassVar[bool] = True
+
+    @property
+    def label(self) -> str:
+        """What a comparison calls the method with these settings."""
+        return self.name
+
+    @property
+    def layout(self) -> AdapterLayout:
+        """What the adapter of a stage looks like."""
+        raise NotImplementedError
+
+    @property
+    def frozen_products(self) -> bool:
+        """Whether the frozen adapters are low-rank products of their own in each step."""
+        return False
+
+    @property
+    def starts_differ(self) -> bool:
+        """Whether sites begin a stage with different adapters."""
+        return False
+
+    def frozen_stages(self, modalities: Sequence[Modality], stage: int) -> tuple[int, ...]:
+        """Return the earlier stages whose adapters are frozen under the one that trains."""
+        raise NotImplementedError
+
+    def answering_stages(
+        self, modalities: Sequence[Modality], task: int, after: int
+    ) -> tuple[int, ...]:
+        """Return the stages whose adapters answer `task` once stage `after` is released."""
+        raise NotImplementedError
+
+    def adapts(self, weight: str) -> bool:
+        """Return whether the base model's weight of this name gets a pair of factors."""
+        raise NotImplementedError
+
+    def adapter_parameters(self, layers: Sequence[LayerShape]) -> int:
+        """Return the numbers of one adapter on adapted layers of these shapes."""
+        raise NotImplementedError
+
+    def regularizer_parameters(
+        self, modalities: Sequence[Modality], stage: int, layers: Sequence[LayerShape]
+    ) -> int:
+        """Return the numbers that a stage's regularizer keeps on the device."""
+        return 0
+
+    def summary(self) -> str:
+        """Return the method in a few words, for a site's admin."""
+        return self.label
+
+    def notes(self, tasks: int) -> list[str]:
+        """Return what a site's admin must know of training on so many tasks of theirs."""
+        return []
+
+    @classmethod
+    def comparisons(cls, own: "MethodSettings") -> Mapping[str, Self]:
+        """Return this method's settings to compare a plan's own method with, by label."""
+        return {}

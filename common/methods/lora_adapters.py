@@ -1,0 +1,67 @@
+"""What methods with one LoRA pair in every linear layer of the decoder have in common."""
+
+import re
+from collections.abc import Sequence
+from typing import Final, Self
+
+from common.methods.interface import AdapterLayout, LayerShape, MethodSettings
+from common.plan_fields import Count, Modality, Positive
+
+#: Names of the adapted modules: the linear layers of the language model, seven a layer; the
+#: vision tower, the projector and the head keep their weights.
+LORA_TARGETS: Final = (
+    r".*language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
+)
+_WEIGHT: Final = re.compile(
+    r"(?!.*vision_tower).*layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)\.weight"
+)
+
+
+class LoraSettings(MethodSettings):
+    """Settings of a method that trains LoRA (arXiv 2106.09685) on the decoder's linear layers."""
+
+    rank: Count
+    alpha: Positive
+
+    @property
+    def layout(self) -> AdapterLayout:
+        """Rank and alpha of the plan."""
+        return AdapterLayout(self.rank, self.alpha)
+
+    def adapts(self, weight: str) -> bool:
+        """Return whether the weight is of a linear layer of the language model.
+
+        In checkpoints of LLaVA's original layout the language model has no prefix.
+        """
+        return _WEIGHT.fullmatch(weight) is not None
+
+    def adapter_parameters(self, layers: Sequence[LayerShape]) -> int:
+        """Return the numbers of one A and one B a layer: rank * (inputs + outputs)."""
+        return sum(self.rank * (outputs + inputs) for outputs, inputs in layers)
+
+    @classmethod
+    def like(cls, own: MethodSettings, **fields: object) -> Self:
+        """Return these settings at the rank and alpha of another method's adapters."""
+        return cls.model_validate(
+            {"rank": own.layout.rank, "alpha": own.layout.alpha, **fields}, strict=True
+        )
+
+    def summary(self) -> str:
+        """Return the method's name and its rank."""
+        return f"{self.name}, rank {self.rank}"
+
+
+class OneAdapterSettings(LoraSettings):
+    """Settings of a baseline whose one adapter goes through all stages."""
+
+    routable = False
+
+    def frozen_stages(self, modalities: Sequence[Modality], stage: int) -> tuple[int, ...]:
+        """Return none: the adapter of the stage before is the one that trains."""
+        return ()
+
+    def answering_stages(
+        self, modalities: Sequence[Modality], task: int, after: int
+    ) -> tuple[int, ...]:
+        """Return the latest stage: its release is how the one adapter is now."""
+        return (after,)

@@ -1,0 +1,137 @@
+"""The methods that are installed here: those of this package and those of entry points.
+
+A built-in method NAME is the pair `common/methods/NAME.py` and `client/methods/NAME.py`. A
+method from outside the tree is a package with the modules `settings` and `client`, named by
+an entry point NAME of the group `fedmslora.methods`.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
+from pathlib import Path
+from pkgutil import iter_modules
+from typing import Any, Final, cast
+
+from pydantic_core import PydanticCustomError
+
+import common.methods
+from common.errors import PlanError
+from common.methods.interface import MethodSettings
+
+#: The group of entry points under which a package offers a method.
+GROUP: Final = "fedmslora.methods"
+#: The type of the error that a plan without a known method gets.
+UNKNOWN: Final = "unknown_method"
+
+
+@dataclass(frozen=True, slots=True)
+class InstalledMethod:
+    """A method's pair of files.
+
+    Attributes:
+        settings: module of the settings and traits.
+        client: module of the code at a site; imported there alone, as it needs torch.
+        folder: of a method from outside the tree, whose files count in the code digest.
+    """
+
+    name: str
+    settings: str
+    client: str
+    folder: Path | None = None
+
+    def settings_class(self) -> type[MethodSettings]:
+        """Return the one subclass of `MethodSettings` that the module of settings defines.
+
+        Raises:
+            PlanError: the module can't be imported, or defines none or several.
+        """
+        try:
+            module = import_module(self.settings)
+        except ImportError as error:
+            raise PlanError(
+                f"method {self.name!r}: can't import {self.settings} ({error})"
+            ) from None
+        found = [
+            one
+            for one in vars(module).values()
+            if isinstance(one, type)
+            and issubclass(one, MethodSettings)
+            and one.__module__ == module.__name__
+        ]
+        if len(found) != 1:
+            raise PlanError(
+                f"method {self.name!r}: found {len(found)} subclasses of MethodSettings in "
+                f"{self.settings}, expected one"
+            )
+        return found[0]
+
+
+@cache
+def installed_methods() -> Mapping[str, InstalledMethod]:
+    """Return every method of this installation by name, in name order.
+
+    Raises:
+        PlanError: an entry point has the name of another method, or names no package.
+    """
+    built_in = [
+        InstalledMethod(
+            module.name, f"common.methods.{module.name}", f"client.methods.{module.name}"
+        )
+        for module in iter_modules(common.methods.__path__)
+        if module.name not in _SHARED
+    ]
+    outside = [_from_entry_point(point) for point in entry_points(group=GROUP)]
+    found: dict[str, InstalledMethod] = {}
+    for method in (*built_in, *outside):
+        if method.name in found:
+            raise PlanError(f"method {method.name!r}: found it twice, expected one of this name")
+        found[method.name] = method
+    return dict(sorted(found.items()))
+
+
+#: Modules of this package that are no method.
+_SHARED: Final = ("interface", "lora_adapters", "registry")
+
+
+def _from_entry_point(point: EntryPoint) -> InstalledMethod:
+    spec = find_spec(point.value)
+    if spec is None or not spec.submodule_search_locations:
+        raise PlanError(
+            f"entry point {point.name!r} of {GROUP}: found {point.value!r}, expected an installed "
+            "package with the modules settings and client"
+        )
+    folder = Path(next(iter(spec.submodule_search_locations)))
+    return InstalledMethod(point.name, f"{point.value}.settings", f"{point.value}.client", folder)
+
+
+def all_settings() -> Mapping[str, type[MethodSettings]]:
+    """Return the class of every installed method's settings by name.
+
+    Raises:
+        PlanError: a method can't be imported.
+    """
+    return {name: method.settings_class() for name, method in installed_methods().items()}
+
+
+def parse_method(value: object) -> MethodSettings:
+    """Return the settings that a plan's `method` field holds.
+
+    Raises:
+        ValidationError: a field is wrong.
+        PydanticCustomError: no installed method has the name.
+    """
+    if isinstance(value, MethodSettings):
+        return value
+    name = cast(dict[str, Any], value).get("name") if isinstance(value, dict) else value
+    method = installed_methods().get(name) if isinstance(name, str) else None
+    if method is None or not isinstance(value, dict):
+        known = ", ".join(map(repr, installed_methods()))
+        raise PydanticCustomError(
+            UNKNOWN, "found {found}, expected one of {known}", {"found": name, "known": known}
+        )
+    # JSON mode: enums come from text, nothing else is converted.
+    return method.settings_class().model_validate_json(json.dumps(value, default=str), strict=True)

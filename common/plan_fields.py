@@ -1,0 +1,53 @@
+"""The types of a plan's fields: what plans, methods and site files are made of."""
+
+from enum import StrEnum
+from typing import Annotated, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Strict(BaseModel):
+    """A frozen pydantic model: no unknown field, no silent conversion."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+Count: TypeAlias = Annotated[int, Field(ge=1)]
+Positive: TypeAlias = Annotated[float, Field(gt=0)]
+Fraction: TypeAlias = Annotated[float, Field(ge=0, le=1)]
+Slug: TypeAlias = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")]
+#: The name of a task's folder; the paper's have capitals.
+TaskName: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,39}$")]
+
+
+class Modality(StrEnum):
+    """A kind of image: the same attracts, another repels in the contrastive regularizer."""
+
+    PATHOLOGY = "pathology"
+    RADIOLOGY = "radiology"
+    DERMATOLOGY = "dermatology"
+    FUNDUS = "fundus"
+    MICROSCOPY = "microscopy"
+    CT = "ct"
+    MR = "mr"
+    XRAY = "xray"
+    ULTRASOUND = "ultrasound"
+    ENDOSCOPY = "endoscopy"
+    OCT = "oct"
+
+
+class Precision(StrEnum):
+    """A number format: of the base model and its forward pass, or of adapters on the wire."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+
+
+class Composition(StrEnum):
+    """How the frozen adapters of earlier stages are held in memory; both are exact.
+
+    `fold` adds them to the weights; `stack` keeps them as one wide low-rank product.
+    """
+
+    FOLD = "fold"
+    STACK = "stack"
