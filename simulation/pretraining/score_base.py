@@ -8,7 +8,7 @@ from typing import Final
 import torch
 
 from client.data.task import Example, read_task
-from client.inference.generate import answer
+from client.inference.generate import generate_answers
 from client.model.llava import load_base
 from common.metrics import Answer, majority_answers, task_metrics
 from common.plan_fields import Precision
@@ -55,7 +55,7 @@ def _scores(
         folder = Path(scratch) / "task"
         write_task(folder, train, test)
         task = read_task(folder)
-        answers = answer(base, task.test, _LONGEST_ANSWER, 64)
+        answers = generate_answers(base, task.test, _LONGEST_ANSWER, 64)
     guess = majority_answers([(one.question, one.answer) for one in task.train])
     said = {
         "model": [*zip(task.test, answers, strict=True)],

@@ -15,7 +15,7 @@ from PIL import Image
 from transformers import AutoTokenizer, LlavaForConditionalGeneration, PreTrainedTokenizerFast
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from client.model.prompt import IGNORED, encode_example, encode_prompt
+from client.model.prompt import IGNORE_INDEX, encode_example, encode_prompt
 from simulation.phantoms.factors import Kind, draw_factors
 from simulation.phantoms.images import render
 from simulation.phantoms.source import phantom_task
@@ -115,7 +115,7 @@ def test_a_prompt_has_sixteen_image_tokens_and_its_text_costs_no_extra_ones(toke
     assert [token.strip("Ġ") for token in told] == [
         *("<s>", "[INST]", "is", "there", "hair", "?", "[/INST]", "yes", "</s>")
     ]
-    assert encoded.labels[:-2] == [IGNORED] * (len(encoded.ids) - 2)
+    assert encoded.labels[:-2] == [IGNORE_INDEX] * (len(encoded.ids) - 2)
 
 
 @pytest.mark.parametrize("text", ["left pleural effusion is present. no nodules.", "x-ray, t2"])
