@@ -21,14 +21,16 @@ from benchmarks.scale_stages import RANK, Series, embedded, milliseconds, some_a
 from common.adapter import StoredAdapter, to_bytes
 from common.exchange import Delivery, Order, Presence, Update, Work
 from common.identity import code_digest, sha256
-from common.plan import Plan, Rule
+from common.methods.interface import AdapterLayout
+from common.plan import Plan
 from common.plan_fields import Modality, Precision
 from common.plan_file import parse_plan
+from common.rules.registry import rule_named
 from server.aggregation.aggregate import Contribution, merge
-from server.aggregation.compatibility import LowRank, misfits
-from server.coordinator.registry import Site, enroll, enrolled
+from server.aggregation.compatibility import incompatible_updates
+from server.coordinator.registry import EnrolledSite, enroll, enrolled
 from server.coordinator.state import State
-from server.coordinator.status import site_standings
+from server.coordinator.status import site_statuses
 from server.network import SIMULATED, Network
 from server.run.accept import Accept, Done, Received, Refused, Waiting, durable
 from server.run.folder import RunFolder
@@ -65,7 +67,7 @@ def _of_registry(
     state = State(scratch)
     keys = [_public_key() for _ in range(len(names) + repeats)]
     members = [
-        Site(name=name, modality=Modality.CT, public_key=key)
+        EnrolledSite(name=name, modality=Modality.CT, public_key=key)
         for name, key in zip(names, keys, strict=False)
     ]
     enroll(state.registry, members[0])
@@ -78,11 +80,11 @@ def _of_registry(
         "registry: one more", "ms",
         milliseconds(lambda: enroll(state.registry, _newcomer(next(more))), repeats),
     )  # fmt: skip
-    yield "status of all sites", "ms", milliseconds(lambda: site_standings(state, None, []), 3)
+    yield "status of all sites", "ms", milliseconds(lambda: site_statuses(state, None, []), 3)
 
 
-def _newcomer(key: str) -> Site:
-    return Site(name=f"new{abs(hash(key))}", modality=Modality.CT, public_key=key)
+def _newcomer(key: str) -> EnrolledSite:
+    return EnrolledSite(name=f"new{abs(hash(key))}", modality=Modality.CT, public_key=key)
 
 
 def _public_key() -> str:
@@ -92,7 +94,7 @@ def _public_key() -> str:
 
 def _adapters(count: int) -> Iterator[bytes]:
     """Safetensors of which no two have the same numbers."""
-    blob = to_bytes(some_adapter(embedded().adapted.shapes(), 0), Precision.BF16)
+    blob = to_bytes(some_adapter(embedded().adapted.layer_shapes(), 0), Precision.BF16)
     begin = 8 + int.from_bytes(blob[:8], "little")
     bits = np.frombuffer(blob[begin:], "<u2")
     random = np.random.default_rng(1)
@@ -109,10 +111,12 @@ def _of_updates(updates: dict[str, bytes], scratch: Path) -> Iterator[tuple[str,
         (folder / name).write_bytes(blob)
     sources = {name: StoredAdapter.in_file(folder / name, name) for name in updates}
     parts = [Contribution(name, 100, source) for name, source in sources.items()]
-    for rule in (Rule.FEDAVG, Rule.SVD):
+    for rule in (rule_named("fedavg"), rule_named("svd")):
         merged = milliseconds(lambda rule=rule: merge(rule, parts, None, RANK, Precision.BF16), 1)
-        yield f"merge, {rule}", "ms a site", merged / len(updates)
-    fitting = milliseconds(lambda: misfits(sources, None, LowRank(RANK, RANK)), 1)
+        yield f"merge, {rule.name}", "ms a site", merged / len(updates)
+    fitting = milliseconds(
+        lambda: incompatible_updates(sources, None, AdapterLayout(RANK, RANK), None), 1
+    )
     yield "do the updates fit together?", "ms a site", fitting / len(updates)
 
 

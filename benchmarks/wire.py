@@ -26,11 +26,12 @@ from client.site.keys import make_key
 from common.adapter import Array, arrays, from_bytes
 from common.bank.bank import Bank
 from common.errors import StateError
-from common.plan import Plan, Rule
+from common.plan import Plan
 from common.plan_file import parse_plan
-from server.coordinator.events import ending, read_news
+from common.process.progress import read_events
+from server.coordinator.events import final_event
 from server.coordinator.state import State
-from server.coordinator.superlink import ROOT, SuperLink, SuperLinkAway
+from server.coordinator.superlink import ROOT, SuperLink, SuperLinkUnavailable
 from simulation.chaos.loopback import command, end, end_all_in, found_coordinator, said, started
 from simulation.chaos.throttle import Line, Link, line
 
@@ -177,10 +178,10 @@ def _ours(stand: Stand) -> Cost:
     file.write_text(stand.plan.canonical())
     down, up = stand.line.down.carried, stand.line.up.carried
     said("coordinator", "run", str(file), "--detach", "--state", str(stand.state.root))
-    news = stand.state.coordinator_news(stand.plan.name)
+    news = stand.state.events_file(stand.plan.name)
     closed: dict[int, float] = {}
     deadline = time.monotonic() + _PATIENCE_S
-    while (last := ending(told := read_news(news))) is None:
+    while (last := final_event(told := read_events(news)[0])) is None:
         stand.memory.look()
         for one in told:
             if one["event"] == "round":
@@ -213,9 +214,9 @@ def _theirs(stand: Stand, folder: Path, blocks: int) -> Cost:
         number = superlink.start(_plain_bundle(), config)
         while not (folder / RESULT).exists():
             stand.memory.look()
-            found = next(run for run in superlink.runs() if run.number == number)
-            if found.how == "failed":
-                raise StateError(f"Flower's own way failed: {found.why}")
+            found = next(run for run in superlink.runs() if run.run_id == number)
+            if found.sub_status == "failed":
+                raise StateError(f"Flower's own way failed: {found.details}")
             _check(deadline, stand)
             time.sleep(_GLANCE_S)
     adapters = stand.adapter * len(stand.plan.sites) * ROUNDS
@@ -263,7 +264,7 @@ def _plan(count: int) -> Plan:
         "seed": 0,
         "base_model": {"name": "canned", "sha256": "0" * 64},
         "method": method,
-        "aggregation": str(Rule.FEDAVG),
+        "aggregation": "fedavg",
         "stages": [stage],
     }
     return parse_plan(document, "the benchmark's plan")
@@ -282,7 +283,7 @@ def _await_superlink(state: State) -> None:
     deadline = time.monotonic() + _PATIENCE_S
     with closing(SuperLink(state)) as superlink:
         while time.monotonic() < deadline:
-            with suppress(SuperLinkAway):
+            with suppress(SuperLinkUnavailable):
                 registered = json.loads(state.registry.read_text())["sites"]
                 if len(superlink.nodes()) == len(registered):
                     return

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from server.coordinator.processes import Which
-    from server.coordinator.registry import Site
-    from server.coordinator.state import State, Wanted
+    from server.coordinator.processes import ProcessName
+    from server.coordinator.registry import EnrolledSite
+    from server.coordinator.state import RequestedRun, State
     from server.coordinator.superlink import SuperLink
 
 app = typer.Typer(no_args_is_help=True, help="The machine that decides: sites, runs, releases.")
@@ -48,14 +48,14 @@ def init(
 
     Example: fedmslora coordinator init --host fed.example.org
     """
-    from server.coordinator.init import found, renew_certificate
-    from server.coordinator.state import Settings, State
+    from server.coordinator.init import init_coordinator, renew_certificate
+    from server.coordinator.state import CoordinatorSettings, State
 
     if renew:
         names = renew_certificate(State.open(state), host or ())
         typer.echo(f"the certificate is new, for {', '.join(names)}; now restart the coordinator")
         return
-    settings = Settings(
+    settings = CoordinatorSettings(
         hosts=tuple(host or ("localhost",)),
         port=port,
         bind=bind,
@@ -64,7 +64,7 @@ def init(
         wait_s=60.0,
         slack_s=600.0,
     )
-    _say_what_is_next(found(state, settings), state)
+    _say_what_is_next(init_coordinator(state, settings), state)
 
 
 @app.command("start")
@@ -81,18 +81,18 @@ def start(
     """
     from common.process.supervise import single_instance, supervise, until_signalled
     from server.coordinator.certificates import days_left
-    from server.coordinator.processes import become, parts
+    from server.coordinator.processes import exec_process, processes
     from server.coordinator.state import State
 
     opened = State.open(state)
     if part is not None:
-        become(_which(part), opened)
+        exec_process(_which(part), opened)
     if (days := days_left(opened.tls / "server.crt")) < 30:
         typer.echo(f"the certificate ends in {days} days: fedmslora coordinator init --renew")
     with single_instance(opened.pid_file), until_signalled() as stop:
         settings = opened.settings
         typer.echo(f"sites reach it at {settings.address}; logs are in {opened.logs}")
-        supervise(parts(opened), stop)
+        supervise(processes(opened), stop)
     typer.echo("stopped; nothing is lost, `start` goes on from here")
 
 
@@ -147,11 +147,11 @@ def run(
 
     Example: fedmslora coordinator run coordinator/plans/first.yaml
     """
-    from server.coordinator.request_run import want
+    from server.coordinator.request_run import request_run
     from server.coordinator.state import State
 
     opened = State.open(state)
-    wanted = want(opened, plan)
+    wanted = request_run(opened, plan)
     if detach:
         typer.echo(f"{wanted.run}: wanted; fedmslora coordinator status --watch shows how it goes")
         return
@@ -210,7 +210,7 @@ def stop(
     from server.coordinator.state import State
 
     opened = State.open(state)
-    wanted = opened.wanted
+    wanted = opened.requested
     if wanted is None:
         typer.echo("no run is going on")
     else:
@@ -219,26 +219,26 @@ def stop(
         typer.echo(_stop_parts(opened))
 
 
-def _which(part: str) -> "Which":
+def _which(part: str) -> "ProcessName":
     from common.errors import StateError
-    from server.coordinator.processes import Which
+    from server.coordinator.processes import ProcessName
 
-    if part not in list(Which):
-        raise StateError(f"--part: found {part!r}, expected one of {', '.join(Which)}")
-    return Which(part)
+    if part not in list(ProcessName):
+        raise StateError(f"--part: found {part!r}, expected one of {', '.join(ProcessName)}")
+    return ProcessName(part)
 
 
-def _site(name: str, modality: str, public_key: str) -> "Site":
+def _site(name: str, modality: str, public_key: str) -> "EnrolledSite":
     from pydantic import ValidationError
 
     from common.errors import StateError
     from common.plan_fields import Modality
-    from server.coordinator.registry import Site
+    from server.coordinator.registry import EnrolledSite
 
     if modality not in list(Modality):
         raise StateError(f"--modality: found {modality!r}, expected one of {', '.join(Modality)}")
     try:
-        return Site(name=name, modality=Modality(modality), public_key=public_key)
+        return EnrolledSite(name=name, modality=Modality(modality), public_key=public_key)
     except ValidationError:
         raise StateError(
             f"--name: found {name!r}, expected small letters, digits, - and _, at most 40"
@@ -277,32 +277,32 @@ def _superlink(opened: "State") -> "Generator[SuperLink]":
 
 
 def _introduced(opened: "State") -> str:
-    """OnProgress Flower at once, if it is there."""
-    from server.coordinator.flower_nodes import introduce
-    from server.coordinator.superlink import SuperLinkAway
+    """Tell Flower at once, if it is there."""
+    from server.coordinator.flower_nodes import sync_nodes
+    from server.coordinator.superlink import SuperLinkUnavailable
 
     with _superlink(opened) as superlink:
         try:
-            introduce(opened, superlink)
-        except SuperLinkAway:
+            sync_nodes(opened, superlink)
+        except SuperLinkUnavailable:
             return "It counts from the next start on."
     return "It counts from now on."
 
 
-def _follow(opened: "State", wanted: "Wanted") -> None:
+def _follow(opened: "State", wanted: "RequestedRun") -> None:
     """Show what the run tells until it has ended; a failure is the command's own."""
     from rich.console import Console
 
-    from server.coordinator.follow import Follow
-    from server.coordinator.superlink import SuperLinkAway
+    from server.coordinator.follow import RunFollower
+    from server.coordinator.superlink import SuperLinkUnavailable
 
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     with _superlink(opened) as superlink:
         try:
             superlink.runs()
-        except SuperLinkAway as away:
+        except SuperLinkUnavailable as away:
             console.print(f"waiting: {away}", markup=False)
-    follow = Follow(opened, wanted)
+    follow = RunFollower(opened, wanted)
     over = False
     with console.status("") as shown:
         while not over:
@@ -312,20 +312,20 @@ def _follow(opened: "State", wanted: "Wanted") -> None:
                 # The last lines, too, and those before a failure.
                 for line in follow.lines():
                     console.print(line, markup=False)
-            shown.update(follow.at or "waiting for the keeper to start the run")
+            shown.update(follow.activity or "waiting for the keeper to start the run")
             time.sleep(0 if over else 0.5)
 
 
-def _stop_run(opened: "State", wanted: "Wanted") -> str:
+def _stop_run(opened: "State", wanted: "RequestedRun") -> str:
     from server.coordinator.keeper import stop_run
-    from server.coordinator.superlink import SuperLinkAway
+    from server.coordinator.superlink import SuperLinkUnavailable
 
     stopping = wanted.model_copy(update={"stop": True})
-    opened.want(stopping)
+    opened.request(stopping)
     with _superlink(opened) as superlink:
         try:
             stop_run(opened, superlink, stopping)
-        except SuperLinkAway:
+        except SuperLinkUnavailable:
             return f"{wanted.run} will be stopped as soon as the SuperLink answers"
     return f"{wanted.run} is stopped; `fedmslora coordinator run` goes on from there"
 

@@ -17,13 +17,13 @@ from common.process.supervise import running_pid
 from server.coordinator.certificates import days_left
 from server.coordinator.state import State
 from server.coordinator.status import (
-    RunStanding,
-    SiteStanding,
+    RunStatus,
+    SiteStatus,
     latest_run,
-    run_standing,
-    site_standings,
+    run_status,
+    site_statuses,
 )
-from server.coordinator.superlink import Node, SuperLink, SuperLinkAway
+from server.coordinator.superlink import Node, SuperLink, SuperLinkUnavailable
 
 _MIB = 2**20
 
@@ -67,22 +67,22 @@ def stay(opened: State, superlink: SuperLink, run_name: str | None) -> None:
 
 def _look(
     opened: State, superlink: SuperLink, run_name: str | None
-) -> tuple[RunStanding | None, Sequence[SiteStanding], bool]:
+) -> tuple[RunStatus | None, Sequence[SiteStatus], bool]:
     """(the run, the sites, whether the SuperLink answers)."""
     nodes: Sequence[Node] | None = None
     try:
         nodes = superlink.nodes()
-    except SuperLinkAway:
+    except SuperLinkUnavailable:
         pass
     name = run_name or latest_run(opened)
     if run_name is not None and not opened.run(run_name).plan.exists():
         raise StateError(f"--run: found no run {run_name!r} in {opened.root / 'runs'}")
-    standing = None if name is None else run_standing(opened, name)
-    return standing, site_standings(opened, standing, nodes), nodes is not None
+    standing = None if name is None else run_status(opened, name)
+    return standing, site_statuses(opened, standing, nodes), nodes is not None
 
 
 def _picture(
-    address: str, run: RunStanding | None, sites: Sequence[SiteStanding], *, answers: bool
+    address: str, run: RunStatus | None, sites: Sequence[SiteStatus], *, answers: bool
 ) -> Group:
     """The run's stages, the sites and who is awaited."""
     shown: list[RenderableType] = [
@@ -99,7 +99,7 @@ def _picture(
     return Group(*shown)
 
 
-def _state(run: RunStanding) -> str:
+def _state(run: RunStatus) -> str:
     if run.ended is not None:
         return run.ended
     if not run.wanted:
@@ -107,7 +107,7 @@ def _state(run: RunStanding) -> str:
     return run.at or "starting"
 
 
-def _stages(run: RunStanding) -> Table:
+def _stages(run: RunStatus) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for column in ("stage", "modality", "sites", "state"):
         table.add_column(column, overflow="fold")
@@ -121,7 +121,7 @@ def _stages(run: RunStanding) -> Table:
     return table
 
 
-def _sites(sites: Sequence[SiteStanding]) -> Table:
+def _sites(sites: Sequence[SiteStatus]) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for column in ("site", "modality", "there", "last seen", "doing"):
         table.add_column(column, overflow="fold")

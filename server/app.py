@@ -22,7 +22,7 @@ from common.process.progress import ProgressEvent, write_event
 from common.signing import SigningKey
 from report.model import RunReport
 from report.write import write_report
-from server.coordinator.notify import Bells
+from server.coordinator.notify import Notifications
 from server.coordinator.registry import enrolled
 from server.network import SIMULATED, Network, Patience
 from server.run.accept import durable
@@ -66,7 +66,9 @@ def run(plan: Plan, folder: RunFolder, grid: Grid, federation: "Federation") -> 
         bank, key = open_bank(plan, folder), signing_key(folder)
         say({"event": "meeting"})
         blob = partial(blob_of, plan, folder)
-        network = Network(grid, blob, federation.patience, federation.registered, federation.bells)
+        network = Network(
+            grid, blob, federation.patience, federation.registered, federation.notifications
+        )
         desk = Desk(durable(network.ask, journal), journal, say, federation.patient)
         board = Scoreboard(plan)
         for number, stage in enumerate(plan.stages):
@@ -215,7 +217,7 @@ class Federation:
 
     patience: Patience = SIMULATED
     registered: Callable[[], Collection[str]] | None = None
-    bells: Bells | None = None
+    notifications: Notifications | None = None
 
     @property
     def patient(self) -> bool:
@@ -231,7 +233,7 @@ def _federation(context: Context) -> Federation:
     patience = Patience(wait_s=wait_s, slack_s=slack_s, poll_s=POLL_S, appear_s=None)
     # Both lie in the coordinator's folder.
     return Federation(
-        patience, partial(enrolled, Path(registry)), Bells(Path(registry).parent / "bells")
+        patience, partial(enrolled, Path(registry)), Notifications.of(Path(registry).parent)
     )
 
 

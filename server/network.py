@@ -28,7 +28,7 @@ from common.exchange import (
 from common.identity import code_digest
 from common.printable import plain
 from common.wire import wire_bytes
-from server.coordinator.notify import Bells
+from server.coordinator.notify import Notifications
 from server.run.accept import Accept, Done, Received, Refused, Waiting
 
 #: Pause before a site is asked again that has not answered, or in vain; it doubles up to LONGEST.
@@ -125,14 +125,14 @@ class Network:
         blob: what an order needs, by its digest.
         registered: gives the names that nodes may have here, which may become more; None in
             a simulation, where a node says itself which site it is.
-        bells: rung for every message; None where nobody listens, as in a simulation.
+        notifications: sent for every message; None where nobody reads them, as in a simulation.
     """
 
     grid: Grid
     blob: Callable[[str], bytes]
     patience: Patience
     registered: Callable[[], Collection[str]] | None = None
-    bells: Bells | None = None
+    notifications: Notifications | None = None
     _nodes: dict[str, int] = field(default_factory=dict[str, int])
     _holds: dict[str, set[str]] = field(default_factory=dict[str, set[str]])
     _troubles: dict[str, str] = field(default_factory=dict[str, str])
@@ -156,8 +156,8 @@ class Network:
         began = time.monotonic()
         talks = {site: _Talk(site, needs=order.needs) for site in sites}
         while waiting := [talk for talk in talks.values() if not talk.done]:
-            if self.bells is not None:
-                self.bells.mind()
+            if self.notifications is not None:
+                self.notifications.heartbeat()
             self._look(waiting, began)
             moved = False
             for talk in waiting:
@@ -208,8 +208,8 @@ class Network:
         """The id under which the reply will come; None where the node is not there any more."""
         message = Message(content, node, message_type, ttl=life_s)
         pushed = list(self.grid.push_messages([message]))
-        if self.bells is not None:
-            self.bells.ring(node)
+        if self.notifications is not None:
+            self.notifications.notify(node)
         return pushed[0] or None if pushed else None
 
     def _parcel(self, names: Sequence[str]) -> dict[str, bytes]:

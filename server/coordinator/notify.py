@@ -24,6 +24,11 @@ class Notifications:
 
     folder: Path
 
+    @classmethod
+    def of(cls, coordinator: Path) -> "Notifications":
+        """Return the notifications in a coordinator's folder."""
+        return cls(coordinator / "notifications")
+
     def notify(self, node_id: int) -> None:
         """Announce a message for this node. On a full disk nothing happens."""
         self._touch(str(node_id))

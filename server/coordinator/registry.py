@@ -1,4 +1,4 @@
-"""The sites that belong to the federation: each a name, a modality and a public key."""
+"""The registry of enrolled sites: each has a name, a modality and a public key."""
 
 import base64
 import json
@@ -19,13 +19,13 @@ from common.process.file_lock import file_lock
 _KIND = "ecdsa-sha2-nistp384"
 
 
-class Site(Strict):
-    """One site.
+class EnrolledSite(Strict):
+    """A site that is enrolled, or was before it left.
 
     Attributes:
-        public_key: OpenSSH's line of it, without the comment.
-        node_id: what Flower calls the site; None until the SuperLink has been told of it.
-        left: it is not in the federation any more; its key never comes back.
+        public_key: in OpenSSH's format, one line without a comment.
+        node_id: Flower's id of the site; None until it is registered at the SuperLink.
+        left: it has left the federation; its key is never accepted again.
     """
 
     name: Slug
@@ -36,7 +36,7 @@ class Site(Strict):
 
     @property
     def pem(self) -> bytes:
-        """The public key as Flower writes it."""
+        """The public key in PEM, as Flower compares it."""
         key = serialization.load_ssh_public_key(self.public_key.encode())
         return key.public_bytes(
             serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
@@ -44,11 +44,11 @@ class Site(Strict):
 
 
 class _Registry(Strict):
-    sites: tuple[Site, ...]
+    sites: tuple[EnrolledSite, ...]
 
 
-def read_sites(file: Path) -> tuple[Site, ...]:
-    """Every site that was ever enrolled, in the order of enrolment.
+def read_sites(file: Path) -> tuple[EnrolledSite, ...]:
+    """Return every site that was ever enrolled, in the order of enrolment.
 
     Raises:
         StateError: the file is damaged.
@@ -63,18 +63,18 @@ def read_sites(file: Path) -> tuple[Site, ...]:
         raise StateError(f"{file}: can't be read ({why}), expected a list of sites") from None
 
 
-def enrolled(file: Path) -> dict[str, Site]:
-    """The sites that are in the federation now, by name."""
+def enrolled(file: Path) -> dict[str, EnrolledSite]:
+    """Return the sites that are enrolled now, by name."""
     return {site.name: site for site in read_sites(file) if not site.left}
 
 
-def enroll(file: Path, site: Site) -> bool:
-    """The site is in the federation, durably; False if it was already.
+def enroll(file: Path, site: EnrolledSite) -> bool:
+    """Enroll a site, durably; return False if it was enrolled already.
 
     Raises:
-        StateError: its name or its key is another site's, or its key has left.
+        StateError: its name or its key is another site's, or its key belongs to a site that left.
     """
-    with _changing(file):
+    with _lock(file):
         sites = read_sites(file)
         for other in sites:
             fault = _conflict(site, other)
@@ -86,13 +86,13 @@ def enroll(file: Path, site: Site) -> bool:
     return True
 
 
-def leave(file: Path, name: str) -> Site:
-    """The site is in the federation no more, durably.
+def leave(file: Path, name: str) -> EnrolledSite:
+    """Mark a site as having left the federation, durably; return it.
 
     Raises:
         StateError: there is no such site.
     """
-    with _changing(file):
+    with _lock(file):
         sites = read_sites(file)
         gone = next((site for site in sites if site.name == name and not site.left), None)
         if gone is None:
@@ -103,9 +103,9 @@ def leave(file: Path, name: str) -> Site:
     return left
 
 
-def set_node(file: Path, public_key: str, node_id: int) -> None:
-    """The site of this key is known to Flower as `node_id`, durably."""
-    with _changing(file):
+def set_node_id(file: Path, public_key: str, node_id: int) -> None:
+    """Record Flower's id of the site with this key, durably."""
+    with _lock(file):
         sites = read_sites(file)
         changed = tuple(
             site.model_copy(update={"node_id": node_id}) if site.public_key == public_key else site
@@ -116,10 +116,10 @@ def set_node(file: Path, public_key: str, node_id: int) -> None:
 
 
 def read_public_key(file: Path) -> str:
-    """The public key of a site's NAME.pub, as one line without its comment.
+    """Read the public key in a site's NAME.pub, as one line without its comment.
 
     Raises:
-        StateError: it is none, or not of the kind that Flower takes (EC P-384).
+        StateError: it is no public key, or not of the kind that Flower uses (EC P-384).
     """
     try:
         text = file.read_text(encoding="ascii")
@@ -135,11 +135,11 @@ def read_public_key(file: Path) -> str:
         raise StateError(f"{file}: found no public key, expected one of {_KIND}") from None
     if not isinstance(key, ec.EllipticCurvePublicKey) or words[0] != _KIND:
         raise StateError(f"{file}: found a key of {words[0]}, expected {_KIND}")
-    # Equal keys are equal text, however the file was written.
+    # Normalized: equal keys give equal text.
     return f"{_KIND} {base64.b64encode(base64.b64decode(words[1])).decode()}"
 
 
-def _conflict(site: Site, other: Site) -> str | None:
+def _conflict(site: EnrolledSite, other: EnrolledSite) -> str | None:
     same_key = site.public_key == other.public_key
     if same_key and other.left:
         return (
@@ -157,11 +157,11 @@ def _conflict(site: Site, other: Site) -> str | None:
     return None
 
 
-def _write(file: Path, sites: tuple[Site, ...]) -> None:
+def _write(file: Path, sites: tuple[EnrolledSite, ...]) -> None:
     document: dict[str, Any] = {"sites": [site.model_dump(mode="json") for site in sites]}
     write_file(file, f"{json.dumps(document, indent=1)}\n".encode(), DISK)
 
 
-def _changing(file: Path) -> AbstractContextManager[int]:
-    """Nobody else changes the file: `enroll` and the keeper both do."""
+def _lock(file: Path) -> AbstractContextManager[int]:
+    """Lock the registry: `enroll` and the keeper both change it."""
     return file_lock(file.with_name(f"{file.name}.lock"))

@@ -1,59 +1,51 @@
-"""A plan becomes the run that is wanted."""
+"""Requests a run of a plan, which the keeper then supervises (server/coordinator/keeper.py)."""
 
 from contextlib import closing
 from pathlib import Path
 
 from common.durable import DISK, write_file
 from common.errors import StateError
-from common.plan import Plan
 from common.plan_file import load_plan
+from common.process.progress import read_events
 from common.signing import SigningKey
-from server.coordinator.events import told_bytes
 from server.coordinator.registry import enrolled
-from server.coordinator.state import State, Wanted
+from server.coordinator.state import RequestedRun, State
 from server.run.journal import Journal
 
 
-def want(state: State, plan_file: Path) -> Wanted:
-    """From now on the keeper keeps a run of this plan going.
+def request_run(state: State, plan_file: Path) -> RequestedRun:
+    """Request a run of this plan; return the earlier request where there is one.
 
     Raises:
         PlanError: the plan is wrong.
-        StateError: a site is not enrolled, another run is going on, or the run of this name
-            was begun with another plan.
+        StateError: a site is not enrolled, a run of another plan is requested, or a run of this
+            name has begun with another plan.
     """
     plan = load_plan(plan_file)
-    _check_sites(state, plan, plan_file)
-    before = state.wanted
-    if before is not None and before.run != plan.name:
-        raise StateError(
-            f"{plan_file}: found the run {before.run!r} going on, expected none beside it; "
-            "`fedmslora coordinator stop` ends it"
-        )
-    _prepare(state, plan)
-    if before is not None and not before.stop:
-        return before
-    wanted = Wanted(run=plan.name, since=told_bytes(state.coordinator_news(plan.name)))
-    state.want(wanted)
-    return wanted
-
-
-def _check_sites(state: State, plan: Plan, plan_file: Path) -> None:
     known = enrolled(state.registry)
     missing = [site for site in plan.sites if site not in known]
     if missing:
         raise StateError(
             f"{plan_file}: found the sites {', '.join(missing)} that are not enrolled, expected "
             f"only enrolled ones ({', '.join(known) or 'there are none'}); "
-            "`fedmslora coordinator enroll` lets them in"
+            "`fedmslora coordinator enroll` enrolls them"
         )
-
-
-def _prepare(state: State, plan: Plan) -> None:
+    before = state.requested
+    if before is not None and before.run != plan.name:
+        raise StateError(
+            f"{plan_file}: found another run, {before.run!r}, that has not ended, expected none; "
+            "`fedmslora coordinator stop` ends it"
+        )
     folder = state.run(plan.name)
-    # Refuses another plan in the folder of an earlier one, and names what changed.
+    # Refuses a folder that an earlier plan was run in, and names what changed.
     with closing(Journal(folder, plan)):
         pass
     write_file(folder.plan, plan.canonical().encode(), DISK)
     if not folder.key.exists():
         SigningKey.load(state.key).save(folder.key)
+    if before is not None and not before.stop:
+        return before
+    _, written = read_events(state.events_file(plan.name))
+    requested = RequestedRun(run=plan.name, since=written)
+    state.request(requested)
+    return requested

@@ -1,4 +1,4 @@
-"""Where a coordinator keeps everything: one folder, its settings, and which run is wanted."""
+"""A coordinator's folder: its files, its settings, and the run that is requested."""
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -16,18 +16,18 @@ from server.run.folder import RunFolder
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
-class Settings(Strict):
+class CoordinatorSettings(Strict):
     """How a coordinator is reached.
 
     Attributes:
-        hosts: the names under which sites reach it; the first one is told to them.
+        hosts: the names under which sites reach it; sites are given the first one.
         port: the one port that is open to the outside.
-        bind: the address that the edge listens at.
-        inner_host: where the parts find the SuperLink: this machine, or a name on a network
+        bind: the address that the proxy listens at.
+        inner_host: where the processes find the SuperLink: this machine, or a name on a network
             that nobody else is on.
         inner_port: the SuperLink's port there.
-        wait_s: how long a site may hold a message before it says that it is still working.
-        slack_s: how long beyond that a message may stay away before it counts as lost.
+        wait_s: how long a site may take for a reply before it replies that it is still working.
+        slack_s: how much longer a reply may take before it counts as lost.
     """
 
     hosts: tuple[str, ...]
@@ -40,22 +40,23 @@ class Settings(Strict):
 
     @property
     def address(self) -> str:
-        """What a site is told: host and port."""
+        """The address that sites are given: host and port."""
         return f"{self.hosts[0]}:{self.port}"
 
     @property
     def inner(self) -> str:
-        """Where the parts find the SuperLink: host and port."""
+        """The SuperLink's address for the other processes: host and port."""
         return f"{self.inner_host}:{self.inner_port}"
 
 
-class Wanted(Strict):
-    """The run that is to go on until it is done.
+class RequestedRun(Strict):
+    """The run that the keeper supervises until it is done.
 
     Attributes:
         run: the run's name, which is its plan's and its folder's.
-        since: bytes of the run's progress file that were told before it was wanted.
-        stop: it is to end, and is not wanted any more once it has.
+        since: size of the run's event file when the run was requested, in bytes; what is before
+            belongs to earlier requests.
+        stop: the run is to be stopped, after which it is not requested any more.
     """
 
     run: str
@@ -74,7 +75,7 @@ class State:
 
     @classmethod
     def open(cls, root: Path) -> "State":
-        """The coordinator in this folder.
+        """Return the coordinator in this folder.
 
         Raises:
             StateError: there is none.
@@ -89,7 +90,7 @@ class State:
 
     @property
     def settings_file(self) -> Path:
-        """How the coordinator is reached."""
+        """The coordinator's settings."""
         return self.root / "coordinator.json"
 
     @property
@@ -99,12 +100,12 @@ class State:
 
     @property
     def ca(self) -> Path:
-        """The certificate that every site gets: what it knows the coordinator by."""
+        """The authority's certificate, which every site gets and trusts."""
         return self.tls / "ca.crt"
 
     @property
     def secret(self) -> Path:
-        """What a SuperExec must know before the SuperLink gives it a task."""
+        """The secret with which a SuperExec authenticates itself to the SuperLink."""
         return self.root / "secrets" / "superexec"
 
     @property
@@ -114,7 +115,7 @@ class State:
 
     @property
     def registry(self) -> Path:
-        """The sites that belong to the federation."""
+        """The enrolled sites."""
         return self.root / "sites.json"
 
     @property
@@ -123,71 +124,67 @@ class State:
         return self.root / "flower"
 
     @property
-    def bells(self) -> Path:
-        """What says that a message waits for a site (server/coordinator/notify.py)."""
-        return self.root / "bells"
-
-    @property
     def plans(self) -> Path:
-        """Plans that are being written; the first is a template."""
+        """Plans to be edited; init puts a template there."""
         return self.root / "plans"
 
     @property
     def logs(self) -> Path:
-        """What the parts say."""
+        """The logs of the processes."""
         return self.root / "logs"
 
     @property
     def pid_file(self) -> Path:
-        """The process that keeps the parts going."""
+        """The id of the process that supervises the others (`fedmslora coordinator start`)."""
         return self.root / "start.pid"
 
     @property
-    def settings(self) -> Settings:
-        """How the coordinator is reached.
+    def settings(self) -> CoordinatorSettings:
+        """The coordinator's settings, read now.
 
         Raises:
             StateError: the file is damaged.
         """
-        return _read(self.settings_file, Settings)
+        return _read(self.settings_file, CoordinatorSettings)
 
     def run(self, name: str) -> RunFolder:
-        """The folder of a run."""
+        """Return the folder of a run."""
         return RunFolder(self.root / "runs" / name)
 
-    def coordinator_news(self, name: str) -> Path:
-        """What the run's ServerApp tells, one line of JSON each."""
+    def events_file(self, name: str) -> Path:
+        """Return the file of the events that the run's ServerApp writes."""
         return self.run(name).progress / "coordinator.jsonl"
 
     @property
-    def wanted(self) -> Wanted | None:
-        """The run that is to go on, if one is.
+    def requested(self) -> RequestedRun | None:
+        """The run that is requested, if one is.
 
         Raises:
             StateError: the file is damaged.
         """
         try:
-            return _read(self._wanted_file, Wanted)
+            return _read(self._request_file, RequestedRun)
         except FileNotFoundError:
             return None
 
-    def want(self, wanted: Wanted) -> None:
-        """From now on the keeper keeps this run going."""
-        with self._deciding():
-            write_file(self._wanted_file, wanted.model_dump_json().encode(), DISK)
+    def request(self, requested: RequestedRun) -> None:
+        """Request this run, durably, in place of any other."""
+        with self._request_lock():
+            write_file(self._request_file, requested.model_dump_json().encode(), DISK)
 
-    def settle(self, wanted: Wanted) -> None:
-        """This is wanted no more; what somebody has wanted since stays."""
-        with self._deciding():
-            if self.wanted == wanted:
-                DISK.remove(self._wanted_file)
+    def clear_request(self, requested: RequestedRun) -> None:
+        """Remove this request, durably; a newer one stays."""
+        with self._request_lock():
+            if self.requested == requested:
+                DISK.remove(self._request_file)
                 DISK.sync(self.root)
 
-    def _deciding(self) -> AbstractContextManager[int]:
-        return file_lock(self._wanted_file.with_suffix(".lock"))
+    def _request_lock(self) -> AbstractContextManager[int]:
+        return file_lock(self._request_file.with_suffix(".lock"))
 
     @property
-    def _wanted_file(self) -> Path:
+    def _request_file(self) -> Path:
+        # The file's first name, so that an upgraded coordinator finds an earlier request.
         return self.root / "wanted.json"
 
 

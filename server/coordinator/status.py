@@ -1,4 +1,4 @@
-"""How a coordinator and its run stand: read from what is on the disk and what Flower says."""
+"""The status of a coordinator's run and sites, from its folder and from the SuperLink."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -13,8 +13,8 @@ from common.errors import Refusal
 from common.plan import Plan
 from common.plan_fields import Modality
 from common.plan_file import load_plan
-from common.process.progress import ProgressEvent
-from server.coordinator.events import ending, read_news
+from common.process.progress import ProgressEvent, read_events
+from server.coordinator.events import final_event
 from server.coordinator.registry import enrolled
 from server.coordinator.state import State
 from server.coordinator.superlink import Node
@@ -23,7 +23,7 @@ from server.run.journal import Journal, Traffic
 
 
 class Phase(StrEnum):
-    """How far a stage is."""
+    """The phase of a stage."""
 
     WAITING = "waiting"
     ACTIVE = "active"
@@ -31,11 +31,11 @@ class Phase(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class StageStanding:
-    """One stage.
+class StageStatus:
+    """The status of one stage.
 
     Attributes:
-        round: rounds that are closed.
+        round: rounds that are complete.
         scores: its task's metrics when it was released; empty before.
     """
 
@@ -49,35 +49,35 @@ class StageStanding:
 
 
 @dataclass(frozen=True, slots=True)
-class RunStanding:
-    """One run.
+class RunStatus:
+    """The status of one run; the attributes are keys of `status --json`.
 
     Attributes:
-        wanted: it is kept going.
-        at: what it does, in words.
-        awaited: what each site that is awaited does.
-        ended: done, or failed with the reason; None while it is not at its end.
+        wanted: it is requested, so the keeper supervises it.
+        at: the current activity, in words.
+        awaited: the sites that the run waits for, and what each of them does.
+        ended: done, or the reason of a failure; None while it has not ended.
         traffic: bytes of every answered order.
     """
 
     name: str
     wanted: bool
     at: str
-    stages: tuple[StageStanding, ...]
+    stages: tuple[StageStatus, ...]
     awaited: Mapping[str, str]
     ended: str | None
     traffic: tuple[Traffic, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class SiteStanding:
-    """One enrolled site.
+class SiteStatus:
+    """The status of one enrolled site; the attributes are keys of `status --json`.
 
     Attributes:
-        online: None where the SuperLink does not say.
-        seen: when it was last known to be there.
-        doing: what it does in the run; empty if nothing.
-        down: bytes it got of orders that it answered; `up`: bytes of its answers.
+        online: None where the SuperLink does not answer.
+        seen: when it was last known to be online.
+        doing: its activity in the run; empty if none.
+        down: bytes of the orders that it answered; `up`: bytes of its answers.
     """
 
     name: str
@@ -89,43 +89,45 @@ class SiteStanding:
     up: int
 
 
-def run_standing(state: State, name: str) -> RunStanding:
-    """How the run stands.
+def run_status(state: State, name: str) -> RunStatus:
+    """Return the status of a run.
 
     Raises:
         Refusal: its plan or its bank can't be read.
     """
-    folder, wanted = state.run(name), state.wanted
+    folder, requested, file = state.run(name), state.requested, state.events_file(name)
     plan = load_plan(folder.plan)
-    ours = wanted is not None and wanted.run == name
-    news = fresh = read_news(state.coordinator_news(name))
-    if wanted is not None and ours:
-        fresh = read_news(state.coordinator_news(name), wanted.since)
-    last = ending(fresh)
-    at = last_event(fresh, _DOINGS)
-    stages = _stages(plan, folder, news, ended=last is not None)
-    return RunStanding(
+    events, _ = read_events(file)
+    since = requested.since if requested is not None and requested.run == name else 0
+    recent, _ = read_events(file, since)
+    end = final_event(recent)
+    at = last_event(recent, _ACTIVITIES)
+    stages = _stages(plan, folder, events, ended=end is not None)
+    return RunStatus(
         name=name,
-        wanted=ours,
-        at="" if last is not None or at is None else doing(plan, at),
+        wanted=requested is not None and requested.run == name,
+        at="" if end is not None or at is None else describe_activity(plan, at),
         stages=stages,
-        awaited={} if last is not None else awaited(fresh),
-        ended=None if last is None else str(last.get("text") or last["event"]),
+        awaited={} if end is not None else awaited(recent),
+        ended=None if end is None else str(end.get("text") or end["event"]),
         traffic=_traffic(folder),
     )
 
 
-def site_standings(
-    state: State, run: RunStanding | None, nodes: Sequence[Node] | None
-) -> tuple[SiteStanding, ...]:
-    """How each enrolled site stands; `nodes` is what Flower knows, None where it is away."""
+def site_statuses(
+    state: State, run: RunStatus | None, nodes: Sequence[Node] | None
+) -> tuple[SiteStatus, ...]:
+    """Return the status of each enrolled site.
+
+    `nodes` are the registered ones; None where the SuperLink is unavailable.
+    """
     known = None if nodes is None else {node.pem: node for node in nodes}
-    standings: list[SiteStanding] = []
+    statuses: list[SiteStatus] = []
     for site in enrolled(state.registry).values():
         node = None if known is None else known.get(site.pem)
         cost = () if run is None else [one for one in run.traffic if one.site == site.name]
-        standings.append(
-            SiteStanding(
+        statuses.append(
+            SiteStatus(
                 name=site.name,
                 modality=site.modality,
                 online=None if known is None else node is not None and node.online,
@@ -135,55 +137,55 @@ def site_standings(
                 up=sum(traffic.bytes_up for traffic in cost),
             )
         )
-    return tuple(standings)
+    return tuple(statuses)
 
 
 def latest_run(state: State) -> str | None:
-    """The run that is wanted, or else the one that told something last."""
-    if (wanted := state.wanted) is not None:
-        return wanted.run
+    """Return the requested run, or else the one with the latest event."""
+    if (requested := state.requested) is not None:
+        return requested.run
     folders = [file.parent for file in (state.root / "runs").glob("*/plan.json")]
-    return max(folders, key=_last_told).name if folders else None
+    return max(folders, key=_last_written).name if folders else None
 
 
-def doing(plan: Plan, news: ProgressEvent) -> str:
-    """What a piece of news says is being done, in words."""
-    match news["event"]:
+def describe_activity(plan: Plan, event: ProgressEvent) -> str:
+    """Return the activity that an event announces, in words; empty for most."""
+    match event["event"]:
         case "meeting":
             return "the coordinator starts"
         case "scoring":
-            task = plan.stages[int(news["task"])].name
-            after = news["stage"]
+            task = plan.stages[int(event["task"])].name
+            after = event["stage"]
             by = "the base model alone" if after is None else f"stage {after + 1}"
             return f"scoring {task} by {by}"
         case "stage":
-            return f"{plan.stages[int(news['stage'])].name} (stage {news['stage'] + 1})"
+            return f"{plan.stages[int(event['stage'])].name} (stage {event['stage'] + 1})"
         case "round":
-            stage = plan.stages[int(news["stage"])]
-            if news["round"] == stage.rounds:
-                return f"releasing {stage.name} (stage {news['stage'] + 1})"
-            return _training(plan, news["stage"], news["round"] + 1)
-        case "waiting" if news.get("round"):
-            return _training(plan, news["stage"], news["round"])
+            stage = plan.stages[int(event["stage"])]
+            if event["round"] == stage.rounds:
+                return f"releasing {stage.name} (stage {event['stage'] + 1})"
+            return _training(plan, event["stage"], event["round"] + 1)
+        case "waiting" if event.get("round"):
+            return _training(plan, event["stage"], event["round"])
         case "another coordinator holds the run":
             return "waiting for an earlier process of this run to end"
         case _:
             return ""
 
 
-def awaited(news: Sequence[ProgressEvent]) -> Mapping[str, str]:
-    """What each site does that the run waits for."""
-    last = last_event(news, {*_DOINGS, "waiting"})
+def awaited(events: Sequence[ProgressEvent]) -> Mapping[str, str]:
+    """Return the sites that the run waits for, and what each of them does."""
+    last = last_event(events, {*_ACTIVITIES, "waiting"})
     return last["for"] if last is not None and last["event"] == "waiting" else {}
 
 
-def last_event(news: Sequence[ProgressEvent], events: set[str]) -> ProgressEvent | None:
-    """The last piece of news of these kinds."""
-    return next((one for one in reversed(news) if one["event"] in events), None)
+def last_event(events: Sequence[ProgressEvent], names: set[str]) -> ProgressEvent | None:
+    """Return the last event with one of these names."""
+    return next((event for event in reversed(events) if event["event"] in names), None)
 
 
-#: News that say what is being done.
-_DOINGS = {"meeting", "scoring", "stage", "round", "another coordinator holds the run"}
+#: Events that announce an activity.
+_ACTIVITIES = {"meeting", "scoring", "stage", "round", "another coordinator holds the run"}
 
 
 def _training(plan: Plan, stage: int, number: int) -> str:
@@ -192,12 +194,12 @@ def _training(plan: Plan, stage: int, number: int) -> str:
 
 
 def _stages(
-    plan: Plan, folder: RunFolder, news: Sequence[ProgressEvent], *, ended: bool
-) -> tuple[StageStanding, ...]:
+    plan: Plan, folder: RunFolder, events: Sequence[ProgressEvent], *, ended: bool
+) -> tuple[StageStatus, ...]:
     releases = Bank.open(folder.bank).releases if (folder.bank / INDEX_FILE).exists() else ()
-    rounds = {(one["stage"], one["round"]) for one in news if one["event"] == "round"}
-    begun = last_event(news, {"stage"})
-    standings: list[StageStanding] = []
+    rounds = {(one["stage"], one["round"]) for one in events if one["event"] == "round"}
+    begun = last_event(events, {"stage"})
+    statuses: list[StageStatus] = []
     for number, stage in enumerate(plan.stages):
         phase = Phase.WAITING
         if number < len(releases):
@@ -205,8 +207,8 @@ def _stages(
         elif begun is not None and begun["stage"] == number and not ended:
             phase = Phase.ACTIVE
         closed = max((r for s, r in rounds if s == number), default=0)
-        standings.append(
-            StageStanding(
+        statuses.append(
+            StageStatus(
                 stage.name,
                 stage.modality,
                 stage.sites,
@@ -216,7 +218,7 @@ def _stages(
                 releases[number].scores if number < len(releases) else {},
             )
         )
-    return tuple(standings)
+    return tuple(statuses)
 
 
 def _traffic(folder: RunFolder) -> tuple[Traffic, ...]:
@@ -226,10 +228,10 @@ def _traffic(folder: RunFolder) -> tuple[Traffic, ...]:
         with closing(Journal(folder, None)) as journal:
             return tuple(journal.traffic())
     except Refusal:
-        # It is just being made.
+        # The journal is being made at this moment.
         return ()
 
 
-def _last_told(folder: Path) -> float:
+def _last_written(folder: Path) -> float:
     files = list((folder / "progress").glob("*.jsonl"))
     return max((file.stat().st_mtime for file in files), default=0.0)

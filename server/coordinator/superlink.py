@@ -1,8 +1,8 @@
-"""Flower's SuperLink, asked through its Control API: runs and nodes. Nothing else asks it.
+"""A client of the Control API of Flower's SuperLink: its runs and its nodes.
 
-`flwr run`, `flwr ls` and `flwr supernode` do the same through the same client; each starts
-a process of about a second, and `flwr run` reads every file under the repository (4 s with
-a virtual environment in it). This client stays open, and bundles only what belongs in.
+`flwr run`, `flwr ls` and `flwr supernode` use the same client library; each starts a process,
+which takes about a second, and `flwr run` reads every file under the repository (4 s with a
+virtual environment in it). This client stays open, and bundles only what the app includes.
 """
 
 import hashlib
@@ -34,39 +34,38 @@ from common.errors import Refusal
 from common.identity import ROOT
 from server.coordinator.state import State
 
-#: Where the code lies that the ServerApp runs: the repository.
-#: How many of the newest runs are looked at; only the last one can be going.
+#: How many of the newest runs are listed; only the last one can be active.
 _NEWEST = 20
 #: flwr 1.41, HEARTBEAT_PATIENCE.
-_PATIENCE = 2
+_HEARTBEAT_PATIENCE = 2
 
-_Answer = TypeVar("_Answer")
+_Response = TypeVar("_Response")
 
 
-class SuperLinkAway(Refusal):
+class SuperLinkUnavailable(Refusal):
     """The SuperLink does not answer; it may be starting, or stopped."""
 
 
 class SuperLinkRefused(Refusal):
-    """The SuperLink answered that it will not."""
+    """The SuperLink refused a request."""
 
 
 @dataclass(frozen=True, slots=True)
 class FlowerRun:
-    """One run of Flower's: one process of our ServerApp, from its start to its end.
+    """One of Flower's runs: one process of our ServerApp, from its start to its end.
 
     Attributes:
         folder: the run folder that it was started for; empty if it is not ours.
         status: pending, starting, running or finished.
-        how: how it finished: completed, failed or stopped; empty before.
-        why: what Flower says of a failure.
+        sub_status: how it finished: completed, failed or stopped; empty before.
+        details: Flower's text about a failure.
     """
 
-    number: int
+    run_id: int
     folder: str
     status: str
-    how: str
-    why: str
+    sub_status: str
+    details: str
 
     @property
     def active(self) -> bool:
@@ -76,22 +75,25 @@ class FlowerRun:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A site as Flower knows it.
+    """A SuperNode that is registered at the SuperLink.
 
     Attributes:
         pem: its public key.
-        online: it has sent a sign of life lately.
-        seen: when it was last known to be there, if it ever was (UTC).
+        online: it has sent a heartbeat lately.
+        seen: when it was last known to be online, if it ever was (UTC).
     """
 
-    number: int
+    node_id: int
     pem: bytes
     online: bool
     seen: datetime | None
 
 
 class SuperLink:
-    """The coordinator's SuperLink. Every method raises SuperLinkAway where it does not answer."""
+    """The coordinator's SuperLink.
+
+    Every method raises SuperLinkUnavailable where it does not answer.
+    """
 
     def __init__(self, state: State) -> None:
         self._address = state.settings.inner
@@ -103,12 +105,12 @@ class SuperLink:
         )
 
     def close(self) -> None:
-        """End the connection."""
+        """Close the connection."""
         self._client.close()
 
     def runs(self) -> tuple[FlowerRun, ...]:
-        """The newest runs, the newest first."""
-        answer = self._ask(lambda: self._client.ListRuns(ListRunsRequest(limit=_NEWEST)))
+        """Return the newest runs, newest first."""
+        answer = self._call(lambda: self._client.ListRuns(ListRunsRequest(limit=_NEWEST)))
         runs = sorted(answer.run_dict.values(), key=lambda run: run.pending_at, reverse=True)
         return tuple(
             FlowerRun(
@@ -122,7 +124,7 @@ class SuperLink:
         )
 
     def start(self, bundle: bytes, config: Mapping[str, str | float]) -> int:
-        """Start a run of the bundled app with this run config; its number."""
+        """Start a run of the bundled app with this run config; return its id."""
         settings = {
             key: Scalar(string=value) if isinstance(value, str) else Scalar(double=value)
             for key, value in config.items()
@@ -131,49 +133,51 @@ class SuperLink:
             fab=Fab(hash_str=hashlib.sha256(bundle).hexdigest(), content=bundle),
             override_config=settings,
         )
-        return self._ask(lambda: self._client.StartRun(request)).run_id
+        return self._call(lambda: self._client.StartRun(request)).run_id
 
-    def stop(self, number: int) -> None:
-        """The run is stopped; one that has finished stays as it is."""
+    def stop(self, run_id: int) -> None:
+        """Stop a run; one that has finished stays as it is."""
         try:
-            self._ask(lambda: self._client.StopRun(StopRunRequest(run_id=number)))
+            self._call(lambda: self._client.StopRun(StopRunRequest(run_id=run_id)))
         except SuperLinkRefused:
-            if any(run.number == number and run.active for run in self.runs()):
+            if any(run.run_id == run_id and run.active for run in self.runs()):
                 raise
 
     def nodes(self) -> tuple[Node, ...]:
-        """The sites that Flower knows and that have not left."""
-        answer = self._ask(lambda: self._client.ListNodes(ListNodesRequest()))
+        """Return the registered nodes."""
+        answer = self._call(lambda: self._client.ListNodes(ListNodesRequest()))
         return tuple(_node(info) for info in answer.nodes_info if info.status != "unregistered")
 
     def register(self, pem: bytes, name: str) -> int:
-        """A site with this key may connect from now on; its node id."""
+        """Allow the node of this public key to connect; return its node id."""
         request = RegisterNodeRequest(public_key=pem, name=name)
-        return self._ask(lambda: self._client.RegisterNode(request)).node_id
+        return self._call(lambda: self._client.RegisterNode(request)).node_id
 
-    def unregister(self, number: int) -> None:
-        """The site may not connect any more."""
-        self._ask(lambda: self._client.UnregisterNode(UnregisterNodeRequest(node_id=number)))
+    def unregister(self, node_id: int) -> None:
+        """Refuse the node's connections from now on."""
+        self._call(lambda: self._client.UnregisterNode(UnregisterNodeRequest(node_id=node_id)))
 
-    def _ask(self, call: Callable[[], _Answer]) -> _Answer:
+    def _call(self, call: Callable[[], _Response]) -> _Response:
         try:
             return call()
         except httpx.HTTPStatusError as error:
             if error.response.status_code in (502, 503, 504):
-                raise SuperLinkAway(f"the SuperLink at {self._address} is starting") from None
-            found = FlowerError.from_json(error.response.text)
-            why = str(error) if found is None else str(found.public_details or found.message)
+                raise SuperLinkUnavailable(
+                    f"the SuperLink at {self._address} is starting"
+                ) from None
+            detail = FlowerError.from_json(error.response.text)
+            why = str(error) if detail is None else str(detail.public_details or detail.message)
             raise SuperLinkRefused(f"the SuperLink at {self._address} refused: {why}") from None
         except httpx.HTTPError as error:
             why = type(error).__name__
-            raise SuperLinkAway(
+            raise SuperLinkUnavailable(
                 f"the SuperLink at {self._address} does not answer ({why}); is `fedmslora "
                 "coordinator start` running?"
             ) from None
 
 
 def make_bundle(root: Path = ROOT) -> bytes:
-    """The Flower App Bundle of the code at `root`: what `flwr run` would send."""
+    """Make the Flower App Bundle of the code at `root`, as `flwr run` would."""
     project = root / "pyproject.toml"
     patterns: Sequence[str] = tomllib.loads(project.read_text(encoding="utf-8"))["tool"]["flwr"][
         "app"
@@ -186,8 +190,8 @@ def make_bundle(root: Path = ROOT) -> bytes:
 def _node(info: NodeInfo) -> Node:
     online, seen = info.status == "online", None
     if info.online_until:
-        # Until when Flower takes it as online: two intervals of signs of life behind the last
-        # one, and the moment itself where it said goodbye or was given up.
-        until = info.online_until - (_PATIENCE * info.heartbeat_interval if online else 0)
+        # Flower gives the time until which the node counts as online: two heartbeat intervals
+        # after the last heartbeat, or the moment at which it left or was given up.
+        until = info.online_until - (_HEARTBEAT_PATIENCE * info.heartbeat_interval if online else 0)
         seen = datetime.fromtimestamp(until, UTC)
     return Node(info.node_id, info.public_key, online, seen)

@@ -18,12 +18,13 @@ from urllib.parse import quote
 
 from common.bank.bank import Bank
 from common.errors import Refusal, StateError
-from server.coordinator.events import ending, read_news
+from common.process.progress import read_events
+from server.coordinator.events import final_event
 from server.run.folder import RunFolder
 from simulation.chaos.adversary import Adversary, Pace, Say, adversary
 from simulation.chaos.loopback import ROOT, Federation, loopback, said
 from simulation.engines import Engine
-from simulation.run import Wish, simulate
+from simulation.run import SimulationOptions, simulate
 
 PLAN = ROOT / "configs" / "soak.yaml"
 _TICK_S = 0.2
@@ -175,16 +176,16 @@ def await_end(
     Raises:
         StateError: it failed, or patience has ended.
     """
-    news = federation.state.coordinator_news(federation.plan.name)
+    news = federation.state.events_file(federation.plan.name)
     deadline: float | None = None
-    while (last := ending(read_news(news))) is None:
+    while (last := final_event(read_events(news)[0])) is None:
         now = time.monotonic()
         if meanwhile():
             deadline = deadline or now + patience_s
         if deadline is not None and now > deadline:
             raise StateError(
                 f"{federation.root}: the run has not ended within {patience_s:g} s, expected it "
-                f"to; its last news: {read_news(news)[-1:]}"
+                f"to; its last news: {read_events(news)[0][-1:]}"
             )
         time.sleep(_TICK_S)
     if last["event"] != "done":
@@ -223,10 +224,10 @@ def _missing(federation: Federation, held: Sequence[Counted]) -> list[str]:
 
 
 def _telling(federation: Federation, began: float) -> Say:
-    news = federation.state.coordinator_news(federation.plan.name)
+    news = federation.state.events_file(federation.plan.name)
 
     def say(text: str) -> None:
-        told = [one for one in read_news(news) if "stage" in one]
+        told = [one for one in read_events(news)[0] if "stage" in one]
         where = "nothing yet"
         if told:
             last = told[-1]
@@ -237,8 +238,8 @@ def _telling(federation: Federation, began: float) -> Say:
     return say
 
 
-def _undisturbed(out: Path) -> Wish:
-    return Wish(
+def _undisturbed(out: Path) -> SimulationOptions:
+    return SimulationOptions(
         out=out,
         engine=Engine.IN_PROCESS,
         methods=None,

@@ -207,7 +207,7 @@ def test_a_serverapp_that_is_killed_is_followed_by_another_run_until_it_is_stopp
 ):
     state = coordinator.state
     coordinator.call("run", str(state.plans / "first.yaml"), "--detach")
-    file = state.coordinator_news("first")
+    file = state.events_file("first")
 
     def starts() -> int:
         return file.read_text(encoding="utf-8").count('"meeting"') if file.exists() else 0
@@ -218,7 +218,7 @@ def test_a_serverapp_that_is_killed_is_followed_by_another_run_until_it_is_stopp
     eventually(lambda: starts() == 2)
     assert "is stopped" in coordinator.call("stop")
     eventually(lambda: not coordinator.find("flwr-serverapp"))
-    assert state.wanted is None
+    assert state.requested is None
     assert north.poll() is None
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from common.bank.bank import Bank
-from server.coordinator.events import read_news
+from common.process.progress import read_events
 from simulation.chaos.loopback import loopback
 from simulation.chaos.soak import await_end
 from simulation.chaos.throttle import Link
@@ -27,7 +27,7 @@ def test_an_adapter_goes_both_ways_over_a_slow_line_without_a_failed_round(tmp_p
             federation.start(machine)
         federation.want()
         await_end(federation)
-        news = read_news(federation.state.coordinator_news(federation.plan.name))
+        news = read_events(federation.state.events_file(federation.plan.name))[0]
         assert federation.line is not None
         up, down = federation.line.up.carried, federation.line.down.carried
         bank = Bank.open(federation.run.bank)

@@ -16,9 +16,9 @@ from commands.coordinator import app
 from common.errors import PlanError, Refusal, StateError
 from common.plan_file import load_plan
 from common.process.progress import write_event
-from server.coordinator.init import found
-from server.coordinator.processes import Which, command, environment
-from server.coordinator.state import Settings, State, Wanted
+from server.coordinator.init import init_coordinator
+from server.coordinator.processes import ProcessName, command, environment
+from server.coordinator.state import CoordinatorSettings, RequestedRun, State
 from simulation.chaos.loopback import free_port
 
 CALL = CliRunner()
@@ -26,7 +26,7 @@ CALL = CliRunner()
 
 @pytest.fixture
 def state(tmp_path: Path) -> State:
-    settings = Settings(
+    settings = CoordinatorSettings(
         hosts=("localhost",),
         port=free_port(),
         bind="127.0.0.1",
@@ -35,7 +35,7 @@ def state(tmp_path: Path) -> State:
         wait_s=60.0,
         slack_s=600.0,
     )
-    return found(tmp_path / "coordinator", settings)
+    return init_coordinator(tmp_path / "coordinator", settings)
 
 
 def called(state: State, *words: str) -> Result:
@@ -103,7 +103,7 @@ def test_one_port_for_both_sides_is_refused(tmp_path: Path):
     result = CALL.invoke(app, words)
     assert isinstance(result.exception, StateError)
     assert str(result.exception) == (
-        "--inner-port: found 9000, which --port has on this machine, expected another one"
+        "--inner-port: found 9000, which is also --port on this machine, expected another one"
     )
     assert not folder.exists()
 
@@ -155,7 +155,7 @@ def test_a_site_that_leaves_is_not_awaited_by_a_new_run(sites: State):
 def test_a_plan_with_unknown_sites_is_refused(state: State):
     told = refusal(state, "run", first(state))
     assert "found the sites north, south that are not enrolled" in told
-    assert state.wanted is None
+    assert state.requested is None
     assert not state.run("first").root.exists()
 
 
@@ -171,7 +171,7 @@ def test_a_run_is_prepared_and_wanted(sites: State):
     assert load_plan(folder.plan).digest == load_plan(Path(first(sites))).digest
     assert folder.key.read_bytes() == sites.key.read_bytes()
     assert folder.key.stat().st_mode & 0o777 == 0o600
-    assert sites.wanted == Wanted(run="first", since=0)
+    assert sites.requested == RequestedRun(run="first", since=0)
 
 
 def test_another_plan_under_the_name_of_a_run_is_refused_by_its_fields(sites: State):
@@ -185,7 +185,7 @@ def test_a_second_run_waits_for_nobody(sites: State):
     said(sites, "run", first(sites), "--detach")
     plan = Path(first(sites))
     plan.write_text(plan.read_text(encoding="utf-8").replace("name: first", "name: next"), "utf-8")
-    assert "found the run 'first' going on, expected none" in refusal(sites, "run", first(sites))
+    assert "found another run, 'first', that has not ended" in refusal(sites, "run", first(sites))
 
 
 def ended(state: State, monkeypatch: pytest.MonkeyPatch, **news: Any) -> Result:
@@ -220,18 +220,18 @@ def test_ctrl_c_ends_the_watching_and_not_the_run(sites: State, monkeypatch: pyt
     result = called(sites, "run", first(sites))
     assert result.exit_code == 130
     assert "first goes on" in result.output
-    assert sites.wanted is not None
-    assert not sites.wanted.stop
+    assert sites.requested is not None
+    assert not sites.requested.stop
 
 
 def test_stop_is_remembered_while_the_superlink_is_away(sites: State):
     assert "no run is going on" in said(sites, "stop")
     said(sites, "run", first(sites), "--detach")
     assert "will be stopped as soon as" in said(sites, "stop")
-    assert sites.wanted == Wanted(run="first", since=0, stop=True)
-    # Wanted again before the keeper came to it.
+    assert sites.requested == RequestedRun(run="first", since=0, stop=True)
+    # Requested again before the keeper came to it.
     said(sites, "run", first(sites), "--detach")
-    assert sites.wanted == Wanted(run="first", since=0)
+    assert sites.requested == RequestedRun(run="first", since=0)
 
 
 def test_stop_all_says_that_nothing_runs(state: State):
@@ -303,7 +303,7 @@ def test_a_part_replaces_this_process(state: State, monkeypatch: pytest.MonkeyPa
 
 
 def test_the_superlink_is_closed_to_all_but_its_own(state: State):
-    words = list(command(Which.SUPERLINK, state))
+    words = list(command(ProcessName.SUPERLINK, state))
     assert words[words.index("--host") + 1] == "127.0.0.1"
     assert words[words.index("--isolation") + 1] == "process"
     assert words[words.index("--superexec-auth-secret-file") + 1] == str(state.secret)
@@ -312,7 +312,7 @@ def test_the_superlink_is_closed_to_all_but_its_own(state: State):
 
 
 def test_among_containers_the_superlink_listens_to_its_network(tmp_path: Path):
-    settings = Settings(
+    settings = CoordinatorSettings(
         hosts=("fed.example.org",),
         port=8443,
         bind="0.0.0.0",
@@ -321,10 +321,10 @@ def test_among_containers_the_superlink_listens_to_its_network(tmp_path: Path):
         wait_s=60.0,
         slack_s=600.0,
     )
-    state = found(tmp_path / "state", settings)
-    words = list(command(Which.SUPERLINK, state))
+    state = init_coordinator(tmp_path / "state", settings)
+    words = list(command(ProcessName.SUPERLINK, state))
     assert words[words.index("--host") + 1] == "0.0.0.0"
-    assert "superlink:8000" in command(Which.SUPEREXEC, state)
+    assert "superlink:8000" in command(ProcessName.SUPEREXEC, state)
 
 
 def test_no_part_asks_the_world(state: State):

@@ -29,7 +29,7 @@ from common.exchange import (
 )
 from common.identity import code_digest, sha256
 from server import network
-from server.coordinator.notify import Bells
+from server.coordinator.notify import Notifications
 from server.network import Network, Patience
 from server.run.accept import Done, Received, Refused, Waiting
 from simulation.inprocess import run_in_process
@@ -465,23 +465,25 @@ def test_a_site_that_keeps_nothing_is_left_alone_for_a_while(monkeypatch: pytest
 
 
 def test_a_node_s_bell_rings_behind_every_message_while_somebody_minds_it(tmp_path: Path):
-    bells = Bells(tmp_path / "bells")
-    rung: list[tuple[int, int]] = []
+    notifications = Notifications(tmp_path / "notifications")
+    notified: list[tuple[int, int]] = []
 
     def body(grid: Grid) -> None:
         push = grid.push_messages
 
         def noted(messages: Iterable[Message]) -> Iterable[str]:
             (message,) = messages
-            assert bells.minded()
-            rung.append((message.metadata.dst_node_id, bells.rung(message.metadata.dst_node_id)))
+            assert notifications.is_alive()
+            node_id = message.metadata.dst_node_id
+            notified.append((node_id, notifications.last(node_id)))
             return push([message])
 
         grid.push_messages = noted
-        list(Network(grid, BLOBS.__getitem__, HASTY, bells=bells).ask(ORDER, ["a"], lambda _: None))
+        network = Network(grid, BLOBS.__getitem__, HASTY, notifications=notifications)
+        list(network.ask(ORDER, ["a"], lambda _: None))
 
     in_federation(Site().app, ["a"], body)
     # Who it is, and then the order; the bell was silent before each.
-    ((node, before), (same, between)) = rung
+    ((node, before), (same, between)) = notified
     assert (node, before) == (same, 0)
-    assert 0 < between < bells.rung(node)
+    assert 0 < between < notifications.last(node)

@@ -1,4 +1,4 @@
-"""The keeper keeps exactly one run going for what is wanted, and Flower's list of sites true."""
+"""The keeper keeps one run of Flower's active for a request, and the nodes as the registry."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -10,17 +10,16 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from common.plan_fields import Modality
-from common.process.progress import write_event
-from server.coordinator.events import read_news
-from server.coordinator.flower_nodes import introduce
-from server.coordinator.init import found
+from common.process.progress import read_events, write_event
+from server.coordinator.flower_nodes import sync_nodes
+from server.coordinator.init import init_coordinator
 from server.coordinator.keeper import Keeper
-from server.coordinator.registry import Site, enroll, enrolled, leave
-from server.coordinator.state import Settings, State, Wanted
-from server.coordinator.superlink import FlowerRun, Node, SuperLinkAway, SuperLinkRefused
+from server.coordinator.registry import EnrolledSite, enroll, enrolled, leave
+from server.coordinator.state import CoordinatorSettings, RequestedRun, State
+from server.coordinator.superlink import FlowerRun, Node, SuperLinkRefused, SuperLinkUnavailable
 from server.run.folder import alone
 
-SETTINGS = Settings(
+SETTINGS = CoordinatorSettings(
     hosts=("localhost",),
     port=8443,
     bind="127.0.0.1",
@@ -45,7 +44,7 @@ class Flower:
 
     def runs(self) -> list[FlowerRun]:
         if self.away:
-            raise SuperLinkAway("away")
+            raise SuperLinkUnavailable("away")
         return self.all_runs[::-1]
 
     def start(self, bundle: bytes, config: Mapping[str, str | float]) -> int:
@@ -55,30 +54,32 @@ class Flower:
         self.configs.append(config)
         return number
 
-    def stop(self, number: int) -> None:
-        self.finish(number, "stopped", "")
+    def stop(self, run_id: int) -> None:
+        self.finish(run_id, "stopped", "")
 
     def nodes(self) -> list[Node]:
         if self.away:
-            raise SuperLinkAway("away")
+            raise SuperLinkUnavailable("away")
         return list(self.all_nodes.values())
 
     def register(self, pem: bytes, name: str) -> int:
         self.all_nodes[pem] = Node(100 + len(self.names), pem, online=False, seen=None)
         self.names.append(name)
-        return self.all_nodes[pem].number
+        return self.all_nodes[pem].node_id
 
-    def unregister(self, number: int) -> None:
-        self.all_nodes = {p: node for p, node in self.all_nodes.items() if node.number != number}
+    def unregister(self, node_id: int) -> None:
+        self.all_nodes = {p: node for p, node in self.all_nodes.items() if node.node_id != node_id}
 
-    def finish(self, number: int, how: str, why: str) -> None:
-        finished = replace(self.all_runs[number], status="finished", how=how, why=why)
-        self.all_runs[number] = finished
+    def finish(self, run_id: int, sub_status: str, details: str) -> None:
+        finished = replace(
+            self.all_runs[run_id], status="finished", sub_status=sub_status, details=details
+        )
+        self.all_runs[run_id] = finished
 
 
 @pytest.fixture
 def state(tmp_path: Path) -> State:
-    return found(tmp_path / "coordinator", SETTINGS)
+    return init_coordinator(tmp_path / "coordinator", SETTINGS)
 
 
 @pytest.fixture
@@ -91,21 +92,23 @@ def keeper(state: State, flower: Flower) -> Keeper:
     return Keeper(state, flower, lambda: b"code")
 
 
-def site(name: str) -> Site:
+def site(name: str) -> EnrolledSite:
     key = ec.generate_private_key(ec.SECP384R1()).public_key()
     line = key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
-    return Site(name=name, modality=Modality.CT, public_key=line)
+    return EnrolledSite(name=name, modality=Modality.CT, public_key=line)
 
 
-def test_nothing_is_started_where_nothing_is_wanted(keeper: Keeper, flower: Flower):
-    keeper.look(0.0)
+def test_nothing_is_started_where_nothing_is_requested(keeper: Keeper, flower: Flower):
+    keeper.reconcile(0.0)
     assert flower.all_runs == []
 
 
-def test_a_wanted_run_is_started_once_with_its_folder(state: State, keeper: Keeper, flower: Flower):
-    state.want(Wanted(run="demo", since=0))
+def test_a_requested_run_is_started_once_with_its_folder(
+    state: State, keeper: Keeper, flower: Flower
+):
+    state.request(RequestedRun(run="demo", since=0))
     for now in (0.0, 2.0, 4.0):
-        keeper.look(now)
+        keeper.reconcile(now)
     assert len(flower.all_runs) == 1
     assert flower.configs == [
         {
@@ -118,15 +121,15 @@ def test_a_wanted_run_is_started_once_with_its_folder(state: State, keeper: Keep
     ]
 
 
-def test_a_run_of_flowers_that_died_is_followed_by_another_and_that_is_told(
+def test_a_run_of_flowers_that_died_is_followed_by_another_and_an_event(
     state: State, keeper: Keeper, flower: Flower
 ):
-    state.want(Wanted(run="demo", since=0))
-    keeper.look(0.0)
+    state.request(RequestedRun(run="demo", since=0))
+    keeper.reconcile(0.0)
     flower.finish(0, "failed", "No heartbeat")
-    keeper.look(100.0)
+    keeper.reconcile(100.0)
     assert [run.active for run in flower.all_runs] == [False, True]
-    told = read_news(state.run("demo").progress / "keeper.jsonl")
+    told = read_events(state.run("demo").progress / "keeper.jsonl")[0]
     assert [(news["run"], news["after"]) for news in told] == [
         (0, None),
         (1, "failed: No heartbeat"),
@@ -140,25 +143,25 @@ def running(flower: Flower) -> None:
 def test_a_run_whose_process_has_died_is_replaced_before_flower_notices(
     state: State, keeper: Keeper, flower: Flower
 ):
-    state.want(Wanted(run="demo", since=0))
-    keeper.look(0.0)
+    state.request(RequestedRun(run="demo", since=0))
+    keeper.reconcile(0.0)
     running(flower)
     with alone(state.run("demo"), lambda: None):
         for now in range(2, 100, 2):
-            keeper.look(float(now))
+            keeper.reconcile(float(now))
     assert len(flower.all_runs) == 1
-    # From here on nobody holds the run's folder.
+    # From here on no process has the lock on the run's folder.
     for now in range(100, 132, 2):
-        keeper.look(float(now))
+        keeper.reconcile(float(now))
     assert [run.active for run in flower.all_runs] == [False, True]
 
 
 def test_a_slow_start_is_waited_for_longer_each_time(state: State, keeper: Keeper, flower: Flower):
-    state.want(Wanted(run="demo", since=0))
+    state.request(RequestedRun(run="demo", since=0))
     starts: list[int] = []
     for now in range(0, 400, 2):
         before = len(flower.all_runs)
-        keeper.look(float(now))
+        keeper.reconcile(float(now))
         if len(flower.all_runs) > before:
             starts.append(now)
             running(flower)
@@ -168,20 +171,20 @@ def test_a_slow_start_is_waited_for_longer_each_time(state: State, keeper: Keepe
 
 
 def test_a_keeper_that_was_killed_starts_no_second_run(state: State, flower: Flower):
-    state.want(Wanted(run="demo", since=0))
+    state.request(RequestedRun(run="demo", since=0))
     for now in (0.0, 1.0):
-        Keeper(state, flower, lambda: b"code").look(now)
+        Keeper(state, flower, lambda: b"code").reconcile(now)
     assert len(flower.all_runs) == 1
 
 
 def test_a_run_that_ends_at_once_is_started_more_and_more_rarely(
     state: State, keeper: Keeper, flower: Flower
 ):
-    state.want(Wanted(run="demo", since=0))
+    state.request(RequestedRun(run="demo", since=0))
     starts: list[int] = []
     for now in range(60):
         before = len(flower.all_runs)
-        keeper.look(float(now))
+        keeper.reconcile(float(now))
         if len(flower.all_runs) > before:
             starts.append(now)
             flower.finish(before, "failed", "")
@@ -190,95 +193,95 @@ def test_a_run_that_ends_at_once_is_started_more_and_more_rarely(
 
 
 @pytest.mark.parametrize("event", ["done", "failed"])
-def test_a_run_that_ended_is_not_wanted_any_more(
+def test_a_run_that_ended_is_not_requested_any_more(
     state: State, keeper: Keeper, flower: Flower, event: str
 ):
-    state.want(Wanted(run="demo", since=0))
-    keeper.look(0.0)
+    state.request(RequestedRun(run="demo", since=0))
+    keeper.reconcile(0.0)
     write_event(state.run("demo").progress, "coordinator", {"event": event, "text": "why"})
     flower.finish(0, "completed", "")
-    keeper.look(100.0)
-    keeper.look(200.0)
-    assert state.wanted is None
+    keeper.reconcile(100.0)
+    keeper.reconcile(200.0)
+    assert state.requested is None
     assert len(flower.all_runs) == 1
 
 
-def test_a_run_that_failed_before_it_was_wanted_again_is_started(
+def test_a_run_that_failed_before_it_was_requested_again_is_started(
     state: State, keeper: Keeper, flower: Flower
 ):
     write_event(state.run("demo").progress, "coordinator", {"event": "failed", "text": "why"})
     told = (state.run("demo").progress / "coordinator.jsonl").stat().st_size
-    state.want(Wanted(run="demo", since=told))
-    keeper.look(0.0)
+    state.request(RequestedRun(run="demo", since=told))
+    keeper.reconcile(0.0)
     assert len(flower.all_runs) == 1
 
 
 def test_a_run_that_is_to_stop_is_stopped_and_others_are_not(
     state: State, keeper: Keeper, flower: Flower
 ):
-    state.want(Wanted(run="demo", since=0))
-    keeper.look(0.0)
+    state.request(RequestedRun(run="demo", since=0))
+    keeper.reconcile(0.0)
     flower.all_runs.append(FlowerRun(1, "elsewhere", "running", "", ""))
-    state.want(Wanted(run="demo", since=0, stop=True))
-    keeper.look(2.0)
-    assert state.wanted is None
+    state.request(RequestedRun(run="demo", since=0, stop=True))
+    keeper.reconcile(2.0)
+    assert state.requested is None
     assert [run.active for run in flower.all_runs] == [False, True]
 
 
-def test_what_was_wanted_in_the_meantime_stays_wanted(state: State):
-    old, new = Wanted(run="demo", since=0), Wanted(run="demo", since=7)
-    state.want(new)
-    state.settle(old)
-    assert state.wanted == new
-    state.settle(new)
-    assert state.wanted is None
+def test_a_newer_request_stays(state: State):
+    old, new = RequestedRun(run="demo", since=0), RequestedRun(run="demo", since=7)
+    state.request(new)
+    state.clear_request(old)
+    assert state.requested == new
+    state.clear_request(new)
+    assert state.requested is None
 
 
-def test_while_the_superlink_is_away_nothing_is_forgotten(
+def test_while_the_superlink_is_unavailable_nothing_is_forgotten(
     state: State, keeper: Keeper, flower: Flower
 ):
     flower.away = True
     enroll(state.registry, site("north"))
-    state.want(Wanted(run="demo", since=0))
-    with pytest.raises(SuperLinkAway):
-        keeper.look(0.0)
+    state.request(RequestedRun(run="demo", since=0))
+    with pytest.raises(SuperLinkUnavailable):
+        keeper.reconcile(0.0)
     flower.away = False
-    keeper.look(2.0)
+    keeper.reconcile(2.0)
     assert flower.names == ["north"]
     assert len(flower.all_runs) == 1
 
 
-def test_flower_is_told_of_each_site_once(state: State, keeper: Keeper, flower: Flower):
+def test_each_site_is_registered_once(state: State, keeper: Keeper, flower: Flower):
     enroll(state.registry, site("north"))
     for now in (0.0, 20.0):
-        keeper.look(now)
+        keeper.reconcile(now)
     enroll(state.registry, site("south"))
-    keeper.look(21.0)
+    keeper.reconcile(21.0)
     assert flower.names == ["north", "south"]
     assert [one.node_id for one in enrolled(state.registry).values()] == [100, 101]
 
 
-def test_a_superlink_that_lost_its_database_is_told_again(
+def test_sites_are_registered_again_at_a_superlink_that_lost_its_database(
     state: State, keeper: Keeper, flower: Flower
 ):
     enroll(state.registry, site("north"))
-    keeper.look(0.0)
+    keeper.reconcile(0.0)
     flower.all_nodes.clear()
-    keeper.look(20.0)
+    keeper.reconcile(20.0)
     assert flower.names == ["north", "north"]
     assert enrolled(state.registry)["north"].node_id == 101
 
 
 def test_a_site_that_left_may_not_connect_any_more(state: State, keeper: Keeper, flower: Flower):
     enroll(state.registry, site("north"))
-    keeper.look(0.0)
+    keeper.reconcile(0.0)
     leave(state.registry, "north")
-    keeper.look(20.0)
+    keeper.reconcile(20.0)
     assert flower.all_nodes == {}
 
 
 class Raced(Flower):
-    """A SuperLink that somebody else tells of a site just before we do."""
+    """A SuperLink at which another process registers a site just before we do."""
 
     def register(self, pem: bytes, name: str) -> int:
         super().register(pem, name)
@@ -287,15 +290,15 @@ class Raced(Flower):
 
 def test_two_who_register_the_same_site_at_once_both_succeed(state: State):
     enroll(state.registry, site("north"))
-    introduce(state, Raced())
+    sync_nodes(state, Raced())
     assert enrolled(state.registry)["north"].node_id == 100
 
 
-def test_a_site_that_flower_refuses_is_told(state: State):
+def test_a_site_that_flower_refuses_is_an_error(state: State):
     class Refusing(Flower):
         def register(self, pem: bytes, name: str) -> int:
             raise SuperLinkRefused("no")
 
     enroll(state.registry, site("north"))
     with pytest.raises(SuperLinkRefused):
-        introduce(state, Refusing())
+        sync_nodes(state, Refusing())

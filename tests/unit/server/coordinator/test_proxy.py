@@ -1,4 +1,4 @@
-"""The edge passes the fleet path on, whole and unchanged, and refuses all else."""
+"""The proxy forwards the Fleet API, whole and unchanged, and refuses all else."""
 
 import asyncio
 import ssl
@@ -17,8 +17,8 @@ import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.coordinator.certificates import write_certificates
-from server.coordinator.proxy import Edge, Limits, inner_client
-from server.coordinator.state import Settings, State
+from server.coordinator.proxy import Limits, ReverseProxy, superlink_client
+from server.coordinator.state import CoordinatorSettings, State
 from simulation.chaos.loopback import free_port
 
 FLEET = b"/v1/fleet/pull-messages"
@@ -27,7 +27,7 @@ Upstream = Callable[[httpx.Request], Coroutine[None, None, httpx.Response]]
 
 @dataclass
 class Answered:
-    """What the edge sent back."""
+    """The proxy's response."""
 
     status: int = 0
     headers: Mapping[bytes, bytes] = field(default_factory=dict[bytes, bytes])
@@ -36,7 +36,7 @@ class Answered:
 
 
 def ask(
-    edge: Edge,
+    proxy: ReverseProxy,
     path: bytes = FLEET,
     *,
     method: str = "POST",
@@ -44,7 +44,7 @@ def ask(
     body: Sequence[bytes] = (b"",),
     query: bytes = b"",
 ) -> Answered:
-    return asyncio.run(asked(edge, scope_of(path, method, headers, query), body))
+    return asyncio.run(asked(proxy, scope_of(path, method, headers, query), body))
 
 
 def scope_of(
@@ -63,7 +63,7 @@ def scope_of(
     }
 
 
-async def asked(edge: Edge, scope: Scope, body: Sequence[bytes]) -> Answered:
+async def asked(proxy: ReverseProxy, scope: Scope, body: Sequence[bytes]) -> Answered:
     answered, left = Answered(), list(body)
 
     async def receive() -> dict[str, Any]:
@@ -79,23 +79,23 @@ async def asked(edge: Edge, scope: Scope, body: Sequence[bytes]) -> Answered:
             answered.body += message["body"]
             answered.whole = not message.get("more_body", False)
 
-    await edge(scope, receive, send)
+    await proxy(scope, receive, send)
     return answered
 
 
-def edge_before(upstream: Upstream, limits: Limits | None = None) -> Edge:
+def proxy_for(upstream: Upstream, limits: Limits | None = None) -> ReverseProxy:
     client = httpx.AsyncClient(transport=httpx.MockTransport(upstream))
-    return Edge("inner:8000", client, limits)
+    return ReverseProxy("inner:8000", client, limits)
 
 
 async def never(request: httpx.Request) -> httpx.Response:
-    raise AssertionError(f"{request.url} was passed on")
+    raise AssertionError(f"{request.url} was forwarded")
 
 
 def reply(
     status: int, body: bytes = b"", headers: Mapping[str, str] | None = None
 ) -> httpx.Response:
-    """An answer that is still to be read, as it comes from a socket."""
+    """A response that is still to be read, as it comes from a socket."""
 
     async def pieces() -> AsyncIterator[bytes]:
         yield body
@@ -134,23 +134,23 @@ async def echo(request: httpx.Request) -> httpx.Response:
     ],
 )
 def test_no_other_path_gets_through(path: bytes):
-    answered = ask(edge_before(never), path)
+    answered = ask(proxy_for(never), path)
     assert (answered.status, answered.body) == (403, b"")
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "CONNECT", "OPTIONS", "HEAD", "TRACE"])
 def test_no_other_method_gets_through(method: str):
-    assert ask(edge_before(never), method=method).status == 403
+    assert ask(proxy_for(never), method=method).status == 403
 
 
 def test_no_query_gets_through():
-    assert ask(edge_before(never), query=b"x=1").status == 403
+    assert ask(proxy_for(never), query=b"x=1").status == 403
 
 
-def test_a_fleet_request_is_passed_on_whole():
+def test_a_fleet_request_is_forwarded_whole():
     body = [b"a" * 70_000, b"b", b""]
     headers = [(b"content-length", b"70001")]
-    answered = ask(edge_before(echo), headers=headers, body=body)
+    answered = ask(proxy_for(echo), headers=headers, body=body)
     assert answered.status == 200
     assert answered.body == b"".join(body)
     assert answered.headers[b"x-path"] == FLEET
@@ -173,7 +173,7 @@ def test_the_headers_of_the_message_pass_and_those_of_the_connection_stay():
         )
 
     answered = ask(
-        edge_before(upstream),
+        proxy_for(upstream),
         headers=[
             (b"Host", b"fed.example.org"),
             (b"flwr-public-key", b"key"),
@@ -198,16 +198,16 @@ def test_the_headers_of_the_message_pass_and_those_of_the_connection_stay():
 
 
 def test_a_body_that_says_that_it_is_too_long_is_not_read():
-    edge = edge_before(never, Limits(body_bytes=10))
-    answered = ask(edge, headers=[(b"content-length", b"11")], body=[])
+    proxy = proxy_for(never, Limits(body_bytes=10))
+    answered = ask(proxy, headers=[(b"content-length", b"11")], body=[])
     assert answered.status == 413
     assert answered.headers[b"connection"] == b"close"
 
 
 def test_a_body_that_turns_out_too_long_is_cut_off():
-    edge = edge_before(echo, Limits(body_bytes=10))
+    proxy = proxy_for(echo, Limits(body_bytes=10))
     pieces = [b"x" * 6, b"x" * 6, b""]
-    answered = ask(edge, headers=[(b"transfer-encoding", b"chunked")], body=pieces)
+    answered = ask(proxy, headers=[(b"transfer-encoding", b"chunked")], body=pieces)
     assert answered.status == 413
 
 
@@ -219,14 +219,14 @@ def test_a_body_that_turns_out_too_long_is_cut_off():
         (httpx.ReadTimeout("silent"), 504),
     ],
 )
-def test_where_the_superlink_is_away_a_site_is_asked_to_come_again(error: Exception, status: int):
+def test_where_the_superlink_is_unavailable_a_site_is_told_to_retry(error: Exception, status: int):
     async def upstream(request: httpx.Request) -> httpx.Response:
         raise error
 
-    assert ask(edge_before(upstream)).status == status
+    assert ask(proxy_for(upstream)).status == status
 
 
-def test_more_requests_than_the_limit_are_asked_to_come_again_and_then_let_in():
+def test_requests_above_the_limit_are_told_to_retry_and_later_let_in():
     async def both() -> list[int]:
         go = asyncio.Event()
 
@@ -234,13 +234,13 @@ def test_more_requests_than_the_limit_are_asked_to_come_again_and_then_let_in():
             await go.wait()
             return reply(200)
 
-        edge = edge_before(upstream, Limits(requests=1))
-        first = asyncio.create_task(asked(edge, scope_of(FLEET, "POST", ()), [b""]))
+        proxy = proxy_for(upstream, Limits(requests=1))
+        first = asyncio.create_task(asked(proxy, scope_of(FLEET, "POST", ()), [b""]))
         await asyncio.sleep(0)
-        second = await asked(edge, scope_of(FLEET, "POST", ()), [b""])
+        second = await asked(proxy, scope_of(FLEET, "POST", ()), [b""])
         go.set()
         third_may = await first
-        third = await asked(edge, scope_of(FLEET, "POST", ()), [b""])
+        third = await asked(proxy, scope_of(FLEET, "POST", ()), [b""])
         return [third_may.status, second.status, third.status]
 
     assert asyncio.run(both()) == [200, 503, 200]
@@ -251,7 +251,7 @@ def test_a_request_that_takes_too_long_ends():
         await asyncio.sleep(3600)
         raise AssertionError
 
-    assert ask(edge_before(upstream, Limits(request_s=0.05))).status == 504
+    assert ask(proxy_for(upstream, Limits(request_s=0.05))).status == 504
 
 
 def test_an_answer_that_breaks_off_is_not_made_to_look_whole():
@@ -262,7 +262,7 @@ def test_an_answer_that_breaks_off_is_not_made_to_look_whole():
 
         return httpx.Response(200, content=pieces())
 
-    answered = ask(edge_before(upstream))
+    answered = ask(proxy_for(upstream))
     assert (answered.body, answered.whole) == (b"half", False)
 
 
@@ -276,7 +276,7 @@ def test_a_websocket_is_closed():
         sent.append(message)
 
     scope = {**scope_of(FLEET, "GET", ()), "type": "websocket"}
-    asyncio.run(edge_before(never)(scope, receive, send))
+    asyncio.run(proxy_for(never)(scope, receive, send))
     assert sent == [{"type": "websocket.close", "code": 1008}]
 
 
@@ -327,7 +327,7 @@ async def superlink(scope: Scope, receive: Receive, send: Send) -> None:
 
 @pytest.fixture
 def state(tmp_path: Path) -> State:
-    settings = Settings(
+    settings = CoordinatorSettings(
         hosts=("localhost",),
         port=free_port(),
         bind="127.0.0.1",
@@ -346,7 +346,7 @@ def test_over_tls_big_bodies_pass_and_every_answer_has_a_date(state: State):
     body = bytes(range(256)) * 2**14
     trust = ssl.create_default_context(cafile=str(state.ca))
     with (
-        served(Edge(settings.inner, inner_client(state)), settings.port, state.tls),
+        served(ReverseProxy(settings.inner, superlink_client(state)), settings.port, state.tls),
         httpx.Client(verify=trust, base_url=f"https://localhost:{settings.port}") as site,
     ):
         away = site.post("/v1/fleet/pull-messages", content=b"x")
@@ -360,13 +360,13 @@ def test_over_tls_big_bodies_pass_and_every_answer_has_a_date(state: State):
         assert "server" not in answer.headers
 
 
-def test_the_edge_asks_nobody_who_only_says_that_it_is_the_superlink(state: State, tmp_path: Path):
+def test_the_proxy_forwards_nothing_to_a_server_of_another_authority(state: State, tmp_path: Path):
     settings = state.settings
     write_certificates(tmp_path / "other", ("localhost", "127.0.0.1"))
     trust = ssl.create_default_context(cafile=str(state.ca))
     with (
         served(superlink, settings.inner_port, tmp_path / "other"),
-        served(Edge(settings.inner, inner_client(state)), settings.port, state.tls),
+        served(ReverseProxy(settings.inner, superlink_client(state)), settings.port, state.tls),
         httpx.Client(verify=trust) as site,
     ):
         answer = site.post(f"https://localhost:{settings.port}/v1/fleet/x", content=b"secret")

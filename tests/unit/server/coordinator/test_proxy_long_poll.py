@@ -1,4 +1,4 @@
-"""The edge holds a SuperNode's question for messages until its bell rings, and no other."""
+"""The proxy answers requests for messages, and no others, by long polling."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -11,9 +11,9 @@ from flwr.proto.fleet_pb2 import PullMessagesRequest
 from flwr.proto.node_pb2 import Node
 from starlette.types import Scope
 
-from server.coordinator.long_poll import Hold
-from server.coordinator.notify import Bells
-from server.coordinator.proxy import Edge, Limits
+from server.coordinator.long_poll import LongPoll
+from server.coordinator.notify import Notifications
+from server.coordinator.proxy import Limits, ReverseProxy
 
 PULL, PUSH = b"/v1/fleet/pull-messages", b"/v1/fleet/push-messages"
 NODE = 2**63 + 5
@@ -21,7 +21,7 @@ QUESTION = PullMessagesRequest(node=Node(node_id=NODE)).SerializeToString()
 
 
 class SuperLink:
-    """Says that there is nothing until `waiting` is set; keeps what it is asked."""
+    """Has no message until `waiting` is set; keeps the requests that it gets."""
 
     def __init__(self) -> None:
         self.waiting = b""
@@ -42,14 +42,14 @@ async def _pieces(body: bytes) -> AsyncIterator[bytes]:
 
 
 class Site:
-    """One connection to the edge, which stays until it is `cut`."""
+    """One connection to the proxy, which stays until it is `cut`."""
 
-    def __init__(self, edge: Edge, path: bytes, body: Sequence[bytes]) -> None:
+    def __init__(self, proxy: ReverseProxy, path: bytes, body: Sequence[bytes]) -> None:
         self.cut = asyncio.Event()
         self.status = 0
         self.body = b""
         self._left = list(body)
-        self.answered = asyncio.create_task(edge(_scope(path, body), self._receive, self._send))
+        self.answered = asyncio.create_task(proxy(_scope(path, body), self._receive, self._send))
 
     async def _receive(self) -> dict[str, Any]:
         if self._left:
@@ -74,19 +74,21 @@ def _scope(path: bytes, body: Sequence[bytes]) -> Scope:
     }  # fmt: skip
 
 
-class Stand:
-    """An edge before a SuperLink, with bells that are minded."""
+class Setup:
+    """A proxy before a SuperLink, with a ServerApp that is alive."""
 
-    def __init__(self, folder: Path, limits: Limits | None = None, hold_s: float = 3600.0) -> None:
+    def __init__(
+        self, folder: Path, limits: Limits | None = None, max_wait_s: float = 3600.0
+    ) -> None:
         self.superlink = SuperLink()
-        self.bells = Bells(folder / "bells")
-        self.bells.mind()
+        self.notifications = Notifications(folder / "notifications")
+        self.notifications.heartbeat()
         client = httpx.AsyncClient(transport=httpx.MockTransport(self.superlink))
-        hold = Hold(self.bells, lambda: False, hold_s)
-        self.edge = Edge("inner:8000", client, limits, hold)
+        poll = LongPoll(self.notifications, lambda: False, max_wait_s)
+        self.proxy = ReverseProxy("inner:8000", client, limits, poll)
 
     def asks(self, path: bytes = PULL, body: Sequence[bytes] = (QUESTION,)) -> Site:
-        return Site(self.edge, path, body)
+        return Site(self.proxy, path, body)
 
     async def until_asked(self, times: int) -> None:
         while len(self.superlink.asked) < times:
@@ -97,64 +99,64 @@ def run(body: Callable[[], Any]) -> None:
     asyncio.run(asyncio.wait_for(body(), 60))
 
 
-def test_a_message_is_given_as_soon_as_the_site_s_bell_rings(tmp_path: Path):
+def test_a_message_is_returned_as_soon_as_its_node_is_notified(tmp_path: Path):
     async def body() -> None:
-        stand = Stand(tmp_path)
-        # In two pieces: it is asked twice, whole each time and with the site's own signature.
-        site = stand.asks(body=(QUESTION[:3], QUESTION[3:]))
-        await stand.until_asked(1)
+        setup = Setup(tmp_path)
+        # A body in two pieces is sent on twice, whole each time and with the site's signature.
+        site = setup.asks(body=(QUESTION[:3], QUESTION[3:]))
+        await setup.until_asked(1)
         assert not site.answered.done()
-        stand.superlink.waiting = b"message"
-        stand.bells.ring(NODE)
+        setup.superlink.waiting = b"message"
+        setup.notifications.notify(NODE)
         await site.answered
         assert (site.status, site.body) == (200, b"message")
-        assert stand.superlink.asked == 2 * [(PULL, QUESTION, "his")]
+        assert setup.superlink.asked == 2 * [(PULL, QUESTION, "his")]
 
     run(body)
 
 
-def test_a_question_for_which_nothing_came_is_answered_with_nothing(tmp_path: Path):
+def test_without_a_message_the_response_is_empty(tmp_path: Path):
     async def body() -> None:
-        stand = Stand(tmp_path, hold_s=0.0)
-        site = stand.asks()
+        setup = Setup(tmp_path, max_wait_s=0.0)
+        site = setup.asks()
         await site.answered
         assert (site.status, site.body) == (200, b"")
 
     run(body)
 
 
-def test_those_who_wait_take_nobody_s_place(tmp_path: Path):
+def test_requests_that_wait_do_not_count_against_the_limit(tmp_path: Path):
     async def body() -> None:
-        stand = Stand(tmp_path, Limits(requests=1))
-        held = stand.asks()
-        await stand.until_asked(1)
+        setup = Setup(tmp_path, Limits(requests=1))
+        held = setup.asks()
+        await setup.until_asked(1)
         for _ in range(3):
-            other = stand.asks(PUSH)
+            other = setup.asks(PUSH)
             await other.answered
             assert other.status == 200
-        stand.superlink.waiting = b"message"
-        stand.bells.ring(NODE)
+        setup.superlink.waiting = b"message"
+        setup.notifications.notify(NODE)
         await held.answered
         assert held.body == b"message"
-        await stand.asks(PUSH).answered
-        assert stand.superlink.asked[-1][0] == PUSH
+        await setup.asks(PUSH).answered
+        assert setup.superlink.asked[-1][0] == PUSH
 
     run(body)
 
 
 def test_a_message_stays_at_the_superlink_when_the_site_that_asked_is_gone(tmp_path: Path):
     async def body() -> None:
-        stand = Stand(tmp_path, Limits(requests=1))
-        site = stand.asks()
-        await stand.until_asked(1)
+        setup = Setup(tmp_path, Limits(requests=1))
+        site = setup.asks()
+        await setup.until_asked(1)
         site.cut.set()
         await site.answered
-        stand.superlink.waiting = b"message"
-        stand.bells.ring(NODE)
-        again = stand.asks()
+        setup.superlink.waiting = b"message"
+        setup.notifications.notify(NODE)
+        again = setup.asks()
         await again.answered
         assert again.body == b"message"
-        assert len(stand.superlink.asked) == 2
+        assert len(setup.superlink.asked) == 2
 
     run(body)
 
@@ -162,12 +164,12 @@ def test_a_message_stays_at_the_superlink_when_the_site_that_asked_is_gone(tmp_p
 @pytest.mark.parametrize(
     ("path", "question"), [(PUSH, QUESTION), (PULL, b"\xff no question"), (PULL, b"")]
 )
-def test_whatever_else_is_asked_is_answered_at_once(tmp_path: Path, path: bytes, question: bytes):
+def test_every_other_request_is_answered_at_once(tmp_path: Path, path: bytes, question: bytes):
     async def body() -> None:
-        stand = Stand(tmp_path)
-        site = stand.asks(path, (question,))
+        setup = Setup(tmp_path)
+        site = setup.asks(path, (question,))
         await site.answered
-        assert (site.status, stand.superlink.asked) == (200, [(path, question, "his")])
+        assert (site.status, setup.superlink.asked) == (200, [(path, question, "his")])
 
     run(body)
 
@@ -176,11 +178,11 @@ def test_whatever_else_is_asked_is_answered_at_once(tmp_path: Path, path: bytes,
     ("limits", "question"),
     [(Limits(body_bytes=len(QUESTION) - 1), QUESTION), (Limits(), bytes(2**16 + 1))],
 )
-def test_a_question_may_not_be_long(tmp_path: Path, limits: Limits, question: bytes):
+def test_a_request_for_messages_may_not_be_long(tmp_path: Path, limits: Limits, question: bytes):
     async def body() -> None:
-        stand = Stand(tmp_path, limits)
-        site = stand.asks(body=(question,))
+        setup = Setup(tmp_path, limits)
+        site = setup.asks(body=(question,))
         await site.answered
-        assert (site.status, stand.superlink.asked) == (413, [])
+        assert (site.status, setup.superlink.asked) == (413, [])
 
     run(body)

@@ -15,13 +15,13 @@ from cryptography.hazmat.primitives.serialization import (
 from common.errors import StateError
 from common.plan_fields import Modality
 from server.coordinator.registry import (
-    Site,
+    EnrolledSite,
     enroll,
     enrolled,
     leave,
     read_public_key,
     read_sites,
-    set_node,
+    set_node_id,
 )
 
 
@@ -30,8 +30,8 @@ def openssh(curve: ec.EllipticCurve | None = None) -> str:
     return key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
 
 
-def site(name: str, key: str | None = None, modality: Modality = Modality.CT) -> Site:
-    return Site(name=name, modality=modality, public_key=key or openssh())
+def site(name: str, key: str | None = None, modality: Modality = Modality.CT) -> EnrolledSite:
+    return EnrolledSite(name=name, modality=modality, public_key=key or openssh())
 
 
 def test_a_site_that_is_enrolled_is_found_again(tmp_path: Path):
@@ -43,7 +43,7 @@ def test_a_site_that_is_enrolled_is_found_again(tmp_path: Path):
 def test_the_same_site_again_changes_nothing(tmp_path: Path):
     file, north = tmp_path / "sites.json", site("north")
     enroll(file, north)
-    set_node(file, north.public_key, 2**63 + 1)
+    set_node_id(file, north.public_key, 2**63 + 1)
     assert not enroll(file, north)
     assert [one.node_id for one in read_sites(file)] == [2**63 + 1]
 
