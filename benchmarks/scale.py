@@ -17,7 +17,7 @@ from pathlib import Path
 from benchmarks.scale_sites import SITES, sites
 from benchmarks.scale_stages import STAGES, Series, stages
 from benchmarks.step import one_thread
-from report.canvas import COLOURS, MARKERS, STYLE, Picture, picture
+from report.canvas import COLOURS, MARKERS, STYLE, Chart, render
 
 #: What the picture of the stages shows.
 _OF_STAGES = (
@@ -54,7 +54,7 @@ def document(found: Mapping[str, Mapping[str, Series]]) -> dict[str, object]:
     }
 
 
-def pictures(found: Mapping[str, Mapping[str, Series]]) -> list[Picture]:
+def pictures(found: Mapping[str, Mapping[str, Series]]) -> list[Chart]:
     """One of the stages, one of the sites; what each says follows from its figures."""
     of_stages, of_sites = found["stages"], found["sites"]
     step, opened = of_stages["step, fold"], of_stages["bank open, first time"]
@@ -78,7 +78,7 @@ def pictures(found: Mapping[str, Mapping[str, Series]]) -> list[Picture]:
     ]
 
 
-def _drawn(file: str, finding: str, across: str, series: Sequence[Series]) -> Picture:
+def _drawn(file: str, finding: str, across: str, series: Sequence[Series]) -> Chart:
     from matplotlib import rc_context  # pyright: ignore[reportUnknownVariableType]
     from matplotlib.figure import Figure
 
@@ -98,7 +98,7 @@ def _drawn(file: str, finding: str, across: str, series: Sequence[Series]) -> Pi
         axes.grid(True, which="major")
         figure.legend(loc="outside lower center", ncols=2, fontsize=8)
         described = "; ".join(f"{one.name}: {_words(one)}" for one in series)
-        return picture(figure, file, finding, described)
+        return render(figure, file, finding, described)
 
 
 def _words(one: Series) -> str:

@@ -12,7 +12,7 @@ import typer
 
 if TYPE_CHECKING:
     from report.answer_averages import Average, Tables
-    from report.compare_answers import Comparison
+    from report.compare_answers import AnswerComparison
 
 app = typer.Typer(
     no_args_is_help=True, help="Score files of answers as the paper does, compare, average."
@@ -60,9 +60,9 @@ def compare(
     Example: fedmslora answers compare each/CXP/answer-file.jsonl cr/CXP/answer-file.jsonl
     """
     from common.metrics import read_answers
-    from report.compare_answers import compare_answers, paired
+    from report.compare_answers import compare_answers, pair_answers
 
-    pairs = paired(read_answers(first), read_answers(second), (str(first), str(second)))
+    pairs = pair_answers(read_answers(first), read_answers(second), (str(first), str(second)))
     found = compare_answers(pairs)
     if json_out:
         document: dict[str, Any] = {"first": str(first), "second": str(second)}
@@ -117,7 +117,7 @@ def average(
             _say_averages(found, over)
 
 
-def _compared(one: "Comparison") -> str:
+def _compared(one: "AnswerComparison") -> str:
     """A line of `compare`."""
     boot, test = one.bootstrap, one.mcnemar
     interval = f"{boot.difference:+.3f} [{boot.low:+.3f}, {boot.high:+.3f}]"

@@ -1,4 +1,4 @@
-"""Averages over the tasks of a run, from its files of answers: the paper's, each by its name."""
+"""Averages of the paper's metrics over the tasks of a run, from its files of answers."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from common.errors import DataError
 
-#: Names of a file of answers in its task's folder: ours and LLaVA's, and the paper's.
+#: Names of a file of answers in its task's folder: ours (also LLaVA's) and the paper's.
 NAMES = ("answers.jsonl", "answer-file.jsonl")
 
 #: The tables of a run's tasks (`common.metrics.paper_metrics`), by the task's name.
@@ -17,13 +17,13 @@ Tables = Mapping[str, Mapping[str, float]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Average:
-    """A mean of like figures, in percent.
+    """The mean of one metric (or of two, pooled) over tasks, in percent.
 
     Attributes:
         average: its name.
-        scores: which entries of the tasks' tables went in.
+        scores: the metrics that are averaged.
         tasks: the tasks that have one of them.
-        cells: how many figures that makes; more than tasks where a task has two of them.
+        cells: number of values; above the number of tasks where a task has both metrics.
     """
 
     average: str
@@ -33,8 +33,8 @@ class Average:
     value: float
 
 
-#: What is averaged. The last mixes two measures that are not alike; it is one of the figures
-#: that the paper's results suggest, so it stands apart and under its full name.
+#: The metrics of each average. The last one mixes two unlike metrics, as the paper's results
+#: suggest; its name says so.
 _AVERAGES = MappingProxyType(
     {
         "exact match score": ("exact match score",),
@@ -46,7 +46,7 @@ _AVERAGES = MappingProxyType(
 
 
 def averages(tables: Tables, tasks: Iterable[str] | None = None) -> list[Average]:
-    """Every average that these tasks have a figure for; None takes all tasks."""
+    """Return every average that these tasks have a value for; None takes all tasks."""
     chosen = [task for task in tables if tasks is None or task in set(tasks)]
     found = (_average(name, scores, tables, chosen) for name, scores in _AVERAGES.items())
     return [average for average in found if average is not None]
@@ -69,25 +69,24 @@ def _average(
 
 
 def common_tasks(runs: Sequence[Tables]) -> tuple[str, ...]:
-    """The tasks that every run has, in the first one's order."""
+    """Return the tasks that every run has, in the first run's order."""
     return tuple(task for task in runs[0] if all(task in run for run in runs))
 
 
 def find_runs(paths: Sequence[Path]) -> dict[str, dict[str, Path]]:
-    """The files of answers in or beneath `paths`: run -> task -> file.
+    """Find the files of answers in or below `paths`: run -> task -> file.
 
-    A file lies in its task's folder, and the folder of these is the run: a `results` folder
-    with RUN/TASK/answer-file.jsonl has as many runs as there are RUN. A file of another name
-    is a task of its own name, and its folder the run. Runs come in the order of `paths`,
-    beneath a folder in name order.
+    A file named `answers.jsonl` or `answer-file.jsonl` is in its task's folder, which is in its
+    run's folder: RUN/TASK/answer-file.jsonl. A file with another name is the task of that name,
+    and its folder is the run. Runs are in the order of `paths`, and below a folder in name order.
 
     Raises:
-        DataError: a path is not there, a folder has no answers, or a run has a task twice.
+        DataError: a path does not exist, a folder has no answers, or a run has a task twice.
     """
     runs: dict[str, dict[str, Path]] = {}
     for path in paths:
         for file in _files(path):
-            run, task = _named(file)
+            run, task = _run_and_task(file)
             other = runs.setdefault(run, {}).setdefault(task, file)
             if other.resolve() != file.resolve():
                 raise DataError(f"{file}: found the task {task} twice, in {other} already")
@@ -106,15 +105,13 @@ def _files(path: Path) -> list[Path]:
     return found
 
 
-def _named(file: Path) -> tuple[str, str]:
-    """The run and the task of a file."""
-    whole = file.absolute()
+def _run_and_task(file: Path) -> tuple[str, str]:
     if file.name in NAMES:
-        return _run(file, 2), whole.parent.name
-    return _run(file, 1), file.stem
+        return _ancestor(file, 2), file.absolute().parent.name
+    return _ancestor(file, 1), file.stem
 
 
-def _run(file: Path, up: int) -> str:
-    """The folder so many levels up, as the user wrote it where that goes so far."""
+def _ancestor(file: Path, up: int) -> str:
+    """Return the folder so many levels up; as the user wrote it, if the given path has it."""
     parents = file.parents
     return str(parents[up - 1]) if len(parents) > up else str(file.absolute().parents[up - 1])

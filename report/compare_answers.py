@@ -1,4 +1,4 @@
-"""Two files of answers to the same questions: which one is better, and is it by chance?"""
+"""Comparison of two files of answers to the same questions, with significance tests."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -11,19 +11,18 @@ from common.errors import DataError
 from common.metrics import Answer, AnswerKind, Judged, judge
 from report.significance import Bootstrap, McNemar, bootstrap, mcnemar
 
-#: What the bootstrap is seeded with, so that equal files give equal intervals.
+#: Seed of the bootstrap: equal files give equal intervals.
 _SEED = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
-    """One score of both files, in percent; differences are second less first, in points.
+class AnswerComparison:
+    """One score of both files, in percent; differences are second minus first, in points.
 
     Attributes:
-        kind: the questions it is over: `all`, `closed` or `open`.
+        kind: the questions that count: `all`, `closed` or `open`.
         score: the name in the paper's table.
-        mcnemar: where an answer is right or wrong, the test of the answers on which the two
-            differ; None for a score in between.
+        mcnemar: for scores where each answer is right or wrong; None for recall and F1.
         bootstrap: the interval of the difference, and its p.
     """
 
@@ -36,19 +35,23 @@ class Comparison:
     bootstrap: Bootstrap
 
 
-Pair = tuple[Answer, Answer]
+#: Both files' answers to one question.
+AnswerPair = tuple[Answer, Answer]
+#: Id, question, truth, kind, and the number of equal ones before it.
 _Key = tuple[str | None, str, str, AnswerKind, int]
 
 
-def paired(first: Sequence[Answer], second: Sequence[Answer], names: tuple[str, str]) -> list[Pair]:
-    """Both answers to every question, in the first file's order.
+def pair_answers(
+    first: Sequence[Answer], second: Sequence[Answer], names: tuple[str, str]
+) -> list[AnswerPair]:
+    """Pair the answers of both files by question, in the first file's order.
 
-    An id may stand for several questions (the paper's slake-vqarad is two data sets with an
-    id of its own each), so prompt and truth must be equal, too; questions equal in all this
-    are paired in their order.
+    Several questions may have the same id (the paper's slake-vqarad is two data sets that both
+    number their questions), so prompt and truth must be equal, too. Questions that are equal in
+    all of these are paired in their order.
 
     Args:
-        names: what the files are called in a mistake.
+        names: the files' names, for errors.
 
     Raises:
         DataError: an answer has no id, or has no partner in the other file.
@@ -64,8 +67,8 @@ def paired(first: Sequence[Answer], second: Sequence[Answer], names: tuple[str, 
     return [(answer, others[key]) for key, answer in ones.items()]
 
 
-def compare_answers(pairs: Sequence[Pair]) -> list[Comparison]:
-    """Every score of the paper's table that can be tested, over all, closed and open questions.
+def compare_answers(pairs: Sequence[AnswerPair]) -> list[AnswerComparison]:
+    """Compare the scores of the paper's table, over all, closed and open questions.
 
     Raises:
         DataError: there is no pair.
@@ -106,11 +109,11 @@ def _comparison(
     score: str,
     measure: Callable[[Judged], float],
     judged: Sequence[tuple[Judged, Judged]],
-) -> Comparison:
+) -> AnswerComparison:
     first, second = ([measure(pair[side]) for pair in judged] for side in (0, 1))
     right = [[value == 1 for value in side] for side in (first, second)]
     difference = 100 * (np.array(second) - np.array(first))
-    return Comparison(
+    return AnswerComparison(
         kind=kind,
         questions=len(judged),
         score=score,
@@ -122,7 +125,7 @@ def _comparison(
 
 
 def _by_key(answers: Sequence[Answer], name: str) -> dict[_Key, Answer]:
-    """Every answer under what names its question; the last part counts equal ones."""
+    """Return the answers by question."""
     found: dict[_Key, Answer] = {}
     seen: Counter[tuple[str | None, str, str, AnswerKind]] = Counter()
     for number, answer in enumerate(answers, 1):
@@ -137,7 +140,7 @@ def _by_key(answers: Sequence[Answer], name: str) -> dict[_Key, Answer]:
 
 
 def _no_partner(answer: Answer, others: Iterable[Answer], here: str, there: str) -> str:
-    """Why the answer of `here` has no partner in `there`: the first thing that differs."""
+    """Return the error for an answer of `here` without partner in `there`."""
     same = [other for other in others if other.id == answer.id]
     where = f"{there}, question_id {answer.id}"
     if not same:

@@ -1,8 +1,8 @@
-"""What a score matrix says: continual-learning metrics, each None where it can't be known.
+"""Continual-learning metrics of a score matrix, each None where a score it needs is missing.
 
 In the formulas, `a[i][j]` is the score on task j after stage i (both 1-based), T the number of
 stages, `b[j]` the score of the base model alone and `s[j]` that of a model trained on task j
-alone. Scores are fractions of 0 to 1.
+alone. Scores are fractions from 0 to 1.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -12,26 +12,27 @@ from types import MappingProxyType
 from typing import TypeAlias
 
 #: `scores[i][j]`: task j after stage i (0-based); None where it was not evaluated.
-Scores: TypeAlias = Sequence[Sequence[float | None]]
-Row: TypeAlias = Sequence[float | None]
+ScoreMatrix: TypeAlias = Sequence[Sequence[float | None]]
+#: One score for each task.
+ScoreRow: TypeAlias = Sequence[float | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MatrixMetrics:
-    """The metrics of one matrix; fractions of 0 to 1, or differences of such.
+    """The metrics of one matrix; fractions from 0 to 1, or differences of fractions.
 
     Attributes:
         last: mean score after the last stage.
         aia: average incremental accuracy: mean over stages of the mean over tasks seen so far.
-        bwt: backward transfer: score after the last stage less the score when just learned
+        bwt: backward transfer: score after the last stage minus the score when just learned
             (Lopez-Paz and Ranzato, arXiv 1706.08840).
-        forgetting: best score before the last stage less the last (Chaudhry et al.,
+        forgetting: best score before the last stage minus the last (Chaudhry et al.,
             arXiv 1801.10112).
-        fwt: forward transfer: score just before a task is learned less the base model's.
-        learning_gain: score when just learned less that of a model of its own.
+        fwt: forward transfer: score just before a task is learned minus the base model's.
+        learning_gain: score when just learned minus that of a model trained on it alone.
         transfer: mean score on tasks that have not arrived yet (ZSCL, arXiv 2303.06628).
         avg: mean of the whole matrix (ZSCL).
-        missing: for every metric that is None, what was not there.
+        missing: for every metric that is None, the score that is missing.
     """
 
     last: float | None
@@ -50,16 +51,16 @@ METRICS = ("last", "aia", "bwt", "forgetting", "fwt", "learning_gain", "transfer
 
 
 class _Missing(Exception):
-    """A metric asks for a score that is not there; the message says which."""
+    """A metric needs a score that is missing; the message names it."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Table:
-    """The scores, with access by 0-based stage and task that names what is missing."""
+    """The scores, by 0-based stage and task; a missing one raises _Missing."""
 
-    scores: Scores
-    zero_shot: Row
-    single_task: Row | None
+    scores: ScoreMatrix
+    zero_shot: ScoreRow
+    single_task: ScoreRow | None
     tasks: tuple[int, ...]
 
     @property
@@ -85,15 +86,15 @@ class _Table:
 
 
 def matrix_metrics(
-    scores: Scores,
-    zero_shot: Row,
-    single_task: Row | None = None,
+    scores: ScoreMatrix,
+    zero_shot: ScoreRow,
+    single_task: ScoreRow | None = None,
     tasks: Collection[int] | None = None,
 ) -> MatrixMetrics:
-    """Every metric of `scores`, over `tasks` (0-based; None takes all).
+    """Return every metric of `scores`, over `tasks` (0-based; None takes all).
 
-    With fewer tasks, as for one kind of measure, the sums over j run over those alone;
-    the stages stay the whole run's.
+    With fewer tasks, as for one kind of measure, the sums over j run over these only; the
+    stages stay those of the whole run.
 
     Args:
         scores: as many rows as columns, at least one.
@@ -190,7 +191,7 @@ _FORMULAS: Mapping[str, Callable[[_Table], float]] = MappingProxyType(
 
 
 def _earlier(table: _Table) -> list[int]:
-    """The tasks that a later stage could have harmed."""
+    """Return the tasks that have a later stage."""
     tasks = [task for task in table.tasks if task < table.stages - 1]
     if not tasks:
         raise _Missing("a task with a stage after it")
@@ -198,7 +199,7 @@ def _earlier(table: _Table) -> list[int]:
 
 
 def _later(table: _Table) -> list[int]:
-    """The tasks that an earlier stage could have helped."""
+    """Return the tasks that have an earlier stage."""
     tasks = [task for task in table.tasks if task > 0]
     if not tasks:
         raise _Missing("a task with a stage before it")

@@ -1,4 +1,4 @@
-"""report.html: one file that needs no other, no network and no script."""
+"""report.html: one self-contained file, without scripts and network access."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -9,46 +9,53 @@ from typing import Any
 from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
-from report.canvas import Picture, shade, text_on
+from common.printable import counted
+from report.canvas import Chart, shade, text_on
 from report.continual_metrics import METRICS
 from report.format import (
-    NOTHING,
-    broken,
+    DASH,
+    breakable,
     byte_size,
-    chance,
-    counted,
     duration,
     mean_spread,
+    p_value,
     percent,
     points,
-    share,
+    readable,
     signed_spread,
+    small_percent,
     whole,
-    words,
 )
-from report.headlines import compare, drops, gain, gains, memory_of, unforgotten
+from report.headlines import (
+    drops,
+    forgetting_headline,
+    gain,
+    gains,
+    scores_by_method,
+    why_no_drop,
+)
 from report.methods import SHOWN, PairedTest, summaries
 from report.methods_template import METHODS
 from report.model import RunReport, kinds, learned_score, metrics_by_kind
-from report.routing import routed_rows, routing_of
+from report.routing import routed_rows, routing_headline
 from report.template import PAGE, STYLE
-from report.tests_table import HEADS, versus
+from report.tests_table import HEADS, comparison_rows
 
 
 @dataclass(frozen=True, slots=True)
-class Fact:
-    """One figure at the top of the page."""
+class KeyFigure:
+    """A figure at the top of the page, with a note under it."""
 
     name: str
     value: str
-    under: str
+    note: str
 
 
-def page(
-    reports: Sequence[RunReport], pictures: Sequence[Picture], tests: Sequence[PairedTest] = ()
+def render_page(
+    reports: Sequence[RunReport], charts: Sequence[Chart], tests: Sequence[PairedTest] = ()
 ) -> str:
-    """The page of one or several comparable runs; the first one is told."""
-    told = reports[0]
+    """Render the page of one or several comparable runs; it shows the first one in full."""
+    run = reports[0]
     environment = Environment(
         loader=DictLoader({"methods": METHODS}),
         autoescape=True,
@@ -58,34 +65,34 @@ def page(
     )
     environment.filters.update(_FILTERS)
     return environment.from_string(PAGE).render(
-        told=told,
+        run=run,
         style=Markup(STYLE),
-        headline=memory_of(reports),
-        opening=_opening(told),
-        facts=_facts(told),
-        reading=_reading(told),
-        matrix=_matrix(told),
-        stages=_stages(told),
-        routing="" if told.routed is None else routing_of(told.routed),
-        routed=routed_rows(told),
-        measures=list(dict.fromkeys(name for task in told.task_metrics for name in task)),
+        headline=forgetting_headline(run),
+        opening=_opening(run),
+        key_figures=_key_figures(run),
+        reading=_how_to_read(run),
+        matrix=_matrix(run),
+        stages=_stages(run),
+        routing="" if run.routed is None else routing_headline(run.routed),
+        routed=routed_rows(run),
+        measures=list(dict.fromkeys(name for task in run.task_metrics for name in task)),
         metric_names=METRICS,
-        kinds=_kinds(told),
-        sent=_sent(told),
-        sites=_sites(told),
-        cost=_cost(told),
-        made=_made(told),
-        figure=partial(_figure, pictures),
+        kinds=_kinds(run),
+        sent=_sent(run),
+        sites=_sites(run),
+        cost=_cost(run),
+        provenance=_provenance(run),
+        chart=partial(_chart, charts),
         **_comparison(reports, tests),
     )
 
 
-def _figure(pictures: Sequence[Picture], file: str) -> Markup:
-    """A picture with its bytes inside; nothing where it was not drawn."""
-    for picture in pictures:
-        if picture.file == file:
-            content = base64.b64encode(picture.png).decode()
-            text = f"{picture.finding}. {picture.description}"
+def _chart(charts: Sequence[Chart], file: str) -> Markup:
+    """Return a chart as embedded image; nothing where it was not drawn."""
+    for chart in charts:
+        if chart.file == file:
+            content = base64.b64encode(chart.png).decode()
+            text = f"{chart.title}. {chart.description}"
             return Markup('<figure><img alt="{}" src="data:image/png;base64,{}"></figure>').format(
                 text, content
             )
@@ -102,45 +109,44 @@ def _opening(report: RunReport) -> str:
     )
 
 
-def _facts(report: RunReport) -> list[Fact]:
+def _key_figures(report: RunReport) -> list[KeyFigure]:
     modalities = {stage.modality for stage in report.stages}
     sites = {site for stage in report.stages for site in stage.sites}
-    facts = [
-        Fact("Stages", str(len(report.stages)), "one new task each"),
-        Fact("Modalities", str(len(modalities)), ", ".join(sorted(modalities))),
-        Fact("Sites", str(len(sites)), ", ".join(sorted(sites))),
+    figures = [
+        KeyFigure("Stages", str(len(report.stages)), "one new task each"),
+        KeyFigure("Modalities", str(len(modalities)), ", ".join(sorted(modalities))),
+        KeyFigure("Sites", str(len(sites)), ", ".join(sorted(sites))),
         _forgetting(report),
     ]
     if more := gains(report):
         worst, least = min(more, key=lambda entry: entry[1])
-        under = f"points over zero-shot and majority, when learned ({worst})"
-        facts.append(Fact("Smallest gain", f"{100 * least:+.1f}", under))
-    return facts
+        note = f"points over zero-shot and majority, when learned ({worst})"
+        figures.append(KeyFigure("Smallest gain", f"{100 * least:+.1f}", note))
+    return figures
 
 
-def _forgetting(report: RunReport) -> Fact:
-    """Forgetting where it may be averaged, else the worst task's loss."""
+def _forgetting(report: RunReport) -> KeyFigure:
+    """Return mean forgetting if all tasks have one measure, else the largest drop of a task."""
     by_kind = metrics_by_kind(report)
     only = next(iter(by_kind.values())).forgetting if len(by_kind) == 1 else None
     lost = drops(report)
     if only is not None:
-        return Fact("Forgetting", f"{100 * only:.1f}", "points, mean over the earlier tasks")
+        return KeyFigure("Forgetting", f"{100 * only:.1f}", "points, mean over the earlier tasks")
     if not lost:
-        return Fact("Forgetting", NOTHING, unforgotten(report))
+        return KeyFigure("Forgetting", DASH, why_no_drop(report))
     worst, most = max(lost, key=lambda entry: entry[1])
-    named = "largest of any task" if most == 0 else worst
-    return Fact("Forgetting", f"{100 * most:.1f}", f"points, {named}")
+    note = "largest of any task" if most == 0 else worst
+    return KeyFigure("Forgetting", f"{100 * most:.1f}", f"points, {note}")
 
 
-def _reading(report: RunReport) -> str:
-    """How to read the matrix."""
+def _how_to_read(report: RunReport) -> str:
     lost = drops(report)
-    exact = bool(lost) and all(points == 0 for _, points in lost)
+    unchanged = bool(lost) and all(points == 0 for _, points in lost)
     return (
-        "Rows: when the model was asked. Columns: whose test questions, in percent of the column's "
-        "own measure. Framed: right after the task's own stage. A dot: not evaluated. Which task "
-        "a question belongs to is told (the oracle's stage)."
-        + (" Below the frames every column stays as it was." if exact else "")
+        "Rows: the stage after which the model was scored. Columns: the task whose test questions "
+        "were asked, in percent of its own measure. Framed: right after the task's own stage. "
+        "A dot: not evaluated. Each question comes with its task, so the right stage answers "
+        "(an oracle)." + (" Below its frame, every column stays the same." if unchanged else "")
     )
 
 
@@ -178,7 +184,7 @@ def _stages(report: RunReport) -> list[dict[str, Any]]:
 
 
 def _at(values: Sequence[float | None], index: int) -> float | None:
-    """A run that is not over yet has fewer releases than stages."""
+    """Return the value, or None beyond the last one: an unfinished run has fewer releases."""
     return values[index] if index < len(values) else None
 
 
@@ -195,7 +201,7 @@ def _kinds(report: RunReport) -> list[dict[str, Any]]:
 
 
 def _comparison(reports: Sequence[RunReport], tests: Sequence[PairedTest]) -> dict[str, Any]:
-    methods = compare(reports)
+    methods = scores_by_method(reports)
     rows = [
         {
             "stage": stage,
@@ -210,7 +216,7 @@ def _comparison(reports: Sequence[RunReport], tests: Sequence[PairedTest]) -> di
         "kinds_of_tasks": {kind: len(tasks) for kind, tasks in kinds(reports[0]).items()},
         "shown": SHOWN,
         "heads": HEADS,
-        "versus": versus(tests),
+        "comparison_rows": comparison_rows(tests),
         "tests": tests,
     }
 
@@ -220,8 +226,8 @@ def _sent(report: RunReport) -> str:
     up = sum(cost.bytes_up for cost in report.cost.sites.values())
     means = "" if report.routed is None else "the mean of their images' features for the router, "
     return (
-        f"In {counted(updates, 'update')} the sites sent {byte_size(up)}: the numbers of adapters "
-        f"(low-rank factors), {means}how many examples and steps they came from, losses and "
+        f"In {counted(updates, 'update')} the sites sent {byte_size(up)}: the weights of adapters "
+        f"(low-rank factors), {means}the numbers of examples and steps behind them, losses and "
         "scores. No image, no question, no answer and no file name left a site."
     )
 
@@ -233,7 +239,7 @@ def _sites(report: RunReport) -> list[dict[str, Any]]:
         rows.append(
             {
                 "site": site,
-                "stages": ", ".join(stages) or NOTHING,
+                "stages": ", ".join(stages) or DASH,
                 "updates": len(cost.by_round),
                 "up": cost.bytes_up,
                 "down": cost.bytes_down,
@@ -252,12 +258,12 @@ def _cost(report: RunReport) -> str:
     return " ".join(part for part in parts if part)
 
 
-def _made(report: RunReport) -> list[tuple[str, str]]:
+def _provenance(report: RunReport) -> list[tuple[str, str]]:
     provenance = report.provenance
     return [
         ("plan", report.plan.hash),
         ("base model", provenance.base_model),
-        ("bank head", provenance.bank_head or NOTHING),
+        ("bank head", provenance.bank_head or DASH),
         ("code", provenance.code),
         ("seed", str(report.seed)),
         *report.versions.items(),
@@ -267,13 +273,13 @@ def _made(report: RunReport) -> list[tuple[str, str]]:
 _FILTERS: Mapping[str, Any] = {
     "percent": percent,
     "points": points,
-    "share": share,
+    "small_percent": small_percent,
     "spread": mean_spread,
     "signed_spread": signed_spread,
     "size": byte_size,
     "duration": duration,
-    "chance": chance,
+    "p_value": p_value,
     "whole": whole,
-    "words": words,
-    "broken": broken,
+    "readable": readable,
+    "wbr": breakable,
 }

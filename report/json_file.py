@@ -1,4 +1,4 @@
-"""A report as JSON values, and `report.json` in the folder of a report."""
+"""A report as JSON values, and `report.json` in a report's folder."""
 
 import json
 import math
@@ -18,14 +18,14 @@ _RUN: TypeAdapter[RunReport] = TypeAdapter(RunReport)
 
 
 def to_document(report: RunReport) -> dict[str, Any]:
-    """The report as JSON values; numbers that are not finite become null."""
+    """Return the report as JSON values; numbers that are not finite become null."""
     values: dict[str, Any] = json.loads(_RUN.dump_json(report))
     by_kind = metrics_by_kind(report)
-    alone = next(iter(by_kind.values())) if len(by_kind) == 1 else None
+    only = next(iter(by_kind.values())) if len(by_kind) == 1 else None
     derived = {
-        "metrics": {name: None if alone is None else _value(alone, name) for name in METRICS},
+        "metrics": {name: None if only is None else _finite(only, name) for name in METRICS},
         "metrics_by_kind": {
-            kind.value: {name: _value(metrics, name) for name in METRICS}
+            kind.value: {name: _finite(metrics, name) for name in METRICS}
             for kind, metrics in by_kind.items()
         },
         "metrics_missing": {kind.value: dict(metrics.missing) for kind, metrics in by_kind.items()},
@@ -39,7 +39,7 @@ def to_document(report: RunReport) -> dict[str, Any]:
 
 
 def from_document(document: Mapping[str, Any], source: str) -> RunReport:
-    """The report that `to_document` wrote; what it derives is derived anew.
+    """Parse what `to_document` wrote; derived values are computed anew.
 
     Raises:
         DataError: a field is missing or wrong; the first one is named.
@@ -53,22 +53,22 @@ def from_document(document: Mapping[str, Any], source: str) -> RunReport:
 
 
 def read_report(folder: Path) -> list[RunReport]:
-    """The runs of a report's folder, the one that is told first.
+    """Read the runs of a report's folder, the one that the page shows in full first.
 
     Raises:
         DataError: there is no report, or it is not one of ours.
     """
-    file, whole = folder / REPORT_FILE, read_document(folder)
-    parts: Any = whole.get("comparison", [whole])
-    if not isinstance(parts, list) or not parts:
-        raise DataError(f"{file}, comparison: found {parts!r}, expected a list of runs")
-    reports = [from_document(part, str(file)) for part in cast(list[Any], parts)]
+    file, document = folder / REPORT_FILE, read_document(folder)
+    runs: Any = document.get("comparison", [document])
+    if not isinstance(runs, list) or not runs:
+        raise DataError(f"{file}, comparison: found {runs!r}, expected a list of runs")
+    reports = [from_document(run, str(file)) for run in cast(list[Any], runs)]
     check_comparable(reports, str(file))
     return reports
 
 
 def read_document(folder: Path) -> dict[str, Any]:
-    """report.json as JSON values.
+    """Read report.json as JSON values.
 
     Raises:
         DataError: there is none, or it is not an object.
@@ -86,27 +86,27 @@ def read_document(folder: Path) -> dict[str, Any]:
 
 
 def check_comparable(reports: Sequence[RunReport], source: str) -> None:
-    """Reports that stand side by side are of the same stages.
+    """Check that all runs have the same stages and measures.
 
     Raises:
-        DataError: there is none, or they are not.
+        DataError: there is no run, or they differ.
     """
     if not reports:
         raise DataError(f"{source}: found no run, expected at least one")
-    told = [(stage.name, stage.metric) for stage in reports[0].stages]
+    first = [(stage.name, stage.metric) for stage in reports[0].stages]
     for report in reports[1:]:
         other = [(stage.name, stage.metric) for stage in report.stages]
-        if other != told:
+        if other != first:
             raise DataError(
                 f"{source}: {report.method} (seed {report.seed}) ran the stages "
-                f"{_names(report)}, expected those of {reports[0].method}: {_names(reports[0])}"
+                f"{_stages(report)}, expected those of {reports[0].method}: {_stages(reports[0])}"
             )
 
 
-def _names(report: RunReport) -> str:
+def _stages(report: RunReport) -> str:
     return ", ".join(f"{stage.name} ({stage.metric})" for stage in report.stages)
 
 
-def _value(metrics: MatrixMetrics, name: str) -> float | None:
+def _finite(metrics: MatrixMetrics, name: str) -> float | None:
     value: float | None = getattr(metrics, name)
     return value if value is None or math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""Methods side by side, as values: mean and spread over seeds, cost, and the paired tests."""
+"""The comparison of methods as values: mean and spread over seeds, cost, and paired tests."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,16 +18,16 @@ from report.spread import Spread, spread
 
 #: The metrics of the whole run in which methods are compared (report.continual_metrics).
 SHOWN = ("last", "bwt", "forgetting", "learning_gain")
-#: What a test calls the score of a task right after its own stage.
+#: The name that a test gives to the score of a task right after its own stage.
 LEARNED = "learned"
 #: The measure of a test that pools the answers of all tasks.
 EXACT_MATCH = "exact_match"
 
 
 class Test(StrEnum):
-    """How two methods were compared (report.significance)."""
+    """The statistical test of a comparison (report.significance)."""
 
-    # Not a test of pytest's.
+    # Keep pytest from collecting it.
     __test__ = False
 
     MCNEMAR = "mcnemar"
@@ -37,18 +37,18 @@ class Test(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairedTest:
-    """The first method of a comparison against another one, in one score.
+    """A test of the first method of a comparison against another one, in one score.
 
     Attributes:
-        method: the other one.
+        method: the other method.
         score: `learned`, right after each task's own stage, or a name of SHOWN.
-        measure: of the tasks that count, or EXACT_MATCH for the answers of all tasks.
-        difference: the first less the other; a fraction.
+        measure: the measure of the tasks that count, or EXACT_MATCH for all tasks' answers.
+        difference: first minus other; a fraction.
         low, high: the bootstrap's 95 % interval of the difference.
-        own_only, other_only: McNemar's counts, the answers that only one has right.
-        deviation: of the differences over seeds, for t.
-        pairs: what was paired: questions, or seeds for t.
-        p_holm: adjusted for all the methods that this score is compared with.
+        own_only, other_only: McNemar's counts: answers that are right in one method only.
+        deviation: of the differences over seeds, for Student's t.
+        pairs: number of paired questions, or of paired seeds for Student's t.
+        p_holm: p adjusted for all methods that are compared in this score.
     """
 
     method: str
@@ -68,13 +68,13 @@ class PairedTest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MethodCost:
-    """What one run of a method cost, the mean over its seeds; None where a seed doesn't tell.
+    """The cost of one run of a method, a mean over seeds; None where a seed was not measured.
 
     Attributes:
-        steps: optimizer steps of all sites together.
-        training_seconds: the sites' own time for them, likewise.
-        seconds: of the whole run, with scoring.
-        peak_memory_bytes: the largest of all seeds.
+        steps: optimizer steps, summed over sites.
+        training_seconds: the sites' own training time, summed over sites.
+        seconds: duration of the whole run, evaluation included.
+        peak_memory_bytes: the largest over seeds.
     """
 
     steps: float | None
@@ -87,7 +87,7 @@ class MethodCost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MethodSummary:
-    """A method over its seeds: `metrics[kind][name]`, over the tasks of each measure apart."""
+    """A method over its seeds; `metrics[kind][name]` is over the tasks with measure `kind`."""
 
     method: str
     seeds: tuple[int, ...]
@@ -96,12 +96,13 @@ class MethodSummary:
 
 
 def summaries(reports: Sequence[RunReport]) -> list[MethodSummary]:
-    """Every method, in the order in which the methods came."""
+    """Return a summary of every method, in their order of appearance."""
     methods = list(dict.fromkeys(report.method for report in reports))
-    return [_summary([run for run in reports if run.method == method]) for method in methods]
+    return [summary([run for run in reports if run.method == method]) for method in methods]
 
 
-def _summary(runs: Sequence[RunReport]) -> MethodSummary:
+def summary(runs: Sequence[RunReport]) -> MethodSummary:
+    """Return the summary of one method's runs."""
     measured = [metrics_by_kind(run) for run in runs]
     return MethodSummary(
         method=runs[0].method,
@@ -110,30 +111,31 @@ def _summary(runs: Sequence[RunReport]) -> MethodSummary:
             kind: {name: spread([getattr(one[kind], name) for one in measured]) for name in SHOWN}
             for kind in kinds(runs[0])
         },
-        cost=_cost(runs),
+        cost=_mean_cost(runs),
     )
 
 
-def _cost(runs: Sequence[RunReport]) -> MethodCost:
+def _mean_cost(runs: Sequence[RunReport]) -> MethodCost:
     costs = [run.cost for run in runs]
     peaks = [cost.peak_memory_bytes for cost in costs if cost.peak_memory_bytes is not None]
     return MethodCost(
-        steps=_mean([cost.steps for cost in costs]),
-        training_seconds=_mean([cost.training_seconds for cost in costs]),
-        seconds=_mean([cost.seconds for cost in costs]),
+        steps=_mean_if_all([cost.steps for cost in costs]),
+        training_seconds=_mean_if_all([cost.training_seconds for cost in costs]),
+        seconds=_mean_if_all([cost.seconds for cost in costs]),
         bytes_up=fmean(sum(s.bytes_up for s in cost.sites.values()) for cost in costs),
         bytes_down=fmean(sum(s.bytes_down for s in cost.sites.values()) for cost in costs),
         peak_memory_bytes=max(peaks, default=None),
     )
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
+def _mean_if_all(values: Sequence[float | None]) -> float | None:
+    """Return the mean, or None if a value is missing."""
     known = [value for value in values if value is not None]
     return fmean(known) if len(known) == len(values) else None
 
 
 def methods_document(reports: Sequence[RunReport], tests: Sequence[PairedTest]) -> dict[str, Any]:
-    """The field `methods` of report.json."""
+    """Return the field `methods` of report.json."""
     return {
         "against": reports[0].method,
         "summary": _SUMMARIES.dump_python(summaries(reports), mode="json"),
@@ -142,10 +144,10 @@ def methods_document(reports: Sequence[RunReport], tests: Sequence[PairedTest]) 
 
 
 def read_tests(folder: Path) -> list[PairedTest]:
-    """The paired tests of a report's folder; none in a report of a single run.
+    """Read the paired tests of a report's folder; a report of a single run has none.
 
     Raises:
-        DataError: there is no report, or its tests are not ones of ours.
+        DataError: there is no report, or its tests have other fields.
     """
     try:
         return _METHODS.validate_python(read_document(folder).get("methods", {})).get("tests", [])
@@ -156,7 +158,7 @@ def read_tests(folder: Path) -> list[PairedTest]:
 
 
 class _Methods(TypedDict):
-    """What of the field `methods` is read back; the rest follows from the runs."""
+    """The part of the field `methods` that is read; the rest is derived from the runs."""
 
     tests: NotRequired[list[PairedTest]]
 

@@ -1,4 +1,4 @@
-"""The pictures that set methods side by side: by task, and over the whole run."""
+"""The charts that compare methods: by task, and over the whole run."""
 
 # matplotlib 3.11 leaves its keyword arguments untyped.
 # pyright: reportUnknownMemberType=false
@@ -9,24 +9,24 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from common.plan import Metric
-from report.canvas import COLOURS, INK, MARKERS, MUTED, Picture, picture, wrapped, xy
-from report.headlines import MethodScores, compare, standing_of
+from report.canvas import COLOURS, INK, MARKERS, MUTED, Chart, render, wrapped, xy
+from report.format import mean_spread, readable
+from report.headlines import MethodScores, comparison_headline, scores_by_method
 from report.methods import SHOWN, MethodSummary, summaries
 from report.model import RunReport, metrics_by_kind
-from report.spread import Spread
 
 
-def comparison(reports: Sequence[RunReport]) -> Picture:
-    """A row for each task: every method after the last stage, and the two constants."""
-    told, methods = reports[0], compare(reports)
-    count = len(told.stages)
+def comparison(reports: Sequence[RunReport]) -> Chart:
+    """Draw a row for each task: every method after the last stage, and both baselines."""
+    first, methods = reports[0], scores_by_method(reports)
+    count = len(first.stages)
     step = 0.46 / max(1, len(methods) - 1)
     row = 0.36 + 0.13 * len(methods)
     figure = Figure(figsize=(8.6, 1.5 + row * count))
     axes = figure.add_subplot()
     for scores, marker, name, face in (
-        (told.zero_shot, "|", "base model, zero-shot", MUTED),
-        (told.majority, "D", "majority answer of the training data", "white"),
+        (first.zero_shot, "|", "base model, zero-shot", MUTED),
+        (first.majority, "D", "majority answer of the training data", "white"),
     ):
         points = [(100 * s, task) for task, s in enumerate(scores) if s is not None]
         axes.plot(*xy(points), linestyle="none", marker=marker, color=MUTED, label=name,
@@ -36,14 +36,14 @@ def comparison(reports: Sequence[RunReport]) -> Picture:
         _dots(axes, method, shift, index)
     axes.set_ylim(count - 0.5, -0.5)
     axes.set_xlim(-3, 103)
-    axes.set_yticks(range(count), [_row(told, task) for task in range(count)], fontsize=8)
+    axes.set_yticks(range(count), [_row_label(first, task) for task in range(count)], fontsize=8)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x")
     axes.hlines([task + 0.5 for task in range(count - 1)], -3, 103, color="#eceff2", linewidth=0.8)
-    axes.set_xlabel(_after_last(methods))
+    axes.set_xlabel(_x_label(methods))
     figure.legend(loc="outside lower center", ncols=3, fontsize=8, handletextpad=0.4)
-    described = "Dots: every method's score on each task after the last stage, beside baselines."
-    return picture(figure, "comparison.png", standing_of(reports), described)
+    description = "Dots: every method's score on each task after the last stage, and baselines."
+    return render(figure, "comparison.png", comparison_headline(reports), description)
 
 
 def _dots(axes: Axes, method: MethodScores, shift: float, index: int) -> None:
@@ -58,21 +58,21 @@ def _dots(axes: Axes, method: MethodScores, shift: float, index: int) -> None:
               label=method.method)  # fmt: skip
 
 
-def _row(report: RunReport, task: int) -> str:
+def _row_label(report: RunReport, task: int) -> str:
     stage = report.stages[task]
-    return f"{wrapped(stage.name, 24)}\n{stage.metric.value.replace('_', ' ')}"
+    return f"{wrapped(stage.name, 24)}\n{readable(stage.metric.value)}"
 
 
-def _after_last(methods: Sequence[MethodScores]) -> str:
+def _x_label(methods: Sequence[MethodScores]) -> str:
     seeds = max(len(method.seeds) for method in methods)
     spread = f"; mean and standard deviation of {seeds} seeds" if seeds > 1 else ""
     return f"score after the last stage (%){spread}"
 
 
-def methods(reports: Sequence[RunReport]) -> Picture | None:
-    """A panel for every measure and metric, a row for each method: mean, spread, and the seeds.
+def methods(reports: Sequence[RunReport]) -> Chart | None:
+    """Draw a panel for every measure and metric: a row with mean and spread for each method.
 
-    Nothing with a single run.
+    A single run has no such chart.
     """
     if len(reports) < 2:
         return None
@@ -94,9 +94,9 @@ def methods(reports: Sequence[RunReport]) -> Picture | None:
             _panel(axes, reports, rows, panels[index])
         else:
             axes.set_visible(False)
-    figure.supxlabel(f"percent and points; {_seeds(rows)}", fontsize=8, color=MUTED)
-    described = "Dots with bars: mean and standard deviation of every method over its seeds."
-    return picture(figure, "methods.png", _best(rows), described)
+    figure.supxlabel(f"percent and points; {_bars_legend(rows)}", fontsize=8, color=MUTED)
+    description = "Dots with bars: mean and standard deviation of every method over its seeds."
+    return render(figure, "methods.png", _title(rows), description)
 
 
 def _panel(
@@ -119,12 +119,7 @@ def _panel(
                       marker=MARKERS[y % len(MARKERS)], markersize=5)  # fmt: skip
     if name != "last":
         axes.axvline(0, color=MUTED, linewidth=0.6)
-    _labelled(axes, rows, which)
-
-
-def _labelled(axes: Axes, rows: Sequence[MethodSummary], which: tuple[Metric, str]) -> None:
-    kind, name = which
-    axes.set_title(f"{name.replace('_', ' ')}\n{kind.value.replace('_', ' ')}", fontsize=8)
+    axes.set_title(f"{readable(name)}\n{readable(kind.value)}", fontsize=8)
     axes.set_yticks(range(len(rows)), [row.method for row in rows], fontsize=8, color=INK)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.tick_params(axis="x", labelsize=7)
@@ -133,24 +128,19 @@ def _labelled(axes: Axes, rows: Sequence[MethodSummary], which: tuple[Metric, st
     axes.margins(x=0.12)
 
 
-def _seeds(rows: Sequence[MethodSummary]) -> str:
+def _bars_legend(rows: Sequence[MethodSummary]) -> str:
     seeds = max(len(row.seeds) for row in rows)
     if seeds == 1:
         return "a single seed"
     return f"bars: mean and standard deviation of {seeds} seeds; small dots: each seed"
 
 
-def _best(rows: Sequence[MethodSummary]) -> str:
-    """One sentence: which method ends highest, in the first measure that tells."""
+def _title(rows: Sequence[MethodSummary]) -> str:
+    """Return one sentence: which method ends highest, in the first measure with two methods."""
     for kind in rows[0].metrics:
         ends = [(row.method, spread) for row in rows if (spread := row.metrics[kind]["last"])]
         if len(ends) > 1:
             method, spread = max(ends, key=lambda end: end[1].mean)
-            words = kind.value.replace("_", " ")
-            return f"{method} ends highest: {_figure(spread)} {words}, of {len(ends)} methods"
+            measure = readable(kind.value)
+            return f"{method} ends highest of {len(ends)} methods: {mean_spread(spread)} {measure}"
     return f"{rows[0].method} over its seeds"
-
-
-def _figure(spread: Spread) -> str:
-    deviation = "" if spread.deviation is None else f" ± {100 * spread.deviation:.1f}"
-    return f"{100 * spread.mean:.1f}{deviation}"

@@ -1,4 +1,4 @@
-"""The report of a run: its values, and what follows from them."""
+"""The report of a run: its values, and metrics that follow from them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -7,7 +7,7 @@ from common.plan import Metric
 from common.plan_fields import Modality
 from report.continual_metrics import MatrixMetrics, matrix_metrics
 
-#: The method whose stages learn all tasks at once, and the metrics that it has not.
+#: Joint training learns all tasks in every stage, so these metrics are not defined for it.
 _JOINT = "joint"
 _OF_OWN_STAGES = ("aia", "bwt", "forgetting", "fwt", "learning_gain", "transfer")
 
@@ -33,7 +33,7 @@ class StageFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundCost:
-    """What one site sent and received in one round of a stage (rounds count from 1)."""
+    """Bytes that one site sent and received in one round of a stage; rounds count from 1."""
 
     stage: str
     round: int
@@ -43,7 +43,7 @@ class RoundCost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiteCost:
-    """What one site sent (up) and received (down) in the whole run."""
+    """Bytes that one site sent (up) and received (down) in the whole run."""
 
     bytes_up: int
     bytes_down: int
@@ -51,13 +51,14 @@ class SiteCost:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cost:
-    """What the run cost; None where it was not measured.
+class RunCost:
+    """The cost of a run; None where it was not measured.
 
     Attributes:
-        seconds: from the first start to the last answer, without pauses between starts.
-        steps: optimizer steps of all sites together.
-        training_seconds: the sites' own time for them, likewise.
+        seconds: from the first start to the last answer, without the time between an
+            interruption and the next start.
+        steps: optimizer steps, summed over sites.
+        training_seconds: the sites' own training time, summed over sites.
     """
 
     sites: Mapping[str, SiteCost]
@@ -79,7 +80,7 @@ class LossPoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
-    """The digests of what the run was made of, and of what it made."""
+    """Digests of what the run used (base model, code) and of what it released (bank)."""
 
     base_model: str
     bank_head: str | None
@@ -88,12 +89,12 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Routed:
-    """How the same tasks did where each picture chose its stage; all of shape (T, T).
+    """Results where the router chose a stage for each image; all of shape (T, T).
 
     Attributes:
         scores: as `RunReport.scores`; None where it was not evaluated.
-        stage: the share of task j's test pictures that went to its own stage, after stage i.
-        modality: the share that went to a stage of its modality.
+        stage: the share of task j's test images routed to its own stage, after stage i.
+        modality: the share routed to a stage of its modality.
     """
 
     scores: tuple[tuple[float | None, ...], ...]
@@ -109,12 +110,12 @@ class RunReport:
         scores: `scores[i][j]` is task j's score after stage i, a fraction in the measure
             of stage j; None where it was not evaluated. Shape (T, T).
         zero_shot: the base model's score on each task. Shape (T,).
-        majority: the score of the constant answer that training suggests. Shape (T,).
+        majority: the score of each question's commonest training answer. Shape (T,).
         single_task: the score of a model trained on that task alone, where it was measured.
         task_metrics: every measure of a task (common.metrics), after its own stage. Length T.
-        aggregation_error: of each release, the share of the sites' mean update that the
-            adapter could not hold (relative Frobenius norm); None where unknown.
-        routed: what came of the router; None where the plan has none.
+        aggregation_error: for each release, the relative Frobenius norm of the sites' mean
+            update minus the released adapter; None where unknown.
+        routed: results with the router; None where the plan has none.
         versions: package name -> version.
     """
 
@@ -127,7 +128,7 @@ class RunReport:
     majority: tuple[float | None, ...]
     single_task: tuple[float | None, ...] | None = None
     task_metrics: tuple[Mapping[str, float], ...]
-    cost: Cost
+    cost: RunCost
     aggregation_error: tuple[float | None, ...]
     curves: tuple[LossPoint, ...]
     provenance: Provenance
@@ -151,7 +152,7 @@ class RunReport:
 
 
 def kinds(report: RunReport) -> dict[Metric, tuple[int, ...]]:
-    """The tasks (0-based) of each measure: only these may be averaged."""
+    """Return the tasks (0-based) of each measure; only tasks of one measure are averaged."""
     found: dict[Metric, tuple[int, ...]] = {}
     for task, stage in enumerate(report.stages):
         found[stage.metric] = (*found.get(stage.metric, ()), task)
@@ -159,19 +160,19 @@ def kinds(report: RunReport) -> dict[Metric, tuple[int, ...]]:
 
 
 def learned_score(report: RunReport, task: int) -> float | None:
-    """The score right after the task's own stage; None of a method that knows no such stage."""
+    """Return the score right after the task's own stage; None for joint training."""
     return report.scores[task][task] if judged_when_learned(report) else None
 
 
 def judged_when_learned(report: RunReport) -> bool:
-    """False for joint training, which draws from all tasks in every stage."""
+    """Return whether a task has a stage of its own, as in all methods but joint training."""
     return report.method != _JOINT
 
 
 def metrics_by_kind(report: RunReport) -> dict[Metric, MatrixMetrics]:
-    """The continual-learning metrics over the tasks of each measure apart.
+    """Return the continual-learning metrics over the tasks of each measure.
 
-    Of joint training only those that don't ask when a task was learned.
+    For joint training, only those that don't depend on when a task was learned.
     """
     found = {
         kind: matrix_metrics(report.scores, report.zero_shot, report.single_task, tasks)
@@ -179,10 +180,11 @@ def metrics_by_kind(report: RunReport) -> dict[Metric, MatrixMetrics]:
     }
     if judged_when_learned(report):
         return found
-    return {kind: _at_once(metrics) for kind, metrics in found.items()}
-
-
-def _at_once(metrics: MatrixMetrics) -> MatrixMetrics:
     why = f"a stage of each task's own, which {_JOINT} has not"
-    missing = dict(metrics.missing) | dict.fromkeys(_OF_OWN_STAGES, why)
-    return replace(metrics, **dict.fromkeys(_OF_OWN_STAGES), missing=missing)
+    missing = dict.fromkeys(_OF_OWN_STAGES, why)
+    return {
+        kind: replace(
+            metrics, **dict.fromkeys(_OF_OWN_STAGES), missing=dict(metrics.missing) | missing
+        )
+        for kind, metrics in found.items()
+    }

@@ -1,4 +1,4 @@
-"""The pictures of a report, as PNG: each title says what the picture shows."""
+"""The charts of a report, as PNG; each title states what the chart shows."""
 
 # matplotlib 3.11 leaves its keyword arguments untyped.
 # pyright: reportUnknownMemberType=false
@@ -10,61 +10,63 @@ from math import ceil, isfinite
 from matplotlib import rc_context  # pyright: ignore[reportUnknownVariableType]
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
+from common.printable import counted
 from report.canvas import (
     COLOURS,
     INK,
     MARKERS,
     MUTED,
     STYLE,
-    Picture,
+    Chart,
     assign,
     dark,
-    picture,
+    render,
     shade,
     text_on,
     wrapped,
     xy,
 )
-from report.headlines import learning_of, memory_of
+from report.format import readable
+from report.headlines import forgetting_headline, learning_headline
 from report.methods_plots import comparison, methods
 from report.model import LossPoint, RunReport
-from report.routing import routing_of
+from report.routing import routing_headline
 
-MEGABYTE = 1e6
+_MEGABYTE = 1e6
 
 
-def draw(reports: Sequence[RunReport]) -> list[Picture]:
-    """Every picture of a report; one that has nothing to show is left out."""
-    told = reports[0]
-    makers: list[Callable[[], Picture | None]] = [
-        lambda: _matrix(told),
-        lambda: _memory(told),
-        lambda: _routed(told),
+def draw(reports: Sequence[RunReport]) -> list[Chart]:
+    """Draw every chart that has something to show."""
+    first = reports[0]
+    makers: list[Callable[[], Chart | None]] = [
+        lambda: _score_matrix(first),
+        lambda: _score_lines(first),
+        lambda: _routed_matrix(first),
         lambda: comparison(reports),
         lambda: methods(reports),
-        lambda: _losses(told),
-        lambda: _traffic(told),
+        lambda: _losses(first),
+        lambda: _traffic(first),
     ]
     with rc_context(STYLE):
         return [drawn for make in makers if (drawn := make()) is not None]
 
 
-def _matrix(report: RunReport) -> Picture:
-    count = len(report.stages)
-    described = f"Heat map of the scores on {count} tasks after each of {count} stages."
-    return picture(_heat_map(report, report.scores), "matrix.png", memory_of([report]), described)
+def _score_matrix(report: RunReport) -> Chart:
+    tasks, stages = (counted(len(report.stages), noun) for noun in ("task", "stage"))
+    description = f"Heat map of the scores on {tasks} after each of {stages}."
+    figure = _heat_map(report, report.scores)
+    return render(figure, "matrix.png", forgetting_headline(report), description)
 
 
-def _routed(report: RunReport) -> Picture | None:
-    """The same where pictures chose their stage."""
+def _routed_matrix(report: RunReport) -> Chart | None:
+    """Draw the score matrix where the router chose a stage for each image."""
     if report.routed is None:
         return None
-    described = "Heat map of the scores where each test picture chose the stage that answers."
+    description = "Heat map of the scores where the router chose a stage for each test image."
     figure = _heat_map(report, report.routed.scores)
-    return picture(figure, "routed.png", routing_of(report.routed), described)
+    return render(figure, "routed.png", routing_headline(report.routed), description)
 
 
 def _heat_map(report: RunReport, matrix: Sequence[Sequence[float | None]]) -> Figure:
@@ -74,7 +76,7 @@ def _heat_map(report: RunReport, matrix: Sequence[Sequence[float | None]]) -> Fi
     figure = Figure(figsize=(max(5.6, 2.9 + 0.98 * count), 1.75 + 0.46 * count))
     axes = figure.add_subplot()
     for row, scores in enumerate(rows):
-        # A gap sets the base model apart from the stages.
+        # A gap between the base model and the stages.
         y = row - 0.18 if row == 0 else row
         for task, score in enumerate(scores):
             _cell(axes, task, y, score, own=row == task + 1)
@@ -104,11 +106,11 @@ def _cell(axes: Axes, x: float, y: float, score: float | None, *, own: bool) -> 
 
 def _column(report: RunReport, task: int) -> str:
     stage = report.stages[task]
-    return f"{wrapped(stage.name, 13)}\n({wrapped(stage.metric.value.replace('_', ' '), 13)})"
+    return f"{wrapped(stage.name, 13)}\n({wrapped(readable(stage.metric.value), 13)})"
 
 
-def _memory(report: RunReport) -> Picture | None:
-    """A line for each task: the score from the base model to the last stage."""
+def _score_lines(report: RunReport) -> Chart | None:
+    """Draw a line for each task: its score from the base model to the last stage."""
     count = len(report.stages)
     if count < 2:
         return None
@@ -131,19 +133,19 @@ def _memory(report: RunReport) -> Picture | None:
     axes.set_ylim(-3, 103)
     axes.set_xlim(-0.15, count + 0.1)
     room = 106 * 0.155 / (figure.get_figheight() - 1.3)
-    for y, (_, name, colour) in zip(_apart([end[0] for end in ends], room), ends, strict=True):
+    for y, (_, name, colour) in zip(_spaced([end[0] for end in ends], room), ends, strict=True):
         axes.annotate(name, (count, y), (9, 0), textcoords="offset points", color=dark(colour),
                       va="center", fontsize=8, annotation_clip=False)  # fmt: skip
     labels = ["base\nmodel", *(f"after\n{wrapped(stage.name, 12)}" for stage in report.stages)]
     axes.set_xticks(range(count + 1), labels, fontsize=7)
     axes.grid(axis="y")
     axes.set_ylabel("score (%, each task's own measure)")
-    described = "Lines: each task's score after every stage; dotted until it is learned."
-    return picture(figure, "memory.png", learning_of(report), described)
+    description = "Lines: each task's score after every stage; dotted until it is learned."
+    return render(figure, "memory.png", learning_headline(report), description)
 
 
-def _losses(report: RunReport) -> Picture | None:
-    """A panel for each stage: every site's training loss by round."""
+def _losses(report: RunReport) -> Chart | None:
+    """Draw a panel for each stage: every site's training loss by round."""
     points = [point for point in report.curves if point.loss is not None and isfinite(point.loss)]
     names = [stage.name for stage in report.stages if any(p.stage == stage.name for p in points)]
     if not names:
@@ -157,28 +159,26 @@ def _losses(report: RunReport) -> Picture | None:
         panel.set_visible(False)
     for panel, name in zip(flat, names, strict=False):
         own = [point for point in points if point.stage == name]
-        _panel(panel, name, own, colours)
+        _loss_panel(panel, name, own, colours)
     for panel in flat[::columns]:
         panel.set_ylabel("training loss")
-    # A method that learns nothing has no loss above 0.
+    # A method that trains nothing reports losses of 0.
     flat[0].set_ylim(0, 1.05 * max(point.loss or 0.0 for point in points) or 1.0)
-    handles = [_key(flat[0], colour) for colour in colours.values()]
+    # Empty lines, drawn for the legend only.
+    handles = [
+        flat[0].plot([], [], color=colour, marker="o", markersize=3)[0]
+        for colour in colours.values()
+    ]
     figure.legend(handles, list(colours), loc="outside lower center", ncols=6, fontsize=8,
                   title="site", title_fontsize=8)  # fmt: skip
     fell = sum(1 for name in names if _fell([p for p in points if p.stage == name]))
-    finding = (
-        f"The mean training loss fell from first to last round in {fell} of {len(names)} stages"
-    )
-    described = "Small panels: the training loss of every site by round, one panel a stage."
-    return picture(figure, "losses.png", finding, described)
+    stages = counted(len(names), "stage")
+    title = f"The mean training loss fell from first to last round in {fell} of {stages}"
+    description = "Small panels: the training loss of every site by round, one panel a stage."
+    return render(figure, "losses.png", title, description)
 
 
-def _key(axes: Axes, colour: str) -> Line2D:
-    """A line that only the legend shows."""
-    return axes.plot([], [], color=colour, marker="o", markersize=3)[0]
-
-
-def _panel(panel: Axes, name: str, points: list[LossPoint], colours: dict[str, str]) -> None:
+def _loss_panel(panel: Axes, name: str, points: list[LossPoint], colours: dict[str, str]) -> None:
     for site, own in groupby(sorted(points, key=lambda p: (p.site, p.round)), lambda p: p.site):
         line = [(point.round, point.loss or 0.0) for point in own]
         panel.plot(*xy(line), color=colours[site], linewidth=1.4, marker="o", markersize=3)
@@ -192,6 +192,7 @@ def _panel(panel: Axes, name: str, points: list[LossPoint], colours: dict[str, s
 
 
 def _fell(points: list[LossPoint]) -> bool:
+    """Return whether the mean loss over sites was lower in the last round than in the first."""
     first, last = (end(point.round for point in points) for end in (min, max))
     start, finish = (
         [point.loss or 0.0 for point in points if point.round == number] for number in (first, last)
@@ -199,13 +200,13 @@ def _fell(points: list[LossPoint]) -> bool:
     return last > first and sum(finish) / len(finish) < sum(start) / len(start)
 
 
-def _traffic(report: RunReport) -> Picture | None:
-    """Two bars for each site: what it sent and what it received."""
+def _traffic(report: RunReport) -> Chart | None:
+    """Draw two bars for each site: the bytes it sent and received."""
     sites = sorted(report.cost.sites)
     if not sites:
         return None
-    up = [report.cost.sites[site].bytes_up / MEGABYTE for site in sites]
-    down = [report.cost.sites[site].bytes_down / MEGABYTE for site in sites]
+    up = [report.cost.sites[site].bytes_up / _MEGABYTE for site in sites]
+    down = [report.cost.sites[site].bytes_down / _MEGABYTE for site in sites]
     figure = Figure(figsize=(8.6, 1.35 + 0.46 * len(sites)))
     axes = figure.add_subplot()
     for values, shift, colour, name in (
@@ -221,15 +222,15 @@ def _traffic(report: RunReport) -> Picture | None:
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("megabytes in the whole run (1 MB = 1,000,000 bytes)")
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8)
-    finding = f"The sites sent {sum(up):.3g} MB together: adapters and counts, no images"
-    described = "Bars: the bytes that every site sent and received in the whole run."
-    return picture(figure, "traffic.png", finding, described)
+    title = f"The sites sent {sum(up):.3g} MB together: adapters and counts, no images"
+    description = "Bars: the bytes that every site sent and received in the whole run."
+    return render(figure, "traffic.png", title, description)
 
 
-def _apart(heights: Sequence[float], room: float) -> list[float]:
-    """Heights of labels, `room` apart at least and moved as little as possible.
+def _spaced(heights: Sequence[float], room: float) -> list[float]:
+    """Return label heights at least `room` apart and moved as little as possible.
 
-    Least squares under an order: pool neighbours until their wishes no longer cross.
+    Isotonic least squares: pool adjacent violators.
     """
     order = sorted(range(len(heights)), key=lambda index: heights[index])
     pools: list[tuple[float, int]] = []
@@ -238,8 +239,8 @@ def _apart(heights: Sequence[float], room: float) -> list[float]:
         while len(pools) > 1 and pools[-2][0] >= pools[-1][0]:
             (low, few), (high, many) = pools[-2:]
             pools[-2:] = [((low * few + high * many) / (few + many), few + many)]
-    wishes = [wish for wish, size in pools for _ in range(size)]
+    fitted = [height for height, size in pools for _ in range(size)]
     placed = [0.0] * len(heights)
-    for rank, (index, wish) in enumerate(zip(order, wishes, strict=True)):
-        placed[index] = wish + rank * room
+    for rank, (index, height) in enumerate(zip(order, fitted, strict=True)):
+        placed[index] = height + rank * room
     return placed

@@ -1,4 +1,4 @@
-"""What a report says of the router: each task as the router left it, beside the oracle's."""
+"""The router's part of a report: each task's score as routed, beside that with the task given."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,26 +8,26 @@ from report.model import Routed, RunReport, StageFacts
 
 @dataclass(frozen=True, slots=True)
 class RoutedRow:
-    """One task after the last stage whose model was scored by both.
+    """One task after the last stage that was scored both ways.
 
     Attributes:
-        told: its score where the task is told, a fraction.
-        chosen: where each picture chose its stage.
-        right_stage: share of the task's test pictures that chose its own stage.
-        right_modality: share that chose a stage of its modality.
+        given: its score where the question comes with its task, a fraction.
+        routed: its score where the router chooses a stage for each image.
+        right_stage: share of the task's test images that were routed to its own stage.
+        right_modality: share that were routed to a stage of its modality.
     """
 
     stage: StageFacts
-    told: float | None
-    chosen: float | None
+    given: float | None
+    routed: float | None
     right_stage: float | None
     right_modality: float | None
 
 
 def routed_rows(report: RunReport) -> list[RoutedRow]:
-    """A row for each task that had arrived; empty where there is no router."""
+    """Return a row for each task that had arrived; none without a router."""
     routed = report.routed
-    if routed is None or (last := _last(routed)) is None:
+    if routed is None or (last := _last_stage(routed)) is None:
         return []
     return [
         RoutedRow(
@@ -41,22 +41,22 @@ def routed_rows(report: RunReport) -> list[RoutedRow]:
     ]
 
 
-def routing_of(routed: Routed) -> str:
-    """What the router came to, in one sentence."""
-    last = _last(routed)
+def routing_headline(routed: Routed) -> str:
+    """Return one sentence: how often the router was right."""
+    last = _last_stage(routed)
     if last is None:
-        return "No picture was asked for its stage"
+        return "No image was routed"
     stage, modality = (
         _mean(matrix[last][: last + 1]) for matrix in (routed.stage, routed.modality)
     )
     return (
-        f"By the picture alone {100 * stage:.0f} % of a task's test pictures reach its own stage, "
-        f"and {100 * modality:.0f} % one of its modality (mean of the tasks)"
+        f"From the image alone, {100 * stage:.0f} % of a task's test images are routed to its own "
+        f"stage, and {100 * modality:.0f} % to one of its modality (mean over tasks)"
     )
 
 
-def _last(routed: Routed) -> int | None:
-    """The last stage after which something was routed."""
+def _last_stage(routed: Routed) -> int | None:
+    """Return the last stage after which something was routed."""
     known = [number for number, row in enumerate(routed.stage) if any(v is not None for v in row)]
     return max(known, default=None)
 

@@ -1,7 +1,8 @@
 """The page of a report, as a Jinja template.
 
-It is Python and not a template file because a Flower App Bundle carries no `.html` or `.j2`
-(flwr 1.41, FAB_INCLUDE_PATTERNS).
+It is not a `.j2` file since a Flower App Bundle, which brings this package to the server's run,
+carries .py, .toml, .md, .yaml and .json only: `fab-include` refuses others (flwr 1.41 and 1.42,
+cli/build.py, get_filtered_fab_paths).
 """
 
 STYLE = """
@@ -71,21 +72,21 @@ PAGE = """<!doctype html>
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ told.plan.name }}: {{ told.method }}</title>
+<title>{{ run.plan.name }}: {{ run.method }}</title>
 <style>{{ style }}</style>
 </head>
 <body>
 <main>
 <header>
-<p>fedmslora · plan {{ told.plan.name }} · method {{ told.method }} · seed {{ told.seed }}</p>
-<h1>{{ headline | broken }}</h1>
+<p>fedmslora · plan {{ run.plan.name }} · method {{ run.method }} · seed {{ run.seed }}</p>
+<h1>{{ headline | wbr }}</h1>
 <p>{{ opening }}</p>
 </header>
 
 <dl class="facts">
-{% for fact in facts %}
-<div><dt>{{ fact.name }}</dt><dd>{{ fact.value }}</dd>
-<dd class="under">{{ fact.under | broken }}</dd></div>
+{% for figure in key_figures %}
+<div><dt>{{ figure.name }}</dt><dd>{{ figure.value }}</dd>
+<dd class="under">{{ figure.note | wbr }}</dd></div>
 {% endfor %}
 </dl>
 
@@ -93,13 +94,13 @@ PAGE = """<!doctype html>
 <p>{{ reading }}</p>
 <div class="wide matrix"><table>
 <thead><tr><th></th>
-{% for stage in told.stages %}
-<th scope="col">{{ stage.name | broken }}<small>{{ stage.metric | words }}</small></th>
+{% for stage in run.stages %}
+<th scope="col">{{ stage.name | wbr }}<small>{{ stage.metric | readable }}</small></th>
 {% endfor %}
 </tr></thead>
 <tbody>
 {% for row in matrix %}
-<tr{% if loop.first %} class="base"{% endif %}><th scope="row">{{ row.name | broken }}</th>
+<tr{% if loop.first %} class="base"{% endif %}><th scope="row">{{ row.name | wbr }}</th>
 {% for cell in row.cells %}
 {% if cell.score is none %}
 <td class="none">·</td>
@@ -112,80 +113,80 @@ PAGE = """<!doctype html>
 </tr>
 {% endfor %}
 </tbody></table></div>
-{{ figure("memory.png") }}
+{{ chart("memory.png") }}
 
 {% if routed %}
-<h2>When nobody tells the task</h2>
-<p>{{ routing }}. Above the task is told. Here each test picture chose its stage by itself: the one
-whose pictures' mean feature is nearest to its own. Both scores are of the last stage that was
-evaluated.</p>
+<h2>When the task is not given</h2>
+<p>{{ routing }}. Above, each question comes with its task. Here the router chose a stage for each
+test image: the one whose mean image feature is nearest to the image's. Both scores are from after
+the last stage that was evaluated.</p>
 <div class="wide"><table>
-<thead><tr><th>task</th><th>task told</th><th>stage chosen</th>
-<th>pictures to the right stage</th><th>to the right modality</th></tr></thead>
+<thead><tr><th>task</th><th>task given</th><th>stage routed</th>
+<th>images to the right stage</th><th>to the right modality</th></tr></thead>
 <tbody>
 {% for row in routed %}
-<tr><th scope="row">{{ row.stage.name | broken }}<small>{{ row.stage.metric | words }}</small></th>
-<td>{{ row.told | percent }}</td><td>{{ row.chosen | percent }}</td>
+<tr><th scope="row">{{ row.stage.name | wbr }}<small>{{ row.stage.metric | readable }}</small></th>
+<td>{{ row.given | percent }}</td><td>{{ row.routed | percent }}</td>
 <td>{{ row.right_stage | percent }}</td><td>{{ row.right_modality | percent }}</td></tr>
 {% endfor %}
 </tbody></table></div>
-{{ figure("routed.png") }}
+{{ chart("routed.png") }}
 {% endif %}
 
-<h2>What every stage brought</h2>
-<p>Scores in percent, of the stage's own measure, on its own test questions. The majority answer
-is the commonest training answer to the same question: what a model gains without looking at
-the image. Gain is over the better of the two.</p>
+<h2>What every stage added</h2>
+<p>Scores in percent, in the stage's own measure, on its own test questions. The majority answer
+is the commonest training answer to the same question: what a model can score without looking at
+the image. Gain is over the better of zero-shot and majority.</p>
 <div class="wide"><table>
 <thead><tr><th>stage</th><th class="left">modality</th><th class="left">sites</th>
 <th>zero-shot</th><th>majority</th><th>when learned</th><th>gain</th><th>at the end</th>
 <th>aggregation error</th></tr></thead>
 <tbody>
 {% for row in stages %}
-<tr><th scope="row">{{ row.stage.name | broken }}<small>{{ row.stage.metric | words }}</small></th>
+<tr><th scope="row">{{ row.stage.name | wbr }}<small>{{ row.stage.metric | readable }}</small></th>
 <td class="left">{{ row.stage.modality }}</td>
 <td class="list">{{ row.stage.sites | join(", ") }}</td>
 <td>{{ row.zero_shot | percent }}</td><td>{{ row.majority | percent }}</td>
 <td>{{ row.learned | percent }}</td><td>{{ row.gain | points }}</td>
-<td>{{ row.last | percent }}</td><td>{{ row.error | share }}</td></tr>
+<td>{{ row.last | percent }}</td><td>{{ row.error | small_percent }}</td></tr>
 {% endfor %}
 </tbody></table></div>
-<p class="note">Aggregation error: the share of the sites' mean update (relative Frobenius norm)
-that the released adapter could not hold, in percent; 0 where the rule is exact.</p>
+<p class="note">Aggregation error: how far the released adapter is from the sites' mean update
+(relative Frobenius norm), in percent; 0 where the rule is exact.</p>
 <details><summary>All measures of every task, right after its own stage (%)</summary>
 <div class="wide"><table>
 <thead><tr><th>stage</th>
-{% for name in measures %}<th>{{ name | words }}</th>{% endfor %}</tr></thead>
+{% for name in measures %}<th>{{ name | readable }}</th>{% endfor %}</tr></thead>
 <tbody>
 {% for row in stages %}
-<tr><th scope="row">{{ row.stage.name | broken }}</th>
+<tr><th scope="row">{{ row.stage.name | wbr }}</th>
 {% for name in measures %}<td>{{ row.measured.get(name) | percent }}</td>{% endfor %}</tr>
 {% endfor %}
 </tbody></table></div></details>
 
 <h2>Over the whole run</h2>
-<p>Only tasks of one measure are averaged; unlike measures stand apart. Points of 100; a dash
-stands where the scores it needs were not evaluated.</p>
+<p>Averages are over the tasks with the same measure, in percent and points. A dash: a score that
+it needs was not evaluated.</p>
 <div class="wide"><table>
 <thead><tr><th>measure (tasks)</th>
-{% for name in metric_names %}<th>{{ name | words }}</th>{% endfor %}</tr></thead>
+{% for name in metric_names %}<th>{{ name | readable }}</th>{% endfor %}</tr></thead>
 <tbody>
 {% for row in kinds %}
-<tr><th scope="row">{{ row.kind | words }} ({{ row.tasks }})</th>
+<tr><th scope="row">{{ row.kind | readable }} ({{ row.tasks }})</th>
 {% for value in row.averages %}<td>{{ value | percent }}</td>{% endfor %}</tr>
 {% endfor %}
 </tbody></table></div>
-<details><summary>What these words mean</summary>
+<details><summary>What these metrics mean</summary>
 <p class="note"><b>last</b>: mean score after the last stage. <b>aia</b>: mean over the stages of
-the mean score on what was learned so far. <b>bwt</b>, backward transfer: score at the end less
-the score when learned. <b>forgetting</b>: best earlier score less the score at the end.
-<b>fwt</b>, forward transfer: score just before a task is learned less the base model's.
-<b>learning gain</b>: score when learned less that of a model trained on the task alone.
+the mean score on what was learned so far. <b>bwt</b>, backward transfer: score at the end minus
+the score when learned. <b>forgetting</b>: best earlier score minus the score at the end.
+<b>fwt</b>, forward transfer: score just before a task is learned minus the base model's.
+<b>learning gain</b>: score when learned minus that of a model trained on the task alone.
 <b>transfer</b>: mean score on tasks not yet learned. <b>avg</b>: mean of the whole matrix.</p>
 </details>
 
-<h2>{{ "The methods side by side" if methods | length > 1 else "Against the baselines" }}</h2>
-{{ figure("comparison.png") }}
+<h2>{{ "Comparison of methods" if methods | length > 1 else "Against the baselines" }}</h2>
+{{ chart("comparison.png") }}
 {% if methods | length > 1 or methods[0].seeds | length > 1 %}
 <div class="wide"><table>
 <thead><tr><th>% when learned → at the end</th>
@@ -195,7 +196,7 @@ the score when learned. <b>forgetting</b>: best earlier score less the score at 
 {% endfor %}</tr></thead>
 <tbody>
 {% for row in comparison %}
-<tr><th scope="row">{{ row.stage.name | broken }}<small>{{ row.stage.metric | words }}</small></th>
+<tr><th scope="row">{{ row.stage.name | wbr }}<small>{{ row.stage.metric | readable }}</small></th>
 {% for cell in row.cells %}
 <td>{{ cell.learned | spread }} → {{ cell.last | spread }}</td>
 {% endfor %}</tr>
@@ -206,25 +207,25 @@ the score when learned. <b>forgetting</b>: best earlier score less the score at 
 
 <h2>What each site sent</h2>
 <p>{{ sent }}</p>
-{{ figure("traffic.png") }}
+{{ chart("traffic.png") }}
 <div class="wide"><table>
 <thead><tr><th>site</th><th class="left">stages</th><th>updates</th><th>sent</th>
 <th>received</th><th>largest update</th></tr></thead>
 <tbody>
 {% for row in sites %}
-<tr><th scope="row">{{ row.site }}</th><td class="list">{{ row.stages | broken }}</td>
+<tr><th scope="row">{{ row.site }}</th><td class="list">{{ row.stages | wbr }}</td>
 <td>{{ row.updates }}</td><td>{{ row.up | size }}</td><td>{{ row.down | size }}</td>
 <td>{{ row.largest | size }}</td></tr>
 {% endfor %}
 </tbody></table></div>
 
 <h2>Training</h2>
-{{ figure("losses.png") }}
+{{ chart("losses.png") }}
 <p class="note">{{ cost }}</p>
 
-<h2>What this was made of</h2>
+<h2>Provenance</h2>
 <dl class="made">
-{% for name, value in made %}<dt>{{ name }}</dt><dd><code>{{ value }}</code></dd>
+{% for name, value in provenance %}<dt>{{ name }}</dt><dd><code>{{ value }}</code></dd>
 {% endfor %}
 </dl>
 </main>

@@ -3,49 +3,49 @@
 from collections.abc import Iterator, Sequence
 
 from common.plan import Metric
+from common.printable import counted
 from report.format import (
-    NOTHING,
+    DASH,
     byte_size,
-    chance,
-    counted,
     duration,
     mean_spread,
+    p_value,
     points,
+    readable,
     signed_spread,
     whole,
-    words,
 )
 from report.methods import SHOWN, MethodSummary, PairedTest, summaries
 from report.model import RunReport, kinds
-from report.tests_table import HEADS, versus
+from report.tests_table import HEADS, comparison_rows
 
 _COST = ("steps", "training", "whole run", "sent", "received", "peak memory")
 
 
 def comparison_text(reports: Sequence[RunReport], tests: Sequence[PairedTest]) -> str:
-    """Mean and spread of every method, what each costs, and the tests against the first."""
+    """Return tables: every method's metrics, its cost, and the tests against the first method."""
     rows = summaries(reports)
-    parts = [_kind(rows, kind, len(tasks)) for kind, tasks in kinds(reports[0]).items()]
-    parts.append(_table(["cost of a run", *_COST], [_cost(row) for row in rows]))
+    parts = [_metrics_table(rows, kind, len(tasks)) for kind, tasks in kinds(reports[0]).items()]
+    parts.append(_table(["cost of a run", *_COST], [_cost_cells(row) for row in rows]))
     if tests:
-        parts.append(_tests(reports[0].method, tests))
+        parts.append(_tests_table(reports[0].method, tests))
     return "\n\n".join(parts)
 
 
-def _kind(rows: Sequence[MethodSummary], kind: Metric, tasks: int) -> str:
-    seeds = len(rows[0].seeds)
-    over = f", {counted(tasks, 'task')}, {counted(seeds, 'seed')}"
-    heads = [words(kind.value) + over, *(words(name) for name in SHOWN)]
-    return _table(heads, [[row.method, *_metrics(row, kind)] for row in rows])
+def _metrics_table(rows: Sequence[MethodSummary], kind: Metric, tasks: int) -> str:
+    seeds = counted(len(rows[0].seeds), "seed")
+    corner = f"{readable(kind.value)}, {counted(tasks, 'task')}, {seeds}"
+    heads = [corner, *(readable(name) for name in SHOWN)]
+    return _table(heads, [[row.method, *_metric_cells(row, kind)] for row in rows])
 
 
-def _metrics(row: MethodSummary, kind: Metric) -> Iterator[str]:
+def _metric_cells(row: MethodSummary, kind: Metric) -> Iterator[str]:
     for name in SHOWN:
         found = row.metrics[kind][name]
         yield mean_spread(found) if name == "last" else signed_spread(found)
 
 
-def _cost(row: MethodSummary) -> list[str]:
+def _cost_cells(row: MethodSummary) -> list[str]:
     cost = row.cost
     return [
         row.method,
@@ -58,19 +58,21 @@ def _cost(row: MethodSummary) -> list[str]:
     ]
 
 
-def _tests(own: str, tests: Sequence[PairedTest]) -> str:
+def _tests_table(first: str, tests: Sequence[PairedTest]) -> str:
     rows = [
-        [f"{row.method}, {words(row.measure)}", *map(_cell, row.cells)] for row in versus(tests)
+        [f"{row.method}, {readable(row.measure)}", *map(_test_cell, row.cells)]
+        for row in comparison_rows(tests)
     ]
-    return _table([f"{own} less", *HEADS], rows) + "\np adjusted for all methods of a column (Holm)"
+    note = "Differences in points; p adjusted for all methods of a column (Holm)"
+    return f"{_table([f'{first} minus', *HEADS], rows)}\n{note}"
 
 
-def _cell(test: PairedTest | None) -> str:
-    return NOTHING if test is None else f"{points(test.difference)}, p {chance(test.p_holm)}"
+def _test_cell(test: PairedTest | None) -> str:
+    return DASH if test is None else f"{points(test.difference)}, p {p_value(test.p_holm)}"
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as their widest cell; the first to the left, the others to the right."""
+    """Lay out columns as wide as their widest cell; the first left-aligned, the others right."""
     widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
     lines = [
         "  ".join(

@@ -1,11 +1,11 @@
-"""The paired tests of a comparison, laid out: a row for each method and measure."""
+"""The paired tests of a comparison as a table: a row for each method and measure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from report.methods import LEARNED, PairedTest, Test
 
-#: The columns: score, whether it is tested over seeds (by t), and the heading.
+#: Each column's score, whether its test is over seeds (Student's t), and its heading.
 _COLUMNS = (
     (LEARNED, False, "when learned"),
     ("last", False, "at the end"),
@@ -17,7 +17,7 @@ HEADS = tuple(head for _, _, head in _COLUMNS)
 
 
 @dataclass(frozen=True, slots=True)
-class Versus:
+class ComparisonRow:
     """The tests against one method in one measure; None where there is no such test."""
 
     method: str
@@ -25,12 +25,12 @@ class Versus:
     cells: tuple[PairedTest | None, ...]
 
 
-def versus(tests: Sequence[PairedTest]) -> list[Versus]:
-    """The rows, measure by measure, in the order in which the tests came."""
+def comparison_rows(tests: Sequence[PairedTest]) -> list[ComparisonRow]:
+    """Return the rows by measure, then by method, both in their order of appearance."""
     measures = dict.fromkeys(test.measure for test in tests)
     methods = dict.fromkeys(test.method for test in tests)
     return [
-        Versus(method, measure, cells)
+        ComparisonRow(method, measure, cells)
         for measure in measures
         for method in methods
         if any(cells := _cells([t for t in tests if (t.method, t.measure) == (method, measure)]))
@@ -39,4 +39,4 @@ def versus(tests: Sequence[PairedTest]) -> list[Versus]:
 
 def _cells(tests: Sequence[PairedTest]) -> tuple[PairedTest | None, ...]:
     found = {(test.score, test.test is Test.T): test for test in tests}
-    return tuple(found.get((score, seeds)) for score, seeds, _ in _COLUMNS)
+    return tuple(found.get((score, over_seeds)) for score, over_seeds, _ in _COLUMNS)

@@ -1,4 +1,4 @@
-"""The folder of a report: `report.json`, pictures and page."""
+"""The folder of a report: `report.json`, charts and page."""
 
 import json
 from collections.abc import Sequence
@@ -17,45 +17,40 @@ PAGE_FILE = "report.html"
 def write_report(
     folder: Path, reports: Sequence[RunReport], tests: Sequence[PairedTest] = ()
 ) -> None:
-    """Write report.json, the pictures and report.html of one or several runs of a plan.
+    """Write report.json, the charts and report.html of one or several runs of a plan.
 
-    The first run is the one that is told; with more (other methods or seeds), the document
-    has all of them under `comparison`, and under `methods` what they come to: mean and spread
+    The page shows the first run in full. With more runs (other methods or seeds), the document
+    has all of them under `comparison`, and under `methods` their summary: mean and deviation
     over seeds, cost, and the paired `tests`. Equal reports give equal bytes.
 
     Raises:
-        DataError: the runs have different stages, so there is nothing to compare.
+        DataError: the runs have different stages, so they can't be compared.
         StateError: the folder can't be written.
     """
-    # Drawing loads matplotlib, half a second that readers of a report don't need.
-    from report.html import page
+    # Importing matplotlib takes half a second, which readers of a report need not wait for.
+    from report.html import render_page
     from report.plots import draw
 
     check_comparable(reports, str(folder / REPORT_FILE))
-    _make(folder)
+    try:
+        # Before the charts are drawn, which takes seconds.
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StateError(f"{folder}: the report can't be written ({error.strerror})") from None
     document = to_document(reports[0])
     if len(reports) > 1:
         document["comparison"] = [to_document(report) for report in reports]
         document["methods"] = methods_document(reports, tests)
     text = json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-    pictures = draw(reports)
+    charts = draw(reports)
     files = {REPORT_FILE: text.encode()}
-    files |= {picture.file: picture.png for picture in pictures}
-    files[PAGE_FILE] = page(reports, pictures, tests).encode()
+    files |= {chart.file: chart.png for chart in charts}
+    files[PAGE_FILE] = render_page(reports, charts, tests).encode()
     for name, content in files.items():
-        _write(folder / name, content)
+        _write_atomically(folder / name, content)
 
 
-def _make(folder: Path) -> None:
-    """The folder is there; found out before anything is drawn."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StateError(f"{folder}: the report can't be written ({error.strerror})") from None
-
-
-def _write(file: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
+def _write_atomically(file: Path, content: bytes) -> None:
     try:
         write_file(file, content, DISK)
     except OSError as error:

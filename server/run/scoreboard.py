@@ -10,12 +10,12 @@ from common.exchange import ROUTER_MODALITY, ROUTER_STAGE, Scores, Work
 from common.identity import code_digest
 from common.plan import Plan
 from report.model import (
-    Cost,
     LossPoint,
     PlanFacts,
     Provenance,
     RoundCost,
     Routed,
+    RunCost,
     RunReport,
     SiteCost,
     StageFacts,
@@ -142,10 +142,10 @@ def _curves(plan: Plan, journal: Journal) -> tuple[LossPoint, ...]:
     )
 
 
-def _cost(plan: Plan, journal: Journal) -> Cost:
+def _cost(plan: Plan, journal: Journal) -> RunCost:
     traffic = journal.traffic()
     learned = [one for stage in range(len(plan.stages)) for _, one in journal.updates(stage)]
-    return Cost(
+    return RunCost(
         sites={site: _site_cost(plan, site, traffic) for site in plan.sites},
         seconds=journal.seconds(),
         peak_memory_bytes=journal.peak_memory(),

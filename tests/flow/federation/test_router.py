@@ -13,8 +13,12 @@ import torch
 from PIL import Image
 
 from client.data.task import images_of, read_task
-from client.inference.image_prototype import guarded, picture_features, prototype_of
-from client.model.llava import load_base
+from client.inference.image_prototype import (
+    image_features,
+    prototype_of_features,
+    prototype_of_images,
+)
+from client.model.llava import load_llava
 from client.site import audit
 from common.bank.bank import Bank, verify_bank
 from common.bank.check import Expected
@@ -24,7 +28,7 @@ from common.plan_fields import Precision
 from report.json_file import read_report
 from simulation.hospitals import BASE_MODELS
 from simulation.run import simulate
-from tests.flow.small_run import OTHER, STAGE, bank_bytes, small_plan, wish
+from tests.flow.small_run import OTHER, STAGE, bank_bytes, options, small_plan
 
 ROOT = Path(__file__).resolve().parents[3]
 #: Both stages at two sites; a site has 30 different pictures of a task.
@@ -35,14 +39,14 @@ KILLED_AFTER = 9
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("routed")
-    simulate(small_plan(folder / "plan.yaml", **ROUTED), wish(folder / "run"))
+    simulate(small_plan(folder / "plan.yaml", **ROUTED), options(folder / "run"))
     return folder / "run"
 
 
 def features(run: Path, site: str, task: str) -> np.ndarray:
     """The features of a site's training pictures, looked at by this test itself."""
-    base = load_base(BASE_MODELS["tiny-llava"], Precision.FP32, torch.device("cpu"))
-    return picture_features(base, images_of(read_task(run / "sites" / site / "data" / task).train))
+    base = load_llava(BASE_MODELS["tiny-llava"], Precision.FP32, torch.device("cpu"))
+    return image_features(base, images_of(read_task(run / "sites" / site / "data" / task).train))
 
 
 def test_a_release_has_the_mean_of_its_sites_pictures(finished: Path):
@@ -57,7 +61,7 @@ def test_a_release_has_the_mean_of_its_sites_pictures(finished: Path):
 
 def test_what_was_merged_is_what_the_sites_gave(finished: Path):
     torch.set_num_threads(1)
-    parts = [prototype_of(features(finished, site, "CXP")) for site in "ab"]
+    parts = [prototype_of_features(features(finished, site, "CXP")) for site in "ab"]
     together = merged([part for part in parts if part is not None])
     found = Bank.open(finished / "bank").prototypes()[0]
     assert together is not None
@@ -75,11 +79,11 @@ def test_a_copy_under_another_name_or_in_another_format_is_no_second_picture(
         shutil.copy(first, copy)
     with Image.open(first) as image:
         image.save(tmp_path / "same.bmp")
-    base = load_base(BASE_MODELS["tiny-llava"], Precision.FP32, torch.device("cpu"))
+    base = load_llava(BASE_MODELS["tiny-llava"], Precision.FP32, torch.device("cpu"))
     pictures = [first, *copies, tmp_path / "same.bmp"]
-    assert len(picture_features(base, pictures)) == 1
-    assert guarded(base, pictures, 2) is None
-    together = guarded(base, [*pictures, second], 2)
+    assert len(image_features(base, pictures)) == 1
+    assert prototype_of_images(base, pictures, 2) is None
+    together = prototype_of_images(base, [*pictures, second], 2)
     assert together is not None and together.images == 2
 
 
@@ -92,7 +96,7 @@ def test_pictures_of_two_modalities_choose_their_own_stage(finished: Path):
     # Then the router answers as the oracle does.
     assert report.routed.scores == report.scores
     assert "routed.png" in {file.name for file in finished.glob("*.png")}
-    assert "When nobody tells the task" in (finished / "report.html").read_text(encoding="utf-8")
+    assert "When the task is not given" in (finished / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_flipped_byte_in_a_prototype_is_found(finished: Path):
@@ -118,7 +122,7 @@ def test_what_left_stands_in_the_audit_log_in_words(finished: Path):
 
 def test_a_site_with_too_few_pictures_keeps_its_prototype_and_the_run_goes_on(tmp_path: Path):
     plan = small_plan(tmp_path / "plan.yaml", router={"minimum": 31}, stages=[STAGE])
-    simulate(plan, wish(tmp_path / "run"))
+    simulate(plan, options(tmp_path / "run"))
     (release,) = Bank.open(tmp_path / "run/bank").releases
     assert release.prototype is None
     (report,) = read_report(tmp_path / "run")
@@ -131,7 +135,7 @@ def test_a_site_with_too_few_pictures_keeps_its_prototype_and_the_run_goes_on(tm
 
 
 def test_without_a_router_nothing_of_it_leaves(tmp_path: Path):
-    simulate(small_plan(tmp_path / "plan.yaml", stages=[STAGE]), wish(tmp_path / "run"))
+    simulate(small_plan(tmp_path / "plan.yaml", stages=[STAGE]), options(tmp_path / "run"))
     folder = tmp_path / "run/bank/000-cxp"
     names = {file.name for file in folder.iterdir()}
     assert names == {"adapter_model.safetensors", "adapter_config.json", "release.json"}
@@ -142,7 +146,7 @@ def test_without_a_router_nothing_of_it_leaves(tmp_path: Path):
 def test_a_baseline_of_one_adapter_is_not_routed(tmp_path: Path):
     method = {"name": "sequential", "rank": 4, "alpha": 4}
     plan = small_plan(tmp_path / "plan.yaml", method=method, stages=[STAGE, OTHER], **ROUTED)
-    simulate(plan, wish(tmp_path / "run"))
+    simulate(plan, options(tmp_path / "run"))
     assert all(r.prototype is None for r in Bank.open(tmp_path / "run/bank").releases)
     assert read_report(tmp_path / "run")[0].routed is None
 
@@ -162,13 +166,13 @@ def recorded(self, *args):
     return known
 Journal.record = recorded
 from simulation.run import simulate
-from tests.flow.small_run import wish
-simulate(Path({str(plan)!r}), wish(Path({str(out)!r})))
+from tests.flow.small_run import options
+simulate(Path({str(plan)!r}), options(Path({str(out)!r})))
 """
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         command = [sys.executable, "-W", "ignore", "-c", code]
         killed = subprocess.run(command, cwd=ROOT, env=environment, check=False)
         assert killed.returncode == -9
-    simulate(plan, wish(out))
+    simulate(plan, options(out))
     assert bank_bytes(out) == bank_bytes(finished)
     assert read_report(out)[0].routed == read_report(finished)[0].routed

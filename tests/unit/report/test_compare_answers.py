@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from common.errors import DataError
 from common.metrics import Answer, AnswerKind, paper_metrics, read_answers
 from fedmslora import app
-from report.compare_answers import Comparison, compare_answers, paired
+from report.compare_answers import AnswerComparison, compare_answers, pair_answers
 from report.significance import McNemar
 
 CASES = Path(__file__).parents[4] / "shared" / "data" / "paper_answers"
@@ -20,7 +20,7 @@ def answer(number: int | str, text: str, truth: str = "yes", kind: AnswerKind = 
     return Answer("is it?", text, truth, kind, str(number))
 
 
-def by_name(found: list[Comparison]) -> dict[tuple[str, str], Comparison]:
+def by_name(found: list[AnswerComparison]) -> dict[tuple[str, str], AnswerComparison]:
     return {(one.kind, one.score): one for one in found}
 
 
@@ -38,7 +38,7 @@ def case(name: str) -> Path:
 def test_the_papers_pneumonia_pair_differs_by_chance():
     # The figures that others found on the same two files: +0.64 points, p = 0.65.
     files = [read_answers(case(name)) for name in ("each_cxp", "cr8_cxp")]
-    found = by_name(compare_answers(paired(files[0], files[1], NAMES)))
+    found = by_name(compare_answers(pair_answers(files[0], files[1], NAMES)))
     hits = found["closed", "close accuracy"]
     assert hits.mcnemar is not None and round(hits.mcnemar.p, 2) == 0.65
     assert round(hits.bootstrap.difference, 2) == 0.64
@@ -53,7 +53,7 @@ def test_the_papers_pneumonia_pair_differs_by_chance():
 def test_ids_that_stand_for_two_questions_are_paired_all_the_same():
     # 1,061 ids for 1,512 questions: the file is two data sets, each with its own count.
     answers = read_answers(case("cr8_slake-vqarad"))
-    pairs = paired(answers, answers[::-1], NAMES)
+    pairs = pair_answers(answers, answers[::-1], NAMES)
     assert len(pairs) == 1512
     assert all(one.question == other.question for one, other in pairs)
 
@@ -61,7 +61,7 @@ def test_ids_that_stand_for_two_questions_are_paired_all_the_same():
 def test_the_scores_are_those_of_the_papers_table():
     answers = read_answers(case("cr8_slake-vqarad"))
     table = paper_metrics(answers)
-    found = by_name(compare_answers(paired(answers, answers, NAMES)))
+    found = by_name(compare_answers(pair_answers(answers, answers, NAMES)))
     for kind, score in (
         ("all", "exact match score"),
         ("closed", "close accuracy"),
@@ -87,7 +87,7 @@ def test_every_score_by_hand():
         answer(4, "left lung", "left lung", OPEN),
         answer(5, "heart", "heart", OPEN),
     ]
-    found = by_name(compare_answers(paired(first, second, NAMES)))
+    found = by_name(compare_answers(pair_answers(first, second, NAMES)))
     exact, hits = found["all", "exact match score"], found["closed", "close accuracy"]
     assert (exact.first, exact.second) == (pytest.approx(40.0), pytest.approx(80.0))
     # Only the first is right on 1; only the second on 2, 3 and 4: 2 * (1 + 4) of 16.
@@ -136,7 +136,7 @@ def test_every_score_by_hand():
 def test_a_question_without_a_partner_is_one_sentence(second: list[Answer], sentence: str):
     first = [answer(1, "yes"), answer(2, "no")]
     with pytest.raises(DataError) as error:
-        paired(first, second, NAMES)
+        pair_answers(first, second, NAMES)
     assert str(error.value) == sentence
 
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from common.errors import DataError
 from common.plan import Metric
 from fedmslora import app
-from report.format import chance
+from report.format import p_value
 from report.json_file import read_report
 from report.methods import (
     EXACT_MATCH,
@@ -23,7 +23,7 @@ from report.methods import (
 from report.model import RunReport
 from report.spread import Spread
 from report.terminal import comparison_text
-from report.tests_table import HEADS, versus
+from report.tests_table import HEADS, comparison_rows
 from report.write import write_report
 from tests.unit.report.test_report import SCORES, parsed, run
 
@@ -168,7 +168,7 @@ def test_without_tests_the_page_has_none(tmp_path: Path):
 
 
 def test_the_tests_are_laid_out_by_measure_and_method():
-    rows = versus([*some_tests(), replace(some_tests()[1], method="joint")])
+    rows = comparison_rows([*some_tests(), replace(some_tests()[1], method="joint")])
     assert [(row.method, row.measure) for row in rows] == [
         ("sequential", EXACT_MATCH),
         ("sequential", "accuracy"),
@@ -197,7 +197,7 @@ def test_a_terminal_without_tests_has_none():
 
 
 def test_a_p_is_said_as_far_as_a_reader_looks():
-    assert [chance(p) for p in (0.5, 0.01234, 0.00009, 0.0)] == [
+    assert [p_value(p) for p in (0.5, 0.01234, 0.00009, 0.0)] == [
         "0.5",
         "0.012",
         "< 0.0001",

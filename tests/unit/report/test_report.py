@@ -15,22 +15,22 @@ from common.plan import Metric
 from common.plan_fields import Modality
 from report.continual_metrics import METRICS
 from report.headlines import (
-    compare,
+    comparison_headline,
     drops,
+    forgetting_headline,
     gains,
-    leads,
-    learning_of,
-    memory_of,
-    standing_of,
+    learning_headline,
+    scores_by_method,
+    tasks_led,
 )
-from report.html import page
+from report.html import render_page
 from report.json_file import from_document, read_report, to_document
 from report.model import (
-    Cost,
     LossPoint,
     PlanFacts,
     Provenance,
     RoundCost,
+    RunCost,
     RunReport,
     SiteCost,
     StageFacts,
@@ -64,7 +64,7 @@ def run(
         zero_shot=(0.1, 0.2, 0.3),
         majority=(0.5, 0.1, None),
         task_metrics=({"accuracy": 0.8, "f1": 0.85},) * 3,
-        cost=Cost(sites={"a": site, "b": site}, seconds=61.5, peak_memory_bytes=2_000_000_000),
+        cost=RunCost(sites={"a": site, "b": site}, seconds=61.5, peak_memory_bytes=2_000_000_000),
         aggregation_error=(0.0, 0.012, None),
         curves=tuple(
             LossPoint(stage=name, round=1, site=site, loss=1.5) for name in names for site in "ab"
@@ -171,7 +171,7 @@ def test_several_runs_are_compared_and_read_back(tmp_path: Path):
     assert document["method"] == "mslora_cr" and len(document["comparison"]) == 3
     assert read_report(tmp_path) == runs
     text = parsed((tmp_path / "report.html").read_text()).text
-    assert "The methods side by side" in text and "90.0 ± 0.0" in text
+    assert "Comparison of methods" in text and "90.0 ± 0.0" in text
 
 
 def test_the_page_is_one_file_without_network_or_script(written: Path):
@@ -186,14 +186,14 @@ def test_the_page_is_one_file_without_network_or_script(written: Path):
 
 def test_names_are_escaped_in_the_page():
     names = ("<b>tissue</b>", '"quadrant"', "plane_&_side")
-    links = parsed(page([run(names=names)], []))
+    links = parsed(render_page([run(names=names)], []))
     assert "b" not in links.tags[: links.tags.index("table")]
     assert "<b>tissue</b>" in links.text and "plane_&_side" in links.text
 
 
 def test_a_run_cut_short_still_makes_a_report(tmp_path: Path):
     partial = run(scores=((0.8, None, None), (None, None, None), (None, None, None)))
-    bare = Cost(sites={}, seconds=None, peak_memory_bytes=None)
+    bare = RunCost(sites={}, seconds=None, peak_memory_bytes=None)
     partial = replace(partial, curves=(), cost=bare, aggregation_error=(0.0,), task_metrics=())
     write_report(tmp_path, [partial])
     assert not (tmp_path / "losses.png").exists() and not (tmp_path / "traffic.png").exists()
@@ -211,11 +211,16 @@ def test_findings_by_hand():
     assert drops(fallen) == [("tissue", pytest.approx(0.3)), ("quadrant", 0.0)]
     # over the better of zero-shot (.1 .2 .3) and majority (.5 .1 none), when learned
     assert [more for _, more in gains(fallen)] == pytest.approx([0.3, 0.7, 0.7])
-    assert memory_of([fallen]) == "1 of 2 earlier tasks lose score, tissue most: 30.0 points"
-    assert standing_of([fallen]).endswith("tissue least: +10.0 points")
+    assert (
+        forgetting_headline(fallen) == "1 of 2 earlier tasks loses score, tissue most: 30.0 points"
+    )
+    assert comparison_headline([fallen]).endswith("tissue least: +10.0 points")
     other = run(method="sequential")
-    assert standing_of([fallen, other]) == "After the last stage sequential leads on 1 of 3 tasks"
-    assert leads(compare([fallen, other])) == [0, 1]  # ties count for nobody
+    assert (
+        comparison_headline([fallen, other])
+        == "After the last stage sequential leads on 1 of 3 tasks"
+    )
+    assert tasks_led(scores_by_method([fallen, other])) == [0, 1]  # ties count for nobody
 
 
 NOT_AGAIN = ((0.8, None, None), (None, 0.9, None), (None, None, 1.0))
@@ -224,17 +229,17 @@ NOT_AGAIN = ((0.8, None, None), (None, 0.9, None), (None, None, 1.0))
 def test_what_was_not_scored_again_is_neither_forgotten_nor_kept():
     once = run(scores=NOT_AGAIN)
     why = "earlier tasks were not scored at the end"
-    assert memory_of([once]) == f"Whether anything is forgotten can't be told: {why}"
-    assert why in page([once], [])
-    assert learning_of(once) == "3 of 3 tasks rise above the base model when they are learned"
-    assert learning_of(run()).endswith("they are learned; 3 of them stay at their best")
+    assert forgetting_headline(once) == f"Forgetting is not known: {why}"
+    assert why in render_page([once], [])
+    assert learning_headline(once) == "3 of 3 tasks rise above the base model when learned"
+    assert learning_headline(run()).endswith("when learned; 3 of them keep their best score")
     unknown = replace(once, zero_shot=(None, None, None))
-    assert "rise" not in learning_of(unknown)
+    assert "rise" not in learning_headline(unknown)
     other = run(scores=((0.8, None, None), (None, 0.9, None), (None, None, 0.7)), method="x")
-    told = standing_of([once, other])
-    assert told == "After the last stage mslora_cr leads on 1 of 1 tasks"
-    equal = standing_of([once, replace(once, method="x")])
-    assert equal == "After the last stage no method leads alone on any of 1 tasks"
+    told = comparison_headline([once, other])
+    assert told == "After the last stage mslora_cr leads on 1 of 1 task"
+    equal = comparison_headline([once, replace(once, method="x")])
+    assert equal == "After the last stage no method leads alone on any of 1 task"
 
 
 def test_joint_training_has_no_score_when_learned():
@@ -244,14 +249,14 @@ def test_joint_training_has_no_score_when_learned():
     assert known == {"last", "avg"}
     assert "joint has not" in document["metrics_missing"]["accuracy"]["learning_gain"]
     assert drops(joint) == gains(joint) == []
-    assert compare([joint])[0].learned == (None, None, None)
-    assert memory_of([joint]).endswith("all tasks were learned at once")
+    assert scores_by_method([joint])[0].learned == (None, None, None)
+    assert forgetting_headline(joint).endswith("all tasks were learned at once")
     assert from_document(document, "here") == joint
 
 
 def test_the_spread_over_seeds_is_the_sample_deviation():
     low, high = run(), run(scores=(SCORES[0], SCORES[1], (0.6, 0.9, 1.0)), seed=1)
-    (method,) = compare([low, high])
+    (method,) = scores_by_method([low, high])
     assert method.seeds == (0, 1)
     # mean of .8 and .6; deviation sqrt((.1^2 + .1^2) / 1)
     assert method.last[1] == Spread(0.9, 0.0, 2)
