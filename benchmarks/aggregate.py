@@ -18,9 +18,10 @@ from threadpoolctl import threadpool_limits  # pyright: ignore[reportMissingType
 
 from benchmarks.compare import Comparison, Timing, comparison
 from common.adapter import Adapter, Array, Pair, StoredAdapter, from_bytes, to_bytes
-from common.plan import Rule
 from common.plan_fields import Precision
-from server.aggregation.aggregate import WORKERS, Contribution, Merged, merge
+from common.rules.interface import Rule
+from common.rules.registry import rule_named
+from server.aggregation.aggregate import WORKERS, Merged, SiteUpdate, merge
 
 SEED = 20250811
 #: Modules up to this smaller side have their dense SVD taken, to compare with.
@@ -157,7 +158,7 @@ def threads() -> int:
     return min(WORKERS, os.cpu_count() or 1)
 
 
-def take_turn(files: Sequence[Path], sites: Sequence[Contribution], size: Size) -> Turn:
+def take_turn(files: Sequence[Path], sites: Sequence[SiteUpdate], size: Size) -> Turn:
     """All ways, one after the other; `missed` is what `fedavg`'s error costs beside it."""
     merged: list[Merged] = []
 
@@ -166,8 +167,8 @@ def take_turn(files: Sequence[Path], sites: Sequence[Contribution], size: Size) 
 
     return Turn(
         read=cost_of(lambda: [len(file.read_bytes()) for file in files]),
-        fedavg=cost_of(merging(Rule.FEDAVG)),
-        svd=cost_of(merging(Rule.SVD)),
+        fedavg=cost_of(merging(rule_named("fedavg"))),
+        svd=cost_of(merging(rule_named("svd"))),
         dense=dense_cost(partial(dense_mean, sites), size),
         stacked=dense_cost(partial(stacked_mean, sites), size),
         missed=cost_of(lambda: merged[0].error),
@@ -201,7 +202,7 @@ def _each_dense(
         done.result()
 
 
-def dense_mean(sites: Sequence[Contribution], module: str) -> Array:
+def dense_mean(sites: Sequence[SiteUpdate], module: str) -> Array:
     """A layer's mean product as FlexLoRA makes it (arXiv 2402.11505): full-size products, summed.
 
     In float32, as its products are.
@@ -215,7 +216,7 @@ def dense_mean(sites: Sequence[Contribution], module: str) -> Array:
     return mean
 
 
-def stacked_mean(sites: Sequence[Contribution], module: str) -> Array:
+def stacked_mean(sites: Sequence[SiteUpdate], module: str) -> Array:
     """The same by one product of the stacked factors: the fastest that the dense way can be."""
     total = sum(site.examples for site in sites)
     pairs = [site.adapter.pair(module) for site in sites]
@@ -247,9 +248,9 @@ def sites_in(folder: Path, size: Size) -> list[Path]:
     return files
 
 
-def contribution(number: int, file: Path) -> Contribution:
+def contribution(number: int, file: Path) -> SiteUpdate:
     """The update in a file of `sites_in`; the later sites have more examples."""
-    return Contribution(file.name, 100 + 50 * number, StoredAdapter.in_file(file, file.name))
+    return SiteUpdate(file.name, 100 + 50 * number, StoredAdapter.in_file(file, file.name))
 
 
 def module_name(block: int, name: str) -> str:
@@ -268,13 +269,14 @@ def _drifted(random: np.random.Generator, pair: Pair) -> Pair:
     return Pair(a, b)
 
 
-def largest_difference(sites: Sequence[Contribution], size: Size) -> float:
+def largest_difference(sites: Sequence[SiteUpdate], size: Size) -> float:
     """Over the layers that are checked, the largest ||ours - theirs||_F / ||theirs||_F.
 
     Ours in float32: the rounding to the wire is no part of the comparison.
     """
     names = checked(size)
-    found = merge(Rule.SVD, [_only(site, names) for site in sites], None, size.rank, Precision.FP32)
+    own = [_only(site, names) for site in sites]
+    found = merge(rule_named("svd"), own, None, size.rank, Precision.FP32)
     ours = from_bytes(found.blob, "ours")
     differences: list[float] = []
     for name in names:
@@ -291,7 +293,7 @@ def checked(size: Size) -> list[str]:
     return [module_name(0, name) for name in small.values()]
 
 
-def _only(site: Contribution, modules: Sequence[str]) -> Contribution:
+def _only(site: SiteUpdate, modules: Sequence[str]) -> SiteUpdate:
     pairs = {module: site.adapter.pair(module) for module in modules}
     return replace(site, adapter=Adapter(pairs, site.adapter.scale))
 
@@ -314,7 +316,7 @@ def measured_at(size: Size, sites: int) -> Measured:
         updates = [contribution(number, file) for number, file in enumerate(files)]
         tracemalloc.start()
         try:
-            merged = merge(Rule.SVD, updates, None, size.rank, Precision.BF16)
+            merged = merge(rule_named("svd"), updates, None, size.rank, Precision.BF16)
             peak = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()

@@ -26,7 +26,7 @@ from common.plan import Plan
 from common.plan_fields import Modality, Precision
 from common.plan_file import parse_plan
 from common.rules.registry import rule_named
-from server.aggregation.aggregate import Contribution, merge
+from server.aggregation.aggregate import SiteUpdate, merge
 from server.aggregation.compatibility import incompatible_updates
 from server.coordinator.registry import EnrolledSite, enroll, enrolled
 from server.coordinator.state import State
@@ -110,7 +110,7 @@ def _of_updates(updates: dict[str, bytes], scratch: Path) -> Iterator[tuple[str,
     for name, blob in updates.items():
         (folder / name).write_bytes(blob)
     sources = {name: StoredAdapter.in_file(folder / name, name) for name in updates}
-    parts = [Contribution(name, 100, source) for name, source in sources.items()]
+    parts = [SiteUpdate(name, 100, source) for name, source in sources.items()]
     for rule in (rule_named("fedavg"), rule_named("svd")):
         merged = milliseconds(lambda rule=rule: merge(rule, parts, None, RANK, Precision.BF16), 1)
         yield f"merge, {rule.name}", "ms a site", merged / len(updates)

@@ -30,15 +30,8 @@ from common.plan_fields import (
     Strict,
     TaskName,
 )
-
-
-class Rule(StrEnum):
-    """How a round's updates become one adapter (server/aggregation/rules.py)."""
-
-    FEDAVG = "fedavg"
-    SVD = "svd"
-    FROZEN_A = "frozen_a"
-    ALTERNATING = "alternating"
+from common.rules.interface import Rule
+from common.rules.registry import RuleName, rule_named
 
 
 class Metric(StrEnum):
@@ -162,7 +155,8 @@ class Plan(Strict):
     #: Only a base model in LLaVA-Med's original layout has the choice.
     vision_weights: VisionWeights = VisionWeights.OPENAI
     method: Annotated[SerializeAsAny[MethodSettings], PlainValidator(parse_method)]
-    aggregation: Rule
+    #: How a round's updates become one adapter: a file of common/rules/.
+    aggregation: RuleName
     #: The number format in which adapters travel and are released.
     wire: Precision = Precision.BF16
     training: Training = Training()
@@ -184,6 +178,11 @@ class Plan(Strict):
         """
         without = None if self.router else {"router"}
         return canonical_json(self.model_dump(mode="json", exclude=without))
+
+    @property
+    def rule(self) -> Rule:
+        """The aggregation rule."""
+        return rule_named(self.aggregation)
 
     @property
     def sites(self) -> tuple[str, ...]:

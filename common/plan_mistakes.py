@@ -7,7 +7,8 @@ from typing import Any, TypeAlias, cast
 from pydantic_core import ErrorDetails
 
 from common.methods.registry import UNKNOWN
-from common.plan import Plan, Rule
+from common.plan import Plan
+from common.rules.registry import rules
 
 #: Fields as a YAML file gives them: anything may stand anywhere.
 Fields: TypeAlias = Mapping[str, Any]
@@ -43,12 +44,13 @@ def _site_mistakes(sites: list[Any], quorum: object) -> list[str]:
 
 def start_mistakes(plan: Plan) -> list[str]:
     """Return where sites begin a stage with different adapters under a rule that forbids it."""
-    if not plan.method.starts_differ or plan.aggregation is Rule.SVD:
+    if not plan.method.starts_differ or plan.rule.starts_may_differ:
         return []
+    others = " or ".join(repr(rule.name) for rule in rules().values() if rule.starts_may_differ)
     return [
         f"{_stage_label(number, stage.model_dump())}, sites: found {len(stage.sites)} with the "
         f"method {plan.method.label!r} and the rule {plan.aggregation!r}, expected one site, or "
-        "the rule 'svd': each site begins with what its own questions ask for"
+        f"the rule {others}: each site begins with what its own questions ask for"
         for number, stage in enumerate(plan.stages, 1)
         if len(stage.sites) > 1
     ]

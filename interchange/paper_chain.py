@@ -10,7 +10,7 @@ from common.bank.release import ADAPTER_FILE, Draft, Release
 from common.durable import DISK, Files, remove_if_there, write_file, write_folder, writing
 from common.errors import BankError
 from common.identity import canonical_json, code_digest, sha256
-from common.plan import BaseModelPin, Rule
+from common.plan import BaseModelPin
 from common.signing import SigningKey
 from interchange.names import (
     CHECKPOINT_FILE,
@@ -283,7 +283,7 @@ def _draft(bank: Bank, task: PaperTask, label: Label, separate: bool) -> Draft:
         plan=sha256(canonical_json(dict(task.folder.files)).encode()),
         sums=(stage,) if separate else tuple(range(stage + 1)),
         sites=IMPORTED,
-        rule=Rule.FEDAVG,
+        rule="fedavg",
         error=0.0,
         scores={},
         # The code that brought it here; the code that trained it is not known.

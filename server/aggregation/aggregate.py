@@ -1,8 +1,8 @@
 """Aggregate the updates of a round into one adapter; pure.
 
-A site's adapter may be in memory or in a file (`AdapterSource`): no more of it is held than
-a part of the layers in work, and the result's bits are the same. Neither the order in which
-updates arrive nor the number of cores changes a bit either.
+A site's adapter may be in memory or in a file (`AdapterSource`): only parts of the layers in
+work are held of it, and the result's bits are the same. Neither the order in which updates
+arrive nor the number of cores changes a bit either.
 """
 
 import math
@@ -17,7 +17,6 @@ import numpy as np
 from threadpoolctl import threadpool_limits  # pyright: ignore[reportMissingTypeStubs]
 
 from common.adapter import (
-    EXTRA_PREFIX,
     Adapter,
     AdapterSource,
     Array,
@@ -27,15 +26,14 @@ from common.adapter import (
     not_finite,
     writer,
 )
+from common.array_reader import read_all
 from common.errors import AggregationError
-from common.numbers import whole
-from common.plan import Precision, Rule
-from server.aggregation.layer_factors import Factors, Term
-from server.aggregation.low_rank import squared_norm, tall
-from server.aggregation.round import Contribution as Contribution
-from server.aggregation.round import Round, fitted
-from server.aggregation.rules import Layer, MergedLayer, Missed, aggregate_pair, missed_by_fedavg
-from server.aggregation.streaming_mean import mean
+from common.linear_algebra.low_rank import squared_norm, tall
+from common.linear_algebra.streaming_mean import mean
+from common.plan_fields import Precision
+from common.rules.interface import FindError, LayerError, MergedLayer, Rule
+from server.aggregation.round import SiteUpdate as SiteUpdate
+from server.aggregation.round import ValidatedUpdates, validated
 
 #: Layers in work at a time, each on one thread. More would hold more memory.
 WORKERS = 2
@@ -60,68 +58,65 @@ class Merged:
     """The round's adapter as it travels, safetensors."""
 
     blob: bytes
-    _round: Round
-    _missed: Sequence[Missed | None]
+    _updates: ValidatedUpdates
+    _errors: Sequence[LayerError | FindError]
 
     @property
     def error(self) -> float:
-        """As in `Aggregate`: what the rule misses, without the rounding to the wire's precision.
+        """As in `Aggregate`: the rule's error, without the rounding to the wire's precision.
 
-        Under `fedavg` it is found when it is asked for: the updates are read again, and it
-        costs more than averaging them.
+        Where the rule does not know it from merging, the updates are read again now, which
+        may cost more than merging them.
 
         Raises:
             AggregationError: the updates are too large.
             BankError: an update's file can't be read any more.
         """
-        return _relative(_found(self._missed, self._round))
+        return _relative_error(self._errors, self._updates)
 
 
 def aggregate(
-    rule: Rule,
-    contributions: Sequence[Contribution],
-    previous: AdapterSource | None,
-    rank: int,
+    rule: Rule, updates: Sequence[SiteUpdate], previous: AdapterSource | None, rank: int
 ) -> Aggregate:
-    """One adapter of rank `rank` out of the sites' adapters, weighted by examples.
+    """Merge the sites' adapters into one of rank `rank`, weighted by examples.
 
     Args:
-        rule: how; all but `svd` need equal names, shapes and scales at every site.
-        contributions: one per site; their order is of no consequence.
+        rule: how layers are merged, and whether ranks and scales may differ between sites.
+        updates: one per site, in any order.
         previous: what the sites started from, None in a stage's first round.
-        rank: the plan's rank. Under `svd` sites may have others.
+        rank: the plan's rank.
 
     Raises:
-        AggregationError: the updates don't fit together; the message names the site.
+        AggregationError: the updates can't be merged; the message names the site.
         BankError: an update's file can't be read any more.
     """
-    fitting = fitted(rule, contributions, previous, rank)
-    named: dict[str, Array] = {}
-    missed = _each_array(fitting, named.__setitem__)
-    error = _relative(_found(missed, fitting))
-    ordered = {name: named[name] for name in fitting.layout()}
-    return Aggregate(from_arrays(ordered, fitting.scale, "the aggregate"), error)
+    checked = validated(rule, updates, previous, rank)
+    arrays: dict[str, Array] = {}
+    errors = _merge_arrays(checked, arrays.__setitem__)
+    error = _relative_error(errors, checked)
+    ordered = {name: arrays[name] for name in checked.layout()}
+    return Aggregate(from_arrays(ordered, checked.scale, "the aggregate"), error)
 
 
 def merge(
     rule: Rule,
-    contributions: Sequence[Contribution],
+    updates: Sequence[SiteUpdate],
     previous: AdapterSource | None,
     rank: int,
     wire: Precision,
 ) -> Merged:
-    """`to_bytes` of what `aggregate` gives, in memory of these bytes and parts of some layers.
+    """Return `to_bytes` of what `aggregate` gives, in memory of these bytes and some layers' parts.
 
     Arguments and errors as in `aggregate`.
     """
-    fitting = fitted(rule, contributions, previous, rank)
-    blob = writer(fitting.layout(), fitting.scale, wire)
-    missed = _each_array(fitting, blob.put)
-    return Merged(blob.blob(), fitting, missed)
+    checked = validated(rule, updates, previous, rank)
+    blob = writer(checked.layout(), checked.scale, wire)
+    errors = _merge_arrays(checked, blob.put)
+    return Merged(blob.blob(), checked, errors)
 
 
 def norm(adapter: AdapterSource) -> float:
-    """Frobenius norm of all that the adapter changes: sqrt(sum |scale b @ a|^2 + |extras|^2).
+    """Return the Frobenius norm of an adapter: sqrt(sum |scale b @ a|^2 + |extras|^2).
 
     Holds one layer. nan or infinite where a value is not finite.
     """
@@ -136,113 +131,98 @@ def norm(adapter: AdapterSource) -> float:
     return math.sqrt(total)
 
 
-def _each_array(fitting: Round, put: Callable[[str, Array], None]) -> list[Missed | None]:
-    """Every array of the result is put under its PEFT name, in any order, by several threads.
+def _merge_arrays(
+    updates: ValidatedUpdates, put: Callable[[str, Array], None]
+) -> list[LayerError | FindError]:
+    """Call `put` with every array of the result and its PEFT name, from several threads.
 
-    Returns what the layers miss.
+    Returns the layers' errors, in the order of the modules.
     """
 
-    def work(layer: Layer) -> Missed | None:
-        merged = _merged_layer(layer, fitting)
-        put(name_of_a(layer.name), merged.pair.a)
-        put(name_of_b(layer.name), merged.pair.b)
-        return merged.missed
+    def merge_one(module: str) -> LayerError | FindError:
+        merged = _merged_layer(module, updates)
+        put(name_of_a(module), merged.pair.a)
+        put(name_of_b(module), merged.pair.b)
+        return merged.error
 
-    first = fitting.sites[0].adapter
-    missed = list(_each_layer(work, fitting))
-    for name in (f"{EXTRA_PREFIX}{name}" for name in first.extra_names):
-        put(name, _merged_extra(name, fitting))
-    return missed
+    errors = list(_in_threads(merge_one, updates.modules))
+    for name in updates.extras:
+        put(name, _mean_extra(name, updates))
+    return errors
 
 
-def _merged_extra(name: str, fitting: Round) -> Array:
-    """The mean of an array beside the layers; that it is finite is told as in `_merged_layer`."""
+def _merged_layer(module: str, updates: ValidatedUpdates) -> MergedLayer:
+    """Merge a layer and check that it is finite.
+
+    A sum keeps what is not finite, and to check every number of every site costs as much as
+    to average it: so the sites are checked only where the result is not finite.
+    """
+    merged = None
+    try:
+        with np.errstate(all="ignore"):
+            merged = updates.rule.merge(updates.layer(module))
+    except AggregationError:
+        _check_finite(updates, name_of_a(module), name_of_b(module))
+        raise
+    except np.linalg.LinAlgError:
+        pass
+    if merged is None or not all(np.isfinite(x).all() for x in (merged.pair.a, merged.pair.b)):
+        _check_finite(updates, name_of_a(module), name_of_b(module))
+        raise AggregationError(f"{module}: found updates too large to be merged")
+    return merged
+
+
+def _mean_extra(name: str, updates: ValidatedUpdates) -> Array:
+    """Average an array that is no factor of a layer, and check it as `_merged_layer` does."""
     with np.errstate(all="ignore"):
-        value = mean([site.adapter.numbers(name) for site in fitting.sites], fitting.weights)
+        value = mean([site.adapter.reader(name) for site in updates.sites], updates.weights)
     if not np.isfinite(value).all():
-        _check_finite(name, fitting.sites)
-        raise AggregationError(f"{name}: found updates too large to be put together")
+        _check_finite(updates, name)
+        raise AggregationError(f"{name}: found updates too large to be merged")
     return value
 
 
-def _each_layer(work: Callable[[Layer], T], fitting: Round) -> Iterator[T]:
-    """`work` done on every layer, in the order of the modules, some of them at a time."""
+def _check_finite(updates: ValidatedUpdates, *names: str) -> None:
+    for name in names:
+        for site in updates.sites:
+            if (fault := not_finite(name, read_all(site.adapter.reader(name)))) is not None:
+                raise AggregationError(f"site {site.site}: {fault}")
+
+
+def _relative_error(errors: Sequence[LayerError | FindError], updates: ValidatedUpdates) -> float:
+    """Return the error over all layers; those that merging did not give are found now."""
+
+    def find(found: tuple[str, LayerError | FindError]) -> LayerError:
+        module, error = found
+        if isinstance(error, LayerError):
+            return error
+        with np.errstate(all="ignore"):
+            return error(updates.layer(module))
+
+    layers = list(_in_threads(find, list(zip(updates.modules, errors, strict=True))))
+    discarded = sum(layer.discarded for layer in layers)
+    energy = sum(layer.energy for layer in layers)
+    if not math.isfinite(discarded + energy):
+        raise AggregationError("found updates too large to be merged")
+    if discarded == 0.0:
+        return 0.0
+    return math.sqrt(discarded / energy) if energy > 0.0 else 1.0
+
+
+S = TypeVar("S")
+
+
+def _in_threads(work: Callable[[S], T], items: Sequence[S]) -> Iterator[T]:
+    """Do `work` on every item, some of them at a time; yields in the order of the items."""
     # One thread a layer: how many threads BLAS splits a product over changes its last bits,
     # and small QRs of several threads were up to a hundred times slower on a busy machine.
     workers = min(WORKERS, os.cpu_count() or 1)
     waiting: deque[Future[T]] = deque()
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(workers) as pool:
-        for module in fitting.sites[0].adapter.modules:
-            waiting.append(pool.submit(work, _layer(module, fitting)))
-            # What is not begun holds nothing; but a failure of the first is heard before the last.
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            # Few are queued, so that a failure of the first layer is raised before the last runs.
             if len(waiting) > workers:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-
-
-def _found(missed: Sequence[Missed | None], fitting: Round) -> Sequence[Missed]:
-    """What the layers miss, also under the rule that does not find it on its way."""
-    found = [one for one in missed if one is not None]
-    if len(found) == len(missed):
-        return found
-    return list(_each_layer(_missed_by_fedavg, fitting))
-
-
-def _missed_by_fedavg(layer: Layer) -> Missed:
-    with np.errstate(all="ignore"):
-        return missed_by_fedavg(layer)
-
-
-def _relative(missed: Sequence[Missed]) -> float:
-    lost, energy = sum(one.lost for one in missed), sum(one.energy for one in missed)
-    if not math.isfinite(lost + energy):
-        raise AggregationError("found updates too large to be put together")
-    if lost == 0.0:
-        return 0.0
-    return math.sqrt(lost / energy) if energy > 0.0 else 1.0
-
-
-def _merged_layer(layer: Layer, fitting: Round) -> MergedLayer:
-    """The layer's new factors.
-
-    That a site's numbers are finite is told by the result, and only if not, who has others: a
-    sum keeps what is not finite, and to look at every number costs as much as to average it.
-    """
-    try:
-        with np.errstate(all="ignore"):
-            merged = aggregate_pair(fitting.rule, layer, fitting.rank, fitting.scale)
-    except AggregationError:
-        _check_layer(layer.name, fitting.sites)
-        raise
-    except np.linalg.LinAlgError:
-        merged = None
-    if merged is None or not all(np.isfinite(x).all() for x in (merged.pair.a, merged.pair.b)):
-        _check_layer(layer.name, fitting.sites)
-        raise AggregationError(f"{layer.name}: found updates too large to be put together")
-    return merged
-
-
-def _layer(module: str, fitting: Round) -> Layer:
-    """One layer of every site and of what they started from, to be read."""
-    terms = tuple(
-        Term(site.site, weight, site.adapter.scale, _factors(module, site.adapter))
-        for site, weight in zip(fitting.sites, fitting.weights, strict=True)
-    )
-    previous = fitting.previous
-    return Layer(module, terms, None if previous is None else _factors(module, previous))
-
-
-def _factors(module: str, adapter: AdapterSource) -> Factors:
-    return Factors(adapter.numbers(name_of_a(module)), adapter.numbers(name_of_b(module)))
-
-
-def _check_layer(module: str, sites: Sequence[Contribution]) -> None:
-    _check_finite(name_of_a(module), sites)
-    _check_finite(name_of_b(module), sites)
-
-
-def _check_finite(name: str, sites: Sequence[Contribution]) -> None:
-    for site in sites:
-        if (fault := not_finite(name, whole(site.adapter.numbers(name)))) is not None:
-            raise AggregationError(f"site {site.site}: {fault}")

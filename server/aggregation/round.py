@@ -1,4 +1,4 @@
-"""The updates of a round that are put together: every site's, if they fit."""
+"""The updates of a round, checked against each other before they are merged."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,16 +9,16 @@ from common.adapter import (
     EXTRA_PREFIX,
     AdapterSource,
     finite_fault,
-    layout,
     name_of_a,
     name_of_b,
 )
 from common.errors import AggregationError
-from common.plan import Rule
+from common.linear_algebra.layer_factors import Factors, SiteFactors
+from common.rules.interface import Layer, Rule
 
 
 @dataclass(frozen=True, slots=True)
-class Contribution:
+class SiteUpdate:
     """One site's adapter of a round, and how many examples it was trained on."""
 
     site: str
@@ -27,51 +27,74 @@ class Contribution:
 
 
 @dataclass(frozen=True, slots=True)
-class Round:
-    """Updates that fit together: the sites with examples in name order, and their weights."""
+class ValidatedUpdates:
+    """The updates of a round that can be merged: of the sites with examples, in name order.
+
+    Attributes:
+        weights: each site's share of the examples.
+        previous: what the sites started from; None in a stage's first round.
+        rank: of the result.
+    """
 
     rule: Rule
-    sites: tuple[Contribution, ...]
+    sites: tuple[SiteUpdate, ...]
     weights: tuple[float, ...]
     previous: AdapterSource | None
     rank: int
 
     @property
     def scale(self) -> float:
-        """The result's scale: what the sites started from, or the first one's."""
+        """The result's scale: that of what the sites started from, or of the first site."""
         start = self.sites[0].adapter if self.previous is None else self.previous
         return start.scale
 
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The names of the layers."""
+        return self.sites[0].adapter.modules
+
+    @property
+    def extras(self) -> tuple[str, ...]:
+        """The PEFT names of the arrays that are no factors of a layer."""
+        return tuple(f"{EXTRA_PREFIX}{name}" for name in self.sites[0].adapter.extra_names)
+
     def layout(self) -> dict[str, tuple[int, ...]]:
-        """Every array's PEFT name and shape in the result."""
-        first = self.sites[0].adapter
-        shapes = first.layout()
-        for module in first.modules:
+        """Return every array's PEFT name and shape in the result."""
+        shapes = self.sites[0].adapter.layout()
+        for module in self.modules:
             a, b = name_of_a(module), name_of_b(module)
             shapes[a], shapes[b] = (self.rank, shapes[a][1]), (shapes[b][0], self.rank)
         return shapes
 
+    def layer(self, module: str) -> Layer:
+        """Return a layer of every site and of what they started from, none of it read yet."""
+        sites = tuple(
+            SiteFactors(site.site, weight, site.adapter.scale, _factors(module, site.adapter))
+            for site, weight in zip(self.sites, self.weights, strict=True)
+        )
+        previous = None if self.previous is None else _factors(module, self.previous)
+        return Layer(module, sites, previous, self.rank, self.scale)
 
-def fitted(
-    rule: Rule,
-    contributions: Sequence[Contribution],
-    previous: AdapterSource | None,
-    rank: int,
-) -> Round:
-    """The round, if all that can be told without its numbers is right.
+
+def validated(
+    rule: Rule, updates: Sequence[SiteUpdate], previous: AdapterSource | None, rank: int
+) -> ValidatedUpdates:
+    """Check all of the updates that can be checked without reading their numbers.
 
     Raises:
-        AggregationError: the updates don't fit together; the message names the site.
+        AggregationError: the updates can't be merged; the message names the site.
     """
-    sites = sorted(contributions, key=lambda contribution: contribution.site)
+    sites = sorted(updates, key=lambda update: update.site)
     _check_sites(sites)
-    _check_fit(rule, sites, previous, rank)
+    _check_layouts(rule, sites, previous, rank)
     counted = tuple(site for site in sites if site.examples > 0)
-    return Round(rule, counted, tuple(_weights(counted)), previous, rank)
+    total = sum(site.examples for site in counted)
+    weights = tuple(site.examples / total for site in counted)
+    return ValidatedUpdates(rule, counted, weights, previous, rank)
 
 
-def _check_sites(sites: Sequence[Contribution]) -> None:
-    """Every site once, with a count of examples and finite numbers; some examples at all."""
+def _check_sites(sites: Sequence[SiteUpdate]) -> None:
+    """Check that each site is there once, and that there are any examples."""
     if not sites:
         raise AggregationError("no site's update arrived, expected at least one")
     for site, following in pairwise(sites):
@@ -84,7 +107,7 @@ def _check_sites(sites: Sequence[Contribution]) -> None:
         raise AggregationError(f"no site trained on any example (sites: {names})")
 
 
-def _check_numbers(site: Contribution) -> None:
+def _check_numbers(site: SiteUpdate) -> None:
     if site.examples < 0:
         raise AggregationError(
             f"site {site.site}: found {site.examples} examples, expected 0 or more"
@@ -98,25 +121,24 @@ def _check_numbers(site: Contribution) -> None:
         raise AggregationError(f"site {site.site}: {fault}")
 
 
-def _check_fit(
-    rule: Rule, sites: Sequence[Contribution], previous: AdapterSource | None, rank: int
+def _check_layouts(
+    rule: Rule, sites: Sequence[SiteUpdate], previous: AdapterSource | None, rank: int
 ) -> None:
-    """All sites, and what they started from, have the parts that the rule puts together."""
+    """Check that all sites, and what they started from, have the arrays that the rule merges."""
     parties: list[tuple[str, AdapterSource]]
     parties = [(f"site {site.site}", site.adapter) for site in sites]
     if previous is not None:
         parties.insert(0, ("the previous round", previous))
     first_label, first = parties[0]
-    if rule is not Rule.SVD and first.modules and first.rank != rank:
+    if not rule.layouts_may_differ and first.modules and first.rank != rank:
         raise AggregationError(f"{first_label}: found rank {first.rank}, expected {rank}")
-    outline = _outline if rule is Rule.SVD else layout
-    expected = outline(first)
+    expected = _compared_shapes(rule, first)
     for label, adapter in parties[1:]:
-        _check_shapes(label, outline(adapter), first_label, expected)
-        if rule is not Rule.SVD and adapter.scale != first.scale:
+        _check_shapes(label, _compared_shapes(rule, adapter), first_label, expected)
+        if not rule.layouts_may_differ and adapter.scale != first.scale:
             raise AggregationError(
                 f"{label} has scale {adapter.scale}, {first_label} has {first.scale}; "
-                f"{rule} expects equal scales"
+                f"{rule.name} expects equal scales"
             )
 
 
@@ -137,9 +159,11 @@ def _check_shapes(
             )
 
 
-def _outline(adapter: AdapterSource) -> dict[str, tuple[int, ...]]:
-    """Every layer's (outputs, inputs) and every extra's shape: what ranks don't change."""
+def _compared_shapes(rule: Rule, adapter: AdapterSource) -> dict[str, tuple[int, ...]]:
+    """Return every array's shape; of layers whose rank may differ, (outputs, inputs)."""
     shapes = adapter.layout()
+    if not rule.layouts_may_differ:
+        return shapes
     layers = {
         name: (shapes[name_of_b(name)][0], shapes[name_of_a(name)][1]) for name in adapter.modules
     }
@@ -147,7 +171,5 @@ def _outline(adapter: AdapterSource) -> dict[str, tuple[int, ...]]:
     return layers | {name: shapes[name] for name in extras}
 
 
-def _weights(sites: Sequence[Contribution]) -> list[float]:
-    """Shares of the examples."""
-    total = sum(site.examples for site in sites)
-    return [site.examples / total for site in sites]
+def _factors(module: str, adapter: AdapterSource) -> Factors:
+    return Factors(adapter.reader(name_of_a(module)), adapter.reader(name_of_b(module)))

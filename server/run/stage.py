@@ -10,10 +10,10 @@ from common.errors import SiteFailed
 from common.exchange import Order, ReleaseRef, Scores, Work
 from common.identity import code_digest
 from common.plan import Plan
-from common.printable import plain
+from common.printable import printable
 from common.process.progress import ProgressEvent
-from server.aggregation.aggregate import Contribution, merge
-from server.aggregation.compatibility import LowRank, misfits
+from server.aggregation.aggregate import SiteUpdate, merge
+from server.aggregation.compatibility import incompatible_updates
 from server.run.accept import Ask, Refused, Scored, Waiting
 from server.run.journal import Closed, Journal, Learned
 
@@ -178,12 +178,12 @@ def _round(plan: Plan, order: Order, desk: Desk) -> Closed:
     for site in _silent(plan, order, gathered):
         why = f"it was late (deadline: {stage.deadline_hours:g} h after the round began)"
         _left_out(order, desk, gathered, Refused(site, why))
-    contributions = [
-        Contribution(update.site, update.examples, _file(journal, update.adapter, update.site))
+    accepted = [
+        SiteUpdate(update.site, update.examples, _file(journal, update.adapter, update.site))
         for update in gathered.updates.values()
     ]
     previous = None if order.adapter is None else _file(journal, order.adapter, "the order")
-    merged = merge(plan.aggregation, contributions, previous, plan.method.rank, plan.wire)
+    merged = merge(plan.rule, accepted, previous, plan.method.layout.rank, plan.wire)
     closed = Closed(
         sites={site: gathered.updates[site].examples for site in sorted(gathered.updates)},
         refusals=tuple(sorted(gathered.refusals.values())),
@@ -233,7 +233,8 @@ def _refuse_misfits(plan: Plan, order: Order, desk: Desk, gathered: _Gathered) -
     journal, updates = desk.journal, gathered.updates
     sources = {site: _file(journal, update.adapter, site) for site, update in updates.items()}
     ordered = None if order.adapter is None else _file(journal, order.adapter, "the order")
-    found = misfits(sources, ordered, LowRank.of(plan, order.round))
+    frozen = plan.rule.trained_factors(order.round).frozen
+    found = incompatible_updates(sources, ordered, plan.method.layout, frozen)
     for site, why in found.items():
         journal.refuse(order, site, why)
         del updates[site]
@@ -253,7 +254,7 @@ def _left_out(order: Order, desk: Desk, gathered: _Gathered, refused: Refused) -
     what = f"stage {order.stage + 1}"
     if order.work is Work.TRAIN:
         what += f", round {order.round}"
-    text = f"site {refused.site} could not {order.work} {what}: {plain(refused.why)}"
+    text = f"site {refused.site} could not {order.work} {what}: {printable(refused.why)}"
     gathered.refusals[refused.site] = text
     desk.say({"event": "refused", "stage": order.stage, "site": refused.site, "text": text})
 

@@ -7,7 +7,7 @@ import numpy as np
 from common.adapter import Adapter, Pair, to_bytes
 from common.bank.bank import Bank
 from common.bank.release import Draft
-from common.plan import BaseModelPin, Rule
+from common.plan import BaseModelPin
 from common.plan_fields import Modality, Precision
 from common.signing import SigningKey
 
@@ -39,7 +39,7 @@ def draft(bank: Bank, name: str) -> Draft:
         plan="b" * 64,
         sums=tuple(range(stage + 1)),
         sites={"north": 12, "south": 30},
-        rule=Rule.SVD,
+        rule="svd",
         error=0.125,
         scores={"accuracy": 0.75},
         code="c" * 16,

@@ -17,7 +17,7 @@ from common.adapter import from_bytes
 from common.bank.bank import Bank
 from common.exchange import Order, Update, Work
 from common.identity import code_digest
-from common.plan import Plan, Rule
+from common.plan import Plan
 from common.plan_file import load_plan
 from report.json_file import read_report
 from report.write import write_report
@@ -130,7 +130,7 @@ def test_a_run_that_is_taken_up_again_asks_nobody_who_has_left(tmp_path: Path):
 
 def test_sites_of_unequal_size_weigh_as_much_as_their_examples(tmp_path: Path):
     one_round = {**STAGE, "rounds": 1}
-    plan = quick(tmp_path, [one_round]).model_copy(update={"aggregation": Rule.FEDAVG})
+    plan = quick(tmp_path, [one_round]).model_copy(update={"aggregation": "fedavg"})
     folder = RunFolder(tmp_path / "run")
     sites = folder.root / "sites"
     prepare(plan, sites, None, BASE_MODELS["tiny-llava"])

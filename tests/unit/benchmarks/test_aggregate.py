@@ -11,8 +11,8 @@ import pytest
 from benchmarks import aggregate as bench
 from benchmarks.aggregate import Cost, Size, Turn
 from common.adapter import Array
-from common.plan import Rule
 from common.plan_fields import Precision
+from common.rules.svd import RULE as SVD
 from server.aggregation.aggregate import merge
 
 SMALL = Size(blocks=3, shapes={"q": (160, 170), "k": (60, 170)}, sites=3, rank=4)
@@ -73,7 +73,7 @@ def test_another_result_would_show_in_the_difference(
     sites = [bench.contribution(number, file) for number, file in enumerate(files)]
     assert bench.largest_difference(sites, SMALL) < 1e-5
     assert len(bench.checked(SMALL)) == 2
-    others = merge(Rule.SVD, sites[:2], None, 4, Precision.FP32)
+    others = merge(SVD, sites[:2], None, 4, Precision.FP32)
 
     def smaller(_: object, given: list[object], *rest: object) -> object:
         assert len(given) == 3

@@ -6,7 +6,7 @@ import yaml
 
 from common.errors import PlanError
 from common.methods.mslora_cr import Active
-from common.plan import Metric, Rule
+from common.plan import Metric
 from common.plan_fields import Modality
 from common.plan_file import load_plan, parse_plan
 
@@ -46,7 +46,7 @@ def test_every_plan_in_configs_loads(file: Path):
 
 def test_text_becomes_enums_and_lists_become_tuples():
     plan = parse_plan(document(), "p.yaml")
-    assert plan.aggregation is Rule.SVD
+    assert plan.aggregation == "svd"
     assert plan.stages[0].modality is Modality.CT
     assert plan.stages[0].sites == ("a", "b")
     assert plan.stages[0].metric is Metric.ACCURACY
@@ -93,7 +93,12 @@ def test_every_mistake_is_named_at_once_with_stage_and_field():
         ({"stages": [stage("one", sites=["a", "a"])]}, "sites: found 'a' twice"),
         ({"stages": [stage("one", quorum=3)]}, "quorum: found 3, expected at most its 2 sites"),
         ({"method": {"name": "mslora"}}, "method, name: found 'mslora', expected one of"),
-        ({"aggregation": "mean"}, "aggregation: found 'mean', expected one of 'fedavg', 'svd'"),
+        (
+            {"aggregation": "mean"},
+            "aggregation: found 'mean', expected one of 'alternating', 'fedavg', 'frozen_a' or "
+            "'svd'",
+        ),
+        ({"aggregation": ["svd"]}, "aggregation: found ['svd'], expected one of 'alternating', "),
         ({"stages": [stage("one", learning_rate=float("nan"))]}, "learning_rate: found nan"),
         ({"stages": [stage("A b")]}, "name: found 'A b', expected text like"),
     ],

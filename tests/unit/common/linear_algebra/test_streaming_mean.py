@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.adapter import Array
+from common.array_reader import in_memory
 from common.linear_algebra import streaming_mean as of
 from common.linear_algebra.streaming_mean import mean, mean_into
-from common.numbers import held
 
 
 @settings(max_examples=60, deadline=None)
@@ -33,7 +33,7 @@ def test_the_parts_change_no_bit(
         patch.setattr(of, "READ", read)
         patch.setattr(of, "SITES", group)
         patch.setattr(of, "PART", part)
-        mean_into(found, [held(value) for value in values], weights)
+        mean_into(found, [in_memory(value) for value in values], weights)
     np.testing.assert_array_equal(found, expected)
 
 
@@ -41,7 +41,7 @@ def test_the_parts_change_no_bit(
 def test_equal_values_come_back_bit_for_bit(seed: int, sites: int):
     (value, *_), weights = some(1, 30, seed)[0], some(sites, 1, seed)[1]
     value[:3] = -0.0, 1e-45, 3e38
-    found = mean([held(value)] * sites, weights)
+    found = mean([in_memory(value)] * sites, weights)
     assert found.dtype == np.float32 and found.tobytes() == value.tobytes()
 
 

@@ -15,17 +15,21 @@ from threadpoolctl import threadpool_limits  # pyright: ignore[reportMissingType
 from common.adapter import Adapter, Array, Pair, StoredAdapter, to_bytes
 from common.errors import AggregationError
 from common.linear_algebra import krylov, layer_factors, product_sum
-from common.linear_algebra.krylov import strongest_of_sum
-from common.linear_algebra.low_rank import Cut, tall
-from common.linear_algebra.product_sum import Product, Sum, inner_product
-from common.plan import Rule
+from common.linear_algebra.krylov import truncated_svd_of_sum
+from common.linear_algebra.low_rank import TruncatedSVD, tall
+from common.linear_algebra.product_sum import Product, ProductSum, inner_product
 from common.plan_fields import Precision
+from common.rules import svd
+from common.rules.fedavg import RULE as FEDAVG
+from common.rules.interface import Rule
+from common.rules.registry import rules
+from common.rules.svd import RULE as SVD
 from server.aggregation import aggregate as aggregation
-from server.aggregation import rules
-from server.aggregation.aggregate import Contribution, aggregate, merge
+from server.aggregation.aggregate import SiteUpdate, aggregate, merge
 
 seeds = st.integers(0, 2**32 - 1)
 quick = settings(max_examples=15, deadline=None)
+every_rule = pytest.mark.parametrize("rule", rules().values(), ids=rules().keys())
 K = 6
 #: Singular values of 40 directions; the sixth is the last that is kept.
 SPECTRA = {
@@ -53,7 +57,7 @@ def orthonormal(random: np.random.Generator, rows: int, columns: int) -> Array:
     return np.linalg.qr(random.standard_normal((rows, columns)))[0]
 
 
-def spread(strength: Array, shape: tuple[int, int], seed: int = 1) -> tuple[Sum, Array]:
+def spread(strength: Array, shape: tuple[int, int], seed: int = 1) -> tuple[ProductSum, Array]:
     """A matrix with these singular values as products of 7 ranks, none of which shows them."""
     random = np.random.default_rng(seed)
     left, right = (orthonormal(random, side, len(strength)) for side in shape)
@@ -61,13 +65,13 @@ def spread(strength: Array, shape: tuple[int, int], seed: int = 1) -> tuple[Sum,
     b, a = (left * strength) @ mixed, right @ mixed
     parts = [slice(begin, begin + 7) for begin in range(0, len(strength), 7)]
     return (
-        Sum([Product(tall(b[:, part]), tall(a[:, part])) for part in parts]),
+        ProductSum([Product(tall(b[:, part]), tall(a[:, part])) for part in parts]),
         (left * strength) @ right.T,
     )
 
 
-def dense(cut: Cut) -> Array:
-    return cut.left * cut.strength @ cut.right
+def dense(cut: TruncatedSVD) -> Array:
+    return cut.left * cut.singular @ cut.right
 
 
 @pytest.mark.parametrize("shape", [(200, 90), (90, 200), (41, 41)])
@@ -80,17 +84,17 @@ def test_the_strongest_are_those_of_the_dense_svd(
     monkeypatch.setattr(krylov, "DEPTH", depth)
     strength = SPECTRA[spectrum]
     products, whole = spread(strength, shape)
-    cut = strongest_of_sum(products, K)
+    cut = truncated_svd_of_sum(products, K)
     best = strength[:K][strength[:K] > 1e-13]
-    np.testing.assert_allclose(cut.strength, best, rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(cut.singular, best, rtol=1e-12, atol=1e-13)
     expected, scale = spread(np.r_[best, np.zeros(40 - len(best))], shape)[1], strength[0]
     np.testing.assert_allclose(dense(cut), expected, atol=1e-9 * scale + 1e-300)
     kept = np.eye(len(best))
     np.testing.assert_allclose(cut.left.T @ cut.left, kept, atol=1e-12)
     np.testing.assert_allclose(cut.right @ cut.right.T, kept, atol=1e-12)
     assert cut.energy == pytest.approx(np.sum(strength**2), rel=1e-12)
-    assert cut.lost == pytest.approx(np.sum(strength[len(best) :] ** 2), rel=1e-9)
-    assert cut.lost == pytest.approx(np.linalg.norm(whole - dense(cut)) ** 2, rel=1e-6)
+    assert cut.discarded == pytest.approx(np.sum(strength[len(best) :] ** 2), rel=1e-9)
+    assert cut.discarded == pytest.approx(np.linalg.norm(whole - dense(cut)) ** 2, rel=1e-6)
 
 
 @pytest.mark.parametrize("near", [0.0, 1e-15, 1e-11, 1e-8])
@@ -98,10 +102,10 @@ def test_of_directions_that_are_as_strong_as_one_another_any_will_do(near: float
     """Eleven of them for four places: what is kept and what is lost are the best's."""
     strength = np.r_[3.0, 2.0, 1 + near * np.arange(11)[::-1], np.full(20, 0.3)]
     products, whole = spread(strength, (150, 60))
-    cut = strongest_of_sum(products, K)
-    assert np.sum(cut.strength**2) == pytest.approx(np.sum(strength[:K] ** 2), rel=1e-10)
-    assert cut.lost == pytest.approx(np.sum(strength[K:] ** 2), rel=1e-10)
-    assert cut.lost == pytest.approx(np.linalg.norm(whole - dense(cut)) ** 2, rel=1e-10)
+    cut = truncated_svd_of_sum(products, K)
+    assert np.sum(cut.singular**2) == pytest.approx(np.sum(strength[:K] ** 2), rel=1e-10)
+    assert cut.discarded == pytest.approx(np.sum(strength[K:] ** 2), rel=1e-10)
+    assert cut.discarded == pytest.approx(np.linalg.norm(whole - dense(cut)) ** 2, rel=1e-10)
 
 
 def test_a_search_that_was_ended_before_tells_what_its_own_directions_lose(
@@ -109,16 +113,16 @@ def test_a_search_that_was_ended_before_tells_what_its_own_directions_lose(
 ):
     """200 strengths that hardly differ; a space of two blocks is far too small for them."""
     products, whole = spread(1 - 1e-3 * np.arange(200), (300, 250))
-    best = strongest_of_sum(products, K)
+    best = truncated_svd_of_sum(products, K)
     monkeypatch.setattr(krylov, "DEPTH", 2)
     monkeypatch.setattr(krylov, "SPACES", 1)
-    cut = strongest_of_sum(products, K)
-    assert np.sum(cut.strength**2) < 0.99 * np.sum(best.strength**2)
-    assert cut.lost == pytest.approx(np.linalg.norm(whole - dense(cut)) ** 2, rel=1e-12)
+    cut = truncated_svd_of_sum(products, K)
+    assert np.sum(cut.singular**2) < 0.99 * np.sum(best.singular**2)
+    assert cut.discarded == pytest.approx(np.linalg.norm(whole - dense(cut)) ** 2, rel=1e-12)
     assert cut.energy == pytest.approx(np.linalg.norm(whole) ** 2, rel=1e-12)
     monkeypatch.setattr(krylov, "SPACES", 200)
-    again = strongest_of_sum(products, K)
-    np.testing.assert_allclose(again.strength, best.strength, rtol=1e-12)
+    again = truncated_svd_of_sum(products, K)
+    np.testing.assert_allclose(again.singular, best.singular, rtol=1e-12)
 
 
 @quick
@@ -130,13 +134,13 @@ def test_any_shape_is_as_the_dense_svd_has_it(seed: int, m: int, n: int, inner: 
         (random.standard_normal((m, inner)), random.standard_normal((n, inner))) for _ in "abc"
     ]
     whole = np.sum([b @ a.T for b, a in parts], axis=0)
-    cut = strongest_of_sum(Sum([Product(tall(b), tall(a)) for b, a in parts]), rank)
+    cut = truncated_svd_of_sum(ProductSum([Product(tall(b), tall(a)) for b, a in parts]), rank)
     left, strength, right = np.linalg.svd(whole, full_matrices=False)
     expected = (left[:, :rank] * strength[:rank]) @ right[:rank]
     np.testing.assert_allclose(dense(cut), expected, atol=1e-8 * strength[0])
     assert cut.energy == pytest.approx(np.sum(strength**2), rel=1e-12)
     lost = np.sum(strength[rank:] ** 2)
-    assert cut.lost == pytest.approx(lost, rel=1e-9, abs=1e-26 * cut.energy)
+    assert cut.discarded == pytest.approx(lost, rel=1e-9, abs=1e-26 * cut.energy)
 
 
 @pytest.mark.parametrize("spectrum", SPECTRA)
@@ -144,12 +148,12 @@ def test_a_small_sum_is_decomposed_whole_to_the_same_end(
     spectrum: str, monkeypatch: pytest.MonkeyPatch
 ):
     products, _ = spread(SPECTRA[spectrum], (90, 60))
-    searched = strongest_of_sum(products, K)
+    searched = truncated_svd_of_sum(products, K)
     monkeypatch.setattr(krylov, "DENSE", 90 * 60)
-    whole = strongest_of_sum(products, K)
+    whole = truncated_svd_of_sum(products, K)
     assert not np.array_equal(dense(whole), dense(searched)) or spectrum == "none"
     np.testing.assert_allclose(dense(whole), dense(searched), atol=1e-9)
-    assert whole.lost == pytest.approx(searched.lost, rel=1e-9)
+    assert whole.discarded == pytest.approx(searched.discarded, rel=1e-9)
     assert whole.energy == pytest.approx(searched.energy, rel=1e-12)
 
 
@@ -158,8 +162,10 @@ def test_what_cancels_leaves_nothing_and_no_noise(small: int, monkeypatch: pytes
     monkeypatch.setattr(krylov, "DENSE", small)
     random = np.random.default_rng(2)
     b, a = random.standard_normal((80, 5)), random.standard_normal((60, 5))
-    cut = strongest_of_sum(Sum([Product(tall(b), tall(a)), Product(tall(-b), tall(a))]), K)
-    assert (len(cut.strength), cut.lost, cut.energy) == (0, 0.0, 0.0)
+    cut = truncated_svd_of_sum(
+        ProductSum([Product(tall(b), tall(a)), Product(tall(-b), tall(a))]), K
+    )
+    assert (len(cut.singular), cut.discarded, cut.energy) == (0, 0.0, 0.0)
     assert (cut.left.shape, cut.right.shape) == ((80, 0), (0, 60))
 
 
@@ -170,17 +176,17 @@ def test_what_is_left_of_terms_that_cancel_is_lost_or_kept_exactly(left_over: fl
     b, a = random.standard_normal((300, 5)), random.standard_normal((280, 5))
     little, whole = spread(left_over * 0.9 ** np.arange(40), (300, 280))
     products = [Product(tall(b), tall(a)), *little.products, Product(tall(b), tall(-a))]
-    cut = strongest_of_sum(Sum(products), K)
-    np.testing.assert_allclose(cut.strength, left_over * 0.9 ** np.arange(K), rtol=1e-9, atol=1e-12)
-    assert cut.lost == pytest.approx(np.linalg.norm(whole - dense(cut)) ** 2, rel=1e-3)
+    cut = truncated_svd_of_sum(ProductSum(products), K)
+    np.testing.assert_allclose(cut.singular, left_over * 0.9 ** np.arange(K), rtol=1e-9, atol=1e-12)
+    assert cut.discarded == pytest.approx(np.linalg.norm(whole - dense(cut)) ** 2, rel=1e-3)
     assert cut.energy == pytest.approx(np.linalg.norm(whole) ** 2, rel=1e-3)
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e70])
 def test_the_smallest_and_the_largest_numbers_have_directions(scale: float):
     strength = 0.5 ** np.arange(40)
-    cut = strongest_of_sum(spread(scale * strength, (90, 70))[0], K)
-    np.testing.assert_allclose(cut.strength, scale * strength[:K], rtol=1e-10)
+    cut = truncated_svd_of_sum(spread(scale * strength, (90, 70))[0], K)
+    np.testing.assert_allclose(cut.singular, scale * strength[:K], rtol=1e-10)
 
 
 @pytest.mark.parametrize("value", [1e200, np.inf, np.nan])
@@ -188,14 +194,14 @@ def test_numbers_that_float64_can_not_multiply_are_an_error(value: float):
     products, _ = spread(np.ones(40), (90, 70))
     large = Product(tall(np.full((90, 2), value)), tall(np.full((70, 2), value)))
     with pytest.raises(np.linalg.LinAlgError), np.errstate(all="ignore"):
-        strongest_of_sum(Sum([*products.products, large]), K)
+        truncated_svd_of_sum(ProductSum([*products.products, large]), K)
 
 
 def test_the_squared_norm_by_hand():
     """[1, 0]^T [1, 2] + [1, 1]^T [0, 3] = [[1, 5], [0, 3]]: 1 + 25 + 9."""
     one = Product(tall(np.array([[1.0], [0.0]])), tall(np.array([[1.0], [2.0]])))
     other = Product(tall(np.array([[1.0], [1.0]])), tall(np.array([[0.0], [3.0]])))
-    assert Sum([one, other]).squared_norm() == pytest.approx(35.0, rel=1e-15)
+    assert ProductSum([one, other]).squared_norm() == pytest.approx(35.0, rel=1e-15)
     # [[1, 2], [0, 0]] and [[0, 3], [0, 3]].
     assert inner_product(one, other) == pytest.approx(6.0, rel=1e-15)
     assert inner_product(one, one) == pytest.approx(5.0, rel=1e-15)
@@ -208,7 +214,7 @@ def test_the_squared_norm_is_the_dense_ones_by_pairs_and_by_rows(
 ):
     random = np.random.default_rng(seed)
     b, a = random.standard_normal((count, m, 3)), random.standard_normal((count, n, 3))
-    found = Sum([Product(tall(one), tall(other)) for one, other in zip(b, a, strict=True)])
+    found = ProductSum([Product(tall(one), tall(other)) for one, other in zip(b, a, strict=True)])
     expected = np.linalg.norm(np.einsum("cmr,cnr->mn", b, a)) ** 2
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(product_sum, "ROWS", 8)
@@ -220,22 +226,22 @@ def test_the_squared_norm_is_the_dense_ones_by_pairs_and_by_rows(
 
 def sites(
     count: int, drift: float = 0.3, seed: int = 4, shape: tuple[int, int] = (70, 50), rank: int = 3
-) -> list[Contribution]:
+) -> list[SiteUpdate]:
     """Two layers; every site has drifted from a common start."""
     random, (m, n) = np.random.default_rng(seed), shape
     start = {name: (normal(random, rank, n), normal(random, m, rank)) for name in "qv"}
-    found: list[Contribution] = []
+    found: list[SiteUpdate] = []
     for number in range(count):
         moved = {
             name: Pair(*(x + np.float32(drift) * normal(random, *x.shape) for x in pair))
             for name, pair in start.items()
         }
-        found.append(Contribution(f"s{number:03}", 1 + number % 5, Adapter(moved, 2.0)))
+        found.append(SiteUpdate(f"s{number:03}", 1 + number % 5, Adapter(moved, 2.0)))
     return found
 
 
-def filed(folder: Path, parts: Sequence[Contribution]) -> list[Contribution]:
-    found: list[Contribution] = []
+def filed(folder: Path, parts: Sequence[SiteUpdate]) -> list[SiteUpdate]:
+    found: list[SiteUpdate] = []
     for part in parts:
         file = folder / part.site
         file.write_bytes(to_bytes(part.adapter))
@@ -246,12 +252,12 @@ def filed(folder: Path, parts: Sequence[Contribution]) -> list[Contribution]:
 @pytest.fixture
 def in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     """All that is written for many sites is done with few, in groups of three."""
-    monkeypatch.setattr(rules, "MANY_RANKS", 0)
+    monkeypatch.setattr(layer_factors, "MANY_RANKS", 0)
     monkeypatch.setattr(layer_factors, "GROUP", 9)
     monkeypatch.setattr(product_sum, "ROWS", 16)
 
 
-@pytest.mark.parametrize("rule", [Rule.FEDAVG, Rule.SVD])
+@pytest.mark.parametrize("rule", [FEDAVG, SVD])
 @pytest.mark.parametrize("drift", [1e-6, 1e-3, 0.5])
 @pytest.mark.parametrize("count", [2, 7])
 def test_many_sites_are_put_together_as_few_are(
@@ -272,14 +278,14 @@ def test_more_ranks_than_few_take_the_way_of_many(monkeypatch: pytest.MonkeyPatc
     """171 sites of rank 3 have 513; their drifts, with the means, have as many."""
     called: list[int] = []
 
-    def seen(found: Sum, rank: int) -> Cut:
+    def seen(found: ProductSum, rank: int) -> TruncatedSVD:
         called.append(found.ranks)
-        return strongest_of_sum(found, rank)
+        return truncated_svd_of_sum(found, rank)
 
-    monkeypatch.setattr(rules, "strongest_of_sum", seen)
-    aggregate(Rule.SVD, sites(170), None, 3)
+    monkeypatch.setattr(svd, "truncated_svd_of_sum", seen)
+    aggregate(SVD, sites(170), None, 3)
     assert not called
-    found = aggregate(Rule.SVD, sites(171), None, 3)
+    found = aggregate(SVD, sites(171), None, 3)
     assert called == [513, 513]
     target = np.sum([1 + i % 5 for i in range(171)])
     whole = np.sum(
@@ -300,7 +306,7 @@ def test_more_ranks_than_few_take_the_way_of_many(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.usefixtures("in_groups")
-@pytest.mark.parametrize("rule", [Rule.FEDAVG, Rule.SVD])
+@pytest.mark.parametrize("rule", [FEDAVG, SVD])
 def test_neither_order_nor_files_nor_threads_nor_layers_at_a_time_change_a_bit_of_many(
     rule: Rule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -317,7 +323,7 @@ def test_neither_order_nor_files_nor_threads_nor_layers_at_a_time_change_a_bit_o
 
 
 @pytest.mark.usefixtures("in_groups")
-@pytest.mark.parametrize("rule", Rule)
+@every_rule
 def test_many_equal_sites_come_back_bit_for_bit(rule: Rule):
     one = sites(1)[0]
     parts = [replace(one, site=f"s{number}", examples=number + 1) for number in range(7)]
@@ -329,14 +335,14 @@ def test_many_equal_sites_come_back_bit_for_bit(rule: Rule):
 @pytest.mark.usefixtures("in_groups")
 def test_many_sites_of_unequal_ranks_and_scales_are_put_together():
     random = np.random.default_rng(6)
-    parts: list[Contribution] = []
+    parts: list[SiteUpdate] = []
     whole = np.zeros((40, 30))
     for number, rank in enumerate((1, 4, 2, 30, 3)):
         a, b = normal(random, rank, 30), normal(random, 40, rank)
         scale = float(1 + number)
-        parts.append(Contribution(f"s{number}", 1, Adapter({"q": Pair(a, b)}, scale)))
+        parts.append(SiteUpdate(f"s{number}", 1, Adapter({"q": Pair(a, b)}, scale)))
         whole += 0.2 * scale * b.astype(np.float64) @ a
-    found = aggregate(Rule.SVD, parts, None, 4)
+    found = aggregate(SVD, parts, None, 4)
     left, strength, right = np.linalg.svd(whole)
     pair = found.adapter.pair("q")
     expected = (left[:, :4] * strength[:4]) @ right[:4]
@@ -346,7 +352,7 @@ def test_many_sites_of_unequal_ranks_and_scales_are_put_together():
 
 
 @pytest.mark.usefixtures("in_groups")
-@pytest.mark.parametrize("rule", [Rule.FEDAVG, Rule.SVD])
+@pytest.mark.parametrize("rule", [FEDAVG, SVD])
 def test_what_is_not_finite_is_named_among_many(rule: Rule):
     parts = sites(7)
     parts[4].adapter.pair("v").b[3, 1] = np.nan
@@ -354,17 +360,17 @@ def test_what_is_not_finite_is_named_among_many(rule: Rule):
         aggregate(rule, parts, None, 3)
 
 
-@pytest.mark.parametrize("rule", [Rule.FEDAVG, Rule.SVD])
+@pytest.mark.parametrize("rule", [FEDAVG, SVD])
 def test_memory_does_not_grow_with_very_many_sites(rule: Rule, tmp_path: Path):
     """3 and 10 groups: a square matrix of all ranks would take 5 MB and 52 MB."""
     shape, rank = (600, 500), 16
     random = np.random.default_rng(7)
 
     def peak(count: int) -> int:
-        parts: list[Contribution] = []
+        parts: list[SiteUpdate] = []
         for number in range(count):
             pair = Pair(normal(random, rank, shape[1]), normal(random, shape[0], rank))
-            parts.append(Contribution(f"{number:03}", 1, Adapter({"q": pair}, 1.0)))
+            parts.append(SiteUpdate(f"{number:03}", 1, Adapter({"q": pair}, 1.0)))
         stored = filed(tmp_path, parts)
         del parts
         tracemalloc.start()

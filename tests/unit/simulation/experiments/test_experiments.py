@@ -6,7 +6,6 @@ import pytest
 from common.errors import PlanError
 from common.methods.mslora_cr import MSLoRACR
 from common.methods.sequential import Sequential
-from common.plan import Rule
 from simulation.experiments.experiments import load_experiment
 from tests.unit.made_results import SEQUENTIAL, write_experiment
 
@@ -24,7 +23,7 @@ def test_every_combination_has_a_plan_for_each_seed(tmp_path: Path):
         for v in found.variants
     ]
     assert made == [
-        ({"rule": rule, "rank": str(rank)}, seed, seed, Rule(rule), rank)
+        ({"rule": rule, "rank": str(rank)}, seed, seed, rule, rank)
         for rule in ("svd", "fedavg")
         for rank in (2, 4)
         for seed in (0, 1)

@@ -1,4 +1,4 @@
-"""The best low-rank factors of a sum of products, found without forming the sum."""
+"""The truncated SVD of a sum of low-rank products, found without forming the sum."""
 
 # M outputs, N inputs, R rank of the sum as it is given, K rank that is kept
 import math
@@ -20,47 +20,47 @@ _CONDITION = 1e5
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
-    """The strongest directions of a matrix: left * strength @ right is the best of its rank.
+class TruncatedSVD:
+    """A truncated SVD: left * singular @ right is the matrix's best approximation of its rank.
 
-    Shapes: left (M, K), strength (K,) descending and above the noise of float64, right (K, N).
-    `lost` and `energy` are squared Frobenius norms: of what was cut off, and of the whole.
+    Shapes: left (M, K), singular (K,) descending and above the noise of float64, right (K, N).
+    `discarded` and `energy` are squared Frobenius norms: of what was truncated, and of the matrix.
     """
 
     left: Array
-    strength: Array
+    singular: Array
     right: Array
-    lost: float
+    discarded: float
     energy: float
 
 
 @dataclass(frozen=True, slots=True)
 class Tall:
-    """A matrix of many rows in float64, of which a block of rows is made at a time."""
+    """A matrix with many rows in float64, made a block of rows at a time."""
 
     rows: int
     columns: int
     make: Callable[[slice], Array]
 
     def blocks(self, rows: int = 0) -> Iterator[Array]:
-        """All of it, from top to bottom; at least so many rows a block, fewer in the last."""
+        """Yield all rows in blocks of at least `rows` rows; the last may have fewer."""
         step = max(rows, LEAST_ROWS, BLOCK // max(self.columns, 1))
         for begin in range(0, self.rows, step):
             yield self.make(slice(begin, min(begin + step, self.rows)))
 
     def whole(self) -> Array:
-        """All of it at once."""
+        """Return all rows at once."""
         return self.make(slice(0, self.rows))
 
 
 def tall(matrix: Array) -> Tall:
-    """A matrix of any float type, of which no more than a block is held in float64."""
+    """Return a matrix of any float type as one whose blocks are converted to float64."""
     rows, columns = matrix.shape
     return Tall(rows, columns, lambda block: matrix[block].astype(np.float64))
 
 
-def strongest(b_MR: Tall, a_NR: Tall, rank: int) -> Cut:
-    """The `rank` strongest directions of b @ a^T; fewer where it has fewer.
+def truncated_svd(b_MR: Tall, a_NR: Tall, rank: int) -> TruncatedSVD:
+    """Decompose b @ a^T and keep `rank` directions, or fewer where it has fewer.
 
     (M + N) R^2 operations for the two Gram matrices and O(R^3) for the small SVD, where the
     dense product takes O(M N R) to form and O(M N min(M, N)) to decompose. A factor whose
@@ -72,7 +72,7 @@ def strongest(b_MR: Tall, a_NR: Tall, rank: int) -> Cut:
     inner = b_MR.columns
     if inner >= min(b_MR.rows, a_NR.rows):
         noise = noise_of(inner, _size(b_MR) * _size(a_NR))
-        left, strength, right = np.linalg.svd(b_MR.whole() @ a_NR.whole().T, full_matrices=False)
+        left, singular, right = np.linalg.svd(b_MR.whole() @ a_NR.whole().T, full_matrices=False)
     else:
         times_q_b, core, size_b = _decomposed(b_MR)
         times_q_a, r_a, size_a = _decomposed(a_NR)
@@ -80,38 +80,38 @@ def strongest(b_MR: Tall, a_NR: Tall, rank: int) -> Cut:
         # With many ranks these are what takes memory: each goes as soon as it can.
         core = core @ r_a.T
         del r_a
-        left, strength, right = np.linalg.svd(core)
+        left, singular, right = np.linalg.svd(core)
         left = times_q_b(left[:, :rank])
         right = np.ascontiguousarray(times_q_a(right[:rank].T).T)
-    return cut_of(left, strength, right, rank, noise)
+    return truncate(left, singular, right, rank, noise)
 
 
-def cut_of(left: Array, strength: Array, right: Array, rank: int, noise: float) -> Cut:
-    """The first `rank` of all singular values and of their vectors, if they are above the noise."""
-    strength = strength[strength > noise]
-    kept = min(rank, len(strength))
-    return Cut(
+def truncate(left: Array, singular: Array, right: Array, rank: int, noise: float) -> TruncatedSVD:
+    """Keep the first `rank` singular values that are above the noise, and their vectors."""
+    singular = singular[singular > noise]
+    kept = min(rank, len(singular))
+    return TruncatedSVD(
         left[:, :kept],
-        strength[:kept],
+        singular[:kept],
         right[:kept],
-        lost=float(np.sum(strength[kept:] ** 2)),
-        energy=float(np.sum(strength**2)),
+        discarded=float(np.sum(singular[kept:] ** 2)),
+        energy=float(np.sum(singular**2)),
     )
 
 
 def squared_norm(b_MR: Tall, a_NR: Tall) -> float:
-    """Squared Frobenius norm of b @ a^T, as trace(b^T b a^T a): the product isn't formed."""
+    """Return the squared Frobenius norm of b @ a^T as trace(b^T b a^T a), without the product."""
     return not_below_zero(gram(b_MR) * gram(a_NR))
 
 
 def not_below_zero(parts: Array) -> float:
-    """Their sum, which only rounding can have made negative; nan stays nan."""
+    """Return the sum of `parts`, or 0 where rounding has made it negative; nan stays nan."""
     total = float(np.sum(parts))
     return 0.0 if total < 0.0 else total
 
 
 def noise_of(inner: int, size: float) -> float:
-    """Singular values up to this are rounding, of a sum of `inner` products of this size.
+    """Return up to where singular values are rounding, for a sum of `inner` products of this size.
 
     Raises:
         LinAlgError: the numbers are too large for float64.
@@ -124,7 +124,7 @@ def noise_of(inner: int, size: float) -> float:
 
 
 def gram(matrix: Tall) -> Array:
-    """matrix^T @ matrix, summed block by block."""
+    """Return matrix^T @ matrix, summed block by block."""
     total = np.zeros((matrix.columns, matrix.columns))
     for block in matrix.blocks():
         total += block.T @ block
@@ -136,15 +136,15 @@ def _size(matrix: Tall) -> float:
 
 
 def _decomposed(matrix: Tall) -> tuple[Callable[[Array], Array], Array, float]:
-    """How to multiply Q by a small matrix, and R, where matrix = Q R; and the matrix's norm."""
+    """Return a function that multiplies Q by a small matrix, R, and the norm of Q R = matrix."""
     squared = gram(matrix)
     size = math.sqrt(float(np.trace(squared)))
     noise_of(matrix.columns, size)
-    return *(_by_gram(matrix, squared) or _orthogonal(matrix)), size
+    return *(_cholesky_qr(matrix, squared) or _qr(matrix)), size
 
 
-def _by_gram(matrix: Tall, squared: Array) -> tuple[Callable[[Array], Array], Array] | None:
-    """As `_orthogonal`, by Cholesky of the Gram matrix; None where that would lose digits.
+def _cholesky_qr(matrix: Tall, squared: Array) -> tuple[Callable[[Array], Array], Array] | None:
+    """Decompose as `_qr` does, by Cholesky of the Gram matrix; None where that would lose digits.
 
     Q = matrix @ inverse(R) is never made. What the Gram matrix loses is made up for by the
     inverse: the product of all directions is exact, and the strongest are so within
@@ -169,13 +169,13 @@ def _by_gram(matrix: Tall, squared: Array) -> tuple[Callable[[Array], Array], Ar
     return times, (lower * length[:, None]).T
 
 
-def _orthogonal(matrix: Tall) -> tuple[Callable[[Array], Array], Array]:
-    """QR: how to multiply Q by a small matrix, and R.
+def _qr(matrix: Tall) -> tuple[Callable[[Array], Array], Array]:
+    """Return a function that multiplies Q by a small matrix, and R, where Q R = matrix.
 
     Block by block (TSQR, arXiv 0808.2664, section 3.1): R is that of the blocks' Rs, one below
     the other. A block's Q is made again where it is needed, for it is as large as the block.
     """
-    # Blocks that are hardly taller than wide would have Rs as large as themselves.
+    # Blocks that are hardly taller than wide would have an R as large as themselves.
     at_least = 4 * matrix.columns
     rs = [np.linalg.qr(block, mode="r") for block in matrix.blocks(at_least)]
     ends = np.cumsum([len(r) for r in rs])
@@ -189,8 +189,8 @@ def _orthogonal(matrix: Tall) -> tuple[Callable[[Array], Array], Array]:
     return times, r
 
 
-def gauged(cut: Cut, reference_KN: Array) -> tuple[Array, Array]:
-    """Balanced factors (b, a) of the cut, rotated so that `a` is nearest to the reference.
+def gauge_fixed(svd: TruncatedSVD, reference_KN: Array) -> tuple[Array, Array]:
+    """Return balanced factors (b, a) of the SVD, rotated so that `a` is nearest to the reference.
 
     (b q)(q^T a) is the same product for every rotation q, but the next round starts from
     the factors: factors drawn anew cost LoRA-FAIR more than the exact mean had gained
@@ -199,43 +199,43 @@ def gauged(cut: Cut, reference_KN: Array) -> tuple[Array, Array]:
     """
     # Rotated only: A and B keep equal norms, whatever A's was. Keeping A's norm instead
     # (LoRA starts with A large and B = 0) learned slower or no better on a small
-    # regression at four learning rates; projecting the reference on the cut's rows,
+    # regression at four learning rates; projecting the reference on the SVD's rows,
     # nearest of all, shrank A from round to round until B overflowed.
-    b_MK, a_KN = balanced(cut, reference_KN, len(reference_KN))
+    b_MK, a_KN = balanced(svd, reference_KN, len(reference_KN))
     left, _, right = np.linalg.svd(a_KN @ reference_KN.T)
     rotation = left @ right
     return b_MK @ rotation, rotation.T @ a_KN
 
 
-def balanced(cut: Cut, spare_RN: Array, rank: int) -> tuple[Array, Array]:
-    """Factors (b, a) of the cut with equal norms, strongest direction first.
+def balanced(svd: TruncatedSVD, spare_RN: Array, rank: int) -> tuple[Array, Array]:
+    """Return factors (b, a) of the SVD with equal norms, largest singular value first.
 
     The first k columns of b and rows of a are the best of rank k: a site with a smaller
-    rank takes them. Directions that the cut lacks are taken from `spare` with B = 0, as
+    rank takes them. Directions that the SVD lacks are taken from `spare` with B = 0, as
     LoRA starts; a row of zeros in both factors would never learn again.
     """
-    rows = _completed(cut.right, spare_RN, rank)
-    kept = len(cut.strength)
-    root = np.sqrt(cut.strength)
-    b_MK = np.zeros((len(cut.left), rank))
+    rows = _completed(svd.right, spare_RN, rank)
+    kept = len(svd.singular)
+    root = np.sqrt(svd.singular)
+    b_MK = np.zeros((len(svd.left), rank))
     a_KN = np.zeros((rank, rows.shape[1]))
-    b_MK[:, :kept] = cut.left * root
-    a_KN[:kept] = root[:, None] * cut.right
-    a_KN[kept : len(rows)] = _mean_direction(spare_RN) * rows[kept:]
+    b_MK[:, :kept] = svd.left * root
+    a_KN[:kept] = root[:, None] * svd.right
+    a_KN[kept : len(rows)] = _rms_singular(spare_RN) * rows[kept:]
     return b_MK, a_KN
 
 
 def _completed(rows_KN: Array, spare_RN: Array, rank: int) -> Array:
-    """Up to `rank` orthonormal rows: the given ones, then the strongest that `spare` adds."""
+    """Complete orthonormal rows up to `rank` with the leading directions that `spare` adds."""
     if len(rows_KN) >= rank or not np.any(spare_RN):
         return rows_KN
     rest = spare_RN - (spare_RN @ rows_KN.T) @ rows_KN
-    _, strength, added = np.linalg.svd(rest, full_matrices=False)
+    _, singular, added = np.linalg.svd(rest, full_matrices=False)
     # 1e-9: what is left of a float32 direction that the rows already hold is rounding.
-    added = added[strength > 1e-9 * np.linalg.norm(spare_RN)][: rank - len(rows_KN)]
+    added = added[singular > 1e-9 * np.linalg.norm(spare_RN)][: rank - len(rows_KN)]
     return np.vstack([rows_KN, added])
 
 
-def _mean_direction(a_RN: Array) -> float:
-    """Root mean square of the singular values that `a` can have."""
+def _rms_singular(a_RN: Array) -> float:
+    """Return the root mean square of the singular values that `a` can have."""
     return float(np.linalg.norm(a_RN) / np.sqrt(max(1, min(a_RN.shape))))

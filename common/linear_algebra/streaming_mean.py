@@ -5,28 +5,28 @@ from collections.abc import Sequence
 import numpy as np
 
 from common.adapter import Array
-from common.numbers import Numbers
+from common.array_reader import ArrayReader
 
-#: Numbers of a site that are read at a time: fewer, and the readings themselves take the time.
+#: Numbers of a site that are read at a time; with fewer, the calls themselves take the time.
 READ = 2**17
-#: Sites of which so much is held at a time.
+#: Sites that are read at a time.
 SITES = 8
 #: Numbers of each of them that are added at a time: what a core's cache holds in float64.
 PART = 2**13
 
 
-def mean(values: Sequence[Numbers], weights: Sequence[float]) -> Array:
-    """Weighted mean in float32; equal values come back bit for bit.
+def mean(values: Sequence[ArrayReader], weights: Sequence[float]) -> Array:
+    """Return the weighted mean in float32; the mean of equal values is bit for bit that value.
 
-    They do since weights sum to 1 within a few of float64's roundings, which float32 drops.
+    Weights sum to 1 within a few of float64's roundings, which float32 drops.
     """
     found = np.empty(values[0].shape, np.float32)
     mean_into(found, values, weights)
     return found
 
 
-def mean_into(found: Array, values: Sequence[Numbers], weights: Sequence[float]) -> None:
-    """`found` is the weighted mean, summed in float64, term after term, and rounded to its type."""
+def mean_into(found: Array, values: Sequence[ArrayReader], weights: Sequence[float]) -> None:
+    """Write the weighted mean into `found`: summed in float64 in order, rounded to its type."""
     flat = found.reshape(-1)
     read = min(READ, max(1, flat.size))
     total, parts = np.empty(read), np.empty((min(SITES, len(values)), read), np.float32)
@@ -36,14 +36,14 @@ def mean_into(found: Array, values: Sequence[Numbers], weights: Sequence[float])
         for first in range(0, len(values), SITES):
             group = values[first : first + SITES]
             for value, row in zip(group, parts, strict=False):
-                value.put(begin, end, row[: end - begin])
+                value.read_into(begin, end, row[: end - begin])
             shares = np.asarray(weights[first : first + SITES])[:, None]
             _add(total[: end - begin], parts[: len(group)], shares, terms, begins=first == 0)
         flat[begin:end] = total[: end - begin]
 
 
 def _add(total: Array, parts: Array, shares: Array, terms: Array, *, begins: bool) -> None:
-    """`parts` times `shares`, row after row, are added to `total`, which may begin with them."""
+    """Add `parts` times `shares` to `total`, row after row; `begins` sets it to the first."""
     width = terms.shape[1]
     for begin in range(0, len(total), width):
         part = total[begin : begin + width]

@@ -1,4 +1,4 @@
-"""A sum of many products of low rank, worked on group by group: never whole, never side by side."""
+"""A sum of many low-rank products, worked on group by group: never formed, never side by side."""
 
 # M outputs, N inputs, R ranks of all groups together, P a few columns
 import math
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from common.adapter import Array
-from server.aggregation.low_rank import Tall, not_below_zero
+from common.linear_algebra.low_rank import Tall, not_below_zero
 
 #: Rows of a group's factor that are made at a time: with 256 columns 1 MB.
 ROWS = 512
 #: The sum is formed so many rows at a time where its norm is found from its own numbers.
 _DENSE_ROWS = 256
-#: A norm is found from inner products if they leave it so many of float64's roundings. # not tuned
+#: A norm is found from inner products if it is so many times float64's rounding. # not tuned
 _LEAST_LEFT = 1e6
 
 
@@ -27,7 +27,7 @@ class Product:
 
 
 @dataclass(frozen=True, slots=True)
-class Sum:
+class ProductSum:
     """The sum of the products, of shape (M, N)."""
 
     products: Sequence[Product]
@@ -39,15 +39,15 @@ class Sum:
 
     @property
     def ranks(self) -> int:
-        """R: the most that its rank can be."""
+        """R: an upper bound of its rank."""
         return sum(product.left.columns for product in self.products)
 
-    def transposed(self) -> "Sum":
-        """The sum of the transposed products."""
-        return Sum([Product(one.right, one.left) for one in self.products])
+    def transposed(self) -> "ProductSum":
+        """Return the sum of the transposed products."""
+        return ProductSum([Product(one.right, one.left) for one in self.products])
 
     def times(self, few_NP: Array) -> Array:
-        """The sum times a few columns, of shape (M, P): all factors are read once."""
+        """Return the sum times a few columns, of shape (M, P); all factors are read once."""
         total = np.zeros((self.shape[0], few_NP.shape[1]))
         for product in self.products:
             inner = _transposed_times(product.right, few_NP)
@@ -55,9 +55,9 @@ class Sum:
                 total[rows] += block @ inner
         return total
 
-    def without(self, left_MP: Array, right_NP: Array) -> "Sum":
-        """(1 - left left^T) times the sum times (1 - right right^T), of orthonormal columns."""
-        return Sum(
+    def without(self, left_MP: Array, right_NP: Array) -> "ProductSum":
+        """Return (1 - left left^T) @ sum @ (1 - right right^T), for orthonormal columns."""
+        return ProductSum(
             [
                 Product(_without(one.left, left_MP), _without(one.right, right_NP))
                 for one in self.products
@@ -65,23 +65,23 @@ class Sum:
         )
 
     def size(self) -> float:
-        """The norm of all left factors side by side times that of the right ones.
+        """Return the norm of all left factors side by side times that of the right ones.
 
-        No less than the norm of the sum, whose terms may cancel.
+        An upper bound of the norm of the sum, whose terms may cancel.
         """
         left = math.hypot(*(_size(product.left) for product in self.products))
         return left * math.hypot(*(_size(product.right) for product in self.products))
 
     def squared_norm(self, noise: float = 0.0) -> float:
-        """Squared Frobenius norm; 0.0 where it is no more than that of `noise`.
+        """Return the squared Frobenius norm, or 0.0 where it is at most noise^2.
 
-        As sum over all pairs <L_i^T L_j, R_i^T R_j>, (M + N) R^2 operations, or from the sum's
-        own numbers, 2 M N R, made some rows at a time: where that is less, and where the inner
-        products cancel so far that rounding would be a part of what is left.
+        As the sum over all pairs <L_i^T L_j, R_i^T R_j>, (M + N) R^2 operations; or from the
+        sum's own numbers, 2 M N R, some rows at a time, where that is less or where the inner
+        products cancel so far that rounding would be a part of the result.
         """
         rows, columns = self.shape
         if (rows + columns) * self.ranks < 2 * rows * columns:
-            found, size = _by_pairs(self.products)
+            found, size = _squared_norm_by_pairs(self.products)
             if size <= noise:
                 return 0.0
             # Not >, for nan is no smaller than anything.
@@ -90,8 +90,8 @@ class Sum:
         found = self._from_its_rows()
         return 0.0 if found <= noise * noise else found
 
-    def some_rows(self, rows: slice) -> Array:
-        """These rows of the sum itself."""
+    def rows(self, rows: slice) -> Array:
+        """Return these rows of the sum itself."""
         total = np.zeros((rows.stop - rows.start, self.shape[1]))
         for product in self.products:
             left = product.left.make(rows)
@@ -100,24 +100,24 @@ class Sum:
         return total
 
     def _from_its_rows(self) -> float:
-        """The squared norm, from the numbers of some rows after the other."""
+        """Return the squared norm from the sum's numbers, some rows at a time."""
         rows, columns = self.shape
-        # Of the longer side: that many rows of the shorter one would take more memory.
+        # Rows of the longer side: as many of the shorter one would take more memory.
         if rows < columns:
             return self.transposed()._from_its_rows()
         begins = range(0, rows, _DENSE_ROWS)
         parts = (slice(begin, min(begin + _DENSE_ROWS, rows)) for begin in begins)
-        # A map, for a loop would hold some rows while the next are made.
-        return sum(map(_squared, map(self.some_rows, parts)))
+        # A map, since a loop would hold some rows while the next are made.
+        return sum(map(_squared, map(self.rows, parts)))
 
 
 def inner_product(one: Product, other: Product) -> float:
-    """<one, other> of the two matrices: sum of (L^T L') * (R^T R'), neither of them formed."""
+    """Return <one, other> as the sum of (L^T L') * (R^T R'), without forming the products."""
     return float(np.sum(_between(one.left, other.left) * _between(one.right, other.right)))
 
 
-def _by_pairs(products: Sequence[Product]) -> tuple[float, float]:
-    """The squared norm of the sum, and the sum of the norms of all its terms of rank one."""
+def _squared_norm_by_pairs(products: Sequence[Product]) -> tuple[float, float]:
+    """Return the squared norm of the sum, and the sum of the norms of its rank-one terms."""
     total = size = 0.0
     for number, one in enumerate(products):
         left, right = _between(one.left, one.left), _between(one.right, one.right)
@@ -156,7 +156,7 @@ def _without(matrix: Tall, few: Array) -> Tall:
         if block.flags.c_contiguous:
             block -= few[rows] @ inner
         else:
-            # Some times as quick as to subtract numbers that lie the other way.
+            # Some times as fast as to subtract numbers of the other memory layout.
             across = block.T
             across -= inner.T @ few[rows].T
         return block

@@ -1,0 +1,138 @@
+"""What an aggregation rule is: the traits that both sides ask for, and how it merges a layer.
+
+A rule is one file of this package, which makes one `Rule` and calls it RULE; the registry
+finds it there. Nothing else names a rule.
+
+Target of every rule: a layer's mean product sum_i w_i s_i B_i A_i, where w_i is site i's share
+of the examples. Sums run in float64, in the order of the sites' names. A layer is read part by
+part, so that what is held of it does not grow with the number of sites.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, TypeAlias
+
+from common.adapter import Pair
+from common.array_reader import ArrayReader
+from common.linear_algebra.layer_factors import Factors, SiteFactors
+
+
+class Factor(StrEnum):
+    """The factors of a layer that are trained."""
+
+    A = "a"
+    B = "b"
+    BOTH = "both"
+
+    @property
+    def frozen(self) -> "Factor | None":
+        """The factor that nobody changes; None where both are trained."""
+        return {Factor.A: Factor.B, Factor.B: Factor.A}.get(self)
+
+
+class FirstA(StrEnum):
+    """How the A of a stage's first adapter is drawn; its B is zero.
+
+    `uniform`: as PEFT draws it. `orthonormal`: its rows are orthonormal and, where there is
+    room, orthogonal to the A's of earlier adapters.
+    """
+
+    UNIFORM = "uniform"
+    ORTHONORMAL = "orthonormal"
+
+
+class MaskedSums(StrEnum):
+    """What a server finds that sees only the weighted sum of all that the sites send.
+
+    Secure aggregation shows it sum_i w_i A_i and sum_i w_i B_i, and no site's own factors.
+    `exact`: the rule's result, and its error. `error_unknown`: the result alone. `impossible`:
+    neither.
+    """
+
+    EXACT = "exact"
+    ERROR_UNKNOWN = "error_unknown"
+    IMPOSSIBLE = "impossible"
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One layer of a round's updates.
+
+    Attributes:
+        sites: each site's factors, in the order of their names.
+        previous: the factors that the sites started from; None in a stage's first round.
+        rank: of the new factors, as the plan has it.
+        scale: of the new factors' product.
+    """
+
+    name: str
+    sites: tuple[SiteFactors, ...]
+    previous: Factors | None
+    rank: int
+    scale: float
+
+    @property
+    def all_a(self) -> list[ArrayReader]:
+        """Every site's A."""
+        return [site.factors.a for site in self.sites]
+
+    @property
+    def all_b(self) -> list[ArrayReader]:
+        """Every site's B."""
+        return [site.factors.b for site in self.sites]
+
+    @property
+    def weights(self) -> list[float]:
+        """Every site's share of the examples; they sum to 1."""
+        return [site.weight for site in self.sites]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerError:
+    """Squared Frobenius norms of what a layer's new factors discard, and of its mean product."""
+
+    discarded: float
+    energy: float
+
+
+#: Finds the error of a layer by reading it once more, where merging it does not.
+FindError: TypeAlias = Callable[[Layer], LayerError]
+
+#: The error of a layer whose new factors have exactly the mean product. Nobody divides by the
+#: energy then, so it is not computed.
+EXACT: Final = LayerError(0.0, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class MergedLayer:
+    """One layer's new factors, in float32, and their error or how it is found."""
+
+    pair: Pair
+    error: LayerError | FindError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """An aggregation rule: how a round's updates become one adapter, and what follows from it.
+
+    Attributes:
+        name: a plan's `aggregation`, and the name of the rule's file.
+        trained_factors: gives the factors that sites train in a round (1-based).
+        first_a: how the first A of a stage is drawn.
+        starts_may_differ: sites may begin a stage with different adapters.
+        layouts_may_differ: ranks and scales may differ between sites; the result has the plan's.
+        masked_sums: what of the rule is left under secure aggregation.
+        merge: gives a layer's new factors.
+
+            AggregationError: the sites' factors can't be merged by this rule.
+            LinAlgError: the numbers are too large for float64.
+    """
+
+    name: str
+    trained_factors: Callable[[int], Factor]
+    first_a: FirstA
+    starts_may_differ: bool
+    layouts_may_differ: bool
+    masked_sums: MaskedSums
+    merge: Callable[[Layer], MergedLayer]

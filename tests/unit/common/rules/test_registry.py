@@ -1,0 +1,117 @@
+"""A rule is one file of common/rules/: a new one is found by plan, client and server."""
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import common.rules
+from common.adapter import Adapter, Pair
+from common.bank.bank import Bank, verify_bank
+from common.bank.check import Expected
+from common.errors import AggregationError, PlanError, SiteFailed
+from common.plan import Plan
+from common.plan_file import parse_plan
+from common.rules.interface import Factor
+from common.rules.registry import rule_named, rules
+from server.aggregation.aggregate import SiteUpdate, aggregate
+from server.run.stage import train_stage
+from tests.unit.small_bank import BASE, KEY, blob, draft
+from tests.unit.small_round import desk, journal, plan
+
+#: A rule that takes the factors of the site with the most examples.
+LARGEST_SITE = """
+from common.adapter import Pair
+from common.linear_algebra.layer_factors import in_float32
+from common.rules.interface import Factor, FirstA, LayerError, MaskedSums, MergedLayer, Rule
+
+def trained_factors(round):
+    return Factor.A if round == 1 else Factor.BOTH
+
+def merge(layer):
+    largest = max(layer.sites, key=lambda site: site.weight).factors
+    return MergedLayer(Pair(in_float32(largest.a), in_float32(largest.b)), LayerError(1.0, 4.0))
+
+RULE = Rule(
+    name="largest_site", trained_factors=trained_factors, first_a=FirstA.UNIFORM,
+    starts_may_differ=True, layouts_may_differ=False, masked_sums=MaskedSums.IMPOSSIBLE,
+    merge=merge,
+)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder whose files are in the package of rules, too."""
+    path, before = tmp_path / "rules", set(sys.modules)
+    path.mkdir()
+    monkeypatch.setattr(common.rules, "__path__", [*common.rules.__path__, str(path)])
+    rules.cache_clear()
+    yield path
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
+    rules.cache_clear()
+
+
+def plan_with(**changes: Any) -> Plan:
+    return parse_plan({**json.loads(plan(rounds=1).canonical()), **changes}, "p.yaml")
+
+
+def update(site: str, examples: int, value: float, rank: int = 2) -> SiteUpdate:
+    pair = Pair(np.full((rank, 3), value, np.float32), np.full((4, rank), 2 * value, np.float32))
+    return SiteUpdate(site, examples, Adapter({"layer": pair}, 1.0))
+
+
+def test_a_new_rule_is_one_new_file(folder: Path, tmp_path: Path):
+    (folder / "largest_site.py").write_text(LARGEST_SITE)
+    # The plan knows it, and says so where another is asked for.
+    found = plan_with(aggregation="largest_site")
+    with pytest.raises(PlanError, match="'frozen_a', 'largest_site' or 'svd'"):
+        plan_with(aggregation="largest")
+    # Sites may begin with different adapters if it says that they may.
+    nearest = {"name": "mslora_cr", "rank": 2, "alpha": 2, "contrast": None, "start": "nearest"}
+    assert plan_with(aggregation="largest_site", method=nearest).rule is found.rule
+    with pytest.raises(PlanError, match="or the rule 'largest_site' or 'svd'"):
+        plan_with(aggregation="fedavg", method=nearest)
+    # It says what is trained.
+    assert [found.rule.trained_factors(number) for number in (1, 2)] == [Factor.A, Factor.BOTH]
+    # Its own merge and error are those of the aggregate: sqrt(1 / 4).
+    updates = [update("a", 1, 1.0), update("b", 3, 5.0)]
+    merged = aggregate(found.rule, updates, None, 2)
+    np.testing.assert_array_equal(merged.adapter.pairs["layer"].a, 5.0)
+    assert merged.error == 0.5
+    # Ranks may not differ, as it says.
+    with pytest.raises(AggregationError, match="site a: found rank 2, expected 3"):
+        aggregate(found.rule, updates, None, 3)
+    # A site that changes the factor that is not trained is refused by name.
+    book = journal(tmp_path / "run", found)
+    with pytest.raises(SiteFailed, match="site b could not train stage 1, round 1: found another"):
+        train_stage(found, 0, (), desk(book)[0])
+
+
+@pytest.mark.parametrize("text", ["", "RULE = 'nothing'", LARGEST_SITE])
+def test_a_file_without_a_rule_of_its_own_name_is_an_error(folder: Path, text: str):
+    (folder / "other_name.py").write_text(text)
+    with pytest.raises(TypeError, match=r"common\.rules\.other_name: found RULE = .* 'other_name'"):
+        rules()
+
+
+def test_a_rule_that_is_not_there_is_an_error_that_lists_those_that_are():
+    with pytest.raises(PlanError) as caught:
+        rule_named("mean")
+    assert str(caught.value) == (
+        "aggregation: found 'mean', expected one of 'alternating', 'fedavg', 'frozen_a' or 'svd'"
+    )
+
+
+def test_a_bank_made_with_a_rule_that_is_not_there_any_more_still_opens(tmp_path: Path):
+    bank = Bank.create(tmp_path, BASE)
+    bank.add(replace(draft(bank, "ct"), rule="largest_site"), blob(0), KEY)
+    opened = verify_bank(tmp_path, Expected())
+    assert Bank.open(tmp_path) == opened
+    assert opened.releases[0].rule == "largest_site"
