@@ -1,9 +1,14 @@
-"""What a site wrote becomes a line for people: short, and nothing that a terminal obeys."""
+"""Text for people: a site's text made safe for a log or a terminal, and numbers with their nouns."""
 
-_MOST = 400
+_MAX_LENGTH = 400
 
 
-def plain(text: str) -> str:
-    """The text on one line: what can't be printed is a question mark, what is too long ends so."""
-    line = "".join(letter if letter.isprintable() else "?" for letter in text[: _MOST + 1])
-    return line if len(line) <= _MOST else f"{line[:_MOST]} ..."
+def printable(text: str) -> str:
+    """Replace unprintable characters by question marks, and cut what is too long."""
+    line = "".join(letter if letter.isprintable() else "?" for letter in text[: _MAX_LENGTH + 1])
+    return line if len(line) <= _MAX_LENGTH else f"{line[:_MAX_LENGTH]} ..."
+
+
+def counted(number: int, singular: str, plural: str | None = None) -> str:
+    """Return the number with its noun, as in `1 round` and `2 rounds`."""
+    return f"{number} {singular if number == 1 else plural or singular + 's'}"
