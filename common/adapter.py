@@ -1,7 +1,7 @@
 """An adapter: named low-rank factors and their scale, stored in PEFT's layout.
 
-`Adapter` has its numbers in memory; `StoredAdapter` leaves them in a file or a blob and
-reads a layer when asked. What works on one layer after another takes either of them.
+`Adapter` has its arrays in memory; `StoredAdapter` leaves them in a file or a blob and reads a
+layer when it is needed. `AdapterSource` is either of them, for code that works layer by layer.
 """
 
 import json
@@ -14,25 +14,32 @@ from typing import Protocol
 
 import numpy as np
 
+from common.array_reader import (
+    ArrayReader,
+    BytesInFile,
+    BytesInMemory,
+    ByteSource,
+    StoredArray,
+    in_memory,
+)
 from common.errors import BankError
 from common.identity import canonical_json
-from common.numbers import Blob, InFile, InMemory, Numbers, Stored, held
 from common.plan_fields import Precision
 from common.tensors import Array as Array
-from common.tensors import Header, Writer, read_array, read_header
+from common.tensors import Header, TensorWriter, read_array, read_header
 
 #: How PEFT names the factors of the linear layer `module` (peft 0.21).
 PEFT_PREFIX = "base_model.model."
 PEFT_A = ".lora_A.weight"
 PEFT_B = ".lora_B.weight"
-#: Arrays that are no low-rank factors (a method's prompts, say) are stored under this prefix.
+#: Arrays other than low-rank factors (a method's prompts, say) are stored under this prefix.
 EXTRA_PREFIX = "extras."
 _METADATA = "fedmslora"
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """The two factors of one linear layer's update `scale * b @ a`.
+    """The two low-rank factors of one linear layer's update `scale * b @ a`.
 
     Shapes: a (rank, inputs), b (outputs, rank).
     """
@@ -42,21 +49,21 @@ class Pair:
 
 
 class AdapterSource(Protocol):
-    """An adapter whose layers can be had one by one, in memory or not."""
+    """An adapter whose layers can be read one by one, from memory or from a file."""
 
     @property
     def scale(self) -> float:
-        """The factor before every b @ a."""
+        """The factor of every product b @ a."""
         ...
 
     @property
     def rank(self) -> int:
-        """The rank that all pairs share; 0 where there is no pair."""
+        """The rank of all pairs; 0 where there is no pair."""
         ...
 
     @property
     def modules(self) -> tuple[str, ...]:
-        """The layers that have a pair, in the order of a blob's names."""
+        """The layers that have a pair, in the order of their names in a blob."""
         ...
 
     @property
@@ -65,23 +72,23 @@ class AdapterSource(Protocol):
         ...
 
     def layout(self) -> dict[str, tuple[int, ...]]:
-        """Every array's PEFT name and shape: what must agree between the sites of a stage."""
+        """Return every array's PEFT name and shape, which all sites of a stage must share."""
         ...
 
     def pair(self, module: str) -> Pair:
-        """The factors of one layer."""
+        """Return the factors of one layer."""
         ...
 
     def extra(self, name: str) -> Array:
-        """One of the arrays beside the pairs."""
+        """Return one of the arrays beside the pairs."""
         ...
 
-    def numbers(self, name: str) -> Numbers:
-        """The array of this PEFT name, to be had part by part."""
+    def reader(self, name: str) -> ArrayReader:
+        """Return a reader of the array with this PEFT name."""
         ...
 
     def loaded(self) -> "Adapter":
-        """The whole adapter, in memory."""
+        """Return the whole adapter, in memory."""
         ...
 
 
@@ -91,7 +98,7 @@ class Adapter:
 
     `pairs` is keyed by the layer's path in the base model, for example
     `model.language_model.layers.0.self_attn.q_proj`. All pairs share one rank.
-    `extras` holds what a method learns beside low-rank factors; it may be empty.
+    `extras` has the arrays that a method trains beside low-rank factors; it may be empty.
     """
 
     pairs: Mapping[str, Pair]
@@ -100,12 +107,12 @@ class Adapter:
 
     @property
     def rank(self) -> int:
-        """The rank that all pairs share; 0 where there is no pair."""
+        """The rank of all pairs; 0 where there is no pair."""
         return next((pair.a.shape[0] for pair in self.pairs.values()), 0)
 
     @property
     def modules(self) -> tuple[str, ...]:
-        """The layers that have a pair, in the order of a blob's names."""
+        """The layers that have a pair, in the order of their names in a blob."""
         return tuple(sorted(self.pairs, key=name_of_a))
 
     @property
@@ -114,36 +121,36 @@ class Adapter:
         return tuple(sorted(self.extras))
 
     def layout(self) -> dict[str, tuple[int, ...]]:
-        """Every array's PEFT name and shape."""
+        """Return every array's PEFT name and shape."""
         return {name: value.shape for name, value in arrays(self).items()}
 
     def pair(self, module: str) -> Pair:
-        """The factors of one layer."""
+        """Return the factors of one layer."""
         return self.pairs[module]
 
     def extra(self, name: str) -> Array:
-        """One of the arrays beside the pairs."""
+        """Return one of the arrays beside the pairs."""
         return self.extras[name]
 
-    def numbers(self, name: str) -> Numbers:
-        """The array of this PEFT name."""
+    def reader(self, name: str) -> ArrayReader:
+        """Return a reader of the array with this PEFT name."""
         if name.startswith(EXTRA_PREFIX):
-            return held(self.extras[name.removeprefix(EXTRA_PREFIX)])
+            return in_memory(self.extras[name.removeprefix(EXTRA_PREFIX)])
         factor = name.removeprefix(PEFT_PREFIX)
         if factor.endswith(PEFT_A):
-            return held(self.pairs[factor.removesuffix(PEFT_A)].a)
-        return held(self.pairs[factor.removesuffix(PEFT_B)].b)
+            return in_memory(self.pairs[factor.removesuffix(PEFT_A)].a)
+        return in_memory(self.pairs[factor.removesuffix(PEFT_B)].b)
 
     def loaded(self) -> "Adapter":
-        """The adapter itself."""
+        """Return the adapter itself."""
         return self
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class StoredAdapter:
-    """An adapter of which only the header is in memory; every array is read when asked for.
+    """An adapter of which only the header is in memory; every array is read when needed.
 
-    Reading, not mapping: mapped pages would count as this process's memory.
+    The file is read, not mapped: mapped pages would count as this process's memory.
     """
 
     scale: float
@@ -152,45 +159,45 @@ class StoredAdapter:
     extra_names: tuple[str, ...]
     source: str
     _header: Header
-    _blob: Blob
+    _blob: ByteSource
 
     @classmethod
     def in_file(cls, file: Path, source: str) -> "StoredAdapter":
-        """The adapter in a safetensors file; `source` names it in an error.
+        """Open the adapter in a safetensors file; `source` names it in an error.
 
         Raises:
-            BankError: all that `from_bytes` finds wrong, or the file can't be read. So do
-                `pair` and `extra`, should the file be cut off later.
+            BankError: for the same reasons as `from_bytes`, or the file can't be read. `pair` and
+                `extra` raise it, too, if the file is truncated later.
         """
         try:
             size = file.stat().st_size
         except OSError as error:
             raise BankError(f"{source}: can't be read ({error.strerror})") from None
-        return _stored(InFile(file, source), size, source)
+        return _stored(BytesInFile(file, source), size, source)
 
     @classmethod
     def in_bytes(cls, blob: bytes, source: str) -> "StoredAdapter":
-        """The adapter in a blob, which is kept as it is; errors as in `from_bytes`."""
-        return _stored(InMemory(blob), len(blob), source)
+        """Open the adapter in a blob, which is kept; errors as in `from_bytes`."""
+        return _stored(BytesInMemory(blob), len(blob), source)
 
     def layout(self) -> dict[str, tuple[int, ...]]:
-        """Every array's PEFT name and shape."""
+        """Return every array's PEFT name and shape."""
         return {name: tensor.shape for name, tensor in self._header.tensors.items()}
 
     def pair(self, module: str) -> Pair:
-        """The factors of one layer, read now."""
+        """Read the factors of one layer."""
         return Pair(self._array(name_of_a(module)), self._array(name_of_b(module)))
 
     def extra(self, name: str) -> Array:
-        """One of the arrays beside the pairs, read now."""
+        """Read one of the arrays beside the pairs."""
         return self._array(f"{EXTRA_PREFIX}{name}")
 
-    def numbers(self, name: str) -> Numbers:
-        """The array of this PEFT name, of which each part is read when asked for."""
-        return Stored(self._blob, self._header.tensors[name], self.source)
+    def reader(self, name: str) -> ArrayReader:
+        """Return a reader of the array with this PEFT name."""
+        return StoredArray(self._blob, self._header.tensors[name], self.source)
 
     def loaded(self) -> Adapter:
-        """The whole adapter, in memory."""
+        """Return the whole adapter, in memory."""
         return Adapter(
             {module: self.pair(module) for module in self.modules},
             self.scale,
@@ -202,27 +209,22 @@ class StoredAdapter:
 
 
 def name_of_a(module: str) -> str:
-    """How PEFT names a layer's factor A."""
+    """Return PEFT's name of a layer's factor A."""
     return f"{PEFT_PREFIX}{module}{PEFT_A}"
 
 
 def name_of_b(module: str) -> str:
-    """How PEFT names a layer's factor B."""
+    """Return PEFT's name of a layer's factor B."""
     return f"{PEFT_PREFIX}{module}{PEFT_B}"
 
 
-def layout(adapter: AdapterSource) -> dict[str, tuple[int, ...]]:
-    """Every array's PEFT name and shape: what must agree between the sites of a stage."""
-    return adapter.layout()
-
-
 def arrays(adapter: Adapter) -> dict[str, Array]:
-    """The adapter's arrays under the names that PEFT reads."""
+    """Return the adapter's arrays by their PEFT names."""
     return dict(each_array(adapter))
 
 
 def each_array(adapter: AdapterSource) -> Iterator[tuple[str, Array]]:
-    """The adapter's arrays under the names that PEFT reads, one layer after another."""
+    """Yield the adapter's arrays with their PEFT names, one layer after another."""
     for module in adapter.modules:
         pair = adapter.pair(module)
         yield name_of_a(module), pair.a
@@ -232,9 +234,9 @@ def each_array(adapter: AdapterSource) -> Iterator[tuple[str, Array]]:
 
 
 def finite_fault(adapter: AdapterSource) -> str | None:
-    """What in the adapter is nan or infinite, as the end of a sentence; None where nothing is.
+    """Return which array holds nan or infinity, as the end of a sentence; None if none does.
 
-    Names the first such array. Holds one layer.
+    Names the first such array. Needs memory for one layer.
     """
     if not math.isfinite(adapter.scale):
         return f"its scale is {adapter.scale}, expected a finite number"
@@ -243,20 +245,20 @@ def finite_fault(adapter: AdapterSource) -> str | None:
 
 
 def not_finite(name: str, value: Array) -> str | None:
-    """That this array holds nan or infinity, as the end of a sentence; None where it does not."""
+    """Return that an array holds nan or infinity, as the end of a sentence; None if it does not."""
     return None if np.isfinite(value).all() else f"{name} has a value that is not finite"
 
 
-def writer(shapes: Mapping[str, tuple[int, ...]], scale: float, wire: Precision) -> Writer:
-    """An adapter's blob, to be filled under the names of its layout."""
-    return Writer(shapes, wire, {_METADATA: canonical_json({"scale": scale})})
+def writer(shapes: Mapping[str, tuple[int, ...]], scale: float, wire: Precision) -> TensorWriter:
+    """Return a writer of an adapter's blob, to be filled by the names of its layout."""
+    return TensorWriter(shapes, wire, {_METADATA: canonical_json({"scale": scale})})
 
 
 def to_bytes(adapter: AdapterSource, wire: Precision = Precision.FP32) -> bytes:
-    """One safetensors blob; equal adapters give equal bytes.
+    """Write the adapter as one safetensors blob; equal adapters give equal bytes.
 
-    In bf16 every number is rounded to the nearest, and a finite one stays finite; what
-    came from bf16 is not changed by it.
+    In bf16 every number is rounded to the nearest, and a finite one stays finite; an adapter that
+    was read from bf16 is not changed by it.
     """
     blob = writer(adapter.layout(), adapter.scale, wire)
     for name, value in each_array(adapter):
@@ -268,27 +270,29 @@ def from_bytes(blob: bytes, source: str) -> Adapter:
     """Read what `to_bytes` wrote, in float32; `source` names the blob in an error.
 
     Raises:
-        BankError: not safetensors, cut off, no scale, or factors that do not pair up.
+        BankError: not safetensors, truncated, no scale, or a factor without its partner.
     """
     return StoredAdapter.in_bytes(blob, source).loaded()
 
 
 def from_arrays(named: Mapping[str, Array], scale: float, source: str) -> Adapter:
-    """The adapter whose `arrays` are `named`.
+    """Make the adapter whose `arrays` are `named`.
 
     Raises:
         BankError: a factor has no partner, or ranks differ.
     """
-    modules, extras = _parts({name: value.shape for name, value in named.items()}, source)
+    modules, extras = _modules_and_extras(
+        {name: value.shape for name, value in named.items()}, source
+    )
     pairs = {module: Pair(named[name_of_a(module)], named[name_of_b(module)]) for module in modules}
     return Adapter(pairs, scale, {name: named[f"{EXTRA_PREFIX}{name}"] for name in extras})
 
 
-def _stored(blob: Blob, size: int, source: str) -> StoredAdapter:
+def _stored(blob: ByteSource, size: int, source: str) -> StoredAdapter:
     header = read_header(blob.read, size, source)
     scale = _scale(header.metadata, source)
     shapes = {name: tensor.shape for name, tensor in header.tensors.items()}
-    modules, extras = _parts(shapes, source)
+    modules, extras = _modules_and_extras(shapes, source)
     rank = shapes[name_of_a(modules[0])][0] if modules else 0
     return StoredAdapter(scale, rank, modules, extras, source, header, blob)
 
@@ -303,10 +307,10 @@ def _scale(metadata: Mapping[str, str], source: str) -> float:
     return scale
 
 
-def _parts(
+def _modules_and_extras(
     shapes: Mapping[str, tuple[int, ...]], source: str
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The modules with a pair of factors that fit, and the extras, in the order of names."""
+    """Return the modules that have both factors, and the extras, in the order of names."""
     modules: list[str] = []
     extras: list[str] = []
     for name in sorted(shapes):

@@ -1,7 +1,6 @@
-"""Writing that survives a crash: to a temporary name, synced, then renamed.
+"""Durable writes: to a temporary name, synced, then renamed.
 
-A rename is the one step that is whole or not at all (POSIX), and lasts once the folder
-around it is synced.
+A rename is atomic (POSIX), and durable once the folder that contains it is synced.
 """
 
 import os
@@ -10,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
-#: What starts with this is being written, or was when a run was cut off; readers pass it over.
+#: Prefix of a file or folder that is being written, or was when a process died: readers skip it.
 WRITING = ".writing-"
 
 
@@ -22,11 +21,11 @@ class Files(Protocol):
         ...
 
     def write(self, file: Path, blob: bytes) -> None:
-        """Fill a file, which need not be on the disk yet."""
+        """Write a file, which need not reach the disk yet."""
         ...
 
     def sync(self, path: Path) -> None:
-        """Wait until a file's bytes, or a folder's names, are on the disk."""
+        """Wait until a file's bytes, or a folder's entries, are on the disk (fsync)."""
         ...
 
     def rename(self, old: Path, new: Path) -> None:
@@ -46,11 +45,11 @@ class Disk:
         folder.mkdir()
 
     def write(self, file: Path, blob: bytes) -> None:
-        """Fill a file, which need not be on the disk yet."""
+        """Write a file, which need not reach the disk yet."""
         file.write_bytes(blob)
 
     def sync(self, path: Path) -> None:
-        """Wait until a file's bytes, or a folder's names, are on the disk."""
+        """Wait until a file's bytes, or a folder's entries, are on the disk (fsync)."""
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -73,12 +72,12 @@ DISK = Disk()
 
 
 def writing(path: Path) -> Path:
-    """The temporary name beside `path` under which it is written."""
+    """Return the temporary name, beside `path`, under which it is written."""
     return path.with_name(f"{WRITING}{path.name}")
 
 
 def write_file(file: Path, blob: bytes, files: Files) -> None:
-    """`file` holds `blob`, durably; before and after a crash it holds all of old or new."""
+    """Write `blob` to `file`, atomically and durably."""
     temporary = writing(file)
     files.write(temporary, blob)
     files.sync(temporary)
@@ -87,7 +86,7 @@ def write_file(file: Path, blob: bytes, files: Files) -> None:
 
 
 def prepare_folder(folder: Path, blobs: Mapping[str, bytes], files: Files) -> Path:
-    """A durable folder of these files, still under its temporary name, which is returned."""
+    """Write a durable folder of these files under its temporary name, which is returned."""
     temporary = writing(folder)
     if temporary.exists():
         files.remove(temporary)
@@ -100,12 +99,12 @@ def prepare_folder(folder: Path, blobs: Mapping[str, bytes], files: Files) -> Pa
 
 
 def write_folder(folder: Path, blobs: Mapping[str, bytes], files: Files) -> None:
-    """`folder`, which did not exist, holds these files, durably; or it still does not exist."""
+    """Write a new folder of these files, atomically and durably."""
     files.rename(prepare_folder(folder, blobs, files), folder)
     files.sync(folder.parent)
 
 
 def remove_if_there(path: Path, files: Files) -> None:
-    """Nothing is at `path`."""
+    """Remove what is at `path`, if anything is."""
     if path.exists() or path.is_symlink():
         files.remove(path)

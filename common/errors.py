@@ -1,8 +1,8 @@
-"""The mistakes that a user can mend. Each message is one clear sentence."""
+"""The errors that a user can act on. Each message is one clear sentence."""
 
 
 class Refusal(Exception):
-    """Bad input. The command line prints the message alone and exits with 2."""
+    """Bad input or state. The command line prints the message alone and exits with code 2."""
 
 
 class PlanError(Refusal):
@@ -14,19 +14,19 @@ class DataError(Refusal):
 
 
 class ModelError(Refusal):
-    """A base model's folder is incomplete, or another than the plan pins."""
+    """A base model's folder is incomplete, or not the base model that the plan pins."""
 
 
 class BankError(Refusal):
-    """A bank is damaged, foreign, or would be overwritten."""
+    """A bank is damaged, is not the expected one, or would be overwritten."""
 
 
 class AggregationError(Refusal):
-    """The updates of a round can't be made into one adapter."""
+    """The updates of a round can't be aggregated."""
 
 
 class SiteFailed(Refusal):
-    """A site could not do what an order asks."""
+    """A site could not carry out an order."""
 
 
 class StateError(Refusal):

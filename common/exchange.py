@@ -16,7 +16,7 @@ from flwr.app import RecordDict
 
 from common.errors import SiteFailed
 from common.identity import canonical_json, sha256
-from common.wire import UNREADABLE, check_digest, parts_of, texts, to_record, typed
+from common.wire import UNREADABLE, check_digest, from_record, texts, to_record, typed
 
 #: The shares of the test's pictures that a router sent to the task's own stage, and to a stage
 #: of its modality.
@@ -154,7 +154,7 @@ class Delivery:
             SiteFailed: it can't be read, or a blob doesn't match its digest.
         """
         try:
-            header, blobs = parts_of(record)
+            header, blobs = from_record(record)
             order, wait_s = Order.from_header(header["order"]), float(header["wait_s"])
         except UNREADABLE as error:
             raise SiteFailed(f"found an order that can't be read ({error!r})") from None
@@ -355,7 +355,7 @@ class Presence:
             SiteFailed: it is something else.
         """
         try:
-            header, _ = parts_of(record)
+            header, _ = from_record(record)
             fields = typed(header, {"site": str, "code": str, "holds": list})
             holds = texts(fields["holds"])
         except UNREADABLE as error:
@@ -377,7 +377,7 @@ def read_reply(record: RecordDict) -> Reply:
         SiteFailed: it is none, or a blob of it doesn't match its digest.
     """
     try:
-        header, blobs = parts_of(record)
+        header, blobs = from_record(record)
         match header["kind"]:
             case "update":
                 return Update.from_parts(header, blobs.get("adapter"), blobs.get("prototype"))

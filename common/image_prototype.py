@@ -1,10 +1,10 @@
-"""What a release says of the pictures behind it: the mean of their features, no picture's own.
+"""The image prototype of a release: the mean of the features of the stage's training images.
 
-A picture's feature is what the frozen vision tower makes of it, averaged over the patches and
+An image's feature is the output of the frozen vision tower, averaged over the patches and
 scaled to length 1 (client/inference/image_prototype.py). A prototype is the mean of such
-features over the different pictures of a stage's training questions. It tells a router which
-stage a new picture is like. What it can reveal: docs/adr/0009-router.md. Legend of shapes: V
-width of the tower.
+features over the different images of a stage's training questions. A router compares a new
+image with it. What it can reveal: docs/adr/0009-router.md. Legend of shapes: V width of the
+tower.
 """
 
 import json
@@ -19,13 +19,13 @@ from common.errors import BankError
 from common.identity import canonical_json
 from common.plan import Plan, Router
 from common.plan_fields import Precision
-from common.tensors import Array, Writer, read_array, read_header
+from common.tensors import Array, TensorWriter, read_array, read_header
 
 #: No vision tower is nearly as wide.
 MOST_WIDTH: Final = 2**16
-#: A blob of that width, and its header.
+#: Size of a blob of that width, with its header.
 MOST_BYTES: Final = 4 * MOST_WIDTH + 4096
-#: A mean of features is shorter only where they cancel: then it points nowhere.
+#: A shorter mean has no meaningful direction: the features have cancelled.
 SHORTEST: Final = 1e-4
 _MOST_IMAGES: Final = 10**9
 #: What rounding to float32 may add to a length or a variance.
@@ -35,13 +35,13 @@ _NAME, _METADATA = "prototype", "fedmslora"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImagePrototype:
-    """The mean feature of some pictures.
+    """The mean feature of some images.
 
     Attributes:
         vector: the mean of their features, each of length 1; float32, shape (V,). The more
             alike they are, the longer it is, up to 1.
-        std: standard deviation of the pictures' cosines to `vector`.
-        images: how many different pictures there are.
+        std: standard deviation of the images' cosines to `vector`.
+        images: number of different images.
     """
 
     vector: Array
@@ -50,26 +50,26 @@ class ImagePrototype:
 
     @property
     def mean(self) -> float:
-        """The mean of the pictures' cosines to `vector`, which is its length.
+        """The mean of the images' cosines to `vector`, which is its length.
 
         mean(f . m / |m|) = m . m / |m| for m = mean(f) and |f| = 1.
         """
         return float(np.linalg.norm(self.vector.astype(np.float64)))
 
 
-def asked_of(plan: Plan, stage: int, round_number: int) -> Router | None:
-    """The router that wants a prototype with the update of this round; None wants none.
+def router_of_round(plan: Plan, stage: int, round_number: int) -> Router | None:
+    """Return the router whose prototype the update of this round has; None if it has none.
 
-    A stage's pictures do not change from round to round, so only its last one has it.
+    A stage's images do not change from round to round, so only the last round's update has it.
     """
     return plan.routing if round_number == plan.stages[stage].rounds else None
 
 
 def to_bytes(prototype: ImagePrototype) -> bytes:
-    """The one text of this prototype: safetensors, with the two numbers in its metadata."""
+    """Write the prototype as safetensors, with the two numbers in its metadata."""
     numbers = canonical_json({"images": prototype.images, "std": prototype.std})
     shape = prototype.vector.shape
-    writer = Writer({_NAME: shape}, Precision.FP32, {_METADATA: numbers})
+    writer = TensorWriter({_NAME: shape}, Precision.FP32, {_METADATA: numbers})
     writer.put(_NAME, prototype.vector)
     return writer.blob()
 
@@ -78,8 +78,8 @@ def from_bytes(blob: bytes, source: str) -> ImagePrototype:
     """Read what `to_bytes` wrote.
 
     Raises:
-        BankError: other bytes than it would write, or numbers that no pictures have;
-            `source` names it.
+        BankError: bytes that `to_bytes` would not write, or impossible values; `source` names
+            the blob.
     """
     if len(blob) > MOST_BYTES:
         raise BankError(f"{source}: found {len(blob)} bytes, expected at most {MOST_BYTES}")
@@ -100,7 +100,7 @@ def from_bytes(blob: bytes, source: str) -> ImagePrototype:
 
 
 def fault_of(prototype: ImagePrototype) -> str | None:
-    """Why no pictures have this prototype: what was found, what was expected; or None."""
+    """Return why no images can have this prototype (found, expected); None if they can."""
     if not 1 <= prototype.vector.size <= MOST_WIDTH:
         return f"found {prototype.vector.size} numbers, expected 1 to {MOST_WIDTH}"
     if not np.isfinite(prototype.vector).all():
@@ -109,26 +109,26 @@ def fault_of(prototype: ImagePrototype) -> str | None:
         return f"found {prototype.images} images, expected 1 to {_MOST_IMAGES}"
     if not SHORTEST <= prototype.mean <= 1 + _ROUNDING:
         return f"found the length {prototype.mean:.6g}, expected {SHORTEST:g} to 1"
-    widest = _widest(prototype)
-    if not 0 <= prototype.std <= widest:
+    max_std = _max_std(prototype)
+    if not 0 <= prototype.std <= max_std:
         return (
-            f"found the standard deviation {prototype.std:.6g}, expected 0 to {widest:.6g} at "
+            f"found the standard deviation {prototype.std:.6g}, expected 0 to {max_std:.6g} at "
             f"the length {prototype.mean:.6g}"
         )
     return None
 
 
-def merged(prototypes: Sequence[ImagePrototype]) -> ImagePrototype | None:
-    """The prototype of all the pictures together; None where they cancel and it has no direction.
+def merge_prototypes(prototypes: Sequence[ImagePrototype]) -> ImagePrototype | None:
+    """Merge prototypes into that of all their images; None where they cancel each other.
 
-    Of prototypes without a fault it has none, whatever they claim: counts end at the largest
-    that a prototype may have, and the deviation at what its length leaves room for.
+    From valid prototypes a valid one results, whatever values sites have sent: the count and the
+    deviation are limited to what a prototype may have.
 
     With n_i pictures, mean m_i and deviation s_i each, and N = sum n_i: the mean
     m = sum n_i m_i / N is exact, and so is its length, the mean of all cosines to it. Of the
     variance of these cosines the part between the sites is exact,
-    sum n_i (m_i . m / |m| - |m|)^2 / N; for the part within, sum n_i s_i^2 / N stands, which
-    is measured along m_i and not along m: exact for one site or for equal directions.
+    sum n_i (m_i . m / |m| - |m|)^2 / N; the part within is taken as sum n_i s_i^2 / N, which is
+    measured along m_i instead of m: exact for one site or for equal directions.
 
     Args:
         prototypes: at least one, all of one width, in an order that does not change.
@@ -146,23 +146,23 @@ def merged(prototypes: Sequence[ImagePrototype]) -> ImagePrototype | None:
     for share, vector, one in zip(shares, vectors, prototypes, strict=True):
         variance += share * (one.std**2 + (float(vector @ mean) / length - length) ** 2)
     found = ImagePrototype(mean.astype(np.float32), math.sqrt(variance), min(images, _MOST_IMAGES))
-    found = replace(found, std=min(found.std, _widest(found)))
+    found = replace(found, std=min(found.std, _max_std(found)))
     return found if fault_of(found) is None else None
 
 
-def _widest(prototype: ImagePrototype) -> float:
-    """The largest deviation: cosines are at most 1 in size, so it leaves room for their mean's."""
+def _max_std(prototype: ImagePrototype) -> float:
+    """Return the largest possible deviation of cosines with this mean, as they are at most 1."""
     return math.sqrt(max(0.0, 1 - prototype.mean**2) + _ROUNDING)
 
 
 def _numbers(text: str, source: str) -> tuple[int, float]:
-    """How many images, and their deviation."""
+    """Read the count of images and their deviation."""
     try:
         found: Mapping[str, object] = json.loads(text)
         images, std = found["images"], found["std"]
     except (ValueError, KeyError, TypeError, RecursionError):
         images = std = None
-    # `bool` is an `int` to Python, and JSON can say `true` and NaN.
+    # In Python `bool` is an `int`, and JSON may have `true` and NaN.
     if type(images) is not int or type(std) is not float or not math.isfinite(std):
-        raise BankError(f"{source}: found no count of images and no deviation, expected both")
+        raise BankError(f"{source}: found no count of images or no deviation, expected both")
     return images, std

@@ -35,7 +35,7 @@ class AnswerKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class AnsweredQuestion:
     """What the model answered to one question, and the truth.
 
     Attributes:
@@ -85,7 +85,7 @@ class Judged:
     bleu: Bleu
 
 
-def read_answers(file: Path) -> list[Answer]:
+def read_answers(file: Path) -> list[AnsweredQuestion]:
     """Read answers, one JSON object a line: `question_id`, `prompt`, `text`, `gt`, `answer_type`.
 
     As in the paper's evaluator a question without `answer_type` is open, and `prediction` and
@@ -110,7 +110,7 @@ def read_answers(file: Path) -> list[Answer]:
     return answers
 
 
-def paper_metrics(answers: Sequence[Answer]) -> dict[str, float]:
+def paper_metrics(answers: Sequence[AnsweredQuestion]) -> dict[str, float]:
     """The table the paper's evaluator prints: percentages, in its order, only what applies.
 
     Token and BLEU scores are means over the OPEN answers, `close accuracy` is the share of
@@ -138,7 +138,7 @@ def paper_metrics(answers: Sequence[Answer]) -> dict[str, float]:
     return table
 
 
-def task_metrics(answers: Sequence[Answer]) -> dict[str, float]:
+def task_metrics(answers: Sequence[AnsweredQuestion]) -> dict[str, float]:
     """Our measures of a task, fractions of 0 to 1; every key of `common.plan.Metric` is there.
 
     - `accuracy`: share of answers that equal the truth once both are normalized.
@@ -170,7 +170,7 @@ def task_metrics(answers: Sequence[Answer]) -> dict[str, float]:
     return measures
 
 
-def judge(answer: Answer) -> Judged:
+def judge(answer: AnsweredQuestion) -> Judged:
     """Everything that can be measured on one answer; means of it are the tables above."""
     return _judge(answer.answer, answer.truth)
 
@@ -231,7 +231,7 @@ def bleu(candidate: str, reference: str) -> Bleu:
     return Bleu(*map(float, scores))
 
 
-def _parse_answer(line: str, where: str) -> Answer:
+def _parse_answer(line: str, where: str) -> AnsweredQuestion:
     try:
         found = json.loads(line)
     except json.JSONDecodeError as error:
@@ -248,7 +248,7 @@ def _parse_answer(line: str, where: str) -> Answer:
     kind = _text(fields, "answer_type", where)
     if kind not in set(AnswerKind):
         raise DataError(f"{where}, answer_type: found {kind!r}, expected 'OPEN' or 'CLOSED'")
-    return Answer(
+    return AnsweredQuestion(
         question=_text(fields, "prompt", where),
         answer=_text(fields, "text", where),
         truth=_text(fields, "gt", where),
@@ -272,7 +272,7 @@ def _shown(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _judge_all(answers: Sequence[Answer]) -> list[tuple[AnswerKind, Judged]]:
+def _judge_all(answers: Sequence[AnsweredQuestion]) -> list[tuple[AnswerKind, Judged]]:
     if not answers:
         raise DataError("found no answer to score, expected at least one")
     return [(answer.kind, _judge(answer.answer, answer.truth)) for answer in answers]

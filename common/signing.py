@@ -1,4 +1,4 @@
-"""Ed25519 keys: who released an adapter (RFC 8032)."""
+"""Ed25519 keys, which sign releases (RFC 8032)."""
 
 import os
 import secrets
@@ -20,7 +20,7 @@ SEED_BYTES = 32
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
-    """A private key. Equal keys sign equal bytes with equal signatures."""
+    """A private key; its signatures are deterministic."""
 
     seed: bytes = field(repr=False)
 
@@ -32,12 +32,12 @@ class SigningKey:
 
     @classmethod
     def generate(cls) -> "SigningKey":
-        """A new key from the operating system's randomness."""
+        """Make a new key from the operating system's random numbers."""
         return cls(os.urandom(SEED_BYTES))
 
     @classmethod
     def from_seed(cls, seed: bytes) -> "SigningKey":
-        """The key of these 32 bytes: only as secret as they are."""
+        """Make the key of these 32 bytes, which must be secret."""
         return cls(seed)
 
     @classmethod
@@ -45,7 +45,7 @@ class SigningKey:
         """Read what `save` wrote (PKCS 8, PEM).
 
         Raises:
-            BankError: unreadable, readable by others, or another kind of file.
+            BankError: the file can't be read, can be read by others, or is no Ed25519 key.
         """
         try:
             mode = stat.S_IMODE(file.stat().st_mode)
@@ -66,7 +66,7 @@ class SigningKey:
         return cls(key.private_bytes_raw())
 
     def save(self, file: Path) -> None:
-        """Write the key so that its owner alone can read it; no file is overwritten.
+        """Write the key to a new file that only its owner can read.
 
         Raises:
             BankError: the file exists, or can't be written.
@@ -76,7 +76,7 @@ class SigningKey:
             serialization.PrivateFormat.PKCS8,
             serialization.NoEncryption(),
         )
-        # Under a name of its own first, then linked: a crash leaves no half of a key.
+        # Written to a temporary name, then linked: a crash leaves no partial key.
         temporary = file.with_name(f"{WRITING}{file.name}.{secrets.token_hex(4)}")
         try:
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -94,11 +94,11 @@ class SigningKey:
 
     @property
     def public_hex(self) -> str:
-        """The public half, as 64 hexadecimal digits."""
+        """The public key, as 64 hexadecimal digits."""
         return self._private.public_key().public_bytes_raw().hex()
 
     def sign(self, message: bytes) -> str:
-        """The signature of `message`, as 128 hexadecimal digits."""
+        """Sign a message; return 128 hexadecimal digits."""
         return self._private.sign(message).hex()
 
     @property
@@ -107,7 +107,7 @@ class SigningKey:
 
 
 def verify_signature(public_hex: str, signature_hex: str, message: bytes) -> bool:
-    """Whether the owner of `public_hex` signed `message`; False for text that is no key."""
+    """Return whether `public_hex` signed `message`; False for text that is no key or signature."""
     try:
         public = Ed25519PublicKey.from_public_bytes(bytes.fromhex(public_hex))
         public.verify(bytes.fromhex(signature_hex), message)

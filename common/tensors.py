@@ -1,9 +1,8 @@
-"""Named float arrays in one safetensors blob: read one at a time, written one at a time.
+"""Reads and writes named float arrays in a safetensors blob, one array at a time.
 
-The numbers are float32 in memory; in a blob they have 32 bits, or 16 (F16, BF16). The
-layout is the one that the safetensors library writes (0.8), byte for byte; it is laid out
-here because the library holds a whole blob and all its arrays at once, and gives NumPy no
-bfloat16.
+Arrays are float32 in memory; in a blob they have 32 bits, or 16 (F16, BF16). The blobs are
+those of the safetensors library (0.8), byte for byte. The library itself is not used because
+it keeps a whole blob and all its arrays in memory at once, and has no bfloat16 for NumPy.
 """
 
 import json
@@ -20,29 +19,29 @@ from common.errors import BankError
 from common.plan_fields import Precision
 
 Array: TypeAlias = npt.NDArray[np.floating[Any]]
-#: The `count` bytes at `offset` of a blob, fewer where it ends before.
-Read: TypeAlias = Callable[[int, int], bytes]
+#: Takes an offset and a count; returns these bytes of a blob, fewer where it ends before.
+ReadBytes: TypeAlias = Callable[[int, int], bytes]
 
-#: A name in a header -> how NumPy reads it; BF16 as the bits that it is.
-_KINDS = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
-_WRITTEN = {Precision.FP32: "F32", Precision.BF16: "BF16"}
+#: A type in a header -> the NumPy type that reads it; for BF16 the type of its bits.
+_DTYPES = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
+_WRITTEN_KIND = {Precision.FP32: "F32", Precision.BF16: "BF16"}
 _METADATA = "__metadata__"
-#: Some 20 000 arrays. A header is parsed whole, so a stranger's must not be as large as he likes.
+#: Enough for some 20 000 arrays. A header is parsed whole, and a stranger could send a huge one.
 _MOST_HEADER_BYTES = 4 * 2**20
 _MOST_NAME = 512
 _MOST_DIMENSIONS = 8
-#: The largest finite bfloat16, without its sign; the least float32 that would round to more;
-#: and float32's infinity, above which there is only NaN.
+#: Bits of the largest finite bfloat16, of the smallest float32 that would round to infinity, and
+#: of float32's infinity, above which there is only NaN; all without a sign.
 _BF16_LARGEST = np.uint32(0x7F7F)
-_OVERFLOWN = np.uint32(0x7F7F8000)
+_OVERFLOW = np.uint32(0x7F7F8000)
 _INFINITE = np.uint32(0x7F800000)
-#: Numbers that are rounded at a time: what a core's cache holds.
-_PART = 2**16
+#: Numbers that are rounded at a time; they fit a core's cache.
+_BLOCK = 2**16
 
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """Where an array lies in its blob, from its first byte to behind its last."""
+    """An array's type and shape, and its place in a blob: bytes `begin` to `end` (exclusive)."""
 
     kind: str
     shape: tuple[int, ...]
@@ -52,14 +51,14 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a blob says of its arrays, in the order of the header; and of itself."""
+    """The header of a blob: its arrays, in the header's order, and its metadata."""
 
     tensors: Mapping[str, Tensor]
     metadata: Mapping[str, str]
 
 
-def read_header(read: Read, size: int, source: str) -> Header:
-    """The header of a blob of `size` bytes, whose arrays fill it without gap or overlap.
+def read_header(read: ReadBytes, size: int, source: str) -> Header:
+    """Read the header of a blob of `size` bytes, and check that the arrays fill the blob exactly.
 
     Raises:
         BankError: it is no such blob; `source` names it.
@@ -70,8 +69,8 @@ def read_header(read: Read, size: int, source: str) -> Header:
         raise BankError(f"{source}: not an adapter in safetensors: {error}") from None
 
 
-def read_array(read: Read, tensor: Tensor, source: str) -> Array:
-    """One array in float32, which holds every F16 and BF16 exactly.
+def read_array(read: ReadBytes, tensor: Tensor, source: str) -> Array:
+    """Read one array in float32, which represents every F16 and BF16 exactly.
 
     Raises:
         BankError: the blob has become shorter than its header says.
@@ -81,58 +80,59 @@ def read_array(read: Read, tensor: Tensor, source: str) -> Array:
     return found.reshape(tensor.shape)
 
 
-def read_into(read: Read, tensor: Tensor, source: str, out: Array) -> None:
-    """As `read_array`, but the numbers are put into `out`: float32, contiguous, flat."""
+def read_into(read: ReadBytes, tensor: Tensor, source: str, out: Array) -> None:
+    """Read one array into `out`: float32, contiguous, flat; errors as in `read_array`."""
     blob = read(tensor.begin, tensor.end - tensor.begin)
     if len(blob) != tensor.end - tensor.begin:
         raise BankError(f"{source}: cut off while it was read")
     if tensor.kind == "BF16":
         widen(np.frombuffer(blob, "<u2"), out)
     else:
-        out[:] = np.frombuffer(blob, _KINDS[tensor.kind])
+        out[:] = np.frombuffer(blob, _DTYPES[tensor.kind])
 
 
 def round_into(value: Array, out: npt.NDArray[np.uint16]) -> None:
-    """`out` is the nearest bfloat16 (even on a tie) of every float32, as bits; both are flat.
+    """Round every float32 to the nearest bfloat16 (even on a tie), as bits; both arrays are flat.
 
     A finite value stays finite: what would round to infinity becomes the largest bfloat16.
     NaN stays NaN.
     """
     bits = value.view(np.uint32)
-    for begin in range(0, len(bits), _PART):
-        out[begin : begin + _PART] = _rounded(bits[begin : begin + _PART])
+    for begin in range(0, len(bits), _BLOCK):
+        out[begin : begin + _BLOCK] = _rounded(bits[begin : begin + _BLOCK])
 
 
 def _rounded(bits: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
     high = bits >> np.uint32(16)
-    # Half of what is cut off, less one where the last kept bit is even; NaN may wrap around.
+    # Add half of the part that is cut off, less one where the last kept bit is even. A NaN may
+    # wrap around; it is replaced below.
     nearest = high & np.uint32(1)
     nearest += np.uint32(0x7FFF)
     nearest += bits
     nearest >>= np.uint32(16)
     unsigned = bits & np.uint32(0x7FFFFFFF)
-    if not np.any(unsigned >= _OVERFLOWN):
+    if not np.any(unsigned >= _OVERFLOW):
         return nearest
-    overflown = (unsigned >= _OVERFLOWN) & (unsigned < _INFINITE)
-    nearest[overflown] = (high[overflown] & np.uint32(0x8000)) | _BF16_LARGEST
-    # The quiet bit: a NaN whose other bits are cut off would read as infinity.
-    odd = unsigned > _INFINITE
-    nearest[odd] = high[odd] | np.uint32(0x0040)
+    overflowing = (unsigned >= _OVERFLOW) & (unsigned < _INFINITE)
+    nearest[overflowing] = (high[overflowing] & np.uint32(0x8000)) | _BF16_LARGEST
+    # Set the quiet bit: a NaN whose other bits are cut off would be infinity.
+    nan = unsigned > _INFINITE
+    nearest[nan] = high[nan] | np.uint32(0x0040)
     return nearest
 
 
 def widen(bits: npt.NDArray[np.uint16], out: Array) -> None:
-    """`out` is the float32 that bfloat16 bits stand for: they are its upper half."""
+    """Convert bfloat16 bits to float32, whose upper half they are."""
     wide = out.view(np.uint32)
     wide[:] = bits
     np.left_shift(wide, 16, out=wide)
 
 
-class Writer:
-    """A blob that is filled array by array: the same bytes whatever the order.
+class TensorWriter:
+    """Writes a blob array by array; the bytes do not depend on the order.
 
-    Several threads may fill it. It holds the blob alone; an array of another type than float32
-    is rounded to that first.
+    Several threads may write. Only the blob is in memory; an array of another type than float32
+    is rounded to float32 first.
     """
 
     def __init__(
@@ -142,10 +142,10 @@ class Writer:
         metadata: Mapping[str, str],
     ) -> None:
         self._precision = precision
-        head, self._tensors = _laid_out(shapes, _WRITTEN[precision], metadata)
+        head, self._tensors = _plan_blob(shapes, _WRITTEN_KIND[precision], metadata)
         self._missing = set(shapes)
         size = max((tensor.end for tensor in self._tensors.values()), default=len(head))
-        # At its full size from the start; BytesIO gives its bytes away without a copy.
+        # At its full size from the start; BytesIO returns its bytes without a copy.
         self._stream = BytesIO()
         self._stream.seek(size - 1)
         self._stream.write(b"\0")
@@ -154,7 +154,7 @@ class Writer:
         self._bytes = np.frombuffer(self._stream.getbuffer(), np.uint8)
 
     def put(self, name: str, value: Array) -> None:
-        """The array `name` has this value; its shape must be the one that was announced."""
+        """Write the array `name`, whose shape must be the announced one."""
         tensor = self._tensors[name]
         assert value.shape == tensor.shape, name
         single = np.asarray(value, np.float32, order="C").reshape(-1)
@@ -166,21 +166,21 @@ class Writer:
         self._missing.discard(name)
 
     def blob(self) -> bytes:
-        """The whole blob, once every array is in it; it takes no more of them then."""
+        """Return the whole blob once every array is written; nothing can be written after that."""
         assert not self._missing, self._missing
         del self._bytes
         return self._stream.getvalue()
 
 
-def _laid_out(
+def _plan_blob(
     shapes: Mapping[str, tuple[int, ...]], kind: str, metadata: Mapping[str, str]
 ) -> tuple[bytes, dict[str, Tensor]]:
-    """The blob's head, and where its arrays go: by name, without a gap."""
+    """Return the blob's length field and header, and each array's place: by name, without gaps."""
     entries: dict[str, Any] = {_METADATA: dict(metadata)} if metadata else {}
     ends: dict[str, tuple[int, int]] = {}
     end = 0
     for name in sorted(shapes):
-        begin, end = end, end + math.prod(shapes[name]) * _KINDS[kind].itemsize
+        begin, end = end, end + math.prod(shapes[name]) * _DTYPES[kind].itemsize
         ends[name] = begin, end
         entries[name] = {"dtype": kind, "shape": list(shapes[name]), "data_offsets": [begin, end]}
     text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
@@ -193,51 +193,53 @@ def _laid_out(
     return head, tensors
 
 
-def _header(read: Read, size: int) -> Header:
+def _header(read: ReadBytes, size: int) -> Header:
     count = int.from_bytes(read(0, 8), "little")
     if not 2 <= count <= min(_MOST_HEADER_BYTES, size - 8):
         raise ValueError(f"found a header of {count} bytes in {size}")
     text = read(8, count).decode("utf-8")
     if not text.startswith("{"):
-        raise ValueError("found a header that is no JSON object")
-    entries: dict[str, Any] = json.loads(text, object_pairs_hook=_once)
+        raise ValueError("found a header that is not a JSON object")
+    entries: dict[str, Any] = json.loads(text, object_pairs_hook=_unique_names)
     metadata = entries.pop(_METADATA, {})
     if not all(isinstance(value, str) for value in metadata.values()):
-        raise ValueError("found metadata that is no text")
+        raise ValueError("found metadata that is not text")
     tensors = {name: _tensor(name, entry, 8 + count) for name, entry in entries.items()}
     _check_filled(tensors, 8 + count, size)
     return Header(tensors, metadata)
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(names := dict(pairs)) < len(pairs):
-        raise ValueError("found a name that stands twice in the header")
+        raise ValueError("found a name twice in the header")
     return names
 
 
 def _tensor(name: str, entry: Mapping[str, Any], start: int) -> Tensor:
-    # The name goes into messages: no endless text, no half of a surrogate pair.
+    # Names are quoted in error messages, so they must be short and valid UTF-8.
     if len(name.encode()) > _MOST_NAME:
         raise ValueError(f"found a name of {len(name)} letters, expected at most {_MOST_NAME}")
     try:
         kind, shape = str(entry["dtype"]), tuple(entry["shape"])
         begin, end = entry["data_offsets"]
     except (KeyError, TypeError, ValueError):
-        raise ValueError(f"{name!r} has no type, shape and place") from None
-    if kind not in _KINDS:
-        raise ValueError(f"{name!r} has type {kind[:16]!r}, expected one of {', '.join(_KINDS)}")
+        raise ValueError(f"{name!r} has no type, shape or place") from None
+    if kind not in _DTYPES:
+        raise ValueError(f"{name!r} has type {kind[:16]!r}, expected one of {', '.join(_DTYPES)}")
     if not all(type(number) is int and 0 <= number < 2**63 for number in (*shape, begin, end)):
-        raise ValueError(f"{name!r} has a shape or a place that is no whole number from 0")
-    # No array without a number: its other dimensions could be as large as they like.
+        raise ValueError(
+            f"{name!r} has a shape or a place that is not made of whole numbers from 0"
+        )
+    # An empty array is refused: its other dimensions could be arbitrarily large.
     if len(shape) > _MOST_DIMENSIONS or not all(length >= 1 for length in shape):
         raise ValueError(f"{name!r} has a shape that no adapter has")
-    if end - begin != math.prod(shape) * _KINDS[kind].itemsize:
+    if end - begin != math.prod(shape) * _DTYPES[kind].itemsize:
         raise ValueError(f"{name!r} has {end - begin} bytes, which do not fit its shape {shape}")
     return Tensor(kind, shape, start + begin, start + end)
 
 
 def _check_filled(tensors: Mapping[str, Tensor], start: int, size: int) -> None:
-    """Every byte behind the header belongs to one array."""
+    """Check that every byte after the header belongs to exactly one array."""
     end = start
     for name, tensor in sorted(tensors.items(), key=lambda item: item[1].begin):
         if tensor.begin != end:

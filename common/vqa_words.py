@@ -1,4 +1,4 @@
-"""Texts as the VQA challenge compares them: EvalAI's processor for a word."""
+"""Normalizes answers as the VQA challenge does (EvalAI's answer processor)."""
 
 import json
 import re
@@ -6,20 +6,20 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 
-#: Texts kept by the cache below; the largest file of the paper has 6,761 answers.
-_REMEMBERED = 1 << 15
-#: Periods that one normalization removes: the reference passes a flag of `re` (UNICODE, which
-#: is 32) where `sub` takes a count.
+#: Texts in the cache below; the largest file of the paper has 6,761 answers.
+_CACHE_SIZE = 1 << 15
+#: Periods that one normalization removes at most: the reference passes a flag of `re` (UNICODE,
+#: which is 32) where `sub` expects a count.
 _PERIODS = 32
 
 
-@lru_cache(maxsize=_REMEMBERED)
+@lru_cache(maxsize=_CACHE_SIZE)
 def normalize(text: str) -> str:
-    """`text` in its comparable form: lower case, digits, no articles, hardly a mark.
+    """Normalize a text: lower case, digits for number words, no articles, little punctuation.
 
-    A mark of punctuation is deleted everywhere if it touches a space anywhere, or if the text
-    holds a number with a comma; else it becomes a space. Both conditions are judged on
-    the text as it came in.
+    A punctuation mark is deleted everywhere if it is next to a space anywhere, or if the text has
+    a number with a comma; otherwise it becomes a space. Both conditions are checked on the
+    original text.
     """
     tables = _tables()
     delete_all = tables.comma.search(text) is not None
@@ -45,7 +45,7 @@ class _Tables:
 
 @cache
 def _tables() -> _Tables:
-    """The public tables of the VQA evaluation."""
+    """Load the tables of the public VQA evaluation."""
     file = Path(__file__).with_name("vqa_normalization.json")
     tables = json.loads(file.read_text(encoding="utf-8"))
     return _Tables(

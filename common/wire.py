@@ -1,7 +1,7 @@
-"""How a message goes over the wire: one JSON header and named blobs of bytes.
+"""The wire format of a message: one JSON header and named blobs of bytes.
 
-The header is a ConfigRecord of Flower's, the blobs are an ArrayRecord. What comes in is a
-stranger's until it is read: whatever is wrong with it is one of `UNREADABLE`.
+The header is in a ConfigRecord of Flower's, the blobs are in an ArrayRecord. An incoming message
+is not trusted: reading one that is malformed raises one of `UNREADABLE`.
 """
 
 import json
@@ -13,24 +13,24 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from common.errors import SiteFailed
 from common.identity import canonical_json, sha256
 
-#: Some 60 000 digests. A header is parsed whole, so a stranger's must not be as large as he likes.
-_MOST_HEADER = 4 * 2**20
-#: No count and no time is as large; beyond it a number might not even become a float.
-_MOST_NUMBER = 2**63
-#: What reading a stranger's header comes to.
+#: Enough for some 60 000 digests. A header is parsed whole, and a stranger could send a huge one.
+_MAX_HEADER = 4 * 2**20
+#: No count and no time is as large; larger numbers might not even fit a float.
+_MAX_NUMBER = 2**63
+#: What reading a malformed header raises.
 UNREADABLE = (
     AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError
 )  # fmt: skip
 
 
 def wire_bytes(record: RecordDict) -> int:
-    """Bytes of the blobs and the header of a message."""
+    """Return the size of a message: its header and its blobs, in bytes."""
     return len(_header(record)) + sum(len(array.data) for array in _blobs(record).values())
 
 
 def to_record(header: Mapping[str, Any], blobs: Mapping[str, bytes] | None = None) -> RecordDict:
-    """A message's content."""
-    # One blob an array: hundreds of small arrays cost four times as long (measured).
+    """Make a message's content."""
+    # One array per blob: hundreds of small arrays take four times as long (measured).
     arrays = {
         name: Array("uint8", (len(blob),), "safetensors", blob)
         for name, blob in (blobs or {}).items()
@@ -43,21 +43,21 @@ def to_record(header: Mapping[str, Any], blobs: Mapping[str, bytes] | None = Non
     )
 
 
-def parts_of(record: RecordDict) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """The header and the blobs of a message.
+def from_record(record: RecordDict) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Return the header and the blobs of a message.
 
     Raises:
-        UNREADABLE: it has none, or too large a header.
+        UNREADABLE: the header is missing or too large, or the blobs are missing.
     """
     text = _header(record)
-    if len(text) > _MOST_HEADER:
+    if len(text) > _MAX_HEADER:
         raise ValueError(f"a header of {len(text)} letters")
     header = json.loads(text)
     return header, {name: array.data for name, array in _blobs(record).items()}
 
 
-# Not `record.array_records`: it makes a view in a reference cycle (flwr 1.41), which keeps a
-# message of hundreds of MB alive until Python's collector comes by (measured).
+# Not `record.array_records`: that makes a view in a reference cycle (flwr 1.41), which keeps a
+# message of hundreds of MB in memory until the garbage collector runs (measured).
 def _header(record: RecordDict) -> str:
     header = record["header"]
     if not isinstance(header, ConfigRecord):
@@ -73,29 +73,29 @@ def _blobs(record: RecordDict) -> ArrayRecord:
 
 
 def typed(header: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a header, each of its type; JSON writes some floats as whole numbers."""
+    """Return these fields of a header, and check their types; an int may stand for a float."""
     for name, kind in fields.items():
         kinds, value = (int, float) if kind is float else kind, header[name]
         # `bool` is an `int` to Python, and JSON can say `true`.
         if not isinstance(value, kinds) or isinstance(value, bool):
             raise TypeError(name)
-        if isinstance(value, int) and abs(value) >= _MOST_NUMBER:
+        if isinstance(value, int) and abs(value) >= _MAX_NUMBER:
             raise ValueError(name)
     return {name: header[name] for name in fields}
 
 
 def texts(values: Sequence[Any]) -> tuple[str, ...]:
-    """The values, each of which is text."""
+    """Return the values, and check that each of them is text."""
     if not all(isinstance(value, str) for value in values):
         raise TypeError("a list of texts")
     return tuple(values)
 
 
 def check_digest(what: str, blob: bytes | None, expected: str | None) -> None:
-    """The blob is the one that was named.
+    """Check that a blob has the digest by which it was named.
 
     Raises:
-        SiteFailed: it is another; `what` names it.
+        SiteFailed: it has another; `what` names the blob.
     """
     found = None if blob is None else sha256(blob)
     if found != expected:

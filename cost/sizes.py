@@ -1,7 +1,7 @@
-"""How many bytes the things are that a plan makes: adapters, prototypes, releases, the index.
+"""The sizes in bytes of a plan's adapters, prototypes, releases and bank index.
 
-Nothing as large is made for it. Digests are as long whatever they are of; a number that only a
-run can tell is written in 18 letters, as most are.
+They are computed without allocating anything as large. All digests have the same length; a
+number that only a run can tell is taken to have 18 characters, as most do.
 """
 
 import json
@@ -17,28 +17,28 @@ from common.bank.release import CONFIG_FILE, Release, text_of
 from common.identity import canonical_json
 from common.image_prototype import ImagePrototype
 from common.image_prototype import to_bytes as prototype_to_bytes
-from common.metrics import Answer, AnswerKind, task_metrics
+from common.metrics import AnsweredQuestion, AnswerKind, task_metrics
 from common.plan import Plan
 from common.plan_fields import Precision
 from cost.geometry import Geometry
 
-#: A number in the place of one that a run will tell.
+#: Placeholder of a number that only a run can tell.
 NUMBER: Final = 0.1234567890123456
 _DIGEST, _CODE, _SIGNATURE = "0" * 64, "0" * 16, "0" * 128
 
 
 @dataclass(frozen=True, slots=True)
-class Sizes:
-    """Bytes of the blobs of a plan: of any adapter, of any prototype, of the plan itself."""
+class BlobSizes:
+    """Bytes of a plan's blobs: of any adapter, of any prototype, and of the plan itself."""
 
     adapter: int
     prototype: int
     plan: int
 
 
-def sizes_of(plan: Plan, geometry: Geometry) -> Sizes:
-    """The bytes of the plan's blobs on this model."""
-    return Sizes(
+def blob_sizes(plan: Plan, geometry: Geometry) -> BlobSizes:
+    """Return the sizes of the plan's blobs on this model."""
+    return BlobSizes(
         adapter=adapter_bytes(blank_adapter(plan, geometry), plan.wire),
         prototype=len(_prototype(geometry.feature_width)),
         plan=len(plan.canonical().encode()),
@@ -46,7 +46,7 @@ def sizes_of(plan: Plan, geometry: Geometry) -> Sizes:
 
 
 def blank_adapter(plan: Plan, geometry: Geometry) -> Adapter:
-    """An adapter of the plan's shapes, all of it zeros that take no memory."""
+    """Return an adapter of the plan's shapes whose zeros take no memory."""
     rank = plan.method.rank
     pairs = {
         name: Pair(_zeros(rank, inputs), _zeros(outputs, rank))
@@ -56,7 +56,7 @@ def blank_adapter(plan: Plan, geometry: Geometry) -> Adapter:
 
 
 def adapter_bytes(adapter: Adapter, wire: Precision) -> int:
-    """The size of `to_bytes(adapter, wire)`, without making it."""
+    """Return the length of `to_bytes(adapter, wire)` without serializing."""
     kind, size = ("F32", 4) if wire is Precision.FP32 else ("BF16", 2)
     entries: dict[str, object] = {
         "__metadata__": {"fedmslora": canonical_json({"scale": adapter.scale})}
@@ -73,18 +73,18 @@ def adapter_bytes(adapter: Adapter, wire: Precision) -> int:
     return 8 + head + -head % 8 + end
 
 
-def release_bytes(plan: Plan, geometry: Geometry, sizes: Sizes) -> Iterator[int]:
-    """Each release's files in the bank; scores are taken to be those of closed answers."""
+def release_bytes(plan: Plan, geometry: Geometry, sizes: BlobSizes) -> Iterator[int]:
+    """Yield the bytes of each release's files in the bank, with scores of closed answers."""
     adapter = blank_adapter(plan, geometry)
     config = len(release_blobs(b"", adapter, plan.base_model.name)[CONFIG_FILE])
     prototype = sizes.prototype if plan.routing is not None else 0
     for stage in range(len(plan.stages)):
-        said = len(_release(plan, stage, adapter).to_bytes())
-        yield sizes.adapter + config + prototype + said
+        release = len(_release(plan, stage, adapter).to_bytes())
+        yield sizes.adapter + config + prototype + release
 
 
 def index_bytes(plan: Plan, stages: int) -> int:
-    """bank.json over the first `stages` releases."""
+    """Return the bytes of bank.json over the first `stages` releases."""
     names = [f"{number:03d}-{stage.name}" for number, stage in enumerate(plan.stages[:stages])]
     document = {
         "format": 1,
@@ -96,9 +96,9 @@ def index_bytes(plan: Plan, stages: int) -> int:
     return len(text_of(document))
 
 
-def some_metrics() -> Mapping[str, float]:
-    """A number for each metric of closed answers, which most tasks have."""
-    closed = Answer(question="q", answer="yes", truth="yes", kind=AnswerKind.CLOSED)
+def placeholder_metrics() -> Mapping[str, float]:
+    """Return a placeholder for each metric of closed answers, which most tasks have."""
+    closed = AnsweredQuestion(question="q", answer="yes", truth="yes", kind=AnswerKind.CLOSED)
     return dict.fromkeys(task_metrics([closed]), NUMBER)
 
 
@@ -116,7 +116,7 @@ def _release(plan: Plan, stage: int, adapter: Adapter) -> Release:
         sites=dict.fromkeys(planned.sites, 1000),
         rule=plan.aggregation,
         error=NUMBER,
-        scores=some_metrics(),
+        scores=placeholder_metrics(),
         code=_CODE,
         adapter=_DIGEST,
         config=_DIGEST,

@@ -1,9 +1,9 @@
-"""What a plan sends: every order of its course with what each site lacks of it, in bytes.
+"""The traffic of a plan in bytes: every order of its run with the blobs that each site lacks.
 
-It goes the way that server/app.py goes and names made-up digests, which are as long as real
-ones. Bytes down are exact where every site answers at once and nothing is lost; an answer's
-numbers are written in a few letters more or less, so bytes up are right to some ten bytes a
-message. What Flower and TLS add is not in it: 0.2 to 0.5 % of a large adapter (docs/log.md).
+It follows server/app.py, with placeholder digests, which are as long as real ones. Bytes down
+are exact if every site answers at once and nothing is lost; numbers in an answer vary by a few
+characters, so bytes up are right to some ten bytes a message. The overhead of Flower and TLS is
+left out: 0.2 to 0.5 % of a large adapter (docs/log.md).
 """
 
 from collections.abc import Iterator, Mapping
@@ -23,24 +23,24 @@ from common.exchange import (
     Work,
 )
 from common.identity import sha256
-from common.image_prototype import asked_of
+from common.image_prototype import router_of_round
 from common.plan import Plan
 from common.wire import wire_bytes
-from cost.sizes import NUMBER, Sizes, some_metrics
+from cost.sizes import NUMBER, BlobSizes, placeholder_metrics
 
-#: No further blob goes into a message that has so many bytes: server/network.py.
+#: A message with so many bytes gets no further blob, as in server/network.py.
 PARCEL_BYTES: Final = 64 * 2**20
 _DIGEST, _CODE = "0" * 64, "0" * 16
 
 
 @dataclass(frozen=True, slots=True)
-class Exchange:
-    """An order and its answer at one site.
+class OrderTraffic:
+    """The bytes of an order and its answer at one site.
 
     Attributes:
-        stage: of the order; `after` is the stage during which it is sent. Both 0-based.
-        round: 1-based; 0 for scores.
-        releases: bytes of `down` that are releases which the site had not got yet.
+        stage: the order's stage, 0-based; `after` is the stage during which it is sent.
+        round: 1-based; 0 for scoring.
+        releases: the part of `down` that is releases which the site did not have yet.
     """
 
     site: str
@@ -54,34 +54,36 @@ class Exchange:
 
 
 @dataclass(slots=True)
-class _Course:
-    """The orders of a plan so far: what is released, and what each site holds."""
+class _RunSoFar:
+    """The state of a run: the releases, and the blobs at each site."""
 
     plan: Plan
-    sizes: Sizes
-    holds: dict[str, set[str]] = field(default_factory=dict[str, set[str]])
+    sizes: BlobSizes
+    blobs: dict[str, set[str]] = field(default_factory=dict[str, set[str]])
     released: list[ReleaseRef] = field(default_factory=list[ReleaseRef])
     prototypes: list[ReleaseRef] = field(default_factory=list[ReleaseRef])
 
-    def asked(self, order: Order, after: int) -> Iterator[Exchange]:
-        """The order goes to every site of its stage."""
+    def send(self, order: Order, after: int) -> Iterator[OrderTraffic]:
+        """Send the order to every site of its stage and yield the traffic of each."""
         header = wire_bytes(Delivery(order=order).to_record())
         size = dict.fromkeys(order.needs, self.sizes.adapter)
         size |= dict.fromkeys((ref.sha256 for ref in order.prototypes), self.sizes.prototype)
         size[order.plan] = self.sizes.plan
         for site in self.plan.stages[order.stage].sites:
-            held = self.holds.setdefault(site, set())
-            lacking = {digest: size[digest] for digest in order.needs if digest not in held}
-            known = sum(lacking.get(ref.sha256, 0) for ref in order.releases)
-            down, up = _sent(order, site, header, lacking)
-            up += self._answer(order, site)
-            held.update(lacking)
-            yield Exchange(site, order.work, order.stage, order.round, after, down, up, known)
+            blobs = self.blobs.setdefault(site, set())
+            lacking = {digest: size[digest] for digest in order.needs if digest not in blobs}
+            releases = sum(lacking.get(ref.sha256, 0) for ref in order.releases)
+            down, up = _delivery_bytes(order, site, header, lacking)
+            up += self._answer_bytes(order, site)
+            blobs.update(lacking)
+            yield OrderTraffic(
+                site, order.work, order.stage, order.round, after, down, up, releases
+            )
 
-    def _answer(self, order: Order, site: str) -> int:
+    def _answer_bytes(self, order: Order, site: str) -> int:
         if order.work is Work.EVALUATE:
             return _scores_bytes(site, routed=bool(order.prototypes))
-        given = asked_of(self.plan, order.stage, order.round) is not None
+        given = router_of_round(self.plan, order.stage, order.round) is not None
         return (
             _update_bytes(site, prototype=given)
             + self.sizes.adapter
@@ -89,13 +91,15 @@ class _Course:
         )
 
 
-def _sent(order: Order, site: str, header: int, lacking: Mapping[str, int]) -> tuple[int, int]:
-    """Bytes of the messages that bring a site what it lacks, and of its asking for more."""
+def _delivery_bytes(
+    order: Order, site: str, header: int, lacking: Mapping[str, int]
+) -> tuple[int, int]:
+    """Return the bytes of the messages that deliver the order, and of the site's requests."""
     down, up, rest = header, 0, dict(lacking)
     parcel = 0
     for digest, size in lacking.items():
         if parcel >= PARCEL_BYTES:
-            # The site says what it has not got, and gets the next parcel.
+            # The site lists what it lacks, and gets the next parcel.
             lacks = Lacks(order=order.digest, site=site, digests=tuple(rest))
             up += wire_bytes(lacks.to_record())
             down, parcel = down + header, 0
@@ -104,46 +108,42 @@ def _sent(order: Order, site: str, header: int, lacking: Mapping[str, int]) -> t
     return down, up
 
 
-def exchanges(plan: Plan, sizes: Sizes) -> Iterator[Exchange]:
-    """Every order of the plan's run in its course, at every site that gets it."""
-    course = _Course(plan, sizes)
+def order_traffic(plan: Plan, sizes: BlobSizes) -> Iterator[OrderTraffic]:
+    """Yield the traffic of every order of the plan's run, site by site, in order."""
+    run = _RunSoFar(plan, sizes)
     for number in range(len(plan.stages)):
-        yield from _stage(course, number)
+        yield from _stage(run, number)
 
 
-def _stage(course: _Course, number: int) -> Iterator[Exchange]:
-    """All that is asked from a stage's arrival until its scores: server/app.py `run`."""
-    plan = course.plan
+def _stage(run: _RunSoFar, number: int) -> Iterator[OrderTraffic]:
+    """Yield the traffic of one stage, up to its scores, as in server/app.py `run`."""
+    plan = run.plan
     stage = plan.stages[number]
     if plan.evaluation.zero_shot:
-        yield from course.asked(_order(plan, number, 0, _Model()), number)
-    model = _Model(tuple(course.released), plan.frozen_stages(number))
+        yield from run.send(_order(plan, number, 0, _OrderedModel()), number)
+    model = _OrderedModel(tuple(run.released), plan.frozen_stages(number))
     for round_number in range(1, stage.rounds + 1):
-        yield from course.asked(_order(plan, number, round_number, model), number)
+        yield from run.send(_order(plan, number, round_number, model), number)
         adapter = sha256(f"adapter {number} {round_number}".encode())
         model = replace(model, adapter=adapter)
-    yield from course.asked(_order(plan, number, 0, model), number)
-    course.released.append(ReleaseRef(number, model.adapter or _DIGEST))
+    yield from run.send(_order(plan, number, 0, model), number)
+    run.released.append(ReleaseRef(number, model.adapter or _DIGEST))
     if plan.routing is not None:
-        course.prototypes.append(ReleaseRef(number, sha256(f"prototype {number}".encode())))
-    yield from _scores_after(course, number)
-
-
-def _scores_after(course: _Course, number: int) -> Iterator[Exchange]:
-    plan, bank = course.plan, tuple(course.released)
+        run.prototypes.append(ReleaseRef(number, sha256(f"prototype {number}".encode())))
+    bank = tuple(run.released)
     for task in plan.scored_after(number):
-        model = _Model(bank, plan.answering_stages(task, number))
-        yield from course.asked(_order(plan, task, 0, model), number)
+        model = _OrderedModel(bank, plan.answering_stages(task, number))
+        yield from run.send(_order(plan, task, 0, model), number)
     if plan.routing is None:
         return
     for task in plan.scored_after(number):
-        model = _Model(bank, prototypes=tuple(course.prototypes))
-        yield from course.asked(_order(plan, task, 0, model), number)
+        model = _OrderedModel(bank, prototypes=tuple(run.prototypes))
+        yield from run.send(_order(plan, task, 0, model), number)
 
 
 @dataclass(frozen=True, slots=True)
-class _Model:
-    """What an order is about, beside its task."""
+class _OrderedModel:
+    """The adapters of an order."""
 
     releases: tuple[ReleaseRef, ...] = ()
     active: tuple[int, ...] = ()
@@ -151,8 +151,8 @@ class _Model:
     prototypes: tuple[ReleaseRef, ...] = ()
 
 
-def _order(plan: Plan, stage: int, round_number: int, model: _Model) -> Order:
-    """To train in a round from 1 on, to score in round 0."""
+def _order(plan: Plan, stage: int, round_number: int, model: _OrderedModel) -> Order:
+    """Return an order to train, or in round 0 to score."""
     return Order(
         work=Work.TRAIN if round_number else Work.EVALUATE,
         plan=plan.digest,
@@ -167,7 +167,7 @@ def _order(plan: Plan, stage: int, round_number: int, model: _Model) -> Order:
 
 
 def _update_bytes(site: str, *, prototype: bool) -> int:
-    """An update's header."""
+    """Return the bytes of an update without its adapter and prototype."""
     update = Update(
         order=_DIGEST,
         site=site,
@@ -184,11 +184,11 @@ def _update_bytes(site: str, *, prototype: bool) -> int:
 
 
 def _scores_bytes(site: str, *, routed: bool) -> int:
-    metrics = some_metrics()
+    metrics = placeholder_metrics()
     if routed:
         metrics = {**metrics, ROUTER_STAGE: NUMBER, ROUTER_MODALITY: NUMBER}
     scores = Scores(
-        order=_DIGEST, site=site, questions=100, metrics=metrics, majority=some_metrics()
+        order=_DIGEST, site=site, questions=100, metrics=metrics, majority=placeholder_metrics()
     )  # fmt: skip
     return _header_bytes(scores)
 

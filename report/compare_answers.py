@@ -8,7 +8,7 @@ from math import fsum
 import numpy as np
 
 from common.errors import DataError
-from common.metrics import Answer, AnswerKind, Judged, judge
+from common.metrics import AnsweredQuestion, AnswerKind, Judged, judge
 from report.significance import Bootstrap, McNemar, bootstrap, mcnemar
 
 #: Seed of the bootstrap: equal files give equal intervals.
@@ -36,13 +36,13 @@ class AnswerComparison:
 
 
 #: Both files' answers to one question.
-AnswerPair = tuple[Answer, Answer]
+AnswerPair = tuple[AnsweredQuestion, AnsweredQuestion]
 #: Id, question, truth, kind, and the number of equal ones before it.
 _Key = tuple[str | None, str, str, AnswerKind, int]
 
 
 def pair_answers(
-    first: Sequence[Answer], second: Sequence[Answer], names: tuple[str, str]
+    first: Sequence[AnsweredQuestion], second: Sequence[AnsweredQuestion], names: tuple[str, str]
 ) -> list[AnswerPair]:
     """Pair the answers of both files by question, in the first file's order.
 
@@ -124,9 +124,9 @@ def _comparison(
     )
 
 
-def _by_key(answers: Sequence[Answer], name: str) -> dict[_Key, Answer]:
+def _by_key(answers: Sequence[AnsweredQuestion], name: str) -> dict[_Key, AnsweredQuestion]:
     """Return the answers by question."""
-    found: dict[_Key, Answer] = {}
+    found: dict[_Key, AnsweredQuestion] = {}
     seen: Counter[tuple[str | None, str, str, AnswerKind]] = Counter()
     for number, answer in enumerate(answers, 1):
         if answer.id is None:
@@ -139,7 +139,9 @@ def _by_key(answers: Sequence[Answer], name: str) -> dict[_Key, Answer]:
     return found
 
 
-def _no_partner(answer: Answer, others: Iterable[Answer], here: str, there: str) -> str:
+def _no_partner(
+    answer: AnsweredQuestion, others: Iterable[AnsweredQuestion], here: str, there: str
+) -> str:
     """Return the error for an answer of `here` without partner in `there`."""
     same = [other for other in others if other.id == answer.id]
     where = f"{there}, question_id {answer.id}"

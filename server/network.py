@@ -26,7 +26,7 @@ from common.exchange import (
     read_reply,
 )
 from common.identity import code_digest
-from common.printable import plain
+from common.printable import printable
 from common.wire import wire_bytes
 from server.coordinator.notify import Notifications
 from server.run.accept import Accept, Done, Received, Refused, Waiting
@@ -266,7 +266,7 @@ class Network:
 
     def _gave_nothing(self, talk: _Talk, why: str) -> Iterator[Refused]:
         """Say so, once; and ask again later, where there is patience for it."""
-        why = plain(why)
+        why = printable(why)
         talk.rest(why)
         talk.done = self.patience.appear_s is not None
         if talk.told != why:
@@ -348,7 +348,7 @@ class Network:
         if self.registered is not None and names.get(node) != site:
             # Nobody's word counts that has left by now: it might be another site's name.
             if (registered_as := names.get(node)) is not None:
-                self._troubles[registered_as] = plain(f"its site file says that it is {site!r}")
+                self._troubles[registered_as] = printable(f"its site file says that it is {site!r}")
             return
         if presence.code != code_digest():
             self._query_again[node] = time.monotonic() + UPGRADE_S
@@ -367,7 +367,7 @@ class Network:
             raise SiteFailed(f"two nodes say that they are the site {site!r}")
 
     def _other_code(self, presence: Presence, expected: bool) -> None:
-        text = plain(
+        text = printable(
             f"site {presence.site} runs code {presence.code}, the coordinator {code_digest()}; "
             "expected the same on both sides"
         )

@@ -8,15 +8,17 @@ from pathlib import Path
 from common.bank.bank import Bank
 from common.errors import StateError
 from common.exchange import Order
-from common.metrics import Answer, read_answers
+from common.metrics import AnsweredQuestion, read_answers
 from common.plan import Plan
 from server.app import refs
 from server.run.folder import RunFolder
 from server.run.stage import Model, scoring_order
 
 
-def answers_of(plan: Plan, folder: RunFolder, sites: Path, task: int, after: int) -> list[Answer]:
-    """The answers to a task's test questions after a stage, the sites in the plan's order.
+def answers_of(
+    plan: Plan, folder: RunFolder, sites: Path, task: int, after: int
+) -> list[AnsweredQuestion]:
+    """Read the answers to a task's test questions after a stage, the sites in the plan's order.
 
     Args:
         folder: of the finished run.
@@ -27,7 +29,7 @@ def answers_of(plan: Plan, folder: RunFolder, sites: Path, task: int, after: int
         StateError: a site has no such answers.
     """
     order = _order(plan, Bank.open(folder.bank), task, after)
-    stage, found = plan.stages[task], list[Answer]()
+    stage, found = plan.stages[task], list[AnsweredQuestion]()
     for site in stage.sites:
         file = sites / site / "store" / "answers" / f"{stage.name}-{order.digest[:12]}.jsonl"
         if not file.exists():

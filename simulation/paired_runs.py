@@ -1,8 +1,8 @@
 """Paired tests between the runs of one simulation: the first method against every other.
 
 Runs of one seed have the same data, so their answers are paired question by question, and
-their metrics seed by seed. A question that every seed asks anew, as it is with data of one's
-own, counts once.
+their metrics seed by seed. A question that every seed asks again, as with data given by the
+user, counts once.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,41 +14,50 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import DataError
-from common.metrics import Answer, Judged, judge
+from common.metrics import AnsweredQuestion, Judged, judge
 from common.plan import Metric
 from report.methods import EXACT_MATCH, LEARNED, SHOWN, PairedTest, Test
 from report.model import RunReport, judged_when_learned, kinds, metrics_by_kind
-from report.significance import bootstrap, holm, mcnemar, paired_t
+from report.significance import (
+    RESAMPLES,
+    bootstrap,
+    generator_for,
+    holm_by_family,
+    mcnemar,
+    paired_t,
+    without_rounding,
+)
 
 #: (task, after) -> the answers of one run to a task's questions after a stage.
-Answers: TypeAlias = Callable[[int, int], Sequence[Answer]]
-#: Of a (seed, task): the answers of the first method and of the other, judged.
-Group: TypeAlias = tuple[Sequence[Judged], Sequence[Judged]]
-Groups: TypeAlias = Mapping[tuple[int, int], Group]
-
-_RESAMPLES = 10_000
+ReadAnswers: TypeAlias = Callable[[int, int], Sequence[AnsweredQuestion]]
+#: The judged answers of the first method and of the other to the same questions.
+JudgedPair: TypeAlias = tuple[Sequence[Judged], Sequence[Judged]]
+#: By (seed, task).
+JudgedPairs: TypeAlias = Mapping[tuple[int, int], JudgedPair]
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """A finished run and the way to its answers."""
+class PairedRun:
+    """A finished run's report, and what reads its answers."""
 
     report: RunReport
-    answers: Answers
+    answers: ReadAnswers
+
+
+#: The runs of the first method and of another, of the same seed.
+RunPairs: TypeAlias = Sequence[tuple[PairedRun, PairedRun]]
 
 
 @dataclass(frozen=True, slots=True)
-class _How:
-    """How answers are tested."""
-
+class _BootstrapOptions:
     resamples: int
-    asked_again: bool
+    same_questions: bool
 
 
 def paired_tests(
-    runs: Sequence[Run], resamples: int = _RESAMPLES, asked_again: bool = False
+    runs: Sequence[PairedRun], resamples: int = RESAMPLES, same_questions: bool = False
 ) -> list[PairedTest]:
-    """Every test of the first run's method against each other method.
+    """Test the first run's method against each other method.
 
     - McNemar on the exact match of all answers of all tasks and seeds, when learned and at
       the end; there only if all tasks were scored.
@@ -60,9 +69,9 @@ def paired_tests(
     score when learned.
 
     Args:
-        asked_again: whether all seeds ask the same questions. Their answers are then not
+        same_questions: whether all seeds ask the same questions. Their answers are then not
             independent: the bootstrap's groups are tasks, with each question's mean over the
-            seeds, and of several seeds there is no McNemar.
+            seeds, and there is no McNemar over several seeds.
 
     Raises:
         DataError: two runs of a seed have answered different questions.
@@ -78,33 +87,35 @@ def paired_tests(
             for run in judged
             if run.report.method == method and run.report.seed in by_seed
         ]
-        found += _against(method, pairs, _How(resamples, asked_again and len(pairs) > 1))
-    return _adjusted(found)
+        options = _BootstrapOptions(resamples, same_questions and len(pairs) > 1)
+        found += _tests_against(method, pairs, options)
+    families = [((test.test, test.score, test.measure), test.p) for test in found]
+    adjusted = zip(found, holm_by_family(families), strict=True)
+    return [replace(test, p_holm=p) for test, p in adjusted]
 
 
-Pairs: TypeAlias = Sequence[tuple[Run, Run]]
-
-
-def _against(method: str, pairs: Pairs, how: _How) -> Iterator[PairedTest]:
+def _tests_against(
+    method: str, pairs: RunPairs, options: _BootstrapOptions
+) -> Iterator[PairedTest]:
     for score in (LEARNED, "last"):
-        groups = _groups(pairs, score)
-        if groups and not how.asked_again:
-            yield _mcnemar(method, score, groups)
-        for kind, tasks in kinds(pairs[0][0].report).items() if groups else ():
-            chosen = {which: group for which, group in groups.items() if which[1] in tasks}
-            yield _bootstrap((method, score, kind), chosen, how)
-    yield from _over_seeds(method, pairs)
+        answers = _judged_pairs(pairs, score)
+        if answers and not options.same_questions:
+            yield _mcnemar(method, score, answers)
+        for kind, tasks in kinds(pairs[0][0].report).items() if answers else ():
+            chosen = {key: pair for key, pair in answers.items() if key[1] in tasks}
+            yield _bootstrap((method, score, kind), chosen, options)
+    yield from _tests_over_seeds(method, pairs)
 
 
-def _groups(pairs: Pairs, score: str) -> Groups:
-    """(seed, task) -> judged answers of both; of a seed all tasks, or none if a score lacks."""
-    found: dict[tuple[int, int], Group] = {}
+def _judged_pairs(pairs: RunPairs, score: str) -> JudgedPairs:
+    """Judge the answers of both by (seed, task); a seed without a score of a task is left out."""
+    found: dict[tuple[int, int], JudgedPair] = {}
     for pair in pairs:
         stages = range(len(pair[0].report.stages))
         after = {task: task if score == LEARNED else stages[-1] for task in stages}
         if all(_was_scored(run.report, after, score) for run in pair):
             for task in stages:
-                found[pair[0].report.seed, task] = _judged(*pair, task, after[task])
+                found[pair[0].report.seed, task] = _judged_pair(*pair, task, after[task])
     return found
 
 
@@ -113,7 +124,7 @@ def _was_scored(report: RunReport, after: Mapping[int, int], score: str) -> bool
     return None not in scores and (score != LEARNED or judged_when_learned(report))
 
 
-def _judged(first: Run, other: Run, task: int, after: int) -> Group:
+def _judged_pair(first: PairedRun, other: PairedRun, task: int, after: int) -> JudgedPair:
     mine, theirs = first.answers(task, after), other.answers(task, after)
     if [(one.question, one.truth) for one in mine] != [(one.question, one.truth) for one in theirs]:
         raise DataError(
@@ -124,9 +135,9 @@ def _judged(first: Run, other: Run, task: int, after: int) -> Group:
     return [judge(one) for one in mine], [judge(one) for one in theirs]
 
 
-def _mcnemar(method: str, score: str, groups: Groups) -> PairedTest:
-    mine = [one.exact for first, _ in groups.values() for one in first]
-    theirs = [one.exact for _, other in groups.values() for one in other]
+def _mcnemar(method: str, score: str, answers: JudgedPairs) -> PairedTest:
+    mine = [one.exact for first, _ in answers.values() for one in first]
+    theirs = [one.exact for _, other in answers.values() for one in other]
     found = mcnemar(mine, theirs)
     return PairedTest(
         method=method,
@@ -142,12 +153,13 @@ def _mcnemar(method: str, score: str, groups: Groups) -> PairedTest:
     )
 
 
-def _bootstrap(what: tuple[str, str, Metric], groups: Groups, how: _How) -> PairedTest:
-    method, score, kind = what
-    differences = _differences(kind, groups, how.asked_again)
-    # Seeded by what is tested, so that a report can be made again to the same digit.
-    generator = np.random.default_rng([ord(letter) for letter in f"{method} {score} {kind.value}"])
-    found = bootstrap(differences, generator, how.resamples)
+def _bootstrap(
+    tested: tuple[str, str, Metric], answers: JudgedPairs, options: _BootstrapOptions
+) -> PairedTest:
+    method, score, kind = tested
+    differences = _differences(kind, answers, options.same_questions)
+    generator = generator_for(f"{method} {score} {kind.value}")
+    found = bootstrap(differences, generator, options.resamples)
     return PairedTest(
         method=method,
         test=Test.BOOTSTRAP,
@@ -162,21 +174,24 @@ def _bootstrap(what: tuple[str, str, Metric], groups: Groups, how: _How) -> Pair
     )
 
 
-def _differences(kind: Metric, groups: Groups, asked_again: bool) -> list[NDArray[np.float64]]:
-    """Question by question: of each seed and task, or of each task the mean over seeds."""
+def _differences(
+    kind: Metric, answers: JudgedPairs, same_questions: bool
+) -> list[NDArray[np.float64]]:
+    """Return the differences by question: one array for each seed and task, or for each task."""
     by_group: dict[tuple[int, int], list[NDArray[np.float64]]] = {}
-    for (seed, task), (first, other) in groups.items():
-        which = (0 if asked_again else seed, task)
-        by_group.setdefault(which, []).append(worth(kind, first) - worth(kind, other))
+    for (seed, task), (first, other) in answers.items():
+        group = (0 if same_questions else seed, task)
+        differences = contributions(kind, first) - contributions(kind, other)
+        by_group.setdefault(group, []).append(differences)
     return [np.mean(own, axis=0) for own in by_group.values()]
 
 
-def worth(kind: Metric, judged: Sequence[Judged]) -> NDArray[np.float64]:
-    """What every answer adds to the measure, so that their mean is the measure.
+def contributions(kind: Metric, judged: Sequence[Judged]) -> NDArray[np.float64]:
+    """Return each answer's contribution to a measure, so that their mean is the measure.
 
-    For balanced accuracy an answer weighs by how rare its class is among these answers; the
-    weights are not drawn anew in a bootstrap. It is then that of all sites' answers together,
-    and not, as in a score matrix, the mean of each site's own.
+    For balanced accuracy an answer is weighted by how rare its class is among these answers;
+    the weights are not drawn anew in a bootstrap. The measure is then that of all sites'
+    answers together, and not, as in a score matrix, the mean of each site's own.
     """
     if kind is not Metric.BALANCED_ACCURACY:
         return np.array([_VALUE[kind](one) for one in judged], np.float64)
@@ -194,7 +209,7 @@ _VALUE: Mapping[Metric, Callable[[Judged], float]] = {
 }
 
 
-def _over_seeds(method: str, pairs: Pairs) -> Iterator[PairedTest]:
+def _tests_over_seeds(method: str, pairs: RunPairs) -> Iterator[PairedTest]:
     if len(pairs) < 2:
         return
     metrics = [tuple(metrics_by_kind(run.report) for run in pair) for pair in pairs]
@@ -202,34 +217,17 @@ def _over_seeds(method: str, pairs: Pairs) -> Iterator[PairedTest]:
         for score in SHOWN:
             both = [(getattr(one[kind], score), getattr(two[kind], score)) for one, two in metrics]
             known = [(one, two) for one, two in both if one is not None and two is not None]
-            # What is left by rounding is no difference: alike in all seeds, it would be a sure one.
-            differences = [round(one - two, 12) for one, two in known]
+            differences = [without_rounding(one - two) for one, two in known]
             if len(differences) > 1:
-                yield _t(method, score, kind, differences)
-
-
-def _t(method: str, score: str, kind: Metric, differences: Sequence[float]) -> PairedTest:
-    found = paired_t(differences)
-    return PairedTest(
-        method=method,
-        test=Test.T,
-        score=score,
-        measure=kind.value,
-        difference=found.mean,
-        deviation=found.deviation,
-        pairs=found.count,
-        p=found.p,
-        p_holm=found.p,
-    )
-
-
-def _adjusted(tests: Sequence[PairedTest]) -> list[PairedTest]:
-    """The tests with Holm's p over the methods of each score, measure and kind of test."""
-    families: dict[tuple[Test, str, str], list[int]] = {}
-    for index, test in enumerate(tests):
-        families.setdefault((test.test, test.score, test.measure), []).append(index)
-    adjusted = list(tests)
-    for family in families.values():
-        for index, p in zip(family, holm([tests[i].p for i in family]), strict=True):
-            adjusted[index] = replace(tests[index], p_holm=p)
-    return adjusted
+                t = paired_t(differences)
+                yield PairedTest(
+                    method=method,
+                    test=Test.T,
+                    score=score,
+                    measure=kind.value,
+                    difference=t.mean,
+                    deviation=t.deviation,
+                    pairs=t.count,
+                    p=t.p,
+                    p_holm=t.p,
+                )

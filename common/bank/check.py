@@ -12,8 +12,8 @@ from common.bank.release import (
     INDEX_FILE,
     PROTOTYPE_FILE,
     RELEASE_FILE,
-    Entry,
     Index,
+    IndexEntry,
     Release,
 )
 from common.durable import WRITING
@@ -137,7 +137,7 @@ def cut_off(folder: Path, index: Index) -> tuple[str, ...]:
     return tuple(entry.folder for entry in intent.releases[len(index.releases) :])
 
 
-def _read_release(folder: Path, entry: Entry) -> tuple[Release, str]:
+def _read_release(folder: Path, entry: IndexEntry) -> tuple[Release, str]:
     """A release whose content its signer vouches for, and its hash."""
     file = folder / entry.folder / RELEASE_FILE
     try:
@@ -165,7 +165,9 @@ def forget_releases() -> None:
     _signed_release.cache_clear()
 
 
-def _place_problems(folder: Path, position: int, entry: Entry, release: Release) -> Iterator[str]:
+def _place_problems(
+    folder: Path, position: int, entry: IndexEntry, release: Release
+) -> Iterator[str]:
     """Where the index and a signed release disagree."""
     file = folder / entry.folder / RELEASE_FILE
     if release.folder != entry.folder:
@@ -180,7 +182,7 @@ def _place_problems(folder: Path, position: int, entry: Entry, release: Release)
         )
 
 
-def _hash_problems(folder: Path, entry: Entry, digest: str) -> Iterator[str]:
+def _hash_problems(folder: Path, entry: IndexEntry, digest: str) -> Iterator[str]:
     """Where the index names another release than the one that is there."""
     if digest != entry.hash:
         yield (

@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from common.errors import BankError
 from common.identity import canonical_json, sha256
-from common.plan import BaseModelPin, Rule
+from common.plan import BaseModelPin
 from common.plan_fields import Modality, Slug, TaskName
 from common.signing import verify_signature
 
@@ -42,6 +42,7 @@ class Draft:
         plan: the plan's digest; of an imported release, that of the files it was made of.
         sums: positions of the releases summed to answer this one's task, itself last.
         sites: training examples of each site, by pseudonym.
+        rule: name of the aggregation rule, which this version may no longer have.
         error: relative error of the aggregation, |mean - adapter| / |mean| (Frobenius).
         scores: the task's metrics after this stage.
         code: digest of the code that trained it, or that imported it.
@@ -57,7 +58,7 @@ class Draft:
     plan: str
     sums: tuple[int, ...]
     sites: Mapping[str, int]
-    rule: Rule
+    rule: str
     error: float
     scores: Mapping[str, float]
     code: str
@@ -88,7 +89,7 @@ class Release:
     base_model: BaseModelPin
     sums: tuple[Position, ...]
     sites: Mapping[Slug, Annotated[int, Field(ge=0)]]
-    rule: Rule
+    rule: Slug
     error: Annotated[float, Field(ge=0)]
     scores: Mapping[str, float]
     code: Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
@@ -156,7 +157,7 @@ class Release:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class IndexEntry:
     """One line of the index: a release's folder and its hash."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -173,7 +174,7 @@ class Index:
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
     base_model: BaseModelPin
-    releases: tuple[Entry, ...]
+    releases: tuple[IndexEntry, ...]
     genesis: Digest
     head: Digest
     format: Literal[1] = FORMAT
@@ -181,7 +182,7 @@ class Index:
     @classmethod
     def over(cls, base_model: BaseModelPin, releases: tuple[Release, ...]) -> "Index":
         """The index of these releases."""
-        entries = tuple(Entry(release.folder, release.hash) for release in releases)
+        entries = tuple(IndexEntry(release.folder, release.hash) for release in releases)
         genesis = genesis_of(base_model)
         head = entries[-1].hash if entries else genesis
         return cls(base_model=base_model, releases=entries, genesis=genesis, head=head)
@@ -234,7 +235,7 @@ def draft_content(draft: Draft | Release) -> dict[str, Any]:
         "plan": draft.plan,
         "sums": list(draft.sums),
         "sites": dict(draft.sites),
-        "rule": draft.rule.value,
+        "rule": draft.rule,
         # A whole number that came as an int would be written another way: 1, not 1.0.
         "error": float(draft.error),
         "scores": {metric: float(score) for metric, score in draft.scores.items()},

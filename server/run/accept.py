@@ -11,7 +11,7 @@ import numpy as np
 from common.adapter import AdapterSource, StoredAdapter, each_array, finite_fault
 from common.errors import BankError
 from common.exchange import Answer, Order, Scores, Update, Work
-from common.image_prototype import asked_of, from_bytes
+from common.image_prototype import from_bytes, router_of_round
 from server.aggregation.compatibility import difference
 from server.run.journal import Journal, Learned
 
@@ -169,7 +169,7 @@ def _fault_of_prototype(order: Order, update: Update, journal: Journal) -> str |
     """It may have none; what it has is one, of pictures enough, in the round that wants it."""
     if update.prototype is None:
         return None
-    router = journal.plan and asked_of(journal.plan, order.stage, order.round)
+    router = journal.plan and router_of_round(journal.plan, order.stage, order.round)
     if router is None:
         return "prototype: found one, expected none with this order"
     try:

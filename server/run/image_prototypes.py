@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from common.image_prototype import ImagePrototype, from_bytes, merged, to_bytes
+from common.image_prototype import ImagePrototype, from_bytes, merge_prototypes, to_bytes
 from common.plan import Plan
 from server.run.journal import Closed
 from server.run.stage import Desk
@@ -30,7 +30,7 @@ def agreed_prototype(plan: Plan, stage: int, closed: Closed, desk: Desk) -> byte
     for site in sorted(found.keys() - kept.keys()):
         text = f"site {site} gave a prototype of {found[site].vector.size} numbers, unlike others"
         desk.say({"event": "refused", "stage": stage, "site": site, "text": text})
-    prototype = merged(list(kept.values())) if kept else None
+    prototype = merge_prototypes(list(kept.values())) if kept else None
     return None if prototype is None else to_bytes(prototype)
 
 

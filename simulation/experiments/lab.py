@@ -20,7 +20,7 @@ from typing import Any
 from common.durable import DISK, write_file
 from common.errors import DataError, PlanError
 from common.identity import code_digest, sha256
-from common.metrics import Answer, AnswerKind, judge
+from common.metrics import AnsweredQuestion, AnswerKind, judge
 from common.plan import Earlier, Metric, Plan
 from common.plan_file import parse_plan
 from common.signing import SigningKey
@@ -29,7 +29,7 @@ from server.run.folder import RunFolder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
+class ExperimentResult:
     """What a run came to.
 
     Attributes:
@@ -58,23 +58,23 @@ class Result:
     errors: tuple[float | None, ...]
 
 
-class Results:
+class ResultsFolder:
     """The folder of results."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._by_plan: dict[str, Result] = {}
+        self._by_plan: dict[str, ExperimentResult] = {}
         for file in sorted(folder.glob("*.json")):
             result = read_result(file)
             self._by_plan[result.plan.digest] = result
 
-    def get(self, plan: Plan) -> Result | None:
-        """The plan's result, if it was run."""
+    def get(self, plan: Plan) -> ExperimentResult | None:
+        """Return the plan's result, if it was run."""
         return self._by_plan.get(plan.digest)
 
 
-def read_result(file: Path) -> Result:
-    """What `write_result` wrote.
+def read_result(file: Path) -> ExperimentResult:
+    """Read what `write_result` wrote.
 
     Raises:
         DataError: it can't be read as one.
@@ -87,16 +87,18 @@ def read_result(file: Path) -> Result:
         fields["final_answers"] = tuple(_decoded(packed) for packed in fields["final_answers"])
         for name in ("learned", "final", "errors"):
             fields[name] = tuple(fields[name])
-        return Result(plan=plan, **fields)
+        return ExperimentResult(plan=plan, **fields)
     except (
         OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, PlanError
     ) as error:  # fmt: skip
         raise DataError(f"{file}: can't be read as a result ({error})") from None
 
 
-def write_result(folder: Path, result: Result) -> None:
-    """Keep a result, whole or not at all."""
-    document = {name: getattr(result, name) for name in Result.__slots__ if name != "plan"}
+def write_result(folder: Path, result: ExperimentResult) -> None:
+    """Write a result, whole or not at all."""
+    document = {
+        name: getattr(result, name) for name in ExperimentResult.__slots__ if name != "plan"
+    }
     document["answers"] = [_encoded(values) for values in result.answers]
     document["final_answers"] = [_encoded(values) for values in result.final_answers]
     document["plan"] = result.plan.model_dump(mode="json")
@@ -108,7 +110,10 @@ def write_result(folder: Path, result: Result) -> None:
 def run_all(
     plans: Iterable[Plan], results: Path, scratch: Path, workers: int
 ) -> Iterator[tuple[int, int, str]]:
-    """Run what has no result yet; yields (done, of how many, the plan's name) after each.
+    """Run what has no result yet; yield (done, of how many, the plan's name) after each.
+
+    Plans with the same data run in one process, one after another, so that pictures are drawn and
+    encoded once.
 
     Plans with the same data run in one process, one after another, so that pictures are
     drawn and looked at once.
@@ -116,12 +121,12 @@ def run_all(
     Raises:
         PlanError: a plan's measure is no mean over answers, before anything is run.
     """
-    known = Results(results)
+    known = ResultsFolder(results)
     wanted = {plan.digest: plan for plan in plans if known.get(plan) is None}
     groups: dict[str, list[Plan]] = {}
     for plan in wanted.values():
         for stage in plan.stages:
-            measure(Answer("", "", "", AnswerKind.OPEN), stage.metric)
+            measure(AnsweredQuestion("", "", "", AnswerKind.OPEN), stage.metric)
         groups.setdefault(_data_of(plan), []).append(plan)
     done = 0
     spawn = multiprocessing.get_context("spawn")
@@ -153,8 +158,8 @@ def _run_group(plans: Sequence[Plan], results: Path, scratch: Path) -> list[str]
     return [plan.name for plan in plans]
 
 
-def _run(plan: Plan, scratch: Path) -> Result:
-    """The plan's course through the apps, in this process."""
+def _run(plan: Plan, scratch: Path) -> ExperimentResult:
+    """Run the plan with the apps in this process."""
     from simulation.hospitals import check, prepare
 
     folder, sites = RunFolder(scratch / "run"), scratch / "sites"
@@ -185,7 +190,7 @@ def _course(plan: Plan, folder: RunFolder, sites: Path) -> RunReport:
 
 def _result(
     plan: Plan, report: RunReport, folder: RunFolder, sites: Path, seconds: float
-) -> Result:
+) -> ExperimentResult:
     from contextlib import closing
 
     from server.run.journal import Journal
@@ -200,7 +205,7 @@ def _result(
         answers = answers_of(plan, folder, sites, task, after)
         return tuple(measure(answer, plan.stages[task].metric) for answer in answers)
 
-    return Result(
+    return ExperimentResult(
         plan=plan,
         code=code_digest(),
         learned=tuple(_known(report.scores[task][task]) for task in tasks),
@@ -215,8 +220,8 @@ def _result(
     )
 
 
-def measure(answer: Answer, metric: Metric) -> float:
-    """One answer's part in the mean that is a task's measure; a fraction.
+def measure(answer: AnsweredQuestion, metric: Metric) -> float:
+    """Return one answer's contribution to the mean that is a task's measure; a fraction.
 
     Raises:
         PlanError: the measure is no mean over answers.
@@ -243,17 +248,18 @@ def _known(score: float | None) -> float:
 
 
 def _data_of(plan: Plan) -> str:
-    """Equal where the sites' data are the same."""
+    """Return a key that is equal where the sites' data are the same."""
     made = plan.simulation and plan.simulation.model_dump(mode="json", exclude={"compare"})
     return json.dumps([plan.seed, made, [[stage.task, stage.sites] for stage in plan.stages]])
 
 
 def _encoded(values: Sequence[float]) -> Mapping[str, Any]:
-    """Few distinct values, and a letter for each answer: short, and exact."""
+    """Encode few distinct values as a letter for each answer: short, and exact."""
     distinct = sorted(set(values))
     letters = {value: chr(ord("0") + place) for place, value in enumerate(distinct)}
     return {"values": distinct, "answers": "".join(letters[value] for value in values)}
 
 
 def _decoded(packed: Mapping[str, Any]) -> tuple[float, ...]:
+    """Decode what `_encoded` made."""
     return tuple(packed["values"][ord(letter) - ord("0")] for letter in packed["answers"])

@@ -9,8 +9,8 @@ import torch
 
 from client.data.task import Example, read_task
 from client.inference.generate import generate_answers
-from client.model.llava import load_base
-from common.metrics import Answer, majority_answers, task_metrics
+from client.model.llava import load_llava
+from common.metrics import AnsweredQuestion, majority_answers, task_metrics
 from common.plan_fields import Precision
 from simulation.phantoms import source as phantoms
 from simulation.pictures import source as pictures
@@ -23,7 +23,7 @@ _SHOWN: Final = ("accuracy", "f1")
 
 
 def zero_shot(model: Path, seed: int) -> dict[str, dict[str, dict[str, float]]]:
-    """For each task the model's accuracy and F1, beside those of the commonest answers."""
+    """Return for each task the model's accuracy and F1, beside those of the commonest answers."""
     return {
         **{f"phantoms: {name}": _phantom(model, name, seed) for name in phantoms.SOURCE.tasks},
         **{f"pictures: {name}": _picture(model, name, seed) for name in pictures.SOURCE.tasks},
@@ -42,7 +42,7 @@ def _picture(model: Path, name: str, seed: int) -> dict[str, dict[str, float]]:
 
 
 def _apart(train: Sequence[Question], test: Sequence[Question]) -> list[Question]:
-    """`test` with group numbers that `train` has not."""
+    """Return `test` with group numbers that `train` does not have."""
     first = max(question.group for question in train) + 1
     return [Question(q.image, q.question, q.answer, q.closed, q.group + first) for q in test]
 
@@ -50,7 +50,7 @@ def _apart(train: Sequence[Question], test: Sequence[Question]) -> list[Question
 def _scores(
     model: Path, train: Sequence[Question], test: Sequence[Question]
 ) -> dict[str, dict[str, float]]:
-    base = load_base(model, Precision.FP32, torch.device("cpu"))
+    base = load_llava(model, Precision.FP32, torch.device("cpu"))
     with TemporaryDirectory() as scratch:
         folder = Path(scratch) / "task"
         write_task(folder, train, test)
@@ -66,6 +66,6 @@ def _scores(
 
 def _metrics(pairs: Sequence[tuple[Example, str]]) -> dict[str, float]:
     measured = task_metrics(
-        [Answer(one.question, text, one.answer, one.kind) for one, text in pairs]
+        [AnsweredQuestion(one.question, text, one.answer, one.kind) for one, text in pairs]
     )
     return {name: round(measured[name], 4) for name in _SHOWN}

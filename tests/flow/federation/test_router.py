@@ -23,7 +23,7 @@ from client.site import audit
 from common.bank.bank import Bank, verify_bank
 from common.bank.check import Expected
 from common.errors import BankError
-from common.image_prototype import merged
+from common.image_prototype import merge_prototypes
 from common.plan_fields import Precision
 from report.json_file import read_report
 from simulation.hospitals import BASE_MODELS
@@ -62,7 +62,7 @@ def test_a_release_has_the_mean_of_its_sites_pictures(finished: Path):
 def test_what_was_merged_is_what_the_sites_gave(finished: Path):
     torch.set_num_threads(1)
     parts = [prototype_of_features(features(finished, site, "CXP")) for site in "ab"]
-    together = merged([part for part in parts if part is not None])
+    together = merge_prototypes([part for part in parts if part is not None])
     found = Bank.open(finished / "bank").prototypes()[0]
     assert together is not None
     np.testing.assert_array_equal(found.vector, together.vector)

@@ -18,7 +18,6 @@ from common.adapter import (
     finite_fault,
     from_arrays,
     from_bytes,
-    layout,
     to_bytes,
 )
 from common.errors import BankError
@@ -58,7 +57,7 @@ def test_bytes_come_back_as_they_went(rank: int, seed: int, extras: bool):
 
 
 def test_the_names_are_those_that_peft_reads():
-    assert layout(adapter()) == {
+    assert adapter().layout() == {
         "base_model.model.model.layers.0.q.lora_A.weight": (2, 3),
         "base_model.model.model.layers.0.q.lora_B.weight": (4, 2),
         "base_model.model.model.layers.1.q.lora_A.weight": (2, 5),
@@ -128,7 +127,7 @@ def test_a_blob_in_16_bits_is_read_in_32_and_written_again_as_it_was(
     blob = to_bytes(before, Precision.BF16)
     assert len(blob) < len(to_bytes(before))
     after = from_bytes(blob, "here")
-    assert layout(after) == layout(before) and after.scale == before.scale
+    assert after.layout() == before.layout() and after.scale == before.scale
     assert to_bytes(after, Precision.BF16) == blob
     for name, value in arrays(after).items():
         assert value.dtype == np.float32

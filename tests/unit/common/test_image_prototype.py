@@ -8,19 +8,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.inference.image_prototype import prototype_of
+from client.inference.image_prototype import prototype_of_features
 from common.errors import BankError
 from common.image_prototype import (
     ImagePrototype,
-    asked_of,
     fault_of,
     from_bytes,
-    merged,
+    merge_prototypes,
+    router_of_round,
     to_bytes,
 )
 from common.plan_fields import Precision
 from common.plan_file import parse_plan
-from common.tensors import Writer
+from common.tensors import TensorWriter
 from tests.unit.small_round import plan
 
 
@@ -32,7 +32,7 @@ def features(seed: int, count: int, width: int = 6, spread: float = 0.5) -> np.n
 
 
 def of(rows: np.ndarray) -> ImagePrototype:
-    found = prototype_of(rows)
+    found = prototype_of_features(rows)
     assert found is not None
     return found
 
@@ -60,16 +60,16 @@ def test_its_length_is_the_mean_cosine_of_its_pictures(seed: int, count: int, sp
 
 
 def test_pictures_that_cancel_have_none():
-    assert prototype_of(np.array([[1.0, 0.0], [-1.0, 0.0]])) is None
+    assert prototype_of_features(np.array([[1.0, 0.0], [-1.0, 0.0]])) is None
     one, other = of(np.array([[1.0, 0.0]])), of(np.array([[-1.0, 0.0]]))
-    assert merged([one, other]) is None
+    assert merge_prototypes([one, other]) is None
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10**6), st.lists(st.integers(1, 60), min_size=1, max_size=4))
 def test_the_merged_mean_and_count_are_those_of_all_pictures(seed: int, counts: list[int]):
     sites = [features(seed + number, count) for number, count in enumerate(counts)]
-    together = merged([of(rows) for rows in sites])
+    together = merge_prototypes([of(rows) for rows in sites])
     everything = of(np.concatenate(sites))
     assert together is not None
     np.testing.assert_allclose(together.vector, everything.vector, atol=1e-6)
@@ -81,7 +81,7 @@ def test_the_merged_mean_and_count_are_those_of_all_pictures(seed: int, counts: 
 def test_the_merged_deviation_is_exact_where_sites_differ_as_wholes():
     # Within a site every picture is the same: all of the deviation lies between the sites.
     sites = [np.repeat(features(seed, 1), count, axis=0) for seed, count in ((1, 3), (2, 9))]
-    together, everything = merged([of(rows) for rows in sites]), of(np.concatenate(sites))
+    together, everything = merge_prototypes([of(rows) for rows in sites]), of(np.concatenate(sites))
     assert together is not None
     assert together.std == pytest.approx(everything.std, abs=1e-6)
     assert everything.std > 0.001
@@ -92,14 +92,17 @@ def test_the_merged_deviation_is_exact_where_sites_have_one_direction():
     # Mirrored at the mean's axis the pictures differ, and their mean has the same direction.
     axis = rows.mean(0) / np.linalg.norm(rows.mean(0))
     mirrored = 2 * (rows @ axis)[:, None] * axis - rows
-    together, everything = merged([of(rows), of(mirrored)]), of(np.concatenate([rows, mirrored]))
+    together, everything = (
+        merge_prototypes([of(rows), of(mirrored)]),
+        of(np.concatenate([rows, mirrored])),
+    )
     assert together is not None
     assert together.std == pytest.approx(everything.std, abs=1e-6)
 
 
 def test_one_site_alone_is_as_it_was():
     alone = of(features(5, 17))
-    again = merged([alone])
+    again = merge_prototypes([alone])
     assert again is not None
     np.testing.assert_array_equal(again.vector, alone.vector)
     assert (again.std, again.images) == (pytest.approx(alone.std, abs=1e-9), 17)
@@ -135,7 +138,7 @@ def test_what_no_pictures_have_is_refused(spoilt: ImagePrototype, said: str):
 
 def blob(numbers: object, **more: str) -> bytes:
     metadata = {"fedmslora": json.dumps(numbers, separators=(",", ":")), **more}
-    writer = Writer({"prototype": (6,)}, Precision.FP32, metadata)
+    writer = TensorWriter({"prototype": (6,)}, Precision.FP32, metadata)
     writer.put("prototype", GOOD.vector)
     return writer.blob()
 
@@ -164,9 +167,9 @@ def test_what_is_no_prototype_is_refused_in_one_sentence(strange: bytes):
 
 def test_a_prototype_is_wanted_in_the_last_round_of_a_plan_that_routes():
     routed = plan().model_copy(update={"router": parse_router()})
-    assert asked_of(plan(), 0, 2) is None
-    assert asked_of(routed, 0, 1) is None
-    assert asked_of(routed, 0, 2) == routed.router
+    assert router_of_round(plan(), 0, 2) is None
+    assert router_of_round(routed, 0, 1) is None
+    assert router_of_round(routed, 0, 2) == routed.router
 
 
 def parse_router():

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from common.errors import DataError
 from common.metrics import (
-    Answer,
+    AnsweredQuestion,
     AnswerKind,
     Bleu,
     bleu,
@@ -38,12 +38,12 @@ OPEN_KEYS = [
 words = st.lists(st.sampled_from(["left", "lung", "is", "clear", "mild"]), max_size=9).map(" ".join)
 
 
-def closed(answer: str, truth: str) -> Answer:
-    return Answer("q", answer, truth, CLOSED)
+def closed(answer: str, truth: str) -> AnsweredQuestion:
+    return AnsweredQuestion("q", answer, truth, CLOSED)
 
 
-def opened(answer: str, truth: str) -> Answer:
-    return Answer("q", answer, truth, OPEN)
+def opened(answer: str, truth: str) -> AnsweredQuestion:
+    return AnsweredQuestion("q", answer, truth, OPEN)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -227,8 +227,8 @@ def test_answers_are_read_with_numbers_as_text_and_open_as_the_rule(tmp_path: Pa
     ]
     file.write_text("\n\n".join(json.dumps(line) for line in lines) + "\n")
     assert read_answers(file) == [
-        Answer("how many?", "2", "2", OPEN),
-        Answer("", "n", "y", OPEN),
+        AnsweredQuestion("how many?", "2", "2", OPEN),
+        AnsweredQuestion("", "n", "y", OPEN),
     ]
 
 
@@ -243,8 +243,8 @@ def test_answers_are_read_as_the_papers_evaluator_reads_them(tmp_path: Path):
     ]
     file.write_bytes("\r\n".join(lines).encode())
     assert read_answers(file) == [
-        Answer("p", "Yes\n", "True", OPEN, "7"),
-        Answer("", "a\u2028b", "\ud83d", OPEN, "x"),
+        AnsweredQuestion("p", "Yes\n", "True", OPEN, "7"),
+        AnsweredQuestion("", "a\u2028b", "\ud83d", OPEN, "x"),
     ]
 
 

@@ -15,7 +15,15 @@ from safetensors.numpy import load, save
 
 from common.errors import BankError
 from common.plan_fields import Precision
-from common.tensors import Array, Read, Writer, read_array, read_header, round_into, widen
+from common.tensors import (
+    Array,
+    ReadBytes,
+    TensorWriter,
+    read_array,
+    read_header,
+    round_into,
+    widen,
+)
 
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(
     lambda name: name != "__metadata__"
@@ -37,13 +45,13 @@ def filled(shapes: Mapping[str, tuple[int, ...]], seed: int = 0) -> dict[str, Ar
 
 
 def written(named: Mapping[str, Array], precision: Precision = Precision.FP32) -> bytes:
-    writer = Writer({k: v.shape for k, v in named.items()}, precision, {"who": "us"})
+    writer = TensorWriter({k: v.shape for k, v in named.items()}, precision, {"who": "us"})
     for name in reversed(list(named)):
         writer.put(name, named[name])
     return writer.blob()
 
 
-def reader(blob: bytes) -> Read:
+def reader(blob: bytes) -> ReadBytes:
     return lambda offset, count: blob[offset : offset + count]
 
 
@@ -132,16 +140,16 @@ def test_a_tie_goes_to_the_even_neighbour_by_hand():
         (b"", "found a header of 0 bytes in 0"),
         (b"nonsense", "found a header of"),
         (with_header({})[:-5], "found 13 bytes, expected 10"),
-        (with_header("[]"), "no JSON object"),
+        (with_header("[]"), "not a JSON object"),
         (with_header('{"a": 1'), "Expecting"),
         (with_header("{" + '"a":[' * 100_000), ""),
-        (with_header({"x": 3}), "'x' has no type, shape and place"),
-        (with_header({"x": entry(offsets=[0])}), "'x' has no type, shape and place"),
+        (with_header({"x": 3}), "'x' has no type, shape or place"),
+        (with_header({"x": entry(offsets=[0])}), "'x' has no type, shape or place"),
         (with_header({"x": entry(kind="I64")}), "'x' has type 'I64', expected one of F32, F16,"),
-        (with_header({"x": entry(shape=[True, 2])}), "no whole number"),
-        (with_header({"x": entry(shape=[2.0])}), "no whole number"),
-        (with_header({"x": entry(offsets=[-8, 0])}), "no whole number"),
-        (with_header({"x": entry(shape=[2**70])}), "no whole number"),
+        (with_header({"x": entry(shape=[True, 2])}), "not made of whole numbers"),
+        (with_header({"x": entry(shape=[2.0])}), "not made of whole numbers"),
+        (with_header({"x": entry(offsets=[-8, 0])}), "not made of whole numbers"),
+        (with_header({"x": entry(shape=[2**70])}), "not made of whole numbers"),
         (with_header({"x": entry(shape=[0, 2**60], offsets=[0, 0])}), "a shape that no adapter"),
         (with_header({"x": entry(shape=[1] * 9)}), "a shape that no adapter"),
         (with_header({"x": entry(shape=[3])}), "'x' has 8 bytes, which do not fit its shape"),
@@ -155,8 +163,8 @@ def test_a_tie_goes_to_the_even_neighbour_by_hand():
         (with_header({"x": entry()}, bytes(7)), "bytes, expected"),
         (with_header({"x" * 600: entry()}), "a name of 600 letters"),
         (with_header('{"\\ud800": 1}'), "surrogates not allowed"),
-        (with_header('{"x": 1, "x": 2}'), "stands twice"),
-        (with_header({"__metadata__": {"a": 1}}), "metadata that is no text"),
+        (with_header('{"x": 1, "x": 2}'), "found a name twice"),
+        (with_header({"__metadata__": {"a": 1}}), "metadata that is not text"),
         (with_header({"__metadata__": []}), ""),
         ((2**62).to_bytes(8, "little") + b"{}", "a header of 4611686018427387904 bytes in 10"),
     ],

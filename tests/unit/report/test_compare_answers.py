@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from common.errors import DataError
-from common.metrics import Answer, AnswerKind, paper_metrics, read_answers
+from common.metrics import AnsweredQuestion, AnswerKind, paper_metrics, read_answers
 from fedmslora import app
 from report.compare_answers import AnswerComparison, compare_answers, pair_answers
 from report.significance import McNemar
@@ -16,8 +16,10 @@ OPEN, CLOSED = AnswerKind.OPEN, AnswerKind.CLOSED
 NAMES = ("one", "two")
 
 
-def answer(number: int | str, text: str, truth: str = "yes", kind: AnswerKind = CLOSED) -> Answer:
-    return Answer("is it?", text, truth, kind, str(number))
+def answer(
+    number: int | str, text: str, truth: str = "yes", kind: AnswerKind = CLOSED
+) -> AnsweredQuestion:
+    return AnsweredQuestion("is it?", text, truth, kind, str(number))
 
 
 def by_name(found: list[AnswerComparison]) -> dict[tuple[str, str], AnswerComparison]:
@@ -116,7 +118,7 @@ def test_every_score_by_hand():
             "two, question_id 2, gt: found 'no', expected 'yes' as in one",
         ),
         (
-            [answer(1, "yes"), Answer("was it?", "yes", "yes", CLOSED, "2")],
+            [answer(1, "yes"), AnsweredQuestion("was it?", "yes", "yes", CLOSED, "2")],
             "two, question_id 2, prompt: found 'was it?', expected 'is it?' as in one",
         ),
         (
@@ -128,12 +130,14 @@ def test_every_score_by_hand():
             "one, question_id 2: found 1 of these questions, expected as many as in two",
         ),
         (
-            [Answer("is it?", "yes", "yes", CLOSED), answer(2, "no")],
+            [AnsweredQuestion("is it?", "yes", "yes", CLOSED), answer(2, "no")],
             "two, answer 1: found no question_id, expected one to pair it by",
         ),
     ],
 )
-def test_a_question_without_a_partner_is_one_sentence(second: list[Answer], sentence: str):
+def test_a_question_without_a_partner_is_one_sentence(
+    second: list[AnsweredQuestion], sentence: str
+):
     first = [answer(1, "yes"), answer(2, "no")]
     with pytest.raises(DataError) as error:
         pair_answers(first, second, NAMES)

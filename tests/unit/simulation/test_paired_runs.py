@@ -5,20 +5,22 @@ import numpy as np
 import pytest
 
 from common.errors import DataError
-from common.metrics import Answer, AnswerKind, judge, task_metrics
+from common.metrics import AnsweredQuestion, AnswerKind, judge, task_metrics
 from common.plan import Metric
 from report.methods import EXACT_MATCH, LEARNED, PairedTest, Test
-from simulation.paired_runs import Run, paired_tests, worth
+from simulation.paired_runs import PairedRun, contributions, paired_tests
 from tests.unit.report.test_report import run as report
 
 Marks = Mapping[tuple[int, int], str]
 TASKS = 3
 
 
-def answers(marks: str, seed: int, task: int) -> list[Answer]:
+def answers(marks: str, seed: int, task: int) -> list[AnsweredQuestion]:
     """One answer for each mark: x is right."""
     return [
-        Answer(f"{seed} {task} {number}", "yes" if mark == "x" else "no", "yes", AnswerKind.CLOSED)
+        AnsweredQuestion(
+            f"{seed} {task} {number}", "yes" if mark == "x" else "no", "yes", AnswerKind.CLOSED
+        )
         for number, mark in enumerate(marks)
     ]
 
@@ -32,7 +34,7 @@ def ran(
     marks: Marks,
     seed: int = 0,
     metrics: Sequence[Metric] = (Metric.ACCURACY,) * TASKS,
-) -> Run:
+) -> PairedRun:
     """A run whose answers to task j after stage i are right where `marks[j, i]` has an x."""
     scores = [
         [share(marks[task, stage]) if (task, stage) in marks else None for task in range(TASKS)]
@@ -40,7 +42,7 @@ def ran(
     ]
     of = {which: answers(one, seed, which[0]) for which, one in marks.items()}
     told = report(scores=scores, method=method, seed=seed, metrics=metrics)
-    return Run(told, lambda task, after: of[task, after])
+    return PairedRun(told, lambda task, after: of[task, after])
 
 
 def everywhere(*marks: str) -> Marks:
@@ -153,16 +155,16 @@ def test_joint_training_is_compared_at_the_end_alone():
     assert {test.test for test in tests} == {Test.MCNEMAR, Test.BOOTSTRAP, Test.T}
 
 
-def same_data(method: str, seed: int, marks: Marks) -> Run:
+def same_data(method: str, seed: int, marks: Marks) -> PairedRun:
     told = ran(method, marks, seed).report
-    return Run(told, lambda task, after: answers(marks[task, after], 0, task))
+    return PairedRun(told, lambda task, after: answers(marks[task, after], 0, task))
 
 
 def test_questions_that_every_seed_asks_again_count_once():
     first, second = everywhere("x...", "xx..", "..xx"), everywhere("xxx.", "xx..", "..xx")
     runs = [same_data("own", seed, OWN) for seed in (0, 1)]
     runs += [same_data("other", seed, marks) for seed, marks in enumerate((first, second))]
-    tests = paired_tests(runs, asked_again=True)
+    tests = paired_tests(runs, same_questions=True)
     assert not [test for test in tests if test.test is Test.MCNEMAR]
     found = find(tests, Test.BOOTSTRAP, LEARNED)
     # Task 0: three and one of four; task 1: none; task 2: one of four, twice.
@@ -170,7 +172,7 @@ def test_questions_that_every_seed_asks_again_count_once():
     assert found.pairs == 12
     assert find(paired_tests(runs), Test.BOOTSTRAP, LEARNED).pairs == 24
     alone = [run for run in runs if run.report.seed == 0]
-    assert find(paired_tests(alone, asked_again=True), Test.MCNEMAR, LEARNED).pairs == 12
+    assert find(paired_tests(alone, same_questions=True), Test.MCNEMAR, LEARNED).pairs == 12
 
 
 def test_what_rounding_leaves_is_no_difference_over_seeds():
@@ -186,7 +188,9 @@ def test_a_report_made_again_has_the_same_figures():
 
 
 def test_answers_to_other_questions_are_refused():
-    strange = Run(ran("other", OWN).report, lambda task, after: answers("xxxx", seed=9, task=task))
+    strange = PairedRun(
+        ran("other", OWN).report, lambda task, after: answers("xxxx", seed=9, task=task)
+    )
     with pytest.raises(DataError, match="other answered other questions, expected those of own"):
         paired_tests([ran("own", OWN), strange])
 
@@ -196,14 +200,16 @@ def test_one_method_alone_has_nothing_to_be_tested_against():
 
 
 @pytest.mark.parametrize("metric", list(Metric))
-def test_the_mean_worth_of_the_answers_is_the_measure(metric: Metric):
+def test_the_mean_contribution_of_the_answers_is_the_measure(metric: Metric):
     kind = AnswerKind.OPEN
     given = [
-        Answer("q", "left lung", "left lung", kind),
-        Answer("q", "left", "left lung", kind),
-        Answer("q", "right lung", "left lung", kind),
-        Answer("q", "no mass in the left upper lobe", "no mass in the left lower lobe", kind),
-        Answer("q", "clear", "clear", kind),
+        AnsweredQuestion("q", "left lung", "left lung", kind),
+        AnsweredQuestion("q", "left", "left lung", kind),
+        AnsweredQuestion("q", "right lung", "left lung", kind),
+        AnsweredQuestion(
+            "q", "no mass in the left upper lobe", "no mass in the left lower lobe", kind
+        ),
+        AnsweredQuestion("q", "clear", "clear", kind),
     ]
-    found = worth(metric, [judge(one) for one in given])
+    found = contributions(metric, [judge(one) for one in given])
     assert float(np.mean(found)) == pytest.approx(task_metrics(given)[metric.value], rel=1e-12)

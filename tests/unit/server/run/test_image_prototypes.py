@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client.inference.image_prototype import prototype_of
+from client.inference.image_prototype import prototype_of_features
 from common.bank.bank import Bank, verify_bank
 from common.bank.check import Expected
 from common.errors import BankError
-from common.image_prototype import ImagePrototype, fault_of, from_bytes, merged, to_bytes
+from common.image_prototype import ImagePrototype, fault_of, from_bytes, merge_prototypes, to_bytes
 from common.plan import Plan
 from common.plan_file import parse_plan
 from server.run.image_prototypes import agreed_prototype
@@ -34,7 +34,7 @@ def routed(minimum: int = 50, **changes: Any) -> Plan:
 
 
 def given(seed: int, count: int = 60, width: int = 6) -> ImagePrototype:
-    found = prototype_of(features(seed, count, width))
+    found = prototype_of_features(features(seed, count, width))
     assert found is not None
     return found
 
@@ -71,7 +71,7 @@ def agreed(
 
 def test_the_sites_prototypes_become_one(tmp_path: Path):
     found, _ = agreed(tmp_path, {"a": given(1, 70), "b": given(2, 90)})
-    expected = merged([given(1, 70), given(2, 90)])
+    expected = merge_prototypes([given(1, 70), given(2, 90)])
     assert found is not None and expected is not None
     np.testing.assert_array_equal(found.vector, expected.vector)
     assert (found.images, found.std) == (160, expected.std)
@@ -116,7 +116,7 @@ def test_no_claim_of_one_site_makes_a_release_that_nobody_can_read(tmp_path: Pat
     claimed = ImagePrototype(vector, std, 10**9)
     assert fault_of(claimed) is None
     for others in ([], [given(2)], [replace(claimed, vector=-vector, images=10**8)]):
-        found = merged([claimed, *others])
+        found = merge_prototypes([claimed, *others])
         assert found is not None and from_bytes(to_bytes(found), "x").images == 10**9
 
 

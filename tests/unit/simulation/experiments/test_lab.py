@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import DataError, PlanError
-from common.metrics import Answer, AnswerKind, task_metrics
+from common.metrics import AnsweredQuestion, AnswerKind, task_metrics
 from common.plan import Metric
-from simulation.experiments.lab import Results, measure, read_result, run_all, write_result
+from simulation.experiments.lab import ResultsFolder, measure, read_result, run_all, write_result
 from tests.unit.made_results import even, plan, result
 
 #: Few distinct values, as measures are, and odd ones.
@@ -30,7 +30,7 @@ def test_a_result_is_read_as_it_was_written(
 def test_what_was_not_scored_is_read_as_such(tmp_path: Path):
     written = result(plan(), even(0.5), None, errors=(None, 0.5, None))
     write_result(tmp_path, written)
-    found = Results(tmp_path).get(plan())
+    found = ResultsFolder(tmp_path).get(plan())
     assert found is not None
     assert (found.final, found.errors) == ((None, None, 0.5), (None, 0.5, None))
     assert found.final_answers == ()
@@ -38,10 +38,10 @@ def test_what_was_not_scored_is_read_as_such(tmp_path: Path):
 
 def test_a_result_is_found_by_its_plan_alone(tmp_path: Path):
     write_result(tmp_path, result(plan(seed=1), even(0.5)))
-    results = Results(tmp_path)
+    results = ResultsFolder(tmp_path)
     assert results.get(plan(seed=1)) is not None
     assert results.get(plan(seed=2)) is None
-    assert Results(tmp_path / "nothing").get(plan()) is None
+    assert ResultsFolder(tmp_path / "nothing").get(plan()) is None
 
 
 def test_a_result_is_small_and_named_by_its_plan(tmp_path: Path):
@@ -60,7 +60,7 @@ def test_a_field_that_plans_got_later_does_not_make_a_result_foreign(tmp_path: P
     # As if `vision_weights` had not been there when it ran.
     del document["plan"]["vision_weights"]
     file.write_text(json.dumps(document), encoding="utf-8")
-    assert Results(tmp_path).get(plan()) is not None
+    assert ResultsFolder(tmp_path).get(plan()) is not None
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_a_field_that_plans_got_later_does_not_make_a_result_foreign(tmp_path: P
 def test_a_damaged_result_is_refused_by_its_name(tmp_path: Path, text: str):
     (tmp_path / "bad.json").write_text(text, encoding="utf-8")
     with pytest.raises(DataError, match=r"bad\.json: can't be read as a result"):
-        Results(tmp_path)
+        ResultsFolder(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -100,9 +100,11 @@ def test_what_has_a_result_is_not_run_again(tmp_path: Path):
 @pytest.mark.parametrize("metric", [m for m in Metric if m is not Metric.BALANCED_ACCURACY])
 def test_the_mean_of_the_answers_is_the_tasks_measure(metric: Metric):
     given = [
-        Answer("q", "left lung", "left lung", AnswerKind.OPEN),
-        Answer("q", "left", "left lung", AnswerKind.OPEN),
-        Answer("q", "no mass in the left lobe", "no mass in the right lobe", AnswerKind.OPEN),
+        AnsweredQuestion("q", "left lung", "left lung", AnswerKind.OPEN),
+        AnsweredQuestion("q", "left", "left lung", AnswerKind.OPEN),
+        AnsweredQuestion(
+            "q", "no mass in the left lobe", "no mass in the right lobe", AnswerKind.OPEN
+        ),
     ]
     found = [measure(one, metric) for one in given]
     assert sum(found) / 3 == pytest.approx(task_metrics(given)[metric.value], rel=1e-12)
@@ -110,7 +112,7 @@ def test_the_mean_of_the_answers_is_the_tasks_measure(metric: Metric):
 
 def test_a_measure_that_is_no_mean_over_answers_is_refused():
     with pytest.raises(PlanError, match="expected one that is a mean over answers"):
-        measure(Answer("q", "a", "a", AnswerKind.CLOSED), Metric.BALANCED_ACCURACY)
+        measure(AnsweredQuestion("q", "a", "a", AnswerKind.CLOSED), Metric.BALANCED_ACCURACY)
 
 
 def test_a_measure_that_is_no_mean_over_answers_is_refused_before_anything_runs(tmp_path: Path):

@@ -1,4 +1,4 @@
-"""The numbers of one array, of which some are had at a time: from memory, a blob or a file."""
+"""Reads parts of an array: from memory, from a blob of safetensors or from such a file."""
 
 import math
 import os
@@ -12,50 +12,50 @@ from common.errors import BankError
 from common.tensors import Array, Tensor, read_array, read_into
 
 
-class Blob(Protocol):
-    """Bytes of which some are had at a time, fewer where they end before."""
+class ByteSource(Protocol):
+    """Bytes that can be read in parts; where they end, fewer are returned."""
 
     def read(self, offset: int, count: int) -> bytes:
-        """`count` bytes at `offset`."""
+        """Return the `count` bytes at `offset`."""
         ...
 
-    def spread(self, offset: int, count: int, step: int, times: int) -> bytes:
-        """`times` pieces of `count` bytes, one behind the other; they begin `step` apart."""
+    def read_strided(self, offset: int, count: int, step: int, times: int) -> bytes:
+        """Return `times` pieces of `count` bytes that begin `step` bytes apart, joined."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class InMemory:
-    """Bytes that are there."""
+class BytesInMemory:
+    """Bytes in memory."""
 
     blob: bytes
 
     def read(self, offset: int, count: int) -> bytes:
-        """`count` bytes at `offset`."""
+        """Return the `count` bytes at `offset`."""
         return self.blob[offset : offset + count]
 
-    def spread(self, offset: int, count: int, step: int, times: int) -> bytes:
-        """`times` pieces of `count` bytes, one behind the other; they begin `step` apart."""
+    def read_strided(self, offset: int, count: int, step: int, times: int) -> bytes:
+        """Return `times` pieces of `count` bytes that begin `step` bytes apart, joined."""
         return b"".join(self.read(offset + i * step, count) for i in range(times))
 
 
 @dataclass(frozen=True, slots=True)
-class InFile:
-    """A file's bytes. It is opened anew for each reading: nothing has to be closed.
+class BytesInFile:
+    """A file's bytes. Each call opens the file, so nothing has to be closed.
 
     Attributes:
-        source: names it in an error, BankError, where it can't be read.
+        source: names the file in the BankError that is raised where it can't be read.
     """
 
     file: Path
     source: str
 
     def read(self, offset: int, count: int) -> bytes:
-        """`count` bytes at `offset`."""
-        return self.spread(offset, count, count, 1)
+        """Return the `count` bytes at `offset`."""
+        return self.read_strided(offset, count, count, 1)
 
-    def spread(self, offset: int, count: int, step: int, times: int) -> bytes:
-        """`times` pieces of `count` bytes, one behind the other; they begin `step` apart."""
+    def read_strided(self, offset: int, count: int, step: int, times: int) -> bytes:
+        """Return `times` pieces of `count` bytes that begin `step` bytes apart, joined."""
         try:
             descriptor = os.open(self.file, os.O_RDONLY)
             try:
@@ -67,8 +67,8 @@ class InFile:
         return pieces[0] if times == 1 else b"".join(pieces)
 
 
-class Numbers(Protocol):
-    """An array's numbers, in float32 where they are read."""
+class ArrayReader(Protocol):
+    """An array that can be read in parts; what is read from a blob is converted to float32."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -76,21 +76,21 @@ class Numbers(Protocol):
         ...
 
     def flat(self, begin: int, end: int) -> Array:
-        """The numbers from `begin` to before `end`, counted row by row."""
+        """Return the elements `begin` to `end` (exclusive) of the array in row-major order."""
         ...
 
-    def put(self, begin: int, end: int, out: Array) -> None:
-        """As `flat`, but into `out`: float32, contiguous, shape (end - begin,)."""
+    def read_into(self, begin: int, end: int, out: Array) -> None:
+        """Read what `flat` returns into `out`: float32, contiguous, shape (end - begin,)."""
         ...
 
     def columns(self, begin: int, end: int) -> Array:
-        """These columns of a matrix; shape (rows, end - begin)."""
+        """Return a matrix's columns `begin` to `end` (exclusive); shape (rows, end - begin)."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """An array in memory, whose rows lie one behind the other."""
+class ArrayInMemory:
+    """An array in memory, in row-major order."""
 
     array: Array
 
@@ -100,27 +100,27 @@ class Held:
         return self.array.shape
 
     def flat(self, begin: int, end: int) -> Array:
-        """The numbers from `begin` to before `end`, counted row by row."""
+        """Return the elements `begin` to `end` (exclusive) of the array in row-major order."""
         return self.array.reshape(-1)[begin:end]
 
-    def put(self, begin: int, end: int, out: Array) -> None:
-        """As `flat`, but into `out`: float32, contiguous, shape (end - begin,)."""
+    def read_into(self, begin: int, end: int, out: Array) -> None:
+        """Read what `flat` returns into `out`: float32, contiguous, shape (end - begin,)."""
         out[:] = self.flat(begin, end)
 
     def columns(self, begin: int, end: int) -> Array:
-        """These columns of a matrix; shape (rows, end - begin)."""
+        """Return a matrix's columns `begin` to `end` (exclusive); shape (rows, end - begin)."""
         return self.array[:, begin:end]
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
-    """An array in a blob of safetensors, read when asked for.
+class StoredArray:
+    """An array in a blob of safetensors, read when needed.
 
     Reading raises a BankError that begins with `source` where the blob has become shorter
     than its header says.
     """
 
-    blob: Blob
+    blob: ByteSource
     tensor: Tensor
     source: str
 
@@ -130,21 +130,21 @@ class Stored:
         return self.tensor.shape
 
     def flat(self, begin: int, end: int) -> Array:
-        """The numbers from `begin` to before `end`, counted row by row."""
+        """Return the elements `begin` to `end` (exclusive) of the array in row-major order."""
         return read_array(self.blob.read, self._part(begin, end), self.source)
 
-    def put(self, begin: int, end: int, out: Array) -> None:
-        """As `flat`, but into `out`: float32, contiguous, shape (end - begin,)."""
+    def read_into(self, begin: int, end: int, out: Array) -> None:
+        """Read what `flat` returns into `out`: float32, contiguous, shape (end - begin,)."""
         read_into(self.blob.read, self._part(begin, end), self.source, out)
 
     def columns(self, begin: int, end: int) -> Array:
-        """These columns of a matrix; shape (rows, end - begin)."""
+        """Return a matrix's columns `begin` to `end` (exclusive); shape (rows, end - begin)."""
         rows, across = self.tensor.shape
         width = self._width()
         start, count = self.tensor.begin + begin * width, (end - begin) * width
 
         def read(_: int, __: int) -> bytes:
-            return self.blob.spread(start, count, across * width, rows)
+            return self.blob.read_strided(start, count, across * width, rows)
 
         part = Tensor(self.tensor.kind, (rows, end - begin), 0, rows * count)
         return read_array(read, part, self.source)
@@ -157,11 +157,11 @@ class Stored:
         return (self.tensor.end - self.tensor.begin) // math.prod(self.tensor.shape)
 
 
-def whole(numbers: Numbers) -> Array:
-    """All of them, as the array that they are."""
-    return numbers.flat(0, math.prod(numbers.shape)).reshape(numbers.shape)
+def read_all(reader: ArrayReader) -> Array:
+    """Read the whole array."""
+    return reader.flat(0, math.prod(reader.shape)).reshape(reader.shape)
 
 
-def held(array: Array) -> Held:
-    """The numbers of an array, however it lies in memory."""
-    return Held(np.asarray(array, order="C"))
+def in_memory(array: Array) -> ArrayInMemory:
+    """Return a reader of an array in memory, of whatever layout; copies it if not row-major."""
+    return ArrayInMemory(np.asarray(array, order="C"))

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.adapter import Adapter, Pair, StoredAdapter, name_of_a, name_of_b, to_bytes
+from common.array_reader import ArrayReader, in_memory, read_all
 from common.errors import BankError
-from common.numbers import Numbers, held, whole
 from common.plan_fields import Precision
 
 A = np.arange(21, dtype=np.float32).reshape(3, 7)
@@ -48,14 +48,14 @@ def test_parts_and_columns_are_those_of_the_whole(
 ):
     source = kind(tmp_path_factory.mktemp("numbers"))
     for name, array in EXPECTED.items():
-        numbers = source.numbers(name)
+        numbers = source.reader(name)
         assert numbers.shape == array.shape
-        np.testing.assert_array_equal(whole(numbers), array)
+        np.testing.assert_array_equal(read_all(numbers), array)
         size = math.prod(array.shape)
         part = min(begin, size - 1), min(begin + count, size)
         np.testing.assert_array_equal(numbers.flat(*part), array.reshape(-1)[slice(*part)])
         out = np.empty(part[1] - part[0], np.float32)
-        numbers.put(*part, out)
+        numbers.read_into(*part, out)
         np.testing.assert_array_equal(out, array.reshape(-1)[slice(*part)])
         if array.ndim == 2:
             across = array.shape[1]
@@ -64,22 +64,22 @@ def test_parts_and_columns_are_those_of_the_whole(
 
 
 def test_a_single_number_has_no_shape_and_is_still_had():
-    assert whole(held(np.array(4, np.float32))).shape == ()
+    assert read_all(in_memory(np.array(4, np.float32))).shape == ()
 
 
-def _flat(numbers: Numbers) -> object:
+def _flat(numbers: ArrayReader) -> object:
     return numbers.flat(10, 21)
 
 
-def _columns(numbers: Numbers) -> object:
+def _columns(numbers: ArrayReader) -> object:
     return numbers.columns(2, 6)
 
 
 @pytest.mark.parametrize("reading", [_flat, _columns])
 def test_a_file_that_is_cut_off_or_gone_later_is_refused_by_its_source(
-    tmp_path: Path, reading: Callable[[Numbers], object]
+    tmp_path: Path, reading: Callable[[ArrayReader], object]
 ):
-    numbers = _in_file(tmp_path).numbers(name_of_a("q"))
+    numbers = _in_file(tmp_path).reader(name_of_a("q"))
     file = next(tmp_path.iterdir())
     file.write_bytes(file.read_bytes()[: numbers.tensor.end - 8])  # pyright: ignore
     with pytest.raises(BankError, match="site a: cut off while it was read"):

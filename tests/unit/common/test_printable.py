@@ -1,0 +1,17 @@
+"""A site's text is one short line, without a letter that a terminal acts on."""
+
+from common.printable import printable
+
+
+def test_printable_text_stays():
+    assert printable("site north: 3 µm, 数") == "site north: 3 µm, 数"
+
+
+def test_control_characters_become_question_marks():
+    assert printable("a\x1b[2Jb\nc\rd\te\x00f\u202eg\u2028h") == "a?[2Jb?c?d?e?f?g?h"
+
+
+def test_what_is_too_long_is_cut_and_marked():
+    assert printable("x" * 400) == "x" * 400
+    assert printable("x" * 401) == "x" * 400 + " ..."
+    assert printable("\n" * 10**6) == "?" * 400 + " ..."
