@@ -12,7 +12,7 @@ import typer
 if TYPE_CHECKING:
     from common.plan import Plan
     from cost.geometry import Geometry
-    from cost.plan import Assumed, PlanCost
+    from cost.plan import DataAssumptions, PlanCost
 
 app = typer.Typer(no_args_is_help=True, help="Look at a plan before it runs.")
 
@@ -57,13 +57,13 @@ def cost(
     Example: fedmslora plan cost configs/paper8_federated.yaml --model 7b --tflops 400
     """
     from common.plan_file import load_plan
-    from cost.plan import cost_of
+    from cost.plan import plan_cost
 
     wanted = {"questions": questions, "images": images, "tokens": tokens, "labels": labels}
     _check_finite({**wanted, "tflops": tflops})
     loaded = load_plan(plan)
     costs = [
-        cost_of(loaded, geometry, name, _assumed(geometry, wanted))
+        plan_cost(loaded, geometry, name, _assumed(geometry, wanted))
         for name, geometry in _models(loaded, model).items()
     ]
     if json_out:
@@ -93,7 +93,7 @@ def _models(plan: "Plan", wanted: list[str] | None) -> "dict[str, Geometry]":
     return {**embedded, _7B: LLAVA_MED}
 
 
-def _assumed(geometry: "Geometry", wanted: dict[str, int | float | None]) -> "Assumed":
+def _assumed(geometry: "Geometry", wanted: dict[str, int | float | None]) -> "DataAssumptions":
     """What is assumed of this model's data, but where the user says better.
 
     Raises:
@@ -102,18 +102,18 @@ def _assumed(geometry: "Geometry", wanted: dict[str, int | float | None]) -> "As
     from dataclasses import replace
 
     from common.errors import PlanError
-    from cost.plan import FRONT, usual
+    from cost.plan import PROMPT_TOKENS, default_assumptions
 
     said = {name: value for name, value in wanted.items() if value is not None}
-    known = usual(geometry)
+    known = default_assumptions(geometry)
     if "questions" in said and "images" not in said:
         # As many of each picture as there are usually.
         said["images"] = max(1, round(said["questions"] / known.together))
     assumed = replace(known, **said)  # pyright: ignore[reportArgumentType]
-    if assumed.labels > assumed.tokens - FRONT:
+    if assumed.labels > assumed.tokens - PROMPT_TOKENS:
         raise PlanError(
             f"--labels: found {assumed.labels:g} of {assumed.tokens:g} tokens, expected at most "
-            f"{assumed.tokens - FRONT:g}: {FRONT} stand in front of the picture"
+            f"{assumed.tokens - PROMPT_TOKENS:g}: {PROMPT_TOKENS} stand in front of the picture"
         )
     if assumed.images > assumed.questions:
         raise PlanError(

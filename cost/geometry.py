@@ -1,7 +1,7 @@
-"""The parts of a LLaVA with their sizes, read from its config.json: what its cost follows from.
+"""The sizes of a LLaVA's parts, read from its config.json.
 
-A LLaVA is a CLIP tower that looks at a picture, a projector of two layers, and a Mistral decoder
-whose linear layers wear the adapters (client/model/lora.py names the same seven).
+A LLaVA is a CLIP vision tower, a projector of two layers, and a Mistral decoder with adapters on
+its linear layers (the seven of client/model/lora.py).
 """
 
 import json
@@ -12,16 +12,16 @@ from typing import Any, Final
 
 from common.errors import ModelError
 
-#: Where a decoder's layers are in a LLaVA of transformers (5.23), as adapters name them.
+#: The path of the decoder's layers in a LLaVA of transformers (5.23), as in adapters' names.
 _LAYER: Final = "model.language_model.layers"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tower:
-    """CLIP's vision tower; `patch` and `pixels` are the sides of a patch and of a picture.
+class TowerShape:
+    """CLIP's vision tower; `patch` and `pixels` are the sides of a patch and of an image.
 
     Attributes:
-        chosen: how many of its layers' outputs stand side by side as one feature.
+        chosen: number of layers whose outputs are concatenated into one feature.
     """
 
     width: int
@@ -34,12 +34,12 @@ class Tower:
 
     @property
     def patches(self) -> int:
-        """Patches of a picture."""
+        """Patches of an image."""
         return (self.pixels // self.patch) ** 2
 
     @property
     def parameters(self) -> int:
-        """Weights of the tower, biases and norms among them."""
+        """Weights of the tower, biases and norms included."""
         linear = 4 * (self.width**2 + self.width)
         linear += 2 * self.width * self.inner + self.inner + self.width
         layer = linear + 4 * self.width
@@ -48,7 +48,7 @@ class Tower:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Decoder:
+class DecoderShape:
     """Mistral's decoder; `head` is the width of one attention head."""
 
     width: int
@@ -67,11 +67,11 @@ class Decoder:
 
     @property
     def keys(self) -> int:
-        """Width of all heads that have keys and values of their own."""
+        """Width of all key-value heads together."""
         return self.kv_heads * self.head
 
     def linears(self) -> dict[str, tuple[int, int]]:
-        """(outputs, inputs) of a layer's linears, which all wear adapters, in their order."""
+        """Return (outputs, inputs) of a layer's linear layers, all of which have adapters."""
         return {
             "self_attn.q_proj": (self.queries, self.width),
             "self_attn.k_proj": (self.keys, self.width),
@@ -83,7 +83,7 @@ class Decoder:
         }
 
     def adapted(self) -> dict[str, tuple[int, int]]:
-        """(outputs, inputs) of every adapted layer, by its path in the model."""
+        """Return (outputs, inputs) of every layer with an adapter, by its path in the model."""
         return {
             f"{_LAYER}.{layer}.{name}": shape
             for layer in range(self.layers)
@@ -92,15 +92,15 @@ class Decoder:
 
     @property
     def linear_parameters(self) -> int:
-        """Weights of all adapted layers."""
+        """Weights of all layers with adapters."""
         return self.layers * sum(rows * columns for rows, columns in self.linears().values())
 
     def adapter_parameters(self, rank: int) -> int:
-        """Numbers of an adapter: A (rank, inputs) and B (outputs, rank) of every layer."""
+        """Return the numbers in an adapter: each layer's A (rank, inputs) and B (outputs, rank)."""
         return self.layers * rank * sum(rows + columns for rows, columns in self.linears().values())
 
     def largest_pair(self, rank: int) -> int:
-        """Numbers of the largest layer's A and B."""
+        """Return the numbers in the largest layer's A and B."""
         return rank * max(rows + columns for rows, columns in self.linears().values())
 
     @property
@@ -112,24 +112,24 @@ class Decoder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Geometry:
-    """A whole LLaVA.
+    """The sizes of a whole LLaVA.
 
     Attributes:
-        class_token: whether the tower's class token is handed on with the patches.
+        class_token: whether the decoder gets the tower's class token with the patches.
     """
 
-    tower: Tower
-    decoder: Decoder
+    tower: TowerShape
+    decoder: DecoderShape
     class_token: bool = False
 
     @property
     def image_tokens(self) -> int:
-        """Places that a picture takes in the decoder's input."""
+        """Positions of an image in the decoder's input."""
         return self.tower.patches + self.class_token
 
     @property
     def feature_width(self) -> int:
-        """Width of what the tower says of a patch."""
+        """Width of a patch's feature."""
         return self.tower.width * self.tower.chosen
 
     @property
@@ -145,21 +145,21 @@ class Geometry:
 
 
 #: CLIP ViT-L/14 at 336 pixels: openai/clip-vit-large-patch14-336, config.json.
-CLIP_L_336: Final = Tower(width=1024, inner=4096, layers=24, heads=16, pixels=336, patch=14)
+CLIP_L_336: Final = TowerShape(width=1024, inner=4096, layers=24, heads=16, pixels=336, patch=14)
 #: LLaVA-Med v1.5: microsoft/llava-med-v1.5-mistral-7b, config.json, with CLIP as it says.
 LLAVA_MED: Final = Geometry(
     tower=CLIP_L_336,
-    decoder=Decoder(
+    decoder=DecoderShape(
         width=4096, inner=14336, layers=32, heads=32, kv_heads=8, head=128, vocabulary=32000
     ),
 )
 
 
 def read_geometry(folder: Path) -> Geometry:
-    """The geometry of the model in `folder`; only its config.json is read.
+    """Read the sizes of the model in `folder` from its config.json.
 
     Raises:
-        ModelError: there is none, or it is no LLaVA's.
+        ModelError: there is no config.json, or it is not that of a LLaVA.
     """
     file = folder / "config.json"
     try:
@@ -178,7 +178,7 @@ def read_geometry(folder: Path) -> Geometry:
 
 def _geometry(document: Mapping[str, Any]) -> Geometry:
     if document.get("model_type") == "llava_mistral":
-        # LLaVA-Med's own layout names the tower and holds no size of it.
+        # LLaVA-Med's own layout names the tower without its sizes.
         return Geometry(tower=CLIP_L_336, decoder=_decoder(document))
     layers = document.get("vision_feature_layer", -2)
     chosen = 1 if isinstance(layers, int) else len(layers)
@@ -189,8 +189,8 @@ def _geometry(document: Mapping[str, Any]) -> Geometry:
     )
 
 
-def _tower(config: Mapping[str, Any], chosen: int) -> Tower:
-    return Tower(
+def _tower(config: Mapping[str, Any], chosen: int) -> TowerShape:
+    return TowerShape(
         width=int(config["hidden_size"]),
         inner=int(config["intermediate_size"]),
         layers=int(config["num_hidden_layers"]),
@@ -201,9 +201,9 @@ def _tower(config: Mapping[str, Any], chosen: int) -> Tower:
     )
 
 
-def _decoder(config: Mapping[str, Any]) -> Decoder:
+def _decoder(config: Mapping[str, Any]) -> DecoderShape:
     width, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
-    return Decoder(
+    return DecoderShape(
         width=width,
         inner=int(config["intermediate_size"]),
         layers=int(config["num_hidden_layers"]),

@@ -1,36 +1,44 @@
-"""What a plan costs before it runs: parameters, bytes, memory and operations, stage by stage.
+"""The cost of a plan before it runs: parameters, bytes, memory and operations, stage by stage.
 
-Pure arithmetic over a plan and a model's sizes. What it can't know is how long questions are and
-how many a site has: that is assumed (`Assumed`), and said with the result.
+Pure arithmetic over a plan and a model's sizes. The number and length of a site's questions are
+not known from these: they are assumed (`DataAssumptions`) and reported with the result.
 """
 
 import math
-from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from common.contrastive import Prototypes, Similarity
 from common.methods.mslora_cr import MSLoRACR
-from common.plan import Plan, Rule, Stage
+from common.plan import Plan, Stage
 from common.plan_fields import Composition
+from common.rules.interface import Factor
 from cost.geometry import LLAVA_MED, Geometry
-from cost.sizes import Sizes, index_bytes, release_bytes, sizes_of
-from cost.step import Memory, Operations, Rows, Setting, Worn, memory, operations
-from cost.traffic import Exchange, exchanges
+from cost.sizes import BlobSizes, blob_sizes, index_bytes, release_bytes
+from cost.step import (
+    AttachedAdapters,
+    MemorySettings,
+    MicroBatch,
+    StepMemory,
+    StepOperations,
+    question_operations,
+    step_memory,
+)
+from cost.traffic import OrderTraffic, order_traffic
 
-#: Tokens in front of the picture: `<s>` and "[INST] " in Mistral's tokenizer.
-FRONT: Final = 5
+#: Tokens before the image: `<s>` and "[INST] " in Mistral's tokenizer.
+PROMPT_TOKENS: Final = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Assumed:
-    """What a plan does not say of the sites' data.
+class DataAssumptions:
+    """What is assumed of the sites' data, which a plan does not tell.
 
     Attributes:
         questions: training questions of a stage at each of its sites.
-        images: pictures behind them.
-        tokens: of a question beside its picture, with its answer and all that stands around.
-        labels: those of them that carry loss: the answer, a space, `</s>`.
+        images: distinct images of these questions.
+        tokens: tokens of a question besides its image, with its answer and the prompt format.
+        labels: those tokens that carry loss: the answer, a space, `</s>`.
     """
 
     questions: int
@@ -40,37 +48,38 @@ class Assumed:
 
     @property
     def together(self) -> float:
-        """Questions of a picture."""
+        """Questions of an image."""
         return max(1.0, self.questions / self.images)
 
 
-#: PathVQA, the first of the paper's tasks: 19,755 questions at 7.6 a picture, by its reference's
-#: tokenizer 604 tokens a question with 576 of the picture; answers of 5 tokens.
-PATHVQA: Final = Assumed(questions=19755, images=2599, tokens=28, labels=7)
-#: About what a site of configs/demo.yaml holds of a task.
-SMALL: Final = Assumed(questions=300, images=300, tokens=16, labels=3)
+#: PathVQA, the first of the paper's tasks: 19,755 questions, 7.6 an image; by its reference's
+#: tokenizer 604 tokens a question, 576 of them the image's; answers of 5 tokens.
+PATHVQA: Final = DataAssumptions(questions=19755, images=2599, tokens=28, labels=7)
+#: About what a site of configs/demo.yaml has of a task.
+SMALL: Final = DataAssumptions(questions=300, images=300, tokens=16, labels=3)
 
 
-def usual(geometry: Geometry) -> Assumed:
-    """What is assumed where nobody says otherwise."""
+def default_assumptions(geometry: Geometry) -> DataAssumptions:
+    """Return the assumptions for a model of this size."""
     return PATHVQA if geometry.image_tokens >= LLAVA_MED.image_tokens else SMALL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageCost:
-    """One stage.
+    """The cost of one stage.
 
     Attributes:
-        earlier: adapters summed under the one that trains.
-        bank_parameters: of all adapters once it is released; `bank` in bytes on the disk.
-        round_down, round_up: bytes at a site in its most expensive round, releases left out.
-        catch_up: most bytes of releases that a site of the stage had not got before.
-        down, up: of all sites and orders, scores among them.
-        memory: of a training step at a site; `host` is what the earlier adapters take, in the
-            machine's memory, while they are summed: one layer of each, in float32.
-        operations: of one question.
-        drawn: questions that a site trains on in all rounds; `steps` of its optimizer.
-        site_operations: of all of a site's rounds, and of looking at its pictures once.
+        earlier: number of frozen adapters that are summed with the one that trains.
+        bank_parameters: parameters of all adapters once it is released; `bank` is the bank's
+            size on disk, in bytes.
+        round_down, round_up: bytes at a site in its most expensive round, without releases.
+        catch_up: bytes of earlier releases that a site has to fetch; the largest over sites.
+        down, up: bytes of all sites and orders, scoring included.
+        memory: of a training step at a site; `host` is the machine's memory for summing the
+            earlier adapters: one layer of each, in float32.
+        operations: of training on one question.
+        drawn: questions that a site trains on in all rounds; `steps`: its optimizer steps.
+        site_operations: of all of a site's rounds, its images' features included.
     """
 
     name: str
@@ -86,20 +95,20 @@ class StageCost:
     catch_up: int
     down: int
     up: int
-    memory: Memory
+    memory: StepMemory
     host: int
-    operations: Operations
+    operations: StepOperations
     drawn: int
     steps: int
     site_operations: float
 
     @property
     def all_operations(self) -> float:
-        """Of all sites together."""
+        """Operations of all sites together."""
         return self.site_operations * self.sites
 
     def to_json(self) -> dict[str, Any]:
-        """Every field, and the sums, ready for `json.dumps`."""
+        """Return every field and the sums as JSON values."""
         document = asdict(self)
         document["memory"]["total"] = self.memory.total
         document["operations"]["question"] = self.operations.question
@@ -108,13 +117,13 @@ class StageCost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanCost:
-    """A plan on one model.
+    """The cost of a plan on one model.
 
     Attributes:
-        base, adapted, adapter: parameters of the frozen model, of its layers that wear
-            adapters, and of one adapter.
-        adapter_bytes: of an adapter on the wire and in the bank.
-        plan_bytes: of the plan, which goes to each site once.
+        base, adapted, adapter: parameters of the frozen model, of its layers with adapters,
+            and of one adapter.
+        adapter_bytes: bytes of an adapter on the wire and in the bank.
+        plan_bytes: bytes of the plan, which is sent to each site once.
     """
 
     model: str
@@ -123,11 +132,11 @@ class PlanCost:
     adapter: int
     adapter_bytes: int
     plan_bytes: int
-    assumed: Assumed
+    assumed: DataAssumptions
     stages: tuple[StageCost, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Every field and the plan's totals, ready for `json.dumps`."""
+        """Return every field and the plan's totals as JSON values."""
         return {
             **{name: getattr(self, name) for name in self.__slots__},
             "assumed": asdict(self.assumed),
@@ -136,7 +145,7 @@ class PlanCost:
         }
 
     def total(self) -> dict[str, float]:
-        """Of the whole plan: bytes and operations of all sites, the largest memory, the bank."""
+        """Return all sites' bytes, steps and operations, the largest memory and the bank's size."""
         stages = self.stages
         return {
             "down": sum(stage.down for stage in stages),
@@ -148,11 +157,11 @@ class PlanCost:
         }
 
 
-def cost_of(plan: Plan, geometry: Geometry, model: str, assumed: Assumed) -> PlanCost:
-    """What the plan costs on the model of this geometry, which is called `model`."""
-    sizes, decoder = sizes_of(plan, geometry), geometry.decoder
-    sent, releases = tuple(exchanges(plan, sizes)), tuple(release_bytes(plan, geometry, sizes))
-    known = _Known(plan, geometry, assumed, sizes, sent, releases)
+def plan_cost(plan: Plan, geometry: Geometry, model: str, assumed: DataAssumptions) -> PlanCost:
+    """Return the plan's cost on a model with these sizes and the name `model`."""
+    sizes, decoder = blob_sizes(plan, geometry), geometry.decoder
+    sent, releases = tuple(order_traffic(plan, sizes)), tuple(release_bytes(plan, geometry, sizes))
+    inputs = _Inputs(plan, geometry, assumed, sizes, sent, releases)
     return PlanCost(
         model=model,
         base=geometry.parameters,
@@ -161,38 +170,38 @@ def cost_of(plan: Plan, geometry: Geometry, model: str, assumed: Assumed) -> Pla
         adapter_bytes=sizes.adapter,
         plan_bytes=sizes.plan,
         assumed=assumed,
-        stages=tuple(_stage_cost(known, number) for number in range(len(plan.stages))),
+        stages=tuple(_stage_cost(inputs, number) for number in range(len(plan.stages))),
     )
 
 
-def micro_batch(plan: Plan, stage: int, geometry: Geometry, assumed: Assumed) -> Rows:
-    """What goes through the decoder at once in a step of the stage."""
+def micro_batch(plan: Plan, stage: int, geometry: Geometry, assumed: DataAssumptions) -> MicroBatch:
+    """Return the micro-batch of the stage's training."""
     size = plan.training.micro_batch or plan.stages[stage].batch_size
-    return Rows(
+    return MicroBatch(
         questions=size,
-        prefix=geometry.image_tokens + FRONT,
-        tail=assumed.tokens - FRONT,
+        prefix=geometry.image_tokens + PROMPT_TOKENS,
+        tail=assumed.tokens - PROMPT_TOKENS,
         labels=assumed.labels,
         together=min(size, assumed.together) if plan.training.packing else 1.0,
     )
 
 
-def worn_in(plan: Plan, stage: int) -> Worn:
-    """The adapters in a stage's training.
+def attached_adapters(plan: Plan, stage: int) -> AttachedAdapters:
+    """Return the adapters that are attached in the stage's training.
 
-    `alternating` trains B in its odd rounds and A in its even ones; it is taken as the odd.
+    A rule that trains different factors in different rounds is taken as in its first.
     """
-    method, learns = plan.method, plan.aggregation in (Rule.FEDAVG, Rule.SVD)
-    return Worn(
+    method, learns = plan.method, plan.rule.trained_factors(1) is not Factor.B
+    return AttachedAdapters(
         rank=method.rank,
         earlier=len(plan.frozen_stages(stage)),
-        hold=method.hold if isinstance(method, MSLoRACR) else Composition.FOLD,
+        composition=method.hold if isinstance(method, MSLoRACR) else Composition.FOLD,
         a_learns=learns,
     )
 
 
-def compared_with(plan: Plan, stage: int, geometry: Geometry) -> int:
-    """Numbers that the stage's regularizer keeps on the device (client/training/regularizer.py)."""
+def regularizer_numbers(plan: Plan, stage: int, geometry: Geometry) -> int:
+    """Return how many numbers the stage's regularizer keeps (client/training/regularizer.py)."""
     method, decoder = plan.method, geometry.decoder
     if not isinstance(method, MSLoRACR) or method.contrast is None:
         return 0
@@ -213,43 +222,47 @@ def compared_with(plan: Plan, stage: int, geometry: Geometry) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
-    """All that a stage's cost follows from."""
+class _Inputs:
+    """The inputs of a stage's cost."""
 
     plan: Plan
     geometry: Geometry
-    assumed: Assumed
-    sizes: Sizes
-    sent: tuple[Exchange, ...]
+    assumed: DataAssumptions
+    sizes: BlobSizes
+    sent: tuple[OrderTraffic, ...]
     releases: tuple[int, ...]
 
 
-def _stage_cost(known: _Known, number: int) -> StageCost:
-    plan, geometry, assumed = known.plan, known.geometry, known.assumed
-    stage, worn = plan.stages[number], worn_in(plan, number)
+def _stage_cost(inputs: _Inputs, number: int) -> StageCost:
+    plan, geometry, assumed = inputs.plan, inputs.geometry, inputs.assumed
+    stage, adapters = plan.stages[number], attached_adapters(plan, number)
     rows, training = micro_batch(plan, number, geometry, assumed), plan.training
-    setting = Setting(training.precision, training.gradient_checkpointing)
-    each = operations(geometry, rows, worn, checkpointed=setting.checkpointed)
-    drawn, steps = drawn_and_steps(plan, stage, assumed)
-    own = [one for one in known.sent if one.after == number]
+    setting = MemorySettings(training.precision, training.gradient_checkpointing)
+    each = question_operations(geometry, rows, adapters, checkpointed=setting.checkpointed)
+    drawn, steps = questions_and_steps(plan, stage, assumed)
+    own = [one for one in inputs.sent if one.after == number]
     rounds = [one for one in own if one.round]
-    adapter = geometry.decoder.adapter_parameters(worn.rank)
+    adapter = geometry.decoder.adapter_parameters(adapters.rank)
     return StageCost(
         name=stage.name,
         modality=stage.modality,
         task=stage.task,
         sites=len(stage.sites),
         rounds=stage.rounds,
-        earlier=worn.earlier,
+        earlier=adapters.earlier,
         bank_parameters=(number + 1) * adapter,
-        bank=index_bytes(plan, number + 1) + sum(known.releases[: number + 1]),
+        bank=index_bytes(plan, number + 1) + sum(inputs.releases[: number + 1]),
         round_down=max(one.down - one.releases for one in rounds),
         round_up=max(one.up for one in rounds),
-        catch_up=max(_caught_up(stage, rounds)),
+        catch_up=max(
+            sum(one.releases for one in rounds if one.site == site) for site in stage.sites
+        ),
         down=sum(one.down for one in own),
         up=sum(one.up for one in own),
-        memory=memory(geometry, rows, worn, setting, compared_with(plan, number, geometry)),
-        host=number * geometry.decoder.largest_pair(worn.rank) * 4,
+        memory=step_memory(
+            geometry, rows, adapters, setting, regularizer_numbers(plan, number, geometry)
+        ),
+        host=number * geometry.decoder.largest_pair(adapters.rank) * 4,
         operations=each,
         drawn=drawn,
         steps=steps,
@@ -257,18 +270,12 @@ def _stage_cost(known: _Known, number: int) -> StageCost:
     )
 
 
-def drawn_and_steps(plan: Plan, stage: Stage, assumed: Assumed) -> tuple[int, int]:
-    """Questions that a site trains on in all of a stage's rounds, and its optimizer's steps.
+def questions_and_steps(plan: Plan, stage: Stage, assumed: DataAssumptions) -> tuple[int, int]:
+    """Return the questions that a site trains on in a stage's rounds, and its optimizer steps.
 
-    As client/training/loop.py `RoundSchedule.batches` draws them.
+    They are drawn as in client/training/loop.py, `RoundSchedule.batches`.
     """
     if plan.method.name == "zero_shot":
         return 0, 0
     drawn = max(1, round(stage.local_epochs * assumed.questions))
     return stage.rounds * drawn, stage.rounds * math.ceil(drawn / stage.batch_size)
-
-
-def _caught_up(stage: Stage, rounds: Sequence[Exchange]) -> Iterator[int]:
-    """Bytes of earlier releases that each site gets with the stage's training."""
-    for site in stage.sites:
-        yield sum(one.releases for one in rounds if one.site == site)

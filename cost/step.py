@@ -1,18 +1,17 @@
-"""What a training step costs at a site: operations and memory, from sizes alone.
+"""The operations and memory of a training step at a site, computed from sizes.
 
 Operations are those of matrix products, two for each multiplication with its addition, as
 torch's own counter has them; attention is counted in full, though half of it is masked. Norms,
-activations and the optimizer are left out: a thousandth of it at the 7B. Memory is what torch
-keeps for the backward pass of client/model/lora.py's layers in Mistral's decoder (transformers
-5.23). What stands here is compared with measured steps in
-tests/flow/cost/test_cost_measured.py.
+activations and the optimizer are left out: a thousandth of the total at the 7B. Memory is what
+torch keeps for the backward pass of client/model/lora.py's layers in Mistral's decoder
+(transformers 5.23). tests/flow/cost/test_cost_measured.py compares both with measured steps.
 """
 
 from dataclasses import dataclass
 from typing import Final
 
 from common.plan_fields import Composition, Precision
-from cost.geometry import Decoder, Geometry, Tower
+from cost.geometry import DecoderShape, Geometry, TowerShape
 
 #: Bytes of a number of the frozen model.
 _BYTES: Final = {Precision.FP32: 4, Precision.BF16: 2}
@@ -21,15 +20,15 @@ _SINGLE: Final = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rows:
-    """What runs through the decoder together.
+class MicroBatch:
+    """The shape of one micro-batch.
 
     Attributes:
-        questions: how many there are.
-        prefix: tokens in front that the questions of a row share, the picture's among them.
-        tail: tokens of one question behind it, its answer among them.
+        questions: number of questions.
+        prefix: tokens of the prefix that the questions of a row share, the image's included.
+        tail: further tokens of one question, its answer included.
         labels: tokens of one question that carry loss.
-        together: questions of a row; 1 where each has the picture in front of it.
+        together: questions packed into a row; 1 without packing.
     """
 
     questions: float
@@ -55,47 +54,47 @@ class Rows:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Worn:
+class AttachedAdapters:
     """The adapters in the model while it trains.
 
     Attributes:
-        rank: of the pair that trains; 0 where nothing does.
-        earlier: how many frozen ones are summed under it.
-        hold: how.
-        a_learns: whether A is trained with B.
+        rank: rank of the adapter that trains; 0 where none does.
+        earlier: number of frozen adapters that are summed with it.
+        composition: how these are kept.
+        a_learns: whether A is trained as well as B.
     """
 
     rank: int
     earlier: int
-    hold: Composition
+    composition: Composition
     a_learns: bool = True
 
     @property
     def stacked(self) -> int:
-        """Ranks of the frozen adapters that are products of their own in each step."""
-        return self.rank * self.earlier if self.hold is Composition.STACK else 0
+        """Total rank of the frozen adapters that each step multiplies one by one."""
+        return self.rank * self.earlier if self.composition is Composition.STACK else 0
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
-    """How a plan trains, as far as memory goes."""
+class MemorySettings:
+    """The settings of a plan that decide memory."""
 
     precision: Precision
     checkpointed: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Operations:
-    """Of one question's training.
+class StepOperations:
+    """The operations of training on one question.
 
     Attributes:
-        tower: of looking at the picture: once for each picture, as its features are kept.
-        projector: of the picture's way into the decoder, in every step.
-        prefix: of the question's share of its row's front, in the decoder's layers.
-        tails: of its own tokens there.
-        head: of the logits at its labels.
-        forward, backward, again: `prefix + tails + head` by pass; the last is what gradient
-            checkpointing repeats.
+        tower: the vision tower; run once for each image, since its features are cached.
+        projector: the projector, in every step.
+        prefix: the question's share of its row's prefix, in the decoder's layers.
+        tails: its own tokens in the decoder's layers.
+        head: the logits at its labels.
+        forward, backward, again: `prefix + tails + head` by pass; `again` is what gradient
+            checkpointing recomputes.
     """
 
     tower: float
@@ -109,23 +108,23 @@ class Operations:
 
     @property
     def question(self) -> float:
-        """All of a question but the tower."""
+        """All operations of a question but the tower's."""
         return self.projector + self.forward + self.backward + self.again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Memory:
-    """Bytes while a micro-batch is at its largest.
+class StepMemory:
+    """The peak memory of a step, in bytes.
 
     Attributes:
         weights: the frozen model.
-        held: the earlier adapters' factors. Folded ones take the place of the weights.
+        held: the frozen adapters' factors; folded ones take no memory of their own.
         trained: the factors that train, their gradients and AdamW's moments.
-        compared: what the regularizer compares with.
+        compared: the adapters that the regularizer compares with.
         activations: kept for the backward pass.
-        logits: at the labels, with what the loss keeps of them.
-        features: the tower's, of the micro-batch.
-        working: what comes and goes within a layer's backward pass.
+        logits: the logits at the labels, with what the loss keeps of them.
+        features: the vision tower's features of the micro-batch.
+        working: temporary tensors of a layer's backward pass.
     """
 
     weights: float
@@ -139,31 +138,33 @@ class Memory:
 
     @property
     def total(self) -> float:
-        """All of it at once, but that the logits are gone when the layers' turn comes."""
+        """The sum; logits and working memory are not needed at the same time."""
         parts = sum(getattr(self, name) for name in self.__slots__)
         return parts - min(self.logits, self.working)
 
 
-def tower_operations(tower: Tower) -> float:
-    """Looking at one picture, through all layers of the tower."""
+def tower_operations(tower: TowerShape) -> float:
+    """Return the operations of one image through all layers of the vision tower."""
     tokens = tower.patches + 1
     layer = 2 * tokens * (4 * tower.width**2 + 2 * tower.width * tower.inner)
     layer += 4 * tokens**2 * tower.width
     return tower.layers * layer + 2 * tower.patches * 3 * tower.patch**2 * tower.width
 
 
-def operations(geometry: Geometry, rows: Rows, worn: Worn, *, checkpointed: bool) -> Operations:
-    """Of one question of `rows`."""
+def question_operations(
+    geometry: Geometry, rows: MicroBatch, adapters: AttachedAdapters, *, checkpointed: bool
+) -> StepOperations:
+    """Return the operations of training on one question of `rows`."""
     decoder, count = geometry.decoder, rows.questions
-    forward, backward = _forward(decoder, rows, worn), _backward(decoder, rows, worn)
+    forward, backward = _forward(decoder, rows, adapters), _backward(decoder, rows, adapters)
     head = 2 * rows.labels * decoder.width * decoder.vocabulary
-    # Nothing needs what a layer's last product, down_proj's B, gives: torch stops before it.
-    last = 2 * rows.tokens * decoder.layers * worn.rank * decoder.width
+    # The recomputation stops before a layer's last product, down_proj's B, which no gradient needs.
+    last = 2 * rows.tokens * decoder.layers * adapters.rank * decoder.width
     again = forward - last if checkpointed else 0.0
     body = (forward + backward + again) / count
     front = rows.prefix / rows.length
     projected = geometry.feature_width * decoder.width + decoder.width**2
-    return Operations(
+    return StepOperations(
         tower=tower_operations(geometry.tower),
         projector=2 * geometry.image_tokens * projected / rows.together,
         prefix=front * body,
@@ -175,84 +176,94 @@ def operations(geometry: Geometry, rows: Rows, worn: Worn, *, checkpointed: bool
     )
 
 
-def memory(geometry: Geometry, rows: Rows, worn: Worn, setting: Setting, compared: float) -> Memory:
-    """Of a step over a micro-batch `rows`; the regularizer holds `compared` numbers."""
+def step_memory(
+    geometry: Geometry,
+    rows: MicroBatch,
+    adapters: AttachedAdapters,
+    setting: MemorySettings,
+    compared: float,
+) -> StepMemory:
+    """Return the peak memory of a step; the regularizer keeps `compared` numbers."""
     decoder, size = geometry.decoder, _BYTES[setting.precision]
-    factors = decoder.adapter_parameters(worn.rank)
-    learned = factors if worn.a_learns else _b_parameters(decoder, worn.rank)
+    factors = decoder.adapter_parameters(adapters.rank)
+    learned = factors if adapters.a_learns else _b_parameters(decoder, adapters.rank)
     labels = rows.questions * rows.labels * decoder.vocabulary
-    kept = _kept_of_layer(decoder, rows, worn, size)
+    kept = _kept_of_layer(decoder, rows, adapters, size)
     inputs = rows.tokens * decoder.width
-    return Memory(
+    return StepMemory(
         weights=geometry.parameters * size,
-        held=decoder.adapter_parameters(worn.stacked) * size,
+        held=decoder.adapter_parameters(adapters.stacked) * size,
         trained=(factors + 3 * learned) * _SINGLE,
         compared=compared * _SINGLE,
         activations=_activations(decoder, inputs, kept, setting),
-        # The logits, their float32 copy where they are shorter, and the loss's own.
+        # The logits, their float32 copy if they have fewer bits, and the loss's own.
         logits=labels * (_SINGLE + (size + _SINGLE if size < _SINGLE else size)),
         features=rows.rows * geometry.image_tokens * geometry.feature_width * size,
         working=2 * rows.tokens * decoder.inner * size,
     )
 
 
-def _forward(decoder: Decoder, rows: Rows, worn: Worn) -> float:
-    """The decoder's layers over all rows."""
-    token = decoder.linear_parameters + decoder.adapter_parameters(worn.rank + worn.stacked)
+def _forward(decoder: DecoderShape, rows: MicroBatch, adapters: AttachedAdapters) -> float:
+    """Return the operations of the decoder's layers over all rows, forward."""
+    token = decoder.linear_parameters + decoder.adapter_parameters(adapters.rank + adapters.stacked)
     return 2 * rows.tokens * token + 4 * _pairs_of_tokens(decoder, rows)
 
 
-def _backward(decoder: Decoder, rows: Rows, worn: Worn) -> float:
-    """To the layers' inputs and to the factors that learn.
+def _backward(decoder: DecoderShape, rows: MicroBatch, adapters: AttachedAdapters) -> float:
+    """Return the operations of the gradients of the layers' inputs and of the trained factors.
 
     The first layer's queries, keys and values have inputs that need no gradient.
     """
     first, low = 2 * decoder.keys + decoder.queries, 3 * decoder.width
-    all_factors = decoder.adapter_parameters(worn.rank)
-    factors = all_factors if worn.a_learns else _b_parameters(decoder, worn.rank)
+    all_factors = decoder.adapter_parameters(adapters.rank)
+    factors = all_factors if adapters.a_learns else _b_parameters(decoder, adapters.rank)
     inputs = decoder.linear_parameters - first * decoder.width
-    # To the first A's, where they learn, gradients come; to what they are given, none.
-    inputs += all_factors - worn.rank * (low if worn.a_learns else low + first)
-    inputs += decoder.adapter_parameters(worn.stacked) - worn.stacked * (low + first)
-    # The scores once more, and two products for each of the two that the forward pass has.
+    # The first layer's A get gradients where they are trained, their inputs never.
+    inputs += all_factors - adapters.rank * (low if adapters.a_learns else low + first)
+    inputs += decoder.adapter_parameters(adapters.stacked) - adapters.stacked * (low + first)
+    # Attention scores are recomputed, and each of the two forward products has two gradients.
     return 2 * rows.tokens * (inputs + factors) + 10 * _pairs_of_tokens(decoder, rows)
 
 
-def _pairs_of_tokens(decoder: Decoder, rows: Rows) -> float:
+def _pairs_of_tokens(decoder: DecoderShape, rows: MicroBatch) -> float:
     return decoder.layers * rows.rows * rows.length**2 * decoder.queries
 
 
-def _b_parameters(decoder: Decoder, rank: int) -> int:
+def _b_parameters(decoder: DecoderShape, rank: int) -> int:
     return decoder.layers * rank * sum(rows for rows, _ in decoder.linears().values())
 
 
-def _kept_of_layer(decoder: Decoder, rows: Rows, worn: Worn, size: int) -> float:
-    """Bytes that one layer keeps for its backward pass."""
+def _kept_of_layer(
+    decoder: DecoderShape, rows: MicroBatch, adapters: AttachedAdapters, size: int
+) -> float:
+    """Return the bytes that one layer keeps for its backward pass."""
     # Each norm keeps its input in float32, with one number a token.
     norms = 2 * (decoder.width * _SINGLE + _SINGLE)
-    # Queries, keys, values, what attention makes of them (also the input of o_proj's A), and
-    # the logarithm of each head's sum. With a mask each head has its own copy of its keys.
+    # Queries, keys, values, attention's output (also the input of o_proj's A), and each head's
+    # logsumexp. With a mask each head has its own copy of its keys.
     keys = decoder.queries if rows.together > 1 else decoder.keys
     attention = 2 * (decoder.queries + keys) * size + decoder.heads * _SINGLE
     # gate, silu(gate), up.
     inner = 3 * decoder.inner * size
-    if worn.a_learns:
-        # The inputs of the other A's: both norms' outputs, and the product of silu and up.
+    if adapters.a_learns:
+        # The inputs of the other A: both norms' outputs, and the product of silu and up.
         norms, inner = norms + 2 * decoder.width * size, inner + decoder.inner * size
-    low = len(decoder.linears()) * worn.rank * size
+    low = len(decoder.linears()) * adapters.rank * size
     kept = rows.tokens * (norms + attention + inner + low)
     if rows.together > 1:
         kept += rows.rows * rows.length**2 * size  # the mask, as numbers that are added
     if size < _SINGLE:
         # The trained factors in the model's own format.
-        kept += decoder.adapter_parameters(worn.rank) / decoder.layers * size
+        kept += decoder.adapter_parameters(adapters.rank) / decoder.layers * size
     return kept
 
 
-def _activations(decoder: Decoder, inputs: float, kept: float, setting: Setting) -> float:
+def _activations(
+    decoder: DecoderShape, inputs: float, kept: float, setting: MemorySettings
+) -> float:
     size, last = _BYTES[setting.precision], inputs * _SINGLE  # the last norm's input
     if not setting.checkpointed:
         # The first norm's input needs no gradient.
         return decoder.layers * kept
-    # Every layer's input, and one layer in full while it is gone through again.
+    # Every layer's input, and one layer in full while it is recomputed.
     return decoder.layers * inputs * size + kept + last

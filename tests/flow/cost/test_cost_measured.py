@@ -20,25 +20,40 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.step import one_thread
 from client.data.task import Example
-from client.methods.lora_recipe import Decoder
-from client.model.llava import BaseModel, load_base
-from client.model.lora import Factor
-from client.model.lora_init import fresh_adapter
+from client.model.llava import LlavaModel, load_llava
+from client.model.lora_init import kaiming_adapter
 from client.training.batches import Batches
+from client.training.token_loss import DecoderLoss
 from common.metrics import AnswerKind
 from common.plan import Plan
 from common.plan_fields import Composition, Precision
 from common.plan_file import load_plan
+from common.rules.interface import Factor
 from cost.geometry import read_geometry
-from cost.plan import FRONT, Assumed, cost_of, drawn_and_steps, micro_batch, worn_in
-from cost.sizes import index_bytes, release_bytes, sizes_of
-from cost.step import Memory, Rows, Setting, Worn, memory, operations, tower_operations
-from cost.traffic import exchanges
+from cost.plan import (
+    PROMPT_TOKENS,
+    DataAssumptions,
+    attached_adapters,
+    micro_batch,
+    plan_cost,
+    questions_and_steps,
+)
+from cost.sizes import blob_sizes, index_bytes, release_bytes
+from cost.step import (
+    AttachedAdapters,
+    MemorySettings,
+    MicroBatch,
+    StepMemory,
+    question_operations,
+    step_memory,
+    tower_operations,
+)
+from cost.traffic import order_traffic
 from server.run.folder import RunFolder
 from server.run.journal import Journal, Traffic
 from simulation.hospitals import BASE_MODELS
 from simulation.run import simulate
-from tests.flow.small_run import small_plan, wish
+from tests.flow.small_run import options, small_plan
 from tests.flow.tiny_llava import write_picture
 
 EMBEDDED = BASE_MODELS["tiny-llava"]
@@ -110,12 +125,12 @@ class Live(TorchDispatchMode):
 class Step:
     """A training step of the embedded model, and what its cost is said to be."""
 
-    model: BaseModel
-    decoder: Decoder
+    model: LlavaModel
+    decoder: DecoderLoss
     batch: Any
-    rows: Rows
-    worn: Worn
-    setting: Setting
+    rows: MicroBatch
+    adapters: AttachedAdapters
+    setting: MemorySettings
 
     def within(self) -> Any:
         return self.model.checkpointed() if self.setting.checkpointed else nullcontext()
@@ -124,10 +139,10 @@ class Step:
         return self.decoder(self.batch)
 
     def factors(self) -> list[torch.nn.Parameter]:
-        return self.model.adapted.parameters()
+        return self.model.adapted.trainable_parameters()
 
-    def memory(self) -> Memory:
-        return memory(GEOMETRY, self.rows, self.worn, self.setting, 0)
+    def memory(self) -> StepMemory:
+        return step_memory(GEOMETRY, self.rows, self.adapters, self.setting, 0)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -157,33 +172,36 @@ def shared(tmp_path: Path) -> list[Example]:
 
 
 def step_of(
-    examples: Sequence[Example], worn: Worn, setting: Setting, packing: bool = False
+    examples: Sequence[Example],
+    adapters: AttachedAdapters,
+    setting: MemorySettings,
+    packing: bool = False,
 ) -> Step:
-    model = load_base(EMBEDDED, setting.precision, torch.device("cpu"))
-    shapes = model.adapted.shapes()
-    *earlier, current = (fresh_adapter(shapes, RANK, 1.0, n) for n in range(worn.earlier + 1))
-    model.adapted.silence()
-    model.adapted.freeze(earlier, worn.hold)
-    model.adapted.begin(current, Factor.BOTH if worn.a_learns else Factor.B)
-    batch = Batches(model, examples, packing).take(range(len(examples)))
-    front, together = GEOMETRY.image_tokens + FRONT, len(examples) / len(batch.ids)
-    rows = Rows(
+    model = load_llava(EMBEDDED, setting.precision, torch.device("cpu"))
+    shapes = model.adapted.layer_shapes()
+    *earlier, current = (kaiming_adapter(shapes, RANK, 1.0, n) for n in range(adapters.earlier + 1))
+    model.adapted.detach()
+    model.adapted.freeze_adapters(earlier, adapters.composition)
+    model.adapted.attach(current, Factor.BOTH if adapters.a_learns else Factor.B)
+    batch = Batches(model, examples, packing).collate(range(len(examples)))
+    front, together = GEOMETRY.image_tokens + PROMPT_TOKENS, len(examples) / len(batch.ids)
+    rows = MicroBatch(
         questions=len(examples),
         prefix=front,
         tail=(batch.ids.shape[1] - front) / together,
         labels=len(batch.labels) / len(examples),
         together=together,
     )
-    return Step(model, Decoder(model), batch, rows, worn, setting)
+    return Step(model, DecoderLoss(model), batch, rows, adapters, setting)
 
 
-WORN = {
-    "first": Worn(rank=RANK, earlier=0, hold=Composition.FOLD),
-    "folded": Worn(rank=RANK, earlier=3, hold=Composition.FOLD),
-    "stacked": Worn(rank=RANK, earlier=3, hold=Composition.STACK),
-    "b alone": Worn(rank=RANK, earlier=0, hold=Composition.FOLD, a_learns=False),
+ADAPTERS = {
+    "first": AttachedAdapters(rank=RANK, earlier=0, composition=Composition.FOLD),
+    "folded": AttachedAdapters(rank=RANK, earlier=3, composition=Composition.FOLD),
+    "stacked": AttachedAdapters(rank=RANK, earlier=3, composition=Composition.STACK),
+    "b alone": AttachedAdapters(rank=RANK, earlier=0, composition=Composition.FOLD, a_learns=False),
 }
-every_way = pytest.mark.parametrize("worn", WORN.values(), ids=WORN.keys())
+every_way = pytest.mark.parametrize("adapters", ADAPTERS.values(), ids=ADAPTERS.keys())
 either_way = pytest.mark.parametrize("checkpointed", [False, True], ids=["plain", "checkpointed"])
 both_formats = pytest.mark.parametrize("precision", list(Precision))
 
@@ -191,35 +209,35 @@ both_formats = pytest.mark.parametrize("precision", list(Precision))
 @either_way
 @every_way
 def test_operations_are_those_that_torch_counts(
-    pictures: list[Example], worn: Worn, checkpointed: bool
+    pictures: list[Example], adapters: AttachedAdapters, checkpointed: bool
 ):
-    step = step_of(pictures, worn, Setting(Precision.FP32, checkpointed))
+    step = step_of(pictures, adapters, MemorySettings(Precision.FP32, checkpointed))
     with step.within(), FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
         loss = step.loss()
         forward = counter.get_total_flops()
         loss.backward()
-    said = operations(GEOMETRY, step.rows, worn, checkpointed=checkpointed)
+    said = question_operations(GEOMETRY, step.rows, adapters, checkpointed=checkpointed)
     assert forward == QUESTIONS * (said.forward + said.projector)
     assert counter.get_total_flops() == QUESTIONS * said.question
-    step.model.adapted.silence()
+    step.model.adapted.detach()
 
 
 @either_way
 def test_operations_of_packed_questions_are_those_that_torch_counts(
     shared: list[Example], checkpointed: bool
 ):
-    worn = WORN["folded"]
-    step = step_of(shared, worn, Setting(Precision.FP32, checkpointed), packing=True)
+    adapters = ADAPTERS["folded"]
+    step = step_of(shared, adapters, MemorySettings(Precision.FP32, checkpointed), packing=True)
     assert step.rows.together == 4
     with step.within(), FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
         step.loss().backward()
-    said = operations(GEOMETRY, step.rows, worn, checkpointed=checkpointed)
+    said = question_operations(GEOMETRY, step.rows, adapters, checkpointed=checkpointed)
     assert counter.get_total_flops() == pytest.approx(QUESTIONS * said.question, rel=1e-9)
-    step.model.adapted.silence()
+    step.model.adapted.detach()
 
 
 def test_the_towers_operations_are_those_that_torch_counts(pictures: list[Example]):
-    model = load_base(EMBEDDED, Precision.FP32, torch.device("cpu"))
+    model = load_llava(EMBEDDED, Precision.FP32, torch.device("cpu"))
     with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
         model.image_features([pictures[0].image])
     assert counter.get_total_flops() == pytest.approx(tower_operations(GEOMETRY.tower), rel=0.01)
@@ -228,9 +246,9 @@ def test_the_towers_operations_are_those_that_torch_counts(pictures: list[Exampl
 @both_formats
 @every_way
 def test_what_is_kept_for_the_backward_pass_is_what_torch_saves(
-    pictures: list[Example], worn: Worn, precision: Precision
+    pictures: list[Example], adapters: AttachedAdapters, precision: Precision
 ):
-    step = step_of(pictures, worn, Setting(precision, checkpointed=False))
+    step = step_of(pictures, adapters, MemorySettings(precision, checkpointed=False))
     check_kept(step)
 
 
@@ -238,7 +256,9 @@ def test_what_is_kept_for_the_backward_pass_is_what_torch_saves(
 def test_what_packed_questions_keep_is_what_torch_saves(
     shared: list[Example], precision: Precision
 ):
-    check_kept(step_of(shared, WORN["folded"], Setting(precision, checkpointed=False), True))
+    check_kept(
+        step_of(shared, ADAPTERS["folded"], MemorySettings(precision, checkpointed=False), True)
+    )
 
 
 def check_kept(step: Step) -> None:
@@ -259,16 +279,16 @@ def check_kept(step: Step) -> None:
     logits = step.rows.questions * step.rows.labels * GEOMETRY.decoder.vocabulary * 4
     assert found == pytest.approx(step.memory().activations + logits, rel=0.05)
     assert torch.isfinite(loss)
-    step.model.adapted.silence()
+    step.model.adapted.detach()
 
 
 @both_formats
 @either_way
 @every_way
 def test_the_peak_of_a_step_is_what_torch_holds(
-    pictures: list[Example], worn: Worn, checkpointed: bool, precision: Precision
+    pictures: list[Example], adapters: AttachedAdapters, checkpointed: bool, precision: Precision
 ):
-    step = step_of(pictures, worn, Setting(precision, checkpointed))
+    step = step_of(pictures, adapters, MemorySettings(precision, checkpointed))
     with step.within():
         step.loss().backward()  # what is made once is there
         for factor in step.factors():
@@ -282,18 +302,18 @@ def test_the_peak_of_a_step_is_what_torch_holds(
     assert live.peak == pytest.approx(expected, rel=0.1)
     frozen = said.total - said.activations - max(said.logits, said.working)
     assert live.peak + frozen == pytest.approx(said.total, rel=0.05)
-    step.model.adapted.silence()
+    step.model.adapted.detach()
 
 
 @both_formats
 @every_way
 def test_weights_and_factors_are_what_the_model_has(
-    pictures: list[Example], worn: Worn, precision: Precision
+    pictures: list[Example], adapters: AttachedAdapters, precision: Precision
 ):
-    step = step_of(pictures, worn, Setting(precision, checkpointed=False))
+    step = step_of(pictures, adapters, MemorySettings(precision, checkpointed=False))
     step.loss().backward()
     said, layers = step.memory(), step.model.adapted.layers.values()
-    factors = [factor for pair in step.model.adapted.pairs().values() for factor in pair]
+    factors = [factor for pair in step.model.adapted.attached_pairs().values() for factor in pair]
     optimizer = torch.optim.AdamW(step.factors())
     optimizer.step()
     moments = [
@@ -303,7 +323,7 @@ def test_weights_and_factors_are_what_the_model_has(
     assert size_of([*factors, *gradients, *moments]) == said.trained
     held = [getattr(layer, name) for layer in layers for name in ("frozen_a", "frozen_b")]
     assert size_of([tensor for tensor in held if tensor is not None]) == said.held
-    step.model.adapted.silence()
+    step.model.adapted.detach()
     # Under a folded weight the bare one waits in a file.
     waiting = [layer.base.weight for layer in layers if layer.folded is not None]
     folded = [layer.folded for layer in layers if layer.folded is not None]
@@ -336,7 +356,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     out = tmp_path_factory.mktemp("run")
     few = {"data": "phantoms", "train_fraction": 0.1, "test_questions": 4}
     plan = small_plan(out / "plan.yaml", simulation=few, **request.param)
-    simulate(plan, wish(out / "run"))
+    simulate(plan, options(out / "run"))
     return out
 
 
@@ -344,7 +364,7 @@ def test_the_bytes_of_a_run_are_those_of_its_plans_cost(run: Path):
     plan = load_plan(run / "plan.yaml")
     with closing(Journal(RunFolder(run / "run"), plan)) as journal:
         traffic = journal.traffic()
-    said = list(exchanges(plan, sizes_of(plan, GEOMETRY)))
+    said = list(order_traffic(plan, blob_sizes(plan, GEOMETRY)))
     down, up = summed(traffic)
     assert Counter({key(one): 0 for one in said}).keys() == down.keys()
     for place in down:
@@ -352,7 +372,9 @@ def test_the_bytes_of_a_run_are_those_of_its_plans_cost(run: Path):
         assert sum(one.down for one in ours) == down[place]
         messages = len(ours)
         assert abs(sum(one.up for one in ours) - up[place]) < 250 * messages
-    cost = cost_of(plan, GEOMETRY, "embedded", Assumed(questions=8, images=8, tokens=16, labels=3))
+    cost = plan_cost(
+        plan, GEOMETRY, "embedded", DataAssumptions(questions=8, images=8, tokens=16, labels=3)
+    )
     assert cost.total()["down"] == sum(down.values())
     assert cost.total()["up"] == pytest.approx(sum(up.values()), rel=0.01)
 
@@ -361,7 +383,7 @@ def test_the_bank_of_a_run_is_as_large_as_its_plans_cost_says(run: Path):
     plan = load_plan(run / "plan.yaml")
     files = [file for file in (run / "run" / "bank").rglob("*") if file.is_file()]
     found = sum(file.stat().st_size for file in files)
-    said = index_bytes(plan, 2) + sum(release_bytes(plan, GEOMETRY, sizes_of(plan, GEOMETRY)))
+    said = index_bytes(plan, 2) + sum(release_bytes(plan, GEOMETRY, blob_sizes(plan, GEOMETRY)))
     # The digits of scores and errors.
     assert abs(found - said) < 200
 
@@ -372,9 +394,9 @@ def test_the_steps_of_a_run_are_those_of_its_plans_cost(run: Path):
         updates = [(s, one) for s in range(2) for _, one in journal.updates(s)]
     assert updates
     for stage, update in updates:
-        assumed = Assumed(questions=update.examples, images=1, tokens=16, labels=3)
+        assumed = DataAssumptions(questions=update.examples, images=1, tokens=16, labels=3)
         planned = plan.stages[stage]
-        assert drawn_and_steps(plan, planned, assumed)[1] == planned.rounds * update.steps
+        assert questions_and_steps(plan, planned, assumed)[1] == planned.rounds * update.steps
 
 
 def key(one: Any) -> tuple[str, str, int, int]:
@@ -392,8 +414,8 @@ def summed(traffic: Sequence[Traffic]) -> tuple[Mapping[Any, int], Mapping[Any, 
 
 
 def test_a_plans_micro_batch_is_what_its_training_takes_at_once():
-    def rows(plan: Plan) -> Rows:
-        assumed = Assumed(questions=76, images=10, tokens=16, labels=3)
+    def rows(plan: Plan) -> MicroBatch:
+        assumed = DataAssumptions(questions=76, images=10, tokens=16, labels=3)
         return micro_batch(plan, 0, GEOMETRY, assumed)
 
     plan = load_plan(Path("configs/demo.yaml"))
@@ -401,4 +423,6 @@ def test_a_plans_micro_batch_is_what_its_training_takes_at_once():
     small = plan.model_copy(update={"training": plan.training.model_copy(
         update={"micro_batch": 4})})  # fmt: skip
     assert rows(small).rows == 4
-    assert worn_in(plan, 3) == Worn(rank=8, earlier=3, hold=Composition.FOLD)
+    assert attached_adapters(plan, 3) == AttachedAdapters(
+        rank=8, earlier=3, composition=Composition.FOLD
+    )

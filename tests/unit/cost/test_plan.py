@@ -14,21 +14,28 @@ from common.plan import Plan
 from common.plan_fields import Composition, Precision
 from common.plan_file import parse_plan
 from common.tensors import read_header
-from cost.geometry import LLAVA_MED, Decoder, Geometry, Tower, read_geometry
-from cost.plan import PATHVQA, Assumed, cost_of, drawn_and_steps, usual
-from cost.sizes import adapter_bytes, blank_adapter, sizes_of
-from cost.step import Rows, Setting, Worn, memory, operations, tower_operations
-from cost.traffic import PARCEL_BYTES, exchanges
+from cost.geometry import LLAVA_MED, DecoderShape, Geometry, TowerShape, read_geometry
+from cost.plan import PATHVQA, DataAssumptions, default_assumptions, plan_cost, questions_and_steps
+from cost.sizes import adapter_bytes, blank_adapter, blob_sizes
+from cost.step import (
+    AttachedAdapters,
+    MemorySettings,
+    MicroBatch,
+    question_operations,
+    step_memory,
+    tower_operations,
+)
+from cost.traffic import PARCEL_BYTES, order_traffic
 from server import network
 from simulation.hospitals import BASE_MODELS
 
 EMBEDDED = read_geometry(BASE_MODELS["tiny-llava"])
 #: Small enough for a calculation on paper.
 TOY = Geometry(
-    tower=Tower(width=2, inner=3, layers=1, heads=1, pixels=4, patch=2),
-    decoder=Decoder(width=4, inner=6, layers=1, heads=2, kv_heads=1, head=2, vocabulary=10),
+    tower=TowerShape(width=2, inner=3, layers=1, heads=1, pixels=4, patch=2),
+    decoder=DecoderShape(width=4, inner=6, layers=1, heads=2, kv_heads=1, head=2, vocabulary=10),
 )
-ASSUMED = Assumed(questions=100, images=50, tokens=16, labels=3)
+ASSUMED = DataAssumptions(questions=100, images=50, tokens=16, labels=3)
 
 
 def plan(**changes: Any) -> Plan:
@@ -121,9 +128,12 @@ def test_the_coordinators_parcels_are_as_large_as_ours():
 
 def test_a_step_of_a_toy_is_what_paper_says():
     # 2 rows of 5 tokens, 3 labels each. Linears: q 16, k 8, v 8, o 16, gate, up, down 24 each.
-    rows = Rows(questions=2, prefix=4, tail=1, labels=3)
-    found = operations(
-        TOY, rows, Worn(rank=1, earlier=0, hold=Composition.FOLD), checkpointed=False
+    rows = MicroBatch(questions=2, prefix=4, tail=1, labels=3)
+    found = question_operations(
+        TOY,
+        rows,
+        AttachedAdapters(rank=1, earlier=0, composition=Composition.FOLD),
+        checkpointed=False,
     )
     linear, low = 120, 8 + 6 + 6 + 8 + 10 + 10 + 10
     attention = 2 * 5 * 5 * 4
@@ -140,11 +150,11 @@ def test_a_step_of_a_toy_is_what_paper_says():
 
 
 def test_folded_adapters_cost_no_operation_and_stacked_ones_do():
-    rows = Rows(questions=1, prefix=20, tail=10, labels=3)
+    rows = MicroBatch(questions=1, prefix=20, tail=10, labels=3)
 
     def question(earlier: int, hold: Composition) -> float:
-        worn = Worn(rank=8, earlier=earlier, hold=hold)
-        return operations(EMBEDDED, rows, worn, checkpointed=False).question
+        adapters = AttachedAdapters(rank=8, earlier=earlier, composition=hold)
+        return question_operations(EMBEDDED, rows, adapters, checkpointed=False).question
 
     assert (
         question(200, Composition.FOLD)
@@ -157,14 +167,16 @@ def test_folded_adapters_cost_no_operation_and_stacked_ones_do():
 
 
 def test_gradient_checkpointing_pays_memory_with_operations():
-    rows = Rows(questions=8, prefix=581, tail=23, labels=7)
-    worn = Worn(rank=64, earlier=7, hold=Composition.FOLD)
+    rows = MicroBatch(questions=8, prefix=581, tail=23, labels=7)
+    adapters = AttachedAdapters(rank=64, earlier=7, composition=Composition.FOLD)
     plain, again = (
-        operations(LLAVA_MED, rows, worn, checkpointed=checkpointed).question
+        question_operations(LLAVA_MED, rows, adapters, checkpointed=checkpointed).question
         for checkpointed in (False, True)
     )
     small, large = (
-        memory(LLAVA_MED, rows, worn, Setting(Precision.BF16, checkpointed), 0).activations
+        step_memory(
+            LLAVA_MED, rows, adapters, MemorySettings(Precision.BF16, checkpointed), 0
+        ).activations
         for checkpointed in (True, False)
     )
     assert 1.3 < again / plain < 1.5
@@ -172,12 +184,12 @@ def test_gradient_checkpointing_pays_memory_with_operations():
 
 
 def test_seven_questions_behind_one_picture_cost_a_fraction():
-    worn = Worn(rank=64, earlier=7, hold=Composition.FOLD)
+    adapters = AttachedAdapters(rank=64, earlier=7, composition=Composition.FOLD)
     alone, packed = (
-        operations(
+        question_operations(
             LLAVA_MED,
-            Rows(questions=24, prefix=581, tail=23, labels=7, together=together),
-            worn,
+            MicroBatch(questions=24, prefix=581, tail=23, labels=7, together=together),
+            adapters,
             checkpointed=False,
         )
         for together in (1.0, 7.6)
@@ -190,7 +202,7 @@ def test_seven_questions_behind_one_picture_cost_a_fraction():
 def test_a_plan_that_packs_is_reckoned_as_packed():
     training = {"micro_batch": 8, "gradient_checkpointing": True, "precision": "bf16"}
     alone, together = (
-        cost_of(plan(training={**training, "packing": packing}), LLAVA_MED, "7b", PATHVQA)
+        plan_cost(plan(training={**training, "packing": packing}), LLAVA_MED, "7b", PATHVQA)
         for packing in (False, True)
     )
     for one, other in zip(alone.stages, together.stages, strict=True):
@@ -200,10 +212,15 @@ def test_a_plan_that_packs_is_reckoned_as_packed():
 
 
 def test_what_a_fold_holds_does_not_grow_and_a_stack_does():
-    rows, setting = Rows(questions=8, prefix=20, tail=10, labels=3), Setting(Precision.FP32, False)
+    rows, setting = (
+        MicroBatch(questions=8, prefix=20, tail=10, labels=3),
+        MemorySettings(Precision.FP32, False),
+    )
 
     def held(earlier: int, hold: Composition) -> float:
-        return memory(EMBEDDED, rows, Worn(rank=8, earlier=earlier, hold=hold), setting, 0).held
+        return step_memory(
+            EMBEDDED, rows, AttachedAdapters(rank=8, earlier=earlier, composition=hold), setting, 0
+        ).held
 
     assert [held(k, Composition.FOLD) for k in (0, 1, 200)] == [0, 0, 0]
     assert [held(k, Composition.STACK) for k in (0, 1, 200)] == [
@@ -224,7 +241,7 @@ def test_what_a_fold_holds_does_not_grow_and_a_stack_does():
 def test_what_is_compared_with_is_in_the_memory(
     contrast: Mapping[str, Any] | None, adapters: tuple[int, ...]
 ):
-    found = cost_of(with_method(contrast=contrast), EMBEDDED, "embedded", ASSUMED)
+    found = plan_cost(with_method(contrast=contrast), EMBEDDED, "embedded", ASSUMED)
     size = 4 * found.adapter
     assert tuple(stage.memory.compared / size for stage in found.stages) == adapters
 
@@ -239,7 +256,7 @@ def test_prototypes_of_modalities_stop_growing_with_the_tasks():
         stages=stages,
         method={**with_method().method.model_dump(), "contrast": {"prototypes": "modality"}},
     )
-    found = cost_of(grown, EMBEDDED, "embedded", ASSUMED)
+    found = plan_cost(grown, EMBEDDED, "embedded", ASSUMED)
     compared = [stage.memory.compared / 4 / found.adapter for stage in found.stages]
     assert compared == [0, 1, 2, 2, 2, 2, 2, 2, 2]
 
@@ -247,15 +264,15 @@ def test_prototypes_of_modalities_stop_growing_with_the_tasks():
 def test_steps_are_those_of_the_training_loop():
     one = plan()
     # 1.5 epochs of 100 questions in batches of 8, twice.
-    assert drawn_and_steps(one, one.stages[0], ASSUMED) == (300, 38)
+    assert questions_and_steps(one, one.stages[0], ASSUMED) == (300, 38)
     idle = plan(method={"name": "zero_shot", "rank": 2, "alpha": 2})
-    assert drawn_and_steps(idle, idle.stages[0], ASSUMED) == (0, 0)
-    assert cost_of(idle, EMBEDDED, "embedded", ASSUMED).total()["operations"] == 0
+    assert questions_and_steps(idle, idle.stages[0], ASSUMED) == (0, 0)
+    assert plan_cost(idle, EMBEDDED, "embedded", ASSUMED).total()["operations"] == 0
 
 
 def test_earlier_adapters_are_those_that_the_plan_sums():
     def earlier(of: Plan) -> list[int]:
-        return [stage.earlier for stage in cost_of(of, EMBEDDED, "m", ASSUMED).stages]
+        return [stage.earlier for stage in plan_cost(of, EMBEDDED, "m", ASSUMED).stages]
 
     assert earlier(with_method(active="all")) == [0, 1, 2]
     assert earlier(with_method(active="same_modality")) == [0, 0, 1]
@@ -264,21 +281,21 @@ def test_earlier_adapters_are_those_that_the_plan_sums():
 
 def test_a_release_goes_to_each_site_once():
     one = plan(evaluation={"earlier": "none", "zero_shot": False})
-    sizes = sizes_of(one, EMBEDDED)
+    sizes = blob_sizes(one, EMBEDDED)
     got: dict[str, int] = {}
-    for exchange in exchanges(one, sizes):
+    for exchange in order_traffic(one, sizes):
         got[exchange.site] = got.get(exchange.site, 0) + exchange.releases
     # a learns of stage 1 by its scores, so only the second stage's is new to it; c likewise.
     assert got == {"a": sizes.adapter, "b": 0, "c": sizes.adapter}
-    again = list(exchanges(one, sizes))
-    assert [x.down for x in exchanges(one, sizes)] == [x.down for x in again]
+    again = list(order_traffic(one, sizes))
+    assert [x.down for x in order_traffic(one, sizes)] == [x.down for x in again]
 
 
 def test_a_large_bank_goes_to_a_site_parcel_by_parcel():
     one = plan(evaluation={"earlier": "none", "zero_shot": False}, method={
         **plan().method.model_dump(mode="json"), "rank": 64})  # fmt: skip
-    sizes = sizes_of(one, LLAVA_MED)
-    first = next(x for x in exchanges(one, sizes) if x.site == "c" and x.stage == 1)
+    sizes = blob_sizes(one, LLAVA_MED)
+    first = next(x for x in order_traffic(one, sizes) if x.site == "c" and x.stage == 1)
     # Plan and release are one parcel, and one order goes with them.
     assert first.releases == sizes.adapter
     assert 0 < first.down - sizes.adapter - sizes.plan < 1000
@@ -286,20 +303,20 @@ def test_a_large_bank_goes_to_a_site_parcel_by_parcel():
 
 
 def test_the_banks_bytes_are_its_adapters_and_little_else():
-    found = cost_of(plan(), LLAVA_MED, "7b", ASSUMED)
+    found = plan_cost(plan(), LLAVA_MED, "7b", ASSUMED)
     for number, stage in enumerate(found.stages, 1):
         assert stage.bank_parameters == number * found.adapter
         assert 0 < stage.bank - number * found.adapter_bytes < number * 30_000
 
 
 def test_of_all_earlier_adapters_one_layer_is_in_the_machines_memory():
-    found = cost_of(plan(), EMBEDDED, "embedded", ASSUMED)
+    found = plan_cost(plan(), EMBEDDED, "embedded", ASSUMED)
     each = 4 * plan().method.rank * (EMBEDDED.decoder.width + EMBEDDED.decoder.inner)
     assert [stage.host for stage in found.stages] == [0, each, 2 * each]
 
 
 def test_the_totals_are_the_sums_of_the_stages():
-    found = cost_of(plan(), EMBEDDED, "embedded", ASSUMED)
+    found = plan_cost(plan(), EMBEDDED, "embedded", ASSUMED)
     document = found.to_json()
     stages, total = document["stages"], document["total"]
     assert total["down"] == sum(stage["down"] for stage in stages)
@@ -312,6 +329,6 @@ def test_the_totals_are_the_sums_of_the_stages():
 
 
 def test_what_is_assumed_follows_from_the_model():
-    assert usual(LLAVA_MED) is PATHVQA
-    assert usual(EMBEDDED).together == 1.0
+    assert default_assumptions(LLAVA_MED) is PATHVQA
+    assert default_assumptions(EMBEDDED).together == 1.0
     assert PATHVQA.together == pytest.approx(7.6, rel=1e-3)
