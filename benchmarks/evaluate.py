@@ -30,8 +30,8 @@ from benchmarks.compare import Comparison, compare, comparison
 from benchmarks.step import Size, one_thread, some_adapters
 from client.data.images import load_image, pad_to_square
 from client.data.task import Example
-from client.inference.generate import answer_tokens
-from client.model.llava import BaseModel, forget_base, load_base
+from client.inference.generate import generate_tokens
+from client.model.llava import LlavaModel, load_llava
 from client.model.prompt import encode_prompt
 from common.adapter import Adapter
 from common.metrics import AnswerKind
@@ -120,10 +120,10 @@ def our_way(
     adapters = _adapters(model, tasks, size)
 
     def whole_set() -> Answers:
-        model.adapted.freeze([], Composition.FOLD)
-        model.adapted.freeze(adapters, Composition.FOLD)
+        model.adapted.freeze_adapters([], Composition.FOLD)
+        model.adapted.freeze_adapters(adapters, Composition.FOLD)
         unseen = replace(model, cache=type(model.cache)())
-        return answer_tokens(unseen, questions, size.max_new_tokens, size.batch_size)
+        return generate_tokens(unseen, questions, size.max_new_tokens, size.batch_size)
 
     return whole_set
 
@@ -154,7 +154,7 @@ def differing_tokens(ours: Answers, theirs: Answers) -> float:
 
 
 @torch.inference_mode()
-def _generated(model: BaseModel, question: Example, tokens: int) -> list[int]:
+def _generated(model: LlavaModel, question: Example, tokens: int) -> list[int]:
     prompt = encode_prompt(
         model.tokenizer, question.question, model.image_token, model.image_tokens
     )
@@ -172,15 +172,13 @@ def _generated(model: BaseModel, question: Example, tokens: int) -> list[int]:
     return new[:-1] if new[-1] == model.tokenizer.eos_token_id else new
 
 
-def _fresh(folder: Path) -> BaseModel:
+def _fresh(folder: Path) -> LlavaModel:
     """A model of its own: the two ways change the layers of theirs."""
-    forget_base()
-    model = load_base(folder, Precision.FP32, torch.device("cpu"))
-    forget_base()
+    model = load_llava(folder, Precision.FP32, torch.device("cpu"))
     return model
 
 
-def _adapters(model: BaseModel, tasks: int, size: TestSet) -> list[Adapter]:
+def _adapters(model: LlavaModel, tasks: int, size: TestSet) -> list[Adapter]:
     return some_adapters(model.adapted, tasks + 1, Size(size.hidden, size.layers, size.rank))
 
 

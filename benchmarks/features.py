@@ -23,10 +23,10 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from benchmarks.compare import Comparison, compare, comparison
 from benchmarks.step import one_thread
-from client.data.images import decode
+from client.data.images import decode_image
 from client.model.feature_store import FeatureStore
-from client.model.preprocess import Kept, Preparation, Prepared
-from client.training.prefetch import Ahead, announced, reading_ahead
+from client.model.preprocess import Preprocessed, Preprocessor, StoredFeatures
+from client.training.prefetch import Prefetcher, prefetching, with_prefetch
 
 #: The mean colour of CLIP's pictures, with which LLaVA fills a picture up to a square.
 FILL = (122, 116, 104)
@@ -57,14 +57,14 @@ def run(repeats: int = 5, size: Size | None = None) -> Comparison:
     """The pictures of a later epoch; of the first one `first_epoch` in the settings tells.
 
     That is the time of an epoch that reads on the training's thread over the time of one
-    that reads ahead, both with nothing kept, and with a wait as for a GPU after each batch.
+    that prefetches, both with nothing kept, and with a wait as for a GPU after each batch.
     """
     size = size or Size()
     with TemporaryDirectory() as folder, one_thread():
         files = _pictures(Path(folder), size)
         tower, processor = _tower(size), _processor(size)
         store = FeatureStore(Path(folder) / "features", 2**34, spare_bytes=0)
-        kept = Preparation(processor, store, "benchmark", decode)
+        kept = Preprocessor(processor, store, "benchmark", decode_image)
         for file in files:
             _keep(kept, tower, file)
         timing = compare(
@@ -75,22 +75,22 @@ def run(repeats: int = 5, size: Size | None = None) -> Comparison:
         theirs = torch.stack([_see(tower, pixels) for pixels in timing.their_result])
     ours = torch.stack(timing.our_result)
     equal_to = float(((ours - theirs).abs().max() / theirs.abs().max()).float())
-    settings = {**asdict(size), "threads": "1, and 1 that reads ahead", "dtype": "bfloat16"}
+    settings = {**asdict(size), "threads": "1, and 1 that prefetches", "dtype": "bfloat16"}
     settings |= {"first_epoch": first, "their_time_has_no_tower": True}
     return comparison("features", timing, equal_to, settings)
 
 
 def _ahead(
-    preparation: Preparation, files: Sequence[Path], size: Size, work: Callable[[], object] = int
+    preparation: Preprocessor, files: Sequence[Path], size: Size, work: Callable[[], object] = int
 ) -> list[Tensor]:
-    """Each batch's pictures, read ahead, and some work after each."""
+    """Each batch's pictures, prefetched, and some work after each."""
     order = range(len(files))
     batches = [order[start : start + size.batch] for start in order[:: size.batch]]
-    with reading_ahead(preparation) as ahead:
-        take = announced(
-            lambda chosen: _worked([_tensor(ahead.take(files[i])) for i in chosen], work),
+    with prefetching(preparation) as prefetcher:
+        take = with_prefetch(
+            lambda chosen: _worked([_tensor(prefetcher.get(files[i])) for i in chosen], work),
             batches,
-            lambda coming: _expect(ahead, files, coming),
+            lambda coming: _expect(prefetcher, files, coming),
         )
         return [one for batch in batches for one in take(batch)]
 
@@ -100,8 +100,10 @@ def _worked(found: list[Tensor], work: Callable[[], object]) -> list[Tensor]:
     return found
 
 
-def _expect(ahead: Ahead[Prepared], files: Sequence[Path], coming: Sequence[Sequence[int]]) -> None:
-    ahead.expect(files[i] for chosen in coming for i in chosen)
+def _expect(
+    prefetcher: Prefetcher[Preprocessed], files: Sequence[Path], coming: Sequence[Sequence[int]]
+) -> None:
+    prefetcher.prefetch(files[i] for chosen in coming for i in chosen)
 
 
 def _plain(processor: CLIPImageProcessorPil, files: Sequence[Path]) -> list[Tensor]:
@@ -130,8 +132,8 @@ def _expand2square(image: Image.Image) -> Image.Image:
 def _first_epoch(
     processor: CLIPImageProcessorPil, files: Sequence[Path], size: Size, repeats: int
 ) -> float:
-    """Reading on the training's thread over reading ahead: median of neighbours' ratios."""
-    cold = Preparation(processor, None, "benchmark", decode)
+    """Reading on the training's thread over prefetching: median of neighbours' ratios."""
+    cold = Preprocessor(processor, None, "benchmark", decode_image)
 
     def wait() -> None:
         time.sleep(size.step_s)
@@ -179,10 +181,14 @@ def _processor(size: Size) -> CLIPImageProcessorPil:
     return CLIPImageProcessorPil(size={"shortest_edge": size.seen}, crop_size=side)
 
 
-def _keep(preparation: Preparation, tower: nn.Module, file: Path) -> None:
+def _keep(preparation: Preprocessor, tower: nn.Module, file: Path) -> None:
     """The file's features are in the store."""
     seen = preparation(file)
-    assert not isinstance(seen, Kept) and seen.key is not None and preparation.store is not None
+    assert (
+        not isinstance(seen, StoredFeatures)
+        and seen.key is not None
+        and preparation.store is not None
+    )
     preparation.store.save(seen.key, _see(tower, seen.pixels))
 
 
@@ -192,6 +198,6 @@ def _see(tower: nn.Module, pixels: Tensor) -> Tensor:
     return tower(pixel_values=pixels.bfloat16()).last_hidden_state[0, 1:]
 
 
-def _tensor(prepared: Prepared) -> Tensor:
+def _tensor(prepared: Preprocessed) -> Tensor:
     """What a device is handed."""
-    return prepared.features if isinstance(prepared, Kept) else prepared.pixels
+    return prepared.features if isinstance(prepared, StoredFeatures) else prepared.pixels

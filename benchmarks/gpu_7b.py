@@ -27,18 +27,18 @@ from benchmarks.memory import Operations
 from benchmarks.shapes_7b import SMALL, Row, Shapes, adapters_of, examples_in, flops, model_of
 from benchmarks.step import WEIGHTS, one_thread
 from client.data.task import Example
-from client.inference.generate import answer
-from client.methods.lora_recipe import Decoder, token_loss
-from client.model.device import repeat_to_the_bit
-from client.model.llava import BaseModel
-from client.model.lora import Factor
+from client.inference.generate import generate_answers
+from client.model.device import make_deterministic
+from client.model.llava import LlavaModel
 from client.training.batches import Batches
-from client.training.optimizer import Penalty, PlainDescent
-from client.training.regularizer import Regularizer, prototypes_of
+from client.training.optimizer import LocalOptimizer, Penalty
+from client.training.regularizer import Regularizer, adapter_prototypes
+from client.training.token_loss import DecoderLoss, token_loss
 from common.adapter import Adapter
 from common.contrastive import Prototypes, Similarity
 from common.plan import Training
 from common.plan_fields import Composition, Modality
+from common.rules.interface import Factor
 
 #: Dense bf16 operations a second of NVIDIA's data sheets, by a part of the device's name; the
 #: first that fits counts.
@@ -83,7 +83,7 @@ class Stand:
     """What all parts work on; the first EARLIER adapters are the earlier ones, the last trains."""
 
     shapes: Shapes
-    model: BaseModel
+    model: LlavaModel
     adapters: Sequence[Adapter]
     examples: Sequence[Example]
     repeats: int
@@ -146,8 +146,8 @@ def regularizer_of(stand: Stand, kind: Prototypes) -> Figures:
     _wear(stand, EARLIER, Composition.FOLD)
     arrived = [Modality.CT, Modality.MR, Modality.XRAY]
     earlier = [(arrived[i % 3], adapter) for i, adapter in enumerate(stand.adapters[:EARLIER])]
-    pairs = stand.model.adapted.pairs()
-    known = prototypes_of(earlier, arrived[0], kind)
+    pairs = stand.model.adapted.attached_pairs()
+    known = adapter_prototypes(earlier, arrived[0], kind)
     regularizer = Regularizer(known, pairs, Similarity.EXP, WEIGHTS)
     step = _step(stand, Batches(stand.model, stand.examples[:ALONE]), ALONE, None)
     whole = _seconds(step, stand)
@@ -165,16 +165,18 @@ def regularizer_of(stand: Stand, kind: Prototypes) -> Figures:
 def answers_of(stand: Stand) -> Figures:
     """Answers a second after EARLIER tasks, each of ANSWERED_TOKENS tokens."""
     model, questions = stand.model, stand.examples
-    model.adapted.silence()
-    model.adapted.freeze(stand.adapters[:EARLIER], Composition.FOLD)
-    seconds = _seconds(lambda: answer(model, questions, ANSWERED_TOKENS, len(questions)), stand)
+    model.adapted.detach()
+    model.adapted.freeze_adapters(stand.adapters[:EARLIER], Composition.FOLD)
+    seconds = _seconds(
+        lambda: generate_answers(model, questions, ANSWERED_TOKENS, len(questions)), stand
+    )
     return {
         "seconds": seconds, "answers": len(questions), "tokens_an_answer": ANSWERED_TOKENS,
         "answers_a_second": len(questions) / seconds,
     }  # fmt: skip
 
 
-def rows_of(model: BaseModel, batches: Batches, count: int) -> list[Row]:
+def rows_of(model: LlavaModel, batches: Batches, count: int) -> list[Row]:
     """The rows of the decoder that the first `count` examples fill, without padding."""
     together: dict[int, list[int]] = {}
     for place in range(count):
@@ -186,8 +188,8 @@ def rows_of(model: BaseModel, batches: Batches, count: int) -> list[Row]:
     return [
         Row(
             prefix,
-            tuple(batches.length(place) - prefix for place in places),
-            batches.labelled(places),
+            tuple(batches.token_count(place) - prefix for place in places),
+            batches.label_count(places),
         )
         for places in together.values()
     ]
@@ -199,17 +201,17 @@ def peak_of(device: str) -> float | None:
 
 
 def _wear(stand: Stand, tasks: int, hold: Composition) -> None:
-    stand.model.adapted.freeze(stand.adapters[:tasks], hold)
-    stand.model.adapted.begin(stand.adapters[-1], Factor.BOTH)
+    stand.model.adapted.freeze_adapters(stand.adapters[:tasks], hold)
+    stand.model.adapted.attach(stand.adapters[-1], Factor.BOTH)
 
 
 def _step(
     stand: Stand, batches: Batches, questions: int, penalty: Penalty | None
 ) -> Callable[[], object]:
     """A site's step on the first questions, at rate 0: every repeat is the same step."""
-    factors = [factor for pair in stand.model.adapted.pairs().values() for factor in pair]
-    descent = PlainDescent(Decoder(stand.model), factors, Training())
-    loss_of = token_loss(descent.network, batches, None, descent.share)
+    factors = [factor for pair in stand.model.adapted.attached_pairs().values() for factor in pair]
+    descent = LocalOptimizer(DecoderLoss(stand.model), factors, Training())
+    loss_of = token_loss(descent.network, batches, None, descent.shard)
     return lambda: descent.step(loss_of(range(questions)), penalty, 0.0)
 
 
@@ -290,7 +292,7 @@ def main(
             found = run(SMALL, torch.device("cpu"), repeats=1)
     else:
         # As at a site: some of what is quickest would give other bits each time.
-        repeat_to_the_bit()
+        make_deterministic()
         found = run(Shapes(), torch.device("cuda"))
     document = json.dumps(found, indent=1)
     typer.echo(document)

@@ -31,14 +31,15 @@ from benchmarks.compare import Comparison, compare, comparison
 from benchmarks.step import Result, Size, base, difference, one_thread, some_adapters
 from benchmarks.words import Words
 from client.data.task import Example
-from client.methods.lora_recipe import Decoder, token_loss
 from client.model.feature_cache import FeatureCache
-from client.model.llava import BaseModel
-from client.model.lora import Factor, adapt
-from client.model.prompt import IGNORED, encode_example
-from client.training.batches import Batches, padded
+from client.model.llava import LlavaModel
+from client.model.lora import inject_adapter_layers
+from client.model.prompt import IGNORE_INDEX, encode_example
+from client.training.batches import Batches, pad_rows
 from client.training.optimizer import backward
+from client.training.token_loss import DecoderLoss, token_loss
 from common.metrics import AnswerKind
+from common.rules.interface import Factor
 
 #: Questions of each picture: 7.6 in the mean, as in PathVQA.
 QUESTIONS = (8, 8, 7, 8, 7)
@@ -52,7 +53,7 @@ _IMAGE, _WORDS = 3, range(20, 1000)
 class Task:
     """A model whose adapter learns, and what it learns from."""
 
-    model: BaseModel
+    model: LlavaModel
     examples: Sequence[Example]
 
 
@@ -87,7 +88,7 @@ def run(
 def our_way(task: Task, packing: bool) -> Callable[[], Result]:
     """A site's own code: its batch, its decoder and its loss, in one part."""
     batches = Batches(task.model, task.examples, packing)
-    loss_of = token_loss(Decoder(task.model), batches, None, (0, 1))
+    loss_of = token_loss(DecoderLoss(task.model), batches, None, (0, 1))
     return _measured(task, lambda: next(iter(loss_of(range(len(task.examples))))))
 
 
@@ -105,9 +106,9 @@ def paper_way(task: Task) -> Callable[[], Result]:
         for e in task.examples
     ]
     width = max(len(row.ids) for row in rows)
-    ids = torch.from_numpy(padded([row.ids for row in rows], width, model.tokenizer.eos_token_id))
-    labels = torch.from_numpy(padded([row.labels for row in rows], width, IGNORED))
-    mask = torch.from_numpy(padded([[1] * len(row.ids) for row in rows], width, 0))
+    ids = torch.from_numpy(pad_rows([row.ids for row in rows], width, model.tokenizer.eos_token_id))
+    labels = torch.from_numpy(pad_rows([row.labels for row in rows], width, IGNORE_INDEX))
+    mask = torch.from_numpy(pad_rows([[1] * len(row.ids) for row in rows], width, 0))
 
     def loss() -> Tensor:
         features = model.image_features([example.image for example in task.examples])
@@ -121,7 +122,7 @@ def paper_way(task: Task) -> Callable[[], Result]:
 
 
 def _measured(task: Task, loss_of: Callable[[], Tensor]) -> Callable[[], Result]:
-    learning = task.model.adapted.parameters()
+    learning = task.model.adapted.trainable_parameters()
 
     def step() -> Result:
         for parameter in learning:
@@ -150,7 +151,7 @@ def _text(generator: np.random.Generator, words: int) -> str:
     return " ".join(map(str, generator.integers(_WORDS.start, _WORDS.stop, words)))
 
 
-def _model(size: Size, side: int) -> BaseModel:
+def _model(size: Size, side: int) -> LlavaModel:
     text = base(size).config
     torch.manual_seed(0)
     patch = 8
@@ -160,11 +161,11 @@ def _model(size: Size, side: int) -> BaseModel:
     )  # fmt: skip
     config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=_IMAGE)
     network = LlavaForConditionalGeneration(config).eval()
-    adapted = adapt(network)
+    adapted = inject_adapter_layers(network)
     (adapter,) = some_adapters(adapted, 1, size)
-    adapted.begin(adapter, Factor.BOTH)
+    adapted.attach(adapter, Factor.BOTH)
     square = {"height": side * patch, "width": side * patch}
-    return BaseModel(
+    return LlavaModel(
         network=network,
         adapted=adapted,
         tokenizer=Words(),
@@ -181,6 +182,6 @@ def _tokens(task: Task) -> dict[str, float]:
     batches, model = Batches(task.model, task.examples), task.model
     everything = range(len(task.examples))
     prefix = 1 + len(Words().encode("[INST] ", add_special_tokens=False)) + model.image_tokens
-    whole = sum(map(batches.length, everything)) / len(everything)
-    labels = batches.labelled(everything) / len(everything)
+    whole = sum(map(batches.token_count, everything)) / len(everything)
+    labels = batches.label_count(everything) / len(everything)
     return {"prefix": prefix, "behind_it": whole - prefix, "labels": labels}

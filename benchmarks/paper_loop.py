@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from client.model.lora import Adapted
+from client.model.lora import AdaptedLayers
 from common.adapter import Adapter, Pair
 
 
@@ -50,7 +50,9 @@ class PaperLinear(nn.Module):
         return result
 
 
-def in_the_papers_way(model: nn.Module, targets: Adapted, adapters: Sequence[Adapter]) -> None:
+def in_the_papers_way(
+    model: nn.Module, targets: AdaptedLayers, adapters: Sequence[Adapter]
+) -> None:
     """Every layer that `targets` has adapted in `model` is a PaperLinear; the last task learns."""
     for name, layer in targets.layers.items():
         tasks = [

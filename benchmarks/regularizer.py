@@ -29,7 +29,7 @@ from benchmarks.step import (
     same_modality,
     some_adapters,
 )
-from client.training.regularizer import AdapterPrototype, Regularizer, prototypes_of
+from client.training.regularizer import AdapterPrototype, Regularizer, adapter_prototypes
 from common.adapter import Adapter, Pair
 from common.contrastive import Prototypes, Similarity
 from common.plan_fields import Composition, Modality
@@ -113,12 +113,12 @@ def _shares(size: Size, same: Sequence[bool], repeats: int) -> Mapping[str, floa
 def _growth(size: Size, kind: Prototypes, repeats: int) -> Mapping[str, float]:
     """Our time after each of TASKS over that after the first: median of neighbours' ratios."""
     _, adapted = our_model(size, 0, Composition.FOLD)
-    pairs = adapted.pairs()
+    pairs = adapted.attached_pairs()
     adapters = some_adapters(adapted, max(TASKS), size)
     earlier = [(_MODALITIES[i % 3], adapter) for i, adapter in enumerate(adapters)]
     steps: dict[int, Callable[[], object]] = {}
     for tasks in TASKS:
-        known = prototypes_of(earlier[:tasks], _MODALITIES[0], kind)
+        known = adapter_prototypes(earlier[:tasks], _MODALITIES[0], kind)
         regularizer = Regularizer(known, pairs, Similarity.EXP, WEIGHTS)
         steps[tasks] = lambda regularizer=regularizer: regularizer.add_gradient(pairs)
         steps[tasks]()
@@ -133,7 +133,7 @@ def _ours(
     size: Size, same: Sequence[bool], similarity: Similarity = Similarity.EXP
 ) -> Callable[[], Result]:
     _, adapted = our_model(size, len(same), Composition.FOLD)
-    pairs, learning = adapted.pairs(), adapted.parameters()
+    pairs, learning = adapted.attached_pairs(), adapted.trainable_parameters()
     regularizer = Regularizer(prototypes(adapted, same, size), pairs, similarity, WEIGHTS)
 
     def step() -> Result:

@@ -15,24 +15,24 @@ import torch
 from PIL import Image
 
 from client.data.task import Example
-from client.methods.lora_recipe import Decoder
-from client.model.llava import BaseModel, load_base
-from client.model.lora import Factor
-from client.model.lora_init import fresh_adapter
+from client.model.llava import LlavaModel, load_llava
+from client.model.lora_init import kaiming_adapter
 from client.site import blob_store
-from client.site.adapter_cache import AtHand
+from client.site.adapter_cache import AdapterCache
 from client.site.known_bank import check_bank
 from client.training.batches import Batches
-from client.training.optimizer import PlainDescent
+from client.training.optimizer import LocalOptimizer
+from client.training.token_loss import DecoderLoss
 from common.adapter import Adapter, AdapterSource, Pair, to_bytes
 from common.bank.bank import Bank, verify_bank
-from common.bank.check import Expected, forget_releases
+from common.bank.check import Expected, clear_release_cache
 from common.bank.release import Draft
 from common.exchange import Order, ReleaseRef, Work
 from common.metrics import AnswerKind
-from common.plan import BaseModelPin, Plan, Rule, Training
+from common.plan import BaseModelPin, Plan, Training
 from common.plan_fields import Composition, Modality, Precision
 from common.plan_file import parse_plan
+from common.rules.interface import Factor
 from common.signing import SigningKey
 from server.app import blob_of
 from server.run.folder import RunFolder
@@ -69,9 +69,9 @@ def stages(counts: Sequence[int] = STAGES, repeats: int = 5) -> dict[str, Series
                 for name, unit, value in _of_bank(bank, folder, Path(scratch), repeats):
                     one = series.setdefault(name, Series(name, unit))
                     one.values[len(bank.releases)] = value
-        site, at_hand = _site(Path(scratch), max(counts)), AtHand()
+        site, cache = _site(Path(scratch), max(counts)), AdapterCache()
         releases = Bank.open(folder.bank).releases[: max(counts)]
-        adapters = [at_hand.get(site, one.adapter, "release") for one in releases]
+        adapters = [cache.get(site, one.adapter, "release") for one in releases]
         for hold in Composition:
             for one in _steps(adapters, counts, hold, repeats):
                 series[one.name] = one
@@ -95,7 +95,7 @@ def milliseconds(work: Callable[[], object], repeats: int) -> float:
 
 def some_adapter(shapes: Mapping[str, tuple[int, int]], seed: int, rank: int = RANK) -> Adapter:
     """An adapter as after training: neither factor is zero."""
-    fresh = fresh_adapter(shapes, rank, 1.0, seed)
+    fresh = kaiming_adapter(shapes, rank, 1.0, seed)
     draw = np.random.default_rng(seed)
     return Adapter(
         {
@@ -106,14 +106,14 @@ def some_adapter(shapes: Mapping[str, tuple[int, int]], seed: int, rank: int = R
     )
 
 
-def embedded(precision: Precision = Precision.FP32) -> BaseModel:
+def embedded(precision: Precision = Precision.FP32) -> LlavaModel:
     """The small model that comes with the project."""
-    return load_base(BASE_MODELS["tiny-llava"], precision, torch.device("cpu"))
+    return load_llava(BASE_MODELS["tiny-llava"], precision, torch.device("cpu"))
 
 
 def _growing(folder: RunFolder, count: int) -> Iterator[Bank]:
     """The bank after each of `count` releases."""
-    shapes, key = embedded().adapted.shapes(), SigningKey.from_seed(bytes(32))
+    shapes, key = embedded().adapted.layer_shapes(), SigningKey.from_seed(bytes(32))
     folder.root.mkdir(parents=True)
     bank = Bank.create(folder.bank, _PIN)
     for number in range(count):
@@ -133,7 +133,7 @@ def _draft(bank: Bank) -> Draft:
         plan=_plan(1).digest,
         sums=tuple(range(stage + 1)),
         sites={"north": 300, "south": 300, "west": 300},
-        rule=Rule.SVD,
+        rule="svd",
         error=0.125,
         scores={"accuracy": 0.75},
         code="c" * 16,
@@ -161,14 +161,14 @@ def _of_bank(
     home, count = bank.folder, len(bank.releases)
 
     def first() -> None:
-        forget_releases()
+        clear_release_cache()
         Bank.open(home)
 
     yield "bank open, first time", "ms", milliseconds(first, repeats)
     yield "bank open, again", "ms", milliseconds(lambda: Bank.open(home), repeats)
 
     def verify() -> None:
-        forget_releases()
+        clear_release_cache()
         verify_bank(home, Expected())
 
     yield "bank verify", "ms", milliseconds(verify, 3)
@@ -181,12 +181,16 @@ def _of_bank(
         blob_store.put(site, bank.adapter_bytes(stage))
     yield "site: is it my bank?", "ms", milliseconds(lambda: check_bank(site, order), repeats)
 
-    def check(at_hand: AtHand) -> None:
+    def check(cache: AdapterCache) -> None:
         for ref in order.releases:
-            at_hand.get(site, ref.sha256, "release")
+            cache.get(site, ref.sha256, "release")
 
-    yield "site: check the releases, once a process", "ms", milliseconds(lambda: check(AtHand()), 3)
-    known = AtHand()
+    yield (
+        "site: check the releases, once a process",
+        "ms",
+        milliseconds(lambda: check(AdapterCache()), 3),
+    )
+    known = AdapterCache()
     check(known)
     yield "site: are they still those?", "ms", milliseconds(lambda: check(known), repeats)
     yield from _of_coordinator(bank, folder, repeats)
@@ -204,7 +208,7 @@ def _of_coordinator(
     other = RunFolder(folder.root.parent / f"journal{len(bank.releases)}")
     with closing(Journal(other, plan)) as journal:
         order = _order(bank)
-        yield "journal: open an order", "ms", milliseconds(lambda: journal.opened(order), repeats)
+        yield "journal: open an order", "ms", milliseconds(lambda: journal.open_order(order), repeats)
 
 
 def _order(bank: Bank) -> Order:
@@ -235,21 +239,21 @@ def _steps(
         for _ in range(repeats):
             for count in counts:
                 put.values[count] = milliseconds(
-                    lambda count=count: model.adapted.freeze(adapters[:count], hold), 1
+                    lambda count=count: model.adapted.freeze_adapters(adapters[:count], hold), 1
                 )
                 taken[count].append(_step(model, examples))
-    model.adapted.silence()
-    model.adapted.freeze([], hold)
+    model.adapted.detach()
+    model.adapted.freeze_adapters([], hold)
     yield Series(f"step, {hold}", "ms", {n: median(found) for n, found in taken.items()})
     yield put
 
 
-def _step(model: BaseModel, examples: Sequence[Example]) -> float:
+def _step(model: LlavaModel, examples: Sequence[Example]) -> float:
     """Milliseconds of one, the median of five behind a first one."""
-    shapes = model.adapted.shapes()
-    model.adapted.begin(some_adapter(shapes, 1), Factor.BOTH)
-    decoder, batch = Decoder(model), Batches(model, examples).take(range(len(examples)))
-    descent = PlainDescent(decoder, model.adapted.parameters(), Training())
+    shapes = model.adapted.layer_shapes()
+    model.adapted.attach(some_adapter(shapes, 1), Factor.BOTH)
+    decoder, batch = DecoderLoss(model), Batches(model, examples).collate(range(len(examples)))
+    descent = LocalOptimizer(decoder, model.adapted.trainable_parameters(), Training())
 
     def step() -> None:
         descent.step([decoder(batch)], None, 0.0)

@@ -22,8 +22,8 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from benchmarks.words import Words
 from client.data.task import Example
 from client.model.feature_cache import FeatureCache
-from client.model.llava import BaseModel
-from client.model.lora import adapt
+from client.model.llava import LlavaModel
+from client.model.lora import inject_adapter_layers
 from common.adapter import Adapter, Pair
 from common.metrics import AnswerKind
 
@@ -110,16 +110,16 @@ def flops(shapes: Shapes, rows: Iterable[Row]) -> float:
     return float(through + seen + 4 * shapes.vocabulary * shapes.hidden * labels)
 
 
-def model_of(shapes: Shapes, dtype: torch.dtype, device: torch.device) -> BaseModel:
+def model_of(shapes: Shapes, dtype: torch.dtype, device: torch.device) -> LlavaModel:
     """The model, made where it is to be and in the type that it is to have: there is one copy."""
     torch.manual_seed(0)
     config = _config(shapes)
     with torch.device(device), _by_default(dtype):
         network = LlavaForConditionalGeneration(config).eval()
     square = {"height": shapes.pixels, "width": shapes.pixels}
-    return BaseModel(
+    return LlavaModel(
         network=network,
-        adapted=adapt(network),
+        adapted=inject_adapter_layers(network),
         tokenizer=Words(),
         pixels=CLIPImageProcessorPil(size=square, do_center_crop=False),
         image_token=_IMAGE,
@@ -129,9 +129,9 @@ def model_of(shapes: Shapes, dtype: torch.dtype, device: torch.device) -> BaseMo
     )
 
 
-def adapters_of(model: BaseModel, rank: int, count: int) -> list[Adapter]:
+def adapters_of(model: LlavaModel, rank: int, count: int) -> list[Adapter]:
     """Seeded adapters of scale 1 whose B is not zero, as after training."""
-    return [_drawn(model.adapted.shapes(), rank, seed) for seed in range(count)]
+    return [_drawn(model.adapted.layer_shapes(), rank, seed) for seed in range(count)]
 
 
 def examples_in(folder: Path, questions: Sequence[int] = QUESTIONS) -> list[Example]:

@@ -26,12 +26,13 @@ from transformers import MistralConfig, MistralForCausalLM
 from benchmarks import paper_loop
 from benchmarks.compare import Comparison, compare, comparison
 from benchmarks.memory import peak_bytes
-from client.model.lora import Adapted, Factor, adapt, fold_for_good
-from client.model.lora_init import fresh_adapter
-from client.training.regularizer import AdapterPrototype, Regularizer, Weights
+from client.model.lora import AdaptedLayers, inject_adapter_layers, merge_permanently
+from client.model.lora_init import kaiming_adapter
+from client.training.regularizer import AdapterPrototype, Regularizer, RegularizerWeights
 from common.adapter import Adapter, Pair
 from common.contrastive import Similarity
 from common.plan_fields import Composition
+from common.rules.interface import Factor
 
 #: The seven linear layers of each decoder layer.
 TARGETS = r"model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
@@ -43,7 +44,7 @@ MEMORY_IS = (
     "the bare weights wait in a file from the first earlier task on, fold_one_copy lets them go"
 )
 #: The paper's alpha and beta; the temperature is of no use to its similarity.
-WEIGHTS = Weights(contrast=0.1, orthogonality=0.01, temperature=0.1)
+WEIGHTS = RegularizerWeights(contrast=0.1, orthogonality=0.01, temperature=0.1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,7 @@ def our_step(
 ) -> Callable[[], Result]:
     """Our step; with `same`, it holds the regularizer."""
     model, adapted = our_model(size, tasks, hold)
-    pairs = adapted.pairs()
+    pairs = adapted.attached_pairs()
     regularizer = None
     if same is not None:
         regularizer = Regularizer(prototypes(adapted, same, size), pairs, Similarity.EXP, WEIGHTS)
@@ -130,7 +131,7 @@ def our_step(
 def one_copy_step(size: Size, tasks: int) -> Callable[[], Result]:
     """Our step as a worker process takes it: the bare weights are let go once they are folded."""
     model, _ = our_model(size, tasks, Composition.FOLD)
-    fold_for_good(model)
+    merge_permanently(model)
     return _step(size, model, None, lambda: None)
 
 
@@ -154,7 +155,7 @@ def paper_step(size: Size, tasks: int, same: Sequence[bool] | None = None) -> Ca
 
 def peft_step(size: Size, tasks: int) -> Callable[[], Result]:
     """PEFT's step with all adapters active and the last one learning (no regularizer)."""
-    adapters = some_adapters(adapt(base(size), TARGETS), tasks + 1, size)
+    adapters = some_adapters(inject_adapter_layers(base(size), TARGETS), tasks + 1, size)
     names = [f"task{number}" for number in range(len(adapters))]
     config = LoraConfig(r=size.rank, lora_alpha=size.rank, target_modules=TARGETS)
     model: Any = get_peft_model(base(size), config, adapter_name=names[0])
@@ -171,25 +172,25 @@ def peft_step(size: Size, tasks: int) -> Callable[[], Result]:
     return _step(size, model, None, lambda: None)
 
 
-def our_model(size: Size, tasks: int, hold: Composition) -> tuple[nn.Module, Adapted]:
+def our_model(size: Size, tasks: int, hold: Composition) -> tuple[nn.Module, AdaptedLayers]:
     """The model with `tasks` frozen adapters and one that trains."""
     model = base(size)
-    adapted = adapt(model, TARGETS)
+    adapted = inject_adapter_layers(model, TARGETS)
     *earlier, current = some_adapters(adapted, tasks + 1, size)
-    adapted.freeze(earlier, hold)
-    adapted.begin(current, Factor.BOTH)
+    adapted.freeze_adapters(earlier, hold)
+    adapted.attach(current, Factor.BOTH)
     return model, adapted
 
 
 def paper_model(size: Size, tasks: int) -> nn.Module:
     """The same model in the paper's way."""
     model = base(size)
-    adapted = adapt(model, TARGETS)
+    adapted = inject_adapter_layers(model, TARGETS)
     paper_loop.in_the_papers_way(model, adapted, some_adapters(adapted, tasks + 1, size))
     return model
 
 
-def prototypes(adapted: Adapted, same: Sequence[bool], size: Size) -> list[AdapterPrototype]:
+def prototypes(adapted: AdaptedLayers, same: Sequence[bool], size: Size) -> list[AdapterPrototype]:
     """The earlier adapters of `our_model`, each its own prototype."""
     earlier = some_adapters(adapted, len(same), size)
     return [AdapterPrototype(adapter, flag) for adapter, flag in zip(earlier, same, strict=True)]
@@ -218,7 +219,7 @@ def base(size: Size) -> MistralForCausalLM:
     )
 
 
-def some_adapters(adapted: Adapted, count: int, size: Size) -> list[Adapter]:
+def some_adapters(adapted: AdaptedLayers, count: int, size: Size) -> list[Adapter]:
     """Seeded adapters of scale 1 whose B is not zero, as after training."""
     return [_trained(adapted, size, seed) for seed in range(count)]
 
@@ -309,8 +310,8 @@ def _step(
     return step
 
 
-def _trained(adapted: Adapted, size: Size, seed: int) -> Adapter:
-    fresh = fresh_adapter(adapted.shapes(), size.rank, 1.0, seed)
+def _trained(adapted: AdaptedLayers, size: Size, seed: int) -> Adapter:
+    fresh = kaiming_adapter(adapted.layer_shapes(), size.rank, 1.0, seed)
     generator = np.random.default_rng(seed)
     pairs = {
         name: Pair(pair.a, generator.normal(0, 0.02, pair.b.shape).astype(np.float32))

@@ -16,8 +16,8 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from client.data.check import TaskCheck, Told
-    from client.data.partition import Share
+    from client.data.check import OnImagesDecoded, TaskCheck
+    from client.data.partition import SiteShare
 
 #: Decoding a picture takes much of a core and the memory of the whole picture.
 _WORKERS = min(8, os.cpu_count() or 1)
@@ -49,13 +49,13 @@ def check(
 
     Example: fedmslora data check data/MSLoRA_CR
     """
-    from client.data.check import absent, check_tasks, task_folders
+    from client.data.check import check_tasks, missing_published, task_folders
 
     # What a folder is called matters, also where it is given as a dot.
     folders = task_folders(folder.absolute())
     with _progress() as told:
         checks = list(check_tasks(folders, workers, told))
-    missing = absent(folders)
+    missing = missing_published(folders)
     passed = not any(check.errors for check in checks)
     if as_json:
         typer.echo(json.dumps(_document(folder, checks, missing, passed), indent=1))
@@ -96,14 +96,16 @@ def deal(
     Example: fedmslora data deal data/MSLoRA_CR data/sites3 --sites a,b,c
     """
     from client.data.check import task_folders
-    from client.data.partition import Deal, deal_tasks
+    from client.data.partition import PartitionSettings, partition_tasks
 
     names = tuple(name.strip() for name in sites.split(","))
-    wish = Deal(sites=names, weights=_weights(weights, len(names)), seed=seed, copy=copy)
+    wish = PartitionSettings(
+        sites=names, weights=_weights(weights, len(names)), seed=seed, copy=copy
+    )
     # What a folder is called matters, also where it is given as a dot.
     folders = task_folders(folder.absolute())
     with _progress() as told:
-        shares = deal_tasks(folders, out, wish, workers, told)
+        shares = partition_tasks(folders, out, wish, workers, told)
     if as_json:
         document = {"folder": str(folder), "out": str(out), "seed": seed}
         document |= {"sites": names, "weights": wish.weights, "shares": [*map(asdict, shares)]}
@@ -147,7 +149,7 @@ def _print_table(checks: Sequence["TaskCheck"]) -> None:
     Console().print(table)
 
 
-def _print_shares(shares: Sequence["Share"]) -> None:
+def _print_shares(shares: Sequence["SiteShare"]) -> None:
     from rich.console import Console
 
     table = _table([share.task for share in shares], ["site", "train", "test", "images"])
@@ -202,7 +204,7 @@ def _print_sentences(checks: Sequence["TaskCheck"], missing: Sequence[str]) -> N
 
 
 @contextmanager
-def _progress() -> Generator["Told"]:
+def _progress() -> Generator["OnImagesDecoded"]:
     """On stderr, how many pictures of each task have been decoded, or are going to be."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn

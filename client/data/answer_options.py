@@ -6,15 +6,15 @@ from enum import StrEnum
 from common.metrics import AnswerKind
 
 
-class Standing(StrEnum):
+class OptionMatch(StrEnum):
     """How the answer to a question with a closed set of answers stands to its options."""
 
     #: Yes, no, or an option that the question names.
-    NAMED = "named"
+    LISTED = "listed"
     #: The question says which answers it takes, and this is none of them.
-    OUTSIDE = "outside"
+    NOT_LISTED = "not listed"
     #: Nothing in the question says that this is one of its answers.
-    UNNAMED = "unnamed"
+    UNKNOWN = "unknown"
 
 
 def infer_kind(question: str, answer: str) -> AnswerKind:
@@ -28,7 +28,7 @@ def infer_kind(question: str, answer: str) -> AnswerKind:
     return AnswerKind.CLOSED if said in ("yes", "no", *options) else AnswerKind.OPEN
 
 
-def demanded(question: str) -> tuple[str, ...]:
+def required_options(question: str) -> tuple[str, ...]:
     """The options that the question demands one of, in small letters; empty if it does not.
 
     Demanded are two or more quoted texts behind a word such as "output" or "choose".
@@ -38,16 +38,16 @@ def demanded(question: str) -> tuple[str, ...]:
     return options if len(options) > 1 else ()
 
 
-def standing(question: str, answer: str) -> Standing:
+def match_options(question: str, answer: str) -> OptionMatch:
     """Whether `answer` can be right, going by what `question` itself says."""
-    said, options = _plain(answer), demanded(question)
+    said, options = _plain(answer), required_options(question)
     if options:
-        return Standing.NAMED if said in options else Standing.OUTSIDE
+        return OptionMatch.LISTED if said in options else OptionMatch.NOT_LISTED
     if infer_kind(question, answer) is AnswerKind.CLOSED:
-        return Standing.NAMED
+        return OptionMatch.LISTED
     # "Which is larger, liver or spleen?" names its options without quoting them.
     in_words = re.search(rf"(?<!\w){re.escape(said)}(?!\w)", question.lower())
-    return Standing.NAMED if in_words else Standing.UNNAMED
+    return OptionMatch.LISTED if in_words else OptionMatch.UNKNOWN
 
 
 #: Text between quotation marks; an apostrophe inside a word opens and closes nothing.

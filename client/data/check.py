@@ -12,9 +12,17 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TypeAlias
 
-from client.data.answer_options import Standing, standing
-from client.data.image_check import Pictures, decode
-from client.data.task import TEST_FILE, TRAIN_FILE, Example, Reading, images_of, look_into, sharing
+from client.data.answer_options import OptionMatch, match_options
+from client.data.image_check import DecodedImages, decode_images
+from client.data.task import (
+    TEST_FILE,
+    TRAIN_FILE,
+    Example,
+    TaskContents,
+    images_of,
+    inspect_task,
+    shared_image_errors,
+)
 from common.errors import DataError
 from common.metrics import AnswerKind
 
@@ -82,7 +90,7 @@ class TaskCheck:
 
 
 #: Told of a task's name, and how many of its pictures have been decoded, of how many.
-Told: TypeAlias = Callable[[str, int, int], None]
+OnImagesDecoded: TypeAlias = Callable[[str, int, int], None]
 
 
 def task_folders(folder: Path) -> list[Path]:
@@ -111,7 +119,7 @@ def task_folders(folder: Path) -> list[Path]:
     return tasks
 
 
-def absent(folders: Sequence[Path]) -> list[str]:
+def missing_published(folders: Sequence[Path]) -> list[str]:
     """The paper's folders that are not among `folders`; none if all of these are others."""
     here = {folder.name for folder in folders}
     return [name for name in PUBLISHED if name not in here] if here & set(PUBLISHED) else []
@@ -123,14 +131,16 @@ def may_share(folder: Path) -> bool:
     return known is not None and known.shares
 
 
-def check_tasks(folders: Sequence[Path], workers: int, told: Told) -> Iterator[TaskCheck]:
+def check_tasks(
+    folders: Sequence[Path], workers: int, told: OnImagesDecoded
+) -> Iterator[TaskCheck]:
     """Each folder looked through; pictures are decoded in up to `workers` processes.
 
     Raises:
         DataError: one of these processes died.
     """
     for folder in folders:
-        reading = look_into(folder)
+        reading = inspect_task(folder)
         images = list(dict.fromkeys([*images_of(reading.train), *images_of(reading.test)]))
         yield _judged(folder, reading, _decoded(folder, images, workers, told))
 
@@ -143,7 +153,9 @@ def _may_be_task(folder: Path) -> bool:
     return folder.name in PUBLISHED or _is_task(folder)
 
 
-def _decoded(folder: Path, images: Sequence[Path], workers: int, told: Told) -> Pictures:
+def _decoded(
+    folder: Path, images: Sequence[Path], workers: int, told: OnImagesDecoded
+) -> DecodedImages:
     done = 0
 
     def seen() -> None:
@@ -152,16 +164,16 @@ def _decoded(folder: Path, images: Sequence[Path], workers: int, told: Told) -> 
         told(folder.name, done, len(images))
 
     told(folder.name, 0, len(images))
-    return decode(images, workers, seen)
+    return decode_images(images, workers, seen)
 
 
-def _judged(folder: Path, reading: Reading, pictures: Pictures) -> TaskCheck:
+def _judged(folder: Path, reading: TaskContents, pictures: DecodedImages) -> TaskCheck:
     shared = pictures.shared(images_of(reading.train), images_of(reading.test))
-    outside = [*_answers(folder, reading, Standing.OUTSIDE)]
-    unnamed = [*_answers(folder, reading, Standing.UNNAMED)]
+    outside = [*_answers(folder, reading, OptionMatch.NOT_LISTED)]
+    unnamed = [*_answers(folder, reading, OptionMatch.UNKNOWN)]
     kinds = Counter(example.kind for example in reading.test)
     damaged = pictures.mistakes
-    refused = [] if may_share(folder) else sharing(folder, shared)
+    refused = [] if may_share(folder) else shared_image_errors(folder, shared)
     return TaskCheck(
         folder=folder,
         train=len(reading.train),
@@ -178,20 +190,22 @@ def _judged(folder: Path, reading: Reading, pictures: Pictures) -> TaskCheck:
     )
 
 
-def _answers(folder: Path, reading: Reading, wanted: Standing) -> Iterator[str]:
+def _answers(folder: Path, reading: TaskContents, wanted: OptionMatch) -> Iterator[str]:
     """A sentence for every closed question of which the answer has this standing.
 
     Where a training file does not say which questions are closed, those that demand one of
     their options count as such. The answer is not quoted: it could be a patient's.
     """
     said = {
-        Standing.OUTSIDE: "none of the options that its question demands, expected one of them",
-        Standing.UNNAMED: "named nowhere in its question, expected a closed one to name it",
+        OptionMatch.NOT_LISTED: "none of its question's options, expected one of them",
+        OptionMatch.UNKNOWN: "named nowhere in its question, expected a closed one to name it",
     }[wanted]
     parts = ((TRAIN_FILE, reading.train), (TEST_FILE, reading.test))
     for file, example in ((file, example) for file, part in parts for example in part):
-        found = standing(example.question, example.answer)
-        if found is wanted and (example.kind is AnswerKind.CLOSED or found is Standing.OUTSIDE):
+        found = match_options(example.question, example.answer)
+        if found is wanted and (
+            example.kind is AnswerKind.CLOSED or found is OptionMatch.NOT_LISTED
+        ):
             yield (
                 f"{folder / file}: question {example.question_id!r}: found an answer that is {said}"
             )
@@ -204,7 +218,7 @@ def _repeats(examples: Sequence[Example]) -> int:
 
 
 def _notes(
-    folder: Path, reading: Reading, kinds: Counter[AnswerKind], shared: int
+    folder: Path, reading: TaskContents, kinds: Counter[AnswerKind], shared: int
 ) -> Iterator[str]:
     known = PUBLISHED.get(folder.name)
     closed, opened = kinds[AnswerKind.CLOSED], kinds[AnswerKind.OPEN]

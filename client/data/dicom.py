@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from client.data.grey_levels import Levels, between, check_size, printable
+from client.data.grey_levels import Levels, check_size, rescale, strip_control_characters
 from common.errors import DataError
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def _check_syntax(file: Path, dataset: "Dataset") -> None:
 
 
 def _syntax(dataset: "Dataset") -> str:
-    return printable(dataset.file_meta.TransferSyntaxUID.name)
+    return strip_control_characters(dataset.file_meta.TransferSyntaxUID.name)
 
 
 def _check_geometry(file: Path, dataset: "Dataset") -> None:
@@ -130,10 +130,10 @@ def _levels(file: Path, dataset: "Dataset") -> Levels:
     if photometric == "PALETTE COLOR":
         return _palette_levels(dataset, stored)
     if photometric in _COLOURS and stored.shape[-1] == 3:
-        return between(stored.astype(np.float64), 0.0, 2.0 ** int(dataset.BitsStored) - 1)
+        return rescale(stored.astype(np.float64), 0.0, 2.0 ** int(dataset.BitsStored) - 1)
     raise DataError(
-        f"{file}: found pixels of photometric interpretation {printable(photometric)!r}, "
-        "expected grey, palette, RGB or YBR"
+        f"{file}: found pixels of photometric interpretation "
+        f"{strip_control_characters(photometric)!r}, expected grey, palette, RGB or YBR"
     )
 
 
@@ -148,7 +148,7 @@ def _palette_levels(dataset: "Dataset", stored: npt.NDArray[Any]) -> Levels:
         colours = colours.byteswap()
     bits = min(int(dataset.RedPaletteColorLookupTableDescriptor[2]), 8 * colours.itemsize)
     # The high byte, because many tables hold 8-bit colours with an empty low byte.
-    return between((colours >> (bits - 8)).astype(np.float64), 0.0, 255.0)
+    return rescale((colours >> (bits - 8)).astype(np.float64), 0.0, 255.0)
 
 
 def _grey_levels(dataset: "Dataset", stored: npt.NDArray[Any], frame: int) -> Levels:
@@ -169,7 +169,7 @@ def _grey_levels(dataset: "Dataset", stored: npt.NDArray[Any], frame: int) -> Le
     if bits <= 8 and dataset.get("PixelRepresentation") == 0:
         ends = np.array([0, 2**bits - 1], stored.dtype)
         low, high = np.sort(_modality_values(dataset, ends, frame))
-        return between(values, float(low), float(high))
+        return rescale(values, float(low), float(high))
     padding = dataset.get("PixelPaddingValue")
     inside = values if padding is None else values[stored != padding]
     return _percentile_levels(values, inside if inside.size else values)
@@ -222,11 +222,11 @@ def _windowed(voi: "Dataset", values: Levels) -> Levels | None:
         # 1 / (1 + exp(-4 (x - c) / w)), in a form that can't overflow.
         return 0.5 + 0.5 * np.tanh(2.0 * (values - center) / width)
     if function == "LINEAR_EXACT":
-        return between(values, center - width / 2, center + width / 2)
+        return rescale(values, center - width / 2, center + width / 2)
     middle, half = center - 0.5, (width - 1.0) / 2
     if half == 0.0:
         return (values > middle).astype(np.float64)
-    return between(values, middle - half, middle + half)
+    return rescale(values, middle - half, middle + half)
 
 
 def _through_lookup_table(voi: "Dataset", values: Levels) -> Levels:
@@ -239,7 +239,7 @@ def _through_lookup_table(voi: "Dataset", values: Levels) -> Levels:
     entries, first = (int(number) for number in voi.VOILUTSequence[0].LUTDescriptor[:2])
     whole = np.arange(first, first + (entries or 2**16))
     largest = float(apply_voi(whole, voi).max())
-    return between(apply_voi(values.astype(np.int64), voi).astype(np.float64), 0.0, largest)
+    return rescale(apply_voi(values.astype(np.int64), voi).astype(np.float64), 0.0, largest)
 
 
 def _percentile_levels(values: Levels, inside: Levels) -> Levels:
@@ -248,4 +248,4 @@ def _percentile_levels(values: Levels, inside: Levels) -> Levels:
     if low == high:
         # Nearly empty, a bone scan say: what is there is in the last percent.
         low, high = inside.min(), inside.max()
-    return between(values, float(low), float(high))
+    return rescale(values, float(low), float(high))

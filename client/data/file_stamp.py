@@ -1,16 +1,15 @@
-"""What tells a file from what it was before, without reading it."""
+"""File stamps: they show that a file has changed without reading it."""
 
 from pathlib import Path
 from typing import TypeAlias
 
-#: Which file it is (inode), when it was written and when anything of it was changed (ns), and
-#: its bytes. Of pictures of one size out of one archive two may change names, and only the
-#: second time says so.
-Stamp: TypeAlias = tuple[int, int, int, int]
+#: Inode, modification time (ns), change time (ns) and size in bytes. Two pictures of one size
+#: from one archive may swap names, which only the change time shows.
+FileStamp: TypeAlias = tuple[int, int, int, int]
 
 
-def stamp_of(file: Path) -> Stamp | None:
-    """The file as it is now; None where there is none, or it can't be reached."""
+def file_stamp(file: Path) -> FileStamp | None:
+    """Return the stamp of `file`; None if there is no such file, or it can't be reached."""
     try:
         status = file.stat()
     except OSError:

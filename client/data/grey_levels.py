@@ -27,7 +27,7 @@ def check_size(file: Path, width: int, height: int) -> None:
         )
 
 
-def between(values: Levels, low: float, high: float) -> Levels:
+def rescale(values: Levels, low: float, high: float) -> Levels:
     """`low` becomes 0 and `high` becomes 1; beyond them nothing is told apart."""
     if not np.isfinite(values).all():
         raise ValueError("values that are not finite")
@@ -36,6 +36,6 @@ def between(values: Levels, low: float, high: float) -> Levels:
     return np.clip((values - low) / (high - low), 0.0, 1.0)
 
 
-def printable(text: str) -> str:
+def strip_control_characters(text: str) -> str:
     """`text` of a file's own, without what could trouble a terminal."""
     return "".join(letter for letter in text if letter.isprintable())

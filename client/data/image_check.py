@@ -17,7 +17,7 @@ _PORTION = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Pictures:
+class DecodedImages:
     """Pictures that were decoded.
 
     Attributes:
@@ -39,17 +39,19 @@ class Pictures:
 
 
 #: Told of every picture that has been decoded.
-Seen: TypeAlias = Callable[[], None]
+OnImageDecoded: TypeAlias = Callable[[], None]
 
 
-def decode(images: Sequence[Path], workers: int = 1, seen: Seen = lambda: None) -> Pictures:
+def decode_images(
+    images: Sequence[Path], workers: int = 1, seen: OnImageDecoded = lambda: None
+) -> DecodedImages:
     """Every picture is decoded to its last pixel, in up to `workers` processes.
 
     Raises:
         DataError: a process died, which is what the system does to one that takes too
             much memory.
     """
-    found = Pictures()
+    found = DecodedImages()
     for image, digest, mistake in _looked_at(images, workers):
         if digest is None:
             found.mistakes[image] = mistake

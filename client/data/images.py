@@ -16,7 +16,7 @@ import numpy as np
 
 from client.data import grey_levels
 from client.data.dicom import read_levels
-from client.data.grey_levels import Levels, between, check_size, printable
+from client.data.grey_levels import Levels, check_size, rescale, strip_control_characters
 from common.errors import DataError
 
 if TYPE_CHECKING:
@@ -44,11 +44,11 @@ def load_image(file: Path) -> "Image":
     # Sloppy headers make both libraries warn, and what pydicom quotes can be a patient's.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return decode(file)
+        return decode_image(file)
 
 
 @contextmanager
-def quiet_on_all_threads() -> Generator[None]:
+def decoder_warnings_ignored() -> Generator[None]:
     """While this lasts, no thread shows what a decoder warns of.
 
     Python's switch for warnings is one for all threads (3.11): a thread that turned it, as
@@ -59,8 +59,8 @@ def quiet_on_all_threads() -> Generator[None]:
         yield
 
 
-def decode(file: Path) -> "Image":
-    """What `load_image` returns. Warnings are the caller's: it is amid `quiet_on_all_threads`.
+def decode_image(file: Path) -> "Image":
+    """What `load_image` returns. Warnings are the caller's: it is amid `decoder_warnings_ignored`.
 
     Raises:
         DataError: as there.
@@ -71,7 +71,7 @@ def decode(file: Path) -> "Image":
     head = _first_bytes(file)
     if not head:
         raise DataError(f"{file}: found an empty file, expected a picture")
-    dicom = head[_DICOM_MARK_AT:] == _DICOM_MARK or named_dicom(file)
+    dicom = head[_DICOM_MARK_AT:] == _DICOM_MARK or has_dicom_suffix(file)
     if not dicom:
         return _load_picture(file)
     # pydicom 3.0 also logs what it warns of, and the trainer's log has every program's lines.
@@ -79,7 +79,7 @@ def decode(file: Path) -> "Image":
     return _to_image(read_levels(file))
 
 
-def named_dicom(file: Path) -> bool:
+def has_dicom_suffix(file: Path) -> bool:
     """Whether a file is read as DICOM whatever it begins with: nothing else in a name counts."""
     return file.suffix.lower() == ".dcm"
 
@@ -133,7 +133,7 @@ def _load_picture(file: Path) -> "Image":
 
 
 def _first_line(error: Exception) -> str:
-    return printable((str(error) or type(error).__name__).splitlines()[0].strip())
+    return strip_control_characters((str(error) or type(error).__name__).splitlines()[0].strip())
 
 
 def _picture_to_rgb(image: "Image") -> "Image":
@@ -155,4 +155,4 @@ def _to_image(values: Levels) -> "Image":
 
 def _stretched(values: Levels) -> Levels:
     """`values` with the smallest at 0 and the largest at 1; all 0 where they are equal."""
-    return between(values, float(values.min()), float(values.max()))
+    return rescale(values, float(values.min()), float(values.max()))

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias, cast
 
-from client.data.check import Told
-from client.data.image_check import decode
-from client.data.records import Mistake, list_of, text_of
+from client.data.check import OnImagesDecoded
+from client.data.image_check import decode_images
+from client.data.records import Mistake, as_list, read_text
 from client.data.task import TEST_FILE, TRAIN_FILE, Example, read_task
 from common.durable import DISK, remove_if_there, writing
 from common.errors import DataError
@@ -29,7 +29,7 @@ _SITE: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Deal:
+class PartitionSettings:
     """Who gets how much.
 
     Attributes:
@@ -67,7 +67,7 @@ class Deal:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Share:
+class SiteShare:
     """What a site got of a task: questions to train on, test questions, files of pictures."""
 
     task: str
@@ -102,9 +102,9 @@ class _Task:
 Counts: TypeAlias = tuple[int, int]
 
 
-def deal_tasks(
-    folders: Sequence[Path], out: Path, deal: Deal, workers: int, told: Told
-) -> list[Share]:
+def partition_tasks(
+    folders: Sequence[Path], out: Path, deal: PartitionSettings, workers: int, told: OnImagesDecoded
+) -> list[SiteShare]:
     """Fill `out`/SITE/TASK/ with what each site gets; what that is, task by task.
 
     Entries keep their text and their order; the same tasks and deal give the same bytes. Of
@@ -122,11 +122,11 @@ def deal_tasks(
     home = _free(out)
     tasks = [_read(folder) for folder in folders]
     held: dict[str, str] = {}
-    shares: list[Share] = []
+    shares: list[SiteShare] = []
     with _placed(home) as partial:
         for task in tasks:
             digests = _digests(task, workers, told)
-            found = assigned(task.folder.name, _sizes(task, digests), held, deal)
+            found = assign_images(task.folder.name, _sizes(task, digests), held, deal)
             held |= found
             parts = {
                 site: _part(task, {image for image, of in digests.items() if found[of] == site})
@@ -138,8 +138,8 @@ def deal_tasks(
     return shares
 
 
-def assigned(
-    task: str, sizes: Mapping[str, Counts], held: Mapping[str, str], deal: Deal
+def assign_images(
+    task: str, sizes: Mapping[str, Counts], held: Mapping[str, str], deal: PartitionSettings
 ) -> dict[str, str]:
     """The site of each picture of a task: the one in `held`, or else the one that lacks most.
 
@@ -225,7 +225,7 @@ def _read(folder: Path) -> _Task:
 
 
 def _text(file: Path) -> str:
-    text = text_of(file)
+    text = read_text(file)
     if isinstance(text, Mistake):
         raise DataError(text.text)
     return text
@@ -234,15 +234,15 @@ def _text(file: Path) -> str:
 def _train_entries(text: str, examples: Sequence[Example]) -> Iterator[_Entry]:
     """A training file's entries, given the questions that were read from it."""
     at = 0
-    for piece, value in elements(text):
+    for piece, value in json_list_elements(text):
         fields = cast(dict[str, object], value)
         # A question and its answer are two turns.
-        questions = len(list_of(fields["conversations"])) // 2
+        questions = len(as_list(fields["conversations"])) // 2
         yield _Entry(piece, examples[at].image, questions)
         at += questions
 
 
-def elements(text: str) -> Iterator[tuple[str, object]]:
+def json_list_elements(text: str) -> Iterator[tuple[str, object]]:
     """The elements of the JSON list that `text` is: each as it stands there, and its value."""
     decoder = json.JSONDecoder()
     at = _behind(text, text.index("[") + 1)
@@ -259,7 +259,7 @@ def _behind(text: str, at: int) -> int:
     return at
 
 
-def _digests(task: _Task, workers: int, told: Told) -> Mapping[Path, str]:
+def _digests(task: _Task, workers: int, told: OnImagesDecoded) -> Mapping[Path, str]:
     """What each picture is known by."""
     name, images, done = task.folder.name, task.images, 0
 
@@ -269,7 +269,7 @@ def _digests(task: _Task, workers: int, told: Told) -> Mapping[Path, str]:
         told(name, done, len(images))
 
     told(name, 0, len(images))
-    pictures = decode(images, workers, seen)
+    pictures = decode_images(images, workers, seen)
     if mistakes := [*pictures.mistakes.values()]:
         more = f" ({len(mistakes) - 1} more of {name}'s are damaged)" if mistakes[1:] else ""
         raise DataError(f"{mistakes[0]}{more}")
@@ -293,7 +293,7 @@ def _part(task: _Task, images: Container[Path]) -> _Task:
     return _Task(task.folder, train, test)
 
 
-def _shares(task: _Task, parts: Mapping[str, _Task], deal: Deal) -> list[Share]:
+def _shares(task: _Task, parts: Mapping[str, _Task], deal: PartitionSettings) -> list[SiteShare]:
     """What each site gets; refused if one gets none of either file."""
     for site, part in parts.items():
         for file, entries in ((TRAIN_FILE, part.train), (TEST_FILE, part.test)):
@@ -306,8 +306,8 @@ def _shares(task: _Task, parts: Mapping[str, _Task], deal: Deal) -> list[Share]:
     return [_share(site, part) for site, part in parts.items()]
 
 
-def _share(site: str, part: _Task) -> Share:
-    return Share(
+def _share(site: str, part: _Task) -> SiteShare:
+    return SiteShare(
         task=part.folder.name,
         site=site,
         train=sum(entry.questions for entry in part.train),

@@ -23,7 +23,7 @@ class Mistake:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class Record:
     """One JSON object of a file; `where` names the file and the entry or line."""
 
     where: str
@@ -34,7 +34,7 @@ class Entry:
         return Mistake(f"{self.where}: field {field!r}: found {found}, expected {expected}")
 
 
-def text_of(file: Path) -> str | Mistake:
+def read_text(file: Path) -> str | Mistake:
     """The whole of a text file."""
     try:
         # utf-8-sig: editors on Windows put a byte order mark in front.
@@ -47,7 +47,7 @@ def text_of(file: Path) -> str | Mistake:
         return Mistake(f"{file}: found a file that can't be read ({error.strerror})")
 
 
-def json_of(text: str, file: str, line: int | None = None) -> object:
+def parse_json(text: str, file: str, line: int | None = None) -> object:
     """The value that `text` holds, or a `Mistake`; `line` is where `text` stands, if a line."""
     try:
         return json.loads(text)
@@ -61,22 +61,22 @@ def json_of(text: str, file: str, line: int | None = None) -> object:
         return Mistake(f"{file}: found JSON nested too deeply, or a number too long, to be read")
 
 
-def entry_of(value: object, where: str) -> Entry | Mistake:
+def as_record(value: object, where: str) -> Record | Mistake:
     """`value` if it is an object, with where it stands."""
     if isinstance(value, dict):
-        return Entry(where, cast(dict[str, object], value))
-    return Mistake(f"{where}: found {described(value)}, expected an object")
+        return Record(where, cast(dict[str, object], value))
+    return Mistake(f"{where}: found {describe_type(value)}, expected an object")
 
 
-def identifier(entry: Entry, field: str) -> str | Mistake:
+def identifier_field(entry: Record, field: str) -> str | Mistake:
     """A name or number, as text."""
     value = entry.fields.get(field)
     if isinstance(value, str | int) and not isinstance(value, bool) and value != "":
         return str(value)
-    return entry.mistake(field, described(value), "a text or a whole number")
+    return entry.mistake(field, describe_type(value), "a text or a whole number")
 
 
-def answer_kind(entry: Entry, *, optional: bool = False) -> AnswerKind | Mistake | None:
+def answer_kind_field(entry: Record, *, optional: bool = False) -> AnswerKind | Mistake | None:
     """What the entry's "answer_type" says; None where it says nothing and may."""
     value = entry.fields.get("answer_type")
     if value is None and optional:
@@ -84,29 +84,29 @@ def answer_kind(entry: Entry, *, optional: bool = False) -> AnswerKind | Mistake
     if isinstance(value, str) and value in list(AnswerKind):
         return AnswerKind(value)
     expected = " or ".join(repr(str(kind)) for kind in AnswerKind)
-    found = repr(value[:40]) if isinstance(value, str) else described(value)
+    found = repr(value[:40]) if isinstance(value, str) else describe_type(value)
     return entry.mistake("answer_type", found, expected)
 
 
-def words(entry: Entry, field: str, value: object, expected: str) -> str | Mistake:
+def text_field(entry: Record, field: str, value: object, expected: str) -> str | Mistake:
     """`value` as it stands, if it is text with something in it."""
-    if isinstance(value, str) and without_mark(value):
+    if isinstance(value, str) and strip_image_mark(value):
         return value
-    found = "blank text" if isinstance(value, str) else described(value)
+    found = "blank text" if isinstance(value, str) else describe_type(value)
     return entry.mistake(field, found, expected)
 
 
-def list_of(value: object) -> list[object]:
+def as_list(value: object) -> list[object]:
     """`value` if it is a list, else an empty one."""
     return cast(list[object], value) if isinstance(value, list) else []
 
 
-def without_mark(text: str) -> str:
+def strip_image_mark(text: str) -> str:
     """A question without the place of its picture."""
     return text.replace(IMAGE_MARK, "").strip()
 
 
-def described(value: object) -> str:
+def describe_type(value: object) -> str:
     """What kind of JSON value this is, in words; no content, which could be a patient's."""
     match value:
         case None:

@@ -16,19 +16,19 @@ from pathlib import Path
 from typing import TypeAlias, cast
 
 from client.data.answer_options import infer_kind
-from client.data.image_check import decode
+from client.data.image_check import decode_images
 from client.data.records import (
-    Entry,
     Mistake,
-    answer_kind,
-    described,
-    entry_of,
-    identifier,
-    json_of,
-    list_of,
-    text_of,
-    without_mark,
-    words,
+    Record,
+    answer_kind_field,
+    as_list,
+    as_record,
+    describe_type,
+    identifier_field,
+    parse_json,
+    read_text,
+    strip_image_mark,
+    text_field,
 )
 from common.errors import DataError
 from common.metrics import AnswerKind
@@ -63,7 +63,7 @@ class TaskData:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
+class TaskContents:
     """What a task's two files hold, as far as it can be read; either part may be empty.
 
     Attributes:
@@ -87,12 +87,12 @@ def read_task(folder: Path) -> TaskData:
     Raises:
         DataError: one line for each mistake in either file, at most `LISTED_MISTAKES`.
     """
-    found = look_into(folder)
+    found = inspect_task(folder)
     _refuse(found.mistakes)
     return TaskData(found.train, found.test)
 
 
-def look_into(folder: Path) -> Reading:
+def inspect_task(folder: Path) -> TaskContents:
     """All that can be read of the task in `folder`, and all that is wrong with its files.
 
     Raises:
@@ -105,7 +105,7 @@ def look_into(folder: Path) -> Reading:
     train = _train_items(folder / TRAIN_FILE, find)
     test = _test_items(folder / TEST_FILE, find)
     mistakes = [item for item in chain(train, test) if isinstance(item, Mistake)]
-    return Reading(
+    return TaskContents(
         train=_examples(train),
         test=_examples(test),
         mistakes=tuple(mistake.text for mistake in mistakes),
@@ -125,9 +125,9 @@ def check_task(folder: Path, *, may_share: bool = False) -> TaskData:
     """
     data = read_task(folder)
     train, test = images_of(data.train), images_of(data.test)
-    pictures = decode(list(dict.fromkeys([*train, *test])))
+    pictures = decode_images(list(dict.fromkeys([*train, *test])))
     shared = {} if may_share else pictures.shared(train, test)
-    _refuse([*pictures.mistakes.values(), *sharing(folder, shared)])
+    _refuse([*pictures.mistakes.values(), *shared_image_errors(folder, shared)])
     return data
 
 
@@ -136,7 +136,7 @@ def images_of(examples: Iterable[Example]) -> list[Path]:
     return list(dict.fromkeys(example.image for example in examples))
 
 
-def sharing(folder: Path, shared: Mapping[Path, Path]) -> list[str]:
+def shared_image_errors(folder: Path, shared: Mapping[Path, Path]) -> list[str]:
     """A sentence for each picture of the test that is one of training's, given both names."""
     return [
         f"{folder / TEST_FILE}: field 'image': found {_name(image, folder)}, the same picture as "
@@ -190,23 +190,23 @@ def _file_names(directory: str) -> frozenset[str]:
 
 
 def _train_items(file: Path, find: _FindImage) -> list[Example | Mistake]:
-    text = text_of(file)
-    value = text if isinstance(text, Mistake) else json_of(text, str(file))
+    text = read_text(file)
+    value = text if isinstance(text, Mistake) else parse_json(text, str(file))
     if isinstance(value, Mistake):
         return [value]
     if not isinstance(value, list):
-        return [Mistake(f"{file}: found {described(value)}, expected a list of entries")]
+        return [Mistake(f"{file}: found {describe_type(value)}, expected a list of entries")]
     entries = enumerate(cast(list[object], value), start=1)
     items = [
         item
         for number, fields in entries
-        for item in _train_entry(entry_of(fields, f"{file}: entry {number}"), find)
+        for item in _train_entry(as_record(fields, f"{file}: entry {number}"), find)
     ]
     return items or [Mistake(f"{file}: found no entries, expected at least one")]
 
 
 def _test_items(file: Path, find: _FindImage) -> list[Example | Mistake]:
-    text = text_of(file)
+    text = read_text(file)
     if isinstance(text, Mistake):
         return [text]
     items: list[Example | Mistake] = []
@@ -215,8 +215,8 @@ def _test_items(file: Path, find: _FindImage) -> list[Example | Mistake]:
         if not line.strip():
             continue
         where = f"{file}: line {number}"
-        value = json_of(line, str(file), number)
-        entry = value if isinstance(value, Mistake) else entry_of(value, where)
+        value = parse_json(line, str(file), number)
+        entry = value if isinstance(value, Mistake) else as_record(value, where)
         for item in _test_entry(entry, find):
             items.append(item)
             if isinstance(item, Example):
@@ -236,15 +236,15 @@ def _twice(item: Example, where: str, first: int) -> Mistake:
     )
 
 
-def _train_entry(entry: Entry | Mistake, find: _FindImage) -> Iterator[Example | Mistake]:
+def _train_entry(entry: Record | Mistake, find: _FindImage) -> Iterator[Example | Mistake]:
     """One example for each question of the conversation, or every mistake of the entry."""
     if isinstance(entry, Mistake):
         yield entry
         return
     name, image, kind = (
-        identifier(entry, "id"),
+        identifier_field(entry, "id"),
         _image(entry, find),
-        answer_kind(entry, optional=True),
+        answer_kind_field(entry, optional=True),
     )
     turns = list(_turns(entry))
     yield from (part for part in (name, image, kind, *turns) if isinstance(part, Mistake))
@@ -262,38 +262,42 @@ def _train_entry(entry: Entry | Mistake, find: _FindImage) -> Iterator[Example |
             )
 
 
-def _test_entry(entry: Entry | Mistake, find: _FindImage) -> Iterator[Example | Mistake]:
+def _test_entry(entry: Record | Mistake, find: _FindImage) -> Iterator[Example | Mistake]:
     if isinstance(entry, Mistake):
         yield entry
         return
-    name, image, kind = identifier(entry, "question_id"), _image(entry, find), answer_kind(entry)
-    question = words(entry, "text", entry.fields.get("text"), "a question")
-    answer = words(entry, "gt", entry.fields.get("gt"), "an answer")
+    name, image, kind = (
+        identifier_field(entry, "question_id"),
+        _image(entry, find),
+        answer_kind_field(entry),
+    )
+    question = text_field(entry, "text", entry.fields.get("text"), "a question")
+    answer = text_field(entry, "gt", entry.fields.get("gt"), "an answer")
     match (name, image, question, answer, kind):
         case (str(), Path(), str(), str(), AnswerKind()):
-            yield Example(name, image, without_mark(question), answer, kind)
+            yield Example(name, image, strip_image_mark(question), answer, kind)
         case parts:
             yield from (part for part in parts if isinstance(part, Mistake))
 
 
-def _image(entry: Entry, find: _FindImage) -> Path | Mistake:
+def _image(entry: Record, find: _FindImage) -> Path | Mistake:
     """The entry's picture; of a list the first."""
     given = entry.fields.get("image")
-    value = next(iter(list_of(given)), given)
+    value = next(iter(as_list(given)), given)
     if not isinstance(value, str):
-        return entry.mistake("image", described(value), "a relative path")
+        return entry.mistake("image", describe_type(value), "a relative path")
     found = find(value)
     if isinstance(found, Path):
         return found
     return replace(entry.mistake("image", *found), missing=value)
 
 
-def _turns(entry: Entry) -> Iterator[tuple[str, str] | Mistake]:
+def _turns(entry: Record) -> Iterator[tuple[str, str] | Mistake]:
     """The conversation as (question, answer) pairs."""
     value = entry.fields.get("conversations")
-    said = [_turn(turn) for turn in list_of(value)]
+    said = [_turn(turn) for turn in as_list(value)]
     if not said:
-        yield entry.mistake("conversations", described(value), "a list of turns")
+        yield entry.mistake("conversations", describe_type(value), "a list of turns")
         return
     speakers = [speaker for speaker, _ in said]
     if speakers != ["human", "gpt"] * (len(said) // 2):
@@ -302,10 +306,12 @@ def _turns(entry: Entry) -> Iterator[tuple[str, str] | Mistake]:
         return
     for at in range(0, len(said), 2):
         number = at // 2 + 1
-        question = words(entry, "conversations", said[at][1], f"question {number}")
-        answer = words(entry, "conversations", said[at + 1][1], f"an answer to question {number}")
+        question = text_field(entry, "conversations", said[at][1], f"question {number}")
+        answer = text_field(
+            entry, "conversations", said[at + 1][1], f"an answer to question {number}"
+        )
         if isinstance(question, str) and isinstance(answer, str):
-            yield without_mark(question), answer
+            yield strip_image_mark(question), answer
         else:
             yield from (part for part in (question, answer) if isinstance(part, Mistake))
 
@@ -313,7 +319,7 @@ def _turns(entry: Entry) -> Iterator[tuple[str, str] | Mistake]:
 def _turn(value: object) -> tuple[str, object]:
     """Who speaks in a turn, and what."""
     if not isinstance(value, dict):
-        return described(value), None
+        return describe_type(value), None
     fields = cast(dict[str, object], value)
     speaker = fields.get("from")
     return speaker[:40] if isinstance(speaker, str) else "nobody", fields.get("value")

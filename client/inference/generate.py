@@ -16,30 +16,30 @@ from torch import Tensor
 from transformers import Cache
 
 from client.data.task import Example
-from client.inference.kv_cache import roomy_cache
-from client.inference.prefix_cache import Prefixes, by_picture
-from client.model.llava import BaseModel
+from client.inference.kv_cache import preallocated_cache
+from client.inference.prefix_cache import PrefixCache, answering_order
+from client.model.llava import LlavaModel
 from client.model.prompt import encode_prompt
-from client.training.batches import padded
+from client.training.batches import pad_rows
 
 #: Tokens of an answer that there is room for from the start.
 _SHORT: Final = 16
 
 
-def answer(
-    model: BaseModel, questions: Sequence[Example], max_new_tokens: int, batch_size: int
+def generate_answers(
+    model: LlavaModel, questions: Sequence[Example], max_new_tokens: int, batch_size: int
 ) -> list[str]:
     """The likeliest next token again and again until `</s>`: one text per question.
 
     Raises:
         DataError: a picture can't be read.
     """
-    rows = answer_tokens(model, questions, max_new_tokens, batch_size)
+    rows = generate_tokens(model, questions, max_new_tokens, batch_size)
     return [model.tokenizer.decode(row, skip_special_tokens=True).strip() for row in rows]
 
 
-def answer_tokens(
-    model: BaseModel, questions: Sequence[Example], max_new_tokens: int, batch_size: int
+def generate_tokens(
+    model: LlavaModel, questions: Sequence[Example], max_new_tokens: int, batch_size: int
 ) -> list[list[int]]:
     """The tokens of every answer, without `</s>`.
 
@@ -53,7 +53,7 @@ def answer_tokens(
         for q in questions
     ]
     images = [question.image for question in questions]
-    order = by_picture(images, [len(prompt) for prompt in prompts])
+    order = answering_order(images, [len(prompt) for prompt in prompts])
     writer = _Writer(model, prompts[0], max_new_tokens)
     answers: list[list[int]] = [[] for _ in questions]
     for start in range(0, len(order), batch_size):
@@ -67,12 +67,12 @@ def answer_tokens(
 class _Writer:
     """Answers one batch after another; `prompt` is any of their prompts."""
 
-    def __init__(self, model: BaseModel, prompt: Sequence[int], max_new_tokens: int) -> None:
+    def __init__(self, model: LlavaModel, prompt: Sequence[int], max_new_tokens: int) -> None:
         self._model = model
         self._max_new_tokens = max_new_tokens
         # No question holds an image token, so the prefix ends where the last of them stands.
         self._shared = len(prompt) - prompt[::-1].index(model.image_token)
-        self._prefixes = Prefixes(model, prompt[: self._shared])
+        self._prefixes = PrefixCache(model, prompt[: self._shared])
 
     def answers(self, prompts: Sequence[Sequence[int]], images: Sequence[Path]) -> list[list[int]]:
         """The new tokens of every prompt, without `</s>`.
@@ -90,7 +90,7 @@ class _Writer:
             embedded = model.network.model.language_model.embed_tokens(ids)
         else:
             ids, padding = self._behind(prompts, 0)
-            read = roomy_cache(model, room) if roomy else model.new_cache()
+            read = preallocated_cache(model, room) if roomy else model.new_cache()
             embedded = model.embed(ids, model.image_features(images))
         return _greedy(
             _Reader(model, read, padding, longest + self._max_new_tokens),
@@ -102,7 +102,7 @@ class _Writer:
         """What stands behind the first `prefix` tokens, (B, T), and the padding before it."""
         tails = [prompt[prefix:] for prompt in prompts]
         width = max(map(len, tails))
-        ids = padded(tails, width, self._model.tokenizer.eos_token_id, left=True)
+        ids = pad_rows(tails, width, self._model.tokenizer.eos_token_id, left=True)
         return torch.from_numpy(ids).to(self._model.device), [width - len(t) for t in tails]
 
 
@@ -146,7 +146,9 @@ class _Reader:
     Each row goes on behind what `read` holds, with `padding` of its tokens first.
     """
 
-    def __init__(self, model: BaseModel, read: Cache, padding: Sequence[int], longest: int) -> None:
+    def __init__(
+        self, model: LlavaModel, read: Cache, padding: Sequence[int], longest: int
+    ) -> None:
         self.model = model
         self._read = read
         self._length = read.get_seq_length()
@@ -179,7 +181,7 @@ class _Reader:
         self._mask = None if self._mask is None else self._mask[rows]
 
 
-def _sees(model: BaseModel, tokens: int) -> bool:
+def _sees(model: LlavaModel, tokens: int) -> bool:
     """Whether a token sees all of so many before it: no sliding window, or one as long.
 
     Behind a shorter one padding between prefix and question would count as seen.

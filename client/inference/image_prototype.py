@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from client.model.llava import BaseModel
+from client.model.backbone import Backbone
 from common.errors import DataError
 from common.image_prototype import SHORTEST, ImagePrototype, fault_of
 
 
-def picture_feature(model: BaseModel, image: Path) -> npt.NDArray[np.float64]:
+def image_feature(model: Backbone, image: Path) -> npt.NDArray[np.float64]:
     """The tower's features of one picture, averaged over its patches, of length 1; shape (V,).
 
     Raises:
@@ -28,7 +28,7 @@ def picture_feature(model: BaseModel, image: Path) -> npt.NDArray[np.float64]:
     return features / length
 
 
-def picture_features(model: BaseModel, images: Iterable[Path]) -> npt.NDArray[np.float64]:
+def image_features(model: Backbone, images: Iterable[Path]) -> npt.NDArray[np.float64]:
     """The features of different pictures, each once, shape (I, V).
 
     A copy under another name, or in another format with the same pixels, is no second
@@ -39,12 +39,12 @@ def picture_features(model: BaseModel, images: Iterable[Path]) -> npt.NDArray[np
     """
     found: dict[bytes, npt.NDArray[np.float64]] = {}
     for image in dict.fromkeys(images):
-        feature = picture_feature(model, image)
+        feature = image_feature(model, image)
         found.setdefault(feature.tobytes(), feature)
     return np.stack(list(found.values()))
 
 
-def prototype_of(features: npt.NDArray[np.float64]) -> ImagePrototype | None:
+def prototype_of_features(features: npt.NDArray[np.float64]) -> ImagePrototype | None:
     """The prototype of pictures with these features (I, V); None where they cancel."""
     mean = features.mean(0)
     length = float(np.linalg.norm(mean))
@@ -56,11 +56,13 @@ def prototype_of(features: npt.NDArray[np.float64]) -> ImagePrototype | None:
     return found
 
 
-def guarded(model: BaseModel, images: Sequence[Path], fewest: int) -> ImagePrototype | None:
+def prototype_of_images(
+    model: Backbone, images: Sequence[Path], fewest: int
+) -> ImagePrototype | None:
     """The prototype of these pictures; None of fewer than `fewest` different ones.
 
     Raises:
         DataError: a picture can't be read.
     """
-    features = picture_features(model, images)
-    return prototype_of(features) if len(features) >= fewest else None
+    features = image_features(model, images)
+    return prototype_of_features(features) if len(features) >= fewest else None

@@ -12,13 +12,13 @@ from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
-from client.model.llava import BaseModel
+from client.model.llava import LlavaModel
 
 #: Tokens that room is taken for at least, beyond those that there are.
 _FEW: Final = 16
 
 
-class RoomyLayer(DynamicLayer):
+class PreallocatedLayer(DynamicLayer):
     """One decoder layer's keys and values, (B, H, tokens so far, W): a view of the room.
 
     B rows, H heads of keys and values, W width of a head. There is room for `room` tokens a
@@ -82,15 +82,17 @@ class RoomyLayer(DynamicLayer):
         return self.keys, self.values
 
 
-def roomy_cache(model: BaseModel, room: int) -> Cache:
+def preallocated_cache(model: LlavaModel, room: int) -> Cache:
     """An empty cache for the decoder of `model`, with room for so many tokens a row at first."""
     layers = model.network.model.language_model.layers
-    return Cache(layers=[RoomyLayer(room) for _ in layers])
+    return Cache(layers=[PreallocatedLayer(room) for _ in layers])
 
 
-def held_by(layer: object) -> tuple[Tensor, Tensor]:
+def keys_and_values(layer: object) -> tuple[Tensor, Tensor]:
     """The keys and values of one layer of a cache that something was read into."""
-    assert isinstance(layer, RoomyLayer) and layer.keys is not None and layer.values is not None
+    assert (
+        isinstance(layer, PreallocatedLayer) and layer.keys is not None and layer.values is not None
+    )
     return layer.keys, layer.values
 
 

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
-from client.inference.kv_cache import held_by, roomy_cache
-from client.model.llava import BaseModel
+from client.inference.kv_cache import keys_and_values, preallocated_cache
+from client.model.llava import LlavaModel
 
 #: Keys and values, both (P pictures, heads, prefix, width), of each decoder layer.
 _Layers: TypeAlias = list[tuple[Tensor, Tensor]]
 
 
-def by_picture(images: Sequence[Path], lengths: Sequence[int]) -> list[int]:
+def answering_order(images: Sequence[Path], lengths: Sequence[int]) -> list[int]:
     """The order in which to answer: a picture's questions together, like lengths together.
 
     Both serve to pad little. Pictures follow by their longest question, and a picture's
@@ -41,13 +41,13 @@ def by_picture(images: Sequence[Path], lengths: Sequence[int]) -> list[int]:
     return sorted(range(len(images)), key=turn)
 
 
-class Prefixes:
+class PrefixCache:
     """The prefixes of pictures whose questions come one batch after another.
 
     Held is only the last picture's: its questions may go on in the next batch.
     """
 
-    def __init__(self, model: BaseModel, prefix: Sequence[int]) -> None:
+    def __init__(self, model: LlavaModel, prefix: Sequence[int]) -> None:
         self._model = model
         self._prefix = prefix
         self._last: Path | None = None
@@ -85,11 +85,11 @@ class Prefixes:
     def _read(self, features: Tensor) -> _Layers:
         model = self._model
         ids = torch.tensor([self._prefix] * len(features), device=model.device)
-        cache = roomy_cache(model, len(self._prefix))
+        cache = preallocated_cache(model, len(self._prefix))
         model.network.model.language_model(
             inputs_embeds=model.embed(ids, features), past_key_values=cache, use_cache=True
         )
-        return [held_by(layer) for layer in cache.layers]
+        return [keys_and_values(layer) for layer in cache.layers]
 
     def _spread(self, images: Sequence[Path], layers: _Layers, room: int) -> Cache:
         """The layers' pictures, each in the rows of its questions; the last one is held.
@@ -99,7 +99,7 @@ class Prefixes:
         known = [self._last] if self._last in images else []
         place = {image: row for row, image in enumerate([*known, *self.missing(images)])}
         rows = torch.tensor([place[image] for image in images], device=self._model.device)
-        cache = roomy_cache(self._model, room)
+        cache = preallocated_cache(self._model, room)
         self._last, last = images[-1], rows[-1:]
         for number in range(len(layers)):
             # Let go one by one: all of them beside the cache would be twice the memory.

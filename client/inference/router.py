@@ -82,10 +82,10 @@ def route(
     choices = [Choice(stage, weights[stage] / total, value) for stage, value in cosines.items()]
     # Sorting is stable: equal stages stay in their order.
     choices.sort(key=lambda choice: -choice.cosine)
-    return Routing(tuple(choices), largest >= least_cosine(list(fitting.values())))
+    return Routing(tuple(choices), largest >= cosine_threshold(list(fitting.values())))
 
 
-def least_cosine(prototypes: Sequence[ImagePrototype]) -> float:
+def cosine_threshold(prototypes: Sequence[ImagePrototype]) -> float:
     """The cosine from which on a picture is like the known ones.
 
     The cosines of all stages' pictures to their own prototypes, each stage counting alike,

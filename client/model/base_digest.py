@@ -1,17 +1,17 @@
-"""Which base model a folder holds, told without loading it."""
+"""The digest of a base model's folder, computed without loading the model."""
 
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
-from client.data.file_stamp import Stamp, stamp_of
-from client.model.llava_med_files import MODEL_TYPE, identity_files, model_type, original_in
+from client.data.file_stamp import FileStamp, file_stamp
+from client.model.llava_med_files import MODEL_TYPE, find_llava_med, identity_files, model_type
 from common.errors import ModelError
 from common.identity import files_digest
 
-#: The layout that most models of the Hugging Face hub have.
+#: `model_type` of transformers' layout, which most models of the Hugging Face hub have.
 TRANSFORMERS: Final = "llava"
-#: What decides how a model in transformers' layout answers, and so what its digest covers.
+#: The files that decide how a model in transformers' layout answers; its digest covers them.
 _IDENTITY: Final = (
     "config.json",
     "*.safetensors",
@@ -22,26 +22,26 @@ _IDENTITY: Final = (
 
 
 def base_digest(folder: Path) -> str:
-    """SHA-256 over everything in `folder` that decides how the model answers.
+    """Return the SHA-256 over all files of `folder` that decide how the model answers.
 
-    In the original layout (client/model/llava_med_files.py) CLIP's folder inside counts, too.
+    In LLaVA-Med's layout (client/model/llava_med_files.py) that includes CLIP's folder inside.
 
     Raises:
         ModelError: the folder holds no model.
     """
     files = _identity_files(folder)
-    return _digest(folder, tuple((file, stamp_of(file)) for file in files))
+    return _digest(folder, tuple((file, file_stamp(file)) for file in files))
 
 
 def _identity_files(folder: Path) -> list[Path]:
-    """The files that `base_digest` covers, in name order.
+    """Return the files that `base_digest` covers, in name order.
 
     Raises:
         ModelError: no such folder, or no config or weights in it.
     """
     if not folder.is_dir():
         raise ModelError(f"{folder}: found no folder, expected a base model")
-    if (original := original_in(folder)) is not None:
+    if (original := find_llava_med(folder)) is not None:
         return identity_files(original)
     files = sorted({file for pattern in _IDENTITY for file in folder.glob(pattern)})
     names = [file.name for file in files]
@@ -51,17 +51,17 @@ def _identity_files(folder: Path) -> list[Path]:
         "tokenizer.json": "tokenizer.json" in names,
     }.items():
         if not there:
-            # Another architecture is the better reason for what is missing.
-            check_kind(folder, model_type(folder) or TRANSFORMERS)
+            # Another architecture explains a missing file better.
+            check_architecture(folder, model_type(folder) or TRANSFORMERS)
             raise ModelError(f"{folder}: found no {name}, expected a LLaVA in transformers' layout")
     return files
 
 
-def check_kind(folder: Path, kind: str | None) -> None:
-    """`kind` is one of the two architectures that can be loaded.
+def check_architecture(folder: Path, kind: str | None) -> None:
+    """Check that `kind` is one of the two architectures that can be loaded.
 
     Raises:
-        ModelError: it is another.
+        ModelError: it is not.
     """
     if kind not in (TRANSFORMERS, MODEL_TYPE):
         raise ModelError(
@@ -71,6 +71,6 @@ def check_kind(folder: Path, kind: str | None) -> None:
 
 
 @lru_cache(maxsize=8)
-def _digest(folder: Path, stamps: tuple[tuple[Path, Stamp | None], ...]) -> str:
+def _digest(folder: Path, stamps: tuple[tuple[Path, FileStamp | None], ...]) -> str:
     # Keyed by the stamps, too: a file that is replaced is read again.
     return files_digest(folder, [file for file, _ in stamps])

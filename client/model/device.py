@@ -1,4 +1,4 @@
-"""Where a site computes, and that it computes the same to the last bit each time."""
+"""The device that a site computes on, and deterministic computation on it."""
 
 import os
 
@@ -9,28 +9,28 @@ from common.errors import SiteFailed
 
 
 def device_of(site: Site) -> torch.device:
-    """Where the site computes.
+    """Return the device that the site computes on.
 
     Raises:
-        SiteFailed: its file asks for a GPU, and there is none.
+        SiteFailed: its file requires a GPU, and there is none.
     """
-    there = torch.cuda.is_available()
-    if site.device is Device.CUDA and not there:
+    available = torch.cuda.is_available()
+    if site.device is Device.CUDA and not available:
         raise SiteFailed(f"site {site.name}, device: found no GPU, expected one ('cuda')")
-    return torch.device("cpu" if site.device is Device.CPU or not there else "cuda")
+    return torch.device("cpu" if site.device is Device.CPU or not available else "cuda")
 
 
-def settle(site: Site) -> None:
-    """Equal orders have equal answers: what decides the last bits is set, no seed among it."""
+def configure_torch(site: Site) -> None:
+    """Set the threads and the algorithms, so that equal orders have bit-identical results."""
     torch.set_num_threads(site.threads)
     if device_of(site).type == "cuda":
-        repeat_to_the_bit()
+        make_deterministic()
 
 
-def repeat_to_the_bit() -> None:
-    """From now on a GPU gives the same bits for the same work."""
-    # Without it cuBLAS may choose another way of summing from run to run.
+def make_deterministic() -> None:
+    """Make a GPU give bit-identical results for equal work."""
+    # Without it cuBLAS may sum in another order from run to run.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    # Not `warn_only`: both fused attentions (of plain rows, and of packed ones with their
-    # mask) then only warn, and add up a backward pass in an order of chance (torch 2.13).
+    # Not `warn_only`: both fused attentions (without a mask, and with that of packed rows) then
+    # only warn, and sum a backward pass in a random order (torch 2.13).
     torch.use_deterministic_algorithms(True)

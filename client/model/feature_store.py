@@ -16,7 +16,6 @@ import stat
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -30,9 +29,9 @@ from common.durable import DISK, WRITING, remove_if_there
 Write: TypeAlias = Callable[[Path, bytes], None]
 
 #: What stays free on the disk: two checkpoints of the 7B at rank 64, and one adapter.
-SPARE_BYTES: Final = 5 * 2**30
+MIN_FREE_BYTES: Final = 5 * 2**30
 #: An entry that nobody has asked for so long goes, so that removed pictures don't stay.
-KEPT_S: Final = 30 * 24 * 3600.0
+MAX_UNUSED_S: Final = 30 * 24 * 3600.0
 #: A half-written file may still be somebody's for so long.
 _GRACE_S: Final = 3600.0
 #: So often at most old entries are looked for where nothing is written.
@@ -48,7 +47,7 @@ _GIB: Final = 2**30
 log = logging.getLogger("fedmslora.features")
 
 
-def write_own(file: Path, blob: bytes) -> None:
+def write_private(file: Path, blob: bytes) -> None:
     """A new file that only its owner reads. Not synced: readers check the digest."""
     descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _FILE_MODE)
     with os.fdopen(descriptor, "wb") as opened:
@@ -66,8 +65,8 @@ class FeatureStore:
         self,
         folder: Path,
         limit_bytes: int,
-        spare_bytes: int = SPARE_BYTES,
-        write: Write = write_own,
+        spare_bytes: int = MIN_FREE_BYTES,
+        write: Write = write_private,
     ) -> None:
         """`folder` is made with the first entry; `spare_bytes` stay free on its disk."""
         self._folder = folder
@@ -142,7 +141,7 @@ class FeatureStore:
             if file.name.startswith(WRITING):
                 gone = unused_s > _GRACE_S
             else:
-                gone = unused_s > KEPT_S or held + size > self._held_bytes
+                gone = unused_s > MAX_UNUSED_S or held + size > self._held_bytes
             if gone:
                 file.unlink(missing_ok=True)
             else:
@@ -160,14 +159,12 @@ class FeatureStore:
         return self._folder / key[:2] / key
 
 
-def store_in(store: Path, gib: float) -> FeatureStore | None:
-    """The features in a site's store, of at most `gib` GiB; with 0 none, and none are left."""
+def open_feature_store(store: Path, gib: float) -> FeatureStore | None:
+    """Open the features in a site's store, of at most `gib` GiB; with 0 remove all, open none."""
     if gib == 0:
         _remove_all(store / _NAME)
         return None
-    found = _held(store / _NAME, int(gib * _GIB))
-    found.tidy_if_due()
-    return found
+    return FeatureStore(store / _NAME, int(gib * _GIB))
 
 
 def _remove_all(folder: Path) -> None:
@@ -182,12 +179,6 @@ def _remove_all(folder: Path) -> None:
     for emptied in (*folder.glob("??"), folder):
         with suppress(OSError):  # a link, or what somebody else has put there
             emptied.rmdir()
-
-
-@lru_cache(maxsize=64)
-def _held(folder: Path, limit_bytes: int) -> FeatureStore:
-    # One for all orders of a process: it says once that it is off, and counts once.
-    return FeatureStore(folder, limit_bytes)
 
 
 def _files(folder: Path) -> list[tuple[float, int, Path]]:

@@ -12,7 +12,7 @@ import json
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -30,14 +30,14 @@ from transformers import (
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.utils import logging as transformers_logging
 
-from client.model.base_digest import base_digest, check_kind
-from client.model.feature_cache import FeatureCache, stamp_of_picture
+from client.model.base_digest import base_digest, check_architecture
+from client.model.feature_cache import FeatureCache, image_stamp
 from client.model.feature_store import FeatureStore
-from client.model.llava_med import Parts, open_parts
-from client.model.llava_med_files import original_in
-from client.model.lora import Adapted, adapt
-from client.model.packing import Layout
-from client.model.preprocess import Kept, Preparation, Prepare, maker_of
+from client.model.llava_med import ModelParts, read_parts
+from client.model.llava_med_files import find_llava_med
+from client.model.lora import AdaptedLayers, inject_adapter_layers
+from client.model.packing import PackedLayout
+from client.model.preprocess import Preprocess, Preprocessor, StoredFeatures, extractor_digest
 from client.model.prompt import Tokenizer
 from common.errors import ModelError
 from common.plan import VisionWeights
@@ -55,7 +55,7 @@ class TextCoder(Tokenizer, Protocol):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class BaseModel:
+class LlavaModel:
     """A frozen LLaVA whose decoder can wear adapters (`adapted`).
 
     Attributes:
@@ -66,7 +66,7 @@ class BaseModel:
     """
 
     network: LlavaForConditionalGeneration
-    adapted: Adapted
+    adapted: AdaptedLayers
     tokenizer: TextCoder
     pixels: CLIPImageProcessorPil
     image_token: int
@@ -80,11 +80,11 @@ class BaseModel:
         """Where the weights are."""
         return self.network.lm_head.weight.device
 
-    def preparation(self) -> Preparation:
+    def preparation(self) -> Preprocessor:
         """How a picture file becomes what the tower takes, settled as this thread is."""
-        return Preparation(self.pixels, self.kept, maker_of(self.identity, self.device))
+        return Preprocessor(self.pixels, self.kept, extractor_digest(self.identity, self.device))
 
-    def image_features(self, images: Sequence[Path], prepare: Prepare | None = None) -> Tensor:
+    def image_features(self, images: Sequence[Path], prepare: Preprocess | None = None) -> Tensor:
         """The tower's features of picture files, (B, N, V), on the device.
 
         With `prepare` the pictures may have been read before (client/training/prefetch.py).
@@ -115,7 +115,7 @@ class BaseModel:
             spread = image.gather(1, place.expand(-1, -1, image.shape[-1]))
             return torch.where(there.unsqueeze(-1), spread, text)
 
-    def hidden(self, embedded: Tensor, layout: Layout | None = None) -> Tensor:
+    def hidden(self, embedded: Tensor, layout: PackedLayout | None = None) -> Tensor:
         """The decoder's last hidden states (B, T, D), for training.
 
         Without a layout every row is one question, and there is no mask: padding stands on
@@ -134,7 +134,7 @@ class BaseModel:
         # of two, or none, is made causal over all that stands before in the row.
         return decoder(
             inputs_embeds=embedded,
-            attention_mask=layout.visible(self._window()),
+            attention_mask=layout.attention_mask(self._window()),
             position_ids=layout.positions,
             use_cache=False,
         ).last_hidden_state
@@ -178,12 +178,12 @@ class BaseModel:
             for layer in layers:
                 layer.gradient_checkpointing = layer.training = False
 
-    def _look(self, prepare: Prepare, file: Path) -> Tensor:
+    def _look(self, prepare: Preprocess, file: Path) -> Tensor:
         """(N, V) of one picture, from the disk or from the tower; kept, if it was not."""
         prepared = prepare(file)
-        if prepared.stamp != stamp_of_picture(file):
+        if prepared.stamp != image_stamp(file):
             prepared = self.preparation()(file)  # it has changed since
-        if isinstance(prepared, Kept):
+        if isinstance(prepared, StoredFeatures):
             return prepared.features
         features = self._tower_features(prepared.pixels)
         if self.kept is not None and prepared.key is not None:
@@ -224,46 +224,34 @@ class _NothingPast(Cache):
         return key_states, value_states
 
 
-def load_base(
+def load_llava(
     folder: Path,
     precision: Precision,
     device: torch.device,
     vision: VisionWeights = VisionWeights.OPENAI,
-) -> BaseModel:
-    """The model in `folder`, complete, frozen and on `device`; read once per process.
+) -> LlavaModel:
+    """Load the model in `folder`, complete, frozen and on `device`; no network is asked.
 
-    No network is ever asked. `vision` says whose tower a LLaVA-Med in its original layout
-    gets; transformers' layout has one tower alone.
+    `vision` says whose tower a LLaVA-Med in its original layout gets; transformers' layout
+    has one tower alone.
 
     Raises:
         ModelError: a file or a weight is missing, foreign or of another shape.
     """
-    return _load(folder.resolve(), base_digest(folder), precision, str(device), vision)
-
-
-def forget_base() -> None:
-    """No base model is held; the next one is read again."""
-    _load.cache_clear()
-
-
-@lru_cache(maxsize=1)
-def _load(
-    folder: Path, digest: str, precision: Precision, device: str, vision: VisionWeights
-) -> BaseModel:
-    # Keyed by the digest, too: a model that is replaced is loaded again.
+    folder, digest = folder.resolve(), base_digest(folder)
     # Progress is ours to show, and what is wrong with the weights is our error to raise.
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
-    original = original_in(folder)
-    parts = _parts(folder) if original is None else open_parts(original, vision)
+    original = find_llava_med(folder)
+    parts = _parts(folder) if original is None else read_parts(original, vision)
     network = _network(folder, parts, _DTYPES[precision]).eval()
     # A module's own `to`: transformers' wraps it without types.
     torch.nn.Module.to(network, torch.device(device))
     config: Any = network.config
     patches = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
-    return BaseModel(
+    return LlavaModel(
         network=network,
-        adapted=adapt(network),
+        adapted=inject_adapter_layers(network),
         tokenizer=parts.tokenizer,
         pixels=parts.pixels,
         image_token=config.image_token_id,
@@ -273,11 +261,11 @@ def _load(
     )
 
 
-def _parts(folder: Path) -> Parts:
+def _parts(folder: Path) -> ModelParts:
     """What a folder in transformers' layout holds; its weights are left to transformers."""
     config = _config(folder)
     tokenizer, pixels = _coders(folder)
-    return Parts(config, None, tokenizer, pixels)
+    return ModelParts(config, None, tokenizer, pixels)
 
 
 def _config(folder: Path) -> LlavaConfig:
@@ -285,11 +273,11 @@ def _config(folder: Path) -> LlavaConfig:
         document = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except ValueError:
         raise ModelError(f"{folder}: found a config.json that is not JSON") from None
-    check_kind(folder, document.get("model_type") if isinstance(document, dict) else None)
+    check_architecture(folder, document.get("model_type") if isinstance(document, dict) else None)
     return LlavaConfig.from_dict(document)
 
 
-def _network(folder: Path, parts: Parts, dtype: torch.dtype) -> LlavaForConditionalGeneration:
+def _network(folder: Path, parts: ModelParts, dtype: torch.dtype) -> LlavaForConditionalGeneration:
     try:
         loaded: Any = LlavaForConditionalGeneration.from_pretrained(
             folder if parts.weights is None else None,

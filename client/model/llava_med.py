@@ -1,9 +1,9 @@
-"""LLaVA-Med v1.5 in its own layout, as what transformers' LLaVA is made of.
+"""Conversion of LLaVA-Med v1.5 from its own layout to transformers' LLaVA.
 
-The published code (microsoft/LLaVA-Med) has other names for the same weights, puts the
-image in at an id that is no token, and takes the tower's weights from OpenAI's CLIP,
-whatever the checkpoint holds. Here names are mapped, and every one must be accounted for;
-the image takes the place of a token that no text yields, so the vocabulary keeps its size.
+The published code (microsoft/LLaVA-Med) has other names for the same weights, marks the
+image with an id that is no token, and takes the tower's weights from OpenAI's CLIP, whatever
+the checkpoint holds. Here every name is mapped, and none may be missing or left over; the
+image is marked with a token that no text yields, so the vocabulary keeps its size.
 """
 # transformers leaves parts of its interface untyped.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -24,13 +24,13 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from client.model.llava_med_files import Original, has_weights, read_object
+from client.model.llava_med_files import LlavaMedFolder, has_weights, read_json_object
 from client.model.llava_med_tokenizer import IMAGE_TOKEN, read_tokenizer
-from client.model.llava_med_weights import Stored, listed, read_weights
+from client.model.llava_med_weights import StoredWeight, first_names, read_weights
 from common.errors import ModelError
 from common.plan import VisionWeights
 
-#: Beginnings of names in a layout, and what transformers' LLaVA calls them.
+#: Prefixes of names in a layout, and the prefixes that transformers' LLaVA has instead.
 _Names: TypeAlias = tuple[tuple[str, str], ...]
 
 _TOWER: Final = "model.vision_tower."
@@ -45,17 +45,17 @@ _CHECKPOINT: Final[_Names] = (
 )
 _CLIP: Final[_Names] = (
     ("vision_model.", _TOWER),
-    # A vision part saved alone may have no name of its own.
+    # A vision model saved alone may have no prefix of its own.
     ("embeddings.", f"{_TOWER}embeddings."),
     ("encoder.", f"{_TOWER}encoder."),
     ("pre_layrnorm.", f"{_TOWER}pre_layrnorm."),
     ("post_layernorm.", f"{_TOWER}post_layernorm."),
 )
-#: The rest of a whole CLIP, and a count of positions that older versions saved.
+#: The rest of a complete CLIP, and a buffer that older versions saved.
 _UNUSED: Final = ("text_model.", "text_projection.", "visual_projection.", "logit_scale")
 _POSITIONS: Final = ".position_ids"
 
-#: What must stand in config.json for this model; where false is expected, nothing may stand.
+#: Required settings in config.json; one that must be false may also be missing.
 _FIXED: Final = {
     "mm_projector_type": "mlp2x_gelu",
     "mm_vision_select_feature": "patch",
@@ -89,7 +89,7 @@ _VISION: Final = (
     "hidden_act",
     "layer_norm_eps",
 )
-#: The geometry of the tower that LLaVA-Med names, where its own config.json is not there.
+#: The sizes of the tower that LLaVA-Med names, for a folder without CLIP's config.json.
 _KNOWN_TOWER: Final = "clip-vit-large-patch14-336"
 _KNOWN_GEOMETRY: Final[dict[str, Any]] = {
     "hidden_size": 1024,
@@ -103,12 +103,12 @@ _KNOWN_GEOMETRY: Final[dict[str, Any]] = {
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Parts:
-    """What a base model is made of.
+class ModelParts:
+    """The parts of a base model.
 
     Attributes:
-        weights: by their names in transformers' LLaVA, complete; each is read when taken.
-            None where the folder's own names are those.
+        weights: all weights by their names in transformers' LLaVA, read lazily; None if the
+            folder's own names are those.
         tokenizer: one of transformers'.
     """
 
@@ -118,11 +118,11 @@ class Parts:
     pixels: CLIPImageProcessorPil
 
 
-def open_parts(original: Original, vision: VisionWeights) -> Parts:
-    """The parts of the model in `original`, with the tower's weights from where `vision` says.
+def read_parts(original: LlavaMedFolder, vision: VisionWeights) -> ModelParts:
+    """Read the parts of the model in `original`; `vision` says whose weights the tower gets.
 
     Raises:
-        ModelError: a file, a weight or a setting is missing, foreign or damaged.
+        ModelError: a file, a weight or a setting is missing, unexpected or damaged.
     """
     if vision is VisionWeights.OPENAI and not has_weights(original.tower):
         raise ModelError(
@@ -133,7 +133,7 @@ def open_parts(original: Original, vision: VisionWeights) -> Parts:
     config = llava_config(original)
     weights = _weights(original, vision, weight_shapes(config))
     text: Any = config.text_config
-    return Parts(
+    return ModelParts(
         config=config,
         weights={name: weight.values for name, weight in weights.items()},
         tokenizer=read_tokenizer(original.folder / "tokenizer.model", text.vocab_size),
@@ -141,8 +141,8 @@ def open_parts(original: Original, vision: VisionWeights) -> Parts:
     )
 
 
-def llava_config(original: Original) -> LlavaConfig:
-    """The model's settings in transformers' words.
+def llava_config(original: LlavaMedFolder) -> LlavaConfig:
+    """Return the model's configuration as transformers' `LlavaConfig`.
 
     Raises:
         ModelError: one is missing, or belongs to another model.
@@ -163,7 +163,7 @@ def llava_config(original: Original) -> LlavaConfig:
             vision_feature_layer=layer,
             tie_word_embeddings=False,
         )
-    # Its checks raise exceptions of several kinds, none of them of one sentence.
+    # transformers' checks raise exceptions of several kinds, with texts of many lines.
     except Exception as error:
         raise ModelError(f"{where}: found sizes that make no model ({_line(error)})") from None
 
@@ -178,7 +178,7 @@ def _check_settings(where: Path, found: Mapping[str, Any]) -> None:
 
 
 def _feature_layer(where: Path, found: Mapping[str, Any], layers: int) -> int:
-    """The tower's layer whose outputs are the image: from the end if negative, 0 its input."""
+    """Return the tower's layer whose outputs are the features: negative from the end, 0 input."""
     layer = found.get("mm_vision_select_layer")
     if type(layer) is not int or not -layers - 1 <= layer <= layers:
         raise ModelError(
@@ -187,15 +187,15 @@ def _feature_layer(where: Path, found: Mapping[str, Any], layers: int) -> int:
     return layer
 
 
-def _vision_config(original: Original) -> CLIPVisionConfig:
+def _vision_config(original: LlavaMedFolder) -> CLIPVisionConfig:
     file = original.tower / "config.json"
     if not file.is_file():
         if original.tower.name != _KNOWN_TOWER:
             raise ModelError(f"{file}: found no file, expected the vision tower's sizes")
         return CLIPVisionConfig(**_KNOWN_GEOMETRY)
-    document = read_object(file)
+    document = read_json_object(file)
     kind = document.get("model_type")
-    # A whole CLIP has its vision part's settings one level below.
+    # A complete CLIP has its vision settings one level below.
     found = document.get("vision_config") if kind == "clip" else document
     if kind not in ("clip", "clip_vision_model") or not isinstance(found, Mapping):
         raise ModelError(f"{file}, model_type: found {kind!r}, expected OpenAI's 'clip'")
@@ -206,16 +206,16 @@ def _vision_config(original: Original) -> CLIPVisionConfig:
 
 
 def weight_shapes(config: LlavaConfig) -> dict[str, tuple[int, ...]]:
-    """Every weight that the model needs, by its name in transformers' LLaVA."""
+    """Return the shapes of all weights of the model, by their names in transformers' LLaVA."""
     with torch.device("meta"):
         network = LlavaForConditionalGeneration(config)
     return {name: tuple(weight.shape) for name, weight in network.state_dict().items()}
 
 
 def _weights(
-    original: Original, vision: VisionWeights, shapes: Mapping[str, tuple[int, ...]]
-) -> dict[str, Stored]:
-    """All weights by their new names, none missing and none left over."""
+    original: LlavaMedFolder, vision: VisionWeights, shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, StoredWeight]:
+    """Return all weights by their new names; none is missing or left over."""
     found = _renamed(original.folder, read_weights(original.folder), _CHECKPOINT, shapes)
     if vision is VisionWeights.OPENAI:
         found = {name: w for name, w in found.items() if not name.startswith(_TOWER)}
@@ -227,20 +227,23 @@ def _weights(
         missing = [name for name in missing if name.startswith(_TOWER) or not clip_is_short]
         raise ModelError(
             f"{where}: found {len(missing)} missing keys in the weights, expected none; "
-            f"the first: {listed([_old_name(name, names) for name in missing])}"
+            f"the first: {first_names([_old_name(name, names) for name in missing])}"
         )
     return found
 
 
 def _renamed(
-    where: Path, weights: Iterable[Stored], names: _Names, shapes: Mapping[str, tuple[int, ...]]
-) -> dict[str, Stored]:
+    where: Path,
+    weights: Iterable[StoredWeight],
+    names: _Names,
+    shapes: Mapping[str, tuple[int, ...]],
+) -> dict[str, StoredWeight]:
     used = [weight for weight in weights if not weight.name.endswith(_POSITIONS)]
     found = {_new_name(weight.name, names): weight for weight in used}
     if odd := [weight.name for name, weight in found.items() if name not in shapes]:
         raise ModelError(
             f"{where}: found {len(odd)} unexpected keys in the weights, expected none; "
-            f"the first: {listed(odd)}"
+            f"the first: {first_names(odd)}"
         )
     for name, weight in found.items():
         if weight.shape != shapes[name]:
@@ -255,7 +258,7 @@ def _new_name(name: str, names: _Names) -> str:
     for old, new in names:
         if name.startswith(old):
             return new + name.removeprefix(old)
-    # Told from a name that happens to be transformers' own.
+    # Not an own name, even if it happens to be one of transformers'.
     return f"?{name}"
 
 
@@ -264,18 +267,18 @@ def _old_name(name: str, names: _Names) -> str:
 
 
 def _pixels(tower: Path, config: LlavaConfig) -> CLIPImageProcessorPil:
-    """CLIP's own image settings, or those that all of OpenAI's CLIPs have."""
+    """Return CLIP's own image processor, or the one that all of OpenAI's CLIPs have."""
     vision: Any = config.vision_config
     side, file = vision.image_size, tower / "preprocessor_config.json"
     if not file.is_file():
         crop = {"height": side, "width": side}
         return CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size=crop)
-    read_object(file)
+    read_json_object(file)
     try:
         pixels = CLIPImageProcessorPil.from_pretrained(tower, local_files_only=True)
         trial = pixels(Image.new("RGB", (2, 2)), return_tensors="pt")["pixel_values"]
         found = tuple(trial.shape[-2:])
-    # What is wrong with a setting shows itself anywhere.
+    # A wrong setting can fail anywhere, with any exception.
     except Exception as error:
         raise ModelError(f"{file}: the image settings can't be used ({_line(error)})") from None
     if found != (side, side):

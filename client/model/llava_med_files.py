@@ -1,9 +1,9 @@
-"""Which files count in a folder that has LLaVA-Med v1.5's own layout, told without torch.
+"""The files of a folder in LLaVA-Med v1.5's own layout, found without torch.
 
 That is the layout of the published model: `config.json` with `model_type: llava_mistral`,
 the checkpoint in one file or in shards with an index, and sentencepiece's `tokenizer.model`.
-OpenAI's CLIP, which the published code downloads, stands here in a folder inside,
-named like the last part of `mm_vision_tower`.
+OpenAI's CLIP, which the published code downloads, is expected in a folder inside, named like
+the last part of `mm_vision_tower`.
 """
 
 import json
@@ -14,10 +14,10 @@ from typing import Any, Final, cast
 
 from common.errors import ModelError
 
-#: What tells this layout from transformers'.
+#: `model_type` of this layout.
 MODEL_TYPE: Final = "llava_mistral"
 
-#: Where weights may be; of several the first counts, as in transformers.
+#: Files that weights may be in; the first of them is used, as in transformers.
 _WEIGHTS: Final = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -27,12 +27,12 @@ _WEIGHTS: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Original:
-    """A folder in the original layout.
+class LlavaMedFolder:
+    """A folder in LLaVA-Med's layout.
 
     Attributes:
         config: the content of its config.json.
-        tower: where CLIP's folder is, or would be.
+        tower: CLIP's folder, which need not exist.
     """
 
     folder: Path
@@ -45,17 +45,17 @@ class WeightFiles:
     """Files that hold weights.
 
     Attributes:
-        index: the file that names them, and which weight is in which; None with one file.
-        places: a file's name by a weight's; empty without an index.
+        index: the index of a sharded checkpoint; None for a single file.
+        weight_map: the file name of each weight, from the index; empty without one.
     """
 
     files: tuple[Path, ...]
     index: Path | None
-    places: Mapping[str, str]
+    weight_map: Mapping[str, str]
 
 
 def model_type(folder: Path) -> str | None:
-    """What the folder's config.json says it is; None where it says nothing legible."""
+    """Return `model_type` of the folder's config.json; None if it can't be read."""
     try:
         document = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -64,15 +64,15 @@ def model_type(folder: Path) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def original_in(folder: Path) -> Original | None:
-    """The folder, if it is in the original layout.
+def find_llava_med(folder: Path) -> LlavaMedFolder | None:
+    """Return the folder if it is in LLaVA-Med's layout, else None.
 
     Raises:
         ModelError: it is, but names no vision tower.
     """
     if model_type(folder) != MODEL_TYPE:
         return None
-    config = read_object(folder / "config.json")
+    config = read_json_object(folder / "config.json")
     named = config.get("mm_vision_tower")
     name = Path(named).name if isinstance(named, str) else ""
     if name in ("", ".."):
@@ -80,55 +80,59 @@ def original_in(folder: Path) -> Original | None:
             f"{folder}/config.json, mm_vision_tower: found {named!r}, "
             "expected a name like 'openai/clip-vit-large-patch14-336'"
         )
-    return Original(folder, config, folder / name)
+    return LlavaMedFolder(folder, config, folder / name)
 
 
-def identity_files(original: Original) -> list[Path]:
-    """The files that decide how the model answers, CLIP's among them if it is there.
+def identity_files(original: LlavaMedFolder) -> list[Path]:
+    """Return the files that decide how the model answers, with CLIP's if it is there.
 
     Raises:
-        ModelError: one that must be there is not.
+        ModelError: a required file is missing.
     """
     tokenizer = original.folder / "tokenizer.model"
     if not tokenizer.is_file():
         raise ModelError(f"{tokenizer}: found no file, expected LLaVA-Med's tokenizer")
-    files = [original.folder / "config.json", tokenizer, *_named(weight_files(original.folder))]
-    maybe = [original.tower / name for name in ("config.json", "preprocessor_config.json")]
-    files += [file for file in maybe if file.is_file()]
+    files = [
+        original.folder / "config.json",
+        tokenizer,
+        *_with_index(weight_files(original.folder)),
+    ]
+    optional = [original.tower / name for name in ("config.json", "preprocessor_config.json")]
+    files += [file for file in optional if file.is_file()]
     if has_weights(original.tower):
-        files += _named(weight_files(original.tower))
+        files += _with_index(weight_files(original.tower))
     return sorted(files)
 
 
 def has_weights(folder: Path) -> bool:
-    """Whether the folder is there and holds weights, whole or not."""
+    """Return whether the folder exists and has weights, complete or not."""
     return any((folder / name).is_file() for name in _WEIGHTS)
 
 
 def weight_files(folder: Path) -> WeightFiles:
-    """The files of the folder that hold its weights.
+    """Return the files of the folder that hold its weights.
 
     Raises:
-        ModelError: there are none, or an index names one that is not there.
+        ModelError: there are none, or an index names one that does not exist.
     """
     first = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
     if first is None:
         raise ModelError(f"{folder}: found no weights, expected one of {', '.join(_WEIGHTS)}")
     if first.suffix != ".json":
         return WeightFiles((first,), None, {})
-    places = _places(first)
-    files = tuple(folder / name for name in sorted(set(places.values())))
+    weight_map = _weight_map(first)
+    files = tuple(folder / name for name in sorted(set(weight_map.values())))
     for file in files:
         if not file.is_file():
             raise ModelError(f"{file}: found no file, expected a shard that {first.name} names")
-    return WeightFiles(files, first, places)
+    return WeightFiles(files, first, weight_map)
 
 
-def read_object(file: Path) -> dict[str, Any]:
-    """A file's JSON object.
+def read_json_object(file: Path) -> dict[str, Any]:
+    """Read a file that holds a JSON object.
 
     Raises:
-        ModelError: it holds anything else.
+        ModelError: it does not, or can't be read.
     """
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
@@ -141,14 +145,18 @@ def read_object(file: Path) -> dict[str, Any]:
     return cast(dict[str, Any], document)
 
 
-def _places(index: Path) -> dict[str, str]:
-    found = read_object(index).get("weight_map")
-    places = cast(dict[str, Any], found) if isinstance(found, dict) else {}
-    # A name with a folder in it would be read from anywhere on the disk.
-    if not places or not all(isinstance(n, str) and n == Path(n).name for n in places.values()):
-        raise ModelError(f"{index}, weight_map: expected names of files in the same folder")
-    return places
+def _weight_map(index: Path) -> dict[str, str]:
+    found = read_json_object(index).get("weight_map")
+    weight_map = cast(dict[str, Any], found) if isinstance(found, dict) else {}
+    names = weight_map.values()
+    # A name with a path in it could be read from anywhere on the disk.
+    if not weight_map or not all(isinstance(n, str) and n == Path(n).name for n in names):
+        raise ModelError(
+            f"{index}, weight_map: found none, or one with other entries, expected names of files "
+            "in the same folder"
+        )
+    return weight_map
 
 
-def _named(weights: WeightFiles) -> list[Path]:
+def _with_index(weights: WeightFiles) -> list[Path]:
     return [*weights.files, *([weights.index] if weights.index else [])]

@@ -1,7 +1,7 @@
-"""Weights as they lie in files: what there is and in which shape, each read when it is taken.
+"""Lazy access to the weights in checkpoint files: names and shapes now, values on use.
 
-Nothing here holds a weight in memory: safetensors' slices and mapped torch files are read
-from the disk one by one, so that a model is never there twice.
+Nothing here keeps a weight in memory: safetensors' slices and memory-mapped torch files are
+read from the disk one by one, so that a model is never in memory twice.
 """
 # torch and safetensors leave parts of their interfaces untyped.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -21,12 +21,12 @@ from common.errors import ModelError
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredWeight:
     """One weight of a file.
 
     Attributes:
-        name: its name there.
-        values: `values[...]` is the tensor.
+        name: its name in the file.
+        values: `values[...]` reads the tensor.
     """
 
     file: Path
@@ -35,27 +35,27 @@ class Stored:
     values: Any
 
 
-def read_weights(folder: Path) -> list[Stored]:
-    """All weights of a folder, in the order of their files.
+def read_weights(folder: Path) -> list[StoredWeight]:
+    """Return all weights of a folder, in the order of their files.
 
     Raises:
         ModelError: a file is missing or damaged, or holds other weights than the index says.
     """
     weights = weight_files(folder)
-    stored: list[Stored] = []
+    stored: list[StoredWeight] = []
     for file in weights.files:
         stored += _slices(file) if file.suffix == ".safetensors" else _tensors(file)
     if weights.index is not None:
-        _check_places(weights, weights.index, stored)
+        _check_index(weights, weights.index, stored)
     return stored
 
 
-def listed(names: list[str]) -> str:
-    """The first names, for a sentence."""
+def first_names(names: list[str]) -> str:
+    """Join the first three names, for an error message."""
     return ", ".join(sorted(names)[:3])
 
 
-def _slices(file: Path) -> list[Stored]:
+def _slices(file: Path) -> list[StoredWeight]:
     try:
         opened: Any = safe_open(file, framework="pt")
         slices = {name: opened.get_slice(name) for name in opened.keys()}
@@ -63,36 +63,38 @@ def _slices(file: Path) -> list[Stored]:
         raise ModelError(
             f"{file}: found a truncated or damaged file ({_line(error)}), expected safetensors"
         ) from None
-    return [Stored(file, name, tuple(s.get_shape()), s) for name, s in slices.items()]
+    return [StoredWeight(file, name, tuple(s.get_shape()), s) for name, s in slices.items()]
 
 
-def _tensors(file: Path) -> list[Stored]:
+def _tensors(file: Path) -> list[StoredWeight]:
     try:
         # Files of torch before 1.6 are no zip archives, and can't be mapped.
         found = torch.load(
             file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file)
         )
-    # The reader of pickles meets damaged bytes with nearly every exception that there is.
+    # Unpickling damaged bytes can raise nearly any exception.
     except Exception as error:
         raise ModelError(
             f"{file}: found a truncated or damaged file, or one with code in it "
             f"({_line(error)}), expected weights"
         ) from None
     if not isinstance(found, dict) or not all(isinstance(t, Tensor) for t in found.values()):
-        raise ModelError(f"{file}: found something else than weights by their names")
+        raise ModelError(f"{file}: found no mapping of names to weights, expected one")
     tensors = cast(dict[str, Tensor], found)
-    return [Stored(file, name, tuple(t.shape), t) for name, t in tensors.items()]
+    return [StoredWeight(file, name, tuple(t.shape), t) for name, t in tensors.items()]
 
 
-def _check_places(weights: WeightFiles, index: Path, stored: list[Stored]) -> None:
-    there = {(weight.name, weight.file.name) for weight in stored}
+def _check_index(weights: WeightFiles, index: Path, stored: list[StoredWeight]) -> None:
+    in_files = {(weight.name, weight.file.name) for weight in stored}
+    in_index = set(weights.weight_map.items())
     for found, expected, what in (
-        (there, set(weights.places.items()), "in the shards that the index does not name there"),
-        (set(weights.places.items()), there, "in the index that are not in their shards"),
+        (in_files, in_index, "in the shards that the index does not name there"),
+        (in_index, in_files, "in the index that are not in their shards"),
     ):
         if odd := [f"{name} in {file}" for name, file in found - expected]:
             raise ModelError(
-                f"{index}: found {len(odd)} weights {what}, expected none; the first: {listed(odd)}"
+                f"{index}: found {len(odd)} weights {what}, expected none; "
+                f"the first: {first_names(odd)}"
             )
 
 

@@ -1,11 +1,11 @@
-"""Low-rank layers on a frozen model: earlier adapters are held, one pair trains on top.
+"""LoRA layers on a frozen model: a sum of frozen adapters, and one attached adapter that trains.
 
-The model that answers is W + sum over frozen adapters of s B A + the pair that trains.
-The frozen sum is held in one of two ways, both exact:
+The effective weight is W + (sum over frozen adapters of s B A) + s B A of the attached adapter.
+The frozen sum is composed in one of two ways, both exact:
 
-- fold: one weight per layer, rounded once. A step costs the same after any number of adapters,
-  in time and in memory: the bare weights wait where memory is cheaper (client/model/offload.py).
-- stack: all frozen A's in one matrix, all B's in another. The weight is not touched, so it
+- fold: merged into one weight per layer, rounded once. A step costs the same after any number
+  of adapters, in time and in memory: the base weights are offloaded (client/model/offload.py).
+- stack: all frozen A's in one matrix, all B's in another. The weight is not changed, so it
   may be a quantized one; the price is a wide low-rank product in each step.
 
 Legend of shapes: I inputs, O outputs, R rank, K ranks of all frozen adapters together.
@@ -16,45 +16,37 @@ Legend of shapes: I inputs, O outputs, R rank, K ranks of all frozen adapters to
 
 import re
 from collections.abc import Mapping, Sequence
-from enum import StrEnum
 from weakref import ref
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from client.model.offload import aside
+from client.model.offload import offload
 from common.adapter import Adapter, AdapterSource, Array, Pair, name_of_a, name_of_b
 from common.errors import BankError, ModelError
 from common.plan_fields import Composition
+from common.rules.interface import Factor
 
 #: The linear layers of the language model (7 a layer); tower, projector and head stay out.
 TARGETS = r".*language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
 
 
-class Factor(StrEnum):
-    """Which factors of the pair on top are trained."""
+class _FrozenSum:
+    """The identity of a frozen sum: its adapters, by object identity, and their composition.
 
-    A = "a"
-    B = "b"
-    BOTH = "both"
-
-
-class _Held:
-    """What a frozen sum is of: these very adapters, which are values.
-
-    They are not kept alive; one that is gone is like no other, and one that is made anew is
-    summed anew, equal as it may be.
+    Weak references: an adapter that has been freed, or an equal one that was made anew, counts
+    as another adapter.
     """
 
-    def __init__(self, adapters: Sequence[AdapterSource], hold: Composition) -> None:
-        self._hold = hold
+    def __init__(self, adapters: Sequence[AdapterSource], composition: Composition) -> None:
+        self._composition = composition
         self._adapters = [ref(adapter) for adapter in adapters]
 
-    def is_still(self, other: "_Held") -> bool:
-        """Whether both are of the same adapters, held in the same way."""
+    def equals(self, other: "_FrozenSum") -> bool:
+        """Return whether both are of the same adapters, composed in the same way."""
         return (
-            self._hold is other._hold
+            self._composition is other._composition
             and len(self._adapters) == len(other._adapters)
             and all(
                 mine() is not None and mine() is theirs()
@@ -64,21 +56,21 @@ class _Held:
 
 
 class AdaptedLinear(nn.Module):
-    """A frozen linear layer under a sum of frozen pairs and one pair that trains.
+    """A frozen linear layer with a sum of frozen adapters and one attached pair of factors.
 
-    `base` is the layer as it was found; nothing here ever writes to its weight, and only
-    `fold_for_good` puts another in its place. While another weight is folded it waits aside,
-    so that a step takes no more memory than without adapters.
+    `base` is the original layer; nothing here writes to its weight, and only
+    `merge_permanently` replaces it. While a folded weight is in use the base weight is
+    offloaded, so that a step takes no more memory than without adapters.
     """
 
     def __init__(self, base: nn.Linear) -> None:
         super().__init__()
         self.base = base.requires_grad_(False)
         self.scale = 1.0
-        self._holds: _Held | None = None
-        self._aside: torch.Tensor | None = None
-        #: Where this layer computes, while its weight waits.
-        self._waited_for: torch.device | None = None
+        self._frozen: _FrozenSum | None = None
+        self._offloaded: torch.Tensor | None = None
+        #: The device to compute on while the base weight is offloaded.
+        self._compute_device: torch.device | None = None
         self.a: nn.Parameter | None
         self.b: nn.Parameter | None
         self.register_parameter("a", None)
@@ -86,12 +78,12 @@ class AdaptedLinear(nn.Module):
         self.folded: torch.Tensor | None
         self.frozen_a: torch.Tensor | None
         self.frozen_b: torch.Tensor | None
-        # Not persistent: a saved model is the base model, and adapters are saved apart.
+        # Not persistent: a saved model is the base model, and adapters are saved separately.
         for name in ("folded", "frozen_a", "frozen_b"):
             self.register_buffer(name, None, persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Outputs (..., O) of inputs (..., I)."""
+        """Return the outputs (..., O) of inputs (..., I)."""
         x_NI = x.reshape(-1, x.shape[-1])
         if self.folded is None:
             y_NO = self.base(x_NI)
@@ -104,79 +96,83 @@ class AdaptedLinear(nn.Module):
             y_NO = _plus(y_NO, h_NR, self.b, self.scale)
         return y_NO.view(*x.shape[:-1], y_NO.shape[-1])
 
-    def hold(self, name: str, adapters: Sequence[AdapterSource], hold: Composition) -> None:
-        """The frozen sum is now exactly that of the adapters' pairs for the layer `name`.
+    def freeze(
+        self, name: str, adapters: Sequence[AdapterSource], composition: Composition
+    ) -> None:
+        """Set the frozen sum to that of the adapters' factors for the layer `name`.
 
-        Where it is that already, of the very same adapters, nothing is read or computed.
+        Nothing is read or computed if it is that already, of the very same adapters.
         """
-        wanted = _Held(adapters, hold)
-        if self._holds is not None and self._holds.is_still(wanted):
+        wanted = _FrozenSum(adapters, composition)
+        if self._frozen is not None and self._frozen.equals(wanted):
             return
         device = self.device
-        self.folded = self.frozen_a = self.frozen_b = self._holds = None
-        self._place(self.base.weight.detach().to(device))
-        self._waited_for = None
+        self.folded = self.frozen_a = self.frozen_b = self._frozen = None
+        self._set_base_weight(self.base.weight.detach().to(device))
+        self._compute_device = None
         if adapters:
             pairs = [adapter.pair(name) for adapter in adapters]
-            self._sum(pairs, [adapter.scale for adapter in adapters], hold)
-        # Only now: without the memory for a sum nothing is held.
-        self._holds = wanted
+            self._compose(pairs, [adapter.scale for adapter in adapters], composition)
+        # Only now: if memory runs out above, there is no frozen sum.
+        self._frozen = wanted
 
-    def _sum(self, pairs: Sequence[Pair], scales: Sequence[float], hold: Composition) -> None:
+    def _compose(
+        self, pairs: Sequence[Pair], scales: Sequence[float], composition: Composition
+    ) -> None:
         exact = self.trained_dtype
         a_KI = torch.cat([self._tensor(pair.a, exact) for pair in pairs])
         b_OK = torch.cat(
             [self._tensor(p.b, exact) * scale for p, scale in zip(pairs, scales, strict=True)], 1
         )
         weight_OI = self.base.weight.detach()
-        if hold is Composition.FOLD:
+        if composition is Composition.FOLD:
             # All at once and rounded once: adding adapter by adapter in bf16 doubles the
-            # error, and taking one off again would not restore the weight.
+            # error, and subtracting one again would not restore the weight.
             self.folded = torch.addmm(weight_OI.to(exact), b_OK, a_KI).to(weight_OI.dtype)
-            self._set_aside()
+            self._offload_base()
         else:
             # A quantized weight has an integer type; its factors stay in full precision.
             kept = weight_OI.dtype if weight_OI.is_floating_point() else exact
             self.frozen_a, self.frozen_b = a_KI.to(kept), b_OK.to(kept)
 
-    def begin(self, pair: Pair, scale: float, train: Factor) -> None:
-        """`pair` is on top of the frozen sum, and `train` says which factors learn."""
+    def attach(self, pair: Pair, scale: float, train: Factor) -> None:
+        """Attach `pair` on top of the frozen sum; `train` says which factors are trained."""
         self.a = nn.Parameter(self._tensor(pair.a, self.trained_dtype), train is not Factor.B)
         self.b = nn.Parameter(self._tensor(pair.b, self.trained_dtype), train is not Factor.A)
         self.scale = scale
 
-    def fold_for_good(self) -> None:
-        """The folded weight is the base weight from now on; the one it was is let go."""
+    def merge_permanently(self) -> None:
+        """Make the folded weight the base weight, and free the original one."""
         if self.folded is not None:
-            self._place(self.folded)
-            self.folded = self._holds = self._aside = self._waited_for = None
+            self._set_base_weight(self.folded)
+            self.folded = self._frozen = self._offloaded = self._compute_device = None
 
-    def silence(self) -> None:
-        """No pair is on top any more."""
+    def detach(self) -> None:
+        """Detach the pair on top of the frozen sum."""
         self.a = self.b = None
 
     @property
     def device(self) -> torch.device:
-        """Where this layer computes."""
+        """The device that this layer computes on."""
         if self.folded is not None:
             return self.folded.device
-        # Also where memory has run out for the weight's way back: the next one can take it.
-        return self._waited_for or self.base.weight.device
+        # Kept also when memory ran out on the way back: the next `freeze` can try again.
+        return self._compute_device or self.base.weight.device
 
     @property
     def trained_dtype(self) -> torch.dtype:
-        """fp32 master factors for every base but an fp64 one (which is for checks)."""
+        """The dtype of master factors: fp32, or fp64 for an fp64 base (for checks)."""
         exact = self.base.weight.dtype == torch.float64
         return torch.float64 if exact else torch.float32
 
-    def _set_aside(self) -> None:
-        # Nothing writes to it, so one copy serves for every fold.
-        if self._aside is None:
-            self._aside = aside(self.base.weight.detach())
-        self._waited_for = self.device
-        self._place(self._aside)
+    def _offload_base(self) -> None:
+        # The base weight never changes, so one copy serves for every fold.
+        if self._offloaded is None:
+            self._offloaded = offload(self.base.weight.detach())
+        self._compute_device = self.device
+        self._set_base_weight(self._offloaded)
 
-    def _place(self, weight_OI: torch.Tensor) -> None:
+    def _set_base_weight(self, weight_OI: torch.Tensor) -> None:
         if weight_OI.data_ptr() != self.base.weight.data_ptr():
             self.base.weight = nn.Parameter(weight_OI, requires_grad=False)
 
@@ -185,75 +181,77 @@ class AdaptedLinear(nn.Module):
         return torch.tensor(array, dtype=dtype, device=self.device)
 
 
-class Adapted:
-    """The adapted layers of a model, by their paths in it, in the model's order."""
+class AdaptedLayers:
+    """The layers of a model that adapters attach to, by their paths in it, in its order."""
 
     def __init__(self, layers: Mapping[str, AdaptedLinear]) -> None:
         self.layers = dict(layers)
 
-    def freeze(self, adapters: Sequence[AdapterSource], hold: Composition) -> None:
-        """Under the pair on top lies the sum of `adapters` alone; none restores the base.
+    def freeze_adapters(self, adapters: Sequence[AdapterSource], composition: Composition) -> None:
+        """Set the frozen sum to that of `adapters`; none of them restores the base model.
 
-        They are read layer by layer: no more than one layer of all of them is in memory.
+        They are read layer by layer: at most one layer of all of them is in memory.
 
         Raises:
-            BankError: an adapter has a layer or a shape that the model has not, or can't be
-                read any more.
+            BankError: an adapter has a layer or a shape that the model does not have, or can
+                no longer be read.
         """
         for adapter in adapters:
             self._check(adapter)
-        having = [(adapter, frozenset(adapter.modules)) for adapter in adapters]
+        modules = [(adapter, frozenset(adapter.modules)) for adapter in adapters]
         for name, layer in self.layers.items():
-            layer.hold(name, [adapter for adapter, modules in having if name in modules], hold)
+            layer.freeze(name, [adapter for adapter, has in modules if name in has], composition)
 
-    def begin(self, adapter: Adapter, train: Factor) -> None:
-        """`adapter` is on top of the frozen ones, and its `train` factors learn.
+    def attach(self, adapter: Adapter, train: Factor) -> None:
+        """Attach `adapter` on top of the frozen sum; its `train` factors are trained.
 
-        The parameters are new ones: an optimizer is made afterwards.
+        The parameters are new ones: make the optimizer afterwards.
 
         Raises:
-            BankError: the adapter has a layer or a shape that the model has not.
+            BankError: the adapter has a layer or a shape that the model does not have.
         """
         self._check(adapter)
-        self.silence()
+        self.detach()
         for name, pair in adapter.pairs.items():
-            self.layers[name].begin(pair, adapter.scale, train)
+            self.layers[name].attach(pair, adapter.scale, train)
 
-    def silence(self) -> None:
-        """The model is the base and its frozen adapters; the pairs on top are dropped."""
+    def detach(self) -> None:
+        """Detach the attached adapter: the base model and its frozen adapters remain."""
         for layer in self.layers.values():
-            layer.silence()
+            layer.detach()
 
-    def pairs(self) -> dict[str, tuple[nn.Parameter, nn.Parameter]]:
-        """The factors (A, B) on top, by layer: the very parameters, not copies."""
+    def attached_pairs(self) -> dict[str, tuple[nn.Parameter, nn.Parameter]]:
+        """Return the attached factors (A, B) by layer: the parameters themselves, no copies."""
         return {
             name: (layer.a, layer.b)
             for name, layer in self.layers.items()
             if layer.a is not None and layer.b is not None
         }
 
-    def parameters(self) -> list[nn.Parameter]:
-        """The parameters that learn, in the model's order."""
-        return [p for pair in self.pairs().values() for p in pair if p.requires_grad]
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """Return the attached factors that are trained, in the model's order."""
+        return [p for pair in self.attached_pairs().values() for p in pair if p.requires_grad]
 
-    def current(self) -> Adapter:
-        """The adapter on top as float32 arrays, copied."""
-        pairs = {name: Pair(_array(a), _array(b)) for name, (a, b) in self.pairs().items()}
+    def attached_adapter(self) -> Adapter:
+        """Return the attached adapter as float32 arrays, copied."""
+        pairs = {name: Pair(_array(a), _array(b)) for name, (a, b) in self.attached_pairs().items()}
         scale = next((self.layers[name].scale for name in pairs), 1.0)
         return Adapter(pairs, scale)
 
-    def shapes(self) -> dict[str, tuple[int, int]]:
-        """(outputs, inputs) of every adapted layer."""
+    def layer_shapes(self) -> dict[str, tuple[int, int]]:
+        """Return (outputs, inputs) of every layer that adapters attach to."""
         return {
             name: (layer.base.out_features, layer.base.in_features)
             for name, layer in self.layers.items()
         }
 
     def _check(self, adapter: AdapterSource) -> None:
-        shapes, layout = self.shapes(), adapter.layout()
+        shapes, layout = self.layer_shapes(), adapter.layout()
         for name in adapter.modules:
             if name not in shapes:
-                raise BankError(f"adapter: found a layer {name}, the base model has none so named")
+                raise BankError(
+                    f"adapter: found a layer {name}, the base model has none of that name"
+                )
             found = (layout[name_of_b(name)][0], layout[name_of_a(name)][1])
             if found != shapes[name]:
                 raise BankError(
@@ -261,10 +259,10 @@ class Adapted:
                 )
 
 
-def adapt(model: nn.Module, targets: str = TARGETS) -> Adapted:
-    """Every linear layer whose whole path matches `targets` is adapted, in place.
+def inject_adapter_layers(model: nn.Module, targets: str = TARGETS) -> AdaptedLayers:
+    """Replace every linear layer whose whole path matches `targets` by an `AdaptedLinear`.
 
-    No parameter of the model learns afterwards, in an adapted layer or elsewhere.
+    In place; afterwards no parameter of the model is trained.
 
     Raises:
         ModelError: nothing matches.
@@ -282,21 +280,21 @@ def adapt(model: nn.Module, targets: str = TARGETS) -> Adapted:
         parent, _, last = name.rpartition(".")
         layers[name] = AdaptedLinear(module)
         setattr(model.get_submodule(parent), last, layers[name])
-    return Adapted(layers)
+    return AdaptedLayers(layers)
 
 
-def fold_for_good(model: nn.Module) -> None:
-    """Every folded weight of `model` is the base weight from now on, so that there is one copy.
+def merge_permanently(model: nn.Module) -> None:
+    """Merge the folded weights into the base model, so that there is one copy of each.
 
-    For a process that does one job: the base model can't be had back without loading it.
+    For a process that does one job: to get the base model back it has to be loaded again.
     """
     for module in model.modules():
         if isinstance(module, AdaptedLinear):
-            module.fold_for_good()
+            module.merge_permanently()
 
 
 def _plus(y_NO: torch.Tensor, h_NR: torch.Tensor, b_OR: torch.Tensor, scale: float) -> torch.Tensor:
-    # One product that adds as it goes: no tensor of outputs is made beside y.
+    # Fused: no second tensor of outputs is made beside y.
     return torch.addmm(y_NO, h_NR.to(y_NO.dtype), b_OR.to(y_NO.dtype).t(), alpha=scale)
 
 

@@ -1,10 +1,10 @@
-"""The questions of one picture behind one image prefix, kept apart by mask and positions.
+"""Packing: all questions of one picture in one row, behind one shared image prefix.
 
-A row is the prefix `<s>[INST]<image>` of one picture and a tail for each of its questions:
-all that stands behind the image, up to `</s>`. A token sees the prefix and its own tail, as
-far as they stand before it, and its position is the one that it has where its question
-stands alone. So every question has the loss and the gradients that it would have alone,
-while the image, most of its tokens, is computed once for all of them.
+A row is the prefix `<s>[INST]<image>` of one picture, and one segment per question: all its
+tokens after the image, up to `</s>`. A token attends to the prefix and to its own segment, as
+far as they come before it, and its position is the one that it has in a row of its question
+alone. So every question has the loss and the gradients that it would have alone, while the
+image, most of its tokens, is computed once for all of them.
 
 Legend of shapes: B rows, T tokens of the longest row.
 """
@@ -18,30 +18,32 @@ import numpy as np
 from torch import Tensor
 
 from client.data.task import Example
-from client.model.prompt import Encoded
+from client.model.prompt import EncodedExample
 
 Numbers = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Layout:
-    """Which tokens of packed rows belong together; shapes (B, T).
+class PackedLayout:
+    """Positions and segments of the tokens of packed rows; shapes (B, T).
 
     Attributes:
-        positions: the place that a token has where its question stands alone, 0-based.
-        tails: 0 in the prefix, then the number of the question, 1-based. Padding is one more
-            tail, so that each of its places sees something, and nobody sees it.
+        positions: position ids, 0-based, as in a row of the token's question alone.
+        segments: 0 for the prefix, then the number of the question, 1-based. Padding is one
+            more segment, so that a padding token attends to something and no other attends
+            to it.
     """
 
     positions: Tensor
-    tails: Tensor
+    segments: Tensor
 
-    def visible(self, window: int | None) -> Tensor:
-        """(B, 1, T, T): whether the token of a row of the mask sees that of a column.
+    def attention_mask(self, window: int | None) -> Tensor:
+        """Return the mask (B, 1, queries T, keys T), true where a query attends to a key.
 
-        `window`: how far back a decoder with a sliding window looks, itself counted in.
+        Args:
+            window: the decoder's sliding window, the token itself included; None without.
         """
-        keys, queries = self.tails.unsqueeze(1), self.tails.unsqueeze(2)
+        keys, queries = self.segments.unsqueeze(1), self.segments.unsqueeze(2)
         back = self.positions.unsqueeze(2) - self.positions.unsqueeze(1)
         seen = ((keys == 0) | (keys == queries)) & (back >= 0)
         if window is not None:
@@ -50,62 +52,62 @@ class Layout:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One row, without padding: four values a token."""
+class PackedRow:
+    """One row without padding: four values per token."""
 
     ids: list[int]
     labels: list[int]
     positions: list[int]
-    tails: list[int]
+    segments: list[int]
 
 
-def packed(questions: Sequence[Encoded], prefix: int) -> Row:
-    """The questions in one row; each begins with the same `prefix` tokens, which stand once.
+def pack_questions(questions: Sequence[EncodedExample], prefix: int) -> PackedRow:
+    """Pack questions that share their first `prefix` tokens into one row.
 
-    The first token of a tail carries no loss: it belongs to the question. So no token of
-    another tail ever has to predict it.
+    The first token of a segment has no label, because it belongs to the question. So no token
+    of another segment ever has to predict it.
     """
     first = questions[0]
-    row = Row(first.ids[:prefix], first.labels[:prefix], [*range(prefix)], [0] * prefix)
+    row = PackedRow(first.ids[:prefix], first.labels[:prefix], [*range(prefix)], [0] * prefix)
     for number, question in enumerate(questions, 1):
         row.ids.extend(question.ids[prefix:])
         row.labels.extend(question.labels[prefix:])
         row.positions.extend(range(prefix, len(question.ids)))
-        row.tails.extend([number] * (len(question.ids) - prefix))
+        row.segments.extend([number] * (len(question.ids) - prefix))
     return row
 
 
-def picture_numbers(examples: Iterable[Example]) -> tuple[int, ...]:
-    """The number of each example's picture; pictures are counted as they first come."""
-    return numbered(example.image for example in examples)
+def image_numbers(examples: Iterable[Example]) -> tuple[int, ...]:
+    """Return the number of each example's picture, in order of first occurrence."""
+    return number_distinct(example.image for example in examples)
 
 
-def numbered(things: Iterable[Hashable]) -> tuple[int, ...]:
-    """The number of each thing, equal ones alike; 0, 1, ... as they first come."""
+def number_distinct(values: Iterable[Hashable]) -> tuple[int, ...]:
+    """Number distinct values 0, 1, ... in order of first occurrence; equal values alike."""
     numbers: dict[Hashable, int] = {}
-    return tuple(numbers.setdefault(thing, len(numbers)) for thing in things)
+    return tuple(numbers.setdefault(value, len(numbers)) for value in values)
 
 
-def by_picture(chosen: Iterable[int], pictures: Sequence[int]) -> list[list[int]]:
-    """The chosen examples, those of one picture together; all in the order they come in."""
-    rows: dict[int, list[int]] = {}
-    for place in chosen:
-        rows.setdefault(pictures[place], []).append(place)
-    return list(rows.values())
+def group_by_image(chosen: Iterable[int], pictures: Sequence[int]) -> list[list[int]]:
+    """Group the chosen examples by picture, keeping their order."""
+    groups: dict[int, list[int]] = {}
+    for index in chosen:
+        groups.setdefault(pictures[index], []).append(index)
+    return list(groups.values())
 
 
-def epoch_by_picture(generator: np.random.Generator, pictures: Numbers) -> Numbers:
-    """All examples once: the pictures in random order, and each one's questions likewise."""
+def shuffle_by_image(generator: np.random.Generator, pictures: Numbers) -> Numbers:
+    """Return one epoch: pictures in random order, and the questions of each likewise."""
     shuffled = generator.permutation(len(pictures))
-    turn = generator.permutation(int(pictures.max()) + 1)
-    return shuffled[np.argsort(turn[pictures[shuffled]], kind="stable")]
+    rank = generator.permutation(int(pictures.max()) + 1)
+    return shuffled[np.argsort(rank[pictures[shuffled]], kind="stable")]
 
 
-def pictures_in_random_order(
+def shuffle_image_runs(
     generator: np.random.Generator, drawn: Numbers, pictures: Numbers
 ) -> Numbers:
-    """`drawn` examples in another order, in which a picture's neighbouring ones stay together."""
-    of = pictures[drawn]
-    run = np.cumsum(np.concatenate([[0], of[1:] != of[:-1]]))
-    turn = generator.permutation(int(run[-1]) + 1)
-    return drawn[np.argsort(turn[run], kind="stable")]
+    """Shuffle runs of consecutive examples of one picture, keeping each run together."""
+    of_drawn = pictures[drawn]
+    run = np.cumsum(np.concatenate([[0], of_drawn[1:] != of_drawn[:-1]]))
+    rank = generator.permutation(int(run[-1]) + 1)
+    return drawn[np.argsort(rank[run], kind="stable")]

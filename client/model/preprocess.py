@@ -1,6 +1,6 @@
-"""From a picture file to what the tower takes: its pixels, or features that were kept.
+"""Preprocessing of picture files for the vision tower: pixels, or features from the store.
 
-All of it may run on any thread; the tower itself is not touched.
+All of it may run on any thread; the tower itself is not used.
 """
 # pyright: reportUnknownMemberType=false
 
@@ -17,9 +17,9 @@ from PIL.Image import Image
 from torch import Tensor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from client.data.file_stamp import Stamp
-from client.data.images import load_image, named_dicom, pad_to_square
-from client.model.feature_cache import stamp_of_picture
+from client.data.file_stamp import FileStamp
+from client.data.images import has_dicom_suffix, load_image, pad_to_square
+from client.model.feature_cache import image_stamp
 from client.model.feature_store import FeatureStore
 from common.identity import canonical_json, code_digest, sha256
 
@@ -37,71 +37,75 @@ _PACKAGES: Final = (
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Kept:
-    """A picture that the tower has seen before.
+class StoredFeatures:
+    """A picture whose features were in the store.
 
     Attributes:
-        stamp: the file as it was when it was read.
+        stamp: the file's stamp when it was read.
         features: (N, V), as the tower made them, on the CPU.
     """
 
-    stamp: Stamp
+    stamp: FileStamp
     features: Tensor
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Pixels:
-    """A picture that the tower is to see.
+class ImagePixels:
+    """A picture whose features the tower has to compute.
 
     Attributes:
-        stamp: the file as it was when it was read.
+        stamp: the file's stamp when it was read.
         pixels: (1, 3, side, side), fp32, on the CPU.
-        key: under what its features are to be kept; None where they are not.
+        key: the key to store the features under; None if they are not to be stored.
     """
 
-    stamp: Stamp
+    stamp: FileStamp
     pixels: Tensor
     key: str | None
 
 
-Prepared: TypeAlias = Kept | Pixels
-#: From a picture file to what the tower takes.
-Prepare: TypeAlias = Callable[[Path], Prepared]
+Preprocessed: TypeAlias = StoredFeatures | ImagePixels
+#: Preprocesses a picture file.
+Preprocess: TypeAlias = Callable[[Path], Preprocessed]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Preparation:
-    """The way of one model's pictures, with its site's store where there is one.
+class Preprocessor:
+    """The preprocessing of one model, with the site's feature store if there is one.
 
     Attributes:
-        maker: what `maker_of` says of the model.
-        read: `load_image`, or `decode` for a thread beside the main one (client/data/images.py).
+        extractor: the model's `extractor_digest`.
+        read: `load_image`, or `decode_image` for a second thread (client/data/images.py).
     """
 
     processor: CLIPImageProcessorPil
     store: FeatureStore | None
-    maker: str
+    extractor: str
     read: Callable[[Path], Image] = load_image
 
-    def __call__(self, file: Path) -> Prepared:
-        """The picture, as it was kept or as it is read.
+    def __call__(self, file: Path) -> Preprocessed:
+        """Return the picture's stored features, or its pixels.
 
         Raises:
             DataError: it can't be read.
         """
-        stamp = stamp_of_picture(file)
+        stamp = image_stamp(file)
         key = self._key(file, stamp)
         features = None if self.store is None or key is None else self.store.load(key)
         if features is not None:
-            return Kept(stamp, features)
+            return StoredFeatures(stamp, features)
         pixels = self._pixels(file)
-        # Of a file that was replaced meanwhile nobody knows which one was read.
-        return Pixels(stamp, pixels, key if stamp_of_picture(file) == stamp else None)
+        # If the file was replaced meanwhile, either version may have been read.
+        return ImagePixels(stamp, pixels, key if image_stamp(file) == stamp else None)
 
-    def _key(self, file: Path, stamp: Stamp) -> str | None:
-        """None where nothing is kept, or the file can't be read: `read` says why."""
+    def _key(self, file: Path, stamp: FileStamp) -> str | None:
+        """Return the store's key; None without a store, or if the file can't be read."""
         try:
-            return None if self.store is None else key_of(_content(file, stamp), self.maker)
+            return (
+                None
+                if self.store is None
+                else feature_key(_content_digest(file, stamp), self.extractor)
+            )
         except OSError:
             return None
 
@@ -111,32 +115,32 @@ class Preparation:
         return self.processor(square, return_tensors="pt")["pixel_values"]
 
 
-def key_of(content: str, maker: str) -> str:
-    """Under what the features are kept that `maker` makes of a picture with this digest."""
-    return sha256(canonical_json([content, maker]).encode())
+def feature_key(content: str, extractor: str) -> str:
+    """Return the store's key of a picture's features, from its digest and the extractor's."""
+    return sha256(canonical_json([content, extractor]).encode())
 
 
-def maker_of(model: str, device: torch.device) -> str:
-    """A digest of everything but the picture that decides a bit of its features.
+def extractor_digest(model: str, device: torch.device) -> str:
+    """Return a digest of everything except the picture that decides the bits of its features.
 
-    `model` says which weights, in which precision. The rest is this process's: the code, the
-    packages and the device, a CPU with the number of threads that the calling thread computes
-    on (CLIP-L's features in bf16 differ by 0.5 % between one and two).
+    `model` identifies the weights and their precision. The rest is this process's: the code,
+    the packages and the device, for a CPU with the number of threads of the calling thread
+    (CLIP-L's features in bf16 differ by 0.5 % between one and two).
     """
-    parts = [model, code_digest(), _packages(), _device(device)]
+    parts = [model, code_digest(), _package_versions(), _device_name(device)]
     return sha256(canonical_json(parts).encode())
 
 
 @lru_cache(maxsize=100_000)
-def _content(file: Path, stamp: Stamp) -> str:
+def _content_digest(file: Path, stamp: FileStamp) -> str:
     # Keyed by the stamp, too: a file that is replaced is read again.
     digest = sha256(file.read_bytes())
-    # The same bytes are no picture under one name, and one under another.
-    return f"{digest}.dcm" if named_dicom(file) else digest
+    # The same bytes may be a picture under one name, and none under another.
+    return f"{digest}.dcm" if has_dicom_suffix(file) else digest
 
 
 @lru_cache(maxsize=1)
-def _packages() -> list[str]:
+def _package_versions() -> list[str]:
     return [f"{name} {_version(name)}" for name in _PACKAGES]
 
 
@@ -147,22 +151,23 @@ def _version(package: str) -> str:
         return "none"
 
 
-def _device(device: torch.device) -> str:
+def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}"
-    able = torch.backends.cpu.get_cpu_capability()
-    return f"CPU {_cpu()} {able}, {torch.get_num_threads()} threads"
+    capability = torch.backends.cpu.get_cpu_capability()
+    return f"CPU {_cpu()} {capability}, {torch.get_num_threads()} threads"
 
 
 @lru_cache(maxsize=1)
 def _cpu() -> str:
-    """What the system says of its first CPU: oneDNN chooses by more than torch tells (AMX).
+    """Return what /proc/cpuinfo says of the first CPU.
 
-    A store may outlive the machine, on a volume.
+    oneDNN chooses kernels by more than torch reports (AMX), and a store on a volume may
+    outlive the machine.
     """
-    told = {"vendor_id", "cpu family", "model", "model name", "flags", "Features"}
+    fields = {"vendor_id", "cpu family", "model", "model name", "flags", "Features"}
     try:
         first = Path("/proc/cpuinfo").read_text(errors="replace").partition("\n\n")[0]
     except OSError:
         return platform.processor()
-    return "\n".join(line for line in first.splitlines() if line.split(":")[0].strip() in told)
+    return "\n".join(line for line in first.splitlines() if line.split(":")[0].strip() in fields)

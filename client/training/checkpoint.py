@@ -1,8 +1,8 @@
-"""A checkpoint: where a round's training stands, on the disk.
+"""Checkpoints of a round's training on the disk.
 
-Two files in the order's own folder: the tensors in safetensors, named by their digest, and
-a JSON that names them. The JSON is renamed into place last, so at every moment it names a
-whole state or there is none.
+A checkpoint is two files in the order's own folder: the tensors in safetensors, named by
+their digest, and a JSON that names them. The JSON is renamed into place last, so that at
+every moment it names a complete state, or there is none.
 """
 # pyright: reportUnknownMemberType=false
 
@@ -20,64 +20,67 @@ from common.durable import DISK, Files, remove_if_there, write_file
 from common.errors import SiteFailed
 from common.identity import canonical_json, sha256
 
-#: What a state belongs to: a checkpoint of anything else is passed over.
-Key: TypeAlias = Mapping[str, str | int]
+#: Identifies the training that a state belongs to; a checkpoint with another key is ignored.
+CheckpointKey: TypeAlias = Mapping[str, str | int]
 
 _NAME = "checkpoint.json"
-#: What reading a checkpoint raises where it is damaged, or none.
+#: Raised on reading a checkpoint that is damaged or missing.
 _DAMAGED = (OSError, ValueError, KeyError, TypeError, SafetensorError)
 
 
-class NotWanted(Exception):
-    """The job is no longer wanted; its checkpoint is on the disk."""
+class JobCancelled(Exception):
+    """The job was cancelled; its checkpoint is on the disk."""
 
 
-def always() -> bool:
-    """The job stays wanted."""
+def never_cancelled() -> bool:
+    """Return True: the job is never cancelled."""
     return True
 
 
 class Checkpoint:
-    """The checkpoints of one order's training, in a folder that is made where it is missing."""
+    """The checkpoints of one order's training, in a folder that is made if missing."""
 
     def __init__(
         self,
         folder: Path,
         every_s: float,
-        wanted: Callable[[], bool] = always,
+        still_requested: Callable[[], bool] = never_cancelled,
         files: Files = DISK,
     ) -> None:
-        """A checkpoint is due `every_s` seconds after the last one; 0 is after every step."""
+        """Make a checkpoint due `every_s` seconds after the last one; 0 means after every step.
+
+        `still_requested` says at each checkpoint whether the job is still to be done.
+        """
         self.folder = folder
         self.every_s = every_s
-        self.wanted = wanted
+        self._still_requested = still_requested
         self._files = files
         self._last_s = time.monotonic()
 
     def due(self) -> bool:
-        """Whether it is time for a checkpoint."""
+        """Return whether it is time for a checkpoint."""
         return time.monotonic() - self._last_s >= self.every_s
 
     def latest(self) -> str | None:
-        """The digest of the last state that was saved; None where there is none."""
+        """Return the digest of the last saved state; None if there is none."""
         try:
             return str(self._document()["sha256"])
         except _DAMAGED:
             return None
 
-    def load(self, key: Key) -> dict[str, Tensor] | None:
-        """The last state that was saved under `key`; None where there is none, or it is damaged."""
+    def load(self, key: CheckpointKey) -> dict[str, Tensor] | None:
+        """Return the last state saved under `key`; None if there is none, or it is damaged."""
         try:
             document = self._document()
             if document["of"] != dict(key):
                 return None
-            blob = self._state(document["sha256"]).read_bytes()
+            blob = self._tensors(document["sha256"]).read_bytes()
             return load(blob) if sha256(blob) == document["sha256"] else None
         except _DAMAGED:
             return None
 
-    def save(self, key: Key, state: Mapping[str, Tensor]) -> None:
-        """`state` is on the disk, and the one before it is gone.
+    def save(self, key: CheckpointKey, state: Mapping[str, Tensor]) -> None:
+        """Write `state` to the disk, and remove the one before it.
 
         Raises:
             SiteFailed: the disk is full or can't be written.
@@ -86,27 +89,27 @@ class Checkpoint:
         digest = sha256(blob)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_file(self._state(digest), blob, self._files)
+            write_file(self._tensors(digest), blob, self._files)
             document = canonical_json({"of": dict(key), "sha256": digest})
             write_file(self.folder / _NAME, document.encode(), self._files)
             for file in self.folder.iterdir():
-                if file not in (self._state(digest), self.folder / _NAME):
+                if file not in (self._tensors(digest), self.folder / _NAME):
                     remove_if_there(file, self._files)
         except OSError as error:
             raise SiteFailed(f"could not write a checkpoint ({error.strerror})") from None
         self._last_s = time.monotonic()
 
-    def check_wanted(self) -> None:
-        """Go on.
+    def raise_if_cancelled(self) -> None:
+        """Check that the job is still requested.
 
         Raises:
-            NotWanted: the job is no longer wanted.
+            JobCancelled: it is not.
         """
-        if not self.wanted():
-            raise NotWanted
+        if not self._still_requested():
+            raise JobCancelled
 
     def _document(self) -> dict[str, Any]:
         return json.loads((self.folder / _NAME).read_bytes())
 
-    def _state(self, digest: str) -> Path:
+    def _tensors(self, digest: str) -> Path:
         return self.folder / f"{digest}.safetensors"

@@ -17,7 +17,7 @@ import torch
 from torch.nn import functional
 
 
-class Contrast(Protocol):
+class ContrastiveTerm(Protocol):
     """One similarity over a stack of factors W."""
 
     def at(
@@ -31,7 +31,7 @@ class Contrast(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Exp:
+class ExpTerm:
     """sum_i sign_i exp(-|W - P_i|) times a weight.
 
     Shapes: prototypes (L, K, X * Y), squares (L, K), their |P|^2; signed_weight (K,),
@@ -45,7 +45,7 @@ class Exp:
     def at(
         self, w_LXY: torch.Tensor, gram_LRR: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """See `Contrast`."""
+        """See `ContrastiveTerm`."""
         d_LK = self._distances(w_LXY.flatten(1), gram_LRR)
         term_LK = self.signed_weight * torch.exp(-d_LK)
         # d/dW exp(-d) = -exp(-d) (W - P) / d; at d = 0 there is no direction to go.
@@ -71,7 +71,7 @@ class Exp:
 
 
 @dataclass(frozen=True, slots=True)
-class Attract:
+class AttractTerm:
     """|W - P|^2 times a weight; shape of prototype: (L, X, Y)."""
 
     prototype: torch.Tensor
@@ -80,7 +80,7 @@ class Attract:
     def at(
         self, w_LXY: torch.Tensor, gram_LRR: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """See `Contrast`: the gradient is 2 weight (W - P)."""
+        """See `ContrastiveTerm`: the gradient is 2 weight (W - P)."""
         value = self.weight * (w_LXY - self.prototype).square().sum()
         inner_RR = (
             2
@@ -91,7 +91,7 @@ class Attract:
 
 
 @dataclass(frozen=True, slots=True)
-class Grassmann:
+class GrassmannTerm:
     """InfoNCE over how much the rows of A share with each prototype's rows, times a weight.
 
     Shapes: bases (L, K * R, Y), orthonormal rows; the first `same` of the K prototypes are
@@ -106,7 +106,7 @@ class Grassmann:
     def at(
         self, w_LXY: torch.Tensor, gram_LRR: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """See `Contrast`.
+        """See `ContrastiveTerm`.
 
         The projector on A's rows is A' (A A')^-1 A, so no QR of A is needed:
         z = tr(Y' C) / R with C = A Q', Y = (A A')^-1 C, and

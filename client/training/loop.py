@@ -1,7 +1,7 @@
-"""The training loop: one round of one stage at one site. It knows no model and no method.
+"""The training loop: one round of one stage at one site, for any model and method.
 
-What is trained comes in as a descent (client/training/optimizer.py), a loss of chosen examples, and
-perhaps a regularizer that adds its own gradient.
+It is given an optimizer (client/training/optimizer.py), a loss of chosen examples, and
+optionally a regularizer that adds its own gradient.
 """
 # pyright: reportUnknownMemberType=false
 
@@ -15,25 +15,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from client.model.packing import epoch_by_picture, numbered, pictures_in_random_order
-from client.training.checkpoint import Checkpoint, Key
-from client.training.optimizer import Descent, Penalty
+from client.model.packing import number_distinct, shuffle_by_image, shuffle_image_runs
+from client.training.checkpoint import Checkpoint, CheckpointKey
+from client.training.optimizer import Optimizer, Penalty
 from common.errors import SiteFailed
 from common.identity import code_digest, seed_for
 from common.plan import Plan
 
-#: The parts whose sum is the mean loss of the chosen examples (each of shape (), with its graph).
+#: Terms whose sum is the mean loss of the chosen examples (each of shape (), with its graph).
 LossOf: TypeAlias = Callable[[Sequence[int]], Iterable[Tensor]]
 
-#: The names, beside the descent's own, under which a checkpoint keeps what is past.
+#: The keys, beside the optimizer's own, of the losses and regularizer values in a checkpoint.
 _LOSSES, _VALUES = "losses", "regularizer"
-#: Optimizer steps between two progress reports: each waits for the device once.
-REPORT_EVERY = 10
+#: Optimizer steps between two progress events: each waits for the device once.
+PROGRESS_EVERY = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a training is. `loss` is the mean cross-entropy since the last report, in nats."""
+    """The progress of a round's training.
+
+    Attributes:
+        loss: the mean cross-entropy since the last progress event, in nats.
+    """
 
     stage: int
     round: int
@@ -44,21 +48,23 @@ class Progress:
 
 
 OnProgress: TypeAlias = Callable[[Progress], None]
-#: Places of examples, in the order in which they are taken.
+#: Indices of examples, in the order in which they are trained on.
 Permutation: TypeAlias = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundSchedule:
-    """One round of a stage at a site: which part of the plan's training it is.
+    """The batches and learning rates of one round of a stage at a site.
 
     Attributes:
-        examples: how many the stage's own task has: what the steps are counted by.
-        of_stages: how many each stage's task has, where all of them are drawn from, those
-            of the stage's own task first; empty where only those are.
-        pictures: the number of each example's picture, where those of one picture are drawn
-            together; empty where each is drawn by itself.
-        checkpoint: where the round is kept while it lasts; None keeps nothing.
+        examples: the number of examples of the stage's own task, from which the number of
+            steps follows.
+        examples_by_stage: the number of examples of each stage's task, for training on all
+            tasks together; the stage's own examples then come first. Empty for training on
+            the stage's own task alone.
+        pictures: the number of each example's picture, to draw the examples of one picture
+            together; empty to draw each example by itself.
+        checkpoint: stores the unfinished round; None for no checkpoints.
     """
 
     plan: Plan
@@ -66,105 +72,100 @@ class RoundSchedule:
     round: int
     site: str
     examples: int
-    of_stages: tuple[int, ...] = ()
+    examples_by_stage: tuple[int, ...] = ()
     pictures: tuple[int, ...] = ()
     checkpoint: Checkpoint | None = None
 
     def batches(self) -> list[list[int]]:
-        """The examples of every optimizer step, drawn without repeating within an epoch.
+        """Return the examples of every optimizer step, without repetition within an epoch.
 
-        Sizes differ by one at most: a small last batch would be a loud one. Epochs may be
-        fractional; the order depends on (plan seed, stage, round, site) alone. Where pictures
-        are given, an epoch takes them in random order, each with all its questions, and only
-        the border of a batch comes between those.
+        Sizes differ by at most one: the gradient of a small last batch would be noisy. The
+        number of epochs may be fractional; the order depends on (plan seed, stage, round,
+        site) alone. With `pictures`, an epoch takes them in random order, each with all its
+        questions, and only the border between two batches separates those.
         """
         stage = self.plan.stages[self.stage]
         drawn = max(1, round(stage.local_epochs * self.examples))
-        seed = seed_for(self.plan.seed, "batches", self.stage, self.round, self.site)
-        generator = np.random.default_rng(seed)
         steps = math.ceil(drawn / stage.batch_size)
-        chosen = (
-            self._of_all() if self.of_stages else self._passes(generator, (0, self.examples), drawn)
-        )
+        if self.examples_by_stage:
+            chosen = self._joint_permutation()
+        else:
+            seed = seed_for(self.plan.seed, "batches", self.stage, self.round, self.site)
+            chosen = self._draw(np.random.default_rng(seed), (0, self.examples), drawn)
         return [part.tolist() for part in np.array_split(chosen, steps)]
 
-    def _of_all(self) -> Permutation:
-        """This round's part of one long random order of all stages' questions.
+    def _joint_permutation(self) -> Permutation:
+        """Return this round's part of one long random order of all stages' questions.
 
-        In it each task's questions come as often as in a stage of their own, so that
-        training on all of them at once differs in nothing but the order. The stage's own
-        questions are the first, those of the other stages follow by stage.
+        Each task's questions occur as often as in a stage of their own, so that training on
+        all of them together differs only in the order. The indices of the stage's own
+        questions come first, then those of the other stages by stage.
         """
         generator = np.random.default_rng(seed_for(self.plan.seed, "joint", self.site))
         drawn = np.concatenate(
             [
-                self._passes(np.random.default_rng(stage), held, self._drawn(stage))
-                for stage, held in enumerate(self._held())
-                if self.of_stages[stage]
+                self._draw(np.random.default_rng(stage), indices, self._questions_of_stage(stage))
+                for stage, indices in enumerate(self._index_ranges())
+                if self.examples_by_stage[stage]
             ]
         )
         if self.pictures:
-            whole = pictures_in_random_order(generator, drawn, np.asarray(self.pictures))
+            order = shuffle_image_runs(generator, drawn, np.asarray(self.pictures))
         else:
-            whole = generator.permutation(drawn)
-        before = sum(map(self._drawn, range(self.stage)))
-        rounds = np.array_split(
-            whole[before : before + self._drawn(self.stage)], self.plan.stages[self.stage].rounds
-        )
+            order = generator.permutation(drawn)
+        start = sum(map(self._questions_of_stage, range(self.stage)))
+        of_stage = order[start : start + self._questions_of_stage(self.stage)]
+        rounds = np.array_split(of_stage, self.plan.stages[self.stage].rounds)
         return rounds[self.round - 1]
 
-    def _held(self) -> list[tuple[int, int]]:
-        """The places of each stage's examples, from the first to behind the last, by stage."""
-        others = [stage for stage in range(len(self.of_stages)) if stage != self.stage]
-        places = [self.stage, *others]
-        starts = np.cumsum([0, *(self.of_stages[stage] for stage in places)]).tolist()
-        found = dict(zip(places, pairwise(starts), strict=True))
-        return [found[stage] for stage in range(len(self.of_stages))]
+    def _index_ranges(self) -> list[tuple[int, int]]:
+        """Return the half-open range of the indices of each stage's examples, by stage."""
+        others = [stage for stage in range(len(self.examples_by_stage)) if stage != self.stage]
+        stages = [self.stage, *others]
+        ends = np.cumsum([0, *(self.examples_by_stage[stage] for stage in stages)]).tolist()
+        ranges = dict(zip(stages, pairwise(ends), strict=True))
+        return [ranges[stage] for stage in range(len(self.examples_by_stage))]
 
-    def _passes(
-        self, generator: np.random.Generator, held: tuple[int, int], drawn: int
+    def _draw(
+        self, generator: np.random.Generator, indices: tuple[int, int], drawn: int
     ) -> Permutation:
-        """`drawn` of the examples at the places `held`, none again before each has come."""
-        first, end = held
+        """Draw `drawn` examples of the half-open range `indices`, epoch by epoch."""
+        first, end = indices
         epochs = range(math.ceil(drawn / (end - first)))
         if self.pictures:
-            # By their own order: other tasks' pictures may be numbered before them or behind.
-            own = np.asarray(numbered(self.pictures[first:end]))
-            found = [epoch_by_picture(generator, own) for _ in epochs]
+            # Renumbered, because the numbers of other tasks' pictures may come before or after.
+            own = np.asarray(number_distinct(self.pictures[first:end]))
+            permutations = [shuffle_by_image(generator, own) for _ in epochs]
         else:
-            found = [generator.permutation(end - first) for _ in epochs]
-        return first + np.concatenate(found)[:drawn]
+            permutations = [generator.permutation(end - first) for _ in epochs]
+        return first + np.concatenate(permutations)[:drawn]
 
-    def _drawn(self, stage: int) -> int:
-        """How many questions all rounds of a stage take, where all stages' are drawn from."""
-        planned, count = self.plan.stages[stage], self.of_stages[stage]
-        return planned.rounds * max(1, round(planned.local_epochs * count)) if count else 0
+    def _questions_of_stage(self, stage: int) -> int:
+        """Return the number of questions in all rounds of a stage, when trained jointly."""
+        planned, examples = self.plan.stages[stage], self.examples_by_stage[stage]
+        return planned.rounds * max(1, round(planned.local_epochs * examples)) if examples else 0
 
     def rate(self, step: int, steps: int) -> float:
-        """The learning rate of step `step` (0-based) of the round's `steps`.
+        """Return the learning rate of step `step` (0-based) of the round's `steps`.
 
-        A linear warm-up, then half a cosine to zero, over the rounds of the whole stage: a
-        restart in every round would undo what the last one settled. A step is counted at
-        its middle, so that neither the first nor the last is lost. Where all tasks are drawn
-        from, the stages are parts of one training, and the cosine is over all of them.
+        A linear warm-up, then half a cosine to zero, over all rounds of the stage: a restart
+        in every round would undo the annealing of the last one. A step counts at its middle,
+        so that neither the first nor the last has rate zero. In joint training the stages are
+        parts of one training, and the cosine is over all of them.
         """
         stage, warmup = self.plan.stages[self.stage], self.plan.training.warmup
         done = (self.round - 1 + (step + 0.5) / steps) / stage.rounds
-        if self.of_stages:
-            done = self._done_of_all(done)
+        if self.examples_by_stage:
+            questions = [self._questions_of_stage(i) for i in range(len(self.examples_by_stage))]
+            done = (sum(questions[: self.stage]) + done * questions[self.stage]) / sum(questions)
         if done < warmup:
             return stage.learning_rate * done / warmup
         return stage.learning_rate * 0.5 * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup)))
 
-    def _done_of_all(self, done: float) -> float:
-        """The share of all stages' questions that is behind, `done` of this stage's own."""
-        drawn = [self._drawn(stage) for stage in range(len(self.of_stages))]
-        return (sum(drawn[: self.stage]) + done * drawn[self.stage]) / sum(drawn)
-
 
 @dataclass(frozen=True, slots=True)
-class Trained:
-    """What a round came to: optimizer steps, and means over them."""
+class TrainResult:
+    """The number of optimizer steps of a round, and means over them."""
 
     steps: int
     loss: float
@@ -172,8 +173,8 @@ class Trained:
 
 
 @dataclass(frozen=True, slots=True)
-class _Past:
-    """The losses and the regularizer's values of the steps made so far, each of shape ()."""
+class _History:
+    """The losses and the regularizer's values of the steps so far, each of shape ()."""
 
     losses: list[Tensor] = field(default_factory=list[Tensor])
     values: list[Tensor] = field(default_factory=list[Tensor])
@@ -186,68 +187,68 @@ class _Past:
 
 def train(
     schedule: RoundSchedule,
-    descent: Descent,
+    optimizer: Optimizer,
     loss_of: LossOf,
     penalty: Penalty | None,
     on_progress: OnProgress,
-) -> Trained:
-    """The parameters have made the round's steps, those of an earlier process among them.
+) -> TrainResult:
+    """Make the round's optimizer steps, continuing from its checkpoint if there is one.
 
     Raises:
         SiteFailed: the loss is not finite, or the disk is full.
-        NotWanted: the job is no longer wanted, as it turned out at a checkpoint.
+        JobCancelled: the job was cancelled, as found at a checkpoint.
     """
     batches = schedule.batches()
-    past = _resumed(schedule, descent)
-    for step in range(len(past.losses), len(batches)):
+    history = _restore(schedule, optimizer)
+    for step in range(len(history.losses), len(batches)):
         rate = schedule.rate(step, len(batches))
-        past.add(*descent.step(loss_of(batches[step]), penalty, rate))
-        if (step + 1) % REPORT_EVERY == 0 or step + 1 == len(batches):
-            loss = _mean(past.losses[step // REPORT_EVERY * REPORT_EVERY :])
+        history.add(*optimizer.step(loss_of(batches[step]), penalty, rate))
+        done = step + 1
+        if done % PROGRESS_EVERY == 0 or done == len(batches):
+            loss = _mean(history.losses[step // PROGRESS_EVERY * PROGRESS_EVERY :])
             _check_finite(schedule, step, loss)
-            on_progress(_progress(schedule, step + 1, len(batches), loss))
-        _keep(schedule, descent, past)
-    return Trained(len(batches), _mean(past.losses), _mean(past.values))
+            on_progress(
+                Progress(schedule.stage, schedule.round, schedule.site, done, len(batches), loss)
+            )
+        _save_if_due(schedule, optimizer, history)
+    return TrainResult(len(batches), _mean(history.losses), _mean(history.values))
 
 
-def _key(schedule: RoundSchedule, descent: Descent) -> Key:
-    """What a checkpoint of this round belongs to."""
+def _key(schedule: RoundSchedule, optimizer: Optimizer) -> CheckpointKey:
     return {
         "plan": schedule.plan.digest,
         "stage": schedule.stage,
         "round": schedule.round,
         "site": schedule.site,
         "examples": schedule.examples,
-        "of_stages": ",".join(map(str, schedule.of_stages)),
+        "of_stages": ",".join(map(str, schedule.examples_by_stage)),
         "code": code_digest(),
-        "layout": descent.layout,
+        "layout": optimizer.layout,
     }
 
 
-def _resumed(schedule: RoundSchedule, descent: Descent) -> _Past:
-    """What is past already: nothing, or as much as the round's checkpoint holds."""
-    key = _key(schedule, descent)
+def _restore(schedule: RoundSchedule, optimizer: Optimizer) -> _History:
+    """Restore the round's checkpoint, and return its history; an empty one without."""
+    key = _key(schedule, optimizer)
     state = None if schedule.checkpoint is None else schedule.checkpoint.load(key)
     if state is None:
-        return _Past()
-    past = _Past([*state.pop(_LOSSES)], [*state.pop(_VALUES)])
-    descent.restore(state)
-    return past
+        return _History()
+    history = _History([*state.pop(_LOSSES)], [*state.pop(_VALUES)])
+    optimizer.restore(state)
+    return history
 
 
-def _keep(schedule: RoundSchedule, descent: Descent, past: _Past) -> None:
-    """Where a checkpoint is due, the leading process writes what all of them stand at."""
+def _save_if_due(schedule: RoundSchedule, optimizer: Optimizer, history: _History) -> None:
+    """Save a checkpoint at the leader, when one is due; then check that the job goes on."""
     checkpoint = schedule.checkpoint
-    if checkpoint is None or not descent.agreed(checkpoint.due()):
+    if checkpoint is None or not optimizer.broadcast_from_leader(checkpoint.due()):
         return
-    state = {**descent.state(), _LOSSES: _stacked(past.losses), _VALUES: _stacked(past.values)}
-    if descent.share[0] == 0:
-        checkpoint.save(_key(schedule, descent), state)
-    checkpoint.check_wanted()
-
-
-def _progress(schedule: RoundSchedule, step: int, steps: int, loss: float) -> Progress:
-    return Progress(schedule.stage, schedule.round, schedule.site, step, steps, loss)
+    losses, values = _stacked(history.losses), _stacked(history.values)
+    state = {**optimizer.state(), _LOSSES: losses, _VALUES: values}
+    rank, _ = optimizer.shard
+    if rank == 0:
+        checkpoint.save(_key(schedule, optimizer), state)
+    checkpoint.raise_if_cancelled()
 
 
 def _mean(values: Sequence[Tensor]) -> float:
@@ -255,7 +256,7 @@ def _mean(values: Sequence[Tensor]) -> float:
 
 
 def _stacked(values: Sequence[Tensor]) -> Tensor:
-    # Those of an earlier process come from the disk, the others from the device.
+    # Values restored from a checkpoint are on the CPU, the others on the device.
     return torch.stack([value.cpu() for value in values]) if values else torch.empty(0)
 
 
@@ -264,6 +265,6 @@ def _check_finite(schedule: RoundSchedule, step: int, loss: float) -> None:
         stage = schedule.plan.stages[schedule.stage]
         raise SiteFailed(
             f"site {schedule.site}: stage {stage.name!r}, round {schedule.round}: the loss is "
-            f"{loss} by step {step + 1}, expected a number; a lower learning_rate than "
+            f"{loss} by step {step + 1}, expected a finite number; a lower learning_rate than "
             f"{stage.learning_rate:g} may help"
         )

@@ -1,7 +1,7 @@
-"""How a loss becomes a step of the parameters: AdamW behind a small role.
+"""The optimizer of a round: AdamW behind the interface that the training loop asks for.
 
-In one process it is `PlainDescent`; client/training/deepspeed.py has the one for several that train
-together.
+`LocalOptimizer` is for one process; client/training/deepspeed.py has the one for several
+processes that train together.
 """
 # pyright: reportUnknownMemberType=false
 
@@ -18,8 +18,8 @@ from common.plan import Training
 Penalty: TypeAlias = Callable[[], Tensor]
 
 
-class Descent(Protocol):
-    """What the training loop asks of an optimizer, wherever its parts are.
+class Optimizer(Protocol):
+    """What the training loop asks of an optimizer, in one process or in several.
 
     Where several processes train together, all of them call all methods in the same order,
     and the network equally often.
@@ -27,61 +27,61 @@ class Descent(Protocol):
 
     @property
     def layout(self) -> str:
-        """How the state is laid out: a state is restored where the layout is the same."""
+        """The layout of `state`: a state is restored only where the layout is the same."""
         ...
 
     @property
-    def share(self) -> tuple[int, int]:
-        """(place, count): this process takes part `place` of `count` of every batch."""
+    def shard(self) -> tuple[int, int]:
+        """(rank, world size): this process takes part `rank` of `world size` of every batch."""
         ...
 
     @property
     def network(self) -> Callable[..., Tensor]:
-        """What is called for a loss: the network that this descent trains."""
+        """The network to call for a loss."""
         ...
 
     def step(
         self, losses: Iterable[Tensor], penalty: Penalty | None, rate: float
     ) -> tuple[Tensor, Tensor | None]:
-        """The parameters have made one step down the sum of `losses` and the penalty.
+        """Make one optimizer step on the sum of `losses` and the penalty, at learning rate `rate`.
 
-        Each of `losses` goes backward before the next is made. The sum and the penalty's
-        value come back, over all processes, without a graph.
+        Each of `losses` goes through its backward pass before the next is made. Returns the
+        sum and the penalty's value, over all processes, without a graph.
         """
         ...
 
-    def whole(self) -> AbstractContextManager[None]:
-        """Inside, every factor has all its values in this process."""
+    def gathered_parameters(self) -> AbstractContextManager[None]:
+        """Gather the parameters: inside, every factor has all its values in this process."""
         ...
 
-    def agreed(self, ours: bool) -> bool:
-        """What the leading process (`share` 0) said, in every process."""
+    def broadcast_from_leader(self, value: bool) -> bool:
+        """Return in every process the value that the leader (rank 0) passed."""
         ...
 
     def state(self) -> dict[str, Tensor]:
-        """All that a later process needs to go on, on the CPU; whole in the leading one."""
+        """Return all that a later process needs to continue, on the CPU; complete at the leader."""
         ...
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """The descent stands where it stood when `state` was taken."""
+        """Restore parameters and moments from what `state` returned."""
         ...
 
 
-#: Makes the descent of a network of which `factors` are what is read by a penalty; those of
-#: them that require a gradient are trained.
-Descend: TypeAlias = Callable[[nn.Module, Sequence[nn.Parameter], Training], Descent]
+#: Makes the optimizer of a network. `factors` are the parameters that a penalty reads; those
+#: of them that require a gradient are trained.
+MakeOptimizer: TypeAlias = Callable[[nn.Module, Sequence[nn.Parameter], Training], Optimizer]
 
 
-class PlainDescent:
+class LocalOptimizer:
     """AdamW in this process alone."""
 
     def __init__(
         self, network: nn.Module, factors: Sequence[nn.Parameter], training: Training
     ) -> None:
-        """The optimizer starts afresh, so that a round depends on its order alone."""
+        """Start with empty moments, so that a round depends on its order alone."""
         self.network: Callable[..., Tensor] = network
         self.layout = "one process"
-        self.share = (0, 1)
+        self.shard = (0, 1)
         self._max_grad_norm = training.max_grad_norm
         self._parameters = [factor for factor in factors if factor.requires_grad]
         self._optimizer = adamw(self._parameters, training)
@@ -89,59 +89,59 @@ class PlainDescent:
     def step(
         self, losses: Iterable[Tensor], penalty: Penalty | None, rate: float
     ) -> tuple[Tensor, Tensor | None]:
-        """See `Descent`."""
+        """See `Optimizer`."""
         self._optimizer.param_groups[0]["lr"] = rate
         self._optimizer.zero_grad()
-        loss = summed(losses, backward)
+        loss = sum_losses(losses, backward)
         value = None if penalty is None else penalty()
         nn.utils.clip_grad_norm_(self._parameters, self._max_grad_norm)
         self._optimizer.step()
         return loss, value
 
-    def whole(self) -> AbstractContextManager[None]:
-        """See `Descent`."""
+    def gathered_parameters(self) -> AbstractContextManager[None]:
+        """See `Optimizer`."""
         return nullcontext()
 
-    def agreed(self, ours: bool) -> bool:
-        """See `Descent`."""
-        return ours
+    def broadcast_from_leader(self, value: bool) -> bool:
+        """See `Optimizer`."""
+        return value
 
     def state(self) -> dict[str, Tensor]:
-        """See `Descent`: `<place>.<name>` of each trained parameter, the name as in AdamW."""
-        found: dict[str, Tensor] = {}
-        for place, parameter in enumerate(self._parameters):
-            parts: dict[str, Tensor] = {"value": parameter, **self._optimizer.state[parameter]}
-            for name, tensor in parts.items():
-                found[f"{place}.{name}"] = tensor.detach().cpu().contiguous()
-        return found
+        """See `Optimizer`: keys are `<index>.<name>`, the name as in AdamW's state."""
+        state: dict[str, Tensor] = {}
+        for index, parameter in enumerate(self._parameters):
+            tensors: dict[str, Tensor] = {"value": parameter, **self._optimizer.state[parameter]}
+            for name, tensor in tensors.items():
+                state[f"{index}.{name}"] = tensor.detach().cpu().contiguous()
+        return state
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """See `Descent`."""
+        """See `Optimizer`."""
         moments: dict[int, dict[str, Tensor]] = {}
         for key, tensor in state.items():
-            place, _, name = key.partition(".")
+            index, _, name = key.partition(".")
             if name == "value":
-                self._parameters[int(place)].data.copy_(tensor)
+                self._parameters[int(index)].data.copy_(tensor)
             else:
-                moments.setdefault(int(place), {})[name] = tensor
+                moments.setdefault(int(index), {})[name] = tensor
         document: dict[str, Any] = self._optimizer.state_dict()
         self._optimizer.load_state_dict({**document, "state": moments})
 
 
 def adamw(parameters: Iterable[nn.Parameter], training: Training) -> torch.optim.AdamW:
-    """The optimizer of every method; its rate is set before each step."""
+    """Return the AdamW that every method uses; its learning rate is set before each step."""
     return torch.optim.AdamW(parameters, lr=0.0, weight_decay=training.weight_decay, fused=True)
 
 
 def backward(loss: Tensor) -> None:
-    """The gradient of `loss` is added to `.grad` of what it depends on."""
+    """Add the gradient of `loss` to `.grad` of what it depends on."""
     loss.backward()
 
 
-def summed(losses: Iterable[Tensor], descend: Callable[[Tensor], None]) -> Tensor:
-    """The sum of `losses`, each of which has gone through `descend` before the next was made."""
-    parts: list[Tensor] = []
+def sum_losses(losses: Iterable[Tensor], backward: Callable[[Tensor], None]) -> Tensor:
+    """Return the sum of `losses`, calling `backward` on each before the next is made."""
+    detached: list[Tensor] = []
     for loss in losses:
-        descend(loss)
-        parts.append(loss.detach())
-    return sum(parts[1:], parts[0])
+        backward(loss)
+        detached.append(loss.detach())
+    return sum(detached[1:], detached[0])

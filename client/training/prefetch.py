@@ -1,7 +1,6 @@
-"""What will be asked for next, made ready on a thread of its own.
+"""Prefetching: what the next batches need is made from files on a second thread.
 
-Nothing here decides a result: what comes out is what the caller's own thread would have
-made, whether it was foreseen, foreseen wrongly, or not at all.
+The results are the same as without it, whether a file was announced or not.
 """
 
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -11,63 +10,63 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from client.data.images import quiet_on_all_threads
+from client.data.images import decoder_warnings_ignored
 
 T = TypeVar("T")
 
 
-class Ahead(Generic[T]):
-    """Things made of files, by one thread beside the one that asks."""
+class Prefetcher(Generic[T]):
+    """Values made from files, on one thread beside the caller's."""
 
     def __init__(self, make: Callable[[Path], T]) -> None:
-        """`make` runs on both threads, at the same time too."""
+        """`make` runs on both threads, possibly at the same time."""
         self._make = make
-        self._thread = ThreadPoolExecutor(1, "ahead")
-        self._coming: dict[Path, Future[T]] = {}
+        self._thread = ThreadPoolExecutor(1, "prefetch")
+        self._pending: dict[Path, Future[T]] = {}
 
-    def expect(self, files: Iterable[Path]) -> None:
-        """These are asked for next, in this order. Of others nothing is made or kept."""
-        wanted = dict.fromkeys(files)
-        for file in [known for known in self._coming if known not in wanted]:
-            self._coming.pop(file).cancel()
-        for file in wanted:
-            if file not in self._coming:
-                self._coming[file] = self._thread.submit(self._make, file)
+    def prefetch(self, files: Iterable[Path]) -> None:
+        """Start making these files' values, in this order; drop all others."""
+        upcoming = dict.fromkeys(files)
+        for file in [known for known in self._pending if known not in upcoming]:
+            self._pending.pop(file).cancel()
+        for file in upcoming:
+            if file not in self._pending:
+                self._pending[file] = self._thread.submit(self._make, file)
 
-    def take(self, file: Path) -> T:
-        """What is made of `file`, beforehand or now; raises what the making raised."""
-        future = self._coming.pop(file, None)
-        # What the thread has not begun is made here: two are quicker than one.
+    def get(self, file: Path) -> T:
+        """Return the value of `file`, prefetched or made now; raises what `make` raised."""
+        future = self._pending.pop(file, None)
+        # What the thread has not begun is made here: two threads are faster than one.
         if future is None or future.cancel():
             return self._make(file)
         return future.result()
 
     def close(self) -> None:
-        """The thread has ended; it finishes no more than the file in its hands."""
+        """End the thread after the file that it is working on."""
         self._thread.shutdown(cancel_futures=True)
 
 
 @contextmanager
-def reading_ahead(make: Callable[[Path], T]) -> Generator[Ahead[T]]:
-    """While this lasts, a thread makes what is expected."""
-    with quiet_on_all_threads(), closing(Ahead(make)) as ahead:
-        yield ahead
+def prefetching(make: Callable[[Path], T]) -> Generator[Prefetcher[T]]:
+    """Provide a prefetcher of what `make` makes of a file, and close it at the end."""
+    with decoder_warnings_ignored(), closing(Prefetcher(make)) as prefetcher:
+        yield prefetcher
 
 
-def announced(
+def with_prefetch(
     work: Callable[[Sequence[int]], T],
     batches: Sequence[Sequence[int]],
-    expect: Callable[[Sequence[Sequence[int]]], None],
+    prefetch: Callable[[Sequence[Sequence[int]]], None],
 ) -> Callable[[Sequence[int]], T]:
-    """`work`, which first tells `expect` of the batch at hand and of the one behind it.
+    """Return `work` so that it first calls `prefetch` with its batch and the next one.
 
-    `batches` may be entered anywhere, as by a training that goes on from a checkpoint.
+    The first call may be with any of `batches`, as after a restart from a checkpoint.
     """
-    behind = {tuple(batch): following for batch, following in pairwise(batches)}
+    next_of = {tuple(batch): following for batch, following in pairwise(batches)}
 
-    def announcing(chosen: Sequence[int]) -> T:
-        following = behind.get(tuple(chosen))
-        expect([chosen] if following is None else [chosen, following])
+    def prefetch_and_work(chosen: Sequence[int]) -> T:
+        following = next_of.get(tuple(chosen))
+        prefetch([chosen] if following is None else [chosen, following])
         return work(chosen)
 
-    return announcing
+    return prefetch_and_work

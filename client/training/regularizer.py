@@ -37,16 +37,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from client.training.contrastive import Attract, Contrast, Exp, Grassmann
+from client.training.contrastive import AttractTerm, ContrastiveTerm, ExpTerm, GrassmannTerm
 from common.adapter import Adapter, AdapterSource, Array, Pair, name_of_a, name_of_b
 from common.contrastive import Prototypes, Similarity
 from common.errors import BankError
 from common.plan_fields import Modality
 
-Pairs: TypeAlias = Mapping[str, tuple[nn.Parameter, nn.Parameter]]
+FactorPairs: TypeAlias = Mapping[str, tuple[nn.Parameter, nn.Parameter]]
 
 
-class Layers(Protocol):
+class FactorSource(Protocol):
     """What is compared with: pairs of factors, to be had layer by layer."""
 
     @property
@@ -71,12 +71,12 @@ class Layers(Protocol):
 class AdapterPrototype:
     """What was learned before, and whether its modality is that of the stage at hand."""
 
-    adapter: Layers
+    adapter: FactorSource
     same: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Weights:
+class RegularizerWeights:
     """The paper's alpha and beta (None: no orthogonality), and InfoNCE's temperature."""
 
     contrast: float
@@ -84,7 +84,7 @@ class Weights:
     temperature: float
 
 
-def prototypes_of(
+def adapter_prototypes(
     earlier: Sequence[tuple[Modality, AdapterSource]], modality: Modality, kind: Prototypes
 ) -> list[AdapterPrototype]:
     """Every earlier adapter, or for each modality the mean of its adapters' factors.
@@ -109,9 +109,9 @@ class Regularizer:
     def __init__(
         self,
         prototypes: Sequence[AdapterPrototype],
-        pairs: Pairs,
+        pairs: FactorPairs,
         similarity: Similarity,
-        weights: Weights,
+        weights: RegularizerWeights,
     ) -> None:
         """`pairs` gives the layers, their shapes and the device; their values do not matter.
 
@@ -138,7 +138,7 @@ class Regularizer:
             if stack.share is not None or stack.contrast is not None:
                 self._stacks.append(stack)
 
-    def add_gradient(self, pairs: Pairs) -> torch.Tensor:
+    def add_gradient(self, pairs: FactorPairs) -> torch.Tensor:
         """R of `pairs`; its gradient is added to `.grad` of the factors that learn.
 
         The value stays on the device (shape ()) and belongs to no graph.
@@ -158,9 +158,9 @@ class _Stack:
     layers: tuple[str, ...]
     side: int
     share: float | None
-    contrast: Contrast | None
+    contrast: ContrastiveTerm | None
 
-    def add_gradient(self, pairs: Pairs) -> torch.Tensor:
+    def add_gradient(self, pairs: FactorPairs) -> torch.Tensor:
         """This stack's part of R; its gradient is added to the factors that learn.
 
         Called where no graph is made.
@@ -195,11 +195,11 @@ class _Stack:
 
 def _contrast(
     prototypes: Sequence[AdapterPrototype],
-    pairs: Pairs,
+    pairs: FactorPairs,
     stack: tuple[int, tuple[str, ...]],
     similarity: Similarity,
-    weights: Weights,
-) -> Contrast | None:
+    weights: RegularizerWeights,
+) -> ContrastiveTerm | None:
     side, layers = stack
     like = pairs[layers[0]][side]
     if similarity is Similarity.EXP:
@@ -208,7 +208,7 @@ def _contrast(
         factors_LKF = _stacked(
             prototypes, layers, like, lambda pair: (pair.a, pair.b)[side]
         ).flatten(2)
-        return Exp(
+        return ExpTerm(
             factors_LKF,
             factors_LKF.square().sum(2),
             torch.tensor(signs, dtype=_exact(like), device=like.device) * weight,
@@ -216,9 +216,9 @@ def _contrast(
     same = [prototype for prototype in prototypes if prototype.same]
     if similarity is Similarity.ATTRACT and same:
         factors_LKXY = _stacked(same, layers, like, lambda pair: (pair.a, pair.b)[side])
-        return Attract(factors_LKXY.mean(1), weights.contrast / (2 * len(pairs)))
+        return AttractTerm(factors_LKXY.mean(1), weights.contrast / (2 * len(pairs)))
     if similarity is Similarity.GRASSMANN and side == 0:
-        return Grassmann(
+        return GrassmannTerm(
             _stacked(prototypes, layers, like, lambda pair: _orthonormal(pair.a)).flatten(1, 2),
             sum(prototype.same for prototype in prototypes),
             weights.temperature,
@@ -242,7 +242,7 @@ def _orthonormal(a: Array) -> Array:
     return np.linalg.qr(a.astype(np.float64).T)[0].T
 
 
-def _orthogonality(adapter: Layers) -> float:
+def _orthogonality(adapter: FactorSource) -> float:
     """The sum over layers of |A A' - I|^2 + |B' B - I|^2."""
     total = 0.0
     for pair in map(adapter.pair, adapter.modules):
@@ -253,7 +253,7 @@ def _orthogonality(adapter: Layers) -> float:
 
 @dataclass(frozen=True, slots=True)
 class _Mean:
-    """The mean of several adapters' factors, in float64; see `Layers`."""
+    """The mean of several adapters' factors, in float64; see `FactorSource`."""
 
     adapters: tuple[AdapterSource, ...]
 
@@ -276,7 +276,7 @@ class _Mean:
         return Adapter(pairs, self.adapters[0].scale)
 
 
-def _by_shape(pairs: Pairs) -> list[tuple[int, tuple[str, ...]]]:
+def _by_shape(pairs: FactorPairs) -> list[tuple[int, tuple[str, ...]]]:
     """The side and the layers of each stack."""
     stacks: dict[tuple[int, torch.Size], list[str]] = {}
     for name, pair in pairs.items():
@@ -285,7 +285,7 @@ def _by_shape(pairs: Pairs) -> list[tuple[int, tuple[str, ...]]]:
     return [(side, tuple(layers)) for (side, _), layers in stacks.items()]
 
 
-def _check(prototypes: Sequence[AdapterPrototype], pairs: Pairs) -> None:
+def _check(prototypes: Sequence[AdapterPrototype], pairs: FactorPairs) -> None:
     for number, prototype in enumerate(prototypes, 1):
         layout = prototype.adapter.layout()
         for name, (a, b) in pairs.items():

@@ -18,9 +18,9 @@ import torch
 from client.data.images import load_image, pad_to_square
 from client.data.task import Example
 from client.inference import prefix_cache
-from client.inference.generate import answer, answer_tokens
-from client.inference.kv_cache import RoomyLayer
-from client.model.llava import BaseModel, load_base
+from client.inference.generate import generate_answers, generate_tokens
+from client.inference.kv_cache import PreallocatedLayer
+from client.model.llava import LlavaModel, load_llava
 from client.model.prompt import encode_prompt
 from common.errors import DataError
 from common.metrics import AnswerKind
@@ -39,8 +39,8 @@ TEXTS = [
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
-    loaded = load_base(
+def model(tmp_path_factory: pytest.TempPathFactory) -> LlavaModel:
+    loaded = load_llava(
         write_llava(tmp_path_factory.mktemp("base"), seed=3), Precision.FP32, torch.device("cpu")
     )
     # A random model hardly ever ends an answer; this one does, at various lengths.
@@ -58,7 +58,7 @@ def questions(tmp_path_factory: pytest.TempPathFactory) -> list[Example]:
     ]
 
 
-def generated(model: BaseModel, question: Example, tokens: int) -> tuple[str, int]:
+def generated(model: LlavaModel, question: Example, tokens: int) -> tuple[str, int]:
     """The answer by transformers' generate, and how many tokens it took."""
     prompt = encode_prompt(
         model.tokenizer, question.question, model.image_token, model.image_tokens
@@ -78,30 +78,30 @@ def generated(model: BaseModel, question: Example, tokens: int) -> tuple[str, in
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7])
 def test_answers_are_those_of_generate_in_batches_of_any_size(
-    model: BaseModel, questions: list[Example], batch_size: int
+    model: LlavaModel, questions: list[Example], batch_size: int
 ):
     expected = [generated(model, question, 20) for question in questions]
     lengths = {length for _, length in expected}
     assert len(lengths) > 2 and min(lengths) < 20, "the questions should end at various lengths"
-    assert answer(model, questions, 20, batch_size) == [text for text, _ in expected]
+    assert generate_answers(model, questions, 20, batch_size) == [text for text, _ in expected]
 
 
 def test_answers_of_equal_prompts_need_no_mask_and_stay_the_same(
-    model: BaseModel, questions: list[Example]
+    model: LlavaModel, questions: list[Example]
 ):
     alike = [
         Example(q.question_id, q.image, "what is this ?", "x", AnswerKind.OPEN) for q in questions
     ]
-    assert answer(model, alike, 12, 7) == [generated(model, q, 12)[0] for q in alike]
+    assert generate_answers(model, alike, 12, 7) == [generated(model, q, 12)[0] for q in alike]
 
 
-def test_an_answer_has_at_most_the_tokens_allowed(model: BaseModel, questions: list[Example]):
-    for question, text in zip(questions, answer(model, questions, 1, 4), strict=True):
+def test_an_answer_has_at_most_the_tokens_allowed(model: LlavaModel, questions: list[Example]):
+    for question, text in zip(questions, generate_answers(model, questions, 1, 4), strict=True):
         assert text == generated(model, question, 1)[0]
 
 
-def test_no_question_has_no_answer(model: BaseModel):
-    assert answer(model, [], 5, 4) == []
+def test_no_question_has_no_answer(model: LlavaModel):
+    assert generate_answers(model, [], 5, 4) == []
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def album(tmp_path_factory: pytest.TempPathFactory) -> list[Example]:
 
 
 @pytest.fixture(scope="module")
-def expected(model: BaseModel, album: list[Example]) -> list[str]:
+def expected(model: LlavaModel, album: list[Example]) -> list[str]:
     """The album's answers of up to 30 tokens: longer than there is room for at first."""
     found = [generated(model, question, 30) for question in album]
     lengths = {length for _, length in found}
@@ -127,7 +127,7 @@ def expected(model: BaseModel, album: list[Example]) -> list[str]:
 
 
 @contextmanager
-def watched(model: BaseModel) -> Generator[list[tuple[int, int]]]:
+def watched(model: LlavaModel) -> Generator[list[tuple[int, int]]]:
     """(rows, tokens) of all that the decoder reads within."""
     seen: list[tuple[int, int]] = []
 
@@ -146,21 +146,21 @@ def watched(model: BaseModel) -> Generator[list[tuple[int, int]]]:
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 5, 8])
 def test_answers_are_those_of_generate_where_pictures_have_several_questions(
-    model: BaseModel, album: list[Example], expected: list[str], batch_size: int
+    model: LlavaModel, album: list[Example], expected: list[str], batch_size: int
 ):
-    assert answer(model, album, 30, batch_size) == expected
+    assert generate_answers(model, album, 30, batch_size) == expected
 
 
 @pytest.mark.parametrize("batch_size", [2, 3, 8])
 def test_the_prefix_of_a_picture_is_read_once_for_all_its_questions(
-    model: BaseModel, album: list[Example], batch_size: int
+    model: LlavaModel, album: list[Example], batch_size: int
 ):
     three = [question for question in album if question.image == album[0].image]
     two = [question for question in album if question.image == album[2].image]
     prompt = encode_prompt(model.tokenizer, "", model.image_token, model.image_tokens)
     prefix = prompt.index(model.image_token) + model.image_tokens
     with watched(model) as seen:
-        answer(model, [*three, *two], 1, batch_size)
+        generate_answers(model, [*three, *two], 1, batch_size)
     # A token of a question at least stands behind the image, so nothing else is as long.
     assert sum(rows for rows, tokens in seen if tokens == prefix) == 2
     assert sum(rows for rows, tokens in seen if tokens != prefix) == 5
@@ -171,55 +171,57 @@ def test_the_prefix_of_a_picture_is_read_once_for_all_its_questions(
 
 
 def test_the_questions_of_one_picture_go_on_in_the_next_batch_from_the_same_prefix(
-    model: BaseModel, album: list[Example]
+    model: LlavaModel, album: list[Example]
 ):
     one = [
         Example(str(i), album[0].image, text, "x", AnswerKind.OPEN) for i, text in enumerate(TEXTS)
     ]
     with watched(model) as seen:
-        texts = answer(model, one, 1, 2)
+        texts = generate_answers(model, one, 1, 2)
     assert texts == [generated(model, question, 1)[0] for question in one]
     assert [rows for rows, _ in seen] == [1, 2, 2, 2, 1]
 
 
 @pytest.mark.parametrize("batch_size", [4, 8])
 def test_the_prefixes_are_let_go_layer_by_layer_as_the_batchs_cache_fills(
-    model: BaseModel, album: list[Example], monkeypatch: pytest.MonkeyPatch, batch_size: int
+    model: LlavaModel, album: list[Example], monkeypatch: pytest.MonkeyPatch, batch_size: int
 ):
     """Else both would be in memory at once, and where each picture is another, twice as much."""
     read: list[ref[torch.Tensor]] = []
     there: list[int] = []
-    update, held_by = RoomyLayer.update, prefix_cache.held_by
+    update, held_by = PreallocatedLayer.update, prefix_cache.keys_and_values
 
     def held(layer: object) -> tuple[torch.Tensor, torch.Tensor]:
         keys, values = held_by(layer)
         read.append(ref(keys))
         return keys, values
 
-    def counted(self: RoomyLayer, *states: Any, **more: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def counted(
+        self: PreallocatedLayer, *states: Any, **more: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         there.append(sum(keys() is not None for keys in read))
         return update(self, *states, **more)
 
-    monkeypatch.setattr(prefix_cache, "held_by", held)
-    monkeypatch.setattr(RoomyLayer, "update", counted)
-    answer(model, album, 1, batch_size)
+    monkeypatch.setattr(prefix_cache, "keys_and_values", held)
+    monkeypatch.setattr(PreallocatedLayer, "update", counted)
+    generate_answers(model, album, 1, batch_size)
     assert len(read) == 2 * -(-len(album) // batch_size), "two layers, in every batch"
     assert max(there) <= 2 and there.count(1) == len(read) // 2
 
 
-def test_pictures_of_one_question_each_are_read_whole(model: BaseModel, questions: list[Example]):
+def test_pictures_of_one_question_each_are_read_whole(model: LlavaModel, questions: list[Example]):
     with watched(model) as seen:
-        answer(model, questions, 1, 4)
+        generate_answers(model, questions, 1, 4)
     assert [rows for rows, _ in seen] == [4, 3]
 
 
 def test_the_answers_are_the_same_in_any_order_and_whatever_was_asked_before(
-    model: BaseModel, album: list[Example], questions: list[Example], expected: list[str]
+    model: LlavaModel, album: list[Example], questions: list[Example], expected: list[str]
 ):
-    first = answer_tokens(model, album, 30, 3)
-    answer(model, questions, 7, 2)
-    assert answer(model, album[::-1], 30, 3) == expected[::-1]
-    assert answer_tokens(model, album, 30, 3) == first
+    first = generate_tokens(model, album, 30, 3)
+    generate_answers(model, questions, 7, 2)
+    assert generate_answers(model, album[::-1], 30, 3) == expected[::-1]
+    assert generate_tokens(model, album, 30, 3) == first
 
 
 def test_a_decoder_that_looks_back_less_far_reads_every_prompt_whole(
@@ -230,19 +232,19 @@ def test_a_decoder_that_looks_back_less_far_reads_every_prompt_whole(
     config = json.loads(file.read_text(encoding="utf-8"))
     config["text_config"]["sliding_window"] = 12
     file.write_text(json.dumps(config), encoding="utf-8")
-    near = load_base(folder, Precision.FP32, torch.device("cpu"))
+    near = load_llava(folder, Precision.FP32, torch.device("cpu"))
     with watched(near) as seen:
-        texts = answer(near, album, 12, 3)
+        texts = generate_answers(near, album, 12, 3)
     assert seen[0][0] == 3, "no prefix apart"
     assert texts == [generated(near, question, 12)[0] for question in album]
-    far = load_base(write_llava(tmp_path / "far", seed=3), Precision.FP32, torch.device("cpu"))
-    assert answer(far, album, 12, 3) != texts, "the window should change something"
+    far = load_llava(write_llava(tmp_path / "far", seed=3), Precision.FP32, torch.device("cpu"))
+    assert generate_answers(far, album, 12, 3) != texts, "the window should change something"
 
 
 def test_a_picture_that_is_gone_is_an_error_that_names_it(
-    model: BaseModel, album: list[Example], tmp_path: Path
+    model: LlavaModel, album: list[Example], tmp_path: Path
 ):
     gone = tmp_path / "gone.png"
     lost = [Example(str(i), gone, text, "x", AnswerKind.OPEN) for i, text in enumerate(TEXTS[:2])]
     with pytest.raises(DataError, match=r"gone\.png: found no file, expected a picture"):
-        answer(model, [*album, *lost], 3, 4)
+        generate_answers(model, [*album, *lost], 3, 4)

@@ -10,13 +10,20 @@ import pytest
 import torch
 
 from client.model import feature_store
-from client.model.llava import BaseModel, forget_base
-from client.orders import execute
+from client.model.llava import LlavaModel, load_llava
 from client.site.config import Site
-from client.training.checkpoint import Checkpoint, NotWanted
+from client.training.checkpoint import Checkpoint, JobCancelled
 from common.errors import DataError
 from common.exchange import Scores, Update, Work
-from tests.flow.small_site import order_of, plan_of, site_in, write_site
+from tests.flow.small_site import (
+    as_in_a_new_process,
+    assignment_of,
+    do,
+    order_of,
+    plan_of,
+    site_in,
+    write_site,
+)
 from tests.flow.tiny_llava import write_picture
 
 
@@ -29,31 +36,31 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def no_need_of_room(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Nothing need stay free on the disk of a test."""
     monkeypatch.setattr(
-        feature_store.FeatureStore.__init__, "__defaults__", (0, feature_store.write_own)
+        feature_store.FeatureStore.__init__, "__defaults__", (0, feature_store.write_private)
     )
     yield
-    feature_store._held.cache_clear()  # pyright: ignore[reportPrivateUsage]
+    as_in_a_new_process()
 
 
 @pytest.fixture
 def looked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """One entry for each picture that the tower looks at."""
     found: list[int] = []
-    look = BaseModel._tower_features  # pyright: ignore[reportPrivateUsage]
+    look = LlavaModel._tower_features  # pyright: ignore[reportPrivateUsage]
 
-    def counted(self: BaseModel, pixels: torch.Tensor) -> torch.Tensor:
+    def counted(self: LlavaModel, pixels: torch.Tensor) -> torch.Tensor:
         found.append(1)
         return look(self, pixels)
 
-    monkeypatch.setattr(BaseModel, "_tower_features", counted)
+    monkeypatch.setattr(LlavaModel, "_tower_features", counted)
     return found
 
 
 def trained(site: Site, remembered: bool = False) -> bytes:
     """The adapter of a round, by a process that remembers no picture unless `remembered`."""
     if not remembered:
-        forget_base()
-    update = execute.do(order_of(site, plan_of(site)), site, lambda _: None, None)
+        as_in_a_new_process()
+    update = do(order_of(site, plan_of(site)), site, lambda _: None, None)
     assert isinstance(update, Update)
     return update.adapter
 
@@ -93,12 +100,12 @@ def test_the_answers_of_a_process_that_looks_at_nothing_are_the_same(
     site = site_in(folder, tmp_path)
     order = order_of(site, plan_of(site), trained(site), work=Work.EVALUATE, round=0)
     del looked[:]
-    forget_base()
-    with_kept = execute.do(order, site, lambda _: None, None)
+    as_in_a_new_process()
+    with_kept = do(order, site, lambda _: None, None)
     assert looked == []
     plain = site.model_copy(update={"feature_cache_gib": 0})
-    forget_base()
-    without = execute.do(order, plain, lambda _: None, None)
+    as_in_a_new_process()
+    without = do(order, plain, lambda _: None, None)
     assert isinstance(with_kept, Scores) and isinstance(without, Scores)
     assert with_kept.metrics == without.metrics
     assert len(looked) == 4
@@ -125,12 +132,12 @@ def test_a_training_that_goes_on_ends_with_the_same_bytes_and_no_thread(
         return calls[0] % 2 == 0
 
     for _ in range(3):
-        forget_base()
-        with pytest.raises(NotWanted):
-            execute.do(order, site, lambda _: None, Checkpoint(tmp_path / "point", 0.0, wanted))
+        as_in_a_new_process()
+        with pytest.raises(JobCancelled):
+            do(order, site, lambda _: None, Checkpoint(tmp_path / "point", 0.0, wanted))
         calls[0] = 0
-    forget_base()
-    update = execute.do(order, site, lambda _: None, Checkpoint(tmp_path / "point", 0.0))
+    as_in_a_new_process()
+    update = do(order, site, lambda _: None, Checkpoint(tmp_path / "point", 0.0))
     assert isinstance(update, Update) and update.adapter == whole
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("ahead")]
 
@@ -153,12 +160,10 @@ def test_pictures_that_change_names_are_seen_anew_though_bytes_and_time_of_chang
 
 
 def test_a_picture_that_changed_since_it_was_read_ahead_is_read_again(folder: Path, tmp_path: Path):
-    assignment = execute.assignment_of(
+    assignment = assignment_of(
         order_of(site := site_in(folder, tmp_path), plan_of(site)), site, None
     )
-    model = execute.load_base(
-        site.base_model, assignment.plan.training.precision, torch.device("cpu")
-    )
+    model = load_llava(site.base_model, assignment.plan.training.precision, torch.device("cpu"))
     file = write_picture(tmp_path / "a.png", 1)
     before = model.preparation()(file)
     write_picture(file, 2, (20, 20))

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from client.data.images import load_image, pad_to_square
 from client.model.base_digest import base_digest
 from client.model.feature_cache import FeatureCache
-from client.model.llava import BaseModel, load_base
+from client.model.llava import LlavaModel, load_llava
 from client.model.prompt import encode_prompt
 from common.errors import DataError, ModelError
 from common.identity import files_digest
@@ -34,19 +34,19 @@ def copy_of(folder: Path, target: Path) -> Path:
     return target
 
 
-def pixels_of(model: BaseModel, files: list[Path]) -> torch.Tensor:
+def pixels_of(model: LlavaModel, files: list[Path]) -> torch.Tensor:
     squares = [pad_to_square(load_image(file), (127, 102, 76)) for file in files]
     return model.pixels(squares, return_tensors="pt")["pixel_values"]
 
 
-def prompts_of(model: BaseModel, count: int) -> torch.Tensor:
+def prompts_of(model: LlavaModel, count: int) -> torch.Tensor:
     prompt = encode_prompt(model.tokenizer, "what is this ?", model.image_token, model.image_tokens)
     return torch.tensor([prompt] * count)
 
 
 @pytest.mark.parametrize("layer", [-1, -2, 1])
 def test_our_pieces_give_the_logits_of_transformers_forward(tmp_path: Path, layer: int):
-    model = load_base(
+    model = load_llava(
         write_llava(tmp_path / "base", vision_feature_layer=layer), Precision.FP32, CPU
     )
     files = [write_picture(tmp_path / f"{i}.png", i, (40 + 9 * i, 50)) for i in range(3)]
@@ -63,7 +63,7 @@ def test_several_vision_layers_and_the_class_token_are_taken_as_configured(
     config = json.loads((changed / "config.json").read_text())
     config["vision_feature_select_strategy"] = "full"
     (changed / "config.json").write_text(json.dumps(config))
-    model = load_base(changed, Precision.FP32, CPU)
+    model = load_llava(changed, Precision.FP32, CPU)
     assert model.image_tokens == 5
     files = [write_picture(tmp_path / "a.png", 1)]
     ids = prompts_of(model, 1)
@@ -73,17 +73,17 @@ def test_several_vision_layers_and_the_class_token_are_taken_as_configured(
 
 
 def test_a_pictures_features_do_not_depend_on_its_company(folder: Path, tmp_path: Path):
-    model = load_base(folder, Precision.FP32, CPU)
+    model = load_llava(folder, Precision.FP32, CPU)
     files = [write_picture(tmp_path / f"{i}.png", i) for i in range(5)]
     together = model.image_features(files)
-    again = load_base(copy_of(folder, tmp_path / "base"), Precision.FP32, CPU)
+    again = load_llava(copy_of(folder, tmp_path / "base"), Precision.FP32, CPU)
     again.cache.__init__()  # an empty memory
     for file, features in zip(reversed(files), reversed(together), strict=True):
         assert torch.equal(again.image_features([file])[0], features)
 
 
 def test_bf16_is_the_format_of_weights_and_features(folder: Path, tmp_path: Path):
-    model = load_base(folder, Precision.BF16, CPU)
+    model = load_llava(folder, Precision.BF16, CPU)
     features = model.image_features([write_picture(tmp_path / "a.png", 1)])
     hidden = model.hidden(model.embed(prompts_of(model, 1), features))
     assert {features.dtype, hidden.dtype, model.network.dtype} == {torch.bfloat16}
@@ -95,20 +95,20 @@ def test_no_network_is_asked(folder: Path, tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    load_base(copy_of(folder, tmp_path / "base"), Precision.FP32, CPU)
+    load_llava(copy_of(folder, tmp_path / "base"), Precision.FP32, CPU)
 
 
 def test_the_embedded_model_loads_whole(tmp_path: Path):
     embedded = Path(__file__).parents[4] / "simulation" / "base_model"
     if not embedded.exists():
         pytest.skip(f"{embedded} is not there")
-    model = load_base(embedded, Precision.FP32, CPU)
+    model = load_llava(embedded, Precision.FP32, CPU)
     picture = write_picture(tmp_path / "a.png", 1)
     assert model.image_features([picture]).shape[1] == model.image_tokens == 16
 
 
 def test_nothing_of_the_model_learns(folder: Path):
-    model = load_base(folder, Precision.FP32, CPU)
+    model = load_llava(folder, Precision.FP32, CPU)
     assert not any(p.requires_grad for p in model.network.parameters())
     assert not model.network.training
 
@@ -125,7 +125,7 @@ def test_a_missing_weight_is_named(folder: Path, tmp_path: Path):
     del kept[head]
     save_file(kept, broken / "model.safetensors", {"format": "pt"})
     with pytest.raises(ModelError, match=r"base: found 1 missing keys .* lm_head\.weight"):
-        load_base(broken, Precision.FP32, CPU)
+        load_llava(broken, Precision.FP32, CPU)
 
 
 def test_a_weight_too_many_is_named(folder: Path, tmp_path: Path):
@@ -133,7 +133,7 @@ def test_a_weight_too_many_is_named(folder: Path, tmp_path: Path):
     extra = {**weights(folder)[0], "odd.weight": torch.ones(2)}
     save_file(extra, broken / "model.safetensors", {"format": "pt"})
     with pytest.raises(ModelError, match=r"1 unexpected keys .* odd\.weight"):
-        load_base(broken, Precision.FP32, CPU)
+        load_llava(broken, Precision.FP32, CPU)
 
 
 def test_a_weight_of_another_shape_is_named(folder: Path, tmp_path: Path):
@@ -142,7 +142,7 @@ def test_a_weight_of_another_shape_is_named(folder: Path, tmp_path: Path):
     other = {**found, head: torch.ones(7, 32)}
     save_file(other, broken / "model.safetensors", {"format": "pt"})
     with pytest.raises(ModelError, match=r"1 mismatched keys .* lm_head\.weight"):
-        load_base(broken, Precision.FP32, CPU)
+        load_llava(broken, Precision.FP32, CPU)
 
 
 def test_cut_off_weights_are_refused(folder: Path, tmp_path: Path):
@@ -150,7 +150,7 @@ def test_cut_off_weights_are_refused(folder: Path, tmp_path: Path):
     file = broken / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(ModelError, match="base: the model can't be loaded"):
-        load_base(broken, Precision.FP32, CPU)
+        load_llava(broken, Precision.FP32, CPU)
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
@@ -158,14 +158,14 @@ def test_a_missing_file_is_named(folder: Path, tmp_path: Path, name: str):
     broken = copy_of(folder, tmp_path / "base")
     (broken / name).unlink()
     with pytest.raises(ModelError, match=r"base: found no (config|\*\.safet|tokenizer)"):
-        load_base(broken, Precision.FP32, CPU)
+        load_llava(broken, Precision.FP32, CPU)
 
 
 def test_missing_image_settings_are_refused(folder: Path, tmp_path: Path):
     broken = copy_of(folder, tmp_path / "base")
     (broken / "preprocessor_config.json").unlink()
     with pytest.raises(ModelError, match="image settings can't be loaded"):
-        load_base(broken, Precision.FP32, CPU)
+        load_llava(broken, Precision.FP32, CPU)
 
 
 def test_another_kind_of_model_is_refused(folder: Path, tmp_path: Path):
@@ -173,7 +173,7 @@ def test_another_kind_of_model_is_refused(folder: Path, tmp_path: Path):
     (broken / "config.json").write_text('{"model_type": "bert"}')
     told = r"model_type: found 'bert', expected 'llava' \(transformers' layout\) or 'llava_mistral'"
     with pytest.raises(ModelError, match=told):
-        load_base(broken, Precision.FP32, CPU)
+        load_llava(broken, Precision.FP32, CPU)
     # What is missing for a LLaVA is not missing for another model.
     (broken / "tokenizer.json").unlink()
     with pytest.raises(ModelError, match=told):
@@ -230,7 +230,7 @@ def test_the_cache_forgets_the_least_recently_used_beyond_its_bytes(tmp_path: Pa
         looked.append(file)
         return torch.zeros(10)  # 40 bytes
 
-    cache = FeatureCache(kept_bytes=80)
+    cache = FeatureCache(max_bytes=80)
     for file in (files[0], files[1], files[0], files[2]):
         cache.get(file, look)
     assert looked == files

@@ -16,11 +16,11 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from client.data.images import load_image
 from client.model.base_digest import base_digest
-from client.model.llava import BaseModel, load_base
+from client.model.llava import LlavaModel, load_llava
 from client.model.llava_med import llava_config, weight_shapes
-from client.model.llava_med_files import Original
+from client.model.llava_med_files import LlavaMedFolder
 from client.model.llava_med_tokenizer import read_tokenizer
-from client.model.prompt import IGNORED, encode_example, encode_prompt
+from client.model.prompt import IGNORE_INDEX, encode_example, encode_prompt
 from common.errors import DataError
 from common.plan import VisionWeights
 from common.plan_fields import Precision
@@ -52,8 +52,8 @@ def folder(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_original(tmp_path_factory.mktemp("original") / "base", models)
 
 
-def load(folder: Path, vision: VisionWeights = OPENAI) -> BaseModel:
-    return load_base(folder, Precision.FP32, CPU, vision)
+def load(folder: Path, vision: VisionWeights = OPENAI) -> LlavaModel:
+    return load_llava(folder, Precision.FP32, CPU, vision)
 
 
 def published_pixels(file: Path) -> Tensor:
@@ -86,7 +86,7 @@ def published_logits(models: Models, features: Tensor, before: list[int], behind
 
 
 @torch.no_grad()
-def our_logits(model: BaseModel, prompt: list[int], file: Path) -> Tensor:
+def our_logits(model: LlavaModel, prompt: list[int], file: Path) -> Tensor:
     embedded = model.embed(torch.tensor([prompt]), model.image_features([file]))
     return model.logits(model.hidden(embedded))
 
@@ -161,7 +161,7 @@ def test_labels_are_the_answer_the_space_behind_it_and_the_end(folder: Path):
     ids = coder.convert_tokens_to_ids
     prompt = [*ids(head), *[3] * 576, *ids(question)]
     assert found.ids == [*prompt, *ids(answer)]
-    assert found.labels == [*[IGNORED] * len(prompt), *ids(answer)]
+    assert found.labels == [*[IGNORE_INDEX] * len(prompt), *ids(answer)]
     assert encode_prompt(coder, "is it ?", 3, 576) == prompt
     assert coder.decode(ids(answer), skip_special_tokens=True).strip() == "left  side"
 
@@ -217,7 +217,7 @@ def test_the_published_settings_make_a_model_of_the_published_size(tmp_path: Pat
         "num_hidden_layers": 32,
         "num_key_value_heads": 8,
     }
-    config = llava_config(Original(tmp_path, published, tmp_path / TOWER))
+    config = llava_config(LlavaMedFolder(tmp_path, published, tmp_path / TOWER))
     shapes = weight_shapes(config)
     assert sum(math.prod(shape) for shape in shapes.values()) * 2 == 15_132_438_528
     assert (config.image_seq_length, config.vision_feature_layer) == (576, -2)
@@ -227,7 +227,7 @@ def test_the_published_settings_make_a_model_of_the_published_size(tmp_path: Pat
 
 
 def test_16_bits_are_the_format_of_every_weight(folder: Path, tmp_path: Path):
-    model = load_base(folder, Precision.BF16, CPU, OPENAI)
+    model = load_llava(folder, Precision.BF16, CPU, OPENAI)
     assert {weight.dtype for weight in model.network.parameters()} == {torch.bfloat16}
     features = model.image_features([write_picture(tmp_path / "a.png", 1)])
     assert (features.dtype, features.shape) == (torch.bfloat16, (1, 576, 16))

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from client.model.base_digest import base_digest
-from client.model.llava import load_base
+from client.model.llava import load_llava
 from common.errors import ModelError
 from common.plan import VisionWeights
 from common.plan_fields import Precision
@@ -47,7 +47,7 @@ def whole(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def refused(base: Path, vision: VisionWeights = VisionWeights.OPENAI) -> str:
     """The one sentence, without the folder's path."""
     with pytest.raises(ModelError) as caught:
-        load_base(base, Precision.FP32, torch.device("cpu"), vision)
+        load_llava(base, Precision.FP32, torch.device("cpu"), vision)
     text = str(caught.value)
     assert text.startswith(str(base)) and "\n" not in text
     return text.removeprefix(str(base)).lstrip("/: ")
@@ -289,7 +289,7 @@ def test_weights_that_old_versions_of_torch_saved_are_read(whole: Path, tmp_path
     file = base / TOWER / "pytorch_model.bin"
     stored = torch.load(file, weights_only=True)
     torch.save(stored, file, _use_new_zipfile_serialization=False)
-    model = load_base(base, Precision.FP32, torch.device("cpu"), VisionWeights.OPENAI)
+    model = load_llava(base, Precision.FP32, torch.device("cpu"), VisionWeights.OPENAI)
     taken = model.network.model.vision_tower.state_dict()["pre_layrnorm.bias"]
     assert torch.equal(taken, stored["vision_model.pre_layrnorm.bias"])
 

@@ -19,13 +19,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import client.training.batches
 from client.data.task import Example
-from client.methods.lora_recipe import Decoder, token_loss
-from client.model.llava import BaseModel, forget_base, load_base
-from client.model.lora import Factor
-from client.orders.execute import do
+from client.model.llava import LlavaModel, load_llava
 from client.site.config import Site
 from client.training.batches import Batch, Batches
-from client.training.optimizer import backward, summed
+from client.training.optimizer import backward, sum_losses
+from client.training.token_loss import DecoderLoss, token_loss
 from common.adapter import arrays, from_bytes
 from common.errors import ModelError
 from common.exchange import Update
@@ -33,7 +31,15 @@ from common.metrics import AnswerKind
 from common.plan import Plan
 from common.plan_fields import Composition, Precision
 from common.process.progress import ProgressEvent
-from tests.flow.small_site import order_of, plan_of, second_stage, site_in, write_site
+from common.rules.interface import Factor
+from tests.flow.small_site import (
+    do,
+    order_of,
+    plan_of,
+    second_stage,
+    site_in,
+    write_site,
+)
 from tests.flow.some_adapters import some_adapter
 from tests.flow.tiny_llava import WORDS, write_llava, write_picture
 
@@ -87,7 +93,7 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> list[Example]:
 
 
 @pytest.fixture(scope="module")
-def models(folder: Path) -> dict[torch.dtype, BaseModel]:
+def models(folder: Path) -> dict[torch.dtype, LlavaModel]:
     """One in fp32, and one in fp64 throughout."""
     found = {torch.float32: bare(folder), torch.float64: bare(folder)}
     found[torch.float64].network.double()
@@ -98,39 +104,37 @@ def models(folder: Path) -> dict[torch.dtype, BaseModel]:
     return found
 
 
-def bare(folder: Path) -> BaseModel:
+def bare(folder: Path) -> LlavaModel:
     """A model that nobody else has."""
-    forget_base()
-    model = load_base(folder, Precision.FP32, torch.device("cpu"))
-    forget_base()
+    model = load_llava(folder, Precision.FP32, torch.device("cpu"))
     return model
 
 
-def opened(model: BaseModel, hold: Composition = Composition.FOLD) -> BaseModel:
+def opened(model: LlavaModel, hold: Composition = Composition.FOLD) -> LlavaModel:
     """The model on two earlier adapters, with one that learns and has a B."""
     adapters = [some_adapter(model, seed) for seed in range(3)]
-    model.adapted.freeze(adapters[:2], hold)
-    model.adapted.begin(adapters[2], Factor.BOTH)
+    model.adapted.freeze_adapters(adapters[:2], hold)
+    model.adapted.attach(adapters[2], Factor.BOTH)
     return model
 
 
 @pytest.fixture
-def single(models: dict[torch.dtype, BaseModel]) -> BaseModel:
+def single(models: dict[torch.dtype, LlavaModel]) -> LlavaModel:
     return opened(models[torch.float32])
 
 
 @pytest.fixture
-def exact(models: dict[torch.dtype, BaseModel]) -> BaseModel:
+def exact(models: dict[torch.dtype, LlavaModel]) -> LlavaModel:
     return opened(models[torch.float64])
 
 
-def gradients(model: BaseModel, batches: Batches, micro_batch: int | None = None) -> list[Tensor]:
+def gradients(model: LlavaModel, batches: Batches, micro_batch: int | None = None) -> list[Tensor]:
     """The loss of all examples, and then the gradient of every factor."""
-    for parameter in model.adapted.parameters():
+    for parameter in model.adapted.trainable_parameters():
         parameter.grad = None
-    losses = token_loss(Decoder(model), batches, micro_batch, (0, 1))(range(len(ASKED)))
-    loss = summed(losses, backward)
-    found = [parameter.grad for parameter in model.adapted.parameters()]
+    losses = token_loss(DecoderLoss(model), batches, micro_batch, (0, 1))(range(len(ASKED)))
+    loss = sum_losses(losses, backward)
+    found = [parameter.grad for parameter in model.adapted.trainable_parameters()]
     return [loss, *(gradient for gradient in found if gradient is not None)]
 
 
@@ -142,16 +146,16 @@ def difference(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
 
 
 def test_a_batch_has_one_row_a_picture_and_one_padding_for_all(
-    single: BaseModel, examples: list[Example]
+    single: LlavaModel, examples: list[Example]
 ):
     apart, together = (
-        Batches(single, examples, packing).take(range(len(ASKED))) for packing in (False, True)
+        Batches(single, examples, packing).collate(range(len(ASKED))) for packing in (False, True)
     )
     assert apart.layout is None and len(apart.ids) == 8
     assert together.layout is not None and len(together.ids) == len(together.features) == 3
     assert together.ids.numel() < apart.ids.numel()
     assert sorted(together.labels.tolist()) == sorted(apart.labels.tolist())
-    tails = together.layout.tails
+    tails = together.layout.segments
     assert [len(set(row.tolist()) - {5}) for row in tails] == [5, 2, 4], "the prefix and its tails"
     assert sorted(int(row.max()) for row in tails) == [3, 5, 5], "padding is one more tail"
     assert (together.ids == single.image_token).sum(1).tolist() == [single.image_tokens] * 3
@@ -164,7 +168,7 @@ def test_a_batch_has_one_row_a_picture_and_one_padding_for_all(
     ("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-4)], ids=["fp64", "fp32"]
 )
 def test_loss_and_every_gradient_are_those_of_one_question_a_row(
-    models: dict[torch.dtype, BaseModel],
+    models: dict[torch.dtype, LlavaModel],
     examples: list[Example],
     backend: SDPBackend,
     hold: Composition,
@@ -176,13 +180,13 @@ def test_loss_and_every_gradient_are_those_of_one_question_a_row(
     with model.checkpointed() if checkpointed else nullcontext(), sdpa_kernel(backend):
         apart = gradients(model, Batches(model, examples))
         together = gradients(model, Batches(model, examples, packing=True))
-    assert len(apart) == 1 + 2 * len(model.adapted.shapes()) and apart[1].dtype == dtype
+    assert len(apart) == 1 + 2 * len(model.adapted.layer_shapes()) and apart[1].dtype == dtype
     assert difference(together, apart) < tolerance
 
 
 @pytest.mark.parametrize("micro_batch", [1, 3, 5])
 def test_a_picture_cut_by_a_micro_batch_changes_nothing(
-    exact: BaseModel, examples: list[Example], micro_batch: int
+    exact: LlavaModel, examples: list[Example], micro_batch: int
 ):
     apart = gradients(exact, Batches(exact, examples))
     together = gradients(exact, Batches(exact, examples, packing=True), micro_batch)
@@ -190,16 +194,20 @@ def test_a_picture_cut_by_a_micro_batch_changes_nothing(
 
 
 def test_a_batch_without_two_questions_of_a_picture_needs_no_mask(
-    single: BaseModel, examples: list[Example]
+    single: LlavaModel, examples: list[Example]
 ):
-    apart, together = (Batches(single, examples, packing).take([1, 3]) for packing in (False, True))
+    apart, together = (
+        Batches(single, examples, packing).collate([1, 3]) for packing in (False, True)
+    )
     assert together.layout is None
-    assert torch.equal(together.ids, apart.ids) and torch.equal(together.places, apart.places)
+    assert torch.equal(together.ids, apart.ids) and torch.equal(
+        together.label_positions, apart.label_positions
+    )
 
 
 @pytest.mark.parametrize("window", [3, 7, 12])
 def test_a_sliding_window_looks_as_far_back_as_in_a_row_of_its_own(
-    exact: BaseModel, examples: list[Example], monkeypatch: pytest.MonkeyPatch, window: int
+    exact: LlavaModel, examples: list[Example], monkeypatch: pytest.MonkeyPatch, window: int
 ):
     wide = gradients(exact, Batches(exact, examples))
     text: Any = exact.network.config.text_config
@@ -211,7 +219,7 @@ def test_a_sliding_window_looks_as_far_back_as_in_a_row_of_its_own(
 
 
 def test_layers_that_see_differently_are_refused_for_packed_rows(
-    single: BaseModel, examples: list[Example], monkeypatch: pytest.MonkeyPatch
+    single: LlavaModel, examples: list[Example], monkeypatch: pytest.MonkeyPatch
 ):
     text: Any = single.network.config.text_config
     monkeypatch.setattr(text, "layer_types", ["full_attention", "sliding_attention"], raising=False)
@@ -222,28 +230,28 @@ def test_layers_that_see_differently_are_refused_for_packed_rows(
     gradients(single, Batches(single, examples, packing=True))
 
 
-def answer_logits(model: BaseModel, batch: Batch, masked: bool = True) -> Tensor:
+def answer_logits(model: LlavaModel, batch: Batch, masked: bool = True) -> Tensor:
     """The logits at the places that predict a label; without the mask where not `masked`."""
     layout = batch.layout if masked else None
     with torch.no_grad():
         hidden = model.hidden(model.embed(batch.ids, batch.features), layout)
-        return model.logits(hidden.flatten(0, 1).index_select(0, batch.places))
+        return model.logits(hidden.flatten(0, 1).index_select(0, batch.label_positions))
 
 
-def own(model: BaseModel, examples: list[Example], question: int) -> slice:
+def own(model: LlavaModel, examples: list[Example], question: int) -> slice:
     """The places of a question's labels among those of the whole packed batch."""
     batches, order = Batches(model, examples), [i for row in ROW.values() for i in row]
-    before = batches.labelled(order[: order.index(question)])
-    return slice(before, before + batches.labelled([question]))
+    before = batches.label_count(order[: order.index(question)])
+    return slice(before, before + batches.label_count([question]))
 
 
-def reworded(model: BaseModel, example: Example) -> Example:
+def reworded(model: LlavaModel, example: Example) -> Example:
     """Another question of as many tokens, so that every token behind stays in its place."""
     words = example.question.split()
     for place, word in itertools.product(range(len(words)), WORDS.split()):
         other = " ".join([*words[:place], word, *words[place + 1 :]])
         new = replace(example, question=other)
-        lengths = {Batches(model, [one]).length(0) for one in (example, new)}
+        lengths = {Batches(model, [one]).token_count(0) for one in (example, new)}
         if other != example.question and len(lengths) == 1:
             return new
     raise AssertionError("no such words")
@@ -252,12 +260,12 @@ def reworded(model: BaseModel, example: Example) -> Example:
 @pytest.mark.parametrize("backend", [SDPBackend.MATH, SDPBackend.FLASH_ATTENTION])
 @pytest.mark.parametrize("changed", range(len(ASKED)))
 def test_another_question_moves_no_other_answers_logits_at_all(
-    single: BaseModel, examples: list[Example], changed: int, backend: SDPBackend
+    single: LlavaModel, examples: list[Example], changed: int, backend: SDPBackend
 ):
     new = [*examples]
     new[changed] = reworded(single, examples[changed])
     batches = [
-        Batches(single, those, packing=True).take(range(len(ASKED))) for those in (examples, new)
+        Batches(single, those, packing=True).collate(range(len(ASKED))) for those in (examples, new)
     ]
     assert batches[0].ids.shape == batches[1].ids.shape
     place = own(single, examples, changed)
@@ -275,11 +283,11 @@ def test_another_question_moves_no_other_answers_logits_at_all(
 
 
 def test_a_longer_question_moves_no_other_answers_logits_beyond_rounding(
-    exact: BaseModel, examples: list[Example]
+    exact: LlavaModel, examples: list[Example]
 ):
     new = [replace(examples[0], question="what is the colour of this picture ?"), *examples[1:]]
     before, after = (
-        answer_logits(exact, Batches(exact, those, packing=True).take(range(len(ASKED))))
+        answer_logits(exact, Batches(exact, those, packing=True).collate(range(len(ASKED))))
         for those in (examples, new)
     )
     rest = own(exact, examples, 0).stop
@@ -287,16 +295,16 @@ def test_a_longer_question_moves_no_other_answers_logits_beyond_rounding(
 
 
 def test_no_gradient_flows_from_one_question_to_anothers_tokens(
-    single: BaseModel, examples: list[Example]
+    single: LlavaModel, examples: list[Example]
 ):
-    batch = Batches(single, examples, packing=True).take(ROW[0])
+    batch = Batches(single, examples, packing=True).collate(ROW[0])
     assert batch.layout is not None
     embedded = single.embed(batch.ids, batch.features).requires_grad_()
     hidden = single.hidden(embedded, batch.layout)
-    hidden[batch.layout.tails == 2].square().sum().backward()
+    hidden[batch.layout.segments == 2].square().sum().backward()
     assert embedded.grad is not None
     moved = embedded.grad.abs().sum(-1)[0] > 0
-    tails = batch.layout.tails[0]
+    tails = batch.layout.segments[0]
     assert moved[(tails == 0) | (tails == 2)].all()
     assert not moved[(tails != 0) & (tails != 2)].any()
 
@@ -314,7 +322,7 @@ def rows_apart(monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
         return [[i] for i in chosen]
 
     with monkeypatch.context() as patch:
-        patch.setattr(client.training.batches, "by_picture", apart)
+        patch.setattr(client.training.batches, "group_by_image", apart)
         yield
 
 
@@ -365,7 +373,7 @@ def test_a_plan_that_does_not_ask_for_it_packs_nothing(
     def never(*_: object) -> None:
         raise AssertionError("rows were put together")
 
-    monkeypatch.setattr(client.training.batches, "by_picture", never)
+    monkeypatch.setattr(client.training.batches, "group_by_image", never)
     site = site_in(hospital, tmp_path / "store")
     plan = plan_of(site, training={"packing": False})
     assert plan == plan_of(site) and "packing" not in json.dumps(plan.model_dump(mode="json"))

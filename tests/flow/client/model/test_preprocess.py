@@ -11,11 +11,11 @@ import torch
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from benchmarks import features as benchmark
-from client.data.images import decode, load_image, pad_to_square
+from client.data.images import decode_image, load_image, pad_to_square
 from client.model import preprocess
 from client.model.feature_store import FeatureStore
-from client.model.preprocess import Kept, Pixels, Preparation, maker_of
-from client.training.prefetch import reading_ahead
+from client.model.preprocess import ImagePixels, Preprocessor, StoredFeatures, extractor_digest
+from client.training.prefetch import prefetching
 from common.errors import DataError
 from tests.flow.tiny_llava import write_picture
 
@@ -30,27 +30,27 @@ def processor() -> CLIPImageProcessorPil:
 
 def preparation(
     processor: CLIPImageProcessorPil, store: FeatureStore | None = None, maker: str = "maker"
-) -> Preparation:
-    return Preparation(processor, store, maker)
+) -> Preprocessor:
+    return Preprocessor(processor, store, maker)
 
 
 def store_in(folder: Path) -> FeatureStore:
     return FeatureStore(folder / "features", 2**24, spare_bytes=0)
 
 
-def pixels_of(prepare: Preparation, file: Path) -> Pixels:
+def pixels_of(prepare: Preprocessor, file: Path) -> ImagePixels:
     prepared = prepare(file)
-    assert isinstance(prepared, Pixels)
+    assert isinstance(prepared, ImagePixels)
     return prepared
 
 
-def kept(prepare: Preparation, file: Path) -> torch.Tensor | None:
+def kept(prepare: Preprocessor, file: Path) -> torch.Tensor | None:
     """What is kept of the file; None where the tower has to look."""
     prepared = prepare(file)
-    return prepared.features if isinstance(prepared, Kept) else None
+    return prepared.features if isinstance(prepared, StoredFeatures) else None
 
 
-def keep(prepare: Preparation, file: Path, features: torch.Tensor) -> None:
+def keep(prepare: Preprocessor, file: Path, features: torch.Tensor) -> None:
     key = pixels_of(prepare, file).key
     assert key is not None and prepare.store is not None
     prepare.store.save(key, features)
@@ -141,17 +141,17 @@ def test_what_is_read_by_its_name_is_kept_under_its_name(
 
 
 def test_another_cpu_is_another_maker(monkeypatch: pytest.MonkeyPatch):
-    here = maker_of("model", CPU)
+    here = extractor_digest("model", CPU)
     monkeypatch.setattr(preprocess, "_cpu", lambda: "another")
-    assert maker_of("model", CPU) != here
+    assert extractor_digest("model", CPU) != here
 
 
 def test_the_maker_is_the_model_the_device_and_the_threads():
-    before, one = torch.get_num_threads(), maker_of("model", CPU)
+    before, one = torch.get_num_threads(), extractor_digest("model", CPU)
     try:
-        assert maker_of("model", CPU) == one != maker_of("other", CPU)
+        assert extractor_digest("model", CPU) == one != extractor_digest("other", CPU)
         torch.set_num_threads(before + 1)
-        assert maker_of("model", CPU) != one
+        assert extractor_digest("model", CPU) != one
     finally:
         torch.set_num_threads(before)
 
@@ -178,10 +178,10 @@ def test_a_picture_that_cant_be_read_is_refused_in_the_same_sentence_by_every_wa
         with pytest.raises(DataError) as alone:
             prepare(file)
         assert str(alone.value) == str(expected.value)
-        with reading_ahead(replace(prepare, read=decode)) as ahead:
-            ahead.expect([file])
+        with prefetching(replace(prepare, read=decode_image)) as prefetcher:
+            prefetcher.prefetch([file])
             with pytest.raises(DataError) as aside:
-                ahead.take(file)
+                prefetcher.get(file)
         assert str(aside.value) == str(expected.value)
 
 
@@ -200,14 +200,14 @@ def test_two_threads_at_once_prepare_the_same_bits_as_one(
 
     def read(file: Path):
         aside.add(threading.current_thread().name)
-        return decode(file)
+        return decode_image(file)
 
     for _ in range(3):
-        with reading_ahead(replace(preparation(processor), read=read)) as ahead:
-            ahead.expect(files)
+        with prefetching(replace(preparation(processor), read=read)) as prefetcher:
+            prefetcher.prefetch(files)
             for file, expected in zip(reversed(files), reversed(alone), strict=True):
-                prepared = ahead.take(file)
-                assert isinstance(prepared, Pixels) and torch.equal(prepared.pixels, expected)
+                prepared = prefetcher.get(file)
+                assert isinstance(prepared, ImagePixels) and torch.equal(prepared.pixels, expected)
     assert len(aside) > 1
 
 

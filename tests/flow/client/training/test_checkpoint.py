@@ -10,16 +10,17 @@ import numpy as np
 import pytest
 import torch
 
+from client.backbones.registry import load_backbone
 from client.data.task import Example, read_task
 from client.methods import mslora_cr, sequential
 from client.methods.interface import Assignment, Method
-from client.model import llava as models
 from client.model.base_digest import base_digest
-from client.training.checkpoint import Checkpoint, NotWanted, always
-from client.training.loop import Progress, Trained
+from client.training.checkpoint import Checkpoint, JobCancelled, never_cancelled
+from client.training.loop import Progress, TrainResult
 from common.adapter import Adapter, Pair, to_bytes
 from common.durable import Disk
 from common.errors import SiteFailed
+from common.plan_fields import Precision
 from common.plan_file import parse_plan
 from tests.flow.tiny_llava import write_llava, write_task
 
@@ -85,18 +86,18 @@ class Work:
         )  # fmt: skip
 
     def assignment(self, checkpoint: Checkpoint | None) -> Assignment:
+        backbone = load_backbone(self.shared / "base", Precision.FP32, torch.device("cpu"))
         bare = Assignment(
             plan=self.plan, stage=1, round=2, site="a", bank={}, active=(), candidate=None,
-            base_model=self.shared / "base", device=torch.device("cpu"), checkpoint=checkpoint,
+            backbone=backbone, checkpoint=checkpoint,
         )  # fmt: skip
         first = some_adapter(self.method.start(bare, ()), 1)
         return replace(bare, bank={0: first}, active=self.plan.frozen_stages(1))
 
     def train(
         self, checkpoint: Checkpoint | None, report: Callable[[Progress], None] = lambda _: None
-    ) -> tuple[bytes, Trained]:
+    ) -> tuple[bytes, TrainResult]:
         # As in a fresh process: the model is read again, and no picture has been seen.
-        models._load.cache_clear()  # pyright: ignore[reportPrivateUsage]
         assignment = self.assignment(checkpoint)
         start = some_adapter(assignment.bank[0].loaded(), 2)
         examples: Sequence[Example] = read_task(self.shared / "task").train
@@ -111,7 +112,7 @@ class Work:
             asked.append(None)
             return len(asked) < steps
 
-        with pytest.raises(NotWanted):
+        with pytest.raises(JobCancelled):
             self.train(Checkpoint(folder, 0.0, wanted))
         assert len(asked) == steps
 
@@ -268,5 +269,5 @@ def test_a_disk_that_cannot_be_written_is_said(tmp_path: Path):
 
 
 def test_a_job_stays_wanted_where_nobody_says_otherwise(tmp_path: Path):
-    assert always()
-    Checkpoint(tmp_path, 0.0).check_wanted()
+    assert never_cancelled()
+    Checkpoint(tmp_path, 0.0).raise_if_cancelled()

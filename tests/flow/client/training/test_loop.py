@@ -14,18 +14,18 @@ from torch import Tensor, nn
 
 from client.data.images import load_image, pad_to_square
 from client.data.task import read_task
-from client.methods.lora_recipe import Decoder, in_like_parts, parts_of, token_loss
-from client.model.llava import BaseModel, load_base
-from client.model.lora import Factor
-from client.model.lora_init import fresh_adapter
-from client.model.prompt import IGNORED, encode_example
+from client.model.llava import LlavaModel, load_llava
+from client.model.lora_init import kaiming_adapter
+from client.model.prompt import IGNORE_INDEX, encode_example
 from client.training.batches import Batches
 from client.training.loop import Progress, RoundSchedule, train
-from client.training.optimizer import PlainDescent, backward, summed
+from client.training.optimizer import LocalOptimizer, backward, sum_losses
+from client.training.token_loss import DecoderLoss, micro_batches, sort_by_length, token_loss
 from common.errors import SiteFailed
 from common.plan import Plan
 from common.plan_fields import Precision
 from common.plan_file import parse_plan
+from common.rules.interface import Factor
 from tests.flow.tiny_llava import write_llava, write_task
 
 QUESTIONS = [
@@ -131,7 +131,12 @@ def test_training_on_all_tasks_takes_each_question_as_often_as_its_own_stage_wou
         names += [(1 - stage, k) for k in range(held[1 - stage])]
         for number in (1, 2):
             schedule = RoundSchedule(
-                plan=plan, stage=stage, round=number, site="a", examples=held[stage], of_stages=held
+                plan=plan,
+                stage=stage,
+                round=number,
+                site="a",
+                examples=held[stage],
+                examples_by_stage=held,
             )
             alone = RoundSchedule(
                 plan=plan, stage=stage, round=number, site="a", examples=held[stage]
@@ -151,9 +156,9 @@ def test_training_on_all_tasks_is_one_cosine_over_all_stages_by_their_steps():
     plan = parse_plan({**plan.model_dump(mode="json"), "stages": stages}, "test")
     # Two rounds of 8 questions, then two of 2 x 16: 4 and 16 steps of 4 questions.
     rates = [
-        RoundSchedule(plan=plan, stage=s, round=r, site="a", examples=n, of_stages=(8, 16)).rate(
-            k, steps
-        )
+        RoundSchedule(
+            plan=plan, stage=s, round=r, site="a", examples=n, examples_by_stage=(8, 16)
+        ).rate(k, steps)
         for s, n, steps in ((0, 8, 2), (1, 16, 8))
         for r in (1, 2)
         for k in range(steps)
@@ -182,8 +187,8 @@ def quadratic(parameter: nn.Parameter, size: float = 1.0) -> Any:
     return loss_of
 
 
-def descent_of(parameter: nn.Parameter, schedule: RoundSchedule) -> PlainDescent:
-    return PlainDescent(nn.Module(), [parameter], schedule.plan.training)
+def descent_of(parameter: nn.Parameter, schedule: RoundSchedule) -> LocalOptimizer:
+    return LocalOptimizer(nn.Module(), [parameter], schedule.plan.training)
 
 
 def test_two_steps_are_those_of_adamw_by_hand():
@@ -253,44 +258,44 @@ def test_training_leaves_the_global_generator_alone():
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
+def model(tmp_path_factory: pytest.TempPathFactory) -> LlavaModel:
     folder = write_llava(tmp_path_factory.mktemp("base"))
-    loaded = load_base(folder, Precision.FP32, torch.device("cpu"))
-    adapter = fresh_adapter(loaded.adapted.shapes(), 2, 1.0, seed=1)
-    loaded.adapted.begin(adapter, Factor.BOTH)
+    loaded = load_llava(folder, Precision.FP32, torch.device("cpu"))
+    adapter = kaiming_adapter(loaded.adapted.layer_shapes(), 2, 1.0, seed=1)
+    loaded.adapted.attach(adapter, Factor.BOTH)
     with torch.no_grad():
-        for _, b in loaded.adapted.pairs().values():
+        for _, b in loaded.adapted.attached_pairs().values():
             b.copy_(torch.linspace(-0.1, 0.1, b.numel()).view_as(b))
     return loaded
 
 
 @pytest.fixture(scope="module")
-def batches(model: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> Batches:
+def batches(model: LlavaModel, tmp_path_factory: pytest.TempPathFactory) -> Batches:
     folder = write_task(tmp_path_factory.mktemp("data") / "t", QUESTIONS)
     return Batches(model, read_task(folder).train)
 
 
 def gradients(
-    model: BaseModel, batches: Batches, micro_batch: int | None, processes: int = 1
+    model: LlavaModel, batches: Batches, micro_batch: int | None, processes: int = 1
 ) -> list[Tensor]:
     """The loss of all examples, and then the gradient of every factor, over all processes."""
-    for parameter in model.adapted.parameters():
+    for parameter in model.adapted.trainable_parameters():
         parameter.grad = None
     losses = [
         loss
         for place in range(processes)
-        for loss in token_loss(Decoder(model), batches, micro_batch, (place, processes))(
+        for loss in token_loss(DecoderLoss(model), batches, micro_batch, (place, processes))(
             range(len(QUESTIONS))
         )
     ]
-    loss = summed(losses, backward)
-    found = [parameter.grad for parameter in model.adapted.parameters()]
+    loss = sum_losses(losses, backward)
+    found = [parameter.grad for parameter in model.adapted.trainable_parameters()]
     return [loss, *(gradient for gradient in found if gradient is not None)]
 
 
-def test_the_loss_is_transformers_own_over_a_padded_batch(model: BaseModel, tmp_path: Path):
+def test_the_loss_is_transformers_own_over_a_padded_batch(model: LlavaModel, tmp_path: Path):
     examples = read_task(write_task(tmp_path / "t", QUESTIONS)).train
-    (loss,) = token_loss(Decoder(model), Batches(model, examples), None, (0, 1))(range(5))
+    (loss,) = token_loss(DecoderLoss(model), Batches(model, examples), None, (0, 1))(range(5))
     coded = [
         encode_example(model.tokenizer, e.question, e.answer, model.image_token, model.image_tokens)
         for e in examples
@@ -300,7 +305,9 @@ def test_the_loss_is_transformers_own_over_a_padded_batch(model: BaseModel, tmp_
     pads = [width - len(row.ids) for row in coded]
     theirs = model.network(
         input_ids=torch.tensor([r.ids + [0] * n for r, n in zip(coded, pads, strict=True)]),
-        labels=torch.tensor([r.labels + [IGNORED] * n for r, n in zip(coded, pads, strict=True)]),
+        labels=torch.tensor(
+            [r.labels + [IGNORE_INDEX] * n for r, n in zip(coded, pads, strict=True)]
+        ),
         attention_mask=torch.tensor(
             [[1] * len(r.ids) + [0] * n for r, n in zip(coded, pads, strict=True)]
         ),
@@ -311,10 +318,10 @@ def test_the_loss_is_transformers_own_over_a_padded_batch(model: BaseModel, tmp_
 
 @pytest.mark.parametrize("micro_batch", [1, 2, 5, 9])
 def test_micro_batches_change_neither_loss_nor_gradient(
-    model: BaseModel, batches: Batches, micro_batch: int
+    model: LlavaModel, batches: Batches, micro_batch: int
 ):
     whole, parts = gradients(model, batches, None), gradients(model, batches, micro_batch)
-    assert len(whole) == 1 + 2 * len(model.adapted.shapes())
+    assert len(whole) == 1 + 2 * len(model.adapted.layer_shapes())
     for one, other in zip(whole, parts, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
@@ -322,7 +329,7 @@ def test_micro_batches_change_neither_loss_nor_gradient(
 @pytest.mark.parametrize("micro_batch", [None, 1, 2])
 @pytest.mark.parametrize("processes", [2, 3, 7])
 def test_the_shares_of_several_processes_add_up_to_the_batch(
-    model: BaseModel, batches: Batches, micro_batch: int | None, processes: int
+    model: LlavaModel, batches: Batches, micro_batch: int | None, processes: int
 ):
     whole = gradients(model, batches, None)
     shared = gradients(model, batches, micro_batch, processes)
@@ -336,7 +343,7 @@ def test_every_process_runs_equally_many_parts_and_every_example_is_in_one(
     size: int, count: int, micro_batch: int | None
 ):
     chosen = list(range(100, 100 + size))
-    shares = [parts_of(chosen, micro_batch, (place, count)) for place in range(count)]
+    shares = [micro_batches(chosen, micro_batch, (place, count)) for place in range(count)]
     assert len({len(parts) for parts in shares}) == 1
     assert [i for parts in shares for part in parts for i in part] == chosen
     assert micro_batch is None or all(len(part) <= micro_batch for p in shares for part in p)
@@ -347,16 +354,16 @@ LENGTHS = [5, 9, 1, 7, 3, 8, 2, 6, 4]
 
 def test_parts_hold_examples_of_like_length_the_longest_first_and_equal_ones_in_their_order():
     chosen = [20, 11, 10, 21]
-    found = in_like_parts(chosen, lambda i: i // 10, 2, 1)
-    assert parts_of(found, 2, (0, 1)) == [[20, 21], [11, 10]]
+    found = sort_by_length(chosen, lambda i: i // 10, 2, 1)
+    assert micro_batches(found, 2, (0, 1)) == [[20, 21], [11, 10]]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_the_parts_of_all_processes_are_of_like_length_at_a_time(count: int):
     chosen = list(range(len(LENGTHS)))
-    found = in_like_parts(chosen, LENGTHS.__getitem__, 2, count)
+    found = sort_by_length(chosen, LENGTHS.__getitem__, 2, count)
     assert sorted(found) == chosen
-    shares = [parts_of(found, 2, (place, count)) for place in range(count)]
+    shares = [micro_batches(found, 2, (place, count)) for place in range(count)]
     assert len({len(parts) for parts in shares}) == 1
     met: list[int] = []
     for number in range(len(shares[0])):
@@ -370,23 +377,23 @@ def test_what_has_nothing_to_gain_from_like_parts_stays_as_it_was(
     micro_batch: int | None, count: int
 ):
     chosen = [3, 1, 2, 0, 4, 8, 7, 6, 5]
-    assert in_like_parts(chosen, LENGTHS.__getitem__, micro_batch, count) == chosen
+    assert sort_by_length(chosen, LENGTHS.__getitem__, micro_batch, count) == chosen
 
 
-def test_micro_batches_by_length_are_padded_less(model: BaseModel, batches: Batches):
+def test_micro_batches_by_length_are_padded_less(model: LlavaModel, batches: Batches):
     def padding(chosen: Sequence[int]) -> int:
-        parts = parts_of(chosen, 2, (0, 1))
-        places = sum(batches.take(part).ids.numel() for part in parts)
-        return places - sum(map(batches.length, chosen))
+        parts = micro_batches(chosen, 2, (0, 1))
+        places = sum(batches.collate(part).ids.numel() for part in parts)
+        return places - sum(map(batches.token_count, chosen))
 
     chosen = range(len(QUESTIONS))
-    assert padding(in_like_parts(chosen, batches.length, 2, 1)) < padding(chosen)
+    assert padding(sort_by_length(chosen, batches.token_count, 2, 1)) < padding(chosen)
 
 
 def test_without_a_mask_the_hidden_states_are_transformers_own_to_the_last_bit(
-    model: BaseModel, batches: Batches
+    model: LlavaModel, batches: Batches
 ):
-    batch = batches.take(range(len(QUESTIONS)))
+    batch = batches.collate(range(len(QUESTIONS)))
     decoder: Any = model.network.model.language_model
     text: Any = model.network.config.text_config
     for window in (None, 6):
@@ -398,9 +405,9 @@ def test_without_a_mask_the_hidden_states_are_transformers_own_to_the_last_bit(
 
 
 def test_an_images_features_stand_in_its_places_and_text_in_the_others(
-    model: BaseModel, batches: Batches
+    model: LlavaModel, batches: Batches
 ):
-    batch = batches.take(range(3))
+    batch = batches.collate(range(3))
     network: Any = model.network.model
     there = batch.ids == model.image_token
     with torch.no_grad():
@@ -411,7 +418,7 @@ def test_an_images_features_stand_in_its_places_and_text_in_the_others(
 
 
 def test_gradient_checkpointing_recomputes_layers_and_changes_no_gradient(
-    model: BaseModel, batches: Batches
+    model: LlavaModel, batches: Batches
 ):
     decoder: Any = model.network.model.language_model
     calls: list[int] = []
@@ -432,7 +439,7 @@ def test_gradient_checkpointing_recomputes_layers_and_changes_no_gradient(
         assert torch.equal(one, other)
 
 
-def test_no_factor_at_all_moves_the_embedding_or_the_head(model: BaseModel, batches: Batches):
+def test_no_factor_at_all_moves_the_embedding_or_the_head(model: LlavaModel, batches: Batches):
     gradients(model, batches, None)
     assert model.network.lm_head.weight.grad is None
     assert model.network.model.language_model.embed_tokens.weight.grad is None

@@ -16,15 +16,15 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from client.data.task import read_task
-from client.methods.lora_recipe import Decoder, token_loss
-from client.model.llava import load_base
-from client.model.lora import Factor
+from client.model.llava import load_llava
 from client.training.batches import Batches
-from client.training.optimizer import PlainDescent
-from client.training.regularizer import AdapterPrototype, Regularizer, Weights
+from client.training.optimizer import LocalOptimizer
+from client.training.regularizer import AdapterPrototype, Regularizer, RegularizerWeights
+from client.training.token_loss import DecoderLoss, token_loss
 from common.contrastive import Similarity
 from common.plan import Training
 from common.plan_fields import Composition, Precision
+from common.rules.interface import Factor
 from tests.flow.some_adapters import some_adapter
 from tests.flow.tiny_llava import write_llava, write_task
 
@@ -153,16 +153,16 @@ def test_waiting_is_heard(ask: Callable[[Tensor], object]):
 def test_a_step_asks_the_device_for_nothing(
     folder: Path, packing: bool, checkpointed: bool, hold: Composition, similarity: Similarity
 ):
-    model = load_base(folder / "base", Precision.FP32, torch.device("cpu"))
+    model = load_llava(folder / "base", Precision.FP32, torch.device("cpu"))
     examples = read_task(folder / "t").train
     earlier = [some_adapter(model, seed) for seed in range(3)]
-    model.adapted.freeze(earlier, hold)
-    model.adapted.begin(some_adapter(model, 3), Factor.BOTH)
-    pairs = model.adapted.pairs()
+    model.adapted.freeze_adapters(earlier, hold)
+    model.adapted.attach(some_adapter(model, 3), Factor.BOTH)
+    pairs = model.adapted.attached_pairs()
     prototypes = [AdapterPrototype(adapter, number == 1) for number, adapter in enumerate(earlier)]
-    regularizer = Regularizer(prototypes, pairs, similarity, Weights(0.1, 0.01, 0.1))
-    descent = PlainDescent(Decoder(model), model.adapted.parameters(), Training())
-    loss_of = token_loss(descent.network, Batches(model, examples, packing), 4, descent.share)
+    regularizer = Regularizer(prototypes, pairs, similarity, RegularizerWeights(0.1, 0.01, 0.1))
+    descent = LocalOptimizer(DecoderLoss(model), model.adapted.trainable_parameters(), Training())
+    loss_of = token_loss(descent.network, Batches(model, examples, packing), 4, descent.shard)
     batches = iter(([0, 1, 2, 3, 4], [5, 0, 2, 1, 3, 4]))
 
     def step() -> None:
@@ -174,6 +174,6 @@ def test_a_step_asks_the_device_for_nothing(
             step()
             found, count = heard(step)
     finally:
-        model.adapted.silence()
+        model.adapted.detach()
     assert count > 200
     assert found == []

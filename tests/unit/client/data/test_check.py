@@ -11,9 +11,9 @@ from click.testing import Result
 from PIL import Image
 from typer.testing import CliRunner
 
-from client.data.answer_options import Standing, demanded, standing
-from client.data.check import PUBLISHED, TaskCheck, absent, check_tasks, task_folders
-from client.data.image_check import decode
+from client.data.answer_options import OptionMatch, match_options, required_options
+from client.data.check import PUBLISHED, TaskCheck, check_tasks, missing_published, task_folders
+from client.data.image_check import decode_images
 from commands.data import app
 from common.errors import DataError
 
@@ -117,7 +117,7 @@ def test_an_answer_that_is_none_of_the_demanded_options_is_an_error(tmp_path: Pa
     train = [learned(1, 0, FILM, "pnuemonia"), learned(2, 0, LESION, "nv")]
     found = checked(task(tmp_path / "t", train, [asked(5, 1, FILM, "yes")]))
     assert found.optionless == 2 and found.notes == ()
-    expected = "found an answer that is none of the options that its question demands"
+    expected = "found an answer that is none of its question's options"
     assert [error.split(", expected")[0] for error in found.errors] == [
         f"{tmp_path}/t/train.json: question '1': {expected}",
         f"{tmp_path}/t/test.jsonl: question '5': {expected}",
@@ -182,28 +182,28 @@ def test_the_papers_counts_add_up_to_those_of_its_answer_files():
 @pytest.mark.parametrize(
     ("question", "answer", "expected"),
     [
-        (FILM, "Normal.", Standing.NAMED),
-        (FILM, "yes", Standing.OUTSIDE),
-        (LESION, "nv", Standing.NAMED),
-        (LESION, "bowen's disease", Standing.OUTSIDE),
-        ('Any signs of "purple" or "brown"?', "no", Standing.NAMED),
-        ("Multiple or just 1 focus?", "one", Standing.UNNAMED),
-        ("Is the liver in view?", "live", Standing.UNNAMED),
-        ("Is it a T1 or a T2 image?", "T2", Standing.NAMED),
-        ("Which organ does 'x' mark? Answer in a word.", "heart", Standing.UNNAMED),
+        (FILM, "Normal.", OptionMatch.LISTED),
+        (FILM, "yes", OptionMatch.NOT_LISTED),
+        (LESION, "nv", OptionMatch.LISTED),
+        (LESION, "bowen's disease", OptionMatch.NOT_LISTED),
+        ('Any signs of "purple" or "brown"?', "no", OptionMatch.LISTED),
+        ("Multiple or just 1 focus?", "one", OptionMatch.UNKNOWN),
+        ("Is the liver in view?", "live", OptionMatch.UNKNOWN),
+        ("Is it a T1 or a T2 image?", "T2", OptionMatch.LISTED),
+        ("Which organ does 'x' mark? Answer in a word.", "heart", OptionMatch.UNKNOWN),
     ],
 )
 def test_an_answer_stands_to_the_options_of_its_question(
-    question: str, answer: str, expected: Standing
+    question: str, answer: str, expected: OptionMatch
 ):
-    assert standing(question, answer) is expected
+    assert match_options(question, answer) is expected
 
 
 def test_only_options_behind_a_demand_are_demanded():
-    assert demanded(FILM) == ("normal", "pneumonia")
-    assert demanded(LESION) == ("akiec", "bcc", "nv")
-    assert demanded('Is it "purple" or "brown"?') == ()
-    assert demanded("Output 'normal'.") == ()
+    assert required_options(FILM) == ("normal", "pneumonia")
+    assert required_options(LESION) == ("akiec", "bcc", "nv")
+    assert required_options('Is it "purple" or "brown"?') == ()
+    assert required_options("Output 'normal'.") == ()
 
 
 def test_several_processes_find_what_one_does(tmp_path: Path):
@@ -212,8 +212,8 @@ def test_several_processes_find_what_one_does(tmp_path: Path):
     (tmp_path / "7.png").write_bytes(b"no picture")
     images = [tmp_path / f"{at}.png" for at in range(150)]
     seen: list[None] = []
-    several = decode(images, 2, lambda: seen.append(None))
-    assert several == decode(images, 1)
+    several = decode_images(images, 2, lambda: seen.append(None))
+    assert several == decode_images(images, 1)
     assert len(seen) == 150 and list(several.mistakes) == [tmp_path / "7.png"]
     assert several.shared([images[0], images[1]], [images[1], images[2]]) == {images[1]: images[0]}
 
@@ -231,8 +231,10 @@ def test_a_folder_holds_tasks_or_is_one(tmp_path: Path):
 
 def test_the_papers_folders_that_are_not_there_are_named_if_one_of_them_is(tmp_path: Path):
     others = [tmp_path / "mine"]
-    assert absent(others) == []
-    assert absent([*others, tmp_path / "HAM"]) == [name for name in PUBLISHED if name != "HAM"]
+    assert missing_published(others) == []
+    assert missing_published([*others, tmp_path / "HAM"]) == [
+        name for name in PUBLISHED if name != "HAM"
+    ]
 
 
 def test_a_folder_without_tasks_is_refused_with_a_hint_at_deeper_ones(tmp_path: Path):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from client.data import grey_levels
-from client.data.images import decode, load_image, pad_to_square, quiet_on_all_threads
+from client.data.images import decode_image, decoder_warnings_ignored, load_image, pad_to_square
 from common.errors import DataError
 from tests.unit.loaded import greys_of, pixels_of
 
@@ -210,8 +210,8 @@ def test_what_pydicom_quotes_of_a_header_reaches_no_log_and_no_screen(
     logging.getLogger().addHandler(heard)
     try:
         here = load_image(file)
-        with quiet_on_all_threads(), ThreadPoolExecutor(1) as thread:
-            aside = thread.submit(decode, file).result()
+        with decoder_warnings_ignored(), ThreadPoolExecutor(1) as thread:
+            aside = thread.submit(decode_image, file).result()
     finally:
         logging.getLogger().removeHandler(heard)
     np.testing.assert_array_equal(np.asarray(here), np.asarray(aside))

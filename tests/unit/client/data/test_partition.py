@@ -13,8 +13,13 @@ from click.testing import Result
 from PIL import Image
 from typer.testing import CliRunner
 
-from client.data.image_check import decode
-from client.data.partition import Deal, assigned, deal_tasks, elements
+from client.data.image_check import decode_images
+from client.data.partition import (
+    PartitionSettings,
+    assign_images,
+    json_list_elements,
+    partition_tasks,
+)
 from client.data.task import Example, check_task, read_task
 from commands.data import app
 from common.errors import DataError
@@ -67,13 +72,15 @@ USUAL = [
 ]
 
 
-def deal_of(names: str = "abc", weights: Sequence[int] = (), **changes: Any) -> Deal:
-    return Deal(sites=tuple(names), weights=tuple(weights) or (1,) * len(names), **changes)
+def deal_of(names: str = "abc", weights: Sequence[int] = (), **changes: Any) -> PartitionSettings:
+    return PartitionSettings(
+        sites=tuple(names), weights=tuple(weights) or (1,) * len(names), **changes
+    )
 
 
-def dealt(source: Path, out: Path, deal: Deal) -> dict[str, tuple[int, int]]:
+def dealt(source: Path, out: Path, deal: PartitionSettings) -> dict[str, tuple[int, int]]:
     """Training and test questions of each site."""
-    shares = deal_tasks([source], out, deal, 1, ignore)
+    shares = partition_tasks([source], out, deal, 1, ignore)
     return {share.site: (share.train, share.test) for share in shares}
 
 
@@ -90,7 +97,7 @@ def asked(examples: Sequence[Example]) -> Counter[tuple[str, bytes, str]]:
 
 def digests_at(folder: Path) -> set[str]:
     data = read_task(folder)
-    return set(decode([e.image for e in (*data.train, *data.test)]).digests.values())
+    return set(decode_images([e.image for e in (*data.train, *data.test)]).digests.values())
 
 
 def tree(folder: Path) -> dict[str, bytes | str]:
@@ -108,9 +115,9 @@ def run(*arguments: str | Path) -> Result:
     return CliRunner().invoke(app, ["deal", *map(str, arguments)])
 
 
-def refused(folder: Path, out: Path, deal: Deal) -> str:
+def refused(folder: Path, out: Path, deal: PartitionSettings) -> str:
     with pytest.raises(DataError) as found:
-        deal_tasks([folder], out, deal, 1, ignore)
+        partition_tasks([folder], out, deal, 1, ignore)
     return str(found.value)
 
 
@@ -149,7 +156,7 @@ def test_no_site_is_further_from_its_part_than_one_pictures_questions(weights: t
     sizes = {f"train{at}": (1 + at * at % 11, 0) for at in range(40)}
     sizes |= {f"test{at}": (0, 1 + at % 7) for at in range(30)}
     for seed in range(20):
-        found = assigned("t", sizes, {}, deal_of(weights=weights, seed=seed))
+        found = assign_images("t", sizes, {}, deal_of(weights=weights, seed=seed))
         for file in (0, 1):
             total = sum(size[file] for size in sizes.values())
             for site, weight in zip("abc", weights, strict=True):
@@ -182,7 +189,7 @@ def test_a_copy_under_another_name_and_format_is_the_same_picture(tmp_path: Path
 
 def test_a_picture_of_two_tasks_is_at_one_site(tmp_path: Path):
     folders = [write(tmp_path / "in" / name, USUAL) for name in ("one", "two")]
-    deal_tasks(folders, tmp_path / "out", deal_of(), 1, ignore)
+    partition_tasks(folders, tmp_path / "out", deal_of(), 1, ignore)
     a, b, c = (
         digests_at(tmp_path / "out" / site / "one") | digests_at(tmp_path / "out" / site / "two")
         for site in "abc"
@@ -210,12 +217,14 @@ def test_the_turns_of_a_conversation_stay_together_and_count_as_questions(tmp_pa
 def test_entries_keep_their_text_and_order(tmp_path: Path):
     source = write(tmp_path / "t", USUAL)
     dealt(source, tmp_path / "out", deal_of())
-    train = [text for text, _ in elements((source / "train.json").read_text("utf-8"))]
+    train = [text for text, _ in json_list_elements((source / "train.json").read_text("utf-8"))]
     test = (source / "test.jsonl").read_text("utf-8").splitlines()
     assert len(train) == 24 and all('"seen": 1.50' in text for text in train)
     for site in "abc":
         there = tmp_path / "out" / site / "t"
-        learned = [text for text, _ in elements((there / "train.json").read_text("utf-8"))]
+        learned = [
+            text for text, _ in json_list_elements((there / "train.json").read_text("utf-8"))
+        ]
         tested = (there / "test.jsonl").read_text("utf-8").splitlines()
         assert learned == [text for text in train if text in learned]
         assert tested == [text for text in test if text in tested]
@@ -223,12 +232,12 @@ def test_entries_keep_their_text_and_order(tmp_path: Path):
 
 def test_elements_are_cut_at_commas_of_their_list_only():
     text = ' [{"a": "],["} ,\n[1, 2],"x" ]\n'
-    assert list(elements(text)) == [
+    assert list(json_list_elements(text)) == [
         ('{"a": "],["}', {"a": "],["}),
         ("[1, 2]", [1, 2]),
         ('"x"', "x"),
     ]
-    assert list(elements("[ ]")) == []
+    assert list(json_list_elements("[ ]")) == []
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path: Path):
@@ -302,7 +311,7 @@ def test_a_deal_that_can_not_be_is_told_in_a_sentence(
     sites: tuple[str, ...], weights: tuple[int, ...], sentence: str
 ):
     with pytest.raises(DataError) as found:
-        Deal(sites=sites, weights=weights)
+        PartitionSettings(sites=sites, weights=weights)
     assert str(found.value).startswith(sentence)
 
 
@@ -360,7 +369,7 @@ def test_a_deal_that_is_broken_off_leaves_nothing_and_one_that_was_killed_is_no_
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        deal_tasks([source], tmp_path / "out", deal_of(), 1, interrupt)
+        partition_tasks([source], tmp_path / "out", deal_of(), 1, interrupt)
     assert os.listdir(tmp_path) == ["t"]
     (tmp_path / ".writing-out" / "a" / "t").mkdir(parents=True)
     dealt(source, tmp_path / "out", deal_of())

@@ -4,7 +4,7 @@
 import torch
 from transformers.cache_utils import DynamicLayer
 
-from client.inference.kv_cache import RoomyLayer
+from client.inference.kv_cache import PreallocatedLayer
 
 ROWS, HEADS, WIDTH = 4, 2, 3
 
@@ -16,7 +16,7 @@ def some(tokens: int, seed: int, rows: int = ROWS) -> tuple[torch.Tensor, torch.
 
 
 def test_it_holds_what_transformers_cache_holds_also_when_the_room_is_full():
-    ours, theirs = RoomyLayer(6), DynamicLayer()
+    ours, theirs = PreallocatedLayer(6), DynamicLayer()
     for step, tokens in enumerate([5, 1, 1, 1, 40, 1]):
         keys, values = some(tokens, step)
         found, expected = ours.update(keys, values), theirs.update(keys, values)
@@ -27,13 +27,13 @@ def test_it_holds_what_transformers_cache_holds_also_when_the_room_is_full():
 
 def test_one_prompt_longer_than_the_room_fits():
     keys, values = some(50, 0)
-    found = RoomyLayer(6).update(keys, values)
+    found = PreallocatedLayer(6).update(keys, values)
     assert torch.equal(found[0], keys) and torch.equal(found[1], values)
 
 
 def test_chosen_rows_go_on_in_the_order_given():
     for chosen in ([0, 1, 2, 3], [0, 3], [3, 1], [2, 0, 1], [3, 2, 1, 0]):
-        ours, theirs = RoomyLayer(6), DynamicLayer()
+        ours, theirs = PreallocatedLayer(6), DynamicLayer()
         for layer in (ours, theirs):
             layer.update(*some(5, 0))
             layer.batch_select_indices(torch.tensor(chosen))
@@ -44,7 +44,7 @@ def test_chosen_rows_go_on_in_the_order_given():
 
 
 def test_a_row_that_stays_in_its_place_is_not_copied():
-    layer = RoomyLayer(8)
+    layer = PreallocatedLayer(8)
     layer.update(*some(5, 0))
     before = layer.keys
     assert before is not None

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.inference.router import DEVIATIONS, least_cosine, route
+from client.inference.router import DEVIATIONS, cosine_threshold, route
 from client.orders.routed_answers import shares_of
 from common.errors import BankError
 from common.image_prototype import ImagePrototype
@@ -70,7 +70,7 @@ def test_the_known_are_those_of_a_mixture_of_all_stages_cosines():
     parts = [prototype(x.mean(), 0.0, std=float(x.std())) for x in (first, second)]
     union = np.concatenate([first, second])
     expected = union.mean() - DEVIATIONS * union.std()
-    assert least_cosine(parts) == pytest.approx(expected, abs=1e-6)
+    assert cosine_threshold(parts) == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_picture_unlike_all_is_not_known_and_still_has_a_best_guess():

@@ -4,25 +4,17 @@ import logging
 import multiprocessing
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 import torch
 
-from client.model import feature_store
-from client.model.feature_store import KEPT_S, FeatureStore, store_in
+from client.model.feature_store import MAX_UNUSED_S, FeatureStore, open_feature_store
 
 KEYS = [f"{number:064x}" for number in range(1, 100)]
 #: The bytes of an entry of one number, as `features` makes them.
 ROW = 4096
-
-
-@pytest.fixture(autouse=True)
-def forgotten() -> Iterator[None]:
-    yield
-    feature_store._held.cache_clear()  # pyright: ignore[reportPrivateUsage]
 
 
 def features(seed: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -120,8 +112,8 @@ def test_an_entry_that_nobody_asked_for_in_a_month_goes(tmp_path: Path):
     for number in range(3):
         store.save(KEYS[number], features(number))
     old, used, new = files_in(tmp_path)
-    age(old, KEPT_S + 60)
-    age(used, KEPT_S + 60)
+    age(old, MAX_UNUSED_S + 60)
+    age(used, MAX_UNUSED_S + 60)
     assert store.load(used.name) is not None
     store_of(tmp_path).tidy_if_due()
     assert files_in(tmp_path) == [used, new]
@@ -133,7 +125,7 @@ def test_an_entry_of_a_time_when_the_clock_was_wrong_is_no_younger_than_todays(t
         store.save(KEYS[number], features(number))
     ahead, far_ahead, new = files_in(tmp_path)
     age(ahead, -600.0)
-    age(far_ahead, -KEPT_S - 600)
+    age(far_ahead, -MAX_UNUSED_S - 600)
     FeatureStore(tmp_path / "features", 2 * (ROW + 200), spare_bytes=0).tidy_if_due()
     assert files_in(tmp_path) == [new]
 
@@ -149,12 +141,12 @@ def test_what_is_no_entry_is_neither_removed_nor_in_the_way(
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("of somebody else")
     for path in (tmp_path / "features").rglob("*"):
-        age(path, KEPT_S + 60)
+        age(path, MAX_UNUSED_S + 60)
     store = store_of(tmp_path)
     store.save(KEYS[0], features(0))
     store.tidy_if_due()
     assert store.load(KEYS[0]) is not None and not caplog.records
-    assert store_in(tmp_path, 0) is None
+    assert open_feature_store(tmp_path, 0) is None
     assert files_in(tmp_path) == sorted(foreign)
 
 
@@ -241,12 +233,12 @@ def test_no_message_names_a_picture_or_a_folder(tmp_path: Path, caplog: pytest.L
 
 
 def test_with_no_room_nothing_is_kept_and_what_was_there_is_removed(tmp_path: Path):
-    store = store_in(tmp_path, 1.0)
+    store = open_feature_store(tmp_path, 1.0)
     assert store is not None
     store_of(tmp_path).save(KEYS[0], features(1))
     (tmp_path / "blobs").mkdir()
     assert store.load(KEYS[0]) is not None
-    assert store_in(tmp_path, 0) is None
+    assert open_feature_store(tmp_path, 0) is None
     assert sorted(path.name for path in tmp_path.iterdir()) == ["blobs"]
 
 
@@ -255,7 +247,7 @@ def test_with_no_room_nothing_stays_behind_a_link_either(tmp_path: Path):
     (tmp_path / "features").symlink_to(tmp_path / "large")
     store_of(tmp_path).save(KEYS[0], features(1))
     assert len(files_in(tmp_path / "large")) == 1
-    assert store_in(tmp_path, 0) is None
+    assert open_feature_store(tmp_path, 0) is None
     assert files_in(tmp_path) == []
     store_of(tmp_path).save(KEYS[0], features(1))
     assert store_of(tmp_path).load(KEYS[0]) is not None
@@ -271,15 +263,10 @@ def test_what_cant_be_removed_is_said_without_a_name(
 
     monkeypatch.setattr(Path, "unlink", refuse)
     with caplog.at_level(logging.WARNING):
-        assert store_in(tmp_path, 0) is None
+        assert open_feature_store(tmp_path, 0) is None
     (record,) = caplog.records
     assert "can't be removed (Permission denied)" in record.message
     assert str(tmp_path) not in caplog.text and KEYS[0] not in caplog.text
-
-
-def test_all_orders_of_a_process_have_one_store(tmp_path: Path):
-    assert store_in(tmp_path, 1.0) is store_in(tmp_path, 1.0)
-    assert store_in(tmp_path, 2.0) is not store_in(tmp_path, 1.0)
 
 
 def _fill(folder: Path, rounds: int) -> None:
@@ -311,7 +298,7 @@ def test_several_processes_fill_one_folder_and_each_entry_is_whole(tmp_path: Pat
 def test_a_folder_that_is_removed_amid_the_work_is_made_again(tmp_path: Path):
     store = store_of(tmp_path)
     store.save(KEYS[0], features(1))
-    assert store_in(tmp_path, 0) is None
+    assert open_feature_store(tmp_path, 0) is None
     store.save(KEYS[0], features(1))
     assert store.load(KEYS[0]) is not None
 

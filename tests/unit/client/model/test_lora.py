@@ -18,11 +18,17 @@ from torch import nn
 from torch.nn import functional
 
 from client.model import lora
-from client.model.lora import TARGETS, Adapted, Factor, adapt, fold_for_good
-from client.model.lora_init import fresh_adapter, orthonormal_adapter
+from client.model.lora import (
+    TARGETS,
+    AdaptedLayers,
+    inject_adapter_layers,
+    merge_permanently,
+)
+from client.model.lora_init import kaiming_adapter, orthonormal_adapter
 from common.adapter import Adapter, Pair, StoredAdapter, to_bytes
 from common.errors import BankError, ModelError, PlanError
 from common.plan_fields import Composition
+from common.rules.interface import Factor
 
 INPUTS, HIDDEN, OUTPUTS, RANK = 10, 7, 6, 3
 LAYERS = {"body.first": (HIDDEN, INPUTS), "body.second": (OUTPUTS, HIDDEN)}
@@ -83,9 +89,9 @@ def close(ours: object, theirs: object, dtype: torch.dtype, largest: float = 1.0
     torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance * largest)
 
 
-def learned(adapted: Adapted) -> dict[str, torch.Tensor]:
+def learned(adapted: AdaptedLayers) -> dict[str, torch.Tensor]:
     found: dict[str, torch.Tensor] = {}
-    for name, (a, b) in adapted.pairs().items():
+    for name, (a, b) in adapted.attached_pairs().items():
         assert a.grad is not None and b.grad is not None
         found[f"{name}.A"], found[f"{name}.B"] = a.grad, b.grad
     return found
@@ -121,11 +127,11 @@ def test_outputs_are_those_of_the_plain_sum(earlier: int, hold: Composition, dty
     frozen = [some_adapter(seed, rank=seed + 1) for seed in range(earlier)]
     current, x = some_adapter(9), some_inputs(dtype)
     model = small(dtype)
-    adapted = adapt(model, TWO)
-    adapted.freeze(frozen, hold)
-    adapted.begin(current, Factor.BOTH)
+    adapted = inject_adapter_layers(model, TWO)
+    adapted.freeze_adapters(frozen, hold)
+    adapted.attach(current, Factor.BOTH)
     close(model(x), summed(small(dtype), x, [*frozen, current]), dtype)
-    adapted.silence()
+    adapted.detach()
     close(model(x), summed(small(dtype), x, frozen), dtype)
 
 
@@ -142,9 +148,9 @@ def test_outputs_and_gradients_are_those_of_peft_with_all_adapters_active(
     assert x.grad is not None
     x_gradient, x.grad = x.grad, None
     model = small(dtype)
-    adapted = adapt(model, TWO)
-    adapted.freeze(frozen, hold)
-    adapted.begin(current, Factor.BOTH)
+    adapted = inject_adapter_layers(model, TWO)
+    adapted.freeze_adapters(frozen, hold)
+    adapted.attach(current, Factor.BOTH)
     output = model(x)
     output.square().sum().backward()
     close(output, expected, dtype)
@@ -161,11 +167,11 @@ def test_folding_and_taking_away_leaves_every_bit_of_the_base(dtype: torch.dtype
     model, x = small(dtype), some_inputs(dtype)
     untouched = {name: value.clone() for name, value in model.state_dict().items()}
     before = model(x)
-    adapted = adapt(model, TWO)
+    adapted = inject_adapter_layers(model, TWO)
     for hold in Composition:
-        adapted.freeze([some_adapter(0), some_adapter(1)], hold)
+        adapted.freeze_adapters([some_adapter(0), some_adapter(1)], hold)
         assert not torch.equal(model(x), before)
-        adapted.freeze([], hold)
+        adapted.freeze_adapters([], hold)
         assert torch.equal(model(x), before)
     for name, value in model.state_dict().items():
         assert torch.equal(value, untouched[name.replace(".base.", ".")])
@@ -173,9 +179,9 @@ def test_folding_and_taking_away_leaves_every_bit_of_the_base(dtype: torch.dtype
 
 def test_a_bf16_weight_is_folded_in_fp32_and_rounded_once():
     model = small(torch.bfloat16)
-    adapted = adapt(model, TWO)
+    adapted = inject_adapter_layers(model, TWO)
     adapters = [some_adapter(seed) for seed in range(4)]
-    adapted.freeze(adapters, Composition.FOLD)
+    adapted.freeze_adapters(adapters, Composition.FOLD)
     layer = adapted.layers["body.first"]
     exact = layer.base.weight.detach().double().numpy()
     for adapter in adapters:
@@ -187,10 +193,10 @@ def test_a_bf16_weight_is_folded_in_fp32_and_rounded_once():
 
 def test_bf16_layers_train_fp32_factors():
     model, x = small(torch.bfloat16), some_inputs(torch.bfloat16)
-    adapted = adapt(model, TWO)
+    adapted = inject_adapter_layers(model, TWO)
     for hold in Composition:
-        adapted.freeze([some_adapter(0)], hold)
-        adapted.begin(some_adapter(1), Factor.BOTH)
+        adapted.freeze_adapters([some_adapter(0)], hold)
+        adapted.attach(some_adapter(1), Factor.BOTH)
         output = model(x)
         assert output.dtype == torch.bfloat16
         output.sum().backward()
@@ -202,24 +208,24 @@ def test_bf16_layers_train_fp32_factors():
 )
 def test_only_the_ordered_factors_learn(train: Factor, expected: str):
     model = small()
-    adapted = adapt(model, TWO)
-    adapted.freeze([some_adapter(0)], Composition.STACK)
-    adapted.begin(some_adapter(1), train)
+    adapted = inject_adapter_layers(model, TWO)
+    adapted.freeze_adapters([some_adapter(0)], Composition.STACK)
+    adapted.attach(some_adapter(1), train)
     model(some_inputs(torch.float64)).sum().backward()
-    for a, b in adapted.pairs().values():
+    for a, b in adapted.attached_pairs().values():
         assert ("A" in expected) == (a.grad is not None)
         assert ("B" in expected) == (b.grad is not None)
     learning = {id(p) for p in model.parameters() if p.requires_grad}
-    assert learning == {id(p) for p in adapted.parameters()}
+    assert learning == {id(p) for p in adapted.trainable_parameters()}
 
 
 def test_the_current_adapter_is_what_was_begun_and_a_copy():
-    adapted = adapt(small(torch.float32), TWO)
+    adapted = inject_adapter_layers(small(torch.float32), TWO)
     begun = some_adapter(1)
-    adapted.begin(begun, Factor.BOTH)
-    found = adapted.current()
+    adapted.attach(begun, Factor.BOTH)
+    found = adapted.attached_adapter()
     assert found.scale == begun.scale and list(found.pairs) == list(LAYERS)
-    for parameter in adapted.parameters():
+    for parameter in adapted.trainable_parameters():
         parameter.data.zero_()
     for name, pair in found.pairs.items():
         np.testing.assert_array_equal(pair.a, begun.pairs[name].a)
@@ -228,7 +234,7 @@ def test_the_current_adapter_is_what_was_begun_and_a_copy():
 
 
 def test_shapes_are_outputs_by_inputs():
-    assert adapt(small(), TWO).shapes() == LAYERS
+    assert inject_adapter_layers(small(), TWO).layer_shapes() == LAYERS
 
 
 def test_targets_are_the_linears_of_the_language_model_alone():
@@ -245,22 +251,22 @@ def test_targets_are_the_linears_of_the_language_model_alone():
 
 def test_a_model_without_targets_is_refused():
     with pytest.raises(ModelError, match="found no linear layer that matches"):
-        adapt(small(), TARGETS)
+        inject_adapter_layers(small(), TARGETS)
 
 
 def test_an_adapter_of_another_model_is_refused_by_its_layer():
-    adapted = adapt(small(), TWO)
+    adapted = inject_adapter_layers(small(), TWO)
     foreign = Adapter({"body.third": Pair(np.zeros((1, 2)), np.zeros((2, 1)))}, 1.0)
     with pytest.raises(BankError, match=r"body\.third"):
-        adapted.freeze([foreign], Composition.FOLD)
+        adapted.freeze_adapters([foreign], Composition.FOLD)
     wide = Adapter({"body.first": Pair(np.zeros((1, 11)), np.zeros((HIDDEN, 1)))}, 1.0)
     with pytest.raises(BankError, match=r"found \(7, 11\), the base model has \(7, 10\)"):
-        adapted.begin(wide, Factor.BOTH)
+        adapted.attach(wide, Factor.BOTH)
 
 
 def test_a_fresh_adapter_is_drawn_within_pefts_bound_and_changes_nothing():
     shapes = {"x": (50, 64), "y": (20, 400)}
-    adapter = fresh_adapter(shapes, rank=40, scale=1.0, seed=5)
+    adapter = kaiming_adapter(shapes, rank=40, scale=1.0, seed=5)
     for name, (outputs, inputs) in shapes.items():
         a, bound = adapter.pairs[name].a, 1 / np.sqrt(inputs)
         assert a.dtype == np.float32 and a.shape == (40, inputs)
@@ -270,11 +276,11 @@ def test_a_fresh_adapter_is_drawn_within_pefts_bound_and_changes_nothing():
 
 
 def test_a_layers_draw_depends_on_the_seed_and_its_name_alone():
-    both = fresh_adapter({"x": (5, 6), "y": (5, 6)}, rank=2, scale=1.0, seed=5)
-    alone = fresh_adapter({"y": (5, 6)}, rank=2, scale=1.0, seed=5)
+    both = kaiming_adapter({"x": (5, 6), "y": (5, 6)}, rank=2, scale=1.0, seed=5)
+    alone = kaiming_adapter({"y": (5, 6)}, rank=2, scale=1.0, seed=5)
     np.testing.assert_array_equal(both.pairs["y"].a, alone.pairs["y"].a)
     assert not np.array_equal(both.pairs["x"].a, both.pairs["y"].a)
-    other = fresh_adapter({"y": (5, 6)}, rank=2, scale=1.0, seed=6)
+    other = kaiming_adapter({"y": (5, 6)}, rank=2, scale=1.0, seed=6)
     assert not np.array_equal(other.pairs["y"].a, alone.pairs["y"].a)
 
 
@@ -300,19 +306,19 @@ def test_a_rank_beyond_a_layers_inputs_has_no_orthonormal_rows():
 @pytest.mark.parametrize("hold", list(Composition))
 def test_folded_for_good_a_layer_gives_the_same_bits_from_one_copy(hold: Composition):
     model = small(torch.float32)
-    adapted = adapt(model, TWO)
-    adapted.freeze([some_adapter(1), some_adapter(2)], hold)
-    adapted.begin(some_adapter(3), Factor.BOTH)
+    adapted = inject_adapter_layers(model, TWO)
+    adapted.freeze_adapters([some_adapter(1), some_adapter(2)], hold)
+    adapted.attach(some_adapter(3), Factor.BOTH)
     x = some_inputs(torch.float32)
     before = model(x)
-    fold_for_good(model)
+    merge_permanently(model)
     assert torch.equal(model(x), before)
     for layer in adapted.layers.values():
         assert layer.folded is None
         assert not layer.base.weight.requires_grad
 
 
-def frozen_tensors(adapted: Adapted) -> list[torch.Tensor | None]:
+def frozen_tensors(adapted: AdaptedLayers) -> list[torch.Tensor | None]:
     return [
         tensor
         for layer in adapted.layers.values()
@@ -323,13 +329,13 @@ def frozen_tensors(adapted: Adapted) -> list[torch.Tensor | None]:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_frozen_sum_has_the_same_bits_whatever_was_held_before(dtype: torch.dtype):
     adapters = [some_adapter(seed) for seed in range(4)]
-    kept = adapt(small(dtype), TWO)
+    kept = inject_adapter_layers(small(dtype), TWO)
     turns = [[0], [0, 1], [0, 1], [0, 1, 2], [1, 0, 2], [3], [], [0, 1, 2, 3], [0, 1], [0, 1, 2]]
     for hold in (Composition.FOLD, Composition.STACK, Composition.FOLD):
         for turn in turns:
-            kept.freeze([adapters[i] for i in turn], hold)
-            anew = adapt(small(dtype), TWO)
-            anew.freeze([some_adapter(i) for i in turn], hold)
+            kept.freeze_adapters([adapters[i] for i in turn], hold)
+            anew = inject_adapter_layers(small(dtype), TWO)
+            anew.freeze_adapters([some_adapter(i) for i in turn], hold)
             for found, expected in zip(frozen_tensors(kept), frozen_tensors(anew), strict=True):
                 assert (found is None) == (expected is None)
                 assert found is None or expected is None or torch.equal(found, expected)
@@ -337,10 +343,10 @@ def test_a_frozen_sum_has_the_same_bits_whatever_was_held_before(dtype: torch.dt
 
 @pytest.mark.parametrize("hold", list(Composition))
 def test_the_very_adapters_that_are_held_are_not_summed_again(hold: Composition):
-    adapted, adapters = adapt(small(), TWO), [some_adapter(1), some_adapter(2)]
-    adapted.freeze(adapters, hold)
+    adapted, adapters = inject_adapter_layers(small(), TWO), [some_adapter(1), some_adapter(2)]
+    adapted.freeze_adapters(adapters, hold)
     before = frozen_tensors(adapted)
-    adapted.freeze(list(adapters), hold)
+    adapted.freeze_adapters(list(adapters), hold)
     assert all(a is b for a, b in zip(before, frozen_tensors(adapted), strict=True))
     for others in (
         [some_adapter(1), some_adapter(2)],  # equal, but how could one know
@@ -348,16 +354,16 @@ def test_the_very_adapters_that_are_held_are_not_summed_again(hold: Composition)
         adapters[:1],
         adapters[::-1],
     ):
-        adapted.freeze(adapters, hold)
+        adapted.freeze_adapters(adapters, hold)
         before = frozen_tensors(adapted)
-        adapted.freeze(others, hold)
+        adapted.freeze_adapters(others, hold)
         changed = zip(before, frozen_tensors(adapted), strict=True)
         assert all(a is not b for a, b in changed if a is not None)
 
 
 def test_held_adapters_are_not_kept_alive_by_the_model():
-    adapted, adapter = adapt(small(), TWO), some_adapter(1)
-    adapted.freeze([adapter], Composition.FOLD)
+    adapted, adapter = inject_adapter_layers(small(), TWO), some_adapter(1)
+    adapted.freeze_adapters([adapter], Composition.FOLD)
     alive = weakref.ref(adapter)
     del adapter
     assert alive() is None
@@ -379,10 +385,10 @@ def test_what_lies_in_files_is_summed_to_the_same_bits_one_layer_at_a_time(
     for number, adapter in enumerate(adapters):
         (tmp_path / f"{number}").write_bytes(to_bytes(adapter))
         files.append(StoredAdapter.in_file(tmp_path / f"{number}", "release"))
-    from_memory, from_files = (adapt(Wide(layers), r"body\.\d") for _ in range(2))
-    from_memory.freeze(adapters, hold)
+    from_memory, from_files = (inject_adapter_layers(Wide(layers), r"body\.\d") for _ in range(2))
+    from_memory.freeze_adapters(adapters, hold)
     tracemalloc.start()
-    from_files.freeze(files, hold)
+    from_files.freeze_adapters(files, hold)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     for one, other in zip(frozen_tensors(from_memory), frozen_tensors(from_files), strict=True):
@@ -405,10 +411,10 @@ class Wide(nn.Module):
 
 def test_folded_for_good_a_sum_can_be_folded_in_once_more():
     model, adapter = small(), some_adapter(1)
-    adapted = adapt(model, TWO)
-    adapted.freeze([adapter], Composition.FOLD)
-    fold_for_good(model)
-    adapted.freeze([adapter], Composition.FOLD)
+    adapted = inject_adapter_layers(model, TWO)
+    adapted.freeze_adapters([adapter], Composition.FOLD)
+    merge_permanently(model)
+    adapted.freeze_adapters([adapter], Composition.FOLD)
     x = some_inputs(torch.float64)
     close(model(x), summed(small(), x, [adapter, adapter]), torch.float64)
 
@@ -420,7 +426,7 @@ def test_a_weight_that_waits_comes_back_with_every_bit(
     adapters, x = [some_adapter(seed) for seed in range(3)], some_inputs(dtype)
     bare = {name: weight.clone() for name, weight in small(dtype).state_dict().items()}
     model = small(dtype)
-    adapted = adapt(model, TWO)
+    adapted = inject_adapter_layers(model, TWO)
     orders: list[tuple[Sequence[Adapter], Composition]] = [
         (adapters[:2], Composition.FOLD),
         (adapters, Composition.FOLD),
@@ -432,16 +438,16 @@ def test_a_weight_that_waits_comes_back_with_every_bit(
     def adapted_anew(frozen: Sequence[Adapter], hold: Composition) -> nn.Module:
         model = small(dtype)
         with monkeypatch.context() as patch:
-            patch.setattr(lora, "aside", torch.Tensor.detach)
-            adapt(model, TWO).freeze(frozen, hold)
+            patch.setattr(lora, "offload", torch.Tensor.detach)
+            inject_adapter_layers(model, TWO).freeze_adapters(frozen, hold)
         return model
 
     for frozen, hold in orders:
-        adapted.freeze(frozen, hold)
+        adapted.freeze_adapters(frozen, hold)
         assert torch.equal(model(x), adapted_anew(frozen, hold)(x))
         for name, layer in adapted.layers.items():
             assert torch.equal(layer.base.weight, bare[f"{name}.weight"])
-    fold_for_good(model)
+    merge_permanently(model)
     assert torch.equal(model(x), adapted_anew(adapters, Composition.FOLD)(x))
 
 
@@ -450,20 +456,20 @@ def test_without_memory_for_a_weights_way_back_the_next_order_finds_its_place(
 ):
     # The device "meta", which has no numbers, stands for a GPU.
     model = small(torch.float32)
-    adapted = adapt(model.to("meta"), TWO)
+    adapted = inject_adapter_layers(model.to("meta"), TWO)
     layers = adapted.layers.values()
     for layer in layers:
-        monkeypatch.setattr(layer, "_aside", torch.zeros(layer.base.weight.shape))
-    adapted.freeze([some_adapter(1)], Composition.FOLD)
+        monkeypatch.setattr(layer, "_offloaded", torch.zeros(layer.base.weight.shape))
+    adapted.freeze_adapters([some_adapter(1)], Composition.FOLD)
     assert all(layer.base.weight.device.type == "cpu" for layer in layers)
 
     def without_memory(*_: object) -> None:
         raise torch.OutOfMemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(lora.AdaptedLinear, "_place", without_memory)
+        patch.setattr(lora.AdaptedLinear, "_set_base_weight", without_memory)
         for _ in range(2):
             with pytest.raises(torch.OutOfMemoryError):
-                adapted.freeze([], Composition.FOLD)
-    adapted.freeze([], Composition.FOLD)
+                adapted.freeze_adapters([], Composition.FOLD)
+    adapted.freeze_adapters([], Composition.FOLD)
     assert all(layer.base.weight.device.type == "meta" for layer in layers)

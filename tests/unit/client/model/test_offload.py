@@ -8,14 +8,14 @@ from typing import BinaryIO
 import pytest
 import torch
 
-from client.model.offload import aside
+from client.model.offload import offload
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_a_copy_that_waits_is_equal_to_the_last_bit(dtype: torch.dtype):
     weight = torch.randn(70, 30).to(dtype)
     weight[0, 0], weight[0, 1] = float("nan"), float("-inf")
-    copy = aside(weight, spare_bytes=0)
+    copy = offload(weight, spare_bytes=0)
     assert copy.dtype == dtype and copy.shape == weight.shape
     assert copy.data_ptr() != weight.data_ptr()
     assert torch.equal(copy.view(torch.uint8), weight.view(torch.uint8))
@@ -23,7 +23,7 @@ def test_a_copy_that_waits_is_equal_to_the_last_bit(dtype: torch.dtype):
 
 def test_what_waits_is_in_none_of_the_processs_memory(tmp_path: Path):
     weight = torch.randn(1024, 1024)
-    copy = aside(weight, spare_bytes=0)
+    copy = offload(weight, spare_bytes=0)
     address = copy.data_ptr()
     before = of_mapping(address)
     assert before["Size"] == 4096 and before["Rss"] == 0
@@ -52,7 +52,7 @@ def test_on_a_full_disk_the_weight_itself_waits(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr("client.model.offload.TemporaryFile", on_a_full_disk)
     weight = torch.randn(3, 4)
-    assert aside(weight, spare_bytes=-(2**60)) is weight
+    assert offload(weight, spare_bytes=-(2**60)) is weight
 
 
 def test_a_weight_that_would_fill_the_disk_waits_where_it_is(monkeypatch: pytest.MonkeyPatch):
@@ -65,8 +65,8 @@ def test_a_weight_that_would_fill_the_disk_waits_where_it_is(monkeypatch: pytest
 
     # 64 MiB are free to a user, and the weight takes 8 of them.
     monkeypatch.setattr(os, "fstatvfs", nearly_full)
-    assert aside(weight, spare_bytes=57 * 2**20) is weight
-    assert aside(weight, spare_bytes=56 * 2**20) is not weight
+    assert offload(weight, spare_bytes=57 * 2**20) is weight
+    assert offload(weight, spare_bytes=56 * 2**20) is not weight
 
 
 def test_where_no_file_can_be_mapped_the_weight_itself_waits(monkeypatch: pytest.MonkeyPatch):
@@ -75,23 +75,23 @@ def test_where_no_file_can_be_mapped_the_weight_itself_waits(monkeypatch: pytest
 
     monkeypatch.setattr(torch, "from_file", unmapped)
     weight = torch.randn(3, 4)
-    assert aside(weight, spare_bytes=0) is weight
+    assert offload(weight, spare_bytes=0) is weight
 
 
 def test_weights_that_wait_are_no_open_files():
     before = len(os.listdir("/proc/self/fd"))
-    copies = [aside(torch.full((2, 2), float(number)), 0) for number in range(50)]
+    copies = [offload(torch.full((2, 2), float(number)), 0) for number in range(50)]
     assert len(os.listdir("/proc/self/fd")) == before
     assert all(copy.sum() == 4 * number for number, copy in enumerate(copies))
 
 
 def test_a_weight_that_lies_the_other_way_waits_with_every_number_in_its_place():
     weight = torch.randn(7, 5).t()
-    assert torch.equal(aside(weight, spare_bytes=0), weight)
+    assert torch.equal(offload(weight, spare_bytes=0), weight)
 
 
 def test_no_file_stays_where_it_lay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    copy = aside(torch.ones(5, 5), spare_bytes=0)
+    copy = offload(torch.ones(5, 5), spare_bytes=0)
     assert list(tmp_path.iterdir()) == []
     assert copy.sum() == 25

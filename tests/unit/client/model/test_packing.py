@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from client.data.task import Example
-from client.model.packing import Layout, by_picture, packed, picture_numbers
-from client.model.prompt import IGNORED, Encoded
+from client.model.packing import PackedLayout, group_by_image, image_numbers, pack_questions
+from client.model.prompt import IGNORE_INDEX, EncodedExample
 from client.training.loop import RoundSchedule
 from common.metrics import AnswerKind
 from common.plan import Plan
@@ -21,33 +21,33 @@ HEAD = [1, 7, 6, 6]
 PREFIX = len(HEAD)
 
 
-def question(text: list[int], answer: list[int]) -> Encoded:
+def question(text: list[int], answer: list[int]) -> EncodedExample:
     ids = [*HEAD, *text, *answer]
-    return Encoded(ids, [IGNORED] * (len(HEAD) + len(text)) + answer)
+    return EncodedExample(ids, [IGNORE_INDEX] * (len(HEAD) + len(text)) + answer)
 
 
-def layout_of(positions: list[int], tails: list[int]) -> Layout:
-    return Layout(torch.tensor([positions]), torch.tensor([tails]))
+def layout_of(positions: list[int], tails: list[int]) -> PackedLayout:
+    return PackedLayout(torch.tensor([positions]), torch.tensor([tails]))
 
 
 def test_a_row_is_the_prefix_once_and_the_tails_with_their_own_positions():
-    row = packed([question([20, 21], [30]), question([22], [31, 2])], PREFIX)
+    row = pack_questions([question([20, 21], [30]), question([22], [31, 2])], PREFIX)
     assert row.ids == [1, 7, 6, 6, 20, 21, 30, 22, 31, 2]
-    assert row.labels == [IGNORED] * 6 + [30, IGNORED, 31, 2]
+    assert row.labels == [IGNORE_INDEX] * 6 + [30, IGNORE_INDEX, 31, 2]
     assert row.positions == [0, 1, 2, 3, 4, 5, 6, 4, 5, 6]
-    assert row.tails == [0, 0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert row.segments == [0, 0, 0, 0, 1, 1, 1, 2, 2, 2]
 
 
 def test_one_question_in_a_row_is_the_question():
     alone = question([20, 21], [30])
-    row = packed([alone], PREFIX)
+    row = pack_questions([alone], PREFIX)
     assert (row.ids, row.labels) == (alone.ids, alone.labels)
     assert row.positions == [*range(len(alone.ids))]
 
 
 def test_a_token_sees_the_prefix_and_its_own_tail_behind_it_and_nothing_else():
     # Two tokens of prefix, tails of two and one, one of padding.
-    seen = layout_of([0, 1, 2, 3, 2, 0], [0, 0, 1, 1, 2, 3]).visible(None)
+    seen = layout_of([0, 1, 2, 3, 2, 0], [0, 0, 1, 1, 2, 3]).attention_mask(None)
     assert seen.shape == (1, 1, 6, 6)
     assert seen[0, 0].int().tolist() == [
         [1, 0, 0, 0, 0, 0],
@@ -60,20 +60,20 @@ def test_a_token_sees_the_prefix_and_its_own_tail_behind_it_and_nothing_else():
 
 
 def test_a_sliding_window_counts_by_positions_and_not_by_places_in_the_row():
-    seen = layout_of([0, 1, 2, 2], [0, 0, 1, 2]).visible(2)
+    seen = layout_of([0, 1, 2, 2], [0, 0, 1, 2]).attention_mask(2)
     assert seen[0, 0].int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 1, 1, 0], [0, 1, 0, 1]]
 
 
 def test_every_place_sees_something_padding_included():
-    assert bool(layout_of([0, 1, 2, 0, 0], [0, 0, 1, 2, 2]).visible(1).any(-1).all())
+    assert bool(layout_of([0, 1, 2, 0, 0], [0, 0, 1, 2, 2]).attention_mask(1).any(-1).all())
 
 
 def test_pictures_are_numbered_as_they_first_come_and_their_questions_put_together():
     files = ["b", "a", "b", "c", "a"]
     examples = [Example(str(i), Path(f), "q", "a", AnswerKind.OPEN) for i, f in enumerate(files)]
-    numbers = picture_numbers(examples)
+    numbers = image_numbers(examples)
     assert numbers == (0, 1, 0, 2, 1)
-    assert by_picture([4, 0, 3, 2, 1, 0], numbers) == [[4, 1], [0, 2, 0], [3]]
+    assert group_by_image([4, 0, 3, 2, 1, 0], numbers) == [[4, 1], [0, 2, 0], [3]]
 
 
 def plan_of(**changes: Any) -> Plan:
@@ -179,7 +179,7 @@ def test_joint_training_draws_every_tasks_questions_as_often_pictures_together(p
                 round=number,
                 site="a",
                 examples=held[stage],
-                of_stages=held,
+                examples_by_stage=held,
                 pictures=pictures if pictured else (),
             )
             chosen = [i for batch in schedule.batches() for i in batch]

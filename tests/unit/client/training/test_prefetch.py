@@ -1,4 +1,4 @@
-"""What is made ahead is what would have been made on the spot, errors among it."""
+"""What is prefetched is what would have been made on the spot, errors among it."""
 
 import threading
 import warnings
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from client.training.prefetch import Ahead, announced, reading_ahead
+from client.training.prefetch import Prefetcher, prefetching, with_prefetch
 from common.errors import DataError
 
 A, B, C, D = (Path(name) for name in "abcd")
@@ -31,55 +31,55 @@ class Hand:
 
 
 def threads() -> int:
-    return sum(thread.name.startswith("ahead") for thread in threading.enumerate())
+    return sum(thread.name.startswith("prefetch") for thread in threading.enumerate())
 
 
 def test_what_is_expected_is_made_aside_and_what_is_not_is_made_here():
     hand = Hand()
-    with reading_ahead(hand) as ahead:
-        ahead.expect([A])
+    with prefetching(hand) as prefetcher:
+        prefetcher.prefetch([A])
         assert hand.begun.acquire(timeout=60)
         hand.go.release()
-        assert [ahead.take(A), ahead.take(B)] == ["a", "b"]
+        assert [prefetcher.get(A), prefetcher.get(B)] == ["a", "b"]
     assert hand.made == [(A, True), (B, False)]
 
 
 def test_what_the_thread_has_not_begun_is_made_here_and_only_once():
     hand = Hand()
-    with reading_ahead(hand) as ahead:
-        ahead.expect([A, B])
+    with prefetching(hand) as prefetcher:
+        prefetcher.prefetch([A, B])
         assert hand.begun.acquire(timeout=60)  # it has A in its hands
-        assert ahead.take(B) == "b"
+        assert prefetcher.get(B) == "b"
         hand.go.release()
-        assert ahead.take(A) == "a"
+        assert prefetcher.get(A) == "a"
     assert sorted(hand.made) == [(A, True), (B, False)]
 
 
 def test_a_file_that_is_taken_twice_is_made_twice():
-    with reading_ahead(str) as ahead:
-        ahead.expect([A, A])
-        assert [ahead.take(A), ahead.take(A)] == ["a", "a"]
+    with prefetching(str) as prefetcher:
+        prefetcher.prefetch([A, A])
+        assert [prefetcher.get(A), prefetcher.get(A)] == ["a", "a"]
 
 
 def test_what_is_no_longer_expected_is_neither_made_nor_kept():
     hand = Hand()
-    with reading_ahead(hand) as ahead:
-        ahead.expect([A, B])
+    with prefetching(hand) as prefetcher:
+        prefetcher.prefetch([A, B])
         assert hand.begun.acquire(timeout=60)
-        ahead.expect([C])
+        prefetcher.prefetch([C])
         hand.go.release(2)
-        assert ahead.take(C) == "c"
-        assert not ahead._coming  # pyright: ignore[reportPrivateUsage]
+        assert prefetcher.get(C) == "c"
+        assert not prefetcher._pending  # pyright: ignore[reportPrivateUsage]
     assert B not in [file for file, _ in hand.made]
 
 
 def test_what_is_expected_again_is_made_once():
     made: list[Path] = []
-    with reading_ahead(made.append) as ahead:
-        ahead.expect([A, B])
-        ahead.expect([A, B, C])
+    with prefetching(made.append) as prefetcher:
+        prefetcher.prefetch([A, B])
+        prefetcher.prefetch([A, B, C])
         for file in (A, B, C):
-            ahead.take(file)
+            prefetcher.get(file)
     assert sorted(made) == [A, B, C]
 
 
@@ -89,27 +89,27 @@ def test_an_error_comes_out_where_the_thing_is_asked_for_and_only_there():
             raise DataError(f"{file}: found no file, expected a picture")
         return file.name
 
-    with reading_ahead(make) as ahead:
-        ahead.expect([A, B])
-        assert ahead.take(B) == "b"
+    with prefetching(make) as prefetcher:
+        prefetcher.prefetch([A, B])
+        assert prefetcher.get(B) == "b"
         with pytest.raises(DataError, match=r"^a: found no file, expected a picture$"):
-            ahead.take(A)
+            prefetcher.get(A)
 
 
 def test_an_error_of_what_nobody_asks_for_is_nobodys():
     def make(file: Path) -> str:
         raise DataError(f"{file}: found no file")
 
-    with reading_ahead(make) as ahead:
-        ahead.expect([A, B])
+    with prefetching(make) as prefetcher:
+        prefetcher.prefetch([A, B])
 
 
 def test_the_thread_ends_with_the_block_whatever_ends_it():
     before = threads()
     hand = Hand()
     hand.go.release()
-    with pytest.raises(KeyboardInterrupt), reading_ahead(hand) as ahead:
-        ahead.expect([A, B, C, D])
+    with pytest.raises(KeyboardInterrupt), prefetching(hand) as prefetcher:
+        prefetcher.prefetch([A, B, C, D])
         assert hand.begun.acquire(timeout=60)
         hand.go.release(3)
         raise KeyboardInterrupt
@@ -119,17 +119,17 @@ def test_the_thread_ends_with_the_block_whatever_ends_it():
 
 def test_no_thread_is_started_where_nothing_is_expected():
     before = threads()
-    with reading_ahead(str) as ahead:
-        ahead.expect([])
-        assert ahead.take(A) == "a"
+    with prefetching(str) as prefetcher:
+        prefetcher.prefetch([])
+        assert prefetcher.get(A) == "a"
         assert threads() == before
 
 
 def test_the_switch_for_warnings_is_as_before_afterwards():
     before = list(warnings.filters)
-    with reading_ahead(str) as ahead:
-        ahead.expect([A, B])
-        ahead.take(A)
+    with prefetching(str) as prefetcher:
+        prefetcher.prefetch([A, B])
+        prefetcher.get(A)
     assert list(warnings.filters) == before
 
 
@@ -139,28 +139,28 @@ def test_each_batch_is_announced_with_the_one_behind_it():
     def work(chosen: Sequence[int]) -> int:
         return sum(chosen)
 
-    announcing = announced(work, [[1, 2], [3], [4, 5]], told.append)
+    announcing = with_prefetch(work, [[1, 2], [3], [4, 5]], told.append)
     assert [announcing([1, 2]), announcing([3]), announcing([4, 5])] == [3, 3, 9]
     assert told == [[[1, 2], [3]], [[3], [4, 5]], [[4, 5]]]
 
 
 def test_a_training_may_go_on_from_any_batch():
     told: list[Sequence[Sequence[int]]] = []
-    announced(len, [[1, 2], [3], [4, 5]], told.append)([3])
-    announced(len, [[1, 2], [3]], told.append)([7])
+    with_prefetch(len, [[1, 2], [3], [4, 5]], told.append)([3])
+    with_prefetch(len, [[1, 2], [3]], told.append)([7])
     assert told == [[[3], [4, 5]], [[7]]]
 
 
 def test_at_most_what_is_expected_is_held():
-    with reading_ahead(str) as ahead:
+    with prefetching(str) as prefetcher:
         for number in range(50):
-            ahead.expect([Path(str(number)), Path(str(number + 1))])
-            ahead.take(Path(str(number)))
-            assert len(ahead._coming) <= 1  # pyright: ignore[reportPrivateUsage]
+            prefetcher.prefetch([Path(str(number)), Path(str(number + 1))])
+            prefetcher.get(Path(str(number)))
+            assert len(prefetcher._pending) <= 1  # pyright: ignore[reportPrivateUsage]
 
 
 def test_after_closing_everything_is_made_on_the_spot():
-    ahead = Ahead(str)
-    ahead.expect([A])
-    ahead.close()
-    assert ahead.take(B) == "b"
+    prefetcher = Prefetcher(str)
+    prefetcher.prefetch([A])
+    prefetcher.close()
+    assert prefetcher.get(B) == "b"

@@ -15,7 +15,12 @@ from torch.utils._pytree import tree_leaves
 
 from benchmarks.memory import Operations
 from client.training.contrastive import info_nce
-from client.training.regularizer import AdapterPrototype, Regularizer, Weights, prototypes_of
+from client.training.regularizer import (
+    AdapterPrototype,
+    Regularizer,
+    RegularizerWeights,
+    adapter_prototypes,
+)
 from common.adapter import Adapter, Pair
 from common.contrastive import Prototypes, Similarity
 from common.errors import BankError
@@ -24,7 +29,7 @@ from common.plan_fields import Modality
 #: (outputs, inputs): two layers share a shape, one does not.
 SHAPES = {"x.q": (6, 8), "x.k": (5, 8), "y.q": (6, 8)}
 RANK = 3
-WEIGHTS = Weights(contrast=0.1, orthogonality=0.01, temperature=0.2)
+WEIGHTS = RegularizerWeights(contrast=0.1, orthogonality=0.01, temperature=0.2)
 Pairs = Mapping[str, tuple[nn.Parameter, nn.Parameter]]
 
 
@@ -148,7 +153,7 @@ def test_value_and_gradient_are_those_of_autograd(
 ):
     prototypes = [AdapterPrototype(some_adapter(7 + i), flag) for i, flag in enumerate(same)]
     by_hand, by_autograd = parameters(some_adapter(1)), parameters(some_adapter(1))
-    weights = Weights(WEIGHTS.contrast, beta, WEIGHTS.temperature)
+    weights = RegularizerWeights(WEIGHTS.contrast, beta, WEIGHTS.temperature)
     value = Regularizer(prototypes, by_hand, similarity, weights).add_gradient(by_hand)
     expected = plain(by_autograd, prototypes, similarity, beta)
     if expected.requires_grad:
@@ -163,7 +168,7 @@ def test_exp_on_two_by_two_by_hand():
     adapter = Adapter({"x": Pair(np.array([[3.0, 4.0]]), np.array([[2.0]]))}, 1.0)
     origin = Adapter({"x": Pair(np.zeros((1, 2)), np.array([[2.0]]))}, 1.0)
     pairs = parameters(adapter)
-    weights = Weights(0.1, None, 1.0)
+    weights = RegularizerWeights(0.1, None, 1.0)
     regularizer = Regularizer([AdapterPrototype(origin, False)], pairs, Similarity.EXP, weights)
     value = regularizer.add_gradient(pairs)
     near = np.exp(-5.0)
@@ -208,7 +213,7 @@ def test_in_fp32_a_factor_on_its_prototype_is_at_distance_zero():
         n: Pair(p.a.astype(np.float32), p.b.astype(np.float32)) for n, p in adapter.pairs.items()
     }
     pairs = parameters(Adapter(rounded, 1.0), torch.float32)
-    weights = Weights(0.1, None, 1.0)
+    weights = RegularizerWeights(0.1, None, 1.0)
     there = Regularizer(
         [AdapterPrototype(Adapter(rounded, 1.0), False)], pairs, Similarity.EXP, weights
     )
@@ -249,7 +254,7 @@ def test_a_factor_that_does_not_learn_gets_no_gradient(similarity: Similarity):
 
 def test_grassmann_does_not_see_the_gauge_of_a():
     prototypes = [AdapterPrototype(some_adapter(7), False), AdapterPrototype(some_adapter(8), True)]
-    weights = Weights(0.1, None, 0.2)
+    weights = RegularizerWeights(0.1, None, 0.2)
     plain_pairs = parameters(some_adapter(1))
     mix = torch.tensor(np.random.default_rng(0).normal(size=(RANK, RANK)))
     turned = {n: (nn.Parameter(mix @ a.detach()), b) for n, (a, b) in plain_pairs.items()}
@@ -271,7 +276,9 @@ def test_info_nce_of_equal_similarities_is_the_logarithm_of_the_choices():
 def test_prototypes_of_tasks_are_the_adapters_themselves():
     adapters = [some_adapter(i) for i in range(3)]
     arrived = [Modality.CT, Modality.MR, Modality.CT]
-    found = prototypes_of(list(zip(arrived, adapters, strict=True)), Modality.CT, Prototypes.TASK)
+    found = adapter_prototypes(
+        list(zip(arrived, adapters, strict=True)), Modality.CT, Prototypes.TASK
+    )
     assert [p.adapter for p in found] == adapters
     assert [p.same for p in found] == [True, False, True]
 
@@ -279,7 +286,7 @@ def test_prototypes_of_tasks_are_the_adapters_themselves():
 def test_prototypes_of_modalities_are_the_means_of_their_factors():
     adapters = [some_adapter(i) for i in range(3)]
     arrived = [Modality.CT, Modality.MR, Modality.CT]
-    found = prototypes_of(
+    found = adapter_prototypes(
         list(zip(arrived, adapters, strict=True)), Modality.MR, Prototypes.MODALITY
     )
     assert [p.same for p in found] == [False, True]
