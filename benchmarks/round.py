@@ -36,7 +36,7 @@ from server.run.folder import RunFolder
 from simulation.chaos.loopback import Federation, loopback
 from simulation.engines import Engine
 from simulation.hospitals import BASE_MODELS
-from simulation.run import Wish, simulate
+from simulation.run import SimulationOptions, simulate
 
 #: How long a site holds a message: as `fedmslora coordinator init` says, for real rounds.
 _WAIT_S = 60.0
@@ -85,12 +85,12 @@ def run(sites: int = 2, rounds: int = 5, epochs: float = 4.0) -> dict[str, Any]:
         file = plan_of(folder, sites, rounds, epochs)
         with loopback(file, folder / "real") as federation:
             times = timed(federation)
-            wish = Wish(
+            options = SimulationOptions(
                 out=folder / "one", engine=Engine.IN_PROCESS, methods=None, seeds=1, data=None,
                 base_model=None, quiet=True,
             )  # fmt: skip
-            simulate(file, wish)
-            equal_to = difference(federation.run, RunFolder(wish.out))
+            simulate(file, options)
+            equal_to = difference(federation.run, RunFolder(options.out))
     later = times[_LATER - 1 :]
     ours = median(one.seconds for one in later)
     theirs = median(one.training for one in later)

@@ -52,9 +52,9 @@ def simulate(
         name = load_plan(plan).name
         folder = out or Path("runs") / name
         chosen = _engine(engine)
-        from simulation.run import Wish, simulate
+        from simulation.run import SimulationOptions, simulate
 
-        wish = Wish(
+        options = SimulationOptions(
             out=folder.resolve(),
             engine=chosen,
             methods=[name.strip() for name in methods.split(",")] if methods else None,
@@ -63,7 +63,7 @@ def simulate(
             base_model=base_model.resolve() if base_model else None,
             quiet=json_out,
         )
-        simulate(plan, wish)
+        simulate(plan, options)
     if json_out:
         typer.echo((folder / "report.json").read_text(encoding="utf-8"), nl=False)
     else:

@@ -12,7 +12,7 @@ from common.metrics import AnsweredQuestion, read_answers
 from common.plan import Plan
 from server.app import refs
 from server.run.folder import RunFolder
-from server.run.stage import Model, scoring_order
+from server.run.stage import ModelSelection, scoring_order
 
 
 def answers_of(
@@ -45,7 +45,7 @@ def _order(plan: Plan, bank: Bank, task: int, after: int) -> Order:
     if task == after:
         candidate = bank.release(task).adapter
         return scoring_order(
-            plan, task, Model(refs(bank)[:task], plan.frozen_stages(task), candidate)
+            plan, task, ModelSelection(refs(bank)[:task], plan.frozen_stages(task), candidate)
         )
-    model = Model(refs(bank)[: after + 1], plan.answering_stages(task, after))
+    model = ModelSelection(refs(bank)[: after + 1], plan.answering_stages(task, after))
     return scoring_order(plan, task, model)

@@ -15,7 +15,7 @@ from pathlib import Path
 from common.errors import Refusal, SiteFailed, StateError
 from common.process.flower_environment import OFFLINE
 
-#: Flower and Ray ask the outside for updates and send telemetry unless told not to.
+#: Neither Flower nor Ray looks for updates or sends telemetry; Ray logs every line.
 QUIET = {
     **OFFLINE,
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -23,9 +23,9 @@ QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TOKENIZERS_PARALLELISM": "false",
 }
-#: Ray's shared memory holds one order or update at a time; its default is a third of the RAM.
+#: Ray's object store holds one order or update at a time; its default is a third of the RAM.
 _OBJECT_STORE_BYTES = 256 * 1024 * 1024
-_GLANCE_S = 0.5
+_POLL_S = 0.5
 
 
 class Engine(StrEnum):
@@ -36,13 +36,13 @@ class Engine(StrEnum):
 
 
 def run_apps(engine: Engine, plan: Path, folder: Path, sites: Path, count: int) -> None:
-    """Run the ServerApp on `plan` in `folder`, with the `count` sites beneath `sites`.
+    """Run the ServerApp on `plan` in `folder`, with the `count` sites of the folder `sites`.
 
     Raises:
-        Refusal: what the ServerApp refused; of a site's failure, in the site's own words.
+        Refusal: the ServerApp's; a site's failure has the text of the site's own log.
         StateError: Flower's engine itself failed.
     """
-    from simulation.failures import in_the_sites_words
+    from simulation.failures import with_log_texts
 
     try:
         if engine is Engine.IN_PROCESS:
@@ -59,7 +59,7 @@ def run_apps(engine: Engine, plan: Path, folder: Path, sites: Path, count: int) 
             with _environment({**QUIET, **settings}):
                 _flower(count)
     except SiteFailed as failure:
-        raise SiteFailed(in_the_sites_words(str(failure), sites)) from None
+        raise SiteFailed(with_log_texts(str(failure), sites)) from None
 
 
 def _in_process(plan: Path, folder: Path, sites: Path) -> None:
@@ -79,8 +79,9 @@ def _in_process(plan: Path, folder: Path, sites: Path) -> None:
 def _flower(count: int) -> None:
     """Run Flower's engine in a thread of its own, and wait for it.
 
-    Ctrl-C is then never raised in the middle of Flower or Ray. The thread is a daemon, as
-    are those it starts: a ServerApp that waits for an engine that is gone keeps no process.
+    Ctrl-C is then never raised in the middle of Flower or Ray. The thread and those that it
+    starts are daemons: a ServerApp that waits for an engine that is gone does not keep the
+    process alive.
     """
     if find_spec("ray") is None:
         raise StateError(
@@ -96,14 +97,14 @@ def _flower(count: int) -> None:
 
     thread = threading.Thread(target=engine, name="flower", daemon=True)
     thread.start()
-    # Interrupted, this process is about to end, and Ray's processes with it. To shut Ray down
-    # while the thread still uses it would end this process at once, in Ray's way.
+    # Where this is interrupted, the process is about to end, and Ray's processes with it.
+    # Shutting Ray down while the thread still uses it would abort this process.
     while thread.is_alive():
-        thread.join(_GLANCE_S)
-        _take_sigterm_back()
+        thread.join(_POLL_S)
+        _reinstall_sigterm_handler()
     _stop_ray()
     if errors:
-        raise _refusal_behind(errors[0]) or errors[0]
+        raise _as_refusal(errors[0]) or errors[0]
 
 
 def _simulation(count: int) -> None:
@@ -132,8 +133,8 @@ def _simulation(count: int) -> None:
         )
 
 
-def _refusal_behind(error: BaseException) -> Refusal | None:
-    """What a user can mend about the error, if anything; our own mistakes keep their traceback."""
+def _as_refusal(error: BaseException) -> Refusal | None:
+    """Return the refusal that caused the error, if any; a bug of ours keeps its traceback."""
     cause, last = error.__cause__ or error.__context__, error
     while not isinstance(last, Refusal) and cause is not None:
         last, cause = cause, cause.__cause__ or cause.__context__
@@ -145,8 +146,8 @@ def _refusal_behind(error: BaseException) -> Refusal | None:
     return None
 
 
-def _take_sigterm_back() -> None:
-    """SIGTERM does what this process wants; Ray's core takes it, to print a stack of its own."""
+def _reinstall_sigterm_handler() -> None:
+    """Restore this process's SIGTERM handler: Ray's core replaces it to print its own stack."""
     handler = signal.getsignal(signal.SIGTERM)
     if handler is not None and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)
@@ -154,7 +155,7 @@ def _take_sigterm_back() -> None:
 
 def _stop_ray() -> None:
     ray = sys.modules.get("ray")
-    # Of a module whose import was cut off there is only a part.
+    # A module whose import was interrupted is there in part.
     is_initialized = getattr(ray, "is_initialized", None)
     if ray is not None and is_initialized is not None and is_initialized():
         ray.shutdown()
@@ -162,7 +163,7 @@ def _stop_ray() -> None:
 
 @contextmanager
 def _environment(changes: Mapping[str, str]) -> Generator[None]:
-    """The process's environment with these changes, and afterwards as it was."""
+    """Change the process's environment during the body, and restore it afterwards."""
     before = dict(os.environ)
     os.environ.update(changes)
     try:

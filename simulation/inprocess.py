@@ -1,7 +1,7 @@
-"""Flower's ServerApp and ClientApp in one process, without its engine: for tests and quick looks.
+"""Flower's ServerApp and ClientApp in one process, without Flower's engine: quick, for tests.
 
 The same two app objects run as in Flower's simulation engine; only the Grid between them is
-ours. Sites work one after another, in the order they were asked.
+ours. Sites work one after another, in the order in which they get their messages.
 """
 
 from collections.abc import Iterable, Mapping
@@ -19,18 +19,18 @@ _RUN = 1
 
 @dataclass
 class InProcessGrid(Grid):
-    """A Grid whose nodes answer at once, by a call of the ClientApp."""
+    """A Grid that calls the ClientApp for each message and keeps the replies."""
 
     client: ClientApp
     contexts: dict[int, Context]
     replies: dict[str, Message] = field(default_factory=dict[str, Message])
 
     def set_run(self, run: Run) -> None:
-        """There is only one run."""
+        """Do nothing: there is only one run."""
 
     @property
     def run(self) -> Run:
-        """The one run."""
+        """The only run."""
         return Run.create_empty(run_id=_RUN)
 
     def create_message(
@@ -41,22 +41,22 @@ class InProcessGrid(Grid):
         group_id: str,
         ttl: float | None = None,
     ) -> Message:
-        """A message as Flower's own constructor makes it."""
+        """Make a message as Flower's own constructor does."""
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> Iterable[int]:
-        """Every site's node."""
+        """Return every site's node."""
         return list(self.contexts)
 
     def get_nodes(self) -> Iterable[NodeInfo]:
-        """Every site's node, under the name that its node config gives it."""
+        """Return every site's node, with the name that its node config gives."""
         return [
             NodeInfo(node_id=node, name=str(context.node_config.get("name", "")), status="online")
             for node, context in self.contexts.items()
         ]
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Have each message answered; give their ids."""
+        """Have each message answered, and return the messages' ids."""
         ids: list[str] = []
         for message in messages:
             message_id = f"message-{len(self.replies) + len(ids)}-{id(message)}"
@@ -68,7 +68,7 @@ class InProcessGrid(Grid):
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """The replies to these messages, each once."""
+        """Return the replies to these messages, each once."""
         return [self.replies.pop(name) for name in list(message_ids) if name in self.replies]
 
     def send_and_receive(
@@ -84,7 +84,7 @@ def run_in_process(
     node_configs: Iterable[Mapping[str, str]],
     run_config: Mapping[str, str],
 ) -> None:
-    """Run the ServerApp to its end, one node per node config."""
+    """Run the ServerApp to its end, with one node per node config."""
     grid = grid_of(client, node_configs)
     server_context = _context(1, {})
     server_context.run_config = dict(run_config)
@@ -92,7 +92,7 @@ def run_in_process(
 
 
 def grid_of(client: ClientApp, node_configs: Iterable[Mapping[str, str]]) -> InProcessGrid:
-    """A Grid with one node per node config, all of them this ClientApp."""
+    """Make a Grid with one node per node config, all of them this ClientApp."""
     TaskIdentity.run_id = _RUN
     TaskIdentity.task_id = 1
     TaskIdentity.node_id = 1

@@ -27,7 +27,7 @@ Changes = Mapping[str, Any]
 
 
 #: Of one axis, what each setting changes.
-Settings = Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
+AxisSettings = Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
 
 
 class Definition(Strict):
@@ -37,7 +37,7 @@ class Definition(Strict):
     question: str
     plan: str
     seeds: Count
-    axes: Annotated[dict[Slug, Settings], Field(min_length=1)]
+    axes: Annotated[dict[Slug, AxisSettings], Field(min_length=1)]
     #: Combinations that are run, as the settings that they allow of some axes; null: all.
     only: Annotated[list[dict[Slug, list[str]]], Field(min_length=1)] | None = None
 
@@ -94,7 +94,7 @@ def _definition(file: Path) -> Definition:
 
 
 def _check_only(definition: Definition, names: Mapping[str, tuple[str, ...]], file: Path) -> None:
-    """What `only` names is there, so that no combination is left out by a slip.
+    """Check that the axes and settings that `only` names exist: a typo would leave runs out.
 
     Raises:
         PlanError: it is not.
@@ -135,7 +135,7 @@ def _varied(
 
 
 def _change(document: dict[str, Any], path: str, value: object, where: str) -> None:
-    """Put a value at a path of the plan.
+    """Set a value at a path of the plan.
 
     Raises:
         PlanError: the plan has no such place.

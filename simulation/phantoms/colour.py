@@ -6,8 +6,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from simulation.phantoms.canvas import SIZE, Ellipse, Picture, X, Y, circle, noise, paint, scatter
-from simulation.phantoms.factors import Factors
+from simulation.phantoms.canvas import SIZE, Canvas, Ellipse, X, Y, circle, noise, paint, scatter
+from simulation.phantoms.factors import ImageFactors
 
 _SPOTS: Final = {"none": 0, "few": 4, "many": 15}
 _TONES: Final = {
@@ -29,8 +29,8 @@ _MOLE: Final = {
 }
 
 
-def fundus(rng: np.random.Generator, factors: Factors) -> Picture:
-    """The back of an eye: disc, vessels, red and yellow spots."""
+def fundus(rng: np.random.Generator, factors: ImageFactors) -> Canvas:
+    """Draw the back of an eye: disc, vessels, red and yellow spots."""
     picture = np.zeros((SIZE, SIZE, 3), np.float32)
     paint(picture, circle(0.5, 0.5, 0.47, 0.06), (0.82, 0.38, 0.14))
     picture *= 1 + 0.06 * noise(rng, 0)[..., None]
@@ -45,8 +45,8 @@ def fundus(rng: np.random.Generator, factors: Factors) -> Picture:
     return picture
 
 
-def _draw_vessels(picture: Picture, disc: float) -> None:
-    """Four arcs from the disc towards the other side."""
+def _draw_vessels(picture: Canvas, disc: float) -> None:
+    """Draw four arcs from the disc towards the other side."""
     onward = 1 if disc < 0.5 else -1
     for way in (-1, 1):
         for spread in (0.20, 0.44):
@@ -56,8 +56,8 @@ def _draw_vessels(picture: Picture, disc: float) -> None:
                     paint(picture, circle(x, y, 0.012), (0.5, 0.12, 0.06), 0.8)
 
 
-def skin_photo(rng: np.random.Generator, factors: Factors) -> Picture:
-    """Skin with bumps, a patch or a lump on it."""
+def skin_photo(rng: np.random.Generator, factors: ImageFactors) -> Canvas:
+    """Draw skin with bumps, a patch or a lump on it."""
     tone = (np.array(_TONES[factors["tone"]]) + rng.normal(0, 0.02, 3)).astype(np.float32)
     picture = np.empty((SIZE, SIZE, 3), np.float32)
     picture[:] = tone
@@ -88,8 +88,8 @@ def _spots(rng: np.random.Generator, form: str) -> list[Ellipse]:
     return found
 
 
-def _draw_bulge(picture: Picture, spot: Ellipse, colour: NDArray[np.floating]) -> None:
-    """Light from the upper left and shade at the lower right make a lump of a disc."""
+def _draw_bulge(picture: Canvas, spot: Ellipse, colour: NDArray[np.floating]) -> None:
+    """Shade a disc as a lump, with light from the upper left."""
     size = spot.ry
     shine = circle(spot.x - 0.35 * size, spot.y - 0.35 * size, 0.3 * size, 0.8)
     paint(picture, shine, np.minimum(colour + np.float32(0.3), 1), 0.7)
@@ -98,9 +98,9 @@ def _draw_bulge(picture: Picture, spot: Ellipse, colour: NDArray[np.floating]) -
 
 
 def _draw_cover(
-    rng: np.random.Generator, picture: Picture, spots: list[Ellipse], factors: Factors
+    rng: np.random.Generator, picture: Canvas, spots: list[Ellipse], factors: ImageFactors
 ) -> None:
-    """What lies on the spots: yellow tips, white flakes, golden crumbs."""
+    """Draw what covers the spots: yellow tips, white flakes, golden crumbs."""
     if factors["pustule"] == "yes":
         for x, y in _on_spots(rng, spots, 9):
             paint(picture, circle(x, y, 0.034), (0.99, 0.95, 0.50))
@@ -121,8 +121,8 @@ def _on_spots(
     return [place for s in chosen for place in scatter(rng, (s.x, s.y), 0.85 * s.ry, 1)]
 
 
-def dermoscopy(rng: np.random.Generator, factors: Factors) -> Picture:
-    """A mole through a lens."""
+def dermoscopy(rng: np.random.Generator, factors: ImageFactors) -> Canvas:
+    """Draw a mole as seen through a dermatoscope."""
     picture = np.empty((SIZE, SIZE, 3), np.float32)
     picture[:] = np.array([0.87, 0.68, 0.60]) + rng.normal(0, 0.015, 3)
     picture *= 1 + 0.03 * noise(rng, 1)[..., None]
@@ -140,8 +140,8 @@ def dermoscopy(rng: np.random.Generator, factors: Factors) -> Picture:
     return picture * lens[..., None]
 
 
-def _mole_cover(rng: np.random.Generator, mole: Ellipse, factors: Factors) -> Picture:
-    """How much of each pixel is mole: round or jagged, with a sharp or a fuzzy rim."""
+def _mole_cover(rng: np.random.Generator, mole: Ellipse, factors: ImageFactors) -> Canvas:
+    """Return how much of each pixel is mole: round or jagged, with a sharp or a fuzzy rim."""
     radius = np.full((SIZE, SIZE), mole.rx, np.float32)
     if factors["symmetric"] == "no":
         around = np.arctan2(Y - mole.y, X - mole.x)
@@ -151,7 +151,7 @@ def _mole_cover(rng: np.random.Generator, mole: Ellipse, factors: Factors) -> Pi
     return np.clip((radius - np.hypot(X - mole.x, Y - mole.y)) / fade + 0.5, 0, 1)
 
 
-def _mole_colour(rng: np.random.Generator, mole: Ellipse, factors: Factors) -> Picture:
+def _mole_colour(rng: np.random.Generator, mole: Ellipse, factors: ImageFactors) -> Canvas:
     even = np.array(_MOLE[factors["colour"]], np.float32)
     colour = even * (1 + 0.1 * noise(rng, 1))[..., None]
     if factors["symmetric"] == "no":
@@ -165,9 +165,9 @@ def _mole_colour(rng: np.random.Generator, mole: Ellipse, factors: Factors) -> P
 
 
 def _draw_structure(
-    rng: np.random.Generator, picture: Picture, mole: Ellipse, structure: str
+    rng: np.random.Generator, picture: Canvas, mole: Ellipse, structure: str
 ) -> None:
-    """What is seen inside the mole; a network is part of its colour."""
+    """Draw the structure inside the mole; a network is part of its colour."""
     if structure == "white":
         paint(picture, circle(mole.x, mole.y, 0.45 * mole.rx, 0.4), (0.97, 0.92, 0.90), 0.95)
     count = {"blue": 5, "dots": 16, "lacunae": 8, "flakes": 13}.get(structure, 0)

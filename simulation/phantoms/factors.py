@@ -11,13 +11,13 @@ from typing import Final, TypeAlias, TypeVar
 
 import numpy as np
 
-Thing = TypeVar("Thing")
+Item = TypeVar("Item")
 
 #: Factor name -> its value in one picture.
-Factors: TypeAlias = Mapping[str, str]
+ImageFactors: TypeAlias = Mapping[str, str]
 
 
-class Kind(StrEnum):
+class ImageKind(StrEnum):
     """A kind of picture; each has its own renderer and its own factors."""
 
     HISTOLOGY = "histology"
@@ -36,8 +36,8 @@ _SIDE: Final = ("none", "left", "right")
 _COUNT: Final = ("none", "few", "many")
 
 #: The values that each factor of a kind can take; 41 factors in all.
-FACTORS: Final[Mapping[Kind, Mapping[str, tuple[str, ...]]]] = {
-    Kind.HISTOLOGY: {
+FACTORS: Final[Mapping[ImageKind, Mapping[str, tuple[str, ...]]]] = {
+    ImageKind.HISTOLOGY: {
         "tissue": ("gland", "stroma", "sheet", "lymphoid"),
         "size": ("small", "medium", "large"),
         "crowding": ("none", "mild", "marked"),
@@ -47,29 +47,29 @@ FACTORS: Final[Mapping[Kind, Mapping[str, tuple[str, ...]]]] = {
         "necrosis": _NO_YES,
         "cluster": ("none", "center", "edge"),
     },
-    Kind.CHEST_XRAY: {
+    ImageKind.CHEST_XRAY: {
         "haze": ("none", "left", "right", "both"),
         "heart": ("normal", "wide"),
         "effusion": _SIDE,
         "nodule": _SIDE,
         "pneumothorax": _SIDE,
     },
-    Kind.ABDOMEN_CT: {"lesion": _NO_YES, "stone": _SIDE, "contrast": _NO_YES},
-    Kind.CHEST_CT: {"nodule": _SIDE, "effusion": _SIDE, "heart": ("normal", "wide")},
-    Kind.BRAIN_MR: {
+    ImageKind.ABDOMEN_CT: {"lesion": _NO_YES, "stone": _SIDE, "contrast": _NO_YES},
+    ImageKind.CHEST_CT: {"nodule": _SIDE, "effusion": _SIDE, "heart": ("normal", "wide")},
+    ImageKind.BRAIN_MR: {
         "weighting": ("t1", "t2"),
         "plane": ("axial", "sagittal"),
         "lesion": _SIDE,
         "ventricles": ("normal", "wide"),
     },
-    Kind.ULTRASOUND: {"cyst": _NO_YES, "stone": _NO_YES, "grain": ("fine", "coarse")},
-    Kind.FUNDUS: {
+    ImageKind.ULTRASOUND: {"cyst": _NO_YES, "stone": _NO_YES, "grain": ("fine", "coarse")},
+    ImageKind.FUNDUS: {
         "disc": ("left", "right"),
         "red": _COUNT,
         "yellow": _COUNT,
         "cup": ("small", "large"),
     },
-    Kind.SKIN_PHOTO: {
+    ImageKind.SKIN_PHOTO: {
         "tone": ("light", "medium", "dark"),
         "form": ("papule", "plaque", "nodule"),
         "colour": ("red", "purple", "brown", "white"),
@@ -77,7 +77,7 @@ FACTORS: Final[Mapping[Kind, Mapping[str, tuple[str, ...]]]] = {
         "scale": _NO_YES,
         "crust": _NO_YES,
     },
-    Kind.DERMOSCOPY: {
+    ImageKind.DERMOSCOPY: {
         "colour": ("brown", "black", "pink", "purple"),
         "symmetric": _NO_YES,
         "border": ("sharp", "fuzzy"),
@@ -87,16 +87,16 @@ FACTORS: Final[Mapping[Kind, Mapping[str, tuple[str, ...]]]] = {
 }
 
 
-def draw_factors(kind: Kind, rng: np.random.Generator, **fixed: str) -> dict[str, str]:
-    """Every factor of `kind` drawn evenly and independently, but for the `fixed` ones."""
+def draw_factors(kind: ImageKind, rng: np.random.Generator, **fixed: str) -> dict[str, str]:
+    """Draw every factor of `kind` evenly and independently, except the `fixed` ones."""
     return {name: fixed.get(name) or choose(rng, values) for name, values in FACTORS[kind].items()}
 
 
 def choose(rng: np.random.Generator, values: tuple[str, ...]) -> str:
-    """One of `values`, all equally likely."""
+    """Return one of `values`, all equally likely."""
     return values[int(rng.integers(len(values)))]
 
 
-def shuffled(rng: np.random.Generator, things: Sequence[Thing]) -> list[Thing]:
-    """All of `things` in random order."""
-    return [things[int(index)] for index in rng.permutation(len(things))]
+def shuffled(rng: np.random.Generator, items: Sequence[Item]) -> list[Item]:
+    """Return all `items` in random order."""
+    return [items[int(index)] for index in rng.permutation(len(items))]

@@ -1,4 +1,4 @@
-"""Draws stained tissue: nuclei on a pink ground, as the factors of Kind.HISTOLOGY say."""
+"""Draws stained tissue: nuclei on a pink ground, as the factors of ImageKind.HISTOLOGY say."""
 
 import math
 from collections.abc import Iterator
@@ -7,8 +7,8 @@ from typing import Final
 
 import numpy as np
 
-from simulation.phantoms.canvas import SIZE, Ellipse, Picture, X, Y, circle, noise, paint, scatter
-from simulation.phantoms.factors import Factors
+from simulation.phantoms.canvas import SIZE, Canvas, Ellipse, X, Y, circle, noise, paint, scatter
+from simulation.phantoms.factors import ImageFactors
 
 _RADIUS: Final = {"small": 0.032, "medium": 0.044, "large": 0.060}
 _NUCLEI: Final = {"none": 13, "mild": 26, "marked": 46}
@@ -27,8 +27,8 @@ class _Place:
     stretch: float
 
 
-def histology(rng: np.random.Generator, factors: Factors) -> Picture:
-    """A field of tissue, (64, 64, 3)."""
+def histology(rng: np.random.Generator, factors: ImageFactors) -> Canvas:
+    """Draw a field of tissue, (64, 64, 3)."""
     picture = _ground(rng)
     direction = rng.uniform(0, math.pi)
     count = _NUCLEI[factors["crowding"]] + int(rng.integers(-2, 3))
@@ -52,7 +52,7 @@ def histology(rng: np.random.Generator, factors: Factors) -> Picture:
     return picture
 
 
-def _ground(rng: np.random.Generator) -> Picture:
+def _ground(rng: np.random.Generator) -> Canvas:
     picture = np.empty((SIZE, SIZE, 3), np.float32)
     picture[:] = np.array([0.93, 0.76, 0.85]) + rng.normal(0, 0.015, 3)
     picture += 0.035 * noise(rng, 1)[..., None] * np.array([0.6, 1.0, 0.7], np.float32)
@@ -63,7 +63,7 @@ def _ground(rng: np.random.Generator) -> Picture:
 def _places(
     rng: np.random.Generator, tissue: str, count: int, direction: float
 ) -> Iterator[_Place]:
-    """Where the nuclei lie: around lumens, along fibres, side by side, or anywhere."""
+    """Yield where the nuclei are: around lumens, along fibres, side by side, or anywhere."""
     match tissue:
         case "gland":
             yield from _around_lumens(rng, count)
@@ -91,8 +91,8 @@ def _around_lumens(rng: np.random.Generator, count: int) -> Iterator[_Place]:
             yield _Place(x + radius * math.cos(angle), y + radius * math.sin(angle), angle, 1.25)
 
 
-def _draw_lumens(picture: Picture, places: list[_Place], count: int) -> None:
-    """A pale hole in the middle of each ring of nuclei."""
+def _draw_lumens(picture: Canvas, places: list[_Place], count: int) -> None:
+    """Draw a pale hole in the middle of each ring of nuclei."""
     each = max(4, count // len(_LUMENS))
     for first in range(0, len(places), each):
         ring = np.array([(place.x, place.y) for place in places[first : first + each]])
@@ -102,14 +102,14 @@ def _draw_lumens(picture: Picture, places: list[_Place], count: int) -> None:
         paint(picture, lumen, (0.98, 0.95, 0.97))
 
 
-def _draw_fibres(rng: np.random.Generator, picture: Picture, direction: float) -> None:
+def _draw_fibres(rng: np.random.Generator, picture: Canvas, direction: float) -> None:
     across = X * math.cos(direction + math.pi / 2) + Y * math.sin(direction + math.pi / 2)
     waves = np.sin(60 * across + 1.2 * noise(rng, 0))
     picture += 0.05 * waves[..., None] * np.array([0.4, 1.0, 0.6], np.float32)
 
 
 def _draw_nucleus(
-    rng: np.random.Generator, picture: Picture, place: _Place, factors: Factors
+    rng: np.random.Generator, picture: Canvas, place: _Place, factors: ImageFactors
 ) -> None:
     spread = _SPREAD[factors["variation"]]
     typical = _RADIUS[factors["size"]] * (0.75 if factors["tissue"] == "lymphoid" else 1.0)
@@ -126,23 +126,23 @@ def _inside(place: _Place, area: Ellipse) -> bool:
     return math.hypot(place.x - area.x, place.y - area.y) < area.rx
 
 
-def _draw_necrosis(rng: np.random.Generator, picture: Picture, area: Ellipse) -> None:
-    """A pale area with dust in it."""
+def _draw_necrosis(rng: np.random.Generator, picture: Canvas, area: Ellipse) -> None:
+    """Draw a pale area with debris in it."""
     paint(picture, area, (0.97, 0.88, 0.86), 0.9)
     for x, y in scatter(rng, (area.x, area.y), 0.9 * area.rx, 14):
         paint(picture, circle(x, y, 0.01), (0.5, 0.35, 0.55), 0.8)
 
 
-def _draw_mitoses(rng: np.random.Generator, picture: Picture) -> None:
-    """Three to five short black bars."""
+def _draw_mitoses(rng: np.random.Generator, picture: Canvas) -> None:
+    """Draw three to five short black bars."""
     for _ in range(int(rng.integers(3, 6))):
         x, y = rng.uniform(0.08, 0.92, 2)
         bar = Ellipse(x, y, 0.08, 0.026, rng.uniform(0, math.pi), 0.4)
         paint(picture, bar, (0.04, 0.02, 0.10))
 
 
-def _draw_cluster(rng: np.random.Generator, picture: Picture, where: str) -> None:
-    """A dense clump of big dark nuclei, in the middle or in a corner."""
+def _draw_cluster(rng: np.random.Generator, picture: Canvas, where: str) -> None:
+    """Draw a dense clump of big dark nuclei, in the middle or in a corner."""
     if where == "none":
         return
     middle = (0.5 + rng.normal(0, 0.04), 0.5 + rng.normal(0, 0.04))

@@ -6,30 +6,37 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from simulation.phantoms.canvas import SIZE, Picture
+from simulation.phantoms.canvas import SIZE, Canvas
 from simulation.phantoms.colour import dermoscopy, fundus, skin_photo
-from simulation.phantoms.factors import Factors, Kind
+from simulation.phantoms.factors import ImageFactors, ImageKind
 from simulation.phantoms.histology import histology
 from simulation.phantoms.radiology import abdomen_ct, brain_mr, chest_ct, chest_xray, ultrasound
 
-_Renderer: TypeAlias = Callable[[np.random.Generator, Factors], Picture]
+_Renderer: TypeAlias = Callable[[np.random.Generator, ImageFactors], Canvas]
 
-_RENDERERS: Final[Mapping[Kind, _Renderer]] = {
-    Kind.HISTOLOGY: histology,
-    Kind.CHEST_XRAY: chest_xray,
-    Kind.ABDOMEN_CT: abdomen_ct,
-    Kind.CHEST_CT: chest_ct,
-    Kind.BRAIN_MR: brain_mr,
-    Kind.ULTRASOUND: ultrasound,
-    Kind.FUNDUS: fundus,
-    Kind.SKIN_PHOTO: skin_photo,
-    Kind.DERMOSCOPY: dermoscopy,
+_RENDERERS: Final[Mapping[ImageKind, _Renderer]] = {
+    ImageKind.HISTOLOGY: histology,
+    ImageKind.CHEST_XRAY: chest_xray,
+    ImageKind.ABDOMEN_CT: abdomen_ct,
+    ImageKind.CHEST_CT: chest_ct,
+    ImageKind.BRAIN_MR: brain_mr,
+    ImageKind.ULTRASOUND: ultrasound,
+    ImageKind.FUNDUS: fundus,
+    ImageKind.SKIN_PHOTO: skin_photo,
+    ImageKind.DERMOSCOPY: dermoscopy,
 }
-_IN_COLOUR: Final = {Kind.HISTOLOGY, Kind.FUNDUS, Kind.SKIN_PHOTO, Kind.DERMOSCOPY}
+_IN_COLOUR: Final = {
+    ImageKind.HISTOLOGY,
+    ImageKind.FUNDUS,
+    ImageKind.SKIN_PHOTO,
+    ImageKind.DERMOSCOPY,
+}
 
 
-def render(kind: Kind, factors: Factors, rng: np.random.Generator, site: int) -> NDArray[np.uint8]:
-    """The picture as the site's scanner shows it, (64, 64, 3); equal draws give equal pixels.
+def render(
+    kind: ImageKind, factors: ImageFactors, rng: np.random.Generator, site: int
+) -> NDArray[np.uint8]:
+    """Render the picture as the site's scanner shows it, (64, 64, 3); equal draws, equal pixels.
 
     `site` 0 is a neutral scanner; every other has a fixed gamma and, in colour, a cast.
     """
@@ -44,7 +51,7 @@ def render(kind: Kind, factors: Factors, rng: np.random.Generator, site: int) ->
 
 
 def _scanner(site: int) -> tuple[float, NDArray[np.float32]]:
-    """The site's gamma, and its gain of red, green and blue."""
+    """Return the site's gamma, and its gain of red, green and blue."""
     if site == 0:
         return 1.0, np.ones(3, np.float32)
     rng = np.random.default_rng([site, 64])

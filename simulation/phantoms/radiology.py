@@ -9,8 +9,8 @@ import numpy as np
 
 from simulation.phantoms.canvas import (
     SIZE,
+    Canvas,
     Ellipse,
-    Picture,
     X,
     Y,
     circle,
@@ -19,14 +19,14 @@ from simulation.phantoms.canvas import (
     noise,
     paint,
 )
-from simulation.phantoms.factors import Factors
+from simulation.phantoms.factors import ImageFactors
 
 #: The patient's sides, and which way each lies in the picture.
 _SIDE_X: Final = {"right": -1, "left": 1}
 
 
-def chest_xray(rng: np.random.Generator, factors: Factors) -> Picture:
-    """A chest from the front."""
+def chest_xray(rng: np.random.Generator, factors: ImageFactors) -> Canvas:
+    """Draw a chest from the front."""
     picture = np.full((SIZE, SIZE), 0.12, np.float32)
     picture += 0.55 * coverage(Ellipse(0.5, 0.62, 0.52, 0.62, soft=0.25))
     shift = rng.normal(0, 0.012)
@@ -46,7 +46,7 @@ def chest_xray(rng: np.random.Generator, factors: Factors) -> Picture:
     return grey(picture)
 
 
-def _draw_ribs_and_spine(picture: Picture, shift: float) -> None:
+def _draw_ribs_and_spine(picture: Canvas, shift: float) -> None:
     within = np.abs(X - 0.5) < 0.4
     for rib in range(7):
         line = 0.2 + 0.09 * rib + 0.35 * (X - 0.5) ** 2
@@ -55,7 +55,7 @@ def _draw_ribs_and_spine(picture: Picture, shift: float) -> None:
 
 
 def _draw_lung_findings(
-    rng: np.random.Generator, picture: Picture, lung: Ellipse, side: str, factors: Factors
+    rng: np.random.Generator, picture: Canvas, lung: Ellipse, side: str, factors: ImageFactors
 ) -> None:
     inside = coverage(lung)
     if factors["haze"] in (side, "both"):
@@ -75,8 +75,8 @@ def _draw_lung_findings(
         picture += 0.24 * inside * np.exp(-((outward / 0.013) ** 2)) * upper
 
 
-def abdomen_ct(rng: np.random.Generator, factors: Factors) -> Picture:
-    """A slice through liver and kidneys."""
+def abdomen_ct(rng: np.random.Generator, factors: ImageFactors) -> Canvas:
+    """Draw a slice through liver and kidneys."""
     picture = np.full((SIZE, SIZE), 0.03, np.float32)
     rx, ry = rng.uniform(0.42, 0.46), rng.uniform(0.31, 0.35)
     paint(picture, Ellipse(0.5, 0.5, rx, ry, soft=0.06), 0.3)
@@ -100,8 +100,8 @@ def abdomen_ct(rng: np.random.Generator, factors: Factors) -> Picture:
     return grey(picture)
 
 
-def chest_ct(rng: np.random.Generator, factors: Factors) -> Picture:
-    """A slice through lungs and heart."""
+def chest_ct(rng: np.random.Generator, factors: ImageFactors) -> Canvas:
+    """Draw a slice through lungs and heart."""
     picture = np.full((SIZE, SIZE), 0.03, np.float32)
     paint(picture, Ellipse(0.5, 0.5, 0.46, 0.34, soft=0.06), 0.5)
     for side, way in _SIDE_X.items():
@@ -119,8 +119,8 @@ def chest_ct(rng: np.random.Generator, factors: Factors) -> Picture:
     return grey(picture)
 
 
-def brain_mr(rng: np.random.Generator, factors: Factors) -> Picture:
-    """A head from above or from the side."""
+def brain_mr(rng: np.random.Generator, factors: ImageFactors) -> Canvas:
+    """Draw a head from above or from the side."""
     picture = np.full((SIZE, SIZE), 0.03, np.float32)
     grey_white_fluid = (0.55, 0.38, 0.92) if factors["weighting"] == "t2" else (0.42, 0.62, 0.10)
     if factors["plane"] == "axial":
@@ -135,7 +135,9 @@ def brain_mr(rng: np.random.Generator, factors: Factors) -> Picture:
     return grey(picture)
 
 
-def _draw_axial(picture: Picture, factors: Factors, tissues: tuple[float, float, float]) -> None:
+def _draw_axial(
+    picture: Canvas, factors: ImageFactors, tissues: tuple[float, float, float]
+) -> None:
     grey_matter, white_matter, fluid = tissues
     paint(picture, Ellipse(0.5, 0.5, 0.38, 0.45, soft=0.05), 0.8)
     paint(picture, Ellipse(0.5, 0.5, 0.355, 0.425, soft=0.05), 0.08)
@@ -149,7 +151,9 @@ def _draw_axial(picture: Picture, factors: Factors, tissues: tuple[float, float,
     picture += (0.25 if fluid > white_matter else -0.12) * cleft
 
 
-def _draw_sagittal(picture: Picture, factors: Factors, tissues: tuple[float, float, float]) -> None:
+def _draw_sagittal(
+    picture: Canvas, factors: ImageFactors, tissues: tuple[float, float, float]
+) -> None:
     grey_matter, white_matter, fluid = tissues
     paint(picture, Ellipse(0.48, 0.42, 0.42, 0.36, soft=0.05), 0.8)
     paint(picture, Ellipse(0.48, 0.42, 0.395, 0.335, soft=0.05), 0.08)
@@ -161,8 +165,8 @@ def _draw_sagittal(picture: Picture, factors: Factors, tissues: tuple[float, flo
     paint(picture, Ellipse(0.46, 0.44, 0.14, wide, -0.2, 0.25), fluid)
 
 
-def ultrasound(rng: np.random.Generator, factors: Factors) -> Picture:
-    """A fan of speckle."""
+def ultrasound(rng: np.random.Generator, factors: ImageFactors) -> Canvas:
+    """Draw a fan of speckle."""
     fineness = 3 if factors["grain"] == "fine" else 2
     speckle = np.hypot(noise(rng, fineness), noise(rng, fineness))
     picture = (0.22 * speckle * (1.1 - 0.5 * Y)).astype(np.float32)
@@ -179,5 +183,5 @@ def ultrasound(rng: np.random.Generator, factors: Factors) -> Picture:
     return grey(picture * fan)
 
 
-def _bell(x: float, y: float, width: float, height: float) -> Picture:
+def _bell(x: float, y: float, width: float, height: float) -> Canvas:
     return np.exp(-(((X - x) / width) ** 2 + ((Y - y) / height) ** 2))

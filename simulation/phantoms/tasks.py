@@ -12,11 +12,18 @@ from typing import Final, TypeAlias
 import numpy as np
 
 from common.plan import Modality
-from simulation.phantoms.factors import FACTORS, Factors, Kind, choose, draw_factors, shuffled
+from simulation.phantoms.factors import (
+    FACTORS,
+    ImageFactors,
+    ImageKind,
+    choose,
+    draw_factors,
+    shuffled,
+)
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class CaseQuestion:
     """A question with its true answer; `closed` where the answers are few and known."""
 
     question: str
@@ -28,9 +35,9 @@ class Asked:
 class Case:
     """A phantom to draw, and everything that may be asked about it."""
 
-    kind: Kind
-    factors: Factors
-    asked: tuple[Asked, ...]
+    kind: ImageKind
+    factors: ImageFactors
+    asked: tuple[CaseQuestion, ...]
 
 
 DrawCase: TypeAlias = Callable[[np.random.Generator], Case]
@@ -61,16 +68,16 @@ TISSUES: Final = {
     "lymphoid": "lymphoid tissue",
 }
 MODALITIES: Final = {
-    Kind.CHEST_XRAY: "x-ray",
-    Kind.CHEST_CT: "ct",
-    Kind.ABDOMEN_CT: "ct",
-    Kind.BRAIN_MR: "mri",
+    ImageKind.CHEST_XRAY: "x-ray",
+    ImageKind.CHEST_CT: "ct",
+    ImageKind.ABDOMEN_CT: "ct",
+    ImageKind.BRAIN_MR: "mri",
 }
 BODY_PARTS: Final = {
-    Kind.CHEST_XRAY: "chest",
-    Kind.CHEST_CT: "chest",
-    Kind.ABDOMEN_CT: "abdomen",
-    Kind.BRAIN_MR: "head",
+    ImageKind.CHEST_XRAY: "chest",
+    ImageKind.CHEST_CT: "chest",
+    ImageKind.ABDOMEN_CT: "abdomen",
+    ImageKind.BRAIN_MR: "head",
 }
 COLOUR_SIGNS: Final = {
     "red": "erythema",
@@ -154,9 +161,9 @@ _CHEST_WORDINGS: Final[Mapping[str, _Wordings]] = {
 
 
 def pathology_questions(rng: np.random.Generator) -> Case:
-    """PathVQA's stand-in: tissue, nuclei, mitoses, necrosis."""
+    """Draw a case like PathVQA's: tissue, nuclei, mitoses, necrosis."""
     crowding = "marked" if rng.random() < 0.5 else choose(rng, ("none", "mild"))
-    factors = draw_factors(Kind.HISTOLOGY, rng, cluster="none", crowding=crowding)
+    factors = draw_factors(ImageKind.HISTOLOGY, rng, cluster="none", crowding=crowding)
     asked = [
         _yes_no("is necrosis present?", factors["necrosis"] == "yes"),
         _yes_no("are mitoses present?", factors["mitosis"] == "yes"),
@@ -166,32 +173,32 @@ def pathology_questions(rng: np.random.Generator) -> Case:
         _open("what is the degree of nuclear pleomorphism?", factors["variation"]),
     ]
     findings = _three_findings(rng, _PATHOLOGY_WORDINGS, factors)
-    return Case(Kind.HISTOLOGY, factors, (*findings, *_shuffled(rng, asked)))
+    return Case(ImageKind.HISTOLOGY, factors, (*findings, *_shuffled(rng, asked)))
 
 
 def radiology_questions(rng: np.random.Generator) -> Case:
-    """Stand-in for SLAKE and VQA-RAD: X-ray, CT and MR of chest, abdomen and head."""
-    kinds = (Kind.CHEST_XRAY, Kind.CHEST_CT, Kind.ABDOMEN_CT, Kind.BRAIN_MR)
+    """Draw a case like SLAKE's and VQA-RAD's: X-ray, CT and MR of chest, abdomen and head."""
+    kinds = (ImageKind.CHEST_XRAY, ImageKind.CHEST_CT, ImageKind.ABDOMEN_CT, ImageKind.BRAIN_MR)
     kind = kinds[int(rng.choice(len(kinds), p=(0.4, 0.2, 0.2, 0.2)))]
     factors = _mostly_healthy(rng, kind)
     asked = [
         _open("what modality is used to take this image?", MODALITIES[kind]),
         _open("which part of the body does this image belong to?", BODY_PARTS[kind]),
     ]
-    findings: tuple[Asked, ...] = ()
+    findings: tuple[CaseQuestion, ...] = ()
     match kind:
-        case Kind.BRAIN_MR:
+        case ImageKind.BRAIN_MR:
             asked += _head_questions(factors)
-        case Kind.ABDOMEN_CT:
+        case ImageKind.ABDOMEN_CT:
             asked += _abdomen_questions(factors)
         case _:
             asked += _chest_questions(factors)
-            if kind is Kind.CHEST_XRAY:
+            if kind is ImageKind.CHEST_XRAY:
                 findings = _three_findings(rng, _CHEST_WORDINGS, factors)
     return Case(kind, factors, (*findings, *_shuffled(rng, asked)))
 
 
-def _chest_questions(factors: Factors) -> list[Asked]:
+def _chest_questions(factors: ImageFactors) -> list[CaseQuestion]:
     asked = [
         _yes_no("is there cardiomegaly?", factors["heart"] == "wide"),
         _yes_no("is there a pleural effusion?", factors["effusion"] != "none"),
@@ -207,7 +214,7 @@ def _chest_questions(factors: Factors) -> list[Asked]:
     return asked
 
 
-def _abdomen_questions(factors: Factors) -> list[Asked]:
+def _abdomen_questions(factors: ImageFactors) -> list[CaseQuestion]:
     return [
         _yes_no("is there a liver lesion?", factors["lesion"] == "yes"),
         _yes_no("are kidney stones present?", factors["stone"] != "none"),
@@ -215,7 +222,7 @@ def _abdomen_questions(factors: Factors) -> list[Asked]:
     ]
 
 
-def _head_questions(factors: Factors) -> list[Asked]:
+def _head_questions(factors: ImageFactors) -> list[CaseQuestion]:
     plane = {"axial": "transverse plane", "sagittal": "sagittal plane"}[factors["plane"]]
     return [
         _open("in what plane is this image scanned?", plane),
@@ -226,8 +233,8 @@ def _head_questions(factors: Factors) -> list[Asked]:
 
 
 def skin_questions(rng: np.random.Generator) -> Case:
-    """Stand-in for the skin questions over Fitzpatrick17k: visible signs and the disorder."""
-    factors = draw_factors(Kind.SKIN_PHOTO, rng)
+    """Draw a case like the skin questions over Fitzpatrick17k: visible signs and the disorder."""
+    factors = draw_factors(ImageKind.SKIN_PHOTO, rng)
     there = [factors["form"]]
     there += [name for name in ("pustule", "scale", "crust") if factors[name] == "yes"]
     there.append(COLOUR_SIGNS[factors["colour"]])
@@ -238,11 +245,11 @@ def skin_questions(rng: np.random.Generator) -> Case:
     asked = [*_shuffled(rng, yes)[:3], *_shuffled(rng, no)[:3]]
     asked.append(_open("list any notable skin traits visible in the picture.", ", ".join(there)))
     asked.append(_open("can you recognize the skin disorder in this photo?", _disorder(factors)))
-    return Case(Kind.SKIN_PHOTO, factors, _shuffled(rng, asked))
+    return Case(ImageKind.SKIN_PHOTO, factors, _shuffled(rng, asked))
 
 
-def _disorder(factors: Factors) -> str:
-    """A made-up rule of thumb; it stands for "several signs make one name"."""
+def _disorder(factors: ImageFactors) -> str:
+    """Name the disorder by a made-up rule, in which several signs make one name."""
     rules = (
         (factors["form"] == "papule" and factors["pustule"] == "yes", "acne"),
         (factors["form"] == "plaque" and factors["scale"] == "yes", "psoriasis"),
@@ -255,69 +262,71 @@ def _disorder(factors: Factors) -> str:
 
 
 def pathology_classes(rng: np.random.Generator) -> Case:
-    """PCAM's stand-in: is there tumour in the middle of a lymph node? Half are positive."""
+    """Draw a case like PCAM's: is there tumour in the middle of a lymph node? Half are positive."""
     cluster = "center" if rng.random() < 0.5 else choose(rng, ("none", "edge"))
     size = choose(rng, ("small", "medium"))
     fixed = {"tissue": "lymphoid", "variation": "mild", "necrosis": "no", "size": size}
-    factors = draw_factors(Kind.HISTOLOGY, rng, cluster=cluster, **fixed)
+    factors = draw_factors(ImageKind.HISTOLOGY, rng, cluster=cluster, **fixed)
     question = (
         "given a histopathologic scan of a lymph node, classify the center of the image. "
         "only output 'positive' or 'negative'."
     )
     answer = "positive" if cluster == "center" else "negative"
-    return Case(Kind.HISTOLOGY, factors, (Asked(question, answer, True),))
+    return Case(ImageKind.HISTOLOGY, factors, (CaseQuestion(question, answer, True),))
 
 
 def radiology_classes(rng: np.random.Generator) -> Case:
-    """CXP's stand-in: normal chest or pneumonia, half of each; other findings distract."""
+    """Draw a case like CXP's: normal chest or pneumonia, half of each; other findings distract."""
     ill = rng.random() < 0.5
     haze = choose(rng, ("left", "right", "both")) if ill else "none"
-    distracting = _rarely(rng, Kind.CHEST_XRAY, ("effusion", "nodule", "pneumothorax"), 0.4)
-    factors = draw_factors(Kind.CHEST_XRAY, rng, haze=haze, **distracting)
+    distracting = _rarely(rng, ImageKind.CHEST_XRAY, ("effusion", "nodule", "pneumothorax"), 0.4)
+    factors = draw_factors(ImageKind.CHEST_XRAY, rng, haze=haze, **distracting)
     question = (
         "given a chest x-ray image, determine whether the patient has a normal chest or "
         "pneumonia. only output 'normal' or 'pneumonia'."
     )
     answer = "pneumonia" if ill else "normal"
-    return Case(Kind.CHEST_XRAY, factors, (Asked(question, answer, True),))
+    return Case(ImageKind.CHEST_XRAY, factors, (CaseQuestion(question, answer, True),))
 
 
 def skin_classes(rng: np.random.Generator) -> Case:
-    """HAM10000's stand-in: seven classes that overlap."""
+    """Draw a case like HAM10000's: seven classes that overlap."""
     names = list(_MOLES)
     name = names[int(rng.choice(len(names), p=[_MOLES[n][0] for n in names]))]
     typical = {k: v for k, v in _MOLES[name][1].items() if rng.random() < _TYPICAL_SHARE}
-    factors = draw_factors(Kind.DERMOSCOPY, rng, **typical)
+    factors = draw_factors(ImageKind.DERMOSCOPY, rng, **typical)
     question = (
         "given a dermatoscopic image, classify the lesion. "
         f"only output one of: {', '.join(sorted(names))}."
     )
-    return Case(Kind.DERMOSCOPY, factors, (Asked(question, name, True),))
+    return Case(ImageKind.DERMOSCOPY, factors, (CaseQuestion(question, name, True),))
 
 
 def pathology_report(rng: np.random.Generator) -> Case:
-    """Stand-in for reports of whole slides: five findings and a grade."""
+    """Draw a case with a report of a whole slide: five findings and a grade."""
     tissue = choose(rng, ("gland", "sheet"))
-    factors = draw_factors(Kind.HISTOLOGY, rng, cluster="none", tissue=tissue)
+    factors = draw_factors(ImageKind.HISTOLOGY, rng, cluster="none", tissue=tissue)
     high = factors["variation"] == "severe" or factors["mitosis"] == "yes"
     sentences = [
         *_findings(rng, _PATHOLOGY_WORDINGS, factors),
         f"{'high' if high else 'low'} grade",
     ]
     question = "given the pathology slide image, generate a detailed report."
-    return Case(Kind.HISTOLOGY, factors, (_open(question, _prose(sentences)),))
+    return Case(ImageKind.HISTOLOGY, factors, (_open(question, _prose(sentences)),))
 
 
 def radiology_report(rng: np.random.Generator) -> Case:
-    """Stand-in for IU X-ray: five findings and an impression."""
+    """Draw a case like IU X-ray's: five findings and an impression."""
     findings = ("haze", "effusion", "nodule", "pneumothorax")
-    factors = draw_factors(Kind.CHEST_XRAY, rng, **_rarely(rng, Kind.CHEST_XRAY, findings, 0.65))
+    factors = draw_factors(
+        ImageKind.CHEST_XRAY, rng, **_rarely(rng, ImageKind.CHEST_XRAY, findings, 0.65)
+    )
     sentences = [*_findings(rng, _CHEST_WORDINGS, factors), _impression(factors)]
     question = "provide a detailed report that includes both findings and impressions."
-    return Case(Kind.CHEST_XRAY, factors, (_open(question, _prose(sentences)),))
+    return Case(ImageKind.CHEST_XRAY, factors, (_open(question, _prose(sentences)),))
 
 
-def _impression(factors: Factors) -> str:
+def _impression(factors: ImageFactors) -> str:
     if factors["haze"] != "none":
         return "pneumonia"
     others = (factors[name] for name in ("effusion", "nodule", "pneumothorax"))
@@ -325,34 +334,34 @@ def _impression(factors: Factors) -> str:
     return "no acute disease" if healthy else "abnormal chest"
 
 
-def _mostly_healthy(rng: np.random.Generator, kind: Kind) -> dict[str, str]:
-    """Each finding is there in half of the cases, so that neither yes nor no is a safe guess."""
-    if kind is Kind.ABDOMEN_CT:
+def _mostly_healthy(rng: np.random.Generator, kind: ImageKind) -> dict[str, str]:
+    """Draw factors with each finding in half of the cases, so that neither yes nor no is safe."""
+    if kind is ImageKind.ABDOMEN_CT:
         return draw_factors(kind, rng, **_rarely(rng, kind, ("stone",), 0.75))
     findings = tuple(n for n, values in FACTORS[kind].items() if values[0] == "none")
     return draw_factors(kind, rng, **_rarely(rng, kind, findings, 0.75))
 
 
 def _rarely(
-    rng: np.random.Generator, kind: Kind, names: tuple[str, ...], share: float
+    rng: np.random.Generator, kind: ImageKind, names: tuple[str, ...], share: float
 ) -> dict[str, str]:
-    """Each factor drawn evenly with probability `share`, and "none" otherwise."""
+    """Draw each factor evenly with probability `share`, and "none" otherwise."""
     return {
         name: choose(rng, FACTORS[kind][name]) if rng.random() < share else "none" for name in names
     }
 
 
 def _findings(
-    rng: np.random.Generator, wordings: Mapping[str, _Wordings], factors: Factors
+    rng: np.random.Generator, wordings: Mapping[str, _Wordings], factors: ImageFactors
 ) -> list[str]:
     """Return one sentence for each factor of `wordings`, in their order."""
     return [own[factors[name]][int(rng.integers(2))] for name, own in wordings.items()]
 
 
 def _three_findings(
-    rng: np.random.Generator, wordings: Mapping[str, _Wordings], factors: Factors
-) -> tuple[Asked, ...]:
-    """Sometimes, a question whose answer shares its sentences with the later report."""
+    rng: np.random.Generator, wordings: Mapping[str, _Wordings], factors: ImageFactors
+) -> tuple[CaseQuestion, ...]:
+    """Ask, in a share of the cases, for three sentences of the later report."""
     if rng.random() >= _FINDINGS_SHARE:
         return ()
     sentences = _findings(rng, wordings, factors)
@@ -364,16 +373,16 @@ def _prose(sentences: list[str]) -> str:
     return " ".join(f"{sentence}." for sentence in sentences)
 
 
-def _shuffled(rng: np.random.Generator, asked: list[Asked]) -> tuple[Asked, ...]:
+def _shuffled(rng: np.random.Generator, asked: list[CaseQuestion]) -> tuple[CaseQuestion, ...]:
     return tuple(shuffled(rng, asked))
 
 
-def _yes_no(question: str, holds: bool) -> Asked:
-    return Asked(question, "yes" if holds else "no", True)
+def _yes_no(question: str, holds: bool) -> CaseQuestion:
+    return CaseQuestion(question, "yes" if holds else "no", True)
 
 
-def _open(question: str, answer: str) -> Asked:
-    return Asked(question, answer, False)
+def _open(question: str, answer: str) -> CaseQuestion:
+    return CaseQuestion(question, answer, False)
 
 
 #: Every task, in the paper's order of arrival; few-shot from the fourth on, as knowledge of a

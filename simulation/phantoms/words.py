@@ -10,11 +10,11 @@ from typing import Final
 
 import numpy as np
 
-from simulation.phantoms.factors import FACTORS, Factors, Kind, shuffled
+from simulation.phantoms.factors import FACTORS, ImageFactors, ImageKind, shuffled
 
 
 @dataclass(frozen=True, slots=True)
-class Plain:
+class PlainWords:
     """A factor in plain words: two ways to ask, a name for captions, an answer per value.
 
     `answers` stand in the order of the factor's values in FACTORS.
@@ -25,78 +25,78 @@ class Plain:
     answers: tuple[str, ...]
 
 
-KIND_NAMES: Final[Mapping[Kind, str]] = {
-    Kind.HISTOLOGY: "a microscope picture",
-    Kind.CHEST_XRAY: "a chest film",
-    Kind.ABDOMEN_CT: "a slice of the belly",
-    Kind.CHEST_CT: "a slice of the chest",
-    Kind.BRAIN_MR: "a slice of the head",
-    Kind.ULTRASOUND: "an echo picture",
-    Kind.FUNDUS: "an eye photograph",
-    Kind.SKIN_PHOTO: "a skin photograph",
-    Kind.DERMOSCOPY: "a magnified skin picture",
+KIND_NAMES: Final[Mapping[ImageKind, str]] = {
+    ImageKind.HISTOLOGY: "a microscope picture",
+    ImageKind.CHEST_XRAY: "a chest film",
+    ImageKind.ABDOMEN_CT: "a slice of the belly",
+    ImageKind.CHEST_CT: "a slice of the chest",
+    ImageKind.BRAIN_MR: "a slice of the head",
+    ImageKind.ULTRASOUND: "an echo picture",
+    ImageKind.FUNDUS: "an eye photograph",
+    ImageKind.SKIN_PHOTO: "a skin photograph",
+    ImageKind.DERMOSCOPY: "a magnified skin picture",
 }
 KIND_QUESTIONS: Final = ("what kind of picture is this?", "what is this picture?")
 CAPTION_QUESTIONS: Final = ("describe the picture.", "what do you see?")
 
 _NO_YES: Final = ("no", "yes")
-_SPOT: Final = Plain(
+_SPOT: Final = PlainWords(
     ("where is the round spot?", "is there a round spot?"),
     "round spot",
     ("no spot", "on the left", "on the right"),
 )
-_CORNER: Final = Plain(
+_CORNER: Final = PlainWords(
     ("which lower corner is filled?", "is a lower corner filled?"),
     "filled corner",
     ("no corner", "left corner", "right corner"),
 )
-_SHADOW: Final = Plain(
+_SHADOW: Final = PlainWords(
     ("how wide is the shadow in the middle?", "is the shadow in the middle wide?"),
     "shadow",
     ("normal", "wide"),
 )
 
-PLAIN: Final[Mapping[Kind, Mapping[str, Plain]]] = {
-    Kind.HISTOLOGY: {
-        "tissue": Plain(
+PLAIN: Final[Mapping[ImageKind, Mapping[str, PlainWords]]] = {
+    ImageKind.HISTOLOGY: {
+        "tissue": PlainWords(
             ("how are the dots arranged?", "which layout do the dots have?"),
             "layout",
             ("in rings", "in streams", "in rows", "scattered"),
         ),
-        "size": Plain(
+        "size": PlainWords(
             ("how big are the dots?", "what size are the dots?"),
             "dot size",
             ("small", "medium", "large"),
         ),
-        "crowding": Plain(
+        "crowding": PlainWords(
             ("how many dots are there?", "how packed are the dots?"),
             "dots",
             ("few", "several", "many"),
         ),
-        "variation": Plain(
+        "variation": PlainWords(
             ("how much do the dots vary in size?", "are the dots equal in size?"),
             "change in size",
             ("very little", "somewhat", "a lot"),
         ),
-        "nucleoli": Plain(
+        "nucleoli": PlainWords(
             ("is there a bright point inside the dots?", "do the dots have bright points?"),
             "bright points",
             _NO_YES,
         ),
-        "mitosis": Plain(
+        "mitosis": PlainWords(
             ("are there black bars?", "can you see black bars?"), "black bars", _NO_YES
         ),
-        "necrosis": Plain(
+        "necrosis": PlainWords(
             ("is there a pale empty area?", "can you see a pale area?"), "pale area", _NO_YES
         ),
-        "cluster": Plain(
+        "cluster": PlainWords(
             ("where is the dense dark cluster?", "is there a dense dark cluster?"),
             "cluster",
             ("no cluster", "in the center", "near the edge"),
         ),
     },
-    Kind.CHEST_XRAY: {
-        "haze": Plain(
+    ImageKind.CHEST_XRAY: {
+        "haze": PlainWords(
             ("where is the white haze?", "is there white haze?"),
             "haze",
             ("no haze", "on the left", "on the right", "on both sides"),
@@ -104,144 +104,144 @@ PLAIN: Final[Mapping[Kind, Mapping[str, Plain]]] = {
         "heart": _SHADOW,
         "effusion": _CORNER,
         "nodule": _SPOT,
-        "pneumothorax": Plain(
+        "pneumothorax": PlainWords(
             ("where is the dark rim?", "is there a dark rim?"),
             "dark rim",
             ("no rim", "on the left", "on the right"),
         ),
     },
-    Kind.ABDOMEN_CT: {
-        "lesion": Plain(
+    ImageKind.ABDOMEN_CT: {
+        "lesion": PlainWords(
             ("is there a dark hole in the large organ?", "does the large organ have a hole?"),
             "dark hole",
             _NO_YES,
         ),
-        "stone": Plain(
+        "stone": PlainWords(
             ("where is the small bright stone?", "is there a small bright stone?"),
             "bright stone",
             ("no stone", "on the left", "on the right"),
         ),
-        "contrast": Plain(
+        "contrast": PlainWords(
             ("are the small organs bright?", "is the round vessel bright?"),
             "bright vessel",
             _NO_YES,
         ),
     },
-    Kind.CHEST_CT: {"nodule": _SPOT, "effusion": _CORNER, "heart": _SHADOW},
-    Kind.BRAIN_MR: {
-        "weighting": Plain(
+    ImageKind.CHEST_CT: {"nodule": _SPOT, "effusion": _CORNER, "heart": _SHADOW},
+    ImageKind.BRAIN_MR: {
+        "weighting": PlainWords(
             ("are the inner cavities bright or dark?", "how bright are the inner cavities?"),
             "cavities",
             ("dark", "bright"),
         ),
-        "plane": Plain(
+        "plane": PlainWords(
             ("is the head seen from above or from the side?", "what is the view?"),
             "view",
             ("from above", "from the side"),
         ),
-        "lesion": Plain(
+        "lesion": PlainWords(
             ("where is the bright spot?", "is there a bright spot?"),
             "bright spot",
             ("no spot", "on the left", "on the right"),
         ),
-        "ventricles": Plain(
+        "ventricles": PlainWords(
             ("how wide are the inner cavities?", "are the inner cavities wide?"),
             "cavity width",
             ("normal", "wide"),
         ),
     },
-    Kind.ULTRASOUND: {
-        "cyst": Plain(
+    ImageKind.ULTRASOUND: {
+        "cyst": PlainWords(
             ("is there a dark round area?", "can you see a dark round area?"),
             "dark area",
             _NO_YES,
         ),
-        "stone": Plain(
+        "stone": PlainWords(
             ("is there a bright line with a shadow?", "can you see a shadow?"),
             "shadow",
             _NO_YES,
         ),
-        "grain": Plain(
+        "grain": PlainWords(
             ("is the grain fine or coarse?", "how is the grain?"), "grain", ("fine", "coarse")
         ),
     },
-    Kind.FUNDUS: {
-        "disc": Plain(
+    ImageKind.FUNDUS: {
+        "disc": PlainWords(
             ("where is the bright disc?", "on which side is the disc?"),
             "disc",
             ("on the left", "on the right"),
         ),
-        "red": Plain(
+        "red": PlainWords(
             ("how many red spots are there?", "are there red spots?"),
             "red spots",
             ("no spots", "few", "many"),
         ),
-        "yellow": Plain(
+        "yellow": PlainWords(
             ("how many yellow spots are there?", "are there yellow spots?"),
             "yellow spots",
             ("no spots", "few", "many"),
         ),
-        "cup": Plain(
+        "cup": PlainWords(
             ("how big is the inner cup?", "is the inner cup large?"), "cup", ("small", "large")
         ),
     },
-    Kind.SKIN_PHOTO: {
-        "tone": Plain(
+    ImageKind.SKIN_PHOTO: {
+        "tone": PlainWords(
             ("what is the skin tone?", "is the skin light or dark?"),
             "tone",
             ("light", "medium", "dark"),
         ),
-        "form": Plain(
+        "form": PlainWords(
             ("what is the shape of the spots?", "how do the spots look?"),
             "shape",
             ("many small bumps", "one large patch", "one round lump"),
         ),
-        "colour": Plain(
+        "colour": PlainWords(
             ("which colour is the spot?", "what colour does the spot have?"),
             "colour",
             ("red", "purple", "brown", "white"),
         ),
-        "pustule": Plain(
+        "pustule": PlainWords(
             ("are there yellow tips?", "can you see yellow tips?"), "yellow tips", _NO_YES
         ),
-        "scale": Plain(
+        "scale": PlainWords(
             ("are there white flakes?", "can you see white flakes?"), "white flakes", _NO_YES
         ),
-        "crust": Plain(
+        "crust": PlainWords(
             ("are there golden crumbs?", "can you see golden crumbs?"), "golden crumbs", _NO_YES
         ),
     },
-    Kind.DERMOSCOPY: {
-        "colour": Plain(
+    ImageKind.DERMOSCOPY: {
+        "colour": PlainWords(
             ("which colour is the spot?", "what colour does the spot have?"),
             "colour",
             ("brown", "black", "pink", "purple"),
         ),
-        "symmetric": Plain(
+        "symmetric": PlainWords(
             ("is the spot even?", "does the spot have an even outline?"), "even", _NO_YES
         ),
-        "border": Plain(
+        "border": PlainWords(
             ("is the edge sharp or blurred?", "how is the edge?"), "edge", ("sharp", "blurred")
         ),
-        "structure": Plain(
+        "structure": PlainWords(
             ("what is inside the spot?", "which pattern is in the spot?"),
             "pattern",
             ("a grid", "blue blobs", "a white center", "white dots", "red lakes", "white flakes"),
         ),
-        "hair": Plain(("is there hair?", "can you see hair?"), "hair", _NO_YES),
+        "hair": PlainWords(("is there hair?", "can you see hair?"), "hair", _NO_YES),
     },
 }
 
 
-def plain_answer(kind: Kind, factor: str, value: str) -> str:
-    """The plain word for a factor's value."""
+def plain_answer(kind: ImageKind, factor: str, value: str) -> str:
+    """Return the plain word for a factor's value."""
     return PLAIN[kind][factor].answers[FACTORS[kind][factor].index(value)]
 
 
 def plain_questions(
-    kind: Kind, factors: Factors, rng: np.random.Generator
+    kind: ImageKind, factors: ImageFactors, rng: np.random.Generator
 ) -> list[tuple[str, str]]:
-    """One question and true answer for the kind and for each factor, in random order."""
+    """Return one question and true answer for the kind and for each factor, in random order."""
     asked = [(_either(rng, KIND_QUESTIONS), KIND_NAMES[kind])]
     for name, plain in PLAIN[kind].items():
         answer = plain_answer(kind, name, factors[name])
@@ -249,8 +249,10 @@ def plain_questions(
     return shuffled(rng, asked)
 
 
-def plain_choice(kind: Kind, factors: Factors, rng: np.random.Generator) -> tuple[str, str]:
-    """A question that lists its possible answers in random order, and the true one."""
+def plain_choice(
+    kind: ImageKind, factors: ImageFactors, rng: np.random.Generator
+) -> tuple[str, str]:
+    """Return a question that lists its possible answers in random order, and the true one."""
     name = list(PLAIN[kind])[int(rng.integers(len(PLAIN[kind])))]
     plain = PLAIN[kind][name]
     options = shuffled(rng, plain.answers)
@@ -258,15 +260,17 @@ def plain_choice(kind: Kind, factors: Factors, rng: np.random.Generator) -> tupl
     return question, plain_answer(kind, name, factors[name])
 
 
-def plain_caption(kind: Kind, factors: Factors, rng: np.random.Generator) -> tuple[str, str]:
-    """A request to describe the picture, and a caption of its kind and four factors."""
+def plain_caption(
+    kind: ImageKind, factors: ImageFactors, rng: np.random.Generator
+) -> tuple[str, str]:
+    """Return a request to describe the picture, and a caption of its kind and four factors."""
     names = shuffled(rng, list(PLAIN[kind]))[:4]
     facts = [f"{PLAIN[kind][n].caption} {plain_answer(kind, n, factors[n])}" for n in names]
     return _either(rng, CAPTION_QUESTIONS), ", ".join([KIND_NAMES[kind], *facts])
 
 
 def listed(options: list[str], rng: np.random.Generator) -> str:
-    """A request to answer with one of `options`, worded in one of three ways."""
+    """Return a request to answer with one of `options`, worded in one of three ways."""
     first, last = ", ".join(options[:-1]), options[-1]
     match int(rng.integers(3)):
         case 0:

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from simulation.pictures.regions import Box, Part, slabs
+from simulation.pictures.regions import Box, Split, slabs
 
 #: Side of the square that every slice is centred in, voxels of 1 mm.
 CANVAS: Final = 240
@@ -40,17 +40,17 @@ class Slab:
 
     plane: Plane
     slices: range
-    part: Part
+    split: Split
 
 
 @cache
-def plane_slabs(plane: Plane, part: Part) -> tuple[Slab, ...]:
-    """The slabs of a plane that belong to `part`."""
-    return tuple(Slab(plane, s, p) for s, p in slabs(*EXTENT[plane]) if p is part)
+def plane_slabs(plane: Plane, split: Split) -> tuple[Slab, ...]:
+    """Return the slabs of a plane that belong to `split`."""
+    return tuple(Slab(plane, s, p) for s, p in slabs(*EXTENT[plane]) if p is split)
 
 
 def draw_slice(rng: np.random.Generator, slab: Slab) -> int:
-    """A random slice of a slab, as its index along the volume's axis."""
+    """Return a random slice of a slab, as its index along the volume's axis."""
     index = slab.slices[int(rng.integers(len(slab.slices)))]
     if slab.plane is Plane.SAGITTAL:
         return MIDDLE_X + (index if rng.random() < 0.5 else -index)
@@ -58,7 +58,7 @@ def draw_slice(rng: np.random.Generator, slab: Slab) -> int:
 
 
 def upright(volume: NDArray[np.uint8], plane: Plane, index: int) -> NDArray[np.uint8]:
-    """One slice as it is looked at, head or nose up, centred in (CANVAS, CANVAS)."""
+    """Return one slice as it is viewed, head or nose up, centred in (CANVAS, CANVAS)."""
     flat = np.rot90(np.moveaxis(volume, plane.value, 0)[index])
     canvas = np.zeros((CANVAS, CANVAS), dtype=np.uint8)
     top, left = (CANVAS - flat.shape[0]) // 2, (CANVAS - flat.shape[1]) // 2
@@ -67,7 +67,7 @@ def upright(volume: NDArray[np.uint8], plane: Plane, index: int) -> NDArray[np.u
 
 
 def whole_view(rng: np.random.Generator, smallest: int = 190) -> Box:
-    """A square that shows a whole slice, a little shifted and scaled."""
+    """Return a square that shows a whole slice, a little shifted and scaled."""
     side = int(rng.integers(smallest, CANVAS - 6))
     room = CANVAS - side
     return Box(int(rng.integers(room + 1)), int(rng.integers(room + 1)), side, side)

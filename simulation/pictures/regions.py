@@ -25,7 +25,7 @@ T = TypeVar("T")
 Pixel = TypeVar("Pixel", bound=np.generic)
 
 
-class Part(Enum):
+class Split(Enum):
     """Which half of a task a region belongs to, for every task, site and seed alike."""
 
     TRAIN = "train"
@@ -42,20 +42,20 @@ class Box:
     width: int
 
     def of(self, pixels: NDArray[Pixel]) -> NDArray[Pixel]:
-        """The part of `pixels` that lies in this box; a view."""
+        """Return the part of `pixels` inside this box; a view."""
         return pixels[self.top : self.top + self.height, self.left : self.left + self.width]
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class GridCell:
     """A region of a picture that belongs to one part; crops are drawn inside it."""
 
     box: Box
-    part: Part
+    split: Split
 
 
-def cells(height: int, width: int, rows: int, columns: int, gap: int = GAP) -> tuple[Cell, ...]:
-    """The picture cut into rows x columns cells with `gap` unused pixels between neighbours.
+def cells(height: int, width: int, rows: int, columns: int, gap: int = GAP) -> tuple[GridCell, ...]:
+    """Cut the picture into rows x columns cells with `gap` unused pixels between neighbours.
 
     About every fourth cell is for the test: in each row every fourth column, from a start that
     walks, so that neither part misses a side of the picture.
@@ -63,36 +63,36 @@ def cells(height: int, width: int, rows: int, columns: int, gap: int = GAP) -> t
     ups = _spans(height, rows, gap)
     lefts = _spans(width, columns, gap)
     return tuple(
-        Cell(Box(top, left, h, w), _part(row, column))
+        GridCell(Box(top, left, h, w), _split(row, column))
         for row, (top, h) in enumerate(ups)
         for column, (left, w) in enumerate(lefts)
     )
 
 
-def _part(row: int, column: int) -> Part:
-    return Part.TEST if (2 * row + row // 2 + column) % 4 == 1 else Part.TRAIN
+def _split(row: int, column: int) -> Split:
+    return Split.TEST if (2 * row + row // 2 + column) % 4 == 1 else Split.TRAIN
 
 
 def _spans(length: int, count: int, gap: int) -> list[tuple[int, int]]:
-    """Start and length of `count` equal spans with `gap` between them."""
+    """Return start and length of `count` equal spans with `gap` between them."""
     size = (length - gap * (count - 1)) // count
     return [(i * (size + gap), size) for i in range(count)]
 
 
-def slabs(first: int, last: int) -> tuple[tuple[range, Part], ...]:
-    """Slices `first` to `last` in slabs; every third is for the test, their ends are dropped."""
+def slabs(first: int, last: int) -> tuple[tuple[range, Split], ...]:
+    """Divide slices `first` to `last` into slabs without their ends; every third is a test slab."""
     starts = range(first, last - SLAB + 1, SLAB)
     return tuple(
         (
             range(start + SLAB_MARGIN, start + SLAB - SLAB_MARGIN),
-            Part.TEST if index % 3 == 1 else Part.TRAIN,
+            Split.TEST if index % 3 == 1 else Split.TRAIN,
         )
         for index, start in enumerate(starts)
     )
 
 
 def share(regions: Sequence[T], site: int, sites: int) -> Sequence[T]:
-    """The regions of one site: dealt in turn, no region to two sites.
+    """Return the regions of one site: dealt in turn, no region to two sites.
 
     With fewer regions than sites, some are held by several.
     """
@@ -100,7 +100,7 @@ def share(regions: Sequence[T], site: int, sites: int) -> Sequence[T]:
 
 
 def draw_box(rng: np.random.Generator, inside: Box, smallest: int, largest: int) -> Box:
-    """A random square inside a box, `smallest` to `largest` pixels wide as far as it fits."""
+    """Return a random square in a box, `smallest` to `largest` pixels wide as far as it fits."""
     room = min(inside.height, inside.width)
     side = int(rng.integers(min(smallest, room), min(largest, room) + 1))
     top = inside.top + int(rng.integers(inside.height - side + 1))
@@ -109,6 +109,6 @@ def draw_box(rng: np.random.Generator, inside: Box, smallest: int, largest: int)
 
 
 def shrunk(pixels: NDArray[np.uint8], side: int = SIDE) -> NDArray[np.uint8]:
-    """A picture brought to `side` x `side`; smaller ones are enlarged."""
+    """Resize a picture to `side` x `side`; a smaller one is enlarged."""
     image = Image.fromarray(np.ascontiguousarray(pixels))
     return np.asarray(image.resize((side, side), Image.Resampling.BICUBIC))

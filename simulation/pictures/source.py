@@ -13,8 +13,8 @@ import numpy as np
 from common.errors import DataError
 from common.identity import seed_for
 from simulation.data_sources import DataSource
-from simulation.pictures.regions import Part, share
-from simulation.pictures.tasks import ALL, Region, Shot, Task
+from simulation.pictures.regions import Split, share
+from simulation.pictures.tasks import ALL, Crop, PictureTask, Region
 from simulation.task_folder.write_task import Question
 
 #: Questions of a task, over all of its sites together.
@@ -36,55 +36,55 @@ def picture_questions(
         DataError: no task has this name.
     """
     found = _task(task)
-    train = shots(found, Part.TRAIN, position, hospitals, seed)
-    test = shots(found, Part.TEST, position, hospitals, seed)
+    train = crops(found, Split.TRAIN, position, hospitals, seed)
+    test = crops(found, Split.TEST, position, hospitals, seed)
     return _questions(train, 0), _questions(test, len(train))
 
 
-def shots(task: Task, part: Part, site: int, sites: int, seed: int) -> list[Shot]:
-    """The cut-outs of one site, each with the answers that it is asked for.
+def crops(task: PictureTask, split: Split, site: int, sites: int, seed: int) -> list[Crop]:
+    """Return the crops of one site, each with the answers that are asked for.
 
     Every answer of a question is asked for equally often, as far as the regions hold it.
     """
-    regions = task.regions(part)
+    regions = task.regions(split)
     count = TEST_QUESTIONS
-    if part is Part.TRAIN:
+    if split is Split.TRAIN:
         regions, count = share(regions, site, sites), TRAIN_QUESTIONS
-    rng = np.random.default_rng(seed_for(seed, "pictures", task.name, part.value, site, sites))
+    rng = np.random.default_rng(seed_for(seed, "pictures", task.name, split.value, site, sites))
     return _balanced(rng, task, regions, count // sites)
 
 
 def _balanced(
-    rng: np.random.Generator, task: Task, regions: Sequence[Region], count: int
-) -> list[Shot]:
-    """Cut-outs with `count` questions in all, the same number for every question and answer."""
+    rng: np.random.Generator, task: PictureTask, regions: Sequence[Region], count: int
+) -> list[Crop]:
+    """Draw crops with `count` questions in all, equally many for every question and answer."""
     wanted = {
         (question, answer): count // len(task.asks) // len(answers)
         for question, answers in task.asks.items()
         for answer in answers
     }
-    kept: list[Shot] = []
+    kept: list[Crop] = []
     asked: Counter[tuple[str, str]] = Counter()
     for _ in range(TRIES * count):
-        shot = regions[int(rng.integers(len(regions)))](rng)
-        useful = {pair for pair in shot.answers.items() if asked[pair] < wanted[pair]}
+        one = regions[int(rng.integers(len(regions)))](rng)
+        useful = {pair for pair in one.answers.items() if asked[pair] < wanted[pair]}
         if useful:
-            kept.append(replace(shot, answers=dict(sorted(useful))))
+            kept.append(replace(one, answers=dict(sorted(useful))))
             asked.update(useful)
         if asked.total() == sum(wanted.values()):
             break
     return kept
 
 
-def _questions(own: Sequence[Shot], first_group: int) -> list[Question]:
+def _questions(own: Sequence[Crop], first_group: int) -> list[Question]:
     return [
-        Question(shot.shown, question, answer, closed=True, group=group, dicom=shot.dicom)
-        for group, shot in enumerate(own, first_group)
-        for question, answer in shot.answers.items()
+        Question(one.shown, question, answer, closed=True, group=group, dicom=one.dicom)
+        for group, one in enumerate(own, first_group)
+        for question, answer in one.answers.items()
     ]
 
 
-def _task(name: str) -> Task:
+def _task(name: str) -> PictureTask:
     for task in ALL:
         if task.name == name:
             return task

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from common.errors import DataError
-from simulation.pictures.regions import Box, Part, cells
+from simulation.pictures.regions import Box, Split, cells
 
 Rgb = NDArray[np.uint8]
 Truth = NDArray[np.float32]
@@ -40,7 +40,7 @@ VESSEL_DEPTH: Final = 8.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Picture:
+class SourceImage:
     """One picture as it is shown, and one truth value for every pixel.
 
     What `truth` means is the source's: stain density, instance number, Hounsfield units.
@@ -54,11 +54,11 @@ class Picture:
     grid: tuple[int, int]
     """Rows and columns of `cells`."""
 
-    def cells(self, part: Part) -> list[Box]:
-        """The regions of the picture that belong to `part`."""
+    def cells(self, split: Split) -> list[Box]:
+        """Return the regions of the picture that belong to `split`."""
         height, width = self.truth.shape
         found = cells(height, width, *self.grid)
-        return [cell.box for cell in found if cell.part is part]
+        return [cell.box for cell in found if cell.split is split]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,7 +74,7 @@ class Brain:
 
 
 def package_file(package: str, *parts: str) -> Path:
-    """The path of a file inside an installed package, which is not imported."""
+    """Return the path of a file inside an installed package, without importing the package."""
     spec = find_spec(package)
     places = spec.submodule_search_locations if spec else None
     if not places:
@@ -92,89 +92,89 @@ def package_file(package: str, *parts: str) -> Path:
     return path
 
 
-def stained_tissue() -> Picture:
-    """Immunohistochemistry of colon glands; truth is the density of the brown stain (DAB).
+def stained_tissue() -> SourceImage:
+    """Load immunohistochemistry of colon glands; truth is the density of the brown stain (DAB).
 
     Colour deconvolution after Ruifrok and Johnston (2001), as in scikit-image's rgb2hed.
     """
     shown = _rgb(package_file("skimage", "data", "ihc.png"))
-    return Picture("stained tissue", shown, _stain_density(shown, channel=2), (5, 5))
+    return SourceImage("stained tissue", shown, _stain_density(shown, channel=2), (5, 5))
 
 
-def tissue() -> Picture:
-    """Haematoxylin and eosin; truth is the density of haematoxylin, which nuclei take up."""
+def tissue() -> SourceImage:
+    """Load an H&E stain; truth is the density of haematoxylin, which nuclei take up."""
     shown = _rgb(package_file("stardist", "data", "images", "histo.jpg"))
-    return Picture("tissue", shown, _stain_density(shown, channel=0), (3, 5))
+    return SourceImage("tissue", shown, _stain_density(shown, channel=0), (3, 5))
 
 
-def glowing_cells() -> Picture:
-    """Fluorescent nuclei; truth is the number of the nucleus at a pixel, 0 for none."""
+def glowing_cells() -> SourceImage:
+    """Load fluorescent nuclei; truth is the number of the nucleus at a pixel, 0 for none."""
     folder = ("stardist", "data", "images")
     light = _grey(package_file(*folder, "img2d.tif"))
     numbers = _grey(package_file(*folder, "mask2d.tif"))
     # The square root keeps the faint nuclei visible beside the few very bright ones.
     shown = _as_rgb(np.sqrt(_stretch(light, 1.0, 99.8)))
-    return Picture("glowing cells", shown, numbers, (4, 4))
+    return SourceImage("glowing cells", shown, numbers, (4, 4))
 
 
-def eye_ground() -> Picture:
-    """A fundus photograph; truth is 0 outside the camera's round field, 1 inside, 2 vessel."""
+def eye_ground() -> SourceImage:
+    """Load a fundus photograph; truth is 0 outside the camera's round field, 1 inside, 2 vessel."""
     shown = _rgb(package_file("skimage", "data", "retina.jpg"))
     inside = shown.max(axis=2) > EYE_DARK
     truth = inside.astype(np.float32) + _vessels(shown[..., 1], inside)
-    return Picture("eye ground", shown, truth, (7, 7))
+    return SourceImage("eye ground", shown, truth, (7, 7))
 
 
-def head_scan() -> Picture:
-    """CT of a head above the ears, without the table; truth in Hounsfield units."""
+def head_scan() -> SourceImage:
+    """Load CT of a head above the ears, without the table; truth in Hounsfield units."""
     file = package_file("data_store", "data", "693_UNCR.dcm")
     return _ct("head scan", file, Box(85, 120, 385, 300), (5, 4))
 
 
-def skull_scan() -> Picture:
-    """CT through the base of a skull; truth in Hounsfield units."""
+def skull_scan() -> SourceImage:
+    """Load CT through the base of a skull; truth in Hounsfield units."""
     file = package_file("pydicom", "data", "test_files", "J2K_pixelrep_mismatch.dcm")
     return _ct("skull scan", file, Box(0, 0, 512, 512), (6, 6))
 
 
-def belly_scan() -> Picture:
-    """CT of an abdomen, without the table; truth in Hounsfield units."""
+def belly_scan() -> SourceImage:
+    """Load CT of an abdomen, without the table; truth in Hounsfield units."""
     file = package_file("data_store", "data", "explicit_VR-UN.dcm")
     return _ct("belly scan", file, Box(110, 78, 275, 362), (4, 5))
 
 
-def spine_scan() -> Picture:
-    """CT of one vertebra; truth in Hounsfield units."""
+def spine_scan() -> SourceImage:
+    """Load CT of one vertebra; truth in Hounsfield units."""
     file = package_file("pydicom", "data", "test_files", "CT_small.dcm")
     return _ct("spine scan", file, Box(0, 0, 128, 128), (2, 2))
 
 
-def chest_film() -> Picture:
-    """A chest radiograph, bone bright; truth is the plate's signal, 0 to 1, low behind bone."""
+def chest_film() -> SourceImage:
+    """Load a chest radiograph, bone bright; truth is the plate's signal 0 to 1, low behind bone."""
     file = package_file("data_store", "data", "RG1_UNCR.dcm")
     return _film("chest film", file, Box(0, 0, 977, 920), (6, 6))
 
 
-def leg_film() -> Picture:
-    """A radiograph of a lower leg without its shutters; truth as in `chest_film`."""
+def leg_film() -> SourceImage:
+    """Load a radiograph of a lower leg without its shutters; truth as in `chest_film`."""
     file = package_file("data_store", "data", "RG3_UNCR.dcm")
     return _film("leg film", file, Box(0, 235, 880, 385), (7, 3))
 
 
-def node_echo() -> Picture:
-    """Power Doppler of a lymph node, without the frame of text; truth as in `_echo`."""
+def node_echo() -> SourceImage:
+    """Load power Doppler of a lymph node, without the frame of text; truth as in `_echo`."""
     pixels = _dicom(package_file("data_store", "data", "US1_UNCR.dcm")).pixel_array
     return _echo("node echo", pixels[110:334, 48:592], (3, 7))
 
 
-def vessel_echo() -> Picture:
-    """Colour Doppler of an echocardiogram; truth as in `_echo`."""
+def vessel_echo() -> SourceImage:
+    """Load colour Doppler of an echocardiogram; truth as in `_echo`."""
     pixels = _dicom(package_file("data_store", "data", "color-pl.dcm")).pixel_array
     return _echo("vessel echo", pixels[:, :228], (3, 3))
 
 
-def heart_echo() -> Picture:
-    """The middle frame of a grey echocardiogram, its sector only; truth as in `_echo`."""
+def heart_echo() -> SourceImage:
+    """Load the middle frame of a grey echocardiogram, its sector only; truth as in `_echo`."""
     from pydicom.pixels.utils import pixel_array
 
     file = package_file("data_store", "data", "color3d_jpeg_baseline.dcm")
@@ -182,8 +182,8 @@ def heart_echo() -> Picture:
     return _echo("heart echo", pixels[90:420, 150:450], (4, 4))
 
 
-def pelvis_echo() -> Picture:
-    """Two grey sectors of a pelvis, without the frame of text; truth as in `_echo`."""
+def pelvis_echo() -> SourceImage:
+    """Load two grey sectors of a pelvis, without the frame of text; truth as in `_echo`."""
     from pydicom.pixels.processing import apply_color_lut
 
     image = _dicom(package_file("data_store", "data", "gdcm-US-ALOKA-16.dcm"))
@@ -193,12 +193,12 @@ def pelvis_echo() -> Picture:
 
 @cache
 def brain() -> Brain:
-    """The symmetric T1 template with its tissue masks, from nilearn's data folder."""
+    """Load the symmetric T1 template with its tissue masks, from nilearn's data folder."""
     return Brain(t1=_template("t1"), grey=_template("gm"), white=_template("wm"))
 
 
 #: Every flat picture; `brain` is the only volume.
-FLAT: Final[tuple[Callable[[], Picture], ...]] = (
+FLAT: Final[tuple[Callable[[], SourceImage], ...]] = (
     stained_tissue,
     tissue,
     glowing_cells,
@@ -217,28 +217,28 @@ FLAT: Final[tuple[Callable[[], Picture], ...]] = (
 
 
 @cache
-def picture(source: Callable[[], Picture]) -> Picture:
-    """The picture of `source`, read once in a process."""
+def picture(source: Callable[[], SourceImage]) -> SourceImage:
+    """Return the picture of `source`, read once in a process."""
     return source()
 
 
 def ct_shown(hounsfield: Truth) -> Rgb:
-    """Hounsfield units in the soft tissue window, as grey RGB."""
+    """Show Hounsfield units in the soft tissue window, as grey RGB."""
     low = CT_CENTRE - CT_WIDTH / 2
     return _as_rgb(np.clip((hounsfield - low) / CT_WIDTH, 0.0, 1.0).astype(np.float32))
 
 
-def _ct(name: str, file: Path, body: Box, grid: tuple[int, int]) -> Picture:
+def _ct(name: str, file: Path, body: Box, grid: tuple[int, int]) -> SourceImage:
     image = _dicom(file)
     slope, shift = float(image.RescaleSlope), float(image.RescaleIntercept)
     # Some scanners fill the corners outside the round field with values below air's -1000.
     whole = np.maximum(image.pixel_array * slope + shift, -1024.0).astype(np.float32)
     hounsfield = body.of(whole)
-    return Picture(name, ct_shown(hounsfield), hounsfield, grid)
+    return SourceImage(name, ct_shown(hounsfield), hounsfield, grid)
 
 
-def _film(name: str, file: Path, beam: Box, grid: tuple[int, int]) -> Picture:
-    """A computed radiograph, halved in size; MONOCHROME1, so a high value is shown dark."""
+def _film(name: str, file: Path, beam: Box, grid: tuple[int, int]) -> SourceImage:
+    """Load a computed radiograph, halved in size; MONOCHROME1, so a high value is shown dark."""
     image = _dicom(file)
     found = image.PhotometricInterpretation
     if found != "MONOCHROME1":
@@ -246,11 +246,11 @@ def _film(name: str, file: Path, beam: Box, grid: tuple[int, int]) -> Picture:
     whole = _halved(image.pixel_array.astype(np.float32))
     # The square root spreads the dense parts, as a film's curve does.
     signal = np.sqrt(_stretch(beam.of(whole), 0.5, 99.5))
-    return Picture(name, _as_rgb(1.0 - signal), signal, grid)
+    return SourceImage(name, _as_rgb(1.0 - signal), signal, grid)
 
 
-def _echo(name: str, shown: Rgb, grid: tuple[int, int]) -> Picture:
-    """An ultrasound picture; truth is the flow's colour: 0 none, 1 red or yellow, 2 blue."""
+def _echo(name: str, shown: Rgb, grid: tuple[int, int]) -> SourceImage:
+    """Make an ultrasound picture; truth is the flow's colour: 0 none, 1 red or yellow, 2 blue."""
     from scipy.ndimage import binary_opening
 
     pixels = shown.astype(np.int16)
@@ -258,11 +258,11 @@ def _echo(name: str, shown: Rgb, grid: tuple[int, int]) -> Picture:
     # Opening drops the thin coloured lines that the scanner draws around its window.
     warm = binary_opening((red - blue > 60) & (red - green >= -20), np.ones((3, 3)))
     cold = binary_opening((blue - red > 60) & (blue - green > 60), np.ones((3, 3)))
-    return Picture(name, shown, (warm + 2 * cold).astype(np.float32), grid)
+    return SourceImage(name, shown, (warm + 2 * cold).astype(np.float32), grid)
 
 
 def _vessels(green: NDArray[np.uint8], inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Where the green channel is darker than around: blood takes up green light."""
+    """Return where the green channel is darker than around: blood takes up green light."""
     from scipy.ndimage import binary_erosion, gaussian_filter
 
     level, weight = green.astype(np.float32), inside.astype(np.float32)
@@ -302,19 +302,19 @@ def _grey(file: Path) -> Truth:
 
 
 def _stretch(values: Truth, low: float, high: float) -> Truth:
-    """`values` scaled so that the two percentiles become 0 and 1, clipped there."""
+    """Scale `values` so that the two percentiles become 0 and 1, clipped there."""
     bottom, top = np.percentile(values, [low, high])
     return np.clip((values - bottom) / (top - bottom), 0.0, 1.0).astype(np.float32)
 
 
 def _halved(values: Truth) -> Truth:
-    """Mean of each 2 by 2 block; an odd last row or column is dropped."""
+    """Return the mean of each 2 by 2 block; an odd last row or column is dropped."""
     height, width = values.shape[0] // 2, values.shape[1] // 2
     blocks = values[: 2 * height, : 2 * width].reshape(height, 2, width, 2)
     return blocks.mean(axis=(1, 3))
 
 
 def _as_rgb(level: NDArray[np.floating]) -> Rgb:
-    """Grey values from 0 to 1 as three equal channels of 0 to 255."""
+    """Return grey values from 0 to 1 as three equal channels of 0 to 255."""
     grey = np.rint(level * 255.0).astype(np.uint8)
     return np.repeat(grey[..., None], 3, axis=2)

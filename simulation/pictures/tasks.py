@@ -25,9 +25,9 @@ from simulation.pictures.brain_slices import (
     upright,
     whole_view,
 )
-from simulation.pictures.regions import SIDE, Box, Part, draw_box, shrunk
-from simulation.pictures.sources import Picture, Rgb, Truth, brain, picture
-from simulation.pictures.truths import Answers, View
+from simulation.pictures.regions import SIDE, Box, Split, draw_box, shrunk
+from simulation.pictures.sources import Rgb, SourceImage, Truth, brain, picture
+from simulation.pictures.truths import Answers, CropView
 from simulation.pictures.words import RING_OUTER, disc, with_ring
 from simulation.task_folder.write_dicom import ct_file
 
@@ -41,7 +41,7 @@ AMOUNTS: Final = ("none", "some", "much")
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class CropLocation:
     """Where a picture was cut out: a box of a flat picture, or of a slice of a plane."""
 
     source: str
@@ -50,35 +50,35 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Shot:
+class Crop:
     """One cut-out as it is shown, the truths it carries, and where it comes from."""
 
     shown: Rgb
     """(64, 64, 3)."""
     answers: Answers
-    place: Place
+    location: CropLocation
     dicom: bytes | None = None
 
 
-#: A region of a picture: something that shots can be drawn from.
-Region = Callable[[np.random.Generator], Shot]
+#: A region of a picture: something that crops can be drawn from.
+Region = Callable[[np.random.Generator], Crop]
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class PictureTask:
     """A task of one modality: its questions with their possible answers, and its regions."""
 
     name: str
     modality: Modality
     asks: Mapping[str, tuple[str, ...]]
-    regions: Callable[[Part], Sequence[Region]]
+    regions: Callable[[Split], Sequence[Region]]
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class CropStyle:
     """How crops of flat pictures are taken and shown."""
 
-    answers: Callable[[View], Answers]
+    answers: Callable[[CropView], Answers]
     smallest: float
     """The smallest crop's side, as a part of its cell's; the largest fills the cell."""
     turned: bool = False
@@ -87,49 +87,51 @@ class Look:
     dicom: bool = False
 
 
-def _flat(of: Sequence[Callable[[], Picture]], look: Look, part: Part) -> Sequence[Region]:
-    """The cells of `part` in each of the pictures."""
+def _flat(
+    of: Sequence[Callable[[], SourceImage]], style: CropStyle, split: Split
+) -> Sequence[Region]:
+    """Return the cells of `split` in each of the pictures."""
     return [
-        partial(_flat_shot, source, cell, look)
+        partial(_flat_crop, source, cell, style)
         for source in of
-        for cell in picture(source).cells(part)
+        for cell in picture(source).cells(split)
     ]
 
 
-def _flat_shot(
-    source: Callable[[], Picture], cell: Box, look: Look, rng: np.random.Generator
-) -> Shot:
+def _flat_crop(
+    source: Callable[[], SourceImage], cell: Box, style: CropStyle, rng: np.random.Generator
+) -> Crop:
     whole = picture(source)
     room = min(cell.height, cell.width)
-    box = draw_box(rng, cell, int(room * look.smallest), room)
+    box = draw_box(rng, cell, int(room * style.smallest), room)
     crop, truth = box.of(whole.shown), box.of(whole.truth)
-    if look.turned:
+    if style.turned:
         crop, truth = _turned(rng, crop, truth)
-    view = View(whole.name, shrunk(crop), truth, _ring(rng))
-    shown = with_ring(view.shown, view.ring) if look.ringed else view.shown
-    dicom = ct_file(truth, sources.CT_CENTRE, sources.CT_WIDTH) if look.dicom else None
-    return Shot(shown, look.answers(view), Place(whole.name, box), dicom)
+    view = CropView(whole.name, shrunk(crop), truth, _ring(rng))
+    shown = with_ring(view.shown, view.ring) if style.ringed else view.shown
+    dicom = ct_file(truth, sources.CT_CENTRE, sources.CT_WIDTH) if style.dicom else None
+    return Crop(shown, style.answers(view), CropLocation(whole.name, box), dicom)
 
 
 def _turned(rng: np.random.Generator, crop: Rgb, truth: Truth) -> tuple[Rgb, Truth]:
-    """Both turned by the same quarter turns and, half the time, mirrored."""
+    """Turn both by the same quarter turns and mirror them half the time."""
     quarters = int(rng.integers(4))
     crop, truth = np.rot90(crop, quarters), np.rot90(truth, quarters)
     return (crop[:, ::-1], truth[:, ::-1]) if rng.random() < 0.5 else (crop, truth)
 
 
 def _ring(rng: np.random.Generator) -> tuple[int, int]:
-    """Where a ring fits wholly into the picture."""
+    """Return a random centre at which a ring fits wholly into the picture."""
     edge = int(np.ceil(RING_OUTER)) + 2
     return int(rng.integers(edge, SIDE - edge)), int(rng.integers(edge, SIDE - edge))
 
 
-def _slices(part: Part) -> Sequence[Region]:
-    """The slabs of `part`, of all three planes."""
-    return [partial(_slice_shot, slab) for plane in Plane for slab in plane_slabs(plane, part)]
+def _slices(split: Split) -> Sequence[Region]:
+    """Return the slabs of `split`, of all three planes."""
+    return [partial(_slice_crop, slab) for plane in Plane for slab in plane_slabs(plane, split)]
 
 
-def _slice_shot(slab: Slab, rng: np.random.Generator) -> Shot:
+def _slice_crop(slab: Slab, rng: np.random.Generator) -> Crop:
     index = draw_slice(rng, slab)
     box = whole_view(rng)
     shown = shrunk(_grey(box.of(upright(brain().t1, slab.plane, index))))
@@ -137,11 +139,11 @@ def _slice_shot(slab: Slab, rng: np.random.Generator) -> Shot:
     depth = _depth(slab.plane, index)
     if depth is not None:
         answers[DEPTH] = depth
-    return Shot(shown, answers, Place(slab.plane.name.lower(), box, index))
+    return Crop(shown, answers, CropLocation(slab.plane.name.lower(), box, index))
 
 
 def _depth(plane: Plane, index: int) -> str | None:
-    """Where the slice lies between the middle of the brain and its edge; None in between."""
+    """Return whether the slice is near the middle of the brain or its edge; None in between."""
     first, last = EXTENT[plane]
     if plane is Plane.SAGITTAL:
         away = abs(index - MIDDLE_X) / last
@@ -150,24 +152,26 @@ def _depth(plane: Plane, index: int) -> str | None:
     return "middle" if away < 0.4 else "edge" if away > 0.6 else None
 
 
-def _matters(part: Part) -> Sequence[Region]:
-    """The axial slabs of `part`."""
-    return [partial(_matter_shot, slab) for slab in plane_slabs(Plane.AXIAL, part)]
+def _matters(split: Split) -> Sequence[Region]:
+    """Return the axial slabs of `split`."""
+    return [partial(_matter_crop, slab) for slab in plane_slabs(Plane.AXIAL, split)]
 
 
-def _matter_shot(slab: Slab, rng: np.random.Generator) -> Shot:
-    """A part of an axial slice, ringed where the template's masks agree on one matter."""
+def _matter_crop(slab: Slab, rng: np.random.Generator) -> Crop:
+    """Cut out a part of an axial slice, with a ring where the masks agree on one matter."""
     index = draw_slice(rng, slab)
     t1 = upright(brain().t1, slab.plane, index)
     matters = _matters_of(index)
     wanted = list(matters)[int(rng.integers(len(matters)))]
     places = matters[wanted].places
     if len(places) == 0:
-        return Shot(shrunk(_grey(t1)), {}, Place("axial", Box(0, 0, CANVAS, CANVAS), index))
+        return Crop(shrunk(_grey(t1)), {}, CropLocation("axial", Box(0, 0, CANVAS, CANVAS), index))
     box, ring = _around(rng, places[int(rng.integers(len(places)))])
     ringed = shrunk(box.of(matters[wanted].mask))[disc(ring)] > 128
     answers = {MATTER: wanted} if ringed.mean() >= 0.9 else {}
-    return Shot(with_ring(_grey(shrunk(box.of(t1))), ring), answers, Place("axial", box, index))
+    return Crop(
+        with_ring(_grey(shrunk(box.of(t1))), ring), answers, CropLocation("axial", box, index)
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -181,7 +185,7 @@ class Matter:
 
 @cache
 def _matters_of(index: int) -> Mapping[str, Matter]:
-    """The matters of an axial slice, by the template's masks (0 to 255)."""
+    """Return the matters of an axial slice, by the template's masks (0 to 255)."""
     from scipy.ndimage import binary_erosion
 
     t1, grey, white = (
@@ -199,7 +203,7 @@ def _matters_of(index: int) -> Mapping[str, Matter]:
 
 
 def _around(rng: np.random.Generator, place: NDArray[np.int64]) -> tuple[Box, tuple[int, int]]:
-    """A square around a voxel of a slice, and where that voxel is in its 64 x 64 picture."""
+    """Return a square around a voxel of a slice, and where the voxel is in its 64 x 64 picture."""
     side = int(rng.integers(36, 57))
     down, across = (int(rng.integers(side // 5, side - side // 5)) for _ in range(2))
     box = Box(int(place[0]) - down, int(place[1]) - across, side, side)
@@ -220,57 +224,59 @@ ECHOES: Final = (
 )
 
 ALL: Final = (
-    Task(
+    PictureTask(
         "stain",
         Modality.PATHOLOGY,
         {truths.STAIN: ("none", "some", "most"), truths.GLASS: YES_NO},
-        partial(_flat, (sources.stained_tissue,), Look(truths.stained, 0.45, turned=True)),
+        partial(_flat, (sources.stained_tissue,), CropStyle(truths.stained, 0.45, turned=True)),
     ),
-    Task(
+    PictureTask(
         "nuclei",
         Modality.MICROSCOPY,
         {truths.NUCLEI: ("few", "several", "many"), truths.ON_NUCLEUS: YES_NO},
         partial(
             _flat,
             (sources.glowing_cells,),
-            Look(truths.counted, 0.4, turned=True, ringed=True),
+            CropStyle(truths.counted, 0.4, turned=True, ringed=True),
         ),
     ),
-    Task(
+    PictureTask(
         "fundus",
         Modality.FUNDUS,
         {truths.FIELD_END: (*SIDES, "nowhere"), truths.VESSELS: AMOUNTS},
-        partial(_flat, (sources.eye_ground,), Look(truths.bounded, 0.5, turned=True)),
+        partial(_flat, (sources.eye_ground,), CropStyle(truths.bounded, 0.5, turned=True)),
     ),
-    Task(
+    PictureTask(
         "plane",
         Modality.MR,
         {PLANE: ("axial", "coronal", "sagittal"), DEPTH: ("middle", "edge")},
         _slices,
     ),
-    Task(
+    PictureTask(
         "bone",
         Modality.CT,
         {truths.BONE: AMOUNTS, truths.AIR: YES_NO},
-        partial(_flat, CTS, Look(truths.measured, 0.6, dicom=True)),
+        partial(_flat, CTS, CropStyle(truths.measured, 0.6, dicom=True)),
     ),
-    Task(
+    PictureTask(
         "crowding",
         Modality.PATHOLOGY,
         {truths.CROWDING: ("loose", "dense"), truths.ON_NUCLEUS: YES_NO},
-        partial(_flat, (sources.tissue,), Look(truths.crowded, 0.35, turned=True, ringed=True)),
+        partial(
+            _flat, (sources.tissue,), CropStyle(truths.crowded, 0.35, turned=True, ringed=True)
+        ),
     ),
-    Task(
+    PictureTask(
         "film",
         Modality.XRAY,
         {truths.BODY_PART: ("chest", "leg"), truths.FREE_SIDE: SIDES},
-        partial(_flat, FILMS, Look(truths.exposed, 0.5)),
+        partial(_flat, FILMS, CropStyle(truths.exposed, 0.5)),
     ),
-    Task(
+    PictureTask(
         "flow",
         Modality.ULTRASOUND,
         {truths.FLOW: ("red", "blue", "none"), truths.FLOW_AMOUNT: AMOUNTS},
-        partial(_flat, ECHOES, Look(truths.flowing, 0.5)),
+        partial(_flat, ECHOES, CropStyle(truths.flowing, 0.5)),
     ),
-    Task("matter", Modality.MR, {MATTER: ("grey", "white", "fluid")}, _matters),
+    PictureTask("matter", Modality.MR, {MATTER: ("grey", "white", "fluid")}, _matters),
 )

@@ -22,7 +22,7 @@ Bin = tuple[str, float, float]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class View:
+class CropView:
     """A crop as it is shown, before a ring is drawn, and the truth at every pixel of it."""
 
     source: str
@@ -78,65 +78,67 @@ FLOW_BINS: Final = (("none", 0.0, 0.0005), ("some", 0.03, 0.12), ("much", 0.22, 
 FLAT: Final = 10.0
 
 
-def stained(view: View) -> Answers:
-    """Brown stain by colour deconvolution; bare glass by brightness."""
+def stained(view: CropView) -> Answers:
+    """Read brown stain from colour deconvolution, bare glass from brightness."""
     brown = float((view.truth > STAINED).mean())
     bare = float((grey_level(view.shown) > BARE).mean())
-    return _told({STAIN: _named(brown, STAIN_BINS), GLASS: _named(bare, GLASS_BINS)})
+    return _known({STAIN: _bin_name(brown, STAIN_BINS), GLASS: _bin_name(bare, GLASS_BINS)})
 
 
-def counted(view: View) -> Answers:
-    """Nuclei by their numbers in the instance mask; a ring wholly on or wholly off them."""
+def counted(view: CropView) -> Answers:
+    """Count the nuclei of the instance mask; the ring counts if wholly on or off them."""
     sizes = np.bincount(view.truth.astype(np.int64).ravel())[1:]
     count = int((sizes >= NUCLEUS_PIXELS).sum())
-    return _told({NUCLEI: _named(count, NUCLEI_BINS), ON_NUCLEUS: _on(ringed(view) > 0)})
+    return _known({NUCLEI: _bin_name(count, NUCLEI_BINS), ON_NUCLEUS: _on(ringed(view) > 0)})
 
 
-def crowded(view: View) -> Answers:
-    """The part of the crop that haematoxylin stains, and what is under the ring."""
+def crowded(view: CropView) -> Answers:
+    """Measure the part of the crop that haematoxylin stains, and what is under the ring."""
     nuclear = view.truth > NUCLEAR
     on_nucleus = _on(ringed(view) > NUCLEAR, purity=0.85)
-    return _told({CROWDING: _named(float(nuclear.mean()), CROWDING_BINS), ON_NUCLEUS: on_nucleus})
+    return _known(
+        {CROWDING: _bin_name(float(nuclear.mean()), CROWDING_BINS), ON_NUCLEUS: on_nucleus}
+    )
 
 
-def bounded(view: View) -> Answers:
-    """Where the round field ends, from its outline; vessels by their darkness in green."""
+def bounded(view: CropView) -> Answers:
+    """Find where the round field ends, from its outline, and vessels by their darkness in green."""
     outside = view.truth == 0
     inside = float((~outside).sum())
     part = float((view.truth == 2).sum()) / max(inside, 1.0)
-    vessel = _named(part, VESSEL_BINS) if outside.mean() < 0.02 else None
-    return _told({FIELD_END: _end(outside), VESSELS: vessel})
+    vessel = _bin_name(part, VESSEL_BINS) if outside.mean() < 0.02 else None
+    return _known({FIELD_END: _end(outside), VESSELS: vessel})
 
 
-def measured(view: View) -> Answers:
-    """Bone and air by Hounsfield units; a field of almost nothing but air is not asked about."""
+def measured(view: CropView) -> Answers:
+    """Measure bone and air by Hounsfield units; a field of almost only air has no answers."""
     bone = float((view.truth > BONE_HU).mean())
     air = float((view.truth < AIR_HU).mean())
     if air > 0.8:
         return {}
-    return _told({BONE: _named(bone, BONE_BINS), AIR: _named(air, AIR_BINS)})
+    return _known({BONE: _bin_name(bone, BONE_BINS), AIR: _bin_name(air, AIR_BINS)})
 
 
-def exposed(view: View) -> Answers:
-    """The examined part from the header; the side whose plate signal is higher."""
+def exposed(view: CropView) -> Answers:
+    """Return the body part, which the header names, and the side whose plate signal is higher."""
     part = "chest" if view.source == "chest film" else "leg"
-    return _told({BODY_PART: part, FREE_SIDE: _side(view.truth, least=0.08)})
+    return _known({BODY_PART: part, FREE_SIDE: _side(view.truth, least=0.08)})
 
 
-def flowing(view: View) -> Answers:
-    """Doppler colour, which the scanner itself has painted."""
+def flowing(view: CropView) -> Answers:
+    """Read the Doppler colour that the scanner has painted."""
     warm, cold = float((view.truth == 1).mean()), float((view.truth == 2).mean())
-    amount = _named(warm + cold, FLOW_BINS) if float(view.shown.std()) > FLAT else None
+    amount = _bin_name(warm + cold, FLOW_BINS) if float(view.shown.std()) > FLAT else None
     colour = None
     if amount == "none":
         colour = "none"
     elif amount is not None and max(warm, cold) > 4 * min(warm, cold):
         colour = "red" if warm > cold else "blue"
-    return _told({FLOW: colour, FLOW_AMOUNT: amount})
+    return _known({FLOW: colour, FLOW_AMOUNT: amount})
 
 
-def ringed(view: View) -> Truth:
-    """The truth at the pixels that the ring encloses, (pixels,)."""
+def ringed(view: CropView) -> Truth:
+    """Return the truth at the pixels that the ring encloses, (pixels,)."""
     height, width = view.truth.shape
     rows, columns = np.nonzero(disc(view.ring))
     down = ((rows + 0.5) * height / SIDE).astype(np.int64)
@@ -144,20 +146,20 @@ def ringed(view: View) -> Truth:
     return view.truth[down, across]
 
 
-def _named(value: float, bins: Sequence[Bin]) -> str | None:
+def _bin_name(value: float, bins: Sequence[Bin]) -> str | None:
     return next((name for name, low, high in bins if low <= value <= high), None)
 
 
-def _told(answers: dict[str, str | None]) -> Answers:
+def _known(answers: dict[str, str | None]) -> Answers:
     return {question: answer for question, answer in answers.items() if answer is not None}
 
 
 def _on(hits: np.ndarray[tuple[int, ...], np.dtype[np.bool_]], purity: float = 0.95) -> str | None:
-    return _named(float(hits.mean()), (("no", 0.0, 1.0 - purity), ("yes", purity, 1.0)))
+    return _bin_name(float(hits.mean()), (("no", 0.0, 1.0 - purity), ("yes", purity, 1.0)))
 
 
 def _end(outside: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> str | None:
-    """The side on which pixels outside the field lie, if clearly one, or nowhere."""
+    """Return the side on which the field ends, if clearly one, or nowhere."""
     part = float(outside.mean())
     if part == 0:
         return "nowhere"
@@ -165,7 +167,7 @@ def _end(outside: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> str | None
 
 
 def _side(values: Truth, least: float) -> str | None:
-    """The side with the higher mean, by `least` and twice as clear as across; else None."""
+    """Return the side with the higher mean, by `least` and twice as clear as across; else None."""
     high, wide = values.shape[0] // 2, values.shape[1] // 2
     down = float(values[-high:].mean() - values[:high].mean())
     across = float(values[:, -wide:].mean() - values[:, :wide].mean())

@@ -27,7 +27,7 @@ SHADES: Final = ((25.0, "black"), (110.0, "dark"), (190.0, "grey"), (235.0, "lig
 
 
 def words(shown: Rgb, ring: tuple[int, int] | None) -> dict[str, str]:
-    """What is seen in a 64 x 64 picture before the ring is drawn: one plain word a question."""
+    """Describe a 64 x 64 picture before the ring is drawn: one plain word for each property."""
     level = grey_level(shown)
     red, blue = shown[..., 0].astype(np.int16), shown[..., 2].astype(np.int16)
     return {
@@ -47,18 +47,18 @@ def words(shown: Rgb, ring: tuple[int, int] | None) -> dict[str, str]:
 
 
 def grey_level(shown: Rgb) -> Level:
-    """Luma of ITU-R BT.601, 0 to 255, (height, width)."""
+    """Return the luma of ITU-R BT.601, 0 to 255, (height, width)."""
     weights = np.array([0.299, 0.587, 0.114], dtype=np.float32)
     return (shown.astype(np.float32) @ weights).astype(np.float32)
 
 
 def disc(centre: tuple[int, int], radius: float = RING_DISC) -> NDArray[np.bool_]:
-    """The pixels of a 64 x 64 picture within `radius` of `centre` (row, column)."""
+    """Return the pixels of a 64 x 64 picture within `radius` of `centre` (row, column)."""
     return _distance(centre) <= radius
 
 
 def with_ring(shown: Rgb, centre: tuple[int, int]) -> Rgb:
-    """A copy of a 64 x 64 picture with a green ring around `centre` (row, column)."""
+    """Return a copy of a 64 x 64 picture with a green ring around `centre` (row, column)."""
     distance = _distance(centre)
     marked = shown.copy()
     marked[(distance >= RING_INNER) & (distance <= RING_OUTER)] = RING_COLOUR
@@ -75,7 +75,7 @@ def _shade(level: float) -> str:
 
 
 def _amount(part: float) -> str:
-    """How large a part of the picture is, in words."""
+    """Return how large a part of the picture is, in words."""
     for limit, name in ((0.005, "none"), (0.1, "little"), (0.4, "some"), (0.8, "much")):
         if part < limit:
             return name
@@ -110,7 +110,7 @@ def _texture(level: Level) -> str:
 
 
 def _spots(level: Level, sign: float) -> str:
-    """How many blobs stand out from their surroundings by 15 grey levels."""
+    """Return how many blobs differ from their surroundings by 15 grey levels, in words."""
     from scipy.ndimage import gaussian_filter, label
 
     around = gaussian_filter(level, 6.0)

@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from simulation.phantoms.factors import Factors, Kind, shuffled
+from simulation.phantoms.factors import ImageFactors, ImageKind, shuffled
 from simulation.phantoms.tasks import (
     BODY_PARTS,
     COLOUR_SIGNS,
@@ -22,8 +22,10 @@ from simulation.pretraining.lesson_words import Lesson
 CAPTION_REQUEST: Final = "write a short medical caption."
 
 
-def clinical_caption(kind: Kind, factors: Factors, rng: np.random.Generator) -> Lesson | None:
-    """A request for a caption and up to three clinical terms; None where no task has the kind."""
+def clinical_caption(
+    kind: ImageKind, factors: ImageFactors, rng: np.random.Generator
+) -> Lesson | None:
+    """Return a caption request and up to three clinical terms; None if no task has the kind."""
     terms = [term for term in _terms(kind, factors) if term]
     if not terms:
         return None
@@ -31,7 +33,7 @@ def clinical_caption(kind: Kind, factors: Factors, rng: np.random.Generator) -> 
 
 
 def text_lesson(rng: np.random.Generator) -> Lesson:
-    """A lesson without a picture: repeat some words, or say which field uses them."""
+    """Return a lesson without a picture: repeat some words, or say which field uses them."""
     names = list(TASKS)
     name = names[int(rng.integers(len(names)))]
     asked = TASKS[name].draw_case(rng).asked[0]
@@ -45,32 +47,32 @@ def text_lesson(rng: np.random.Generator) -> Lesson:
     return f"repeat: {said}", said
 
 
-def _terms(kind: Kind, factors: Factors) -> Iterable[str]:
-    """What a clinician would call the factors; empty where there is nothing to say."""
+def _terms(kind: ImageKind, factors: ImageFactors) -> Iterable[str]:
+    """Yield what a clinician would call the factors; empty where there is nothing to say."""
     match kind:
-        case Kind.HISTOLOGY:
+        case ImageKind.HISTOLOGY:
             yield TISSUES[factors["tissue"]]
             yield f"{factors['variation']} pleomorphism"
             yield f"{factors['crowding'].replace('none', 'no')} crowding"
             yield "necrosis" if factors["necrosis"] == "yes" else ""
             yield "frequent mitosis" if factors["mitosis"] == "yes" else ""
             yield "prominent nucleoli" if factors["nucleoli"] == "yes" else ""
-        case Kind.CHEST_XRAY | Kind.CHEST_CT:
+        case ImageKind.CHEST_XRAY | ImageKind.CHEST_CT:
             yield f"{MODALITIES[kind]} {BODY_PARTS[kind]}"
             yield "cardiomegaly" if factors["heart"] == "wide" else "normal heart"
             yield from _sided(factors)
-        case Kind.ABDOMEN_CT:
+        case ImageKind.ABDOMEN_CT:
             yield "ct abdomen"
             yield "liver lesion" if factors["lesion"] == "yes" else ""
             yield "kidney stones" if factors["stone"] != "none" else ""
             yield "contrast enhanced" if factors["contrast"] == "yes" else ""
-        case Kind.BRAIN_MR:
+        case ImageKind.BRAIN_MR:
             yield "mri head"
             yield f"{factors['weighting']} weighted"
             yield f"{factors['plane'].replace('axial', 'transverse')} plane"
             yield "hydrocephalus" if factors["ventricles"] == "wide" else ""
             yield "brain tumor" if factors["lesion"] != "none" else ""
-        case Kind.SKIN_PHOTO:
+        case ImageKind.SKIN_PHOTO:
             yield factors["form"]
             yield from (name for name in ("pustule", "scale", "crust") if factors[name] == "yes")
             yield COLOUR_SIGNS[factors["colour"]]
@@ -78,7 +80,7 @@ def _terms(kind: Kind, factors: Factors) -> Iterable[str]:
             return
 
 
-def _sided(factors: Factors) -> Iterable[str]:
+def _sided(factors: ImageFactors) -> Iterable[str]:
     names = {
         "haze": "consolidation pneumonia",
         "effusion": "pleural effusion",

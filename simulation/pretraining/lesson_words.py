@@ -78,14 +78,14 @@ _THINGS: Final = (
 
 
 def crop_lessons(seen: Mapping[str, str], rng: np.random.Generator, count: int) -> list[Lesson]:
-    """`count` true questions about a crop, of those whose word it has."""
+    """Return `count` true questions about a crop, of those whose word it has."""
     keys = [key for key in WORD_QUESTIONS if key in seen]
     chosen = shuffled(rng, keys)[:count]
     return [(WORD_QUESTIONS[key][int(rng.integers(2))], seen[key]) for key in chosen]
 
 
 def untrue_lesson(rng: np.random.Generator) -> Lesson:
-    """A question in a form that real tasks use, and any one of its answers."""
+    """Return a question in a form that real tasks use, and any one of its answers."""
     match int(rng.integers(3)):
         case 0:
             options = list(_pick(rng, _CHOICES))

@@ -9,23 +9,23 @@ from numpy.typing import NDArray
 
 from common.identity import seed_for
 from simulation.phantoms.canvas import SIZE
-from simulation.phantoms.factors import FACTORS, Factors, Kind, draw_factors
+from simulation.phantoms.factors import FACTORS, ImageFactors, ImageKind, draw_factors
 from simulation.phantoms.images import render
 from simulation.pictures.words import with_ring, words
 from simulation.pretraining.lesson_words import WORD_QUESTIONS
 from simulation.pretraining.make_crops import pretraining_crops
 
 #: How often each kind is drawn: more where there is more to see.
-_KIND_SHARES: Final[Mapping[Kind, float]] = {
-    Kind.HISTOLOGY: 0.24,
-    Kind.CHEST_XRAY: 0.20,
-    Kind.ABDOMEN_CT: 0.08,
-    Kind.CHEST_CT: 0.08,
-    Kind.BRAIN_MR: 0.08,
-    Kind.ULTRASOUND: 0.04,
-    Kind.FUNDUS: 0.06,
-    Kind.SKIN_PHOTO: 0.11,
-    Kind.DERMOSCOPY: 0.11,
+_KIND_SHARES: Final[Mapping[ImageKind, float]] = {
+    ImageKind.HISTOLOGY: 0.24,
+    ImageKind.CHEST_XRAY: 0.20,
+    ImageKind.ABDOMEN_CT: 0.08,
+    ImageKind.CHEST_CT: 0.08,
+    ImageKind.BRAIN_MR: 0.08,
+    ImageKind.ULTRASOUND: 0.04,
+    ImageKind.FUNDUS: 0.06,
+    ImageKind.SKIN_PHOTO: 0.11,
+    ImageKind.DERMOSCOPY: 0.11,
 }
 #: Scanners that phantoms are drawn with: many, so that the tower learns to see past them.
 _SITES: Final = 64
@@ -44,27 +44,27 @@ class Album:
     """
 
     pixels: NDArray[np.uint8]
-    kinds: Sequence[Kind | None]
-    factors: Sequence[Factors]
+    kinds: Sequence[ImageKind | None]
+    factors: Sequence[ImageFactors]
     words: Sequence[Mapping[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
-class Fact:
+class VisualFact:
     """One thing to recognise: of a kind of phantom, or (None) of any picture."""
 
-    kind: Kind | None
+    kind: ImageKind | None
     name: str
     values: tuple[str, ...]
 
 
 def make_album(phantoms: int, crops: int, seed: int) -> Album:
-    """`phantoms` phantoms, then `crops` crops of the real pictures' train regions."""
+    """Make `phantoms` phantoms, then `crops` crops of the real pictures' train regions."""
     rng = np.random.default_rng(seed_for(seed, "album"))
     names = list(_KIND_SHARES)
     pixels = np.empty((phantoms + crops, SIZE, SIZE, 3), np.uint8)
-    kinds: list[Kind | None] = []
-    factors: list[Factors] = []
+    kinds: list[ImageKind | None] = []
+    factors: list[ImageFactors] = []
     seen: list[Mapping[str, str]] = []
     for index in range(phantoms):
         kind = names[int(rng.choice(len(names), p=list(_KIND_SHARES.values())))]
@@ -77,25 +77,25 @@ def make_album(phantoms: int, crops: int, seed: int) -> Album:
         factors.append(facts)
     real, real_words = pretraining_crops(crops, seed)
     pixels[phantoms:] = real
-    blank: Factors = {}
+    blank: ImageFactors = {}
     kinds += [None] * crops
     factors += [blank] * crops
     return Album(pixels, kinds, factors, [*seen, *real_words])
 
 
-def list_facts(album: Album) -> list[Fact]:
-    """Every phantom's kind and factors, and every plain word that `album` has."""
-    facts = [Fact(None, "kind", tuple(Kind))]
+def list_facts(album: Album) -> list[VisualFact]:
+    """List every phantom's kind and factors, and every plain word that `album` has."""
+    facts = [VisualFact(None, "kind", tuple(ImageKind))]
     for kind, factors in FACTORS.items():
-        facts += [Fact(kind, name, values) for name, values in factors.items()]
+        facts += [VisualFact(kind, name, values) for name, values in factors.items()]
     for name in WORD_QUESTIONS:
         found = sorted({seen[name] for seen in album.words if name in seen})
-        facts.append(Fact(None, name, tuple(found)))
+        facts.append(VisualFact(None, name, tuple(found)))
     return facts
 
 
-def fact_labels(album: Album, facts: Sequence[Fact]) -> NDArray[np.int64]:
-    """Which value each fact has in each picture, (pictures, facts); UNKNOWN where it has none."""
+def fact_labels(album: Album, facts: Sequence[VisualFact]) -> NDArray[np.int64]:
+    """Return the index of each fact's value, (pictures, facts); UNKNOWN where it has none."""
     labels = np.full((len(album.kinds), len(facts)), UNKNOWN, np.int64)
     for column, fact in enumerate(facts):
         place = {value: index for index, value in enumerate(fact.values)}
@@ -104,8 +104,8 @@ def fact_labels(album: Album, facts: Sequence[Fact]) -> NDArray[np.int64]:
     return labels
 
 
-def _value(album: Album, row: int, fact: Fact) -> str:
-    """The fact's value in a picture; empty where it has none."""
+def _value(album: Album, row: int, fact: VisualFact) -> str:
+    """Return the fact's value in a picture; empty where it has none."""
     kind = album.kinds[row]
     if fact.name == "kind":
         return "" if kind is None else kind
@@ -115,6 +115,6 @@ def _value(album: Album, row: int, fact: Fact) -> str:
 
 
 def _ring(rng: np.random.Generator) -> tuple[int, int]:
-    """Where a ring fits wholly into a picture."""
+    """Return a random centre at which a ring fits wholly into a picture."""
     row, column = rng.integers(8, SIZE - 8, 2)
     return int(row), int(column)

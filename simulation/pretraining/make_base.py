@@ -68,7 +68,7 @@ Licence: Apache-2.0, as the rest of the repository.
 
 
 @dataclass(frozen=True, slots=True)
-class Sizes:
+class RecipeSizes:
     """How much of everything: pictures, and steps of training."""
 
     phantoms: int
@@ -77,9 +77,9 @@ class Sizes:
     language_steps: int
 
 
-def sizes_at(scale: float) -> Sizes:
-    """The recipe's sizes, times `scale`; 1 is what the repository's weights were made with."""
-    return Sizes(
+def sizes_at(scale: float) -> RecipeSizes:
+    """Return the recipe's sizes times `scale`; the repository's weights were made with 1."""
+    return RecipeSizes(
         phantoms=round(32_000 * scale),
         crops=round(16_000 * scale),
         tower_steps=round(3000 * scale),
@@ -88,7 +88,10 @@ def sizes_at(scale: float) -> Sizes:
 
 
 def make_base(out: Path, work: Path, scale: float) -> None:
-    """`out` holds the model, its scores and its card; `work` the finished stages' weights."""
+    """Write the model, its scores and its card to `out`.
+
+    `work` keeps the weights of finished stages.
+    """
     sizes = sizes_at(scale)
     work.mkdir(parents=True, exist_ok=True)
     clock = _clock(work)
@@ -108,7 +111,7 @@ def make_base(out: Path, work: Path, scale: float) -> None:
         },
         "plain_exact_match": _plain_scores(model, tokenizer, unseen),
         "cpu_seconds": {name: round(seconds) for name, seconds in clock.items()},
-        "sizes": {name: getattr(sizes, name) for name in Sizes.__slots__},
+        "sizes": {name: getattr(sizes, name) for name in RecipeSizes.__slots__},
         "seed": SEED,
         "versions": {name: version(name) for name in ("torch", "transformers", "numpy")},
     }
@@ -117,7 +120,7 @@ def make_base(out: Path, work: Path, scale: float) -> None:
 
 
 def place(out: Path, fill: Callable[[Path], None]) -> None:
-    """`out` is what `fill` writes, whole; what was there before is replaced at once."""
+    """Replace `out` by what `fill` writes, whole and at once."""
     partial_out = out.with_name(f".{out.name}.partial")
     old = out.with_name(f".{out.name}.old")
     try:
@@ -136,7 +139,7 @@ def place(out: Path, fill: Callable[[Path], None]) -> None:
 def _tower(
     work: Path, train: Album, unseen: Album, steps: int
 ) -> tuple[CLIPVisionModel, SightScores]:
-    """A trained tower and its scores; `work` remembers both."""
+    """Return a trained tower and its scores, from `work` if they are there."""
     weights, scores = work / "tower.safetensors", work / "tower.json"
     if scores.exists():
         tower = CLIPVisionModel(vision_config()).eval()
@@ -157,7 +160,7 @@ def _language(
     train: Album,
     steps: int,
 ) -> LlavaForConditionalGeneration:
-    """The whole model, its tower as given; `work` remembers it."""
+    """Return the whole model with this tower, from `work` if it is there."""
     model = new_model(len(tokenizer), SEED)
     weights = work / "model.safetensors"
     if weights.exists():
@@ -173,7 +176,7 @@ def _language(
 def _plain_scores(
     model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, unseen: Album
 ) -> dict[str, float]:
-    """Share of plain questions about unseen pictures that are answered exactly."""
+    """Return the share of plain questions about unseen pictures that are answered exactly."""
     features = see(model.model.vision_tower, unseen.pixels)
     teacher, rng = teacher_of(unseen), np.random.default_rng(SEED)
     crops = set(teacher.of_kind[None])
@@ -195,7 +198,7 @@ def _save(
     scale: float,
     folder: Path,
 ) -> None:
-    """Everything that belongs into the model's folder, scored as it was written."""
+    """Write everything that belongs into the model's folder, and score it as written."""
     model.half().save_pretrained(folder)
     for file in folder.iterdir():
         file.chmod(0o644)  # safetensors 0.8 writes files that only their owner can read
@@ -215,7 +218,7 @@ def _save(
 
 
 def image_settings() -> CLIPImageProcessorPil:
-    """How a picture becomes the tower's pixels: 64 x 64, not cropped."""
+    """Return the preprocessing of a picture: 64 x 64 pixels, not cropped."""
     return CLIPImageProcessorPil(
         size={"height": 64, "width": 64},
         crop_size={"height": 64, "width": 64},
@@ -226,14 +229,14 @@ def image_settings() -> CLIPImageProcessorPil:
 
 
 def _clock(work: Path) -> dict[str, float]:
-    """CPU seconds of the stages that `work` remembers."""
+    """Read the CPU seconds of the stages that are in `work`."""
     file = work / _CLOCK
     return json.loads(file.read_text()) if file.exists() else {}
 
 
 @contextmanager
 def _timed(clock: dict[str, float], name: str) -> Generator[None]:
-    """Note the stage's CPU seconds; a stage that was only remembered keeps those it took."""
+    """Record the stage's CPU seconds, unless an earlier run has recorded them."""
     started = time.process_time()
     yield
     clock.setdefault(name, time.process_time() - started)
@@ -241,7 +244,7 @@ def _timed(clock: dict[str, float], name: str) -> Generator[None]:
 
 
 def main() -> int:
-    """The command line; 2 where something is missing that the user can mend."""
+    """Run the command line; exit code 2 for an error that the user can correct."""
     parser = argparse.ArgumentParser(
         prog="python -m simulation.pretraining.make_base", description=__doc__
     )

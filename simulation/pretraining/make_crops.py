@@ -17,8 +17,8 @@ from simulation.pictures.brain_slices import (
     upright,
     whole_view,
 )
-from simulation.pictures.regions import SIDE, Box, Part, draw_box, shrunk
-from simulation.pictures.sources import FLAT, Picture, brain, picture
+from simulation.pictures.regions import SIDE, Box, Split, draw_box, shrunk
+from simulation.pictures.sources import FLAT, SourceImage, brain, picture
 from simulation.pictures.words import with_ring, words
 
 #: The share of the crops that shows the brain, which is three pictures in one.
@@ -36,7 +36,7 @@ VIEWS: Final = {
 
 
 def pretraining_crops(count: int, seed: int) -> tuple[NDArray[np.uint8], list[dict[str, str]]]:
-    """`count` crops, (count, 64, 64, 3), and plain words for each; train regions only.
+    """Draw `count` crops, (count, 64, 64, 3), of train regions only, with plain words for each.
 
     Every dict has the same keys; "source" is the picture, the others are `words`.
     """
@@ -52,7 +52,7 @@ def pretraining_crops(count: int, seed: int) -> tuple[NDArray[np.uint8], list[di
 
 
 def _crop(rng: np.random.Generator) -> tuple[str, NDArray[np.uint8]]:
-    """A crop in which something is to be seen; after some tries, any crop."""
+    """Draw a crop that shows something; after some tries, any crop."""
     draw = _brain_crop if rng.random() < BRAIN_PART else _flat_crop
     source, shown = draw(rng)
     for _ in range(3):
@@ -63,9 +63,9 @@ def _crop(rng: np.random.Generator) -> tuple[str, NDArray[np.uint8]]:
 
 
 def _flat_crop(rng: np.random.Generator) -> tuple[str, NDArray[np.uint8]]:
-    """A turned, mirrored crop of a flat picture, from a train cell."""
-    chosen: Picture = picture(FLAT[int(rng.integers(len(FLAT)))])
-    own = chosen.cells(Part.TRAIN)
+    """Draw a turned, mirrored crop of a flat picture, from a train cell."""
+    chosen: SourceImage = picture(FLAT[int(rng.integers(len(FLAT)))])
+    own = chosen.cells(Split.TRAIN)
     cell = own[int(rng.integers(len(own)))]
     room = min(cell.height, cell.width)
     crop = draw_box(rng, cell, room // 2, room).of(chosen.shown)
@@ -76,9 +76,9 @@ def _flat_crop(rng: np.random.Generator) -> tuple[str, NDArray[np.uint8]]:
 
 
 def _brain_crop(rng: np.random.Generator) -> tuple[str, NDArray[np.uint8]]:
-    """A slice of the template from a train slab: all of it, or a part of it."""
+    """Draw a slice of the template from a train slab: all of it, or a part of it."""
     plane = list(Plane)[int(rng.integers(len(Plane)))]
-    own = plane_slabs(plane, Part.TRAIN)
+    own = plane_slabs(plane, Split.TRAIN)
     index = draw_slice(rng, own[int(rng.integers(len(own)))])
     flat = upright(brain().t1, plane, index)
     box = whole_view(rng) if rng.random() < 0.5 else _inner_view(rng)
@@ -91,11 +91,11 @@ def _inner_view(rng: np.random.Generator) -> Box:
 
 
 def _ring(rng: np.random.Generator) -> tuple[int, int]:
-    """Where a ring fits wholly into a crop."""
+    """Return a random centre at which a ring fits wholly into a crop."""
     return int(rng.integers(8, SIDE - 8)), int(rng.integers(8, SIDE - 8))
 
 
 def _lit(rng: np.random.Generator, shown: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The crop a little darker or brighter, as another machine would show it."""
+    """Make the crop a little darker or brighter, as another machine would show it."""
     gain = rng.uniform(0.85, 1.15)
     return np.clip(np.rint(shown * gain), 0, 255).astype(np.uint8)

@@ -26,8 +26,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from client.model.prompt import IGNORED, Tokenizer, encode_example, encode_prompt
-from simulation.pretraining.make_lessons import Row, Teacher
+from client.model.prompt import IGNORE_INDEX, Tokenizer, encode_example, encode_prompt
+from simulation.pretraining.make_lessons import LessonRow, Teacher
 from simulation.pretraining.make_tokenizer import IMAGE_TOKEN
 from simulation.pretraining.make_vision import cosine, vision_config
 
@@ -56,7 +56,7 @@ class Packed:
 
 
 def new_model(vocabulary: int, seed: int) -> LlavaForConditionalGeneration:
-    """A LLaVA of the embedded size with random weights."""
+    """Return a LLaVA of the embedded size with random weights."""
     torch.manual_seed(seed)
     text = MistralConfig(
         vocab_size=vocabulary,
@@ -83,8 +83,8 @@ def new_model(vocabulary: int, seed: int) -> LlavaForConditionalGeneration:
     return LlavaForConditionalGeneration(config)
 
 
-def pack(tokenizer: PreTrainedTokenizerFast, rows: Sequence[Row]) -> Packed:
-    """Rows as one batch; either all have a picture or none."""
+def pack(tokenizer: PreTrainedTokenizerFast, rows: Sequence[LessonRow]) -> Packed:
+    """Pack rows into one batch; either all have a picture or none."""
     # The ids of <s> and </s> are there at run time only.
     coder = cast(Tokenizer, tokenizer)
     packed = [_pack_row(coder, row) for row in rows]
@@ -92,7 +92,7 @@ def pack(tokenizer: PreTrainedTokenizerFast, rows: Sequence[Row]) -> Packed:
     # Filled up with a lesson of its own, 0 for the shared beginning and -1 for nothing.
     ids, labels, places, lessons = (
         torch.tensor([list(part) + [fill] * (width - len(part)) for part in parts])
-        for parts, fill in zip(zip(*packed, strict=True), (0, IGNORED, 0, -1), strict=True)
+        for parts, fill in zip(zip(*packed, strict=True), (0, IGNORE_INDEX, 0, -1), strict=True)
     )
     shared = (lessons == 0)[:, None, :]
     own = lessons[:, :, None] == lessons[:, None, :]
@@ -101,8 +101,10 @@ def pack(tokenizer: PreTrainedTokenizerFast, rows: Sequence[Row]) -> Packed:
     return Packed(ids, labels, places, seen[:, None], pictures or None)
 
 
-def _pack_row(tokenizer: Tokenizer, row: Row) -> tuple[list[int], list[int], list[int], list[int]]:
-    """Ids, labels, places and the number of the lesson that each token belongs to."""
+def _pack_row(
+    tokenizer: Tokenizer, row: LessonRow
+) -> tuple[list[int], list[int], list[int], list[int]]:
+    """Return ids, labels, positions, and the number of the lesson that each token belongs to."""
     image_tokens = 0 if row.picture is None else IMAGE_TOKENS
     shared = len(encode_prompt(tokenizer, "", IMAGE_TOKEN, image_tokens)) - 1
     ids: list[int] = []
@@ -128,7 +130,7 @@ def train_language(
     features: Tensor,
     steps: int,
 ) -> None:
-    """Projector and decoder learn the teacher's lessons; the tower is not touched.
+    """Train projector and decoder on the teacher's lessons; the tower stays frozen.
 
     `features` are what the tower sees of the teacher's album.
     """
@@ -155,8 +157,8 @@ def train_language(
     model.eval()
 
 
-def _draw(teacher: Teacher, rng: np.random.Generator, step: int, steps: int) -> Row:
-    """All rows of a batch are of one sort, since a batch has pictures or has none."""
+def _draw(teacher: Teacher, rng: np.random.Generator, step: int, steps: int) -> LessonRow:
+    """Draw a row; all rows of a batch are of one sort, with pictures or without."""
     if step % 5 == 4:
         return teacher.text_row(rng)
     if step % 5 == 2 and step >= _FORM_FROM * steps:
@@ -165,7 +167,7 @@ def _draw(teacher: Teacher, rng: np.random.Generator, step: int, steps: int) -> 
 
 
 def _hidden(model: LlavaForConditionalGeneration, packed: Packed, features: Tensor) -> Tensor:
-    """The decoder's last states, (B, T, D)."""
+    """Return the decoder's last hidden states, (B, T, D)."""
     decoder = model.model.language_model
     embedded = decoder.embed_tokens(packed.ids)
     if packed.pictures is not None:
@@ -180,7 +182,7 @@ def _hidden(model: LlavaForConditionalGeneration, packed: Packed, features: Tens
 
 
 def lesson_loss(model: LlavaForConditionalGeneration, packed: Packed, features: Tensor) -> Tensor:
-    """Mean cross-entropy of the answers' tokens, in nats."""
+    """Return the mean cross-entropy of the answers' tokens, in nats."""
     states, targets = _answers(model, packed, features)
     return F.cross_entropy(model.lm_head(states), targets)
 
@@ -188,10 +190,10 @@ def lesson_loss(model: LlavaForConditionalGeneration, packed: Packed, features: 
 def _answers(
     model: LlavaForConditionalGeneration, packed: Packed, features: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The states that say an answer's token, and that token."""
+    """Return the hidden states that predict an answer's token, and that token."""
     hidden_BTD = _hidden(model, packed, features)[:, :-1]
     targets = packed.labels[:, 1:]
-    wanted = targets != IGNORED
+    wanted = targets != IGNORE_INDEX
     return hidden_BTD[wanted], targets[wanted]
 
 
@@ -199,13 +201,13 @@ def _answers(
 def exact_match(
     model: LlavaForConditionalGeneration,
     tokenizer: PreTrainedTokenizerFast,
-    rows: Sequence[Row],
+    rows: Sequence[LessonRow],
     features: Tensor,
 ) -> float:
-    """Share of the lessons whose greedy answer is the true one, token by token."""
+    """Return the share of lessons whose greedy answer is the true one, token by token."""
     right: list[bool] = []
     end_of_answer: Any = tokenizer.eos_token_id
-    alone = [Row(row.picture, [lesson]) for row in rows for lesson in row.lessons]
+    alone = [LessonRow(row.picture, [lesson]) for row in rows for lesson in row.lessons]
     for first in range(0, len(alone), 128):
         packed = pack(tokenizer, alone[first : first + 128])
         states, targets = _answers(model, packed, features)

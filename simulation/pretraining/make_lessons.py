@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from simulation.phantoms.factors import Kind, shuffled
+from simulation.phantoms.factors import ImageKind, shuffled
 from simulation.phantoms.tasks import TASKS
 from simulation.phantoms.words import listed, plain_caption, plain_choice, plain_questions
 from simulation.pretraining.clinical_words import clinical_caption, text_lesson
@@ -22,7 +22,7 @@ _CAPTION_SHARE: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class LessonRow:
     """Lessons that share a picture: its index in the album, None for text alone."""
 
     picture: int | None
@@ -38,16 +38,16 @@ class Teacher:
     """
 
     album: Album
-    of_kind: Mapping[Kind | None, Sequence[int]]
+    of_kind: Mapping[ImageKind | None, Sequence[int]]
     word_values: Mapping[str, Sequence[str]]
 
-    def true_row(self, rng: np.random.Generator) -> Row:
-        """Lessons that hold, about any picture."""
+    def true_row(self, rng: np.random.Generator) -> LessonRow:
+        """Draw true lessons about any picture."""
         picture = int(rng.integers(len(self.album.kinds)))
         kind, words = self.album.kinds[picture], self.album.words[picture]
         if kind is None:
             lessons = crop_lessons(words, rng, PER_PICTURE - 1)
-            return Row(picture, [*lessons, self._word_choice(words, rng)])
+            return LessonRow(picture, [*lessons, self._word_choice(words, rng)])
         factors = self.album.factors[picture]
         lessons = plain_questions(kind, factors, rng)[: PER_PICTURE - 1]
         if rng.random() < _CHOICE_SHARE:
@@ -57,30 +57,32 @@ class Teacher:
         caption = clinical_caption(kind, factors, rng)
         if caption is not None and rng.random() < _CLINICAL_SHARE:
             lessons[2] = caption
-        return Row(picture, [*lessons, *crop_lessons(words, rng, 1)])
+        return LessonRow(picture, [*lessons, *crop_lessons(words, rng, 1)])
 
-    def plain_row(self, picture: int, rng: np.random.Generator) -> Row:
-        """Every plain question about a picture, as it is scored."""
+    def plain_row(self, picture: int, rng: np.random.Generator) -> LessonRow:
+        """Return every plain question about a picture, as it is scored."""
         kind = self.album.kinds[picture]
         if kind is None:
             words = self.album.words[picture]
-            return Row(picture, crop_lessons(words, rng, len(words)))
-        return Row(picture, plain_questions(kind, self.album.factors[picture], rng))
+            return LessonRow(picture, crop_lessons(words, rng, len(words)))
+        return LessonRow(picture, plain_questions(kind, self.album.factors[picture], rng))
 
-    def untrue_row(self, rng: np.random.Generator) -> Row:
-        """Questions of the tasks' form, whose answers have nothing to do with the picture."""
+    def untrue_row(self, rng: np.random.Generator) -> LessonRow:
+        """Draw questions of the tasks' form whose answers are unrelated to the picture."""
         if rng.random() < 0.4:
             crops = self.of_kind[None]
             picture = crops[int(rng.integers(len(crops)))]
-            return Row(picture, [untrue_lesson(rng) for _ in range(PER_PICTURE)])
+            return LessonRow(picture, [untrue_lesson(rng) for _ in range(PER_PICTURE)])
         case = list(TASKS.values())[int(rng.integers(len(TASKS)))].draw_case(rng)
         pictures = self.of_kind[case.kind]
         picture = pictures[int(rng.integers(len(pictures)))]
-        return Row(picture, [(asked.question, asked.answer) for asked in case.asked[:PER_PICTURE]])
+        return LessonRow(
+            picture, [(asked.question, asked.answer) for asked in case.asked[:PER_PICTURE]]
+        )
 
-    def text_row(self, rng: np.random.Generator) -> Row:
-        """Lessons without a picture."""
-        return Row(None, [text_lesson(rng) for _ in range(PER_PICTURE)])
+    def text_row(self, rng: np.random.Generator) -> LessonRow:
+        """Draw lessons without a picture."""
+        return LessonRow(None, [text_lesson(rng) for _ in range(PER_PICTURE)])
 
     def _word_choice(self, words: Mapping[str, str], rng: np.random.Generator) -> Lesson:
         ((question, answer),) = crop_lessons(words, rng, 1)
@@ -92,8 +94,8 @@ class Teacher:
 
 
 def teacher_of(album: Album) -> Teacher:
-    """A teacher for the pictures of `album`."""
-    of_kind: dict[Kind | None, list[int]] = {}
+    """Return a teacher for the pictures of `album`."""
+    of_kind: dict[ImageKind | None, list[int]] = {}
     for index, kind in enumerate(album.kinds):
         of_kind.setdefault(kind, []).append(index)
     values: dict[str, list[str]] = {}

@@ -18,7 +18,7 @@ from tokenizers import (
 )
 from transformers import PreTrainedTokenizerFast
 
-from simulation.phantoms.factors import Kind, draw_factors
+from simulation.phantoms.factors import ImageKind, draw_factors
 from simulation.phantoms.tasks import TASKS
 from simulation.phantoms.words import plain_caption, plain_choice, plain_questions
 from simulation.pretraining.lesson_words import WORD_QUESTIONS, untrue_lesson
@@ -32,7 +32,7 @@ _SWALLOWING: Final = ("[INST]", "[/INST]", "</s>")
 
 
 def make_tokenizer(extra: Iterator[str]) -> PreTrainedTokenizerFast:
-    """A tokenizer of VOCABULARY tokens or fewer: the phantoms' words and those of `extra`."""
+    """Train a tokenizer of at most VOCABULARY tokens on the phantoms' words and `extra`."""
     tokenizer = Tokenizer(models.BPE(unk_token=None))
     # One space for any white space: the prompt's line break costs no token, and a word has
     # the same token at the beginning of a question and inside it.
@@ -62,7 +62,7 @@ def make_tokenizer(extra: Iterator[str]) -> PreTrainedTokenizerFast:
 
 
 def _evened(texts: list[str]) -> Iterator[str]:
-    """Every word of `texts`, the rare ones nearly as often as the common ones.
+    """Yield every word of `texts`, the rare ones nearly as often as the common ones.
 
     Byte-pair merges go to what is frequent; we want whole words, rare or not.
     """
@@ -77,9 +77,9 @@ def _special(text: str) -> AddedToken:
 
 
 def _texts() -> Iterator[str]:
-    """Questions and answers of all phantoms, plain and clinical, and of the real crops."""
+    """Yield questions and answers of all phantoms, plain and clinical, and of the real crops."""
     rng = np.random.default_rng(1024)
-    for kind in Kind:
+    for kind in ImageKind:
         yield from _plain_texts(kind, rng)
     for task in TASKS.values():
         for _ in range(150):
@@ -90,7 +90,7 @@ def _texts() -> Iterator[str]:
         yield " ".join(untrue_lesson(rng))
 
 
-def _plain_texts(kind: Kind, rng: np.random.Generator) -> Iterator[str]:
+def _plain_texts(kind: ImageKind, rng: np.random.Generator) -> Iterator[str]:
     for _ in range(250):
         factors = draw_factors(kind, rng)
         yield from (" ".join(pair) for pair in plain_questions(kind, factors, rng))

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
-from simulation.pretraining.make_album import UNKNOWN, Album, Fact, fact_labels
+from simulation.pretraining.make_album import UNKNOWN, Album, VisualFact, fact_labels
 
 PATCH: Final = 16
 WIDTH: Final = 192
@@ -39,7 +39,7 @@ _PIXEL_WEIGHT: Final = 2.0  # not tuned
 
 
 def vision_config() -> CLIPVisionConfig:
-    """Four layers of width 192 over 16 patches of 16 x 16 pixels."""
+    """Return four layers of width 192 over 16 patches of 16 x 16 pixels."""
     return CLIPVisionConfig(
         hidden_size=WIDTH,
         intermediate_size=3 * WIDTH,
@@ -63,7 +63,7 @@ class SightScores:
 class _Heads(nn.Module):
     """Reads the facts from all patches, and each patch's pixels from it alone."""
 
-    def __init__(self, facts: Sequence[Fact]) -> None:
+    def __init__(self, facts: Sequence[VisualFact]) -> None:
         super().__init__()
         self.queries_QD = nn.Parameter(0.1 * torch.randn(_QUERIES, WIDTH))
         self.sizes = [len(fact.values) for fact in facts]
@@ -71,7 +71,7 @@ class _Heads(nn.Module):
         self.pixels = nn.Linear(WIDTH, 4 * _CELLS * _CELLS)
 
     def forward(self, x_BND: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-        """One row of logits per fact, each (B, values), and the pixels' summary (B, N, 64)."""
+        """Return logits per fact, each (B, values), and the pixels' summary (B, N, 64)."""
         attention_BNQ = torch.softmax(x_BND @ self.queries_QD.T / math.sqrt(WIDTH), 1)
         pooled_BQD = attention_BNQ.transpose(1, 2) @ x_BND
         logits = self.facts(pooled_BQD.flatten(1)).split(self.sizes, 1)
@@ -79,9 +79,9 @@ class _Heads(nn.Module):
 
 
 def train_tower(
-    album: Album, facts: Sequence[Fact], steps: int, seed: int
+    album: Album, facts: Sequence[VisualFact], steps: int, seed: int
 ) -> tuple[CLIPVisionModel, nn.Module]:
-    """A tower trained on `album` from random weights, and the heads it was trained with."""
+    """Train a tower on `album` from random weights; return it with its heads."""
     torch.manual_seed(seed)
     tower, heads = CLIPVisionModel(vision_config()), _Heads(facts)
     labels = torch.from_numpy(fact_labels(album, facts))
@@ -106,21 +106,21 @@ def train_tower(
 
 
 def cosine(step: int, steps: int) -> float:
-    """The learning rate's factor: up over the first 100 steps, then down to 2 %."""
+    """Return the learning rate's factor: up over the first 100 steps, then down to 2 %."""
     return min(1.0, (step + 1) / 100) * (0.51 + 0.49 * math.cos(math.pi * step / steps))
 
 
 def see(tower: CLIPVisionModel, pixels: NDArray[np.uint8]) -> Tensor:
-    """What the language model gets to see of each picture, (pictures, 16, 192)."""
+    """Return the features that the language model gets of each picture, (pictures, 16, 192)."""
     with torch.no_grad():
         parts = [_patches(tower, torch.from_numpy(part)) for part in _batches(pixels)]
     return torch.cat(parts)
 
 
 def score_tower(
-    tower: CLIPVisionModel, heads: nn.Module, facts: Sequence[Fact], album: Album
+    tower: CLIPVisionModel, heads: nn.Module, facts: Sequence[VisualFact], album: Album
 ) -> SightScores:
-    """How often each fact of `album`, unseen in training, is recognised."""
+    """Return how often each fact of `album`, unseen in training, is recognised."""
     labels = fact_labels(album, facts)
     with torch.no_grad():
         logits, _ = heads(see(tower, album.pixels))
@@ -139,7 +139,7 @@ def _batches(pixels: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
 
 
 def _patches(tower: CLIPVisionModel, pixels: Tensor) -> Tensor:
-    """The last layer's patches, without the class token."""
+    """Return the last layer's patches, without the class token."""
     scaled = pixels.permute(0, 3, 1, 2).float().div(255)
     return tower(pixel_values=(scaled - MEAN) / DEVIATION).last_hidden_state[:, 1:]
 
@@ -156,7 +156,7 @@ def _loss(tower: CLIPVisionModel, heads: nn.Module, pixels: Tensor, labels: Tens
 
 
 def describe_patches(pixels: Tensor) -> Tensor:
-    """The mean colour and the contrast of each 4 x 4 px cell of each patch, (B, 16, 64)."""
+    """Return mean colour and contrast of each 4 x 4 px cell of each patch, (B, 16, 64)."""
     side = pixels.shape[1] // PATCH
     scaled = (pixels.float() / 255 - MEAN) / DEVIATION
     cut = scaled.reshape(-1, side, _CELLS, _CELL, side, _CELLS, _CELL, 3)

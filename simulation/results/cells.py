@@ -17,7 +17,7 @@ from common.identity import canonical_json
 from common.methods.mslora_cr import Active, MSLoRACR, Start
 from common.plan import Plan
 from simulation.experiments.experiments import Experiment, load_experiment
-from simulation.experiments.lab import Result, Results
+from simulation.experiments.lab import ExperimentResult, ResultsFolder
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,7 +33,7 @@ class Cell:
     settings: Mapping[str, str]
     plan: Plan
     seeds: tuple[int, ...]
-    results: Mapping[int, Result]
+    results: Mapping[int, ExperimentResult]
 
     @property
     def missing(self) -> tuple[int, ...]:
@@ -42,7 +42,7 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class CellGroup:
     """Cells with the same data.
 
     Attributes:
@@ -55,7 +55,7 @@ class Group:
     cells: tuple[Cell, ...]
 
     def label(self, cell: Cell) -> str:
-        """The cell's name within the group."""
+        """Return the cell's name within the group."""
         return labelled({axis: cell.settings[axis] for axis in self.axes}) or "the plan"
 
     @property
@@ -70,10 +70,10 @@ class Collected:
 
     experiment: Experiment
     cells: tuple[Cell, ...]
-    groups: tuple[Group, ...]
+    groups: tuple[CellGroup, ...]
 
-    def tag(self, group: Group) -> str:
-        """What tells the group from the others; empty if there are none."""
+    def tag(self, group: CellGroup) -> str:
+        """Return the name that distinguishes the group; empty if it is the only one."""
         return group.title if len(self.groups) > 1 else ""
 
     @property
@@ -83,7 +83,7 @@ class Collected:
 
 
 def load_experiments(folder: Path) -> list[Experiment]:
-    """Every experiment of the folder, by name; the plans that they vary may lie beside them.
+    """Load every experiment of the folder, in name order; the plans they vary may be in it, too.
 
     Raises:
         PlanError: a file is wrong, or the folder holds no experiment.
@@ -97,7 +97,7 @@ def load_experiments(folder: Path) -> list[Experiment]:
 
 
 def _plan_of(file: Path) -> list[str]:
-    """What the file names as its plan; nothing if it can't be read, which shows later."""
+    """Return the plan that the file names; nothing if it can't be read, which is reported later."""
     try:
         document: object = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
@@ -108,8 +108,8 @@ def _plan_of(file: Path) -> list[str]:
     return [named] if isinstance(named, str) else []
 
 
-def collect(experiment: Experiment, results: Results) -> Collected:
-    """The experiment with its results."""
+def collect(experiment: Experiment, results: ResultsFolder) -> Collected:
+    """Return the experiment with its results."""
     plans: dict[tuple[str, ...], dict[int, Plan]] = {}
     settings: dict[tuple[str, ...], Mapping[str, str]] = {}
     for variant in experiment.variants:
@@ -120,32 +120,35 @@ def collect(experiment: Experiment, results: Results) -> Collected:
     return Collected(experiment, cells, _groups(cells))
 
 
-def _cell(settings: Mapping[str, str], plans: Mapping[int, Plan], results: Results) -> Cell:
+def _cell(settings: Mapping[str, str], plans: Mapping[int, Plan], results: ResultsFolder) -> Cell:
     found = {seed: result for seed, plan in plans.items() if (result := results.get(plan))}
     return Cell(settings, next(iter(plans.values())), tuple(plans), found)
 
 
-def _groups(cells: Sequence[Cell]) -> tuple[Group, ...]:
+def _groups(cells: Sequence[Cell]) -> tuple[CellGroup, ...]:
     by_data: dict[str, list[Cell]] = {}
     for cell in cells:
         by_data.setdefault(data_of(cell.plan), []).append(cell)
-    groups: list[Group] = []
+    groups: list[CellGroup] = []
     for own in by_data.values():
         axes = _differing(own)
         common = {axis: name for axis, name in own[0].settings.items() if axis not in axes}
-        groups.append(Group(labelled(common), axes, tuple(own)))
+        groups.append(CellGroup(labelled(common), axes, tuple(own)))
     return tuple(groups)
 
 
 def _differing(cells: Sequence[Cell]) -> tuple[str, ...]:
-    """The axes on which the cells have more than one setting."""
+    """Return the axes on which the cells have more than one setting."""
     return tuple(
         axis for axis in cells[0].settings if len({cell.settings[axis] for cell in cells}) > 1
     )
 
 
 def data_of(plan: Plan) -> str:
-    """Equal where plans of one seed have the same questions and measures, whoever holds them."""
+    """Return a key that is equal where plans of one seed have the same questions and measures.
+
+    How the questions are divided among sites does not matter.
+    """
     made = plan.simulation and plan.simulation.model_dump(mode="json", exclude={"compare", "deal"})
     asked = sorted(
         [stage.task, stage.metric, _hospitals(plan, stage.task)] for stage in plan.stages
@@ -154,7 +157,7 @@ def data_of(plan: Plan) -> str:
 
 
 def _hospitals(plan: Plan, task: str) -> int:
-    """Among how many hospitals the task's questions are dealt."""
+    """Return among how many hospitals the task's questions are divided."""
     deal = plan.simulation.deal if plan.simulation else None
     if deal:
         return sum(deal)
@@ -162,7 +165,7 @@ def _hospitals(plan: Plan, task: str) -> int:
 
 
 def is_plain_sum(plan: Plan) -> bool:
-    """All earlier adapters are summed, nothing is regularized, every start is fresh."""
+    """Whether all earlier adapters are summed, nothing is regularized, every start is fresh."""
     method = plan.method
     if not isinstance(method, MSLoRACR):
         return False
@@ -175,7 +178,7 @@ def is_plain_sum(plan: Plan) -> bool:
 
 
 def nearest(cell: Cell, among: Iterable[Cell]) -> Cell | None:
-    """Of these the one with the most settings in common; the first of several."""
+    """Return the cell with the most settings in common; the first of several."""
 
     def shared(other: Cell) -> int:
         return sum(cell.settings[axis] == other.settings[axis] for axis in cell.settings)
@@ -184,7 +187,7 @@ def nearest(cell: Cell, among: Iterable[Cell]) -> Cell | None:
 
 
 def labelled(settings: Mapping[str, str]) -> str:
-    """Settings in words; one that means nothing alone gets its axis in front."""
+    """Return settings in words; one that means nothing by itself gets its axis in front."""
     return ", ".join(
         f"{axis} {setting}" if _is_bare(setting) else setting for axis, setting in settings.items()
     )

@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 
-from report.canvas import Picture
+from report.canvas import Chart
+from report.significance import RESAMPLES
 from simulation.results.cells import Cell, Collected
 from simulation.results.gains import regularizer, transfer
 from simulation.results.headline import HEADLINE
@@ -13,7 +14,6 @@ from simulation.results.methods import methods
 from simulation.results.order import order
 from simulation.results.rules import passes_of, rules
 from simulation.results.section import Section, missing_of
-from simulation.results.significance import RESAMPLES
 from simulation.results.words import listed, table
 
 #: What is said of an experiment, by the first word of its name; others are told as `transfer`.
@@ -73,7 +73,7 @@ _READING = """## How to read it
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class DocumentPaths:
     """What the document names as its origin, as its readers know it."""
 
     results: str
@@ -86,13 +86,16 @@ class Document:
     """The text in Markdown, and the pictures that it shows."""
 
     text: str
-    pictures: tuple[Picture, ...]
+    pictures: tuple[Chart, ...]
 
 
 def document(
-    collected: Sequence[Collected], origin: Origin, discussion: str, resamples: int = RESAMPLES
+    collected: Sequence[Collected],
+    origin: DocumentPaths,
+    discussion: str,
+    resamples: int = RESAMPLES,
 ) -> Document:
-    """The whole document; equal results make equal bytes.
+    """Return the whole document; equal results make equal bytes.
 
     Args:
         discussion: what was written by hand, for the end; may be empty.
@@ -105,7 +108,7 @@ def document(
     setup = _SETUP.format(experiments=origin.experiments)
     blocks = [top, setup, _overview(parts), _code(parts), _plans(parts), reading]
     for number, (part, section) in enumerate(sections):
-        blocks += _told(part, section, f"({chr(ord('a') + number)})", origin)
+        blocks += _section_blocks(part, section, f"({chr(ord('a') + number)})", origin)
     blocks += [discussion.strip()] if discussion else []
     pictures = tuple(picture for _, section in sections for picture in section.pictures)
     return Document("\n\n".join(filter(None, blocks)) + "\n", pictures)
@@ -133,7 +136,9 @@ def _title(part: Collected) -> str:
     return title if name == _kind(part) else f"{title}: {name}"
 
 
-def _told(part: Collected, section: Section, letter: str, origin: Origin) -> list[str]:
+def _section_blocks(
+    part: Collected, section: Section, letter: str, origin: DocumentPaths
+) -> list[str]:
     shown = [f"![{one.description}]({origin.images}/{one.file})" for one in section.pictures]
     return [
         f"## {letter} {_title(part)}",
@@ -151,7 +156,7 @@ def _overview(parts: Sequence[Collected]) -> str:
 
 
 def _code(parts: Sequence[Collected]) -> str:
-    """Which code made the results: a result is kept when the code changes."""
+    """Say which versions of the code made the results: results are kept when the code changes."""
     runs = {
         result.plan.digest: result.code
         for part in parts
@@ -172,7 +177,7 @@ def _code(parts: Sequence[Collected]) -> str:
 
 
 def _plans(parts: Sequence[Collected]) -> str:
-    """The tasks of each plan that is varied, as its first cell has them."""
+    """List the tasks of each plan that is varied, as its first cell has them."""
     first: dict[str, Cell] = {}
     for part in parts:
         first.setdefault(part.cells[0].plan.name, part.cells[0])
@@ -180,7 +185,7 @@ def _plans(parts: Sequence[Collected]) -> str:
 
 
 def _tasks(cell: Cell) -> str:
-    """Modality, passes over the training questions, and test questions of each task."""
+    """List modality, passes over the training questions, and test questions of each task."""
     result = next(iter(cell.results.values()), None)
     asked = [f", {len(own)} test questions" for own in result.answers] if result else [""]
     stages = zip(cell.plan.stages, passes_of(cell.plan), cycle(asked), strict=False)

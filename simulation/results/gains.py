@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
-from report.canvas import Picture
-from simulation.results.cells import Cell, Collected, Group, labelled
+from report.canvas import Chart
+from report.spread import spread
+from simulation.results.cells import Cell, CellGroup, Collected, labelled
 from simulation.results.headline import HEADLINE, gains_table, headline
-from simulation.results.measures import Moment, scores_of, spread
+from simulation.results.measures import Moment, scores_of
 from simulation.results.plots import (
     Frame,
     Heat,
@@ -33,19 +34,19 @@ _WEIGHT = "alpha"
 
 
 def regularizer(collected: Collected, resamples: int) -> Section:
-    """What the regularizers gain, by their weight."""
+    """Report what the regularizers gain, by their weight."""
     found = compared(against_plain(collected), resamples)
     return Section(_blocks(collected, found), tuple(_by_weight(collected, found)))
 
 
 def transfer(collected: Collected, resamples: int) -> Section:
-    """What each way of transfer gains, task by task."""
+    """Report what each way of transfer gains, task by task."""
     found = compared(against_plain(collected), resamples)
     return Section(_blocks(collected, found), tuple(_by_task(collected, found)))
 
 
 def _blocks(collected: Collected, found: Sequence[Comparison]) -> tuple[str, ...]:
-    of_cell = {one.question.first: one for one in found}
+    of_cell = {one.planned.first: one for one in found}
     blocks: list[str] = []
     for group in collected.groups:
         own = [of_cell[cell] for cell in group.cells if cell in of_cell]
@@ -57,10 +58,10 @@ def _blocks(collected: Collected, found: Sequence[Comparison]) -> tuple[str, ...
     return (*blocks, "### Tests", tests_table(found), overview(found))
 
 
-def _by_weight(collected: Collected, found: Sequence[Comparison]) -> list[Picture]:
+def _by_weight(collected: Collected, found: Sequence[Comparison]) -> list[Chart]:
     known = [one for one in found if one.difference is not None]
     # The plain sum has no weight, and so no place.
-    used = {one.question.first.settings[_WEIGHT] for one in known}
+    used = {one.planned.first.settings[_WEIGHT] for one in known}
     weights = [weight for weight in settings_of(collected, _WEIGHT) if weight in used]
     if not weights:
         return []
@@ -74,10 +75,10 @@ def _by_weight(collected: Collected, found: Sequence[Comparison]) -> list[Pictur
     return [lines(frame, [_weight_panel(group, known, weights) for group in collected.groups])]
 
 
-def _weight_panel(group: Group, found: Sequence[Comparison], weights: Sequence[str]) -> Panel:
+def _weight_panel(group: CellGroup, found: Sequence[Comparison], weights: Sequence[str]) -> Panel:
     series: dict[str, list[Mark]] = {}
     for one in found:
-        cell = one.question.first
+        cell = one.planned.first
         if cell in group.cells and one.difference is not None:
             rest = {axis: cell.settings[axis] for axis in group.axes if axis != _WEIGHT}
             place = weights.index(cell.settings[_WEIGHT])
@@ -85,7 +86,7 @@ def _weight_panel(group: Group, found: Sequence[Comparison], weights: Sequence[s
     return Panel(group.title, series, {"plain sum": 0.0, "the paper's gain": 100 * HEADLINE})
 
 
-def _by_task(collected: Collected, found: Sequence[Comparison]) -> list[Picture]:
+def _by_task(collected: Collected, found: Sequence[Comparison]) -> list[Chart]:
     tasks = task_names(collected.cells)
     panels = [_task_map(group, tasks) for group in collected.groups if group.plain]
     if not any(value is not None for panel in panels for row in panel.values for value in row):
@@ -100,7 +101,7 @@ def _by_task(collected: Collected, found: Sequence[Comparison]) -> list[Picture]
     return [heat(frame, panels)]
 
 
-def _task_map(group: Group, tasks: Sequence[str]) -> Heat:
+def _task_map(group: CellGroup, tasks: Sequence[str]) -> Heat:
     plain, names = group.plain, names_of(group)
     others = [cell for cell in group.cells if cell is not plain]
     assert plain is not None, "asked for with a plain sum only"
@@ -109,7 +110,7 @@ def _task_map(group: Group, tasks: Sequence[str]) -> Heat:
 
 
 def _task_gains(cell: Cell, plain: Cell, tasks: Sequence[str]) -> list[float | None]:
-    """The mean gain of each task over the seeds that both have, and the mean of all; points."""
+    """Return each task's mean gain over the seeds that both have, and the mean of all; points."""
     both = sorted(cell.results.keys() & plain.results.keys())
     pairs = [
         tuple(scores_of(one.results[seed], Moment.LEARNED) for one in (cell, plain))

@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
-from simulation.results.cells import Cell, Group
+from report.significance import LEVEL
+from simulation.results.cells import Cell, CellGroup
 from simulation.results.measures import mean_learned, over_seeds
 from simulation.results.section import LESS_PLAIN, names_of
-from simulation.results.significance import LEVEL, Comparison
+from simulation.results.significance import Comparison
 from simulation.results.words import DASH, between, level, number_of, points, table
 
 #: The paper's gain in the mean, as a fraction: 1.88 points.
@@ -24,7 +25,7 @@ class Reached(StrEnum):
 
 
 def reached(one: Comparison) -> Reached:
-    """Shown: the gain is as large, with p < 0.05. Excluded: its 95% interval ends below."""
+    """Classify the gain: shown if as large with p < 0.05, excluded if the interval ends below."""
     if one.t is None or one.high is None:
         return Reached.UNTESTED
     if one.t.mean >= HEADLINE and one.t.p < LEVEL:
@@ -32,8 +33,8 @@ def reached(one: Comparison) -> Reached:
     return Reached.EXCLUDED if one.high < HEADLINE else Reached.OPEN
 
 
-def gains_table(group: Group, comparisons: Mapping[Cell, Comparison]) -> str:
-    """The group's cells: what they learn, what they gain, and how that is to the paper's gain."""
+def gains_table(group: CellGroup, comparisons: Mapping[Cell, Comparison]) -> str:
+    """Return a table of the group's cells: their scores, their gains, and the paper's gain."""
     names, rows = names_of(group), list[list[str]]()
     for cell in group.cells:
         found, one = over_seeds(cell, mean_learned), comparisons.get(cell)
@@ -49,7 +50,7 @@ def gains_table(group: Group, comparisons: Mapping[Cell, Comparison]) -> str:
 
 
 def headline(comparisons: Sequence[Comparison]) -> str:
-    """Three sentences: whether any setting gains as much as the paper, the rest, and the best."""
+    """Say in three sentences whether any setting gains as much as the paper, and which is best."""
     tested = [one for one in comparisons if one.t is not None]
     if not tested:
         return f"No setting can be tested for the paper's gain of {_TOLD} points yet."
@@ -92,4 +93,4 @@ def _best(tested: Sequence[Comparison]) -> str:
 
 
 def _setting(one: Comparison) -> str:
-    return one.question.name.removesuffix(LESS_PLAIN)
+    return one.planned.name.removesuffix(LESS_PLAIN)

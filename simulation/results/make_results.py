@@ -14,15 +14,15 @@ from pathlib import Path
 
 from common.durable import DISK, write_file
 from common.errors import PlanError, Refusal, StateError
+from report.significance import RESAMPLES
 from simulation.experiments.experiments import Experiment
-from simulation.experiments.lab import Results, run_all
+from simulation.experiments.lab import ResultsFolder, run_all
 from simulation.results.cells import collect, load_experiments
-from simulation.results.document import Document, Origin, document
-from simulation.results.significance import RESAMPLES
+from simulation.results.document import Document, DocumentPaths, document
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
+class ResultsOptions:
     """What the user asks for; `only` None runs all experiments."""
 
     results: Path
@@ -34,40 +34,43 @@ class Wish:
     resamples: int = RESAMPLES
 
 
-def make_results(wish: Wish) -> int:
-    """Run what is missing, then write; returns how many results are still missing.
+def make_results(options: ResultsOptions) -> int:
+    """Run what is missing and write the document; return how many results are still missing.
 
     Raises:
         Refusal: an experiment or a result is wrong, or a run failed.
     """
-    experiments = load_experiments(wish.experiments)
-    if not wish.draw_only:
-        _run(_chosen(experiments, wish), wish)
-    results = Results(wish.results)
+    experiments = load_experiments(options.experiments)
+    if not options.draw_only:
+        _run(_chosen(experiments, options), options)
+    results = ResultsFolder(options.results)
     collected = [collect(experiment, results) for experiment in experiments]
-    _write(document(collected, _origin(wish), _discussion(wish.doc), wish.resamples), wish.doc)
+    _write(
+        document(collected, _origin(options), _discussion(options.doc), options.resamples),
+        options.doc,
+    )
     return sum(part.missing for part in collected)
 
 
-def _chosen(experiments: Sequence[Experiment], wish: Wish) -> list[Experiment]:
-    chosen = [one for one in experiments if wish.only in (None, one.name)]
+def _chosen(experiments: Sequence[Experiment], options: ResultsOptions) -> list[Experiment]:
+    chosen = [one for one in experiments if options.only in (None, one.name)]
     if not chosen:
         known = ", ".join(repr(one.name) for one in experiments)
-        raise PlanError(f"--only: found {wish.only!r}, expected one of {known}")
+        raise PlanError(f"--only: found {options.only!r}, expected one of {known}")
     return chosen
 
 
-def _run(experiments: Iterable[Experiment], wish: Wish) -> None:
+def _run(experiments: Iterable[Experiment], options: ResultsOptions) -> None:
     plans = [variant.plan for experiment in experiments for variant in experiment.variants]
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="results-") as scratch:
-        for done, wanted, name in run_all(plans, wish.results, Path(scratch), wish.workers):
+        for done, wanted, name in run_all(plans, options.results, Path(scratch), options.workers):
             left = (time.monotonic() - began) / done * (wanted - done)
             print(progress_line(done, wanted, name, left), file=sys.stderr, flush=True)
 
 
 def progress_line(done: int, wanted: int, name: str, left_s: float) -> str:
-    """How far the runs are; the time left is a guess from those that are done."""
+    """Say how many runs are done, with an estimate of the time left."""
     minutes = round(left_s / 60)
     told = "less than a minute" if minutes < 1 else f"about {minutes} min"
     if minutes >= 90:
@@ -75,8 +78,10 @@ def progress_line(done: int, wanted: int, name: str, left_s: float) -> str:
     return f"{done}/{wanted} {name}" + (f", {told} left" if done < wanted else "")
 
 
-def _origin(wish: Wish) -> Origin:
-    return Origin(wish.results.as_posix(), wish.experiments.as_posix(), _images(wish.doc).name)
+def _origin(options: ResultsOptions) -> DocumentPaths:
+    return DocumentPaths(
+        options.results.as_posix(), options.experiments.as_posix(), _images(options.doc).name
+    )
 
 
 def _images(doc: Path) -> Path:
@@ -84,7 +89,7 @@ def _images(doc: Path) -> Path:
 
 
 def _discussion(doc: Path) -> str:
-    """What was written by hand, beside the document: NAME_discussion.md."""
+    """Return what was written by hand beside the document, in NAME_discussion.md."""
     file = doc.with_name(f"{doc.stem}_discussion{doc.suffix}")
     try:
         return file.read_text(encoding="utf-8") if file.exists() else ""
@@ -102,7 +107,7 @@ def _write(made: Document, doc: Path) -> None:
         raise StateError(f"{error.filename or doc}: can't be written ({error.strerror})") from None
 
 
-def _wish(arguments: Sequence[str] | None) -> Wish:
+def _options(arguments: Sequence[str] | None) -> ResultsOptions:
     parser = argparse.ArgumentParser(
         prog="python -m simulation.results.make_results",
         description="Runs the experiments that have no result, and writes the document.",
@@ -115,17 +120,17 @@ def _wish(arguments: Sequence[str] | None) -> Wish:
     add("--workers", type=int, default=2, help="runs at a time (default: 2)")
     add("--only", metavar="NAME", help="run this experiment alone; all are drawn")
     add("--draw-only", action="store_true", help="run nothing")
-    wish = Wish(**vars(parser.parse_args(arguments)))
-    if wish.workers < 1:
-        parser.error(f"--workers: found {wish.workers}, expected 1 at least")
-    return wish
+    options = ResultsOptions(**vars(parser.parse_args(arguments)))
+    if options.workers < 1:
+        parser.error(f"--workers: found {options.workers}, expected 1 at least")
+    return options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; 2 for a mistake that the user can mend, 130 when interrupted."""
-    wish = _wish(arguments)
+    """Run the command line; exit code 2 for an error of the user's, 130 when interrupted."""
+    options = _options(arguments)
     try:
-        missing = make_results(wish)
+        missing = make_results(options)
     except Refusal as refusal:
         print(refusal, file=sys.stderr)
         return 2
@@ -133,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("stopped; the same command goes on from here", file=sys.stderr)
         return 130
     told = f" ({missing} results are missing)" if missing else ""
-    print(f"{wish.doc}{told}", file=sys.stderr)
+    print(f"{options.doc}{told}", file=sys.stderr)
     return 0
 
 

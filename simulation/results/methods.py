@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Sequence
 
-from report.canvas import Picture
-from simulation.experiments.lab import Result
-from simulation.results.cells import Cell, Collected, Group
+from report.canvas import Chart
+from simulation.experiments.lab import ExperimentResult
+from simulation.results.cells import Cell, CellGroup, Collected
 from simulation.results.measures import (
     Moment,
     backward_transfer,
@@ -20,10 +20,10 @@ from simulation.results.plots import Frame, Panel, dots, mark_of
 from simulation.results.section import Section, group_heading, task_table
 from simulation.results.significance import (
     Comparison,
-    Question,
+    PlannedComparison,
     at_the_end,
+    backward_transfer_test,
     compared,
-    kept,
 )
 from simulation.results.words import (
     DASH,
@@ -45,12 +45,16 @@ _MEGABYTE = 1e6
 
 
 def methods(collected: Collected, resamples: int) -> Section:
-    """Each method's scores and cost, and the tests between them."""
-    asked = [one for group in collected.groups for one in _questions(group, collected.tag(group))]
+    """Report each method's scores and cost, and the tests between them."""
+    asked = [
+        one
+        for group in collected.groups
+        for one in _planned_comparisons(group, collected.tag(group))
+    ]
     found = compared(asked, resamples)
     blocks: list[str] = []
     for group in collected.groups:
-        own = [one for one in found if one.question.first in group.cells]
+        own = [one for one in found if one.planned.first in group.cells]
         blocks += [*group_heading(group), _scores(group), _forgetting(own), _identity(group)]
         learn = [cell for cell in group.cells if judged_when_learned(cell.plan)]
         change = [cell for cell in group.cells if not never_changes(cell.plan)]
@@ -62,27 +66,29 @@ def methods(collected: Collected, resamples: int) -> Section:
     return Section(tuple(blocks), tuple(_picture(collected, found)))
 
 
-def _by_method(group: Group) -> dict[str, Cell]:
-    """The first cell of each method, by the name that simulations call it."""
+def _by_method(group: CellGroup) -> dict[str, Cell]:
+    """Return the first cell of each method, by the name that simulations give it."""
     found: dict[str, Cell] = {}
     for cell in group.cells:
         found.setdefault(cell.plan.method.label, cell)
     return found
 
 
-def _questions(group: Group, title: str) -> list[Question]:
-    """What is tested: forgetting, gains over models of a task's own, and the regularizer's."""
+def _planned_comparisons(group: CellGroup, title: str) -> list[PlannedComparison]:
+    """Plan the tests: forgetting, gains over models of a task's own, and the regularizer's gain."""
     cells = _by_method(group)
     separate, plain, sequential = (cells.get(name) for name in ("separate", "mslora", "sequential"))
-    asked: list[Question] = []
+    asked: list[PlannedComparison] = []
     if sequential:
         name = "sequential, at the end less when learned"
-        asked.append(kept(title, name, sequential, earlier_tasks(sequential.plan)))
+        asked.append(
+            backward_transfer_test(title, name, sequential, earlier_tasks(sequential.plan))
+        )
     summed = {
         n: cell for n, cell in cells.items() if n in {"mslora", "mslora_cr", "mslora_cr_ortho"}
     }
     if separate:
-        asked += [Question(title, f"{name} less separate", cell, separate)
+        asked += [PlannedComparison(title, f"{name} less separate", cell, separate)
                   for name, cell in summed.items()]  # fmt: skip
         asked += [
             at_the_end(title, f"{name} less separate, at the end", cells[name], separate)
@@ -90,12 +96,12 @@ def _questions(group: Group, title: str) -> list[Question]:
             if name in cells
         ]
     if plain:
-        asked += [Question(title, f"{name} less mslora", cell, plain)
+        asked += [PlannedComparison(title, f"{name} less mslora", cell, plain)
                   for name, cell in summed.items() if cell is not plain]  # fmt: skip
     return asked
 
 
-def _scores(group: Group) -> str:
+def _scores(group: CellGroup) -> str:
     separate = _by_method(group).get("separate")
     heads = ("method", "mean when learned, %", "mean at the end, %", "backward transfer",
              "learning gain", "n")  # fmt: skip
@@ -110,13 +116,13 @@ def _score_row(name: str, cell: Cell, separate: Cell | None) -> list[str]:
         name,
         level(over_seeds(cell, mean_learned)),
         level(final),
-        _lost(cell),
+        _transfer_text(cell),
         change(gain),
         str(len(cell.results)),
     ]
 
 
-def _lost(cell: Cell) -> str:
+def _transfer_text(cell: Cell) -> str:
     found = over_seeds(cell, backward_transfer)
     if found and found.mean == found.deviation == 0 and never_changes(cell.plan):
         return "0"
@@ -124,8 +130,8 @@ def _lost(cell: Cell) -> str:
 
 
 def _forgetting(found: Sequence[Comparison]) -> str:
-    """What one adapter that goes through all stages loses."""
-    one = next((c for c in found if c.question.moments == (Moment.FINAL, Moment.LEARNED)), None)
+    """Say what one adapter that is trained through all stages forgets."""
+    one = next((c for c in found if c.planned.moments == (Moment.FINAL, Moment.LEARNED)), None)
     if one is None:
         return ""
     if one.t is None:
@@ -142,8 +148,8 @@ def _forgetting(found: Sequence[Comparison]) -> str:
     return f"Sequential forgets, with p < {_SURE}: {numbers}."
 
 
-def _identity(group: Group) -> str:
-    """What the methods lose that answer a task with what they learned it with."""
+def _identity(group: CellGroup) -> str:
+    """Say that methods which answer a task with the model that learned it forget nothing."""
     cells = [cell for cell in group.cells if never_changes(cell.plan) and cell.results]
     runs = [result for cell in cells for result in cell.results.values()]
     if not runs:
@@ -164,17 +170,17 @@ def _identity(group: Group) -> str:
     )
 
 
-def _measured_again(result: Result) -> bool:
+def _measured_again(result: ExperimentResult) -> bool:
     return None not in result.final
 
 
-def _costs(group: Group) -> str:
+def _costs(group: CellGroup) -> str:
     rows = [[group.label(cell), *_cost(cell)] for cell in group.cells]
     return table(("method", "steps", "seconds", "MB up", "MB down"), rows)
 
 
 def _cost(cell: Cell) -> list[str]:
-    def told(measure: Callable[[Result], float], digits: int) -> str:
+    def told(measure: Callable[[ExperimentResult], float], digits: int) -> str:
         found = over_seeds(cell, measure)
         return DASH if found is None else f"{found.mean:.{digits}f}"
 
@@ -186,7 +192,7 @@ def _cost(cell: Cell) -> list[str]:
     ]
 
 
-def _picture(collected: Collected, found: Sequence[Comparison]) -> list[Picture]:
+def _picture(collected: Collected, found: Sequence[Comparison]) -> list[Chart]:
     names = list(dict.fromkeys(g.label(cell) for g in collected.groups for cell in g.cells))
     panels = [_panel(group, names) for group in collected.groups]
     if not any(marks for panel in panels for marks in panel.series.values()):
@@ -201,7 +207,7 @@ def _picture(collected: Collected, found: Sequence[Comparison]) -> list[Picture]
     return [dots(frame, panels)]
 
 
-def _panel(group: Group, names: Sequence[str]) -> Panel:
+def _panel(group: CellGroup, names: Sequence[str]) -> Panel:
     series = {
         moment.value: [
             mark_of(names.index(group.label(cell)), found)
@@ -214,9 +220,9 @@ def _panel(group: Group, names: Sequence[str]) -> Panel:
 
 
 def _finding(found: Sequence[Comparison]) -> str:
-    lost = [one for one in found if one.question.moments == (Moment.FINAL, Moment.LEARNED)]
+    lost = [one for one in found if one.planned.moments == (Moment.FINAL, Moment.LEARNED)]
     told = [
-        f"{points(one.difference)} points" + (f" ({one.question.group})" * bool(one.question.group))
+        f"{points(one.difference)} points" + (f" ({one.planned.group})" * bool(one.planned.group))
         for one in lost
         if one.difference is not None
     ]

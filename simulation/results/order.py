@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from math import sqrt
 from statistics import variance
 
-from report.canvas import Picture
-from simulation.experiments.lab import Result
-from simulation.results.cells import Cell, Collected, Group, labelled
+from report.canvas import Chart
+from report.spread import mean
+from simulation.experiments.lab import ExperimentResult
+from simulation.results.cells import Cell, CellGroup, Collected, labelled
 from simulation.results.measures import (
     Moment,
     judged_when_learned,
-    mean,
     mean_final,
     mean_learned,
     never_changes,
@@ -19,7 +19,7 @@ from simulation.results.measures import (
 )
 from simulation.results.plots import Frame, Panel, dots, mark_of
 from simulation.results.section import Section, group_heading, settings_of
-from simulation.results.significance import Comparison, Question, at_the_end, compared
+from simulation.results.significance import Comparison, PlannedComparison, at_the_end, compared
 from simulation.results.words import (
     level,
     overview,
@@ -30,7 +30,7 @@ from simulation.results.words import (
 )
 
 _ORDER = "order"
-Measure = Callable[[Result], float | None]
+Measure = Callable[[ExperimentResult], float | None]
 _CHANCE = (
     "In another place of the order a task also begins with other numbers and sees its questions "
     "in another order, so a part of what the order moves is chance."
@@ -38,7 +38,7 @@ _CHANCE = (
 
 
 @dataclass(frozen=True, slots=True)
-class Moved:
+class Variation:
     """How far a score moves, as standard deviations (fractions).
 
     Attributes:
@@ -53,12 +53,12 @@ class Moved:
 
 
 def order(collected: Collected, resamples: int) -> Section:
-    """Each method's scores by order, and the tests against the first order."""
+    """Report each method's scores by order, and the tests against the first order."""
     orders = settings_of(collected, _ORDER)
     asked = [
         one
         for group in collected.groups
-        for one in _questions(group, collected.tag(group), orders[0])
+        for one in _planned_comparisons(group, collected.tag(group), orders[0])
     ]
     found = compared(asked, resamples)
     blocks: list[str] = []
@@ -68,8 +68,8 @@ def order(collected: Collected, resamples: int) -> Section:
     return Section(tuple(blocks), tuple(_picture(collected, found)))
 
 
-def _by_method(group: Group) -> dict[str, list[Cell]]:
-    """The cells that differ in nothing but the order, by what they have in common."""
+def _by_method(group: CellGroup) -> dict[str, list[Cell]]:
+    """Group the cells that differ in nothing but the order, by what they have in common."""
     found: dict[str, list[Cell]] = {}
     for cell in group.cells:
         rest = {axis: cell.settings[axis] for axis in group.axes if axis != _ORDER}
@@ -77,9 +77,9 @@ def _by_method(group: Group) -> dict[str, list[Cell]]:
     return found
 
 
-def _questions(group: Group, title: str, first: str) -> list[Question]:
-    """Every other order against the first: when learned, and at the end where that is another."""
-    asked: list[Question] = []
+def _planned_comparisons(group: CellGroup, title: str, first: str) -> list[PlannedComparison]:
+    """Plan to compare every order with the first: when learned, and at the end if that differs."""
+    asked: list[PlannedComparison] = []
     for method, cells in _by_method(group).items():
         told = next((cell for cell in cells if cell.settings[_ORDER] == first), None)
         for cell in cells if told else ():
@@ -87,13 +87,13 @@ def _questions(group: Group, title: str, first: str) -> list[Question]:
                 continue
             name = f"{method}, {cell.settings[_ORDER]} less {first}"
             if judged_when_learned(cell.plan):
-                asked.append(Question(title, name, cell, told))
+                asked.append(PlannedComparison(title, name, cell, told))
             if not never_changes(cell.plan):
                 asked.append(at_the_end(title, f"{name}, at the end", cell, told))
     return asked
 
 
-def _table(group: Group) -> str:
+def _table(group: CellGroup) -> str:
     rows = [
         [
             method,
@@ -109,19 +109,19 @@ def _table(group: Group) -> str:
     return table(heads, rows)
 
 
-def _spreads(group: Group) -> str:
+def _spreads(group: CellGroup) -> str:
     said: list[str] = []
     for method, cells in _by_method(group).items():
         for moment, measure in zip(Moment, (mean_learned, mean_final), strict=True):
             if moment is Moment.FINAL and all(never_changes(cell.plan) for cell in cells):
                 continue
-            if found := moved(cells, measure):
+            if found := variation(cells, measure):
                 said.append(f"- {method}, {moment}: {_compared(found)}")
     return "\n".join(said) or "There are not two seeds with all orders yet."
 
 
-def moved(cells: Sequence[Cell], measure: Measure) -> Moved | None:
-    """How far orders and seeds move the measure; None without two of both."""
+def variation(cells: Sequence[Cell], measure: Measure) -> Variation | None:
+    """Return how far orders and seeds move the measure; None without two of both."""
     shared = [seed for seed in cells[0].seeds if all(seed in cell.results for cell in cells)]
     rows = [[measure(cell.results[seed]) for cell in cells] for seed in shared]
     known = [[value for value in row if value is not None] for row in rows]
@@ -129,10 +129,10 @@ def moved(cells: Sequence[Cell], measure: Measure) -> Moved | None:
         return None
     orders = sqrt(mean([variance(row) for row in known]))
     seeds = sqrt(mean([variance(column) for column in zip(*known, strict=True)]))
-    return Moved(orders, seeds, len(known))
+    return Variation(orders, seeds, len(known))
 
 
-def _compared(found: Moved) -> str:
+def _compared(found: Variation) -> str:
     more = "more" if found.orders > found.seeds else "no more"
     return (
         f"another order moves the mean by {percent(found.orders)} points, another seed by "
@@ -141,7 +141,7 @@ def _compared(found: Moved) -> str:
     )
 
 
-def _picture(collected: Collected, found: Sequence[Comparison]) -> list[Picture]:
+def _picture(collected: Collected, found: Sequence[Comparison]) -> list[Chart]:
     orders = settings_of(collected, _ORDER)
     panels = [panel for group in collected.groups for panel in _panels(group, orders)]
     if not any(marks for panel in panels for marks in panel.series.values()):
@@ -156,7 +156,7 @@ def _picture(collected: Collected, found: Sequence[Comparison]) -> list[Picture]
     return [dots(frame, panels)]
 
 
-def _panels(group: Group, orders: Sequence[str]) -> list[Panel]:
+def _panels(group: CellGroup, orders: Sequence[str]) -> list[Panel]:
     return [
         Panel(
             ", ".join(filter(None, [group.title, moment.value])),
@@ -182,5 +182,5 @@ def _finding(found: Sequence[Comparison]) -> str:
     sure = "" if far.significant else "not "
     return (
         f"The largest difference from the first order is {points(far.difference)} points, "
-        f"of {far.question.name}: {sure}significant"
+        f"of {far.planned.name}: {sure}significant"
     )

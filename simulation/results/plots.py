@@ -18,11 +18,11 @@ from report.canvas import (
     MARKERS,
     MUTED,
     STYLE,
-    Picture,
-    picture,
+    Chart,
+    render,
     wrapped,
 )
-from simulation.results.measures import Spread
+from report.spread import Spread
 from simulation.results.significance import Comparison
 
 
@@ -37,13 +37,13 @@ class Mark:
 
 
 def mark_of(place: int, found: Spread) -> Mark:
-    """A fraction's mean as a percentage, with its deviation on either side."""
+    """Return a fraction's mean as a percentage, with its deviation on either side."""
     mean, deviation = 100 * found.mean, 100 * (found.deviation or 0.0)
     return Mark(place, mean, mean - deviation, mean + deviation)
 
 
 def difference_mark(place: int, one: Comparison) -> Mark:
-    """A known difference in points, with its 95% interval where there is one."""
+    """Return a known difference in points, with its 95% interval where there is one."""
     assert one.difference is not None, "a difference that is not known has no mark"
     low, high = (one.difference if end is None else end for end in (one.low, one.high))
     return Mark(place, 100 * one.difference, 100 * low, 100 * high)
@@ -83,8 +83,8 @@ class Frame:
     values: str
 
 
-def dots(frame: Frame, panels: Sequence[Panel]) -> Picture:
-    """A row for each place, a dot with a bar for each series; panels side by side."""
+def dots(frame: Frame, panels: Sequence[Panel]) -> Chart:
+    """Draw a row for each place, a dot with a bar for each series; panels side by side."""
     with rc_context(STYLE):
         count = len(frame.places)
         names = _names(panels)
@@ -111,12 +111,12 @@ def _row_dots(axes: Axes, marks: Sequence[Mark], index: int, count: int) -> None
 
 
 def _shift(index: int, count: int) -> float:
-    """How far a series stands beside its place, so that no bar hides another."""
+    """Return how far a series is drawn beside its place, so that no bar hides another."""
     return (index - (count - 1) / 2) * min(0.24, 0.6 / count)
 
 
-def lines(frame: Frame, panels: Sequence[Panel]) -> Picture:
-    """A line of dots with bars for each series over the places; panels side by side."""
+def lines(frame: Frame, panels: Sequence[Panel]) -> Chart:
+    """Draw a line of dots with bars for each series over the places; panels side by side."""
     with rc_context(STYLE):
         names = _names(panels)
         figure = Figure(figsize=(8.6, 4.4))
@@ -150,8 +150,8 @@ def _line(axes: Axes, marks: Sequence[Mark], index: int, count: int) -> None:
 _SIGNED = LinearSegmentedColormap.from_list("signed", ("#b2571b", "#ffffff", "#0b5087"))
 
 
-def heat(frame: Frame, panels: Sequence[Heat]) -> Picture:
-    """A map of signed differences for each panel, one below the other; the places are columns."""
+def heat(frame: Frame, panels: Sequence[Heat]) -> Chart:
+    """Draw a map of signed differences for each panel, one below the other; places are columns."""
     known = [abs(v) for panel in panels for row in panel.values for v in row if v is not None]
     scale = Normalize(-max([*known, 1e-9]), max([*known, 1e-9]))
     with rc_context(STYLE):
@@ -166,7 +166,7 @@ def heat(frame: Frame, panels: Sequence[Heat]) -> Picture:
             axes.set_yticks(range(len(panel.rows)), panel.rows)
             axes.tick_params(length=0, labelsize=8)
         figure.supxlabel(frame.values, fontsize=8, color=MUTED)
-        return picture(figure, frame.file, frame.finding, frame.description)
+        return render(figure, frame.file, frame.finding, frame.description)
 
 
 def _cells(axes: Axes, panel: Heat, scale: Normalize) -> None:
@@ -190,7 +190,7 @@ def _titled(axes: Axes, title: str) -> None:
     axes.spines[["left", "bottom"]].set_color(LINE)
 
 
-def _finished(figure: Figure, frame: Frame, names: Sequence[str], axes: Axes) -> Picture:
+def _finished(figure: Figure, frame: Frame, names: Sequence[str], axes: Axes) -> Chart:
     handles = [
         axes.plot([], [], color=COLOURS[index % len(COLOURS)], linewidth=1.4,
                   marker=MARKERS[index % len(MARKERS)], markersize=5)[0]
@@ -198,4 +198,4 @@ def _finished(figure: Figure, frame: Frame, names: Sequence[str], axes: Axes) ->
     ]  # fmt: skip
     figure.legend(handles, list(names), loc="outside lower center", ncols=4, fontsize=8,
                   title=frame.values, title_fontsize=8)  # fmt: skip
-    return picture(figure, frame.file, frame.finding, frame.description)
+    return render(figure, frame.file, frame.finding, frame.description)

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-from common.plan import Plan, Rule
-from report.canvas import Picture
-from simulation.results.cells import Cell, Collected, Group, labelled, nearest
+from common.plan import Plan
+from report.canvas import Chart
+from simulation.results.cells import Cell, CellGroup, Collected, labelled, nearest
 from simulation.results.measures import aggregation_error, mean_learned, over_seeds
 from simulation.results.plots import Frame, Mark, Panel, difference_mark, lines
 from simulation.results.section import Section, group_heading, settings_of
-from simulation.results.significance import Comparison, Question, compared
+from simulation.results.significance import Comparison, PlannedComparison, compared
 from simulation.results.words import (
     DASH,
     between,
@@ -26,76 +26,86 @@ from simulation.results.words import (
 NEAR = 0.015
 _TOLD = "1.5"
 _SITES, _RULE = "sites", "rule"
-#: The plans' default, which the verdict is about, and the number of sites.
-_DEFAULT, _FEDERATED = Rule.SVD, 4
+#: The plain average, the plans' default that the verdict is about, and the number of sites.
+_AVERAGE, _DEFAULT, _FEDERATED = "fedavg", "svd", 4
 _MEGABYTE = 1e6
 
 
 def rules(collected: Collected, resamples: int) -> Section:
-    """Each rule's scores and costs by the number of sites, and what a federation loses."""
+    """Report each rule's scores and costs by the number of sites, and what a federation loses."""
     settings_of(collected, _RULE)
-    asked = [one for group in collected.groups for one in _questions(group, collected.tag(group))]
+    asked = [
+        one
+        for group in collected.groups
+        for one in _planned_comparisons(group, collected.tag(group))
+    ]
     for control in _controls(collected.groups):
         for group in collected.groups:
-            asked += _of_control(group, control, collected.tag(group))
+            asked += _against_control(group, control, collected.tag(group))
     found = compared(asked, resamples)
     blocks: list[str] = []
     for group in collected.groups:
-        own = [one for one in found if one.question.first in group.cells]
+        own = [one for one in found if one.planned.first in group.cells]
         federated = any(sites_of(cell.plan) > 1 for cell in group.cells)
-        blocks += [*group_heading(group), _table(group), *([within(own)] if federated else [])]
+        blocks += [
+            *group_heading(group),
+            _table(group),
+            *([within(own)] if federated else []),
+        ]
     blocks += ["### Tests", tests_table(found), overview(found)]
     return Section(tuple(blocks), tuple(_picture(collected, found)))
 
 
 def sites_of(plan: Plan) -> int:
-    """Among how many sites a task is dealt, at most."""
+    """Return among how many sites a task is divided, at most."""
     return max(len(stage.sites) for stage in plan.stages)
 
 
 def passes_of(plan: Plan) -> list[float]:
-    """How often each stage sees its data."""
+    """Return how many epochs each stage trains on its data."""
     return [stage.rounds * stage.local_epochs for stage in plan.stages]
 
 
-def _questions(group: Group, title: str) -> list[Question]:
-    """Every federation less one site, and every rule less the plain average."""
-    asked: list[Question] = []
+def _planned_comparisons(group: CellGroup, title: str) -> list[PlannedComparison]:
+    """Plan to compare every federation with one site, and every rule with the plain average."""
+    asked: list[PlannedComparison] = []
     for cell in group.cells:
         central = _central(group, cell)
         if sites_of(cell.plan) > 1 and central:
-            name = f"{group.label(cell)} less one site{_otherwise(group, cell, central)}"
-            asked.append(Question(title, name, cell, central))
+            name = f"{group.label(cell)} less one site{_differing_settings(group, cell, central)}"
+            asked.append(PlannedComparison(title, name, cell, central))
     for cell in group.cells:
         average = _average(group, cell)
         if average:
-            name = f"{group.label(cell)} less {Rule.FEDAVG}"
-            asked.append(Question(title, name, cell, average))
+            name = f"{group.label(cell)} less {_AVERAGE}"
+            asked.append(PlannedComparison(title, name, cell, average))
     return asked
 
 
-def _controls(groups: Sequence[Group]) -> list[Cell]:
-    """One site with other batches than any federation has: it makes as few steps as they do."""
+def _controls(groups: Sequence[CellGroup]) -> list[Cell]:
+    """Return the cells of one site whose batches make as few steps as a federation does."""
     cells = [cell for group in groups for cell in group.cells]
     federated = [_batches(cell.plan) for cell in cells if sites_of(cell.plan) > 1]
-    alone = [cell for group in groups for cell in _alone(group)]
+    alone = [cell for group in groups for cell in _single_site(group)]
     return [cell for cell in alone if federated and _batches(cell.plan) not in federated]
 
 
-def _of_control(group: Group, control: Cell, title: str) -> list[Question]:
-    """What fewer steps cost one site, and what more a federation of the default rule loses."""
+def _against_control(group: CellGroup, control: Cell, title: str) -> list[PlannedComparison]:
+    """Plan to test what fewer steps cost one site, and what a federation loses beyond that."""
     name, wanted = labelled(control.settings), dict(control.settings)
     wanted.pop(_SITES, None)
     alike = [cell for cell in group.cells if wanted.items() <= cell.settings.items()]
     usual = [cell for cell in alike if sites_of(cell.plan) == 1 and cell is not control]
-    asked = [Question(title, f"{name} less one site", control, cell) for cell in usual[:1]]
+    asked = [PlannedComparison(title, f"{name} less one site", control, cell) for cell in usual[:1]]
     for cell in alike:
         if sites_of(cell.plan) == _FEDERATED:
-            asked.append(Question(title, f"{group.label(cell)} less {name}", cell, control))
+            asked.append(
+                PlannedComparison(title, f"{group.label(cell)} less {name}", cell, control)
+            )
     return asked
 
 
-def _alone(group: Group) -> list[Cell]:
+def _single_site(group: CellGroup) -> list[Cell]:
     return [cell for cell in group.cells if sites_of(cell.plan) == 1]
 
 
@@ -103,21 +113,23 @@ def _batches(plan: Plan) -> list[int]:
     return [stage.batch_size for stage in plan.stages]
 
 
-def _central(group: Group, cell: Cell) -> Cell | None:
-    """One site with all data, of the cell's own method, and of its own rule if that was run.
+def _central(group: CellGroup, cell: Cell) -> Cell | None:
+    """Return the cell of one site with all data, the same method, and the same rule if it was run.
+
+    At one site the average and the exact mean of products change nothing, and are the same.
 
     At one site the average and the exact mean of products change nothing, and are the same.
     """
     batches = _batches(cell.plan)
-    alone = [other for other in _alone(group) if _batches(other.plan) == batches]
+    alone = [other for other in _single_site(group) if _batches(other.plan) == batches]
     alike = [other for other in alone if other.plan.method == cell.plan.method] or alone
-    own = [other for other in alike if other.plan.aggregation is cell.plan.aggregation]
-    default = [other for other in alike if other.plan.aggregation is _DEFAULT]
+    own = [other for other in alike if other.plan.aggregation == cell.plan.aggregation]
+    default = [other for other in alike if other.plan.aggregation == _DEFAULT]
     return nearest(cell, own or default or alike)
 
 
-def _otherwise(group: Group, cell: Cell, central: Cell) -> str:
-    """In what the two differ beside their sites, as the one site has it; empty if in nothing."""
+def _differing_settings(group: CellGroup, cell: Cell, central: Cell) -> str:
+    """Say in what the two differ beside their sites; empty if in nothing."""
     other = {
         axis: central.settings[axis]
         for axis in group.axes
@@ -126,22 +138,22 @@ def _otherwise(group: Group, cell: Cell, central: Cell) -> str:
     return f" ({labelled(other)})" if other else ""
 
 
-def _average(group: Group, cell: Cell) -> Cell | None:
-    """The same cell with FedAvg, unless it is that itself."""
+def _average(group: CellGroup, cell: Cell) -> Cell | None:
+    """Return the same cell with FedAvg, unless it has that rule itself."""
     wanted = {axis: setting for axis, setting in cell.settings.items() if axis != _RULE}
-    if sites_of(cell.plan) == 1 or cell.plan.aggregation is Rule.FEDAVG:
+    if sites_of(cell.plan) == 1 or cell.plan.aggregation == _AVERAGE:
         return None
     return next(
         (
             other
             for other in group.cells
-            if other.plan.aggregation is Rule.FEDAVG and wanted.items() <= other.settings.items()
+            if other.plan.aggregation == _AVERAGE and wanted.items() <= other.settings.items()
         ),
         None,
     )
 
 
-def _table(group: Group) -> str:
+def _table(group: CellGroup) -> str:
     heads = ("setting", "mean when learned, %", "n", "aggregation error", "MB up and down",
              "steps of all sites")  # fmt: skip
     return table(heads, [[group.label(cell), *_row(cell)] for cell in group.cells])
@@ -162,13 +174,13 @@ def _row(cell: Cell) -> list[str]:
 
 
 def within(found: Sequence[Comparison]) -> str:
-    """Whether four sites with the default rule come within 1.5 points of one site."""
+    """Say whether four sites with the default rule come within 1.5 points of one site."""
     told = [
         _within(one)
         for one in found
-        if sites_of(one.question.first.plan) == _FEDERATED
-        and one.question.first.plan.aggregation is _DEFAULT
-        and sites_of(one.question.second.plan) == 1
+        if sites_of(one.planned.first.plan) == _FEDERATED
+        and one.planned.first.plan.aggregation == _DEFAULT
+        and sites_of(one.planned.second.plan) == 1
     ]
     if not told:
         return f"No run with {_FEDERATED} sites and the rule {_DEFAULT} is there to be judged."
@@ -180,7 +192,7 @@ def _within(one: Comparison) -> str:
         return f"{named(one)}: can't be judged yet, it takes two seeds of both."
     numbers = (
         f"{points(one.t.mean)} points (95% interval {between(one.low, one.high)}, "
-        f"{equation(one.t.p)}, n = {one.t.count}), {_effort(one.question)}"
+        f"{equation(one.t.p)}, n = {one.t.count}), {_effort(one.planned)}"
     )
     if one.low > -NEAR:
         return f"{named(one)}: within {_TOLD} points, the interval too: {numbers}."
@@ -192,13 +204,13 @@ def _within(one: Comparison) -> str:
     return f"{named(one)}: not within {_TOLD} points: {numbers}."
 
 
-def _effort(question: Question) -> str:
-    if passes_of(question.first.plan) == passes_of(question.second.plan):
+def _effort(planned: PlannedComparison) -> str:
+    if passes_of(planned.first.plan) == passes_of(planned.second.plan):
         return "at the same number of passes"
     return "at another number of passes"
 
 
-def _picture(collected: Collected, found: Sequence[Comparison]) -> list[Picture]:
+def _picture(collected: Collected, found: Sequence[Comparison]) -> list[Chart]:
     controls = _controls(collected.groups)
     less = [
         one for one in found if _loses_to_one_site(one, controls) and one.difference is not None
@@ -220,21 +232,21 @@ def _picture(collected: Collected, found: Sequence[Comparison]) -> list[Picture]
 
 
 def _loses_to_one_site(one: Comparison, controls: Sequence[Cell]) -> bool:
-    first, second = one.question.first, one.question.second
+    first, second = one.planned.first, one.planned.second
     return sites_of(first.plan) > 1 == sites_of(second.plan) and second not in controls
 
 
 def _at(one: Comparison, axis: str) -> str:
-    return one.question.first.settings[axis]
+    return one.planned.first.settings[axis]
 
 
 def _panels(
-    group: Group, found: Sequence[Comparison], places: Sequence[str], rules: Sequence[str]
+    group: CellGroup, found: Sequence[Comparison], places: Sequence[str], rules: Sequence[str]
 ) -> list[Panel]:
-    """A panel for each setting of what is neither sites nor rule."""
+    """Return a panel for each combination of settings beside sites and rule."""
     by_rest: dict[str, list[Comparison]] = {}
     for one in found:
-        if one.question.first in group.cells:
+        if one.planned.first in group.cells:
             rest = {axis: _at(one, axis) for axis in group.axes if axis not in (_SITES, _RULE)}
             title = ", ".join(filter(None, [group.title, labelled(rest)]))
             by_rest.setdefault(title, []).append(one)

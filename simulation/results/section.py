@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from common.errors import PlanError
-from report.canvas import Picture
-from simulation.results.cells import Cell, Collected, Group
-from simulation.results.measures import Moment, judged_when_learned, scores_of, spread
-from simulation.results.significance import Question
+from report.canvas import Chart
+from report.spread import spread
+from simulation.results.cells import Cell, CellGroup, Collected
+from simulation.results.measures import Moment, judged_when_learned, scores_of
+from simulation.results.significance import PlannedComparison
 from simulation.results.words import listed, percent, table
 
 #: How the name of a comparison with the plain sum ends.
@@ -20,13 +21,13 @@ class Section:
     """What is said of an experiment: blocks of Markdown, and its pictures."""
 
     blocks: tuple[str, ...]
-    pictures: tuple[Picture, ...] = ()
+    pictures: tuple[Chart, ...] = ()
 
 
-def against_plain(collected: Collected) -> list[Question]:
-    """In every group each cell against the plain sum, by the mean learned score."""
+def against_plain(collected: Collected) -> list[PlannedComparison]:
+    """Plan to compare each cell with the plain sum of its group, by the mean score when learned."""
     return [
-        Question(collected.tag(group), f"{group.label(cell)}{LESS_PLAIN}", cell, plain)
+        PlannedComparison(collected.tag(group), f"{group.label(cell)}{LESS_PLAIN}", cell, plain)
         for group in collected.groups
         if (plain := group.plain)
         for cell in group.cells
@@ -35,7 +36,7 @@ def against_plain(collected: Collected) -> list[Question]:
 
 
 def missing_of(collected: Collected) -> str:
-    """Which runs have no result; empty if all have."""
+    """Say which runs have no result; empty if all have."""
     if not collected.missing:
         return ""
     all_runs = sum(len(cell.seeds) for cell in collected.cells)
@@ -62,23 +63,23 @@ def _numbered(seeds: Sequence[int]) -> str:
     return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
 
 
-def group_heading(group: Group) -> list[str]:
-    """A heading for the group, where it has a name."""
+def group_heading(group: CellGroup) -> list[str]:
+    """Return a heading for the group if it has a name."""
     return [f"### {group.title}"] if group.title else []
 
 
 def task_names(cells: Sequence[Cell]) -> list[str]:
-    """The tasks of all cells, each once, in the order of the first plan that has them."""
+    """Return the tasks of all cells, each once, in the order of the first plan that has them."""
     return list(dict.fromkeys(stage.name for cell in cells for stage in cell.plan.stages))
 
 
-def names_of(group: Group) -> dict[Cell, str]:
-    """What each cell is called; the plain sum by that name."""
+def names_of(group: CellGroup) -> dict[Cell, str]:
+    """Return what each cell is called, the plain sum by that name."""
     return {cell: "plain sum" if cell is group.plain else group.label(cell) for cell in group.cells}
 
 
 def settings_of(collected: Collected, axis: str) -> tuple[str, ...]:
-    """The settings of an axis that the experiment must have.
+    """Return the settings of an axis that the experiment must have.
 
     Raises:
         PlanError: it has none of this name.
@@ -92,8 +93,8 @@ def settings_of(collected: Collected, axis: str) -> tuple[str, ...]:
     return axes[axis]
 
 
-def task_table(group: Group, cells: Sequence[Cell], moment: Moment) -> str:
-    """The mean score of each task at this moment, a row for each of these cells of the group."""
+def task_table(group: CellGroup, cells: Sequence[Cell], moment: Moment) -> str:
+    """Return a table of each task's mean score at this moment, a row for each of these cells."""
     tasks, names = task_names(cells), names_of(group)
     rows = [
         [names[cell], *(percent(_task(cell, task, moment), 1) for task in tasks)] for cell in cells

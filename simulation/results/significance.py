@@ -1,32 +1,36 @@
 """Paired tests of two cells: over seeds, over questions, and over right and wrong answers."""
-# scipy has no types.
-# pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false
 
-import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit as _untyped_quantile
 
 from common.errors import DataError
-from report.significance import Bootstrap, McNemar, PairedT, bootstrap, holm, mcnemar, paired_t
-from simulation.experiments.lab import Result
+from report.significance import (
+    LEVEL,
+    RESAMPLES,
+    Bootstrap,
+    McNemar,
+    PairedT,
+    bootstrap,
+    generator_for,
+    holm,
+    mcnemar,
+    paired_t,
+    t_interval,
+    without_rounding,
+)
+from report.spread import mean
+from simulation.experiments.lab import ExperimentResult
 from simulation.results.cells import Cell
-from simulation.results.measures import Moment, Scores, mean, scores_of
-
-#: (degrees of freedom, probability) -> quantile of Student's t.
-_quantile = cast(Callable[[int, float], Any], _untyped_quantile)
-#: What is called significant.
-LEVEL = 0.05
-RESAMPLES = 10_000
+from simulation.results.measures import Moment, TaskScores, scores_of
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """What is asked: the first cell at a moment less the second at one.
+class PlannedComparison:
+    """A comparison to be made: the first cell at a moment less the second at one.
 
     Attributes:
         tasks: the stages that count; None takes all.
@@ -42,18 +46,18 @@ class Question:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """What came of it. Differences are fractions, the first less the second.
+    """The outcome of a planned comparison. Differences are fractions, the first less the second.
 
     Attributes:
         differences: by seed, of the mean over tasks; empty if no seed has both.
         t: over seeds; None with fewer than two.
         low, high: the 95% interval that belongs to t.
-        questions: bootstrap over questions within seed and task; None where answers lack.
+        questions: bootstrap over questions within seed and task; None without the answers.
         answers: on which answers only one is right, that is, has a measure of 1.
         holm, holm_questions, holm_answers: the three p, adjusted for the experiment.
     """
 
-    question: Question
+    planned: PlannedComparison
     differences: Mapping[int, float]
     t: PairedT | None = None
     low: float | None = None
@@ -71,84 +75,82 @@ class Comparison:
 
     @property
     def significant(self) -> bool:
-        """Whether the test over seeds holds after Holm's correction."""
+        """Whether the test over seeds is significant after Holm's correction."""
         return self.holm is not None and self.holm < LEVEL
 
 
-def compared(questions: Sequence[Question], resamples: int = RESAMPLES) -> list[Comparison]:
-    """Every question answered; Holm takes them all together, each kind of test for itself."""
-    found = [_compare(question, resamples) for question in questions]
-    for field, p_of in _KINDS.items():
+def compared(planned: Sequence[PlannedComparison], resamples: int = RESAMPLES) -> list[Comparison]:
+    """Make every comparison; Holm's correction takes all of them, each kind of test by itself."""
+    found = [_compare(one, resamples) for one in planned]
+    for field, p_of in _P_VALUES.items():
         known = [(at, p) for at, one in enumerate(found) if (p := p_of(one)) is not None]
         for (at, _), p in zip(known, holm([p for _, p in known]), strict=True):
             found[at] = replace(found[at], **{field: p})
     return found
 
 
-_KINDS: Mapping[str, Callable[[Comparison], float | None]] = {
+#: The p that each adjusted field is made of.
+_P_VALUES: Mapping[str, Callable[[Comparison], float | None]] = {
     "holm": lambda one: one.t and one.t.p,
     "holm_questions": lambda one: one.questions and one.questions.p,
     "holm_answers": lambda one: one.answers and one.answers.p,
 }
 
 
-def _compare(question: Question, resamples: int) -> Comparison:
+def _compare(planned: PlannedComparison, resamples: int) -> Comparison:
     pairs = {
         seed: pair
-        for seed in sorted(question.first.results.keys() & question.second.results.keys())
-        if (pair := _pair(question, seed))
+        for seed in sorted(planned.first.results.keys() & planned.second.results.keys())
+        if (pair := _score_pair(planned, seed))
     }
     differences = {seed: _difference(*pair) for seed, pair in pairs.items()}
-    comparison = Comparison(question=question, differences=differences)
+    comparison = Comparison(planned=planned, differences=differences)
     if len(differences) > 1:
         t = paired_t(list(differences.values()))
-        low, high = _interval(t)
+        low, high = t_interval(t)
         comparison = replace(comparison, t=t, low=low, high=high)
-    answers = [_answers(question, seed, task, pair) for seed, pair in pairs.items()
+    answers = [_answers(planned, seed, task, pair) for seed, pair in pairs.items()
                for task in pair[0]]  # fmt: skip
     if not answers or any(not len(first) for first, _ in answers):
         return comparison
+    test = f"{planned.group} {planned.name} {' '.join(planned.moments)}"
+    by_question = [first - second for first, second in answers]
     return replace(
         comparison,
-        questions=_over_questions(question, answers, resamples),
-        answers=_right(answers),
+        questions=bootstrap(by_question, generator_for(test), resamples),
+        answers=_right_answers(answers),
     )
 
 
-Pair = tuple[Scores, Scores]
-_Values = NDArray[np.float64]
+ScorePair: TypeAlias = tuple[TaskScores, TaskScores]
+_Measures: TypeAlias = NDArray[np.float64]
 
 
-def _pair(question: Question, seed: int) -> Pair | None:
-    """The scores of both, if both have every task that counts."""
-    cells = (question.first.results[seed], question.second.results[seed])
-    wanted = _wanted(question, cells[0])
+def _score_pair(planned: PlannedComparison, seed: int) -> ScorePair | None:
+    """Return the scores of both; None unless both have every task that counts."""
+    cells = (planned.first.results[seed], planned.second.results[seed])
+    tasks = _compared_tasks(planned, cells[0])
     first, second = (
-        scores_of(result, moment) for result, moment in zip(cells, question.moments, strict=True)
+        scores_of(result, moment) for result, moment in zip(cells, planned.moments, strict=True)
     )
-    if not wanted or not set(wanted) <= first.keys() & second.keys():
+    if not tasks or not set(tasks) <= first.keys() & second.keys():
         return None
-    return {task: first[task] for task in wanted}, {task: second[task] for task in wanted}
+    return {task: first[task] for task in tasks}, {task: second[task] for task in tasks}
 
 
-def _wanted(question: Question, result: Result) -> list[str]:
+def _compared_tasks(planned: PlannedComparison, result: ExperimentResult) -> list[str]:
     names = sorted(stage.name for stage in result.plan.stages)
-    return [name for name in names if question.tasks is None or name in question.tasks]
+    return [name for name in names if planned.tasks is None or name in planned.tasks]
 
 
-def _difference(first: Scores, second: Scores) -> float:
-    # What is left by rounding is no difference: alike in all seeds, it would be a sure one.
-    return round(mean([first[task].score - second[task].score for task in first]), 12)
+def _difference(first: TaskScores, second: TaskScores) -> float:
+    return without_rounding(mean([first[task].score - second[task].score for task in first]))
 
 
-def _interval(t: PairedT) -> tuple[float, float]:
-    """Student's 95% interval of the mean difference."""
-    half = float(_quantile(t.count - 1, 1 - LEVEL / 2)) * t.deviation / math.sqrt(t.count)
-    return t.mean - half, t.mean + half
-
-
-def _answers(question: Question, seed: int, task: str, pair: Pair) -> tuple[_Values, _Values]:
-    """The answers' measures of both; both empty where one has not kept them.
+def _answers(
+    planned: PlannedComparison, seed: int, task: str, pair: ScorePair
+) -> tuple[_Measures, _Measures]:
+    """Return the measures of both's answers; both empty where one has not kept them.
 
     Raises:
         DataError: they can't be answers to the same questions.
@@ -158,22 +160,13 @@ def _answers(question: Question, seed: int, task: str, pair: Pair) -> tuple[_Val
         return np.zeros(0), np.zeros(0)
     if len(first) != len(second):
         raise DataError(
-            f"{question.name}, {task}, seed {seed}: found {len(first)} answers against "
+            f"{planned.name}, {task}, seed {seed}: found {len(first)} answers against "
             f"{len(second)}, expected answers to the same questions"
         )
     return first, second
 
 
-def _over_questions(
-    question: Question, answers: Sequence[tuple[_Values, _Values]], resamples: int
-) -> Bootstrap:
-    # Seeded by what is asked, so that a document can be written again to the same digit.
-    told = f"{question.group} {question.name} {' '.join(question.moments)}"
-    generator = np.random.default_rng(list(told.encode()))
-    return bootstrap([first - second for first, second in answers], generator, resamples)
-
-
-def _right(answers: Sequence[tuple[_Values, _Values]]) -> McNemar:
+def _right_answers(answers: Sequence[tuple[_Measures, _Measures]]) -> McNemar:
     first, second = (
         [bool(value == 1.0) for pair in answers for value in pair[place].tolist()]
         for place in (0, 1)
@@ -181,11 +174,13 @@ def _right(answers: Sequence[tuple[_Values, _Values]]) -> McNemar:
     return mcnemar(first, second)
 
 
-def kept(group: str, name: str, cell: Cell, tasks: Collection[str]) -> Question:
-    """Backward transfer: a cell at the end less itself when it learned these tasks."""
-    return Question(group, name, cell, cell, (Moment.FINAL, Moment.LEARNED), tasks)
+def backward_transfer_test(
+    group: str, name: str, cell: Cell, tasks: Collection[str]
+) -> PlannedComparison:
+    """Plan to compare a cell at the end with itself when it learned these tasks."""
+    return PlannedComparison(group, name, cell, cell, (Moment.FINAL, Moment.LEARNED), tasks)
 
 
-def at_the_end(group: str, name: str, first: Cell, second: Cell) -> Question:
-    """Two cells after the last stage."""
-    return Question(group, name, first, second, (Moment.FINAL, Moment.FINAL))
+def at_the_end(group: str, name: str, first: Cell, second: Cell) -> PlannedComparison:
+    """Plan to compare two cells after the last stage."""
+    return PlannedComparison(group, name, first, second, (Moment.FINAL, Moment.FINAL))

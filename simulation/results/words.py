@@ -2,25 +2,26 @@
 
 from collections.abc import Callable, Iterable, Sequence
 
-from simulation.results.measures import Spread
-from simulation.results.significance import LEVEL, Comparison
+from report.significance import LEVEL
+from report.spread import Spread
+from simulation.results.significance import Comparison
 
 DASH = "-"
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown; all columns but the first are numbers."""
+    """Return a table in Markdown; all columns but the first are numbers."""
     lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def percent(value: float | None, digits: int = 2) -> str:
-    """A fraction as a percentage."""
+    """Return a fraction as a percentage."""
     return DASH if value is None else f"{100 * value:.{digits}f}"
 
 
 def points(value: float | None) -> str:
-    """A difference of fractions in points of percent, with its sign; nothing has none."""
+    """Return a difference of fractions in percentage points, with its sign; zero has none."""
     if value is None:
         return DASH
     told = f"{100 * value:+.2f}"
@@ -28,12 +29,12 @@ def points(value: float | None) -> str:
 
 
 def level(found: Spread | None) -> str:
-    """Mean and deviation of a percentage."""
+    """Return mean and deviation of a percentage."""
     return _spread(found, percent)
 
 
 def change(found: Spread | None) -> str:
-    """Mean and deviation of a difference, in points."""
+    """Return mean and deviation of a difference, in points."""
     return _spread(found, points)
 
 
@@ -45,30 +46,30 @@ def _spread(found: Spread | None, told: Callable[[float], str]) -> str:
 
 
 def number_of(found: Spread | None) -> str:
-    """Of how many seeds."""
-    return str(found.count if found else 0)
+    """Return the number of seeds."""
+    return str(found.seeds if found else 0)
 
 
 def between(low: float | None, high: float | None) -> str:
-    """An interval of differences, in points."""
+    """Return an interval of differences, in points."""
     return DASH if low is None else f"{points(low)} to {points(high)}"
 
 
 def probability(p: float | None) -> str:
-    """A p; very small ones as a bound."""
+    """Return a p; a very small one as a bound."""
     if p is None:
         return DASH
     return "<0.0001" if p < 1e-4 else f"{p:.3g}"
 
 
 def equation(p: float | None) -> str:
-    """`p = 0.01`, or its bound."""
+    """Return `p = 0.01`, or its bound."""
     told = probability(p)
     return f"p {told[0]} {told[1:]}" if told.startswith("<") else f"p = {told}"
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names in one line of a sentence."""
+    """Return names as a list in a sentence."""
     if len(names) < 2:
         return "".join(names)
     return f"{', '.join(names[:-1])} and {names[-1]}"
@@ -81,7 +82,7 @@ _HEADS = (
 
 
 def tests_table(comparisons: Sequence[Comparison]) -> str:
-    """A row for each comparison, with its three tests."""
+    """Return a table with a row for each comparison and its three tests."""
     return table(_HEADS, [_test_row(one) for one in comparisons])
 
 
@@ -105,12 +106,12 @@ def _adjusted(p: float | None, holm: float | None) -> str:
 
 
 def named(one: Comparison) -> str:
-    """What is compared, with the group that it belongs to."""
-    return f"{one.question.group}: {one.question.name}" if one.question.group else one.question.name
+    """Return the comparison's name, with the group that it belongs to."""
+    return f"{one.planned.group}: {one.planned.name}" if one.planned.group else one.planned.name
 
 
 def overview(comparisons: Sequence[Comparison]) -> str:
-    """What of many comparisons is significant over seeds after Holm, and what is not."""
+    """Say which comparisons are significant over seeds after Holm, and which are not."""
     tested = [one for one in comparisons if one.t is not None]
     if not tested:
         return "Nothing can be tested over seeds yet: it takes two seeds of both."

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 
 def ct_file(hounsfield: NDArray[np.float32], centre: float, width: float) -> bytes:
-    """The DICOM file of a CT picture (height, width) in Hounsfield units.
+    """Return the DICOM file of a CT picture (height, width) in Hounsfield units.
 
     Nothing of the source's header is copied. The instance number comes from the pixels, so
     that the same pixels always give the same bytes.
@@ -39,5 +39,5 @@ def ct_file(hounsfield: NDArray[np.float32], centre: float, width: float) -> byt
 
 
 def _uid(blob: bytes) -> str:
-    """A UID under 2.25, DICOM's root for numbers of 128 bits (PS3.5 B.2)."""
+    """Return a UID under 2.25, DICOM's root for numbers of 128 bits (PS3.5 B.2)."""
     return f"2.25.{int.from_bytes(hashlib.sha256(blob).digest()[:16], 'big')}"

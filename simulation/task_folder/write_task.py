@@ -36,7 +36,7 @@ class Question:
 
 
 def write_task(folder: Path, train: Sequence[Question], test: Sequence[Question]) -> None:
-    """Fill `folder` with the task, whole or not at all; equal questions give equal bytes.
+    """Write the task to `folder`, whole or not at all; equal questions give equal bytes.
 
     A folder that already holds these very bytes is left alone; one with other content is
     refused with a DataError.
@@ -46,7 +46,7 @@ def write_task(folder: Path, train: Sequence[Question], test: Sequence[Question]
 
 
 def _files(train: Sequence[Question], test: Sequence[Question]) -> dict[str, bytes]:
-    """Every file of the task: its path inside the folder, and its bytes."""
+    """Return every file of the task: its path inside the folder, and its bytes."""
     names = _image_names([*train, *test])
     blobs: dict[str, bytes] = {}
     for question in (*train, *test):
@@ -61,7 +61,7 @@ def _files(train: Sequence[Question], test: Sequence[Question]) -> dict[str, byt
 
 
 def _image_names(questions: Sequence[Question]) -> dict[int, str]:
-    """Neutral names, numbered in the order in which the groups appear."""
+    """Return neutral names, numbered in the order in which the groups appear."""
     endings: dict[int, str] = {}
     for question in questions:
         endings.setdefault(question.group, "dcm" if question.dicom else "png")
@@ -109,7 +109,7 @@ def _refuse_shared_groups(train: Sequence[Question], test: Sequence[Question]) -
 
 
 def _place(folder: Path, files: dict[str, bytes]) -> None:
-    """Write beside `folder` and rename, so that a half-written task is never seen."""
+    """Write beside `folder` and rename, so that a half-written task is never visible."""
     if folder.exists():
         _refuse_other_content(folder, files)
         return

@@ -7,14 +7,14 @@ import pytest
 from simulation.chaos.loopback import loopback
 from simulation.chaos.soak import accepted
 from simulation.run import simulate
-from tests.flow.small_run import bank_bytes, small_plan, wish
+from tests.flow.small_run import bank_bytes, options, small_plan
 
 pytestmark = pytest.mark.federated
 
 
 def test_three_real_sites_end_with_the_bytes_of_one_process(tmp_path: Path):
     plan = small_plan(tmp_path / "plan.yaml")
-    simulate(plan, wish(tmp_path / "one"))
+    simulate(plan, options(tmp_path / "one"))
 
     with loopback(plan, tmp_path / "real") as federation:
         for machine in federation.machines:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from simulation.run import simulate
-from tests.flow.small_run import bank_bytes, small_plan, wish
+from tests.flow.small_run import bank_bytes, options, small_plan
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.federated
@@ -22,7 +22,7 @@ def command(plan: Path, out: Path) -> list[str]:
 
 def test_flowers_engine_ends_with_the_bytes_of_one_process_even_when_interrupted(tmp_path: Path):
     plan, out = small_plan(tmp_path / "plan.yaml"), tmp_path / "flower"
-    simulate(plan, wish(tmp_path / "one"))
+    simulate(plan, options(tmp_path / "one"))
 
     # Interrupted as by Ctrl-C, once the first release is there.
     running = subprocess.Popen(

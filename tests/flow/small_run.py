@@ -8,7 +8,7 @@ import yaml
 from client.model.base_digest import base_digest
 from simulation.engines import Engine
 from simulation.hospitals import BASE_MODELS
-from simulation.run import Wish
+from simulation.run import SimulationOptions
 
 STAGE: dict[str, Any] = {
     "name": "cxp", "modality": "radiology", "task": "CXP", "sites": ["a", "b"], "rounds": 2,
@@ -35,13 +35,13 @@ def small_plan(file: Path, **changes: Any) -> Path:
     return file
 
 
-def wish(out: Path, **changes: Any) -> Wish:
-    """A quiet run in this process, into `out`."""
+def options(out: Path, **changes: Any) -> SimulationOptions:
+    """The options of a quiet run in this process, into `out`."""
     fields: dict[str, Any] = {
         "out": out, "engine": Engine.IN_PROCESS, "methods": None, "seeds": 1, "data": None,
         "base_model": None, "quiet": True,
     }  # fmt: skip
-    return Wish(**{**fields, **changes})
+    return SimulationOptions(**{**fields, **changes})
 
 
 def bank_bytes(run: Path) -> dict[str, bytes]:

@@ -9,7 +9,7 @@ import yaml
 from common.plan import Plan
 from common.plan_file import parse_plan
 from simulation.experiments.experiments import load_experiment
-from simulation.experiments.lab import Result, Results, write_result
+from simulation.experiments.lab import ExperimentResult, ResultsFolder, write_result
 from simulation.results.cells import Cell, Collected, collect
 
 STAGE: dict[str, Any] = {
@@ -51,7 +51,9 @@ def sequential(seed: int = 0) -> Plan:
     return plan(seed=seed, method=SEQUENTIAL, evaluation=again)
 
 
-def result(of: Plan, learned: Marks, final: Marks | None = None, **changes: Any) -> Result:
+def result(
+    of: Plan, learned: Marks, final: Marks | None = None, **changes: Any
+) -> ExperimentResult:
     """The result with these measures of the answers to each task."""
     last = [None] * (len(learned) - 1)
     fields: dict[str, Any] = {
@@ -67,7 +69,7 @@ def result(of: Plan, learned: Marks, final: Marks | None = None, **changes: Any)
         "bytes_down": 2000,
         "errors": (0.0, 0.1, 0.2),
     }
-    return Result(**{**fields, **changes})
+    return ExperimentResult(**{**fields, **changes})
 
 
 def mean(values: Sequence[float]) -> float:
@@ -107,4 +109,4 @@ def collected(
             learned = even(scores[variant.seed])
             left = None if final is None else [*even(final)[:-1], learned[-1]]
             write_result(results, result(variant.plan, learned, left))
-    return collect(experiment, Results(results))
+    return collect(experiment, ResultsFolder(results))

@@ -17,7 +17,7 @@ from simulation import run
 from simulation.baselines import with_seed
 from simulation.hospitals import prepare
 from simulation.run import simulate
-from tests.flow.small_run import bank_bytes, small_plan, wish
+from tests.flow.small_run import bank_bytes, options, small_plan
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[3]
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("finished")
-    simulate(small_plan(out / "plan.yaml"), wish(out / "run"))
+    simulate(small_plan(out / "plan.yaml"), options(out / "run"))
     return out / "run"
 
 
@@ -66,7 +66,7 @@ def test_no_question_answer_or_file_name_leaves_a_site(finished: Path):
 
 
 def test_a_second_run_ends_with_the_same_bank_bytes(finished: Path, tmp_path: Path):
-    simulate(small_plan(tmp_path / "plan.yaml"), wish(tmp_path / "again"))
+    simulate(small_plan(tmp_path / "plan.yaml"), options(tmp_path / "again"))
     assert bank_bytes(tmp_path / "again") == bank_bytes(finished)
 
 
@@ -79,7 +79,7 @@ def test_a_run_killed_at_any_point_goes_on_to_the_same_bank_bytes(finished: Path
 import os, signal
 from pathlib import Path
 from server.run.journal import Journal
-from tests_wish import plan, wish
+from tests_options import options, plan
 record = Journal.record
 def recorded(self, *args):
     recorded = record(self, *args)
@@ -88,14 +88,14 @@ def recorded(self, *args):
     return recorded
 Journal.record = recorded
 from simulation.run import simulate
-simulate(plan, wish)
+simulate(plan, options)
 """
-        (tmp_path / "tests_wish.py").write_text(
+        (tmp_path / "tests_options.py").write_text(
             "from pathlib import Path\nfrom simulation.engines import Engine\n"
-            "from simulation.run import Wish\n"
+            "from simulation.run import SimulationOptions\n"
             f"plan = Path({str(plan)!r})\n"
-            f"wish = Wish(out=Path({str(out)!r}), engine=Engine.IN_PROCESS, methods=None, seeds=1,"
-            " data=None, base_model=None, quiet=True)\n",
+            f"options = SimulationOptions(out=Path({str(out)!r}), engine=Engine.IN_PROCESS,"
+            " methods=None, seeds=1, data=None, base_model=None, quiet=True)\n",
             encoding="utf-8",
         )
         killed = subprocess.run(
@@ -105,7 +105,7 @@ simulate(plan, wish)
             check=False,
         )
         assert killed.returncode == -9
-    simulate(plan, wish(out))
+    simulate(plan, options(out))
     assert bank_bytes(out) == bank_bytes(finished)
 
 
@@ -114,7 +114,7 @@ def test_methods_are_compared_on_the_same_data_and_fine_tuning_may_forget(
 ):
     out = tmp_path / "run"
     methods = ["sequential", "separate", "mslora_cr_ortho"]
-    simulate(small_plan(tmp_path / "plan.yaml"), wish(out, methods=methods))
+    simulate(small_plan(tmp_path / "plan.yaml"), options(out, methods=methods))
     reports = read_report(out)
     # The plan's own method comes first: its bank is the folder's.
     assert [report.method for report in reports] == ["mslora_cr_ortho", "sequential", "separate"]
@@ -136,7 +136,7 @@ def test_methods_are_compared_on_the_same_data_and_fine_tuning_may_forget(
 
 def test_another_method_alone_has_its_report_in_the_folder_too(tmp_path: Path):
     out = tmp_path / "run"
-    (report,) = simulate(small_plan(tmp_path / "plan.yaml"), wish(out, methods=["separate"]))
+    (report,) = simulate(small_plan(tmp_path / "plan.yaml"), options(out, methods=["separate"]))
     assert report.method == "separate"
     assert read_report(out) == [report]
     assert not (out / "bank").exists()
@@ -149,7 +149,7 @@ def test_a_finished_run_is_not_run_again(finished: Path, monkeypatch: pytest.Mon
 
     (report,) = read_report(finished)
     monkeypatch.setattr(run, "run_apps", never)
-    assert simulate(finished.parent / "plan.yaml", wish(finished)) == [report]
+    assert simulate(finished.parent / "plan.yaml", options(finished)) == [report]
 
 
 def test_a_finished_run_leaves_no_write_ahead_log_and_no_changed_environment(finished: Path):
@@ -161,7 +161,7 @@ def test_a_failure_at_a_site_is_told_in_the_sites_own_words(tmp_path: Path):
     plan = small_plan(tmp_path / "plan.yaml")
     plan.write_text(plan.read_text().replace("learning_rate: 0.005", "learning_rate: 1.0e+30"))
     with pytest.raises(SiteFailed) as caught:
-        simulate(plan, wish(tmp_path / "run"))
+        simulate(plan, options(tmp_path / "run"))
     # The sites answer in any order.
     lines = sorted(str(caught.value).splitlines())
     assert len(lines) == 2, lines
@@ -200,14 +200,14 @@ def test_another_plan_in_the_same_folder_is_refused(finished: Path, tmp_path: Pa
     other = small_plan(tmp_path / "plan.yaml", aggregation="fedavg")
     before = bank_bytes(finished)
     with pytest.raises(StateError, match="found changed aggregation, expected the plan it began"):
-        simulate(other, wish(finished))
+        simulate(other, options(finished))
     assert bank_bytes(finished) == before
 
 
 def test_a_base_model_that_the_plan_does_not_pin_is_refused(tmp_path: Path):
     pin = {"name": "tiny-llava", "sha256": "ab" * 32}
     with pytest.raises(ModelError, match="expected the plan's abab"):
-        simulate(small_plan(tmp_path / "plan.yaml", base_model=pin), wish(tmp_path / "run"))
+        simulate(small_plan(tmp_path / "plan.yaml", base_model=pin), options(tmp_path / "run"))
     assert not (tmp_path / "run/bank").exists()
 
 
@@ -216,7 +216,7 @@ def test_a_bank_from_another_base_model_is_refused(tmp_path: Path):
 
     Bank.create(tmp_path / "run/bank", BaseModelPin(name="other", sha256="cd" * 32))
     with pytest.raises(BankError, match="found the base model other"):
-        simulate(small_plan(tmp_path / "plan.yaml"), wish(tmp_path / "run"))
+        simulate(small_plan(tmp_path / "plan.yaml"), options(tmp_path / "run"))
 
 
 def spoil(folder: Path, how: str) -> None:
@@ -253,5 +253,5 @@ def test_data_that_cannot_be_used_stops_a_run_before_it_starts(
         shutil.copytree(finished / "sites" / site / "data", data / site)
     spoil(data, how)
     with pytest.raises(DataError, match=said):
-        simulate(small_plan(tmp_path / "plan.yaml"), wish(tmp_path / "run", data=data))
+        simulate(small_plan(tmp_path / "plan.yaml"), options(tmp_path / "run", data=data))
     assert not (tmp_path / "run/bank").exists()

@@ -254,14 +254,16 @@ def test_a_folder_that_cannot_be_written(refused: Refused, tmp_path: Path):
     assert line.startswith("/proc/run: can't be used as the run's folder (")
 
 
-def test_a_folder_that_another_process_works_in(refused: Refused, tmp_path: Path):
+def test_a_folder_that_another_process_uses(refused: Refused, tmp_path: Path):
     import fcntl
 
     (tmp_path / "run").mkdir()
     with (tmp_path / "run/.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         (line,) = refused("simulate", plan_file(tmp_path), "--out", tmp_path / "run")
-    assert line.startswith(f"{tmp_path / 'run'}: found another fedmslora at work in this folder")
+    assert line.startswith(
+        f"{tmp_path / 'run'}: found another fedmslora running in this folder, expected none"
+    )
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from client.backbones.llava import LlavaBackbone
 from client.data.task import images_of, read_task
 from client.inference.image_prototype import (
     image_features,
@@ -46,7 +47,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def features(run: Path, site: str, task: str) -> np.ndarray:
     """The features of a site's training pictures, looked at by this test itself."""
     base = load_llava(BASE_MODELS["tiny-llava"], Precision.FP32, torch.device("cpu"))
-    return image_features(base, images_of(read_task(run / "sites" / site / "data" / task).train))
+    return image_features(
+        LlavaBackbone(base), images_of(read_task(run / "sites" / site / "data" / task).train)
+    )
 
 
 def test_a_release_has_the_mean_of_its_sites_pictures(finished: Path):
@@ -81,9 +84,9 @@ def test_a_copy_under_another_name_or_in_another_format_is_no_second_picture(
         image.save(tmp_path / "same.bmp")
     base = load_llava(BASE_MODELS["tiny-llava"], Precision.FP32, torch.device("cpu"))
     pictures = [first, *copies, tmp_path / "same.bmp"]
-    assert len(image_features(base, pictures)) == 1
-    assert prototype_of_images(base, pictures, 2) is None
-    together = prototype_of_images(base, [*pictures, second], 2)
+    assert len(image_features(LlavaBackbone(base), pictures)) == 1
+    assert prototype_of_images(LlavaBackbone(base), pictures, 2) is None
+    together = prototype_of_images(LlavaBackbone(base), [*pictures, second], 2)
     assert together is not None and together.images == 2
 
 

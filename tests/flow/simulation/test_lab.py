@@ -11,8 +11,8 @@ from common.plan import Plan
 from common.plan_file import parse_plan
 from simulation.baselines import with_seed
 from simulation.experiments.experiments import load_experiment
-from simulation.experiments.lab import Result, Results, run_all
-from simulation.results.make_results import Wish, make_results
+from simulation.experiments.lab import ExperimentResult, ResultsFolder, run_all
+from simulation.results.make_results import ResultsOptions, make_results
 from simulation.results.measures import backward_transfer, never_changes
 from tests.flow.small_run import OTHER, STAGE, small_plan
 
@@ -59,8 +59,8 @@ def plans_of(experiment: Path) -> list[Plan]:
     return [variant.plan for variant in load_experiment(experiment).variants]
 
 
-def found(experiment: Path, folder: Path) -> list[Result]:
-    results = [Results(folder).get(plan) for plan in plans_of(experiment)]
+def found(experiment: Path, folder: Path) -> list[ExperimentResult]:
+    results = [ResultsFolder(folder).get(plan) for plan in plans_of(experiment)]
     known = [result for result in results if result is not None]
     assert len(known) == len(results) == 6
     return known
@@ -105,11 +105,13 @@ def test_a_second_call_runs_nothing_and_draws_the_same(
 ):
     before = {file.name: os.stat(file).st_mtime_ns for file in folder.iterdir()}
     doc = tmp_path / "results.md"
-    wish = Wish(results=folder, experiments=experiment.parent, doc=doc, workers=2, only=None,
-                draw_only=False, resamples=100)  # fmt: skip
+    options = ResultsOptions(
+        results=folder, experiments=experiment.parent, doc=doc, workers=2, only=None,
+        draw_only=False, resamples=100,
+    )  # fmt: skip
     texts: list[bytes] = []
     for _ in range(2):
-        assert make_results(wish) == 0
+        assert make_results(options) == 0
         texts.append(doc.read_bytes())
     assert texts[0] == texts[1]
     assert "/" not in capfd.readouterr().err

@@ -46,7 +46,7 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (package / "toy-1.0.dist-info" / "entry_points.txt").write_text(
         "[fedmslora.data_sources]\ntoy = toy_teeth:SOURCE\nwrong = toy_teeth:questions\n"
     )
-    monkeypatch.syspath_prepend(package)
+    monkeypatch.syspath_prepend(str(package))  # pyright: ignore[reportUnknownMemberType]
 
 
 @pytest.mark.usefixtures("toy")

@@ -1,4 +1,4 @@
-"""What a person sees of a run where there is no terminal: lines on stderr, and no silence."""
+"""What a person sees of a run without a terminal: lines on stderr, and the state now and then."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from common.plan import Plan
 from common.plan_file import parse_plan
 from common.process.progress import Follower, write_event
 from simulation import watch
-from simulation.failures import in_the_sites_words
+from simulation.failures import with_log_texts
 from simulation.watch import watching
 
 
@@ -56,10 +56,10 @@ def test_every_stage_round_and_score_has_its_line(
     ]
 
 
-def test_where_there_is_no_terminal_a_line_breaks_a_long_silence(
+def test_without_a_terminal_the_current_state_is_printed_now_and_then(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(watch, "_SILENCE_S", 0.0)
+    monkeypatch.setattr(watch, "_STATUS_EVERY_S", 0.0)
     step = {"stage": 0, "round": 2, "site": "b", "step": 10, "steps": 33, "loss": 0.5}
     with watching("p", plan(), tmp_path / "progress", tmp_path / "sites"):
         write_event(tmp_path / "sites/b/store/progress", "b", step)
@@ -88,8 +88,8 @@ def test_a_reference_to_a_sites_log_becomes_what_stands_there(tmp_path: Path):
     log.parent.mkdir(parents=True)
     log.write_text("00000000 KeyError: 'x'\nTraceback ...\nabcdef12 DataError: no picture\n")
     told = "site b could not train: DataError (the site's own log has the text under abcdef12)"
-    assert in_the_sites_words(told, tmp_path) == (
+    assert with_log_texts(told, tmp_path) == (
         f"site b could not train: DataError: no picture ({log} has more)"
     )
     unknown = told.replace("abcdef12", "12abcdef")
-    assert in_the_sites_words(unknown, tmp_path) == unknown
+    assert with_log_texts(unknown, tmp_path) == unknown

@@ -8,14 +8,14 @@ import pytest
 
 from client.site.config import Device, Federation, Plans, Policy, Site
 from client.site.failures import FAILURES_FILE, OrderRefused, record_failure
-from client.site.policy import approval, check_examples, check_form, check_order
+from client.site.policy import approval_file, check_examples, check_format, check_order
 from common.errors import DataError
 from common.exchange import Order, Reason, ReleaseRef, Work
 from common.identity import code_digest
 from common.plan import Plan
 from common.plan_fields import Modality
 from common.plan_file import parse_plan
-from simulation.failures import in_the_sites_words
+from simulation.failures import with_log_texts
 
 STAGE: dict[str, Any] = {
     "name": "cxp", "modality": "radiology", "task": "CXP", "sites": ["north", "south"],
@@ -45,7 +45,7 @@ def site_of(tmp_path: Path, **policy: Any) -> Site:
     }  # fmt: skip
     approved = tmp_path / "approved"
     approved.mkdir(parents=True, exist_ok=True)
-    approval(approved, PLAN.digest).write_text(PLAN.canonical())
+    approval_file(approved, PLAN.digest).write_text(PLAN.canonical())
     return Site(
         name="north",
         data=tmp_path / "data",
@@ -103,7 +103,7 @@ def test_an_order_beyond_plan_or_policy_is_refused_by_name(
 def test_a_plan_is_approved_by_its_file_and_no_longer_without(tmp_path: Path):
     site = site_of(tmp_path)
     check_order(order_of(), PLAN, site)
-    approval(tmp_path / "approved", PLAN.digest).unlink()
+    approval_file(tmp_path / "approved", PLAN.digest).unlink()
     with pytest.raises(OrderRefused, match="fedmslora site approve"):
         check_order(order_of(), PLAN, site)
     check_order(order_of(), PLAN, site_of(tmp_path, plans=Plans.ANY))
@@ -139,9 +139,9 @@ def test_too_few_examples_are_refused(tmp_path: Path):
     ],
 )
 def test_what_could_name_another_file_or_stage_is_no_order(order: Order):
-    check_form(order_of(releases=(ReleaseRef(0, "a" * 64),), adapter="b" * 64))
+    check_format(order_of(releases=(ReleaseRef(0, "a" * 64),), adapter="b" * 64))
     with pytest.raises(OrderRefused) as caught:
-        check_form(order)
+        check_format(order)
     assert caught.value.reason is Reason.FORMAT
 
 
@@ -181,6 +181,6 @@ def test_who_runs_all_sites_is_told_a_refusal_in_the_sites_own_words(
     reference = record_failure(site, OrderRefused(reason, "found 3, expected 4")).reference
     told = f"site north: {reason} (the site's own log has the text under {reference}); go on"
     log = site.store / FAILURES_FILE
-    assert in_the_sites_words(told, tmp_path) == (
+    assert with_log_texts(told, tmp_path) == (
         f"site north: OrderRefused: found 3, expected 4 ({log} has more); go on"
     )

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from common.errors import DataError
 from simulation.phantoms.canvas import SIZE, Ellipse, X, Y, coverage, paint
-from simulation.phantoms.factors import FACTORS, Kind, draw_factors
+from simulation.phantoms.factors import FACTORS, ImageKind, draw_factors
 from simulation.phantoms.images import render
 from simulation.phantoms.source import QUESTIONS_PER_IMAGE, SOURCE, phantom_task
 from simulation.phantoms.words import PLAIN, plain_answer, plain_choice, plain_questions
@@ -24,7 +24,7 @@ def facts_of(asked: Sequence[Question]) -> list[tuple[bytes, str, str, bool, int
 
 
 def test_there_are_nine_kinds_and_41_factors():
-    assert len(Kind) == 9
+    assert len(ImageKind) == 9
     assert len(ALL_FACTORS) == 41
 
 
@@ -48,8 +48,8 @@ def test_equal_arguments_give_equal_questions_and_another_seed_other_pictures(na
     assert {q.image.tobytes() for q in once}.isdisjoint(q.image.tobytes() for q in other)
 
 
-@pytest.mark.parametrize("kind", Kind)
-def test_every_kind_is_a_picture_of_64_by_64_in_three_channels(kind: Kind):
+@pytest.mark.parametrize("kind", ImageKind)
+def test_every_kind_is_a_picture_of_64_by_64_in_three_channels(kind: ImageKind):
     rng = np.random.default_rng(0)
     picture = render(kind, draw_factors(kind, rng), rng, 0)
     assert picture.shape == (64, 64, 3)
@@ -58,7 +58,7 @@ def test_every_kind_is_a_picture_of_64_by_64_in_three_channels(kind: Kind):
 
 
 @pytest.mark.parametrize(("kind", "name"), ALL_FACTORS)
-def test_every_value_of_a_factor_changes_the_picture(kind: Kind, name: str):
+def test_every_value_of_a_factor_changes_the_picture(kind: ImageKind, name: str):
     # The mean over several draws, so that the change is the factor's and not the dice's.
     means: list[np.ndarray] = []
     for value in FACTORS[kind][name]:
@@ -73,7 +73,7 @@ def test_every_value_of_a_factor_changes_the_picture(kind: Kind, name: str):
 
 def test_a_fixed_factor_keeps_its_value_and_the_others_are_drawn_evenly():
     rng = np.random.default_rng(1)
-    drawn = [draw_factors(Kind.FUNDUS, rng, disc="left") for _ in range(900)]
+    drawn = [draw_factors(ImageKind.FUNDUS, rng, disc="left") for _ in range(900)]
     assert {factors["disc"] for factors in drawn} == {"left"}
     for count in Counter(factors["red"] for factors in drawn).values():
         assert 240 < count < 360
@@ -83,8 +83,8 @@ def test_a_site_changes_the_light_and_nothing_else():
     pictures: list[NDArray[np.float64]] = []
     for site in (0, 1, 1, 2):
         rng = np.random.default_rng(5)
-        factors = draw_factors(Kind.FUNDUS, rng)
-        pictures.append(render(Kind.FUNDUS, factors, rng, site).astype(np.float64))
+        factors = draw_factors(ImageKind.FUNDUS, rng)
+        pictures.append(render(ImageKind.FUNDUS, factors, rng, site).astype(np.float64))
     np.testing.assert_array_equal(pictures[1], pictures[2])
     for first, second in ((0, 1), (0, 3), (1, 3)):
         assert np.abs(pictures[first] - pictures[second]).mean() > 1
@@ -142,11 +142,11 @@ def test_every_value_of_every_factor_has_a_plain_answer_of_its_own():
 
 def test_plain_questions_are_answered_by_the_factors_and_choices_list_the_answer():
     rng = np.random.default_rng(2)
-    factors = draw_factors(Kind.SKIN_PHOTO, rng, tone="dark", crust="yes")
-    asked = plain_questions(Kind.SKIN_PHOTO, factors, rng)
+    factors = draw_factors(ImageKind.SKIN_PHOTO, rng, tone="dark", crust="yes")
+    asked = plain_questions(ImageKind.SKIN_PHOTO, factors, rng)
     assert ("dark" in dict(asked).values()) and len(asked) == 7
     for _ in range(20):
-        question, answer = plain_choice(Kind.SKIN_PHOTO, factors, rng)
+        question, answer = plain_choice(ImageKind.SKIN_PHOTO, factors, rng)
         assert answer in question
 
 

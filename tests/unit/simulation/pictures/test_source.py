@@ -15,14 +15,15 @@ from numpy.typing import NDArray
 
 from common.errors import DataError
 from common.identity import canonical_json, sha256
+from common.plan import Modality
 from simulation.pictures import sources as sources
 from simulation.pictures import truths as truths
 from simulation.pictures.brain_slices import MIDDLE_X, Plane, plane_slabs, upright
-from simulation.pictures.regions import GAP, Box, Part, cells, share, shrunk, slabs
-from simulation.pictures.source import SOURCE, picture_questions, shots
+from simulation.pictures.regions import GAP, Box, Split, cells, share, shrunk, slabs
+from simulation.pictures.source import SOURCE, crops, picture_questions
 from simulation.pictures.sources import package_file, picture
-from simulation.pictures.tasks import ALL, MATTER, Place, Shot, Task
-from simulation.pictures.truths import View
+from simulation.pictures.tasks import ALL, MATTER, Crop, CropLocation, PictureTask
+from simulation.pictures.truths import CropView
 from simulation.pictures.words import disc, with_ring, words
 from simulation.pretraining.make_crops import pretraining_crops
 
@@ -34,13 +35,13 @@ needs_pictures = pytest.mark.skipif(
 )
 
 
-def task(name: str) -> Task:
+def task(name: str) -> PictureTask:
     return next(one for one in ALL if one.name == name)
 
 
-def drawn(name: str, part: Part, count: int = 60) -> list[Shot]:
+def drawn(name: str, split: Split, count: int = 60) -> list[Crop]:
     """Some cut-outs of every region of a task, before any balancing."""
-    regions = task(name).regions(part)
+    regions = task(name).regions(split)
     rng = np.random.default_rng(1)
     return [regions[i % len(regions)](rng) for i in range(max(count, len(regions)))]
 
@@ -52,16 +53,16 @@ def separation(one: Box, other: Box) -> int:
     return max(down, across)
 
 
-def depth(place: Place) -> int:
+def depth(place: CropLocation) -> int:
     """The slice's number, the same for a sagittal slice and its mirror image."""
     assert place.slice is not None
     return abs(place.slice - MIDDLE_X) if place.source == "sagittal" else place.slice
 
 
-def view(truth: NDArray[np.float32], ring: tuple[int, int] = (32, 32)) -> View:
+def view(truth: NDArray[np.float32], ring: tuple[int, int] = (32, 32)) -> CropView:
     level = np.rint(truth / max(float(truth.max()), 1.0) * 255).astype(np.uint8)
     shown = np.repeat(shrunk(level)[..., None], 3, axis=2)
-    return View("x", shown, truth.astype(np.float32), ring)
+    return CropView("x", shown, truth.astype(np.float32), ring)
 
 
 # Regions.
@@ -82,14 +83,14 @@ def test_cells_lie_inside_and_never_closer_than_the_gap(
 
 def test_the_test_cells_of_a_grid_of_four_are_one_in_each_row_and_column() -> None:
     found = cells(100, 100, 4, 4, gap=0)
-    tests = [cell.box for cell in found if cell.part is Part.TEST]
+    tests = [cell.box for cell in found if cell.split is Split.TEST]
     assert sorted(box.top for box in tests) == [0, 25, 50, 75]
     assert sorted(box.left for box in tests) == [0, 25, 50, 75]
 
 
 def test_slabs_leave_four_slices_between_train_and_test() -> None:
     found = slabs(10, 150)
-    assert [part for _, part in found][:4] == [Part.TRAIN, Part.TEST, Part.TRAIN, Part.TRAIN]
+    assert [part for _, part in found][:4] == [Split.TRAIN, Split.TEST, Split.TRAIN, Split.TRAIN]
     for (one, _), (other, _) in pairwise(found):
         assert other[0] - one[-1] - 1 == 4
 
@@ -105,22 +106,22 @@ def test_sites_share_all_regions_and_no_region_goes_to_two() -> None:
 @needs_pictures
 @pytest.mark.parametrize("name", NAMES)
 def test_no_test_cut_out_touches_a_training_cut_out(name: str) -> None:
-    train, test = drawn(name, Part.TRAIN), drawn(name, Part.TEST)
+    train, test = drawn(name, Split.TRAIN), drawn(name, Split.TEST)
     for one, other in product(train, test):
-        if one.place.source != other.place.source:
+        if one.location.source != other.location.source:
             continue
-        if one.place.slice is None:
-            assert separation(one.place.box, other.place.box) >= GAP
+        if one.location.slice is None:
+            assert separation(one.location.box, other.location.box) >= GAP
         else:
-            assert abs(depth(one.place) - depth(other.place)) > 4
+            assert abs(depth(one.location) - depth(other.location)) > 4
 
 
 @needs_pictures
 def test_a_cut_out_is_where_its_place_says() -> None:
-    shot = next(shot for shot in drawn("film", Part.TEST) if shot.place.source == "leg film")
-    box, whole = shot.place.box, picture(sources.leg_film).shown
+    one = next(one for one in drawn("film", Split.TEST) if one.location.source == "leg film")
+    box, whole = one.location.box, picture(sources.leg_film).shown
     direct = whole[box.top : box.top + box.height, box.left : box.left + box.width]
-    np.testing.assert_array_equal(shrunk(direct), shot.shown)
+    np.testing.assert_array_equal(shrunk(direct), one.shown)
 
 
 @needs_pictures
@@ -135,16 +136,16 @@ def test_the_regions_are_those_that_the_embedded_model_was_trained_beside() -> N
     # The vision tower has seen every train region. Whoever moves a region must train it anew,
     # or the tower has seen test regions: change this digest only together with the weights.
     flat = [
-        [p.name, part.value, box.top, box.left, box.height, box.width]
+        [p.name, split.value, box.top, box.left, box.height, box.width]
         for p in map(picture, sources.FLAT)
-        for part in Part
-        for box in p.cells(part)
+        for split in Split
+        for box in p.cells(split)
     ]
     deep = [
-        [plane.name, part.value, slab.slices.start, slab.slices.stop]
+        [plane.name, split.value, slab.slices.start, slab.slices.stop]
         for plane in Plane
-        for part in Part
-        for slab in plane_slabs(plane, part)
+        for split in Split
+        for slab in plane_slabs(plane, split)
     ]
     assert sha256(canonical_json([flat, deep]).encode())[:16] == "226f6dbdee0efc3a"
 
@@ -236,11 +237,11 @@ def test_the_sides_of_a_film_agree_with_its_raw_plate_values() -> None:
     file = package_file("data_store", "data", "RG1_UNCR.dcm")
     plate = pydicom.dcmread(file).pixel_array.astype(np.float64)
     compared = 0
-    for shot in drawn("film", Part.TRAIN, 120):
-        side = shot.answers.get(truths.FREE_SIDE)
-        if side is None or shot.place.source != "chest film":
+    for one in drawn("film", Split.TRAIN, 120):
+        side = one.answers.get(truths.FREE_SIDE)
+        if side is None or one.location.source != "chest film":
             continue
-        box = shot.place.box
+        box = one.location.box
         raw = plate[2 * box.top : 2 * (box.top + box.height)][
             :, 2 * box.left : 2 * (box.left + box.width)
         ]
@@ -258,7 +259,7 @@ def test_flow_has_the_colour_that_most_painted_pixels_have() -> None:
         truth = np.zeros((10, 10), np.float32)
         truth[:rows] = colour
         shown = view(speckle).shown
-        told.append(truths.flowing(View("x", shown, truth, (32, 32))))
+        told.append(truths.flowing(CropView("x", shown, truth, (32, 32))))
     assert [t[truths.FLOW] for t in told] == ["none", "red", "blue"]
     assert [t[truths.FLOW_AMOUNT] for t in told] == ["none", "much", "much"]
 
@@ -266,21 +267,21 @@ def test_flow_has_the_colour_that_most_painted_pixels_have() -> None:
 @needs_pictures
 def test_a_ring_lies_on_the_matter_that_the_masks_give() -> None:
     brain = sources.brain()
-    told = [shot for shot in drawn("matter", Part.TEST) if shot.answers]
+    told = [one for one in drawn("matter", Split.TEST) if one.answers]
     assert len(told) > 20
-    for shot in told:
-        assert shot.place.slice is not None
-        green = (shot.shown == (0, 255, 0)).all(axis=2)
+    for one in told:
+        assert one.location.slice is not None
+        green = (one.shown == (0, 255, 0)).all(axis=2)
         row, column = (float(np.mean(axis)) + 0.5 for axis in np.nonzero(green))
-        box = shot.place.box
+        box = one.location.box
         down = int(box.top + row * box.height / 64)
         across = int(box.left + column * box.width / 64)
         grey, white = (
-            int(upright(volume, Plane.AXIAL, shot.place.slice)[down, across])
+            int(upright(volume, Plane.AXIAL, one.location.slice)[down, across])
             for volume in (brain.grey, brain.white)
         )
         expected = {"grey": grey > white, "white": white > grey, "fluid": max(grey, white) < 128}
-        assert expected[shot.answers[MATTER]]
+        assert expected[one.answers[MATTER]]
 
 
 @needs_pictures
@@ -300,14 +301,14 @@ def test_there_are_enough_tasks_and_a_modality_comes_back() -> None:
     modalities = list(SOURCE.tasks.values())
     assert len(NAMES) == len(ALL) >= 6
     assert len(set(modalities)) >= 4
-    first = modalities.index("pathology")
-    assert "pathology" in modalities[first + 2 :]
+    first = modalities.index(Modality.PATHOLOGY)
+    assert Modality.PATHOLOGY in modalities[first + 2 :]
 
 
 @cache
-def site_shots(name: str, part: Part) -> list[Shot]:
+def site_crops(name: str, split: Split) -> list[Crop]:
     """The cut-outs of the first of three sites."""
-    return shots(task(name), part, 0, 3, 0)
+    return crops(task(name), split, 0, 3, 0)
 
 
 @needs_pictures
@@ -324,8 +325,8 @@ def test_the_same_arguments_give_the_same_questions(name: str) -> None:
 @needs_pictures
 @pytest.mark.parametrize("name", NAMES)
 def test_every_answer_is_asked_for_about_equally_often(name: str) -> None:
-    for part, least in ((Part.TRAIN, 120), (Part.TEST, 50)):
-        asked = Counter(pair for shot in site_shots(name, part) for pair in shot.answers.items())
+    for split, least in ((Split.TRAIN, 120), (Split.TEST, 50)):
+        asked = Counter(pair for one in site_crops(name, split) for pair in one.answers.items())
         assert asked.total() >= least
         for question, answers in task(name).asks.items():
             counts = [asked[question, answer] for answer in answers]
@@ -336,8 +337,8 @@ def test_every_answer_is_asked_for_about_equally_often(name: str) -> None:
 def test_sites_learn_from_different_regions() -> None:
     seen = [
         {
-            (shot.place.source, shot.place.slice)
-            for shot in shots(task("plane"), Part.TRAIN, s, 3, 0)
+            (one.location.source, one.location.slice)
+            for one in crops(task("plane"), Split.TRAIN, s, 3, 0)
         }
         for s in range(3)
     ]
@@ -354,13 +355,13 @@ def test_sites_learn_from_different_regions() -> None:
 def test_a_ct_picture_as_dicom_shows_the_same_as_the_pixels() -> None:
     import pydicom
 
-    for shot in site_shots("bone", Part.TEST)[:5]:
-        assert shot.dicom is not None
-        image = pydicom.dcmread(BytesIO(shot.dicom))
+    for one in site_crops("bone", Split.TEST)[:5]:
+        assert one.dicom is not None
+        image = pydicom.dcmread(BytesIO(one.dicom))
         window = (image.pixel_array + 160.0) / 400.0
         level = np.rint(np.clip(window, 0, 1) * 255).astype(np.uint8)
         again = shrunk(level).astype(int)
-        assert np.abs(again - shot.shown[..., 0].astype(int)).max() <= 2
+        assert np.abs(again - one.shown[..., 0].astype(int)).max() <= 2
 
 
 def test_an_unknown_task_is_refused_by_name() -> None:

@@ -16,14 +16,14 @@ from transformers import AutoTokenizer, LlavaForConditionalGeneration, PreTraine
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from client.model.prompt import IGNORE_INDEX, encode_example, encode_prompt
-from simulation.phantoms.factors import Kind, draw_factors
+from simulation.phantoms.factors import ImageKind, draw_factors
 from simulation.phantoms.images import render
 from simulation.phantoms.source import phantom_task
 from simulation.pictures.words import words
 from simulation.pretraining.make_album import UNKNOWN, Album, fact_labels, list_facts
 from simulation.pretraining.make_base import place
 from simulation.pretraining.make_language import IMAGE_TOKENS, lesson_loss, new_model, pack
-from simulation.pretraining.make_lessons import Row, teacher_of
+from simulation.pretraining.make_lessons import LessonRow, teacher_of
 from simulation.pretraining.make_tokenizer import IMAGE_TOKEN, SPECIAL, make_tokenizer
 from simulation.pretraining.make_vision import cosine, describe_patches, vision_config
 
@@ -59,7 +59,7 @@ def small() -> Small:
     return new_model(len(coder), 0).eval(), coder
 
 
-def album_of(kinds: list[Kind]) -> Album:
+def album_of(kinds: list[ImageKind]) -> Album:
     """One phantom of each kind, and last a stand-in for a real crop."""
     rng = np.random.default_rng(1)
     factors = [draw_factors(kind, rng) for kind in kinds]
@@ -148,8 +148,8 @@ def test_lessons_packed_behind_one_picture_are_learned_as_if_alone(small: Small)
     model, coder = small
     lessons = [("is there hair?", "no"), ("what is this?", "a slice of the head"), ("why?", "bone")]
     features = torch.randn(2, IMAGE_TOKENS, 192)
-    together = pack(coder, [Row(1, lessons)])
-    alone = pack(coder, [Row(1, [lesson]) for lesson in lessons])
+    together = pack(coder, [LessonRow(1, lessons)])
+    alone = pack(coder, [LessonRow(1, [lesson]) for lesson in lessons])
     with torch.no_grad():
         losses = [lesson_loss(model, packed, features).item() for packed in (together, alone)]
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
@@ -158,7 +158,7 @@ def test_lessons_packed_behind_one_picture_are_learned_as_if_alone(small: Small)
 
 def test_a_lesson_sees_no_other_lesson(small: Small):
     _, coder = small
-    packed = pack(coder, [Row(0, [("a?", "b"), ("c?", "d")])])
+    packed = pack(coder, [LessonRow(0, [("a?", "b"), ("c?", "d")])])
     shared = IMAGE_TOKENS + 2
     second = int((packed.places[0, shared + 1 :] == shared).nonzero()[0]) + shared + 1
     seen = packed.seen[0, 0]
@@ -168,11 +168,11 @@ def test_a_lesson_sees_no_other_lesson(small: Small):
 
 
 def test_facts_are_known_only_where_the_picture_has_them():
-    album = album_of([Kind.FUNDUS, Kind.ULTRASOUND])
+    album = album_of([ImageKind.FUNDUS, ImageKind.ULTRASOUND])
     facts = list_facts(album)
     labels = fact_labels(album, facts)
     column = next(
-        i for i, fact in enumerate(facts) if (fact.kind, fact.name) == (Kind.FUNDUS, "red")
+        i for i, fact in enumerate(facts) if (fact.kind, fact.name) == (ImageKind.FUNDUS, "red")
     )
     assert facts[column].values[labels[0, column]] == album.factors[0]["red"]
     assert labels[1, column] == labels[2, column] == UNKNOWN
@@ -182,7 +182,7 @@ def test_facts_are_known_only_where_the_picture_has_them():
 
 
 def test_true_lessons_hold_and_untrue_ones_are_about_some_picture():
-    album = album_of(list(Kind))
+    album = album_of(list(ImageKind))
     teacher = teacher_of(album)
     rng = np.random.default_rng(3)
     for _ in range(30):
@@ -237,7 +237,7 @@ def test_a_folder_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path):
 
 
 def test_plain_rows_ask_everything_that_is_known_of_a_picture():
-    teacher = teacher_of(album_of([Kind.FUNDUS]))
+    teacher = teacher_of(album_of([ImageKind.FUNDUS]))
     rng = np.random.default_rng(5)
     # The kind and four factors; a crop has every word but the source, which this one lacks.
     assert len(teacher.plain_row(0, rng).lessons) == 5

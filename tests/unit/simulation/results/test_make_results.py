@@ -6,10 +6,10 @@ import pytest
 
 from common.errors import StateError
 from simulation.experiments.experiments import load_experiment
-from simulation.experiments.lab import Results, write_result
+from simulation.experiments.lab import ResultsFolder, write_result
 from simulation.results.cells import Collected, collect, load_experiments
-from simulation.results.document import Origin, document
-from simulation.results.make_results import Wish, main, make_results, progress_line
+from simulation.results.document import DocumentPaths, document
+from simulation.results.make_results import ResultsOptions, main, make_results, progress_line
 from tests.unit.made_results import SEQUENTIAL, even, result, write_experiment
 
 LAST = {"evaluation.earlier": "last"}
@@ -38,7 +38,7 @@ ONLY: Any = {
 }  # fmt: skip
 
 
-def made(folder: Path, seeds: int = 3) -> Wish:
+def made(folder: Path, seeds: int = 3) -> ResultsOptions:
     """Four experiments with all results but those of the last seed of what is regularized."""
     for name, axes in EXPERIMENTS.items():
         file = write_experiment(folder / "e", name, axes, only=ONLY.get(name))
@@ -51,40 +51,42 @@ def made(folder: Path, seeds: int = 3) -> Wish:
                     else None  # fmt: skip
                 write_result(folder / "r", result(variant.plan, even(score), final))
     doc = folder / "docs" / "results.md"
-    return Wish(results=folder / "r", experiments=folder / "e", doc=doc, workers=1, only=None,
-                draw_only=True, resamples=100)  # fmt: skip
+    return ResultsOptions(
+        results=folder / "r", experiments=folder / "e", doc=doc, workers=1, only=None,
+        draw_only=True, resamples=100,
+    )  # fmt: skip
 
 
-def known(wish: Wish) -> list[Collected]:
-    results = Results(wish.results)
-    return [collect(one, results) for one in load_experiments(wish.experiments)]
+def known(options: ResultsOptions) -> list[Collected]:
+    results = ResultsFolder(options.results)
+    return [collect(one, results) for one in load_experiments(options.experiments)]
 
 
-def written(wish: Wish) -> dict[str, bytes]:
+def written(options: ResultsOptions) -> dict[str, bytes]:
     return {
-        file.relative_to(wish.doc.parent).as_posix(): file.read_bytes()
-        for file in sorted(wish.doc.parent.rglob("*"))
+        file.relative_to(options.doc.parent).as_posix(): file.read_bytes()
+        for file in sorted(options.doc.parent.rglob("*"))
         if file.is_file()
     }
 
 
 def test_a_second_draw_writes_the_same_bytes(tmp_path: Path):
-    wish = made(tmp_path)
-    assert make_results(wish) == 4
-    first = written(wish)
+    options = made(tmp_path)
+    assert make_results(options) == 4
+    first = written(options)
     assert first.keys() == {
         "results.md", "images/results_methods.png", "images/results_regularizer.png",
         "images/results_order.png", "images/results_pictures.png",
     }  # fmt: skip
-    for file in wish.doc.parent.rglob("*.png"):
+    for file in options.doc.parent.rglob("*.png"):
         file.unlink()
-    make_results(wish)
-    assert written(wish) == first
+    make_results(options)
+    assert written(options) == first
 
 
 def test_every_picture_is_shown_and_every_part_has_its_place(tmp_path: Path):
-    wish = made(tmp_path)
-    found = document(known(wish), Origin("r", "e", "images"), "", 100)
+    options = made(tmp_path)
+    found = document(known(options), DocumentPaths("r", "e", "images"), "", 100)
     titles = [line for line in found.text.splitlines() if line.startswith("## ")]
     assert titles == [
         "## Set-up", "## How to read it", "## (a) The methods", "## (b) The regularizer",
@@ -95,20 +97,20 @@ def test_every_picture_is_shown_and_every_part_has_its_place(tmp_path: Path):
 
 
 def test_the_states_of_the_code_that_made_the_results_are_told(tmp_path: Path):
-    wish = made(tmp_path)
-    make_results(wish)
-    assert "run by one state of the code, `0`." in wish.doc.read_text(encoding="utf-8")
-    first = known(wish)[0].cells[0]
-    write_result(wish.results, replace(first.results[0], code="1"))
-    make_results(wish)
-    text = wish.doc.read_text(encoding="utf-8")
+    options = made(tmp_path)
+    make_results(options)
+    assert "run by one state of the code, `0`." in options.doc.read_text(encoding="utf-8")
+    first = known(options)[0].cells[0]
+    write_result(options.results, replace(first.results[0], code="1"))
+    make_results(options)
+    text = options.doc.read_text(encoding="utf-8")
     assert "run by 2 states of the code" in text and "and `1` (1). A result" in text
 
 
 def test_missing_results_are_named_and_the_rest_is_told_with_its_n(tmp_path: Path):
-    wish = made(tmp_path)
-    make_results(wish)
-    text = wish.doc.read_text(encoding="utf-8")
+    options = made(tmp_path)
+    make_results(options)
+    text = options.doc.read_text(encoding="utf-8")
     assert "**4 of 18 runs have no result yet**: full: exp, alpha 1; full: exp, alpha 10; " in text
     assert "few: exp, alpha 10 (seed 2)." in text
     assert "| regularizer | made (3 tasks) | 6 | 3 | 18 | 14 |" in text
@@ -117,30 +119,32 @@ def test_missing_results_are_named_and_the_rest_is_told_with_its_n(tmp_path: Pat
 
 
 def test_without_any_result_the_document_claims_nothing(tmp_path: Path):
-    wish = made(tmp_path, seeds=0)
-    make_results(wish)
-    text = wish.doc.read_text(encoding="utf-8")
+    options = made(tmp_path, seeds=0)
+    make_results(options)
+    text = options.doc.read_text(encoding="utf-8")
     assert "**9 of 9 runs have no result yet**" in text
     assert "Nothing can be tested over seeds yet" in text
     assert "No setting can be tested for the paper's gain" in text
-    assert not [*wish.doc.parent.rglob("*.png")]
+    assert not [*options.doc.parent.rglob("*.png")]
 
 
 def test_what_was_written_by_hand_stands_at_the_end(tmp_path: Path):
-    wish = made(tmp_path)
-    make_results(wish)
-    assert "none is written by hand" in wish.doc.read_text(encoding="utf-8")
-    by_hand = wish.doc.with_name("results_discussion.md")
+    options = made(tmp_path)
+    make_results(options)
+    assert "none is written by hand" in options.doc.read_text(encoding="utf-8")
+    by_hand = options.doc.with_name("results_discussion.md")
     by_hand.write_text("## What we make of it\n\nNot much.\n", encoding="utf-8")
-    make_results(wish)
-    text = wish.doc.read_text(encoding="utf-8")
+    make_results(options)
+    text = options.doc.read_text(encoding="utf-8")
     assert text.endswith("\n\n## What we make of it\n\nNot much.\n")
     assert "only the discussion at the end is not" in text
 
 
 def test_nothing_of_this_machine_stands_in_the_document(tmp_path: Path):
-    wish = made(tmp_path)
-    found = document(known(wish), Origin("docs/results", "configs/experiments", "images"), "", 100)
+    options = made(tmp_path)
+    found = document(
+        known(options), DocumentPaths("docs/results", "configs/experiments", "images"), "", 100
+    )
     assert str(tmp_path) not in found.text
     assert "| mslora | 10 | 2 | 0.00 | 0.00 |" in found.text
     assert "- made: one (pathology, 2 passes, 4 test questions); two (radiology" in found.text
@@ -177,10 +181,10 @@ def test_a_mistake_is_one_sentence(
 
 
 def test_a_folder_that_cant_be_written_is_one_sentence(tmp_path: Path):
-    wish = made(tmp_path)
-    wish.doc.parent.write_text("a file", encoding="utf-8")
+    options = made(tmp_path)
+    options.doc.parent.write_text("a file", encoding="utf-8")
     with pytest.raises(StateError, match="can't be written"):
-        make_results(wish)
+        make_results(options)
 
 
 def test_no_workers_are_refused(capsys: pytest.CaptureFixture[str]):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from common.errors import DataError, PlanError
 from common.plan import Plan
 from simulation.experiments.experiments import load_experiment
-from simulation.experiments.lab import Results, write_result
+from simulation.experiments.lab import ResultsFolder, write_result
 from simulation.results.cells import (
     Cell,
     collect,
@@ -36,15 +36,15 @@ from simulation.results.measures import (
     scores_of,
 )
 from simulation.results.methods import methods
-from simulation.results.order import moved, order
+from simulation.results.order import order, variation
 from simulation.results.rules import rules, within
 from simulation.results.section import missing_of
 from simulation.results.significance import (
     Comparison,
-    Question,
+    PlannedComparison,
     at_the_end,
+    backward_transfer_test,
     compared,
-    kept,
 )
 from simulation.results.words import equation, overview, percent, points, probability
 from tests.unit.made_results import (
@@ -70,7 +70,7 @@ differences = st.lists(
 
 
 def compare(first: Cell, second: Cell) -> Comparison:
-    (found,) = compared([Question("", "first less second", first, second)], DRAWS)
+    (found,) = compared([PlannedComparison("", "first less second", first, second)], DRAWS)
     return found
 
 
@@ -260,7 +260,7 @@ def test_the_aggregation_error_is_the_mean_of_those_known():
 def test_the_spread_is_numpys(scores: list[float]):
     found = over_seeds(of(scores), mean_learned)
     assert found is not None and found.deviation is not None
-    assert found.count == len(scores)
+    assert found.seeds == len(scores)
     assert found.mean == pytest.approx(float(np.mean(scores)), abs=1e-12)
     assert found.deviation == pytest.approx(float(np.std(scores, ddof=1)), abs=1e-12)
 
@@ -316,7 +316,7 @@ def test_the_bootstrap_draws_questions_within_seed_and_task():
         for _ in range(2)
     ]  # fmt: skip
     first, second = (Cell({}, plan(), (0, 1), own) for own in runs)
-    (found,) = compared([Question("", "x", first, second)], 4000)
+    (found,) = compared([PlannedComparison("", "x", first, second)], 4000)
     assert found.questions is not None
     groups = [
         np.array(one) - np.array(other)
@@ -336,7 +336,9 @@ def test_the_bootstrap_draws_questions_within_seed_and_task():
 def test_holm_takes_all_comparisons_of_an_experiment_together():
     base = of([0.5, 0.52, 0.55])
     sure, unsure = of([0.6, 0.63, 0.65]), of([0.5, 0.54, 0.53])
-    found = compared([Question("", n, one, base) for n, one in (("a", sure), ("b", unsure))], DRAWS)
+    found = compared(
+        [PlannedComparison("", n, one, base) for n, one in (("a", sure), ("b", unsure))], DRAWS
+    )
     ps = [one.t.p for one in found if one.t]
     assert ps[0] < ps[1]
     assert [one.holm for one in found] == [2 * ps[0], max(2 * ps[0], ps[1])]
@@ -359,7 +361,7 @@ def test_what_is_kept_is_tested_on_the_earlier_tasks():
     learned, final = [[1.0, 1.0]] * 3, [[1.0, 0.0], [0.0, 0.0], [1.0, 1.0]]
     runs = {seed: result(sequential(seed), learned, final) for seed in range(2)}
     own = Cell({}, sequential(), (0, 1), runs)
-    (found,) = compared([kept("", "x", own, earlier_tasks(own.plan))], DRAWS)
+    (found,) = compared([backward_transfer_test("", "x", own, earlier_tasks(own.plan))], DRAWS)
     assert found.differences == {0: -0.75, 1: -0.75}
     assert found.difference == backward_transfer(runs[0])
     assert found.answers is not None
@@ -441,7 +443,10 @@ FOUR: dict[str, Any] = {
     ("by", "told"),
     [
         ([-0.001, -0.002, -0.003], "within 1.5 points, the interval too"),
-        ([-0.02, 0.0, -0.01], "within 1.5 points in the mean, but the interval reaches further"),
+        (
+            [-0.02, 0.0, -0.01],
+            "within 1.5 points in the mean, but the interval reaches further",
+        ),
         ([-0.02, -0.021, -0.022], "not within 1.5 points"),
         ([0.05, 0.051, 0.05], "within 1.5 points, the interval too"),
     ],
@@ -485,7 +490,7 @@ def told_of_methods(
             changes = variant.settings["method"] in {"sequential", "joint"}
             made = result(variant.plan, even(own[variant.seed]), left if changes else None)
             write_result(tmp_path / "r", made)
-    return "\n".join(methods(collect(experiment, Results(tmp_path / "r")), DRAWS).blocks)
+    return "\n".join(methods(collect(experiment, ResultsFolder(tmp_path / "r")), DRAWS).blocks)
 
 
 def test_forgetting_is_told_where_it_is_sure(tmp_path: Path):
@@ -534,13 +539,13 @@ def test_what_is_learned_above_a_model_of_its_own_is_the_gain(tmp_path: Path):
 
 def test_orders_and_seeds_move_the_mean_by_hand():
     cells = [of([0.5, 0.7]), of([0.6, 0.8])]
-    found = moved(cells, mean_learned)
+    found = variation(cells, mean_learned)
     assert found is not None
     # Two orders 0.1 apart in each seed, two seeds 0.2 apart in each order.
     assert found.orders == pytest.approx(0.1 / math.sqrt(2))
     assert found.seeds == pytest.approx(0.2 / math.sqrt(2))
-    assert moved(cells[:1], mean_learned) is None
-    assert moved([of([0.5]), of([0.6])], mean_learned) is None
+    assert variation(cells[:1], mean_learned) is None
+    assert variation([of([0.5]), of([0.6])], mean_learned) is None
 
 
 ORDERS: Any = {
