@@ -1,12 +1,12 @@
-"""Flower's ClientApp process with the site's own app: code that came by wire never runs.
+"""Flower's ClientApp process with the site's own app: code from the coordinator never runs.
 
 A coordinator sends its app (a FAB) with every run, and Flower's `flwr-clientapp` would unpack
 and import it. SuperExec finds that program on its PATH, so a site puts a program of the same
-name there, which runs this module: Flower's process, whose steps "unpack" and "load" are
-replaced. These steps are private to Flower, so the one version that is tested is demanded.
+name there, which runs this module: Flower's process with its steps "unpack" and "load" replaced.
+These steps are private to Flower, so only the tested version is accepted.
 
-A process begins for every message, so what it imports is part of every round, and it imports no
-more than it needs: Flower's own program has the whole SuperNode with its databases beside it.
+A process starts for every message, so its imports are part of every round's time. It imports no
+more than it needs: Flower's own program also imports the SuperNode with its databases.
 """
 # The replaced functions are Flower's own, and it leaves their types open.
 # pyright: reportUnknownMemberType=false
@@ -30,23 +30,23 @@ class App(Protocol):
     """What Flower's process calls: a ClientApp."""
 
     def __call__(self, message: Message, context: Context) -> Message:
-        """The reply to a message."""
+        """Reply to a message."""
         ...
 
 
 class Withheld(Exception):
-    """Stands for an exception whose text stays at the site; it says the class's name alone."""
+    """Replaces an exception whose text stays at the site; it carries only the class's name."""
 
 
 def main() -> None:
-    """Flower's ClientApp process, which runs `client.app`."""
+    """Run Flower's ClientApp process with `client.app`."""
     check_flower()
     use_own_app(_installed)
     run()
 
 
 def use_own_app(load: Callable[[], App]) -> None:
-    """From now on Flower's process runs the app that `load` gives, whatever FAB it gets.
+    """Have Flower's process run the app that `load` returns, whatever FAB it receives.
 
     Raises:
         SiteFailed: Flower's process has other steps than expected.
@@ -69,7 +69,7 @@ def use_own_app(load: Callable[[], App]) -> None:
 
 
 def run() -> None:
-    """What the program `flwr-clientapp` of flwr 1.41 does with its arguments."""
+    """Do what the program `flwr-clientapp` of flwr 1.41 does with its arguments."""
     parser = argparse.ArgumentParser(description="Run a Flower ClientApp")
     parser.add_argument("--runtime-api-address", required=True)
     add_args_flwr_app_common(parser)
@@ -87,7 +87,7 @@ def run() -> None:
 
 
 def _guarded(load: Callable[[], App]) -> App:
-    """The app, of whose exceptions only the class's name comes out."""
+    """Return the app with every exception replaced by one that has only its class's name."""
 
     def answer(message: Message, context: Context) -> Message:
         try:
@@ -95,7 +95,7 @@ def _guarded(load: Callable[[], App]) -> App:
         except Exception as error:
             logging.getLogger(__name__).exception("The message failed; its text stays here.")
             kind = type(error).__name__
-        # Outside of the handler, so that the first exception is not even its context.
+        # Outside the handler, so that the first exception is not even its context.
         raise Withheld(kind)
 
     return answer
@@ -108,8 +108,8 @@ def _installed() -> App:
 
 
 def _leave_packed(*_: object, **__: object) -> None:
-    """Nothing that came by wire is unpacked."""
+    """Do not unpack the coordinator's app."""
 
 
 def _install_nothing(*_: object, **__: object) -> NoReturn:
-    raise SiteFailed("found an order to install packages, expected none")
+    raise SiteFailed("found a request to install packages, expected none")

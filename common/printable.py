@@ -1,4 +1,4 @@
-"""Text for people: a site's text made safe for a log or a terminal, and numbers with their nouns."""
+"""Text for people: made safe for a log or a terminal, and numbers with their nouns."""
 
 _MAX_LENGTH = 400
 

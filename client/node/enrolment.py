@@ -1,4 +1,4 @@
-"""Whether the coordinator knows this site's key, asked so that nothing changes there."""
+"""Check whether the coordinator has enrolled this site's key, without changing its state."""
 
 from typing import Final
 
@@ -13,29 +13,29 @@ from client.site.config import Federation
 from client.site.finding import Finding, Level, ok, problem
 from client.site.keys import load_key
 
-#: flwr 1.41 looks the key up, then refuses so short an interval, and only then would take the
-#: node for online: so a key that it knows and one that it does not get two different refusals.
+#: flwr 1.41 looks up the key, then refuses so short an interval, and only then would mark the
+#: node as online: so a known key and an unknown one get two different refusals.
 _NO_INTERVAL: Final = 0.0
 
 
-def enrolment(federation: Federation) -> Finding:
-    """Whether the coordinator has enrolled this site.
+def check_enrolment(federation: Federation) -> Finding:
+    """Check whether the coordinator has enrolled this site.
 
     Raises:
         SiteFailed: the key can't be used.
     """
     key = load_key(federation.key)
     public = key.public_key()
-    question = ActivateNodeRequest(
+    request = ActivateNodeRequest(
         public_key=public_key_to_bytes(public), heartbeat_interval=_NO_INTERVAL
     )
     sign = NodeAuthHttpInterceptor(key, public)
     ca = federation.ca.read_bytes()
     try:
         with FleetHttpClient.from_server_address(federation.address, False, ca, [sign]) as client:
-            client.ActivateNode(question)
+            client.ActivateNode(request)
     except httpx.HTTPStatusError as error:
-        return _meaning(federation, error.response)
+        return _refusal_finding(federation, error.response)
     except httpx.TransportError as error:
         return Finding(
             "key", Level.AWAY, f"the coordinator did not answer ({type(error).__name__})"
@@ -43,7 +43,7 @@ def enrolment(federation: Federation) -> Finding:
     return ok("key", "the coordinator knows this site's key")
 
 
-def _meaning(federation: Federation, answer: httpx.Response) -> Finding:
+def _refusal_finding(federation: Federation, answer: httpx.Response) -> Finding:
     refusal = FlowerError.from_json(answer.text)
     match None if refusal is None else refusal.code:
         case ApiErrorCode.FLEET_INVALID_HEARTBEAT_INTERVAL:
@@ -61,11 +61,11 @@ def _meaning(federation: Federation, answer: httpx.Response) -> Finding:
             )
         case _ if answer.status_code >= 500:
             return Finding(
-                "key", Level.AWAY, f"the coordinator's inside is away ({answer.status_code})"
+                "key", Level.AWAY, f"the coordinator's SuperLink is down ({answer.status_code})"
             )
         case _:
             return problem(
                 "key",
-                f"{federation.address}: found the answer {answer.status_code} to a site's "
-                "question: is it a coordinator?",
+                f"{federation.address}: found the HTTP status {answer.status_code}, expected a "
+                "coordinator's answer: is it a coordinator?",
             )

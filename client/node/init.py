@@ -1,7 +1,6 @@
-"""A new site's folder: its key pair, the coordinator's certificate, and its site file."""
+"""Make a new site's folder: its key pair, the coordinator's certificate, and its site file."""
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -9,47 +8,46 @@ from pathlib import Path
 from typing import Final
 
 from cryptography import x509
+from pydantic import TypeAdapter, ValidationError
 
-from client.site.config import load_site
+from client.site.config import Address, load_site
 from client.site.keys import make_key
 from common.durable import DISK, write_file
 from common.errors import SiteFailed
-from common.plan_fields import Modality
+from common.plan_fields import Modality, Slug
 
 SITE_FILE: Final = "site.yaml"
 
-_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
-_ADDRESS: Final = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\]):[0-9]{1,5}")
-
-_TEXT: Final = """\
-# This site's own file. It stays here; only `name`, a pseudonym, is ever told to others.
+#: The fields and comments of sites/example.yaml.
+_SITE_FILE: Final = """\
+# This site's own file. It stays here; others only learn `name`, a pseudonym.
 # Paths are relative to this file.
 name: {name}
 # One folder for each task, in the paper's layout: train.json, test.jsonl and the images.
 data: {data}
 # The frozen model; its digest must be the one that the plan pins.
 base_model: {base_model}
-# Releases, jobs, answers, logs: make it a volume that survives.
+# Releases, jobs, answers, logs: put it on a volume that survives.
 store: store
 # cpu, cuda, or auto: a GPU where there is one.
 device: auto
 # The last bits of a result depend on it, so leave it as it is once a federation has begun.
 threads: 2
-# Processes that train together, one a GPU. More than one use DeepSpeed, which shares out the
-# training's state: 1 the optimizer, 2 the gradients too, 3 the weights too.
+# Processes that train together, one for each GPU. More than one use DeepSpeed ZeRO, which
+# partitions the training's state: 1 the optimizer, 2 also the gradients, 3 also the weights.
 workers: 1
 zero: 2
-# A training that is cut off goes on from its last checkpoint, at most about so old.
+# Time between checkpoints: about the most training that a crash loses.
 checkpoint_seconds: 300
-# Most GiB of store/features: what the model's eye made of pictures, so that later epochs don't
-# open them again. It tells of patients as the pictures do, and stays here. 0 keeps none.
+# Most GiB of store/features: the vision tower's features of images, so that later epochs need not
+# compute them again. They are patient data as the images are, and stay here. 0 caches none.
 feature_cache_gib: 8
 
 # What this site does for a coordinator. An order beyond it is refused, whoever sends it.
 policy:
   # Some of {modalities}.
   modalities: [{allowed}]
-  # approved: only plans that were approved here. any: every plan of the coordinator.
+  # approved: only plans that this site has approved. any: every plan of the coordinator.
   plans: approved
   # Most rounds of a stage; null sets no limit.
   rounds: 50
@@ -72,12 +70,12 @@ federation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewSite:
-    """What an admin says of a new site.
+    """The options of `fedmslora site init`.
 
     Attributes:
         address: the coordinator's, as `host:port`.
         ca: file with the certificate of the coordinator's authority.
-        data: folder of the tasks, as it is to stand in the site file.
+        data: folder of the tasks, as the site file will have it.
         base_model: folder of the frozen model, likewise.
     """
 
@@ -90,11 +88,11 @@ class NewSite:
 
 
 def make_site(new: NewSite, folder: Path) -> Path:
-    """`folder` is the new site's, and what is returned its site file.
+    """Make the new site in `folder`; return its site file.
 
     Raises:
-        SiteFailed: a name or an address that can't be one, a certificate that is none, or a
-            site that is there already, of which nothing is changed.
+        SiteFailed: an invalid name, address or certificate, or a site that exists already, which
+            is not changed.
     """
     file = folder / SITE_FILE
     if file.exists():
@@ -105,16 +103,16 @@ def make_site(new: NewSite, folder: Path) -> Path:
         (folder / inner).mkdir(parents=True, exist_ok=True, mode=mode)
     make_key(folder / "keys" / new.name, new.name)
     write_file(folder / "ca.crt", certificate, DISK)
-    write_file(file, _text(new).encode(), DISK)
+    write_file(file, _site_file(new).encode(), DISK)
     load_site(file)
     return file
 
 
 def read_modalities(names: Sequence[str]) -> tuple[Modality, ...]:
-    """The modalities of these names.
+    """Return the modalities of these names.
 
     Raises:
-        SiteFailed: one is none.
+        SiteFailed: there is no modality of that name.
     """
     known = ", ".join(modality.value for modality in Modality)
     for name in names:
@@ -124,17 +122,25 @@ def read_modalities(names: Sequence[str]) -> tuple[Modality, ...]:
 
 
 def _check(new: NewSite) -> None:
-    if not _NAME.fullmatch(new.name):
+    if not _is_valid(TypeAdapter(Slug), new.name):
         raise SiteFailed(
             f"--name: found {new.name!r}, expected a pseudonym of a-z, 0-9, - and _, "
             "at most 40 long"
         )
-    if not _ADDRESS.fullmatch(new.address):
+    if not _is_valid(TypeAdapter(Address), new.address):
         raise SiteFailed(f"--coordinator: found {new.address!r}, expected HOST:PORT")
 
 
+def _is_valid(field: TypeAdapter[str], value: str) -> bool:
+    try:
+        field.validate_python(value)
+    except ValidationError:
+        return False
+    return True
+
+
 def _authority(file: Path) -> bytes:
-    """The certificate in the file, as it stands there."""
+    """Read the certificate file, and check that it is a certificate that has not expired."""
     try:
         blob = file.read_bytes()
         certificate = x509.load_pem_x509_certificate(blob)
@@ -144,16 +150,18 @@ def _authority(file: Path) -> bytes:
         raise SiteFailed(
             f"{file}: found no certificate (PEM), expected the coordinator's ca.crt"
         ) from None
-    ended = certificate.not_valid_after_utc
-    if ended < datetime.now(UTC):
-        raise SiteFailed(f"{file}: found a certificate that ended on {ended:%Y-%m-%d}")
+    expiry = certificate.not_valid_after_utc
+    if expiry < datetime.now(UTC):
+        raise SiteFailed(
+            f"{file}: found a certificate that expired on {expiry:%Y-%m-%d}, expected a valid one"
+        )
     return blob
 
 
-def _text(new: NewSite) -> str:
-    return _TEXT.format(
+def _site_file(new: NewSite) -> str:
+    return _SITE_FILE.format(
         name=new.name,
-        # A text in JSON is one in YAML, too, whatever characters a path has.
+        # A JSON string is a YAML string, whatever characters a path has.
         data=json.dumps(str(new.data), ensure_ascii=False),
         base_model=json.dumps(str(new.base_model), ensure_ascii=False),
         modalities=", ".join(modality.value for modality in Modality),

@@ -1,7 +1,7 @@
 """The three programs of a site: Flower's SuperNode and SuperExec, and the trainer.
 
-SuperExec starts the ClientApp of each message. It finds programs on its PATH, where a site
-has one Flower program alone: the launcher of client/launcher.py.
+SuperExec starts a ClientApp process for each message. It finds programs on its PATH, where a
+site has a single Flower program: the launcher of client/launcher.py.
 """
 
 import importlib.metadata
@@ -20,20 +20,20 @@ from client.site.keys import write_private
 from common.durable import DISK, writing
 from common.errors import SiteFailed
 from common.identity import ROOT
-from common.process.supervise import Part
+from common.process.flower_environment import CHUNK_SIZE, flower_environment
+from common.process.supervise import Program
 
-#: The Flower whose process client/launcher.py fits.
+#: The version of Flower whose process client/launcher.py replaces steps of.
 FLOWER: Final = "1.41.0"
-#: What SuperExec calls for a message to a site.
+#: What SuperExec runs for a message to a site.
 PROGRAM: Final = "flwr-clientapp"
+#: How often SuperExec asks the SuperNode of the same machine for messages, in seconds: a short
+#: interval starts a message earlier.
+_POLL_INTERVAL: Final = {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2"}
 
-#: Bytes of a piece of an array on its way. On a line of 1 Mbit/s Flower's own 5 MiB run into
-#: its time-out of 30 s again and again; pieces of 512 KiB never did (measured).
-_CHUNK: Final = 512 * 1024
 
-
-class PartName(StrEnum):
-    """Which program of a site."""
+class ProgramName(StrEnum):
+    """The programs of a site, as `fedmslora site start --part` names them."""
 
     SUPERNODE = "supernode"
     SUPEREXEC = "superexec"
@@ -42,13 +42,13 @@ class PartName(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """Where a site's programs run and meet.
+    """A site on this machine, and the address at which its programs reach each other.
 
     Attributes:
         file: the site file, as an absolute path.
-        site: what it says.
-        host: the SuperNode listens there, and SuperExec looks for it there.
-        port: of the same, for SuperExec alone; nothing outside the site needs it.
+        site: its content.
+        host: where the SuperNode listens for SuperExec.
+        port: its port there; nothing outside the site needs it.
     """
 
     file: Path
@@ -61,7 +61,7 @@ class Machine:
         """How the site reaches its coordinator.
 
         Raises:
-            SiteFailed: it is a simulated site, which has none.
+            SiteFailed: it is a simulated site, which has no coordinator to reach.
         """
         if self.site.federation is None:
             raise SiteFailed(
@@ -70,54 +70,54 @@ class Machine:
         return self.site.federation
 
 
-def parts(machine: Machine) -> tuple[Part, ...]:
-    """All three programs. The files that they need are there afterwards."""
-    return tuple(part(machine, name) for name in PartName)
+def programs(machine: Machine) -> tuple[Program, ...]:
+    """Return all three programs, and make the files that they need."""
+    return tuple(program(machine, name) for name in ProgramName)
 
 
-def part(machine: Machine, name: PartName) -> Part:
-    """One program. The files that it needs are there afterwards.
+def program(machine: Machine, name: ProgramName) -> Program:
+    """Return one program, and make the files that it needs.
 
     Raises:
-        SiteFailed: the site has no federation, or Flower is not the tested one.
+        SiteFailed: the site has no federation, or Flower is not of the tested version.
     """
     check_flower()
     store = machine.site.store
-    if name is PartName.TRAINER:
+    if name is ProgramName.TRAINER:
         command = (sys.executable, "-P", "-m", "client.node.trainer", str(machine.file))
         environment = {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    elif name is PartName.SUPEREXEC:
+    elif name is ProgramName.SUPEREXEC:
         command = _superexec(machine)
         environment = _flower_environment(store) | {"PATH": _path_without_flower(store / "bin")}
         write_program(store / "bin")
     else:
         command, environment = _supernode(machine), _flower_environment(store)
-    return Part(name.value, command, environment, store / "logs" / f"{name.value}.log")
+    return Program(name.value, command, environment, store / "logs" / f"{name.value}.log")
 
 
 def check_flower() -> None:
-    """The installed Flower is the tested one.
+    """Check that the installed Flower is of the tested version.
 
     Raises:
-        SiteFailed: it is another.
+        SiteFailed: it is of another.
     """
     found = importlib.metadata.version("flwr")
     if found != FLOWER:
         raise SiteFailed(
-            f"flwr: found version {found}, expected {FLOWER}: a site keeps foreign code out by "
-            "way of that version's own functions"
+            f"flwr: found version {found}, expected {FLOWER}: a site replaces functions of that "
+            "version to keep foreign code out"
         )
 
 
 def write_program(folder: Path) -> Path:
-    """An executable `flwr-clientapp` in `folder` that runs client/launcher.py with this Python."""
+    """Write an executable `flwr-clientapp` that runs client/launcher.py with this Python."""
     file = folder / PROGRAM
     folder.mkdir(parents=True, exist_ok=True)
-    # -I: neither the working directory nor PYTHONPATH can put another `client` in front.
-    start = (
+    # -I: neither the working directory nor PYTHONPATH can shadow our `client`.
+    code = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r}); from client.launcher import main; main()"
     )
-    command = shlex.join([sys.executable, "-I", "-c", start])
+    command = shlex.join([sys.executable, "-I", "-c", code])
     temporary = writing(file)
     DISK.write(temporary, f'#!/bin/sh\nexec {command} "$@"\n'.encode())
     temporary.chmod(0o755)
@@ -134,7 +134,7 @@ def _supernode(machine: Machine) -> tuple[str, ...]:
         *("--auth-supernode-private-key", str(federation.key)),
         *("--host", machine.host, "--port", str(machine.port)),
         *("--isolation", "process", "--superexec-auth-secret-file", str(_secret(machine))),
-        # It stays here: Flower gives it to the ClientApp and to nobody else.
+        # It stays on this machine: Flower passes it to the ClientApp only.
         *("--node-config", f"site-file={_quoted(machine.file)}"),
     )
 
@@ -150,24 +150,13 @@ def _superexec(machine: Machine) -> tuple[str, ...]:
 def _flower_environment(store: Path) -> dict[str, str]:
     home = store / "flower"
     home.mkdir(parents=True, exist_ok=True)
-    return {
-        "FLWR_HOME": str(home),
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-        "HF_HUB_OFFLINE": "1",
-        **_unless_set("FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE", str(_CHUNK)),
-        # It asks this machine alone, so it may ask often: a message begins that much earlier.
-        **_unless_set("FLWR_SUPEREXEC_TASK_POLL_INTERVAL", "0.2"),
-    }
-
-
-def _unless_set(name: str, value: str) -> dict[str, str]:
-    return {} if name in os.environ else {name: value}
+    environment = flower_environment(home) | _POLL_INTERVAL
+    adjustable = (CHUNK_SIZE, *_POLL_INTERVAL)
+    return environment | {name: os.environ[name] for name in adjustable if name in os.environ}
 
 
 def _path_without_flower(own: Path) -> str:
-    """`own`, then the system's folders, but none that holds a Flower program."""
+    """Return a PATH of `own` and those of the system's folders without a Flower program."""
     system = [Path(folder) for folder in ("/usr/local/bin", "/usr/bin", "/bin")]
     clean = [folder for folder in system if not any(folder.glob("flwr*"))]
     return os.pathsep.join(map(str, [own, *clean]))
@@ -178,14 +167,14 @@ def _flower_program(name: str) -> str:
 
 
 def _secret(machine: Machine) -> Path:
-    """The file with which SuperExec shows the SuperNode that it is of the same site."""
+    """Return the file of the secret that SuperExec and SuperNode share; made on first use."""
     file = machine.site.store / "secrets" / "superexec"
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     temporary = file.with_name(f"{file.name}-{secrets.token_hex(4)}")
     if not file.exists():
         write_private(temporary, secrets.token_hex(32).encode())
         try:
-            # Two parts may start at once: the first one's secret stays.
+            # Two programs may start at once: the first one's secret stays.
             os.link(temporary, file)
         except FileExistsError:
             pass
@@ -195,7 +184,7 @@ def _secret(machine: Machine) -> Path:
 
 
 def _quoted(file: Path) -> str:
-    """A TOML text that Flower's own splitting of a node config leaves whole."""
+    """Return the path as a TOML string that Flower's parser of a node config leaves whole."""
     text = str(file)
     if "'" not in text:
         return f"'{text}'"

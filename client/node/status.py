@@ -1,4 +1,4 @@
-"""What a site is doing, from its own store alone: nobody else is asked."""
+"""A site's status, read from its own store alone."""
 
 import json
 from collections import deque
@@ -6,21 +6,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from client.node.jobs import Jobs
-from client.node.trainer import at_work
-from client.site.audit import read, words
-from client.site.blob_store import get, held
+from client.node.trainer import trainer_is_running
+from client.site.audit import describe, read
+from client.site.blob_store import get, stored_digests
 from client.site.config import Site
 from client.site.failures import FAILURES_FILE
 from common.errors import Refusal
 from common.exchange import Order, Work
 from common.plan import Plan
 from common.plan_file import parse_plan
-from common.process.supervise import running
+from common.process.supervise import running_pid
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What the trainer is to do; `step` of `steps` is 0 of 0 before the first."""
+    """The trainer's job; `step` of `steps` is 0 of 0 before the first."""
 
     work: Work
     plan: str
@@ -32,16 +32,16 @@ class Job:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """A site at one moment.
+    """A site's status.
 
     Attributes:
         supervised: whether `fedmslora site start` runs here.
         trainer: whether a trainer works on the store.
-        job: what it is to do; None where nothing is wanted.
-        releases: the releases of the job's bank that are here, and how many it names.
+        job: its job; None where no order is requested.
+        releases: how many releases of the job's bank are here, and how many it has.
         blobs: plans, releases and adapters in the store.
         last: the last message, in words.
-        failures: the log of what went wrong, if anything has.
+        failures: the log of failures, if there have been any.
     """
 
     site: str
@@ -55,16 +55,16 @@ class Status:
 
 
 def status_of(site: Site) -> Status:
-    """The site's status; what can't be read counts as not there."""
+    """Return the site's status; what can't be read counts as missing."""
     store = site.store
     jobs = Jobs(store)
-    order, blobs = jobs.wanted(), held(store)
+    order, blobs = jobs.requested(), stored_digests(store)
     bank = () if order is None else tuple(ref.sha256 for ref in order.releases)
     failures = store / FAILURES_FILE
     return Status(
         site=site.name,
-        supervised=running(store / "site.pid") is not None,
-        trainer=at_work(store),
+        supervised=running_pid(store / "site.pid") is not None,
+        trainer=trainer_is_running(store),
         job=None if order is None else _job(order, jobs, store),
         releases=(len(set(bank) & set(blobs)), len(bank)),
         blobs=len(blobs),
@@ -74,7 +74,7 @@ def status_of(site: Site) -> Status:
 
 
 def _job(order: Order, jobs: Jobs, store: Path) -> Job:
-    step, steps = jobs.doing(order.digest)
+    step, steps = jobs.progress(order.digest)
     plan = _plan(store, order.plan)
     known = plan is not None and order.stage < len(plan.stages)
     return Job(
@@ -99,4 +99,4 @@ def _last(store: Path) -> str | None:
         entries = deque(read(store), maxlen=1)
     except (Refusal, OSError) as error:
         return f"the audit log can't be read: {error}"
-    return words(entries[0]) if entries else None
+    return describe(entries[0]) if entries else None

@@ -1,7 +1,6 @@
-"""What came to a site and what left it, message by message, for its admin.
+"""The audit log: every message that came to a site or left it, for its admin.
 
-The lines are chained by hash (client/site/hash_chain.py), so that `verify` finds what was changed
-afterwards.
+Its lines are chained by hash (client/site/hash_chain.py), so that `verify` finds later changes.
 """
 
 import json
@@ -24,8 +23,8 @@ from common.plan_fields import Strict
 AUDIT_FILE = "audit.jsonl"
 
 
-class Kind(StrEnum):
-    """What a message is; the first three come to a site, the others leave it."""
+class MessageKind(StrEnum):
+    """The kind of a message; the first three come to a site, the others leave it."""
 
     QUESTION = "question"
     ORDER = "order"
@@ -38,13 +37,20 @@ class Kind(StrEnum):
     FAILURE = "failure"
 
     @property
-    def comes(self) -> bool:
-        """Whether it comes to the site."""
-        return self in (Kind.QUESTION, Kind.ORDER, Kind.UNREADABLE)
+    def incoming(self) -> bool:
+        """Whether the message comes to the site."""
+        return self in (MessageKind.QUESTION, MessageKind.ORDER, MessageKind.UNREADABLE)
 
 
 class Subject(Strict):
-    """The order that a message is about; `stage` is 0-based, `name` is None until it is known."""
+    """The order that a message is about.
+
+    Attributes:
+        order: its digest.
+        plan: its plan's digest, and
+        name: the plan's name, None while the plan is not here.
+        stage: 0-based.
+    """
 
     order: str
     work: str
@@ -54,30 +60,29 @@ class Subject(Strict):
     round: int
 
 
-class Part(Strict):
-    """A blob that came or left: what it is, its bytes (`size`), its SHA-256."""
+class AuditedBlob(Strict):
+    """A blob in a message: what it is, its bytes (`size`), its SHA-256."""
 
     what: str
     size: int
     sha256: str
 
 
-class Entry(Strict):
+class AuditEntry(Strict):
     """One message.
 
     Attributes:
-        subject: None where the message is about no order that could be read.
+        subject: the order that it is about; None where none could be read.
         parts: the blobs in it.
-        size: bytes of the whole message, its header too.
-        reason: why, of a failure: words that left the site; its own log has more under
-            `reference`.
-        withheld: what the plan wanted and the site's rules kept back, in words.
+        size: bytes of the whole message, including its header.
+        reason: of a failure, as it left the site; failures.log has more under `reference`.
+        withheld: what the plan asked for and the site's policy kept back, in words.
     """
 
     time: AwareDatetime
-    kind: Kind
+    kind: MessageKind
     subject: Subject | None = None
-    parts: tuple[Part, ...] = ()
+    parts: tuple[AuditedBlob, ...] = ()
     size: int = 0
     reason: str | None = None
     reference: str | None = None
@@ -85,23 +90,24 @@ class Entry(Strict):
 
     @property
     def gist(self) -> str:
-        """Equal for two messages that say the same."""
+        """A digest that is equal for two messages of the same content."""
         volatile = {"time", "size", "reference"}
         return sha256(canonical_json(self.model_dump(mode="json", exclude=volatile)).encode())
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
-    """A log in numbers.
+class AuditSummary:
+    """Totals of a log.
 
     Attributes:
-        sent: bytes that left, by what they were.
+        sent: bytes that left, by kind of message.
+        received_bytes: bytes that came.
         updates: orders that were answered with an update.
         scores: orders that were answered with scores.
-        failures: messages that said that an order was refused or has failed.
+        failures: messages that an order was refused or has failed.
     """
 
-    sent: Mapping[Kind, int]
+    sent: Mapping[MessageKind, int]
     received_bytes: int
     updates: int
     scores: int
@@ -109,7 +115,7 @@ class Summary:
 
 
 def subject_of(order: Order, name: str | None) -> Subject:
-    """What a message about this order is about; `name` is the plan's, once it is known."""
+    """Return the subject of a message about this order; `name` is the plan's, if known."""
     return Subject(
         order=order.digest,
         work=order.work,
@@ -120,27 +126,29 @@ def subject_of(order: Order, name: str | None) -> Subject:
     )
 
 
-def parts_of(delivery: Delivery) -> tuple[Part, ...]:
-    """The blobs that came with an order."""
+def delivered_blobs(delivery: Delivery) -> tuple[AuditedBlob, ...]:
+    """Return the blobs that came with an order."""
     order = delivery.order
     names = {ref.sha256: f"release {ref.stage + 1}" for ref in order.releases}
     names |= {ref.sha256: f"the prototype of release {ref.stage + 1}" for ref in order.prototypes}
     names |= {order.plan: "the plan"} | {order.adapter or "": "the adapter so far"}
     return tuple(
-        Part(what=names.get(digest, "something not asked for"), size=len(blob), sha256=digest)
+        AuditedBlob(
+            what=names.get(digest, "something not asked for"), size=len(blob), sha256=digest
+        )
         for digest, blob in delivery.blobs.items()
     )
 
 
-def reply_entry(reply: Reply, subject: Subject | None, time: datetime, size: int) -> Entry:
-    """The entry of a reply of so many bytes."""
-    kind = Kind(type(reply).__name__.lower())
-    entry = Entry(time=time, kind=kind, subject=subject, size=size)
+def reply_entry(reply: Reply, subject: Subject | None, time: datetime, size: int) -> AuditEntry:
+    """Return the entry of a reply of `size` bytes."""
+    kind = MessageKind(type(reply).__name__.lower())
+    entry = AuditEntry(time=time, kind=kind, subject=subject, size=size)
     match reply:
         case Update():
-            about = "" if subject is None else f" of {place(subject)}"
+            about = "" if subject is None else f" of {_where(subject)}"
             parts = tuple(
-                Part(what=f"the {name}{about}", size=len(blob), sha256=sha256(blob))
+                AuditedBlob(what=f"the {name}{about}", size=len(blob), sha256=sha256(blob))
                 for name, blob in reply.blobs().items()
             )
             return entry.model_copy(update={"parts": parts})
@@ -151,93 +159,96 @@ def reply_entry(reply: Reply, subject: Subject | None, time: datetime, size: int
             return entry
 
 
-def write(store: Path, entry: Entry) -> None:
-    """The entry is the log's last line, on the disk; unless it only repeats what was said last.
+def write(store: Path, entry: AuditEntry) -> None:
+    """Append the entry to the log, durably, unless it only repeats the last of its direction.
 
-    What is asked again and answered the same, without a blob, is not written again: a site
-    that trains for hours says so every minute.
+    An order that is sent again and answered the same, without a blob, is not written again: a
+    site that trains for hours is asked every minute.
 
     Raises:
-        StateError: the log was cut off or changed, or another process does not let go of it.
+        StateError: the log was cut off or changed, or another process keeps it locked.
         OSError: the disk is full or can't be written.
     """
-    direction = "in" if entry.kind.comes else "out"
+    direction = "in" if entry.kind.incoming else "out"
     gist = "" if entry.parts else entry.gist
     hash_chain.append(store / AUDIT_FILE, direction, entry.model_dump(mode="json"), gist)
 
 
-def read(store: Path) -> Iterator[Entry]:
-    """Every entry, the oldest first.
+def read(store: Path) -> Iterator[AuditEntry]:
+    """Yield every entry, the oldest first.
 
     Raises:
-        StateError: a line can't be read as one.
+        StateError: a line can't be parsed.
     """
     file = store / AUDIT_FILE
     for number, entry in hash_chain.entries(file):
         try:
-            yield Entry.model_validate_json(json.dumps(entry), strict=True)
+            yield AuditEntry.model_validate_json(json.dumps(entry), strict=True)
         except ValidationError:
             raise StateError(f"{file}, line {number}: can't be read as an entry") from None
 
 
 def verify(store: Path) -> hash_chain.Head:
-    """How the log ends, once every line of it fits.
+    """Check every line of the log; return its head.
 
     Raises:
-        StateError: it names the first line that does not.
+        StateError: it names the first line that does not match.
     """
     return hash_chain.verify(store / AUDIT_FILE)
 
 
-def summary(entries: Iterable[Entry]) -> Summary:
-    """The entries in numbers; an order that was answered twice counts once, its bytes twice."""
-    sent: Counter[Kind] = Counter()
+def summarize(entries: Iterable[AuditEntry]) -> AuditSummary:
+    """Return the totals; an order that was answered twice counts once, its bytes twice."""
+    sent: Counter[MessageKind] = Counter()
     received, failures = 0, 0
-    answered: dict[Kind, set[str]] = {Kind.UPDATE: set(), Kind.SCORES: set()}
+    answered: dict[MessageKind, set[str]] = {MessageKind.UPDATE: set(), MessageKind.SCORES: set()}
     for entry in entries:
-        if entry.kind.comes:
+        if entry.kind.incoming:
             received += entry.size
             continue
         sent[entry.kind] += entry.size
-        failures += entry.kind is Kind.FAILURE
+        failures += entry.kind is MessageKind.FAILURE
         if entry.kind in answered and entry.subject is not None:
             answered[entry.kind].add(entry.subject.order)
-    updates, scores = (len(answered[kind]) for kind in (Kind.UPDATE, Kind.SCORES))
-    return Summary(dict(sent), received, updates, scores, failures)
+    updates, scores = (len(answered[kind]) for kind in answered)
+    return AuditSummary(dict(sent), received, updates, scores, failures)
 
 
-def words(entry: Entry) -> str:
-    """The entry as one sentence for an admin."""
+def describe(entry: AuditEntry) -> str:
+    """Return the entry as one sentence for an admin."""
     moment = entry.time.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    verb = "received" if entry.kind.comes else "sent"
+    verb = "received" if entry.kind.incoming else "sent"
     more = f" (failures.log has more under {entry.reference})" if entry.reference else ""
     more += f"; withheld: {entry.withheld}" if entry.withheld else ""
-    return f"{moment}  {verb:<8}  {_said(entry)}{more}"
+    return f"{moment}  {verb:<8}  {_content(entry)}{more}"
 
 
-def place(subject: Subject) -> str:
-    """`stage 2, round 1 of plan demo`, as people count; an evaluation has no round."""
+def _where(subject: Subject) -> str:
+    """Return `stage 2, round 1 of plan demo`, counted from 1; an evaluation has no round."""
     round_ = f", round {subject.round}" if subject.round else ""
     return f"stage {subject.stage + 1}{round_} of plan {subject.name or subject.plan[:12]}"
 
 
-def _said(entry: Entry) -> str:
+def _content(entry: AuditEntry) -> str:
     subject = entry.subject
     order = "an order that can't be read"
     if subject is not None:
-        order = f"the order to {subject.work} {place(subject)}"
+        order = f"the order to {subject.work} {_where(subject)}"
     parts = "; ".join(
         f"{part.what}: {part.size:,} bytes, sha256 {part.sha256[:12]}" for part in entry.parts
     )
-    said = {
-        Kind.QUESTION: "the question which site this is",
-        Kind.ORDER: order + (f", with {parts}" if parts else ""),
-        Kind.UNREADABLE: order,
-        Kind.PRESENCE: "its pseudonym, the digest of its code and those of the blobs it holds",
-        Kind.UPDATE: f"{parts}; and the counts of examples and steps, losses, time and memory",
-        Kind.SCORES: f"the scores for {order}: counts and fractions, no answer",
-        Kind.WORKING: f"that it is at work on {order}",
-        Kind.LACKS: f"that it lacks parts of {order}",
-        Kind.FAILURE: f"that it did not do {order}: {entry.reason}",
+    content = {
+        MessageKind.QUESTION: "the question which site this is",
+        MessageKind.ORDER: order + (f", with {parts}" if parts else ""),
+        MessageKind.UNREADABLE: order,
+        MessageKind.PRESENCE: (
+            "its pseudonym, the digest of its code and those of the blobs in its store"
+        ),
+        MessageKind.UPDATE: f"{parts}; and the counts of examples and steps, losses, time and "
+        "memory",
+        MessageKind.SCORES: f"the scores for {order}: counts and fractions, no answer",
+        MessageKind.WORKING: f"that it is still working on {order}",
+        MessageKind.LACKS: f"that it lacks parts of {order}",
+        MessageKind.FAILURE: f"that it did not do {order}: {entry.reason}",
     }
-    return said[entry.kind]
+    return content[entry.kind]

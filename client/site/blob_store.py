@@ -1,4 +1,4 @@
-"""The blobs that a site holds, each a file named by its digest: plans, releases, adapters.
+"""A site's store of blobs, each a file named by its SHA-256: plans, releases, adapters.
 
 Several processes write here at once, and any of them may be killed or stopped at any
 moment: nothing is locked, every file appears whole by a rename.
@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
 
-from client.data.file_stamp import Stamp, stamp_of
+from client.data.file_stamp import FileStamp, file_stamp
 from common.durable import DISK, WRITING, Files, remove_if_there
 from common.errors import SiteFailed
 from common.identity import sha256
@@ -21,30 +21,30 @@ from common.identity import sha256
 _BLOBS = "blobs"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
-#: A blob or a half-written file that nobody names is left alone for so long: a process that
-#: has just received it, or was stopped in the middle of it, may still need it.
+#: Unneeded blobs and half-written files are kept for so long: a process that has just received
+#: one, or was stopped while writing it, may still need it.
 GRACE_S = 3600.0
 
 
-def held(store: Path) -> tuple[str, ...]:
-    """The digests of every blob in the store, sorted."""
+def stored_digests(store: Path) -> tuple[str, ...]:
+    """Return the digests of all blobs in the store, sorted."""
     names = (file.name for file in (store / _BLOBS).glob("*"))
     return tuple(sorted(name for name in names if _DIGEST.fullmatch(name)))
 
 
-def lacking(store: Path, digests: Iterable[str]) -> tuple[str, ...]:
-    """Those of `digests` that are not in the store, each once, in their order."""
+def missing(store: Path, digests: Iterable[str]) -> tuple[str, ...]:
+    """Return those of `digests` that are not in the store, each once, in their order."""
     asked = dict.fromkeys(digests)
     return tuple(d for d in asked if not (_DIGEST.fullmatch(d) and _file(store, d).exists()))
 
 
-def stamp(store: Path, digest: str) -> Stamp | None:
-    """What tells the blob's file from what it was before; None where there is none."""
-    return stamp_of(_file(store, digest)) if _DIGEST.fullmatch(digest) else None
+def stamp(store: Path, digest: str) -> FileStamp | None:
+    """Return the stamp of the blob's file; None where there is no such blob."""
+    return file_stamp(_file(store, digest)) if _DIGEST.fullmatch(digest) else None
 
 
 def put(store: Path, blob: bytes, files: Files = DISK) -> str:
-    """The blob is stored, whole and on the disk; its digest.
+    """Store the blob durably; return its digest.
 
     Raises:
         SiteFailed: the disk is full or can't be written.
@@ -52,16 +52,16 @@ def put(store: Path, blob: bytes, files: Files = DISK) -> str:
     digest = sha256(blob)
     file = _file(store, digest)
     if not file.exists():
-        write_whole(file, blob, files)
+        write_atomically(file, blob, files)
     return digest
 
 
 def get(store: Path, digest: str) -> bytes:
-    """The blob with this digest.
+    """Return the blob with this digest.
 
     Raises:
-        SiteFailed: it is not there, or has changed since it was stored; then it is removed,
-            so that the site says it lacks it and gets it again.
+        SiteFailed: it is missing, or has changed since it was stored; then it is removed, so that
+            the site reports it as missing and receives it again.
     """
     with _opened(store, digest) as file:
         blob = file.read()
@@ -69,8 +69,8 @@ def get(store: Path, digest: str) -> bytes:
     return blob
 
 
-def checked(store: Path, digest: str) -> Path:
-    """The file of the blob with this digest, which was read to its end; errors as in `get`."""
+def verified_file(store: Path, digest: str) -> Path:
+    """Return the file of the blob with this digest, once its content is checked as in `get`."""
     with _opened(store, digest) as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     _check(store, digest, found)
@@ -98,23 +98,23 @@ def _check(store: Path, digest: str, found: str) -> None:
 
 
 def keep_only(store: Path, digests: Collection[str], grace_s: float = GRACE_S) -> None:
-    """Every blob that is older than `grace_s` and not among `digests` is removed."""
-    for digest in held(store):
+    """Remove all blobs but `digests`, and half-written files, if older than `grace_s`."""
+    for digest in stored_digests(store):
         if digest not in digests and _age_s(_file(store, digest)) > grace_s:
             _file(store, digest).unlink(missing_ok=True)
     remove_leftovers(store / _BLOBS, grace_s)
 
 
-def write_whole(file: Path, blob: bytes, files: Files = DISK) -> None:
-    """`file` holds `blob`, on the disk; before, and where that fails, all of the old or the new.
+def write_atomically(file: Path, blob: bytes, files: Files = DISK) -> None:
+    """Write `blob` to `file` durably; after a failure it holds the old content or the new.
 
-    The temporary name is this call's own: two processes may write the same file.
+    The temporary name is this call's own, so that two processes may write the same file.
 
     Raises:
         SiteFailed: the disk is full or can't be written.
     """
     temporary = file.with_name(f"{WRITING}{file.name}.{secrets.token_hex(4)}")
-    with disk_trouble_said():
+    with disk_errors_as_site_failed():
         try:
             make_folders(file.parent, files)
             files.write(temporary, blob)
@@ -128,12 +128,8 @@ def write_whole(file: Path, blob: bytes, files: Files = DISK) -> None:
 
 
 @contextmanager
-def disk_trouble_said() -> Generator[None]:
-    """What the system says of a disk that can't be written becomes our sentence, without a path.
-
-    Raises:
-        SiteFailed: in place of an OSError.
-    """
+def disk_errors_as_site_failed() -> Generator[None]:
+    """Turn an OSError of the body into a SiteFailed without a path."""
     try:
         yield
     except OSError as error:
@@ -141,7 +137,7 @@ def disk_trouble_said() -> Generator[None]:
 
 
 def make_folders(folder: Path, files: Files = DISK) -> None:
-    """`folder` is there, and so are those around it, on the disk.
+    """Make `folder` and its parents, durably, where they are missing.
 
     Raises:
         OSError: the disk is full or can't be written.
@@ -155,15 +151,15 @@ def make_folders(folder: Path, files: Files = DISK) -> None:
 
 
 def remove_leftovers(folder: Path, grace_s: float = GRACE_S) -> None:
-    """No half-written file that is older than `grace_s` is in `folder`."""
+    """Remove half-written files and folders from `folder` that are older than `grace_s`."""
     for path in folder.glob(f"{WRITING}*"):
         if _age_s(path) > grace_s:
-            with suppress(FileNotFoundError):  # its writer was quicker
+            with suppress(FileNotFoundError):  # its writer has just finished or removed it
                 DISK.remove(path)
 
 
 def _age_s(path: Path) -> float:
-    """Seconds since it was written; 0 where it is gone by now."""
+    """Return the seconds since it was last written; 0 where it is gone."""
     try:
         return time.time() - path.stat().st_mtime
     except FileNotFoundError:

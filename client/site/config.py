@@ -1,4 +1,4 @@
-"""A site's own file: where its data, base model and store are, and its policy. It never travels."""
+"""A site's own file: where its data, base model and store are, and its policy. It never leaves."""
 
 import json
 from enum import StrEnum
@@ -32,11 +32,11 @@ class Policy(Strict):
     """What the site does for a coordinator; an order beyond it is refused, whoever sends it.
 
     Attributes:
-        modalities: the stages it takes part in.
+        modalities: of the stages in which it takes part.
         plans: whether a plan must have been approved here.
         rounds: most rounds of a stage; null sets no limit.
         examples: fewest training examples of a task that it trains on.
-        images: fewest different images whose mean feature may leave, where a plan routes.
+        images: fewest different images whose mean feature may leave, where a plan has a router.
     """
 
     modalities: Annotated[tuple[Modality, ...], Field(min_length=1)]
@@ -46,8 +46,8 @@ class Policy(Strict):
     images: Count = 50
 
 
-#: Room on a disk, in GiB.
-Size: TypeAlias = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+#: Disk space in GiB.
+GiB: TypeAlias = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 #: A host name or address (IPv6 in brackets) and a port.
 Address: TypeAlias = Annotated[
     str, Field(pattern=r"^([A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\]):[0-9]{1,5}$")
@@ -55,7 +55,7 @@ Address: TypeAlias = Annotated[
 
 
 class Federation(Strict):
-    """How the site reaches its coordinator, and what it has agreed to.
+    """How the site reaches its coordinator, and which plans it has approved.
 
     Attributes:
         address: the coordinator's, as `host:port`.
@@ -74,18 +74,18 @@ class Site(Strict):
     """One site. Paths in a site file are relative to the file.
 
     Attributes:
-        name: its pseudonym, the one thing here that others learn.
-        data: folder that holds one folder for each task.
+        name: its pseudonym, the only field that others learn.
+        data: folder with one folder for each task.
         base_model: folder of the frozen model.
         store: folder for releases, jobs, answers and logs; made where it is missing.
         threads: CPU threads of the training; the results' last bits depend on it.
-        workers: processes that train together, one a GPU; more than one use DeepSpeed.
-        zero: how far DeepSpeed's workers share out the training's state.
-        checkpoint_seconds: a training that is cut off loses at most about so much.
-        feature_cache_gib: most that features of pictures take in the store; 0 keeps none.
+        workers: processes that train together, one for each GPU; more than one use DeepSpeed.
+        zero: DeepSpeed's ZeRO stage: how much of the training's state the workers partition.
+        checkpoint_seconds: time between checkpoints: about the most that a crash loses.
+        feature_cache_gib: most that cached image features take in the store; 0 caches none.
         policy: what it does for a coordinator.
-        federation: how it reaches one; None in a simulation, where each order is worked off
-            in the process that receives it.
+        federation: how it reaches its coordinator; None in a simulation, where each order is
+            done in the process that receives it.
     """
 
     name: Slug
@@ -97,12 +97,12 @@ class Site(Strict):
     workers: Count = 1
     zero: Literal[1, 2, 3] = 2
     checkpoint_seconds: Positive = 300.0
-    feature_cache_gib: Size = 8.0
+    feature_cache_gib: GiB = 8.0
     policy: Policy
     federation: Federation | None = None
 
     @model_validator(mode="after")
-    def _approval_has_a_folder(self) -> "Site":
+    def _approval_needs_a_folder(self) -> "Site":
         if self.policy.plans is Plans.APPROVED and self.federation is None:
             raise ValueError(
                 "policy.plans: found 'approved', expected a federation with a folder "
@@ -131,39 +131,35 @@ def load_site(file: Path) -> Site:
         raise SiteFailed(f"{file}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(document, dict):
         raise SiteFailed(f"{file}: found {document!r}, expected the fields of a site")
-    return _checked(_placed(cast(dict[str, Any], document), file.parent), file)
+    fields = _resolved(cast(dict[str, Any], document), _SITE_PATHS, file.parent)
+    if isinstance(federation := fields.get("federation"), dict):
+        inner = cast(dict[str, Any], federation)
+        fields["federation"] = _resolved(inner, _FEDERATION_PATHS, file.parent)
+    return _validated(fields, file)
 
 
-def _placed(document: dict[str, Any], beside: Path) -> dict[str, Any]:
-    """Every path relative to the folder `beside`; whatever has the wrong type is left alone."""
-    read = _at(document, _SITE_PATHS, beside)
-    if isinstance(federation := read.get("federation"), dict):
-        own = cast(dict[str, Any], federation)
-        read["federation"] = _at(own, _FEDERATION_PATHS, beside)
-    return read
-
-
-def _at(fields: dict[str, Any], names: tuple[str, ...], beside: Path) -> dict[str, Any]:
+def _resolved(fields: dict[str, Any], names: tuple[str, ...], folder: Path) -> dict[str, Any]:
+    """Return the fields with these paths relative to `folder`; other types stay as they are."""
     paths = {name: fields[name] for name in names if isinstance(fields.get(name), str)}
-    return fields | {name: str(beside / Path(path).expanduser()) for name, path in paths.items()}
+    return fields | {name: str(folder / Path(path).expanduser()) for name, path in paths.items()}
 
 
-def _checked(document: dict[str, Any], file: Path) -> Site:
+def _validated(document: dict[str, Any], file: Path) -> Site:
     try:
         # JSON mode: enums, tuples and paths come from text and lists, nothing else is converted.
         return Site.model_validate_json(json.dumps(document, default=str), strict=True)
     except ValidationError as error:
-        lines = [_line(detail, file) for detail in error.errors()]
-    raise SiteFailed("\n".join(lines))
+        sentences = [_sentence(detail, file) for detail in error.errors()]
+    raise SiteFailed("\n".join(sentences))
 
 
-def _line(detail: ErrorDetails, file: Path) -> str:
+def _sentence(detail: ErrorDetails, file: Path) -> str:
     if not detail["loc"]:
         return f"{file}: {detail['ctx']['error'] if 'ctx' in detail else detail['msg']}"
-    return f"{file}, {'.'.join(map(str, detail['loc']))}: {_mistake(detail)}"
+    return f"{file}, {'.'.join(map(str, detail['loc']))}: {_found_and_expected(detail)}"
 
 
-def _mistake(detail: ErrorDetails) -> str:
+def _found_and_expected(detail: ErrorDetails) -> str:
     kind, place, limits = detail["type"], detail["loc"], detail.get("ctx", {})
     if kind == "extra_forbidden":
         return f"found an unknown field, expected only {', '.join(_fields_at(place))}"

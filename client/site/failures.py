@@ -1,4 +1,4 @@
-"""What goes wrong at a site: the text stays in its own log, only a class and a reference leave."""
+"""Failures at a site: the text stays in its own log, only a class and a reference leave."""
 
 import os
 import secrets
@@ -9,14 +9,14 @@ from client.site.config import Site
 from common.errors import Refusal
 from common.exchange import Failure, Reason
 
-#: In a site's store: what went wrong there, a line with its reference and then the traceback.
+#: In a site's store: a line with the reference and the text of each failure, then its traceback.
 FAILURES_FILE = "failures.log"
-#: The texts may name patients' files: nobody but the site's own user reads them.
-_OWN = 0o600
+#: The texts may name patients' files: only the site's own user may read them.
+_OWNER_ONLY = 0o600
 
 
 class OrderRefused(Refusal):
-    """The site will not do what an order asks; `reason` may leave it, the text may not."""
+    """A site's refusal of an order; `reason` may leave the site, the text may not."""
 
     def __init__(self, reason: Reason, text: str) -> None:
         super().__init__(text)
@@ -24,27 +24,27 @@ class OrderRefused(Refusal):
 
 
 def record_failure(site: Site, error: Exception) -> Failure:
-    """Keep the error's text in the site's log; what is returned may leave the site."""
+    """Write the error to the site's log; return what of it may leave the site."""
     reference, kind = secrets.token_hex(4), type(error).__name__
     text = " / ".join(str(error).splitlines())
     try:
         lines = [f"{reference} {kind}: {text}\n", *traceback.format_exception(error)]
         append_private(site.store / FAILURES_FILE, "".join(lines))
     except OSError as trouble:
-        # The disk is full, which is often the very error: the system's words for it are safe.
+        # A full disk, often the very error: the system's text for it names no file.
         kind = f"{kind}, and its log can't be written: {trouble.strerror}"
     reason = error.reason if isinstance(error, OrderRefused) else None
     return Failure(site=site.name, error=kind, reference=reference, reason=reason)
 
 
 def append_private(file: Path, text: str) -> None:
-    """`file`, which only its owner may read, ends with `text`.
+    """Append `text` to `file`, which only its owner may read.
 
     Raises:
         OSError: the disk is full or can't be written.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, _OWN)
+    descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, _OWNER_ONLY)
     with os.fdopen(descriptor, "a", encoding="utf-8", errors="replace") as log:
-        os.fchmod(descriptor, _OWN)  # an older release made it readable to all
+        os.fchmod(descriptor, _OWNER_ONLY)  # older releases made it readable to all
         log.write(text)

@@ -1,27 +1,27 @@
-"""What a check of a site comes to: one line for its admin."""
+"""The result of one check of a site, as a line for its admin."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 
 class Level(StrEnum):
-    """How a check came out."""
+    """How serious a finding is."""
 
     OK = "ok"
-    #: It works as it is; the text says what may go wrong.
+    #: The site works as it is; the text says what may go wrong.
     WARNING = "warning"
-    #: The coordinator does not answer. It may come back by itself.
+    #: The coordinator does not answer; it may come back by itself.
     AWAY = "away"
     #: The coordinator answers and does not know the site. One that has just been started tells
-    #: Flower within seconds whom it has enrolled; then it is a problem like any other.
+    #: Flower within seconds which sites are enrolled; after that it is a problem like any other.
     UNKNOWN = "unknown"
-    #: It stays wrong until somebody does what the text says.
+    #: It stays so until somebody does what the text says.
     PROBLEM = "problem"
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One check: what was looked at, how it came out, and in words what to do."""
+    """What was checked, how serious the finding is, and in words what to do about it."""
 
     name: str
     level: Level
@@ -34,10 +34,10 @@ class Finding:
 
 
 def ok(name: str, text: str) -> Finding:
-    """A check that passed."""
+    """Return the finding of a check that passed."""
     return Finding(name, Level.OK, text)
 
 
 def problem(name: str, text: str) -> Finding:
-    """A check that did not."""
+    """Return the finding of a check that failed."""
     return Finding(name, Level.PROBLEM, text)

@@ -1,21 +1,18 @@
-"""A log of lines that each carry the hash of the one before, with its head in a file beside it.
+"""An append-only log whose lines each carry the hash of the line before.
 
-`verify` finds a line that was changed, removed, moved or put in, and a tail that was cut
-off: the head tells how the log ends. Whoever may write both files can make up both anew, so
-who wants more keeps `Head.hash` elsewhere from time to time.
+A head file beside the log says how it ends. `verify` finds a line that was changed, removed,
+moved or inserted, and a tail that was cut off. Whoever may write both files can forge both; to
+detect that too, keep `Head.hash` elsewhere from time to time.
 
 A line is on the disk before the head that counts it. A crash between the two leaves one line
-more than the head knows, or a part of one: that is no tampering, and the next line goes on
-from there.
+more than the head counts, or a part of one: that is no tampering, and the next line is appended
+after the last whole one.
 """
 
-import fcntl
 import os
-import time
-from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pydantic import ValidationError
 
@@ -23,16 +20,17 @@ from common.durable import DISK, write_file
 from common.errors import StateError
 from common.identity import canonical_json, sha256
 from common.plan_fields import Strict
+from common.process.file_lock import file_lock
 
-#: Nobody but the site's own user reads a log.
-_OWN = 0o600
+#: Only the site's own user may read a log.
+_OWNER_ONLY: Final = 0o600
 #: Another process holds the lock for milliseconds, unless it was stopped just then.
-_LOCK_WAIT_S, _LOCK_GLANCE_S = 60.0, 0.01
-_START = "0" * 64
+_LOCK_PATIENCE_S: Final = 60.0
+_START: Final = "0" * 64
 
 
-class Line(Strict):
-    """A line: `before` is the SHA-256 of the line before it, zeros for the first."""
+class ChainLine(Strict):
+    """One line; `before` is the SHA-256 of the line before it, zeros for the first."""
 
     number: int
     before: str
@@ -41,13 +39,13 @@ class Line(Strict):
 
 
 class Head(Strict):
-    """How a log ends.
+    """The end of a log.
 
     Attributes:
-        lines: its lines, and
-        size: their bytes.
+        lines: number of lines.
+        size: bytes of these lines.
         hash: SHA-256 of the last line, with its end of line.
-        gists: what the last line of each direction said, where that is known.
+        gists: the `gist` with which the last line of each direction was appended, if known.
     """
 
     lines: int = 0
@@ -56,69 +54,76 @@ class Head(Strict):
     gists: Mapping[str, str] = {}
 
     def after(self, text: bytes, gists: Mapping[str, str]) -> "Head":
-        """The head once this line is there."""
+        """Return the head once this line is appended."""
         size = self.size + len(text)
         return Head(lines=self.lines + 1, size=size, hash=sha256(text), gists=gists)
 
 
 def append(file: Path, direction: str, entry: Mapping[str, Any], gist: str) -> None:
-    """The entry is the log's last line, on the disk.
+    """Append the entry to the log, durably.
 
     Args:
-        gist: an entry is left out whose direction's last line had the same; an empty one
-            is like no other.
+        gist: the entry is left out where the last line of its direction had the same; an empty
+            one equals no other.
 
     Raises:
-        StateError: the log was cut off or changed, or another process does not let go of it.
+        StateError: the log was cut off or changed, or another process keeps it locked.
         OSError: the disk is full or can't be written.
     """
+
+    def stuck() -> StateError:
+        return StateError(
+            f"{file}: found it locked by another process for {_LOCK_PATIENCE_S:g} s, "
+            "expected milliseconds; is a process of this site stopped?"
+        )
+
     file.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(file) as log:
-        head = _mended(file, log)
+    with file_lock(file, patience_s=_LOCK_PATIENCE_S, error=stuck, mode=_OWNER_ONLY) as log:
+        head = _recover(file, log)
         if gist and head.gists.get(direction) == gist:
             return
-        line = Line(number=head.lines + 1, before=head.hash, direction=direction, entry=entry)
+        line = ChainLine(number=head.lines + 1, before=head.hash, direction=direction, entry=entry)
         text = canonical_json(line.model_dump(mode="json")).encode() + b"\n"
         _write(log, head.size, text)
         _write_head(file, head.after(text, {**head.gists, direction: gist}))
 
 
 def entries(file: Path) -> Iterator[tuple[int, Any]]:
-    """(number, entry) of every line, the oldest first; one that a crash cut short is none.
+    """Yield (number, entry) of every whole line, the oldest first.
 
     Raises:
-        StateError: a line can't be read as one.
+        StateError: a line can't be parsed.
     """
     for number, text in enumerate(_whole_lines(file), 1):
         yield number, _line(file, number, text).entry
 
 
 def verify(file: Path) -> Head:
-    """How the log ends, once every line of it fits.
+    """Check every line of the log against the one before and the head; return its true head.
 
     Raises:
-        StateError: it names the first line that does not.
+        StateError: it names the first line that does not match.
     """
-    told, head = _head(file), Head()
+    expected, head = _read_head(file), Head()
     for text in _whole_lines(file):
-        head = _with(head, text, file)
-        if head.lines == told.lines and head.hash != told.hash:
-            raise _changed(file, head.lines, told.hash, head.hash)
-    if head.lines < told.lines:
-        raise _cut(file, head.lines, told)
+        head = _next_head(head, text, file)
+        if head.lines == expected.lines and head.hash != expected.hash:
+            raise _changed(file, head.lines, expected.hash, head.hash)
+    if head.lines < expected.lines:
+        raise _cut_off(file, head.lines, expected)
     return head
 
 
 def head_file(file: Path) -> Path:
-    """Where the head of this log is."""
+    """Return the path of this log's head."""
     return file.with_suffix(".head")
 
 
-def _with(head: Head, text: bytes, file: Path) -> Head:
-    """The head once this next line of the log is there.
+def _next_head(head: Head, text: bytes, file: Path) -> Head:
+    """Return the head after this line.
 
     Raises:
-        StateError: it is not the next line.
+        StateError: it is not the line that follows `head`.
     """
     number = head.lines + 1
     line = _line(file, number, text)
@@ -129,23 +134,23 @@ def _with(head: Head, text: bytes, file: Path) -> Head:
     return head.after(text, {})
 
 
-def _mended(file: Path, log: int) -> Head:
-    """The head as the log itself says it; what a crash left half-written at its end is gone.
+def _recover(file: Path, log: int) -> Head:
+    """Return the head of the whole lines, and cut off what a crash left half-written after them.
 
     Raises:
-        StateError: the log is shorter than its head, or goes on with a line that does not fit.
+        StateError: the log is shorter than its head says, or a line after it does not follow.
     """
-    head = _head(file)
+    head = _read_head(file)
     found = os.fstat(log).st_size
     if found < head.size:
-        raise _cut(file, sum(1 for _ in _whole_lines(file)), head)
+        raise _cut_off(file, sum(1 for _ in _whole_lines(file)), head)
     if head == Head():
         # Before the first line: a log without a head is one whose head was removed.
         _write_head(file, head)
     elif found == head.size:
         return head
     for text in _whole_lines(file, head.size):
-        head = _with(head, text, file)
+        head = _next_head(head, text, file)
     os.ftruncate(log, head.size)
     return head
 
@@ -161,11 +166,11 @@ def _write(log: int, size: int, text: bytes) -> None:
         raise
 
 
-def _head(file: Path) -> Head:
-    """What the head file tells.
+def _read_head(file: Path) -> Head:
+    """Read the log's head file; an empty log needs none.
 
     Raises:
-        StateError: it can't be read, or is missing beside a log.
+        StateError: it can't be parsed, or is missing beside a log.
     """
     head = head_file(file)
     try:
@@ -174,7 +179,7 @@ def _head(file: Path) -> Head:
         if not file.exists() or file.stat().st_size == 0:
             return Head()
         if head.exists():  # another process began the log just now
-            return _head(file)
+            return _read_head(file)
         raise StateError(
             f"{head}: found nothing, expected how {file} ends. To begin a new log, move that away"
         ) from None
@@ -184,7 +189,7 @@ def _head(file: Path) -> Head:
 
 def _write_head(file: Path, head: Head) -> None:
     write_file(head_file(file), head.model_dump_json().encode(), DISK)
-    head_file(file).chmod(_OWN)
+    head_file(file).chmod(_OWNER_ONLY)
 
 
 def _whole_lines(file: Path, start: int = 0) -> Iterator[bytes]:
@@ -197,9 +202,9 @@ def _whole_lines(file: Path, start: int = 0) -> Iterator[bytes]:
                 yield text
 
 
-def _line(file: Path, number: int, text: bytes) -> Line:
+def _line(file: Path, number: int, text: bytes) -> ChainLine:
     try:
-        return Line.model_validate_json(text, strict=True)
+        return ChainLine.model_validate_json(text, strict=True)
     except ValidationError:
         raise StateError(f"{file}, line {number}: can't be read as a line of the log") from None
 
@@ -211,39 +216,9 @@ def _changed(file: Path, number: int, expected: str, found: str) -> StateError:
     )
 
 
-def _cut(file: Path, lines: int, told: Head) -> StateError:
+def _cut_off(file: Path, lines: int, head: Head) -> StateError:
     return StateError(
-        f"{file}, line {lines + 1}: found the end of the log, expected {told.lines} lines as "
-        f"{head_file(file).name} tells; its tail was cut off. "
+        f"{file}, line {lines + 1}: found the end of the log, expected {head.lines} lines as "
+        f"{head_file(file).name} says; its tail was cut off. "
         "To begin a new log, move both files away"
     )
-
-
-@contextmanager
-def _locked(file: Path) -> Generator[int]:
-    """The file, open for appending, and this process the only one that writes it.
-
-    Raises:
-        StateError: another process does not let go of it.
-    """
-    log = os.open(file, os.O_RDWR | os.O_APPEND | os.O_CREAT, _OWN)
-    try:
-        give_up = time.monotonic() + _LOCK_WAIT_S
-        while not _taken(log):
-            if time.monotonic() > give_up:
-                raise StateError(
-                    f"{file}: found it locked by another process for {_LOCK_WAIT_S:g} s, "
-                    "expected milliseconds; is a process of this site stopped?"
-                )
-            time.sleep(_LOCK_GLANCE_S)
-        yield log
-    finally:
-        os.close(log)  # lets go of the lock, too
-
-
-def _taken(log: int) -> bool:
-    try:
-        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -1,4 +1,4 @@
-"""The site's node key: made here, used here, and never anywhere else."""
+"""The site's node key, which is made here and never leaves the site."""
 
 import os
 from pathlib import Path
@@ -10,17 +10,17 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from common.durable import DISK
 from common.errors import SiteFailed
 
-_OWN = 0o600
+_OWNER_ONLY = 0o600
 
 
 def make_key(private: Path, name: str) -> Path:
-    """A new EC P-384 pair: `private` (OpenSSH, only its owner reads it) and `private`.pub.
+    """Make an EC P-384 key pair: `private` (OpenSSH, mode 600) and `private`.pub.
 
     Returns:
-        The public half, which the coordinator enrolls; its comment is `name`.
+        The file of the public key, which the coordinator enrolls; its comment is `name`.
 
     Raises:
-        SiteFailed: one of the files is there. A key is never overwritten.
+        SiteFailed: one of the files exists. A key is never overwritten.
     """
     public = private.with_name(f"{private.name}.pub")
     for file in (private, public):
@@ -43,10 +43,10 @@ def make_key(private: Path, name: str) -> Path:
 
 
 def load_key(private: Path) -> ec.EllipticCurvePrivateKey:
-    """The private key in the file, which only its owner may read.
+    """Load the private key from a file that only its owner may read.
 
     Raises:
-        SiteFailed: it is none, another kind, or others may read it.
+        SiteFailed: it is no key, a key of another kind, or others may read it.
     """
     try:
         mode, blob = private.stat().st_mode & 0o777, private.read_bytes()
@@ -67,13 +67,13 @@ def load_key(private: Path) -> ec.EllipticCurvePrivateKey:
 
 
 def write_private(file: Path, blob: bytes) -> None:
-    """A new file that only its owner may ever read, durably.
+    """Write a new file that only its owner may read, durably.
 
     Raises:
-        FileExistsError: it is there.
+        FileExistsError: the file exists.
     """
-    # Made with its mode: there is no moment at which others may open it.
-    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _OWN)
+    # Created with its mode, so that there is no moment at which others may open it.
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _OWNER_ONLY)
     with os.fdopen(descriptor, "wb") as opened:
         opened.write(blob)
         opened.flush()

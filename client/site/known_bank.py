@@ -1,10 +1,10 @@
-"""The bank that a site has seen grow: the same plan's bank may only go on from there.
+"""The banks that a site has seen: a plan's bank may only be appended to.
 
-A folder for each plan, in it an empty file named `POSITION-DIGEST` for each release, and
-`prototype-POSITION-DIGEST` for each prototype: a coordinator that could send ever new ones might
-ask out how the test pictures look. A name appears whole or not at all, none is ever removed, so
-no crash and no late process takes a release back. Once a coordinator starts a plan anew with
-another bank, the site's admin removes the plan's folder; until then the site refuses.
+Each plan has a folder with an empty file `POSITION-DIGEST` for each release, and
+`prototype-POSITION-DIGEST` for each prototype: by sending ever new prototypes a coordinator could
+find out what the test images look like. A file name appears whole or not at all, and none is ever
+removed, so that no crash and no late process takes a release back. If a coordinator starts a plan
+anew with another bank, the site refuses its orders until its admin removes the plan's folder.
 """
 
 import os
@@ -23,7 +23,7 @@ _NAME = re.compile(rf"({_PROTOTYPE})?([0-9]+)-([0-9a-f]{{64}})")
 
 
 def check_bank(store: Path, order: Order) -> None:
-    """The order's bank is a beginning of the one known here, or continues it, and is known now.
+    """Check that the order's bank is a prefix of the known one or continues it; remember it.
 
     A refused order changes nothing.
 
@@ -31,7 +31,7 @@ def check_bank(store: Path, order: Order) -> None:
         OrderRefused: BANK, where it is neither; RELEASED, to train a stage that is released.
     """
     folder = store / CHAIN_FOLDER / order.plan
-    known, prototypes = _known(folder, ""), _known(folder, _PROTOTYPE)
+    known, prototypes = _read_known(folder, ""), _read_known(folder, _PROTOTYPE)
     for position, ref in enumerate(order.releases):
         if ref.stage != position:
             raise OrderRefused(
@@ -49,9 +49,13 @@ def check_bank(store: Path, order: Order) -> None:
             f"order: found stage {order.stage + 1} to train, expected one after stage "
             f"{released + 1}, which is released; if the plan was started anew, remove {folder}",
         )
-    new = [_name("", ref) for ref in order.releases if ref.stage not in known]
-    new += [_name(_PROTOTYPE, ref) for ref in order.prototypes if ref.stage not in prototypes]
-    _extend(folder, new)
+    new = [f"{ref.stage}-{ref.sha256}" for ref in order.releases if ref.stage not in known]
+    new += [
+        f"{_PROTOTYPE}{ref.stage}-{ref.sha256}"
+        for ref in order.prototypes
+        if ref.stage not in prototypes
+    ]
+    _remember(folder, new)
 
 
 def _check_same(ref: ReleaseRef, known: Mapping[int, set[str]], what: str, folder: Path) -> None:
@@ -64,34 +68,26 @@ def _check_same(ref: ReleaseRef, known: Mapping[int, set[str]], what: str, folde
         )
 
 
-def _name(beginning: str, ref: ReleaseRef) -> str:
-    return f"{beginning}{ref.stage}-{ref.sha256}"
+def _read_known(folder: Path, prefix: str) -> dict[int, set[str]]:
+    """Return the digests by stage of all files with this prefix of their name.
 
-
-def _known(folder: Path, beginning: str) -> dict[int, set[str]]:
-    """The digests of each release that was seen; more than one only if somebody meddled.
-
-    With `_PROTOTYPE` as the beginning of their names, those of the prototypes.
+    A stage has more than one digest only if somebody tampered with the folder.
     """
     known: dict[int, set[str]] = {}
     for file in folder.glob("*"):
         name = _NAME.fullmatch(file.name)
-        if name is not None and (name[1] or "") == beginning:
+        if name is not None and (name[1] or "") == prefix:
             known.setdefault(int(name[2]), set()).add(name[3])
     return known
 
 
-def _extend(folder: Path, names: Collection[str]) -> None:
+def _remember(folder: Path, names: Collection[str]) -> None:
+    """Make empty files of these names, durably."""
     if not names:
         return
-    _make_durable(folder)
-    for name in names:
-        file = folder / name
-        os.close(os.open(file, os.O_WRONLY | os.O_CREAT, 0o600))
-    DISK.sync(folder)
-
-
-def _make_durable(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     DISK.sync(folder.parent)
     DISK.sync(folder.parent.parent)
+    for name in names:
+        os.close(os.open(folder / name, os.O_WRONLY | os.O_CREAT, 0o600))
+    DISK.sync(folder)

@@ -1,4 +1,4 @@
-"""What a site will do for a coordinator: its own policy, which no order can widen.
+"""The checks of an order against the site's own policy, which no order can widen.
 
 The texts of the refusals stay at the site; only their reasons leave it.
 """
@@ -10,14 +10,14 @@ from client.site.config import Plans, Site
 from client.site.failures import OrderRefused
 from common.exchange import Order, Reason, Work
 from common.identity import code_digest
-from common.image_prototype import asked_of
+from common.image_prototype import router_of_round
 from common.plan import Plan, Stage
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
-def check_form(order: Order) -> None:
-    """The order is what it should be in itself, so that its digests may name files.
+def check_format(order: Order) -> None:
+    """Check the order's numbers and digests, so that the digests may name files.
 
     Raises:
         OrderRefused: FORMAT.
@@ -40,8 +40,8 @@ def check_form(order: Order) -> None:
             raise OrderRefused(Reason.FORMAT, f"order: found {digest!r}, expected a SHA-256 digest")
 
 
-def check_consent(order: Order, site: Site) -> None:
-    """The order is of this site's code and of a plan that it works for.
+def check_code_and_approval(order: Order, site: Site) -> None:
+    """Check that the order is of this site's code, and of a plan that it has approved.
 
     Raises:
         OrderRefused: CODE, PLAN.
@@ -54,7 +54,7 @@ def check_consent(order: Order, site: Site) -> None:
         )
     if site.policy.plans is Plans.ANY:
         return
-    if site.federation is None or not approval(site.federation.approved, order.plan).is_file():
+    if site.federation is None or not approval_file(site.federation.approved, order.plan).is_file():
         raise OrderRefused(
             Reason.PLAN,
             f"site {site.name}, policy.plans: found an order of plan {order.plan}, expected one "
@@ -62,35 +62,51 @@ def check_consent(order: Order, site: Site) -> None:
         )
 
 
-def approval(approved: Path, plan: str) -> Path:
-    """The file whose being there approves the plan of this digest."""
+def approval_file(approved: Path, plan: str) -> Path:
+    """Return the file that approves the plan of this digest by its existence."""
     return approved / f"{plan}.json"
 
 
 def check_order(order: Order, plan: Plan, site: Site) -> None:
-    """The order is within the site's policy, and within the plan that it names.
+    """Check that the order is within the site's policy, and within the plan that it names.
 
     Raises:
         OrderRefused: CODE, PLAN, MODALITY, ROUNDS.
     """
-    check_consent(order, site)
-    stage = _stage_for(order, plan, site)
-    where = f"site {site.name}, plan {plan.name}, stage {order.stage + 1} {stage.name!r}"
-    if stage.modality not in site.policy.modalities:
-        allowed = ", ".join(site.policy.modalities)
-        raise OrderRefused(
-            Reason.MODALITY,
-            f"{where}: found the modality {stage.modality}, expected one of the policy's: "
-            f"{allowed}",
-        )
+    check_code_and_approval(order, site)
     if order.work is Work.TRAIN:
-        _check_rounds(order, stage, site, where)
+        stage = check_stage(order.stage, plan, site)
+        if order.round > stage.rounds:
+            raise OrderRefused(
+                Reason.ROUNDS,
+                f"{_place(order.stage, plan, site)}: found an order of round {order.round}, "
+                f"expected at most the plan's {stage.rounds}",
+            )
+    else:
+        _check_modality(order.stage, plan, site)
     if order.prototypes:
         _check_routing(order, plan)
 
 
+def check_stage(number: int, plan: Plan, site: Site) -> Stage:
+    """Check that the site may train stage `number` (0-based) of the plan, and return it.
+
+    Raises:
+        OrderRefused: PLAN, MODALITY, ROUNDS.
+    """
+    stage, most = _check_modality(number, plan, site), site.policy.rounds
+    # Of a stage with too many rounds not even the first is done: it would be for nothing.
+    if most is not None and stage.rounds > most:
+        raise OrderRefused(
+            Reason.ROUNDS,
+            f"{_place(number, plan, site)}: found {stage.rounds} rounds, expected at most the "
+            f"policy's {most}",
+        )
+    return stage
+
+
 def check_examples(site: Site, count: int) -> None:
-    """A task of so many training examples is one that the site trains on.
+    """Check that the site trains on a task of so many training examples.
 
     Raises:
         OrderRefused: EXAMPLES.
@@ -104,13 +120,16 @@ def check_examples(site: Site, count: int) -> None:
 
 
 def fewest_images(plan: Plan, stage: int, round_number: int, site: Site) -> int | None:
-    """Of how many different images a prototype may leave with this round; None where of none."""
-    router = asked_of(plan, stage, round_number)
+    """Return the fewest images of a prototype that this round may ask for; None if it asks none.
+
+    `stage` is 0-based.
+    """
+    router = router_of_round(plan, stage, round_number)
     return None if router is None else max(router.minimum, site.policy.images)
 
 
 def _check_routing(order: Order, plan: Plan) -> None:
-    """The stages that an order to route may choose are released, by a plan that routes."""
+    """Check that the plan has a router, and that it chooses among released stages only."""
     released = {ref.stage for ref in order.releases}
     chosen = {ref.stage for ref in order.prototypes}
     if plan.routing is None or not chosen <= released:
@@ -122,35 +141,31 @@ def _check_routing(order: Order, plan: Plan) -> None:
         )
 
 
-def _stage_for(order: Order, plan: Plan, site: Site) -> Stage:
-    """The order's stage, in which the plan has this site."""
-    if order.stage >= len(plan.stages):
+def _check_modality(number: int, plan: Plan, site: Site) -> Stage:
+    """Check that the plan has this site in the stage, and that its policy has the modality."""
+    if number >= len(plan.stages):
         raise OrderRefused(
             Reason.PLAN,
-            f"plan {plan.name}: found an order of stage {order.stage + 1}, expected one of its "
+            f"plan {plan.name}: found an order of stage {number + 1}, expected one of its "
             f"{len(plan.stages)}",
         )
-    stage = plan.stages[order.stage]
+    stage = plan.stages[number]
     if site.name not in stage.sites:
         raise OrderRefused(
             Reason.PLAN,
-            f"plan {plan.name}, stage {order.stage + 1} {stage.name!r}: found the sites "
+            f"plan {plan.name}, stage {number + 1} {stage.name!r}: found the sites "
             f"{', '.join(stage.sites)}, expected {site.name} among them",
+        )
+    if stage.modality not in site.policy.modalities:
+        allowed = ", ".join(site.policy.modalities)
+        raise OrderRefused(
+            Reason.MODALITY,
+            f"{_place(number, plan, site)}: found the modality {stage.modality}, expected one of "
+            f"the policy's: {allowed}",
         )
     return stage
 
 
-def _check_rounds(order: Order, stage: Stage, site: Site, where: str) -> None:
-    # Of a stage with too many rounds not even the first is done: it would be for nothing.
-    most = site.policy.rounds
-    if most is not None and stage.rounds > most:
-        raise OrderRefused(
-            Reason.ROUNDS,
-            f"{where}: found {stage.rounds} rounds, expected at most the policy's {most}",
-        )
-    if order.round > stage.rounds:
-        raise OrderRefused(
-            Reason.ROUNDS,
-            f"{where}: found an order of round {order.round}, expected at most the plan's "
-            f"{stage.rounds}",
-        )
+def _place(number: int, plan: Plan, site: Site) -> str:
+    stage = plan.stages[number]
+    return f"site {site.name}, plan {plan.name}, stage {number + 1} {stage.name!r}"

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 #: One thing that happened: its name or its stage, round and step, and what is known of it.
 ProgressEvent: TypeAlias = Mapping[str, Any]
 #: Called with every event.
-OnProgress: TypeAlias = Callable[[ProgressEvent], None]
+OnEvent: TypeAlias = Callable[[ProgressEvent], None]
 #: Prints a line for a person, or logs it.
 Say: TypeAlias = Callable[[str], None]
 

@@ -17,10 +17,10 @@ import pytest
 from flwr.supercore.date import now
 from flwr.supernode import node_auth_http_interceptor as signing
 
-from client.node.check import quick
-from client.node.enrolment import enrolment
+from client.node.check import quick_checks
+from client.node.enrolment import check_enrolment
 from client.node.init import NewSite, make_site
-from client.node.processes import Machine, PartName, part
+from client.node.processes import Machine, ProgramName, program
 from client.site.config import load_site
 from client.site.finding import Level
 from common.identity import code_digest
@@ -182,19 +182,19 @@ def machine(hub: Hub, tmp_path: Path) -> Machine:
 def test_an_enrolled_site_runs_its_own_app_and_never_the_coordinators(
     hub: Hub, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    unknown = enrolment(machine.federation)
+    unknown = check_enrolment(machine.federation)
     assert unknown.level is Level.UNKNOWN
     assert "does not know this site's key" in unknown.text
 
     hub.flwr("supernode", "register", f"{machine.federation.key}.pub", "lab", "--name", "north")
-    assert all(finding.level is Level.OK for finding in quick(machine.federation))
+    assert all(finding.level is Level.OK for finding in quick_checks(machine.federation))
     refuses_a_clock_that_is_ahead(machine, monkeypatch)
 
-    site = [part(machine, name) for name in (PartName.SUPERNODE, PartName.SUPEREXEC)]
+    site = [program(machine, name) for name in (ProgramName.SUPERNODE, ProgramName.SUPEREXEC)]
     with running(site):
         until(lambda: online(hub), tmp_path)
         # Asking about a key changes nothing for the node that is online with it.
-        assert enrolment(machine.federation).level is Level.OK
+        assert check_enrolment(machine.federation).level is Level.OK
         assert online(hub)
         said = ask(hub, tmp_path)
     presence, nonsense, unreadable = said
@@ -210,7 +210,7 @@ def test_an_enrolled_site_runs_its_own_app_and_never_the_coordinators(
 def refuses_a_clock_that_is_ahead(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(signing, "now", lambda: now() + timedelta(seconds=10))
-        found = enrolment(machine.federation)
+        found = check_enrolment(machine.federation)
     assert found.level is Level.PROBLEM
     assert "is this machine's clock right?" in found.text
 

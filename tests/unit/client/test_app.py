@@ -17,7 +17,7 @@ from client import app as edge
 from client.node import receive
 from client.node.jobs import Jobs
 from client.site import audit
-from client.site.audit import Kind
+from client.site.audit import MessageKind
 from client.site.config import Site, load_site
 from client.site.failures import FAILURES_FILE
 from common.exchange import (
@@ -98,7 +98,7 @@ def delivery(**changes: Any) -> RecordDict:
     return Delivery(order=order_of(**changes), blobs={sha256(blob): blob}).to_record()
 
 
-def kinds(site: Site) -> list[Kind]:
+def kinds(site: Site) -> list[MessageKind]:
     audit.verify(site.store)
     return [entry.kind for entry in audit.read(site.store)]
 
@@ -109,7 +109,7 @@ def test_a_question_is_answered_with_who_the_site_is(file: Path, site: Site):
     asked(delivery(), file)
     found = Presence.from_record(asked(RecordDict(), file, "query"))
     assert found.holds == (PLAN.digest,)
-    assert kinds(site)[:2] == [Kind.QUESTION, Kind.PRESENCE]
+    assert kinds(site)[:2] == [MessageKind.QUESTION, MessageKind.PRESENCE]
 
 
 def test_an_order_and_its_update_are_in_the_log_before_it_leaves(file: Path, site: Site):
@@ -125,9 +125,7 @@ def test_an_order_and_its_update_are_in_the_log_before_it_leaves(file: Path, sit
     )  # fmt: skip
     Jobs(site.store).finish(order, update)
     assert read_reply(asked(Delivery(order=order).to_record(), file)) == update
-    assert kinds(site) == [
-        Kind.ORDER, Kind.LACKS, Kind.ORDER, Kind.WORKING, Kind.ORDER, Kind.UPDATE,
-    ]  # fmt: skip
+    assert kinds(site) == ["order", "lacks", "order", "working", "order", "update"]
     sent = list(audit.read(site.store))[-1]
     (part,) = sent.parts
     assert (part.size, part.sha256) == (6, sha256(b"better"))
@@ -139,8 +137,8 @@ def test_a_refusal_leaves_by_its_reason_and_reference_alone(file: Path, site: Si
     assert (reply.site, reply.error, reply.reason) == ("north", "OrderRefused", Reason.CODE)
     log = (site.store / FAILURES_FILE).read_text()
     assert log.startswith(f"{reply.reference} OrderRefused: ")
-    assert kinds(site) == [Kind.ORDER, Kind.FAILURE]
-    told = audit.words(list(audit.read(site.store))[-1])
+    assert kinds(site) == [MessageKind.ORDER, MessageKind.FAILURE]
+    told = audit.describe(list(audit.read(site.store))[-1])
     assert Reason.CODE in told
     assert reply.reference in told
 
@@ -180,7 +178,7 @@ def other_blob() -> RecordDict:
 )
 def test_what_cannot_be_read_is_refused_as_such(file: Path, site: Site, record: RecordDict):
     assert failed(asked(record, file)).reason is Reason.FORMAT
-    assert kinds(site) == [Kind.UNREADABLE, Kind.FAILURE]
+    assert kinds(site) == [MessageKind.UNREADABLE, MessageKind.FAILURE]
     assert SECRET not in (site.store / audit.AUDIT_FILE).read_text()
 
 
@@ -204,14 +202,14 @@ def test_no_exception_leaves(
     error: Exception,
     message_type: str,
 ):
-    def broken(delivery: Delivery, site: Site) -> Reply:
+    def broken(*_: object) -> Reply:
         raise error
 
     monkeypatch.setattr(edge, "receive", broken)
     reply = failed(asked(delivery(), file, message_type))
     assert (reply.error, reply.reason) == (type(error).__name__, None)
     assert SECRET in (site.store / FAILURES_FILE).read_text()
-    assert kinds(site) == [Kind.ORDER, Kind.FAILURE]
+    assert kinds(site) == [MessageKind.ORDER, MessageKind.FAILURE]
 
 
 @pytest.mark.parametrize("message_type", ["query", "train", "evaluate"])
@@ -244,8 +242,8 @@ def test_an_update_that_cannot_be_logged_does_not_leave(
 ):
     whole = audit.write
 
-    def full(store: Path, entry: audit.Entry) -> None:
-        if not entry.kind.comes:
+    def full(store: Path, entry: audit.AuditEntry) -> None:
+        if not entry.kind.incoming:
             raise OSError(28, "No space left on device", SECRET)
         whole(store, entry)
 

@@ -20,7 +20,7 @@ from flwr.supernode.runtime import run_clientapp as process
 from client import launcher
 from client.node import processes
 from client.node.init import NewSite, make_site
-from client.node.processes import Machine, PartName, part, write_program
+from client.node.processes import Machine, ProgramName, program, write_program
 from client.site.config import load_site
 from common.errors import SiteFailed
 from common.plan_fields import Modality
@@ -195,7 +195,7 @@ def test_the_program_runs_this_repositorys_launcher_wherever_it_is_called(tmp_pa
 
 
 def test_superexec_finds_our_program_and_no_other_of_flowers(machine: Machine):
-    superexec = part(machine, PartName.SUPEREXEC)
+    superexec = program(machine, ProgramName.SUPEREXEC)
     folders = [Path(folder) for folder in superexec.environment["PATH"].split(os.pathsep)]
     found = [file for folder in folders for file in folder.glob("flwr*")]
     assert found == [machine.site.store / "bin" / "flwr-clientapp"]
@@ -204,7 +204,7 @@ def test_superexec_finds_our_program_and_no_other_of_flowers(machine: Machine):
 
 
 def test_the_supernode_is_isolated_authenticated_and_listens_inside_alone(machine: Machine):
-    command = list(part(machine, PartName.SUPERNODE).command)
+    command = list(program(machine, ProgramName.SUPERNODE).command)
     assert command[command.index("--isolation") + 1] == "process"
     assert command[command.index("--host") + 1] == "127.0.0.1"
     secret = Path(command[command.index("--superexec-auth-secret-file") + 1])
@@ -215,19 +215,19 @@ def test_the_supernode_is_isolated_authenticated_and_listens_inside_alone(machin
 
 
 def test_both_programs_share_one_secret_that_stays(machine: Machine):
-    before = part(machine, PartName.SUPERNODE).command
-    after = part(machine, PartName.SUPEREXEC).command
+    before = program(machine, ProgramName.SUPERNODE).command
+    after = program(machine, ProgramName.SUPEREXEC).command
     secrets = {c[list(c).index("--superexec-auth-secret-file") + 1] for c in (before, after)}
     (secret,) = secrets
     kept = Path(secret).read_bytes()
-    part(machine, PartName.SUPERNODE)
+    program(machine, ProgramName.SUPERNODE)
     assert Path(secret).read_bytes() == kept
     assert os.listdir(Path(secret).parent) == ["superexec"]
 
 
 def test_no_program_of_a_site_reports_installs_or_downloads(machine: Machine):
-    for name in (PartName.SUPERNODE, PartName.SUPEREXEC):
-        environment = part(machine, name).environment
+    for name in (ProgramName.SUPERNODE, ProgramName.SUPEREXEC):
+        environment = program(machine, name).environment
         assert environment["FLWR_TELEMETRY_ENABLED"] == "0"
         assert environment["FLWR_DISABLE_UPDATE_CHECK"] == "1"
         assert environment["FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION"] == "1"
@@ -237,16 +237,16 @@ def test_no_program_of_a_site_reports_installs_or_downloads(machine: Machine):
 def test_a_path_with_both_quotation_marks_is_refused_before_anything_starts(machine: Machine):
     odd = Machine(file=Path("""/a'b"c/site.yaml"""), site=machine.site)
     with pytest.raises(SiteFailed, match="quotation marks"):
-        part(odd, PartName.SUPERNODE)
+        program(odd, ProgramName.SUPERNODE)
 
 
 def test_a_simulated_site_has_nothing_to_start(machine: Machine):
     site = machine.site.model_copy(update={"federation": None})
     with pytest.raises(SiteFailed, match="found no federation"):
-        part(Machine(file=machine.file, site=site), PartName.SUPERNODE)
+        program(Machine(file=machine.file, site=site), ProgramName.SUPERNODE)
 
 
 def test_the_trainer_is_this_repositorys_whatever_folder_it_starts_in(machine: Machine):
-    trainer = part(machine, PartName.TRAINER)
+    trainer = program(machine, ProgramName.TRAINER)
     assert trainer.command[0] == sys.executable
     assert "-P" in trainer.command

@@ -11,10 +11,10 @@ from flwr.app import Array
 from client.app import _withheld  # pyright: ignore[reportPrivateUsage]
 from client.node.jobs import Jobs
 from client.site import audit
-from client.site.approval import words
-from client.site.audit import Entry, Kind
+from client.site.approval import describe_plan
+from client.site.audit import AuditEntry, MessageKind
 from client.site.failures import OrderRefused
-from client.site.policy import check_form, check_order, fewest_images
+from client.site.policy import check_format, check_order, fewest_images
 from common.errors import SiteFailed
 from common.exchange import Delivery, Order, Reason, ReleaseRef, Update, Work, read_reply
 from common.identity import code_digest, sha256
@@ -84,19 +84,19 @@ def test_an_answer_on_disk_is_given_again_with_its_prototype(tmp_path: Path):
     jobs, done = Jobs(tmp_path), order()
     for answer in (sent(), update()):
         answer = replace(answer, order=done.digest, adapter=b"line\nline")
-        jobs.want(done)
+        jobs.request(done)
         jobs.finish(done, answer)
         assert jobs.answer(done.digest) == answer
         (tmp_path / "jobs/answers" / done.digest).unlink()
 
 
 def test_what_came_and_left_is_told_in_words():
-    left = audit.words(audit.reply_entry(sent(), SUBJECT, NOON, 100))
+    left = audit.describe(audit.reply_entry(sent(), SUBJECT, NOON, 100))
     assert "the prototype of stage 2, round 1 of plan demo: 11 bytes, sha256 " in left
-    parts = audit.parts_of(Delivery(order=routed(), blobs={sha256(b"mean"): b"mean"}))
+    parts = audit.delivered_blobs(Delivery(order=routed(), blobs={sha256(b"mean"): b"mean"}))
     assert [part.what for part in parts] == ["the prototype of release 2"]
-    kept = Entry(time=NOON, kind=Kind.UPDATE, subject=SUBJECT, withheld="the prototype")
-    assert audit.words(kept).endswith("; withheld: the prototype")
+    kept = AuditEntry(time=NOON, kind=MessageKind.UPDATE, subject=SUBJECT, withheld="the prototype")
+    assert audit.describe(kept).endswith("; withheld: the prototype")
 
 
 def test_the_larger_minimum_of_plan_and_site_rules(tmp_path: Path):
@@ -120,8 +120,8 @@ def test_only_an_update_that_lacks_what_was_wanted_has_something_withheld(tmp_pa
 
 def test_approving_a_plan_that_routes_says_what_a_prototype_is(tmp_path: Path):
     site = site_of(tmp_path, rounds=None, modalities=tuple(set(s.modality for s in PLAN.stages)))
-    told, before = "\n".join(words(routing(), site)), "\n".join(words(PLAN, site))
-    assert "leaves a prototype: the mean of what the frozen vision tower sees" in told
+    told, before = "\n".join(describe_plan(routing(), site)), "\n".join(describe_plan(PLAN, site))
+    assert "a prototype leaves: the mean of the frozen vision tower's features over" in told
     assert "Of fewer than 50 different images none leaves" in told
     assert "prototype" not in before
 
@@ -141,9 +141,10 @@ def test_approving_a_plan_says_when_questions_are_scored(
     site = site_of(tmp_path, rounds=None, modalities=tuple(set(s.modality for s in PLAN.stages)))
     document = json.loads(PLAN.canonical())
     plan = parse_plan({**document, "evaluation": wanted}, "p")
-    assert [line for line in words(plan, site) if line.endswith(said)]
-    told = "\n".join(words(routing(), site))
-    assert "also by the stage that each image chooses" in told and ", their prototypes, " in told
+    assert [line for line in describe_plan(plan, site) if line.endswith(said)]
+    told = "\n".join(describe_plan(routing(), site))
+    assert "also by the stage that the router chooses for each image" in told
+    assert ", their prototypes, " in told
 
 
 def test_approving_a_baseline_says_what_it_does_otherwise(tmp_path: Path):
@@ -156,16 +157,18 @@ def test_approving_a_baseline_says_what_it_does_otherwise(tmp_path: Path):
         document = json.loads(PLAN.canonical())
         document["method"]["name"] = name
         lines = [
-            line for line in words(parse_plan(document, "p"), site) if f"Method {name}" in line
+            line
+            for line in describe_plan(parse_plan(document, "p"), site)
+            if f"Method {name}" in line
         ]
         assert [said in line for line in lines] == [True] * bool(said)
 
 
 def test_an_order_to_route_must_be_one_to_evaluate_and_name_digests():
-    check_form(routed())
+    check_format(routed())
     for changes in ({"work": Work.TRAIN, "round": 1}, {"prototypes": (ReleaseRef(1, "../x"),)}):
         with pytest.raises(OrderRefused) as caught:
-            check_form(routed(**changes))
+            check_format(routed(**changes))
         assert caught.value.reason is Reason.FORMAT
 
 

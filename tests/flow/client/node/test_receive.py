@@ -12,10 +12,10 @@ import pytest
 
 from client.node.jobs import Jobs
 from client.node.receive import receive
-from client.site.blob_store import held
+from client.site.blob_store import stored_digests
 from client.site.config import Federation, Plans, Policy, Site
 from client.site.failures import OrderRefused
-from client.site.policy import approval
+from client.site.policy import approval_file
 from common.errors import PlanError
 from common.exchange import (
     Answer,
@@ -62,7 +62,7 @@ def site(shared: Path, tmp_path: Path) -> Site:
 
 def approve(site: Site, plan: Plan) -> Path:
     assert site.federation is not None
-    file = approval(site.federation.approved, plan.digest)
+    file = approval_file(site.federation.approved, plan.digest)
     file.write_text(plan.canonical())
     return file
 
@@ -99,7 +99,7 @@ def trainer(site: Site, work: Callable[[Order], Answer | Failure]) -> Generator[
 
     def run() -> None:
         while not over.wait(0.01):
-            if (order := jobs.wanted()) is not None:
+            if (order := jobs.requested()) is not None:
                 done.append(order)
                 if isinstance(came := work(order), Failure):
                     jobs.fail(order, came)
@@ -137,17 +137,17 @@ def test_the_site_asks_for_what_it_lacks_and_begins_once_it_has_it(site: Site):
     assert asked == Lacks(order=order.digest, site="north", digests=both)
     asked = receive(whole(plan, order), site)
     assert asked == Lacks(order=order.digest, site="north", digests=(sha256(ADAPTER),))
-    assert Jobs(site.store).wanted() is None
+    assert Jobs(site.store).requested() is None
     reply = receive(Delivery(order=order, blobs=blobs_of(ADAPTER)), site)
     assert reply == Working(order=order.digest, site="north", step=0, steps=0)
-    assert Jobs(site.store).wanted() == order
+    assert Jobs(site.store).requested() == order
 
 
 def test_a_blob_that_the_order_does_not_need_is_not_stored(site: Site):
     plan = plan_of(site)
     approve(site, plan)
     receive(whole(plan, order_of(plan), b"something else"), site)
-    assert held(site.store) == (plan.digest,)
+    assert stored_digests(site.store) == (plan.digest,)
 
 
 def test_an_order_is_worked_off_once_however_often_it_is_asked(site: Site):
@@ -189,13 +189,13 @@ def test_nothing_of_a_plan_leaves_once_it_is_no_longer_approved(site: Site):
 def test_a_plan_that_is_not_approved_is_not_even_stored(site: Site):
     plan = plan_of(site)
     assert refused(whole(plan, order_of(plan)), site) is Reason.PLAN
-    assert held(site.store) == ()
+    assert stored_digests(site.store) == ()
 
 
 def test_other_code_is_refused_before_anything_else(site: Site):
     plan = plan_of(site)
     assert refused(whole(plan, order_of(plan, code="feed")), site) is Reason.CODE
-    assert held(site.store) == ()
+    assert stored_digests(site.store) == ()
 
 
 def test_an_order_beyond_the_policy_is_refused(site: Site):
@@ -219,7 +219,7 @@ def test_another_bank_is_refused(site: Site):
     receive(whole(plan, first, RELEASE), site)
     other = order_of(plan, releases=(ReleaseRef(0, sha256(b"another")),), **fields)
     assert refused(whole(plan, other, b"another"), site) is Reason.BANK
-    assert Jobs(site.store).wanted() == first
+    assert Jobs(site.store).requested() == first
 
 
 def test_digests_that_are_paths_are_refused_before_they_name_a_file(site: Site):
@@ -238,7 +238,7 @@ def test_what_is_no_plan_is_said(site: Site):
         order = replace(order_of(plan), plan=sha256(blob))
         with pytest.raises(PlanError):
             receive(Delivery(order=order, blobs=blobs_of(blob)), anything)
-        assert Jobs(site.store).wanted() is None
+        assert Jobs(site.store).requested() is None
 
 
 def test_a_failure_is_told_once_and_then_the_order_is_tried_again(site: Site):
@@ -267,7 +267,7 @@ def test_a_failure_that_came_after_the_wait_is_told_when_asked_again(site: Site)
     Jobs(site.store).fail(order, failure("1" * 8))
     assert receive(Delivery(order=order), site) == failure("1" * 8)
     assert isinstance(receive(Delivery(order=order), site), Working)
-    assert Jobs(site.store).wanted() == order
+    assert Jobs(site.store).requested() == order
 
 
 def test_working_says_how_far_the_trainer_is(site: Site):
@@ -275,7 +275,7 @@ def test_working_says_how_far_the_trainer_is(site: Site):
     approve(site, plan)
     order = order_of(plan)
     receive(whole(plan, order), site)
-    Jobs(site.store).tell(order.digest, {"step": 3, "steps": 8})
+    Jobs(site.store).record_progress(order.digest, {"step": 3, "steps": 8})
     asked = receive(Delivery(order=order, wait_s=float("nan")), site)
     assert asked == Working(order=order.digest, site="north", step=3, steps=8)
 
@@ -300,7 +300,7 @@ def test_a_newer_order_takes_the_place_of_the_one_before(site: Site):
     first, second = order_of(plan), order_of(plan, round=2, adapter=sha256(ADAPTER))
     receive(whole(plan, first), site)
     receive(whole(plan, second, ADAPTER), site)
-    assert Jobs(site.store).wanted() == second
+    assert Jobs(site.store).requested() == second
 
 
 def test_a_simulated_site_does_the_work_itself_and_once(shared: Path, tmp_path: Path):

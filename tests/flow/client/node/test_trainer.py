@@ -18,12 +18,19 @@ import yaml
 from client.model import feature_store
 from client.node import trainer
 from client.node.jobs import Jobs
-from client.node.trainer import DEATHS, at_work, main
-from client.orders.execute import do
+from client.node.trainer import DEATHS, main, trainer_is_running
 from client.site.config import Site
 from common.exchange import Answer, Order, Reason, Scores, Update, Work
 from common.plan import Plan
-from tests.flow.small_site import order_of, plan_of, second_stage, site_in, staged, write_site
+from tests.flow.small_site import (
+    do,
+    order_of,
+    plan_of,
+    second_stage,
+    site_in,
+    staged,
+    write_site,
+)
 from tests.unit.client.node.test_jobs import died
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -73,11 +80,11 @@ def until(true: Callable[[], bool], process: subprocess.Popen[str]) -> None:
 
 
 def ended(order: Order, site: Site) -> bool:
-    return Jobs(site.store).wanted() != order
+    return Jobs(site.store).requested() != order
 
 
 def step_of(order: Order, site: Site) -> int:
-    return Jobs(site.store).doing(order.digest)[0]
+    return Jobs(site.store).progress(order.digest)[0]
 
 
 def answer_of(order: Order, site: Site) -> Answer:
@@ -103,11 +110,11 @@ def test_a_trainer_killed_again_and_again_ends_with_the_undisturbed_update(site:
     assert isinstance(first, Update)
     order = second_stage(site, plan, first)
     expected = undisturbed(order, site)
-    Jobs(site.store).want(order)
+    Jobs(site.store).request(order)
     for step in (10, 40, 100):
         with trainer_of(site) as process:
             until(lambda step=step: step_of(order, site) >= step, process)
-            assert Jobs(site.store).wanted() == order  # it had not ended before the kill
+            assert Jobs(site.store).requested() == order  # it had not ended before the kill
             process.kill()
     with trainer_of(site) as process:
         until(lambda: ended(order, site), process)
@@ -125,18 +132,18 @@ def test_a_trainer_does_job_after_job_and_ends_cleanly_amid_one(site: Site):
     jobs = Jobs(site.store)
     with trainer_of(site) as process:
         for order in (order_of(site, plan), evaluation):
-            jobs.want(order)
+            jobs.request(order)
             until(lambda order=order: ended(order, site), process)
             assert free(answer_of(order, site)) == undisturbed(order, site)
         assert isinstance(answer_of(evaluation, site), Scores)
-        jobs.want(never_done)
+        jobs.request(never_done)
         until(lambda: step_of(never_done, site) > 0, process)
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE_S) == 0
         assert "the trainer has ended" in process.communicate()[1]
-    assert jobs.wanted() == never_done
+    assert jobs.requested() == never_done
     assert jobs.failure(never_done.digest) is None
-    assert not at_work(site.store)
+    assert not trainer_is_running(site.store)
 
 
 @pytest.mark.parametrize("gib", [0.0, 1.0])
@@ -146,7 +153,7 @@ def test_features_that_are_to_go_go_at_the_start_and_while_no_order_comes(
     site = site.model_copy(update={"feature_cache_gib": gib})
     entries = [site.store / "features" / "ab" / f"ab{number:062x}" for number in range(3)]
     entries[0].parent.mkdir(parents=True)
-    then, there = time.time() - feature_store.KEPT_S - 60, list[list[bool]]()
+    then, there = time.time() - feature_store.MAX_UNUSED_S - 60, list[list[bool]]()
     for entry in entries:
         entry.write_bytes(b"of a picture")
     os.utime(entries[0], (then, then))
@@ -172,19 +179,19 @@ def test_a_job_that_fails_is_recorded_and_the_next_one_is_done(site: Site, tmp_p
     jobs = Jobs(site.store)
     order, other_code = order_of(site, plan), order_of(site, plan, code="feed")
     with trainer_of(bare) as process:
-        jobs.want(order)
+        jobs.request(order)
         until(lambda: ended(order, site), process)
         failure = jobs.failure(order.digest)
         assert failure is not None
         assert (failure.site, failure.error, failure.reason) == ("north", "DataError", None)
         assert failure.reference in (site.store / "failures.log").read_text()
-        jobs.want(other_code)
+        jobs.request(other_code)
         until(lambda: ended(other_code, site), process)
         refusal = jobs.failure(other_code.digest)
         assert refusal is not None and refusal.reason is Reason.CODE
         for task in ("first", "second"):
             shutil.copytree(site.data / task, bare.data / task)
-        jobs.want(order)
+        jobs.request(order)
         until(lambda: ended(order, site), process)
         process.kill()
         log = process.communicate()[1]
@@ -195,7 +202,7 @@ def test_a_job_that_fails_is_recorded_and_the_next_one_is_done(site: Site, tmp_p
 
 def test_an_order_over_which_trainers_die_again_and_again_fails_until_asked_for_anew(site: Site):
     order, jobs = order_of(site, plan_of(site)), Jobs(site.store)
-    jobs.want(order)
+    jobs.request(order)
     for _ in range(DEATHS):
         died(site.store, order)
     with trainer_of(site) as process:
@@ -203,7 +210,7 @@ def test_an_order_over_which_trainers_die_again_and_again_fails_until_asked_for_
         failure = jobs.failure(order.digest)
         assert failure is not None and failure.error == "SiteFailed"
         assert f"died {DEATHS} times in a row" in (site.store / "failures.log").read_text()
-        jobs.want(order)
+        jobs.request(order)
         until(lambda: ended(order, site), process)
     assert isinstance(answer_of(order, site), Update)
 
@@ -214,13 +221,13 @@ def test_a_newly_wanted_order_takes_the_place_of_one_under_way_which_goes_on_lat
     expected = undisturbed(slow, site)
     jobs = Jobs(site.store)
     with trainer_of(site) as process:
-        jobs.want(slow)
+        jobs.request(slow)
         until(lambda: step_of(slow, site) >= 20, process)
-        jobs.want(quick)
+        jobs.request(quick)
         until(lambda: jobs.answer(quick.digest) is not None, process)
         assert jobs.answer(slow.digest) is None and jobs.failure(slow.digest) is None
         assert jobs.checkpoint(slow.digest).exists()
-        jobs.want(slow)
+        jobs.request(slow)
         until(lambda: ended(slow, site), process)
     assert free(answer_of(slow, site)) == expected
 
@@ -228,19 +235,19 @@ def test_a_newly_wanted_order_takes_the_place_of_one_under_way_which_goes_on_lat
 def test_one_trainer_a_store_even_while_it_is_stopped(
     site: Site, capsys: pytest.CaptureFixture[str]
 ):
-    assert not at_work(site.store)
+    assert not trainer_is_running(site.store)
     with trainer_of(site) as process:
-        until(lambda: at_work(site.store), process)
+        until(lambda: trainer_is_running(site.store), process)
         process.send_signal(signal.SIGSTOP)
         assert main([str(site.store.parent / "site.yaml")]) == 2
         said = capsys.readouterr().err
         assert said == f"{site.store}: found a trainer at work, expected none beside this one\n"
-        Jobs(site.store).want(order_of(site, plan_of(site)))  # asks no lock
+        Jobs(site.store).request(order_of(site, plan_of(site)))  # asks no lock
         process.send_signal(signal.SIGCONT)
         until(lambda: ended(order_of(site, plan_of(site)), site), process)
         os.kill(process.pid, signal.SIGKILL)
         process.wait(PATIENCE_S)
-        assert not at_work(site.store)
+        assert not trainer_is_running(site.store)
 
 
 def test_a_trainer_without_a_site_file_says_so(capsys: pytest.CaptureFixture[str], tmp_path: Path):

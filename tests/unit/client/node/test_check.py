@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from client.node import check, start
-from client.node.connectivity import Clocks, clock_finding, reach
+from client.node.connectivity import Clocks, check_connection, clock_finding
 from client.node.processes import Machine
 from client.site.config import Device, Federation, Plans, Policy, Site
 from client.site.finding import Finding, Level, ok, problem
@@ -126,7 +126,7 @@ def only(findings: list[Finding]) -> Finding:
 def test_a_coordinator_that_refuses_everything_is_reached_and_its_clock_agrees(
     federation: Federation,
 ):
-    trusted, clock = reach(federation)
+    trusted, clock = check_connection(federation)
     assert (trusted.name, trusted.level) == ("certificate", Level.OK)
     assert (clock.name, clock.level) == ("clock", Level.OK)
 
@@ -145,7 +145,7 @@ def test_a_clock_ten_seconds_ahead_is_refused_and_one_three_ahead_warned_of(
     federation: Federation, coordinator: Coordinator, coordinators_s: float, level: Level
 ):
     coordinator.clock_s = coordinators_s
-    _, clock = reach(federation)
+    _, clock = check_connection(federation)
     assert clock.level is level, clock
     if level is Level.PROBLEM:
         assert "NTP" in clock.text
@@ -173,7 +173,7 @@ def test_an_answer_without_a_date_is_a_warning():
 def test_a_certificate_of_another_authority_is_refused(federation: Federation, tmp_path: Path):
     write_certificates(tmp_path / "other", ["127.0.0.1"])
     other = federation.model_copy(update={"ca": tmp_path / "other" / "ca.crt"})
-    found = only(reach(other))
+    found = only(check_connection(other))
     assert (found.name, found.level) == ("certificate", Level.PROBLEM)
     assert "has not signed" in found.text
 
@@ -185,7 +185,7 @@ def test_a_certificate_for_another_host_name_is_refused(tmp_path: Path, federati
             "address": f"127.0.0.1:{server.server_port}",
             "ca": tmp_path / "elsewhere" / "ca.crt",
         }
-        found = only(reach(federation.model_copy(update=changes)))
+        found = only(check_connection(federation.model_copy(update=changes)))
     assert (found.name, found.level) == ("certificate", Level.PROBLEM)
     assert "for another host name" in found.text
 
@@ -199,7 +199,7 @@ def test_a_certificate_outside_of_its_time_is_refused(
     reissue(tls, begins, ends)
     with serving(tls) as server:
         address = {"address": f"127.0.0.1:{server.server_port}"}
-        found = only(reach(federation.model_copy(update=address)))
+        found = only(check_connection(federation.model_copy(update=address)))
     assert (found.name, found.level) == ("certificate", Level.PROBLEM)
     assert words in found.text
 
@@ -226,7 +226,7 @@ def reissue(tls: Path, begins: int, ends: int) -> None:
 
 def test_a_coordinator_that_does_not_answer_is_away_not_wrong(federation: Federation):
     nobody = federation.model_copy(update={"address": "127.0.0.1:1"})
-    assert only(reach(nobody)).level is Level.AWAY
+    assert only(check_connection(nobody)).level is Level.AWAY
 
 
 def test_a_server_without_tls_is_named(federation: Federation):
@@ -235,7 +235,7 @@ def test_a_server_without_tls_is_named(federation: Federation):
     thread.start()
     try:
         address = {"address": f"127.0.0.1:{server.server_port}"}
-        found = only(reach(federation.model_copy(update=address)))
+        found = only(check_connection(federation.model_copy(update=address)))
     finally:
         server.shutdown()
         thread.join()
@@ -246,7 +246,7 @@ def test_a_server_without_tls_is_named(federation: Federation):
 
 def test_a_certificate_file_that_is_none_is_named(federation: Federation, tmp_path: Path):
     for file in (tmp_path / "missing.crt", tmp_path / "empty.crt"):
-        found = only(reach(federation.model_copy(update={"ca": file})))
+        found = only(check_connection(federation.model_copy(update={"ca": file})))
         assert found.level is Level.PROBLEM
         assert file.name in found.text
         (tmp_path / "empty.crt").touch()
@@ -259,7 +259,7 @@ def test_a_certificate_file_that_is_none_is_named(federation: Federation, tmp_pa
         (412, b'{"code": 2004, "detail": "x"}', Level.UNKNOWN, "does not know this site's key"),
         (400, b'{"code": 2003, "detail": "x"}', Level.OK, "knows this site's key"),
         (401, b'{"detail": "x"}', Level.PROBLEM, "refuses what this key signs"),
-        (502, b"", Level.AWAY, "inside is away"),
+        (502, b"", Level.AWAY, "SuperLink is down"),
         (404, b"", Level.PROBLEM, "is it a coordinator?"),
     ],
 )
@@ -272,14 +272,14 @@ def test_what_the_coordinator_says_of_the_key_is_put_into_words(
     words: str,
 ):
     coordinator.status, coordinator.body = status, body
-    found = check.quick(federation)[-1]
+    found = check.quick_checks(federation)[-1]
     assert (found.name, found.level) == ("key", level)
     assert words in found.text
 
 
 def test_a_key_that_others_may_read_fails_the_check(federation: Federation):
     federation.key.chmod(0o644)
-    found = check.quick(federation)
+    found = check.quick_checks(federation)
     assert [f.name for f in found if f.level is Level.PROBLEM] == ["key file"]
     assert "chmod 600" in found[0].text
 
@@ -336,21 +336,23 @@ def test_a_supernode_alone_is_refused_for_the_same_reasons(
     machine = Machine(file=tmp_path / "site.yaml", site=site)
     said: list[str] = []
     with pytest.raises(SiteFailed, match=r"clock: found this clock about .* s ahead"):
-        start.run_part(machine, start.PartName.SUPERNODE, said.append)
+        start.run_program(machine, start.ProgramName.SUPERNODE, said.append)
     assert said == []
 
 
 def test_a_coordinator_that_is_away_is_waited_for_and_then_believed(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(start, "_LOOK_S", 0.01)
+    monkeypatch.setattr(start, "_RETRY_S", 0.01)
     away = [Finding("address", Level.AWAY, "nobody there")]
     answers: Iterator[list[Finding]] = iter([away, away, [problem("key", "unknown")]])
     said: list[str] = []
     machine = Machine(file=tmp_path / "site.yaml", site=site)
     with pytest.raises(SiteFailed, match=r"^key: unknown$"):
-        start.run_part(machine, start.PartName.SUPERNODE, said.append, lambda _: next(answers))
-    assert said == ["address: nobody there (It is waited for.)"]
+        start.run_program(
+            machine, start.ProgramName.SUPERNODE, said.append, lambda _: next(answers)
+        )
+    assert said == ["address: nobody there (Waiting for the coordinator.)"]
 
 
 UNKNOWN = Finding("key", Level.UNKNOWN, "not enrolled")

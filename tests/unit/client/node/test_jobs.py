@@ -12,7 +12,7 @@ from threading import Thread
 import pytest
 
 from client.node.jobs import ADAPTERS_KEPT, CHECKPOINTS_KEPT, KEPT, Jobs
-from client.site.blob_store import GRACE_S, held, put
+from client.site.blob_store import GRACE_S, put, stored_digests
 from common.durable import Disk
 from common.errors import SiteFailed
 from common.exchange import Answer, Failure, Order, Reason, ReleaseRef, Scores, Update, Work
@@ -56,11 +56,11 @@ def answers_in(store: Path) -> list[Path]:
 
 def test_the_newest_order_is_what_is_wanted(tmp_path: Path):
     jobs = Jobs(tmp_path)
-    assert jobs.wanted() is None
-    jobs.want(order(1))
-    assert Jobs(tmp_path).wanted() == order(1)
-    jobs.want(order(2))
-    assert Jobs(tmp_path).wanted() == order(2)
+    assert jobs.requested() is None
+    jobs.request(order(1))
+    assert Jobs(tmp_path).requested() == order(1)
+    jobs.request(order(2))
+    assert Jobs(tmp_path).requested() == order(2)
 
 
 @pytest.mark.parametrize("answer", [update(order()), scores(order())])
@@ -68,28 +68,28 @@ def test_an_answer_is_given_again_whole_and_its_order_no_longer_wanted(
     tmp_path: Path, answer: Answer
 ):
     jobs = Jobs(tmp_path)
-    jobs.want(order())
+    jobs.request(order())
     assert jobs.answer(order().digest) is None
     jobs.finish(order(), answer)
     assert Jobs(tmp_path).answer(order().digest) == answer
-    assert Jobs(tmp_path).wanted() is None
-    jobs.want(order())
-    assert jobs.wanted() is None
+    assert Jobs(tmp_path).requested() is None
+    jobs.request(order())
+    assert jobs.requested() is None
 
 
 def test_an_order_that_has_its_answer_does_not_displace_the_wanted_one(tmp_path: Path):
     jobs = Jobs(tmp_path)
-    jobs.want(order(1))
+    jobs.request(order(1))
     jobs.finish(order(1), update(order(1)))
-    jobs.want(order(2))
-    jobs.want(order(1))
-    assert jobs.wanted() == order(2)
+    jobs.request(order(2))
+    jobs.request(order(1))
+    assert jobs.requested() == order(2)
 
 
 @pytest.mark.parametrize("place", [0, 70, 200, -1])
 def test_a_damaged_answer_is_removed_and_its_order_done_again(tmp_path: Path, place: int):
     jobs = Jobs(tmp_path)
-    jobs.want(order())
+    jobs.request(order())
     jobs.finish(order(), update(order()))
     (file,) = answers_in(tmp_path)
     blob = bytearray(file.read_bytes())
@@ -97,7 +97,7 @@ def test_a_damaged_answer_is_removed_and_its_order_done_again(tmp_path: Path, pl
     file.write_bytes(blob)
     assert jobs.answer(order().digest) is None
     assert answers_in(tmp_path) == []
-    assert jobs.wanted() == order()
+    assert jobs.requested() == order()
     jobs.finish(order(), update(order()))
     assert jobs.answer(order().digest) == update(order())
 
@@ -124,13 +124,13 @@ def test_a_failed_order_is_tried_again_only_when_it_is_wanted_again(
     tmp_path: Path, failure: Failure
 ):
     jobs = Jobs(tmp_path)
-    jobs.want(order())
+    jobs.request(order())
     jobs.fail(order(), failure)
     assert jobs.failure(order().digest) == failure
-    assert jobs.wanted() is None
-    jobs.want(order())
+    assert jobs.requested() is None
+    jobs.request(order())
     assert jobs.failure(order().digest) is None
-    assert jobs.wanted() == order()
+    assert jobs.requested() == order()
 
 
 def test_an_answer_forgets_an_earlier_failure_and_the_checkpoint(tmp_path: Path):
@@ -146,28 +146,28 @@ def test_an_answer_forgets_an_earlier_failure_and_the_checkpoint(tmp_path: Path)
 
 def test_progress_is_that_of_the_order_asked_for(tmp_path: Path):
     jobs = Jobs(tmp_path)
-    jobs.want(order(1))
-    assert jobs.doing(order(1).digest) == (0, 0)
-    jobs.tell(order(1).digest, {"step": 20, "steps": 300, "loss": 0.5})
-    assert Jobs(tmp_path).doing(order(1).digest) == (20, 300)
-    assert jobs.doing(order(2).digest) == (0, 0)
+    jobs.request(order(1))
+    assert jobs.progress(order(1).digest) == (0, 0)
+    jobs.record_progress(order(1).digest, {"step": 20, "steps": 300, "loss": 0.5})
+    assert Jobs(tmp_path).progress(order(1).digest) == (20, 300)
+    assert jobs.progress(order(2).digest) == (0, 0)
 
 
 @pytest.mark.parametrize("text", ["", "null", "[]", "{", '{"work": "train"}', '{"order": 3}'])
 def test_damaged_files_are_as_if_they_were_not_there(tmp_path: Path, text: str):
     jobs = Jobs(tmp_path)
-    jobs.want(order())
+    jobs.request(order())
     jobs.fail(order(), FAILURE)
     for file in (tmp_path / "jobs").rglob("*.json"):
         file.write_text(text)
     for name in ("doing", "attempt"):
         (tmp_path / "jobs" / f"{name}.json").write_text(text)
-    assert jobs.wanted() is None
+    assert jobs.requested() is None
     assert jobs.failure(order().digest) is None
-    assert jobs.doing(order().digest) == (0, 0)
+    assert jobs.progress(order().digest) == (0, 0)
     assert died(tmp_path, order()) == 0
-    jobs.want(order())
-    assert jobs.wanted() == order()
+    jobs.request(order())
+    assert jobs.requested() == order()
 
 
 def test_a_long_life_leaves_the_latest_answers_and_the_blobs_still_of_use(tmp_path: Path):
@@ -178,7 +178,7 @@ def test_a_long_life_leaves_the_latest_answers_and_the_blobs_still_of_use(tmp_pa
     for number, adapter in enumerate(adapters):
         age(tmp_path / "blobs" / put(tmp_path, adapter))
         this = order(number, adapter)
-        jobs.want(this)
+        jobs.request(this)
         jobs.finish(this, update(this))
         for name in ("answers", "orders"):
             for file in (tmp_path / "jobs" / name).glob(f"{this.digest}*"):
@@ -187,18 +187,18 @@ def test_a_long_life_leaves_the_latest_answers_and_the_blobs_still_of_use(tmp_pa
     assert jobs.answer(order(0, adapters[0]).digest) is None
     assert jobs.answer(order(6, adapters[6]).digest) is not None
     latest = [sha256(adapter) for adapter in adapters[-ADAPTERS_KEPT:]]
-    assert held(tmp_path) == tuple(sorted([sha256(b"plan"), sha256(b"release"), *latest]))
+    assert stored_digests(tmp_path) == tuple(sorted([sha256(b"plan"), sha256(b"release"), *latest]))
 
 
 def test_what_came_of_an_order_that_still_lacks_something_is_kept(tmp_path: Path):
     jobs = Jobs(tmp_path)
     age(tmp_path / "blobs" / put(tmp_path, b"release"))
     jobs.expect(order(1, b"not here yet"))
-    assert jobs.wanted() is None
+    assert jobs.requested() is None
     before = replace(order(0), releases=(), active=())
-    jobs.want(before)
+    jobs.request(before)
     jobs.finish(before, update(before))
-    assert held(tmp_path) == (sha256(b"release"),)
+    assert stored_digests(tmp_path) == (sha256(b"release"),)
 
 
 def age(file: Path) -> None:
@@ -232,7 +232,7 @@ def died(store: Path, this: Order) -> int:
 def test_deaths_over_an_order_count_while_it_gets_no_further(tmp_path: Path):
     jobs = Jobs(tmp_path)
     assert [died(tmp_path, order(1)) for _ in range(3)] == [0, 1, 2]
-    jobs.tell(order(1).digest, {"step": 10, "steps": 30})
+    jobs.record_progress(order(1).digest, {"step": 10, "steps": 30})
     assert [died(tmp_path, order(1)) for _ in range(2)] == [0, 1]
     assert died(tmp_path, order(2)) == 0
     assert died(tmp_path, order(1)) == 0
@@ -252,9 +252,9 @@ def test_an_attempt_that_ends_in_an_orderly_way_counts_no_death(
 def before(store: Path) -> Jobs:
     """A store in which one order has been answered and another one is wanted."""
     jobs = Jobs(store)
-    jobs.want(order(1))
+    jobs.request(order(1))
     jobs.finish(order(1), update(order(1)))
-    jobs.want(order(2))
+    jobs.request(order(2))
     jobs.checkpoint(order(2).digest).mkdir()
     return jobs
 
@@ -286,10 +286,10 @@ def each_call(
 
 @pytest.mark.parametrize("fault", list(Fault))
 def test_a_fault_at_any_call_leaves_the_old_wish_or_the_new_one(tmp_path: Path, fault: Fault):
-    for jobs, ended in each_call(tmp_path, fault, lambda jobs: jobs.want(order(3))):
-        assert jobs.wanted() in ([order(3)] if ended else [order(2), order(3)])
-        jobs.want(order(3))
-        assert jobs.wanted() == order(3)
+    for jobs, ended in each_call(tmp_path, fault, lambda jobs: jobs.request(order(3))):
+        assert jobs.requested() in ([order(3)] if ended else [order(2), order(3)])
+        jobs.request(order(3))
+        assert jobs.requested() == order(3)
 
 
 @pytest.mark.parametrize("fault", list(Fault))
@@ -301,15 +301,15 @@ def test_a_fault_at_any_call_leaves_an_answer_whole_or_not_there(tmp_path: Path,
         assert not list((jobs.checkpoint("").parent).rglob(".writing-*"))
         jobs.finish(order(2), answer)
         assert jobs.answer(order(2).digest) == answer
-        assert jobs.wanted() is None
+        assert jobs.requested() is None
 
 
 @pytest.mark.parametrize("fault", list(Fault))
 def test_a_fault_at_any_call_leaves_a_failure_whole_or_not_there(tmp_path: Path, fault: Fault):
     for jobs, ended in each_call(tmp_path, fault, lambda jobs: jobs.fail(order(2), FAILURE)):
         assert jobs.failure(order(2).digest) in ([FAILURE] if ended else [FAILURE, None])
-        jobs.want(order(2))
-        assert jobs.wanted() == order(2)
+        jobs.request(order(2))
+        assert jobs.requested() == order(2)
 
 
 def test_what_a_killed_trainer_left_half_written_goes_when_the_next_one_starts(tmp_path: Path):
@@ -330,27 +330,27 @@ def test_what_a_killed_trainer_left_half_written_goes_when_the_next_one_starts(t
 def test_a_process_that_was_stopped_amid_a_wish_does_no_harm(tmp_path: Path):
     class Stopped(Faulty):
         def rename(self, old: Path, new: Path) -> None:
-            Jobs(tmp_path).want(order(2))  # meanwhile, in another process
+            Jobs(tmp_path).request(order(2))  # meanwhile, in another process
             super().rename(old, new)
 
-    Jobs(tmp_path, Stopped(None)).want(order(1))
-    assert Jobs(tmp_path).wanted() == order(1)
-    Jobs(tmp_path).want(order(2))  # the coordinator asks again for what it still wants
-    assert Jobs(tmp_path).wanted() == order(2)
+    Jobs(tmp_path, Stopped(None)).request(order(1))
+    assert Jobs(tmp_path).requested() == order(1)
+    Jobs(tmp_path).request(order(2))  # the coordinator asks again for what it still wants
+    assert Jobs(tmp_path).requested() == order(2)
 
 
 def test_many_wishes_at_once_leave_one_of_them_at_every_moment(tmp_path: Path):
-    Jobs(tmp_path).want(order(1))
+    Jobs(tmp_path).request(order(1))
 
     def wish(number: int) -> None:
         for _ in range(30):
-            Jobs(tmp_path).want(order(number))
+            Jobs(tmp_path).request(order(number))
 
     writers = [Thread(target=wish, args=(number,)) for number in (1, 2)]
     for writer in writers:
         writer.start()
-    found = [Jobs(tmp_path).wanted()]
+    found = [Jobs(tmp_path).requested()]
     while any(writer.is_alive() for writer in writers):
-        found.append(Jobs(tmp_path).wanted())
+        found.append(Jobs(tmp_path).requested())
     assert all(one in (order(1), order(2)) for one in found)
     assert not list(tmp_path.rglob(".writing-*"))

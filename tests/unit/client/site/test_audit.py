@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from client.site import audit, hash_chain
-from client.site.audit import Entry, Kind, Part
+from client.site.audit import AuditedBlob, AuditEntry, MessageKind
 from common.errors import StateError
 from common.exchange import Delivery, Failure, Order, Reason, ReleaseRef, Scores, Update, Work
 from common.identity import sha256
@@ -31,14 +31,14 @@ UPDATE = Update(
 )  # fmt: skip
 
 
-def entry(number: int = 0) -> Entry:
+def entry(number: int = 0) -> AuditEntry:
     """One that is like no other."""
-    part = Part(what="the plan", size=number, sha256=sha256(str(number).encode()))
+    part = AuditedBlob(what="the plan", size=number, sha256=sha256(str(number).encode()))
     moment = NOON + timedelta(seconds=number)
-    return Entry(time=moment, kind=Kind.ORDER, subject=SUBJECT, parts=(part,), size=10)
+    return AuditEntry(time=moment, kind=MessageKind.ORDER, subject=SUBJECT, parts=(part,), size=10)
 
 
-def written(store: Path, count: int = 4) -> list[Entry]:
+def written(store: Path, count: int = 4) -> list[AuditEntry]:
     entries = [entry(number) for number in range(count)]
     for one in entries:
         audit.write(store, one)
@@ -225,18 +225,18 @@ def test_a_writer_that_is_killed_leaves_a_chain_that_goes_on(tmp_path: Path):
 
 
 def test_what_only_repeats_itself_is_written_once(tmp_path: Path):
-    asked = Entry(time=NOON, kind=Kind.ORDER, subject=SUBJECT)
-    working = Entry(time=NOON, kind=Kind.WORKING, subject=SUBJECT)
+    asked = AuditEntry(time=NOON, kind=MessageKind.ORDER, subject=SUBJECT)
+    working = AuditEntry(time=NOON, kind=MessageKind.WORKING, subject=SUBJECT)
     update = audit.reply_entry(UPDATE, SUBJECT, NOON, 1)
     for one in (asked, working, asked, working, asked, working, asked, update, asked, update):
         later = one.model_copy(update={"time": one.time + timedelta(minutes=1)})
         audit.write(tmp_path, later)
     kinds = [found.kind for found in audit.read(tmp_path)]
-    assert kinds == [Kind.ORDER, Kind.WORKING, Kind.UPDATE, Kind.UPDATE]
+    assert kinds == [MessageKind.ORDER, MessageKind.WORKING, MessageKind.UPDATE, MessageKind.UPDATE]
 
 
 def test_an_update_is_told_in_words_and_never_in_text_of_the_data():
-    told = audit.words(audit.reply_entry(UPDATE, SUBJECT, NOON, 212_900))
+    told = audit.describe(audit.reply_entry(UPDATE, SUBJECT, NOON, 212_900))
     assert told == (
         "2026-11-23 04:10:11 UTC  sent      the adapter of stage 2, round 1 of plan demo: "
         f"212,448 bytes, sha256 {sha256(UPDATE.adapter)[:12]}; and the counts of examples and "
@@ -246,11 +246,13 @@ def test_an_update_is_told_in_words_and_never_in_text_of_the_data():
 
 def test_an_order_is_told_with_all_that_came_with_it():
     blobs = {sha256(blob): blob for blob in (PLAN, RELEASE, ADAPTER, b"?")}
-    parts = audit.parts_of(Delivery(order=ORDER, blobs=blobs))
+    parts = audit.delivered_blobs(Delivery(order=ORDER, blobs=blobs))
     assert [part.what for part in parts] == [
         "the plan", "release 1", "the adapter so far", "something not asked for",
     ]  # fmt: skip
-    told = audit.words(Entry(time=NOON, kind=Kind.ORDER, subject=SUBJECT, parts=parts[:1]))
+    told = audit.describe(
+        AuditEntry(time=NOON, kind=MessageKind.ORDER, subject=SUBJECT, parts=parts[:1])
+    )
     assert told.endswith(
         "received  the order to train stage 2, round 1 of plan demo, with the plan: 4 bytes, "
         f"sha256 {sha256(PLAN)[:12]}"
@@ -259,27 +261,27 @@ def test_an_order_is_told_with_all_that_came_with_it():
 
 def test_a_refusal_is_told_with_its_reason_and_where_more_is():
     failure = Failure(site="north", error="OrderRefused", reference="ab12", reason=Reason.PLAN)
-    told = audit.words(audit.reply_entry(failure, SUBJECT, NOON, 100))
+    told = audit.describe(audit.reply_entry(failure, SUBJECT, NOON, 100))
     assert told.endswith(
         "sent      that it did not do the order to train stage 2, round 1 of plan demo: it has "
         "not approved this plan (failures.log has more under ab12)"
     )
     unreadable = Failure(site="north", error="X", reference="ab12", reason=Reason.FORMAT)
-    assert "an order that can't be read" in audit.words(
+    assert "an order that can't be read" in audit.describe(
         audit.reply_entry(unreadable, None, NOON, 1)
     )
 
 
-@pytest.mark.parametrize("kind", list(Kind))
-def test_every_kind_of_message_has_words(kind: Kind):
-    known = Entry(time=NOON, kind=kind, subject=SUBJECT, reason="why")
+@pytest.mark.parametrize("kind", list(MessageKind))
+def test_every_kind_of_message_has_words(kind: MessageKind):
+    known = AuditEntry(time=NOON, kind=kind, subject=SUBJECT, reason="why")
     unnamed = SUBJECT.model_copy(update={"name": None})
     for one in (known, known.model_copy(update={"subject": unnamed})):
-        assert audit.words(one).startswith("2026-11-23 04:10:11 UTC  ")
+        assert audit.describe(one).startswith("2026-11-23 04:10:11 UTC  ")
 
 
 def test_a_summary_counts_orders_once_and_bytes_as_they_left():
-    order = Entry(time=NOON, kind=Kind.ORDER, subject=SUBJECT, size=50)
+    order = AuditEntry(time=NOON, kind=MessageKind.ORDER, subject=SUBJECT, size=50)
     scores = Scores(order="s" * 64, site="north", questions=3, metrics={}, majority={})
     failure = Failure(site="north", error="E", reference="r")
     update = audit.reply_entry(UPDATE, SUBJECT, NOON, 1000)
@@ -290,8 +292,8 @@ def test_a_summary_counts_orders_once_and_bytes_as_they_left():
         audit.reply_entry(scores, SUBJECT, NOON, 30),
         audit.reply_entry(failure, SUBJECT, NOON, 7),
     ]
-    assert audit.summary(entries) == audit.Summary(
-        sent={Kind.UPDATE: 2000, Kind.SCORES: 30, Kind.FAILURE: 7},
+    assert audit.summarize(entries) == audit.AuditSummary(
+        sent={MessageKind.UPDATE: 2000, MessageKind.SCORES: 30, MessageKind.FAILURE: 7},
         received_bytes=50,
         updates=1,
         scores=1,

@@ -12,13 +12,13 @@ import pytest
 from client.site.blob_store import (
     GRACE_S,
     get,
-    held,
     keep_only,
-    lacking,
     make_folders,
+    missing,
     put,
     remove_leftovers,
-    write_whole,
+    stored_digests,
+    write_atomically,
 )
 from common.errors import SiteFailed
 from common.identity import sha256
@@ -36,24 +36,24 @@ def files_in(folder: Path) -> list[Path]:
 
 
 def test_what_is_put_is_held_and_got(tmp_path: Path):
-    assert held(tmp_path / "store") == ()
+    assert stored_digests(tmp_path / "store") == ()
     digests = [put(tmp_path / "store", blob) for blob in (b"one", b"two", b"one")]
     assert digests[0] == digests[2] == sha256(b"one")
-    assert held(tmp_path / "store") == tuple(sorted(set(digests)))
+    assert stored_digests(tmp_path / "store") == tuple(sorted(set(digests)))
     assert get(tmp_path / "store", digests[1]) == b"two"
 
 
 def test_what_is_lacking_is_named_once_and_in_order(tmp_path: Path):
     there = put(tmp_path, b"there")
     one, two = sha256(b"one"), sha256(b"two")
-    assert lacking(tmp_path, [two, there, one, two]) == (two, one)
-    assert lacking(tmp_path, [there]) == ()
+    assert missing(tmp_path, [two, there, one, two]) == (two, one)
+    assert missing(tmp_path, [there]) == ()
 
 
 def test_a_name_that_is_no_digest_reaches_no_file(tmp_path: Path):
     (tmp_path / "blobs").mkdir()
     (tmp_path / "secret").write_bytes(b"not for you")
-    assert lacking(tmp_path, ["../secret"]) == ("../secret",)
+    assert missing(tmp_path, ["../secret"]) == ("../secret",)
     with pytest.raises(SiteFailed, match="not a SHA-256 digest"):
         get(tmp_path, "../secret")
 
@@ -63,7 +63,7 @@ def test_a_flipped_bit_is_found_and_the_blob_asked_for_again(tmp_path: Path):
     (tmp_path / "blobs" / digest).write_bytes(b"relaase")
     with pytest.raises(SiteFailed, match=f"expected {digest[:12]}"):
         get(tmp_path, digest)
-    assert lacking(tmp_path, [digest]) == (digest,)
+    assert missing(tmp_path, [digest]) == (digest,)
     put(tmp_path, b"release")
     assert get(tmp_path, digest) == b"release"
 
@@ -74,7 +74,7 @@ def test_half_written_files_are_not_held_and_go_once_nobody_can_be_writing_them(
     old.write_bytes(b"half")
     new.write_bytes(b"half")
     age(old)
-    assert held(tmp_path) == (digest,)
+    assert stored_digests(tmp_path) == (digest,)
     remove_leftovers(tmp_path / "blobs")
     assert not old.exists() and new.exists()
 
@@ -84,7 +84,7 @@ def test_only_old_blobs_that_nobody_needs_are_removed(tmp_path: Path):
     age(tmp_path / "blobs" / needed)
     age(tmp_path / "blobs" / spent)
     keep_only(tmp_path, {needed})
-    assert held(tmp_path) == tuple(sorted([needed, fresh]))
+    assert stored_digests(tmp_path) == tuple(sorted([needed, fresh]))
 
 
 def test_a_store_that_cannot_be_written_is_said_without_its_path(tmp_path: Path):
@@ -105,7 +105,7 @@ def test_a_blob_that_does_not_fit_on_the_disk_leaves_nothing_behind(tmp_path: Pa
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, before)
     assert files_in(tmp_path) == []
-    assert held(tmp_path / "store") == ()
+    assert stored_digests(tmp_path / "store") == ()
 
 
 @pytest.mark.parametrize("fault", list(Fault))
@@ -118,7 +118,7 @@ def test_a_fault_at_any_call_leaves_a_blob_whole_or_not_there(tmp_path: Path, fa
         except SiteFailed:
             assert disk.fired
             assert fault.ends_it_all or set(files_in(store)) <= {store / "blobs" / sha256(blob)}
-        assert held(store) in ((), (sha256(blob),))
+        assert stored_digests(store) in ((), (sha256(blob),))
         assert get(store, put(store, blob)) == blob
         if not disk.fired:
             assert disk.calls[-4:] == ["write", "sync", "rename", "sync"]
@@ -132,7 +132,7 @@ def test_a_fault_at_any_call_leaves_all_of_the_old_file_or_of_the_new(tmp_path: 
         disk = Faulty(at, fault)
         file.write_bytes(b"old" * 50)
         try:
-            write_whole(file, b"new" * 50, disk)
+            write_atomically(file, b"new" * 50, disk)
         except SiteFailed:
             assert disk.fired
         assert file.read_bytes() in (b"old" * 50, b"new" * 50)
@@ -152,12 +152,12 @@ class Interrupted(Faulty):
     """A disk of a process that is stopped before each rename, while another writes the same."""
 
     def rename(self, old: Path, new: Path) -> None:
-        write_whole(new, b"the other's")
+        write_atomically(new, b"the other's")
         super().rename(old, new)
 
 
 def test_two_processes_may_write_one_file_at_once(tmp_path: Path):
-    write_whole(tmp_path / "file", b"the first's", Interrupted(None))
+    write_atomically(tmp_path / "file", b"the first's", Interrupted(None))
     assert (tmp_path / "file").read_bytes() == b"the first's"
     assert files_in(tmp_path) == [tmp_path / "file"]
 

@@ -13,14 +13,21 @@ from threading import Event
 import pytest
 
 from common.errors import StateError
-from common.process.supervise import Pace, Part, alone, keep, running, until_signalled
+from common.process.supervise import (
+    Program,
+    RestartPolicy,
+    running_pid,
+    single_instance,
+    supervise,
+    until_signalled,
+)
 
 ROOT = Path(__file__).resolve().parents[4]
-QUICK = Pace(first_s=0.05, most_s=0.2, grace_s=0.5)
+QUICK = RestartPolicy(first_pause_s=0.05, longest_pause_s=0.2, grace_s=0.5)
 
 
-def part(tmp_path: Path, code: str, name: str = "part") -> Part:
-    return Part(name, (sys.executable, "-c", code), {"WHO": name}, tmp_path / f"logs/{name}.log")
+def part(tmp_path: Path, code: str, name: str = "part") -> Program:
+    return Program(name, (sys.executable, "-c", code), {"WHO": name}, tmp_path / f"logs/{name}.log")
 
 
 def eventually(true: Callable[[], bool]) -> None:
@@ -39,7 +46,7 @@ def alive(number: int) -> bool:
     return state not in "ZX"
 
 
-def kept(parts: list[Part], until: Callable[[], bool], pace: Pace = QUICK) -> list[str]:
+def kept(parts: list[Program], until: Callable[[], bool], pace: RestartPolicy = QUICK) -> list[str]:
     """Keep the parts going until something is true; what the supervisor said."""
     stop, said = Event(), list[str]()
 
@@ -51,7 +58,7 @@ def kept(parts: list[Part], until: Callable[[], bool], pace: Pace = QUICK) -> li
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    keep(parts, stop, said.append, pace)
+    supervise(parts, stop, said.append, pace)
     watcher.join()
     return said
 
@@ -77,7 +84,9 @@ def test_the_pauses_grow_to_the_longest(tmp_path: Path):
 
 def test_after_a_settled_life_the_pause_is_short_again(tmp_path: Path):
     dying = part(tmp_path, "print('here', flush=True)")
-    said = kept([dying], lambda: len(lines(dying.log)) >= 4, Pace(first_s=0.05, settled_s=0.0))
+    said = kept(
+        [dying], lambda: len(lines(dying.log)) >= 4, RestartPolicy(first_pause_s=0.05, stable_s=0.0)
+    )
     assert all("it starts again in 0.05 s" in line for line in said)
 
 
@@ -109,10 +118,10 @@ def test_parts_end_with_a_supervisor_that_is_killed(tmp_path: Path):
     code = f"""
 import sys
 from pathlib import Path
-from common.process.supervise import Part, keep, until_signalled
+from common.process.supervise import Program, supervise, until_signalled
 child = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
 with until_signalled() as stop:
-    keep([Part("part", (sys.executable, "-c", child), {{}}, Path({str(log)!r}))], stop)
+    supervise([Program("part", (sys.executable, "-c", child), {{}}, Path({str(log)!r}))], stop)
 """
     supervisor = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
     eventually(lambda: bool(lines(log)))
@@ -125,38 +134,42 @@ def test_a_long_log_is_put_aside_while_the_part_goes_on_writing(tmp_path: Path):
     code = "import time\nfor i in range(10**9): print(i, flush=True); time.sleep(0.001)"
     talking = part(tmp_path, code)
     aside = talking.log.with_name("part.log.1")
-    pace = Pace(log_bytes=200, grace_s=0.5)
+    pace = RestartPolicy(log_bytes=200, grace_s=0.5)
     kept([talking], lambda: bool(lines(aside) and lines(talking.log)), pace)
     assert int(lines(talking.log)[-1]) > int(lines(aside)[0])
 
 
 def test_a_program_that_is_not_there_is_named(tmp_path: Path):
-    gone = Part("part", (str(tmp_path / "gone"),), {}, tmp_path / "log")
+    gone = Program("part", (str(tmp_path / "gone"),), {}, tmp_path / "log")
     with pytest.raises(StateError, match=r"part: can't start .*gone \(No such file"):
-        keep([gone], Event(), print, QUICK)
+        supervise([gone], Event(), print, QUICK)
 
 
 def test_only_one_process_is_alone_and_it_is_named(tmp_path: Path):
     file = tmp_path / "folder/start.pid"
-    assert running(file) is None
-    with alone(file):
-        assert running(file) == os.getpid()
-        with pytest.raises(StateError, match=f"process {os.getpid()} running already"), alone(file):
+    assert running_pid(file) is None
+    with single_instance(file):
+        assert running_pid(file) == os.getpid()
+        with (
+            pytest.raises(StateError, match=f"process {os.getpid()} running already"),
+            single_instance(file),
+        ):
             pass
-    assert running(file) is None
+    assert running_pid(file) is None
 
 
 def test_a_process_that_was_killed_is_not_running(tmp_path: Path):
     file = tmp_path / "start.pid"
     code = (
-        "import sys, time; from pathlib import Path; from common.process.supervise import alone\n"
-        "with alone(Path(sys.argv[1])): time.sleep(600)"
+        "import sys, time; from pathlib import Path\n"
+        "from common.process.supervise import single_instance\n"
+        "with single_instance(Path(sys.argv[1])): time.sleep(600)"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(file)], cwd=ROOT)
-    eventually(lambda: running(file) == process.pid)
+    eventually(lambda: running_pid(file) == process.pid)
     process.kill()
     process.wait()
-    assert running(file) is None
+    assert running_pid(file) is None
     assert file.read_text(encoding="utf-8") == f"{process.pid}\n"
 
 
