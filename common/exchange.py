@@ -1,9 +1,9 @@
-"""Order, Update and Scores, and what else a message can be: nothing else travels.
+"""The messages between coordinator and sites: orders, updates, scores and a few others.
 
-Each is a JSON header and named blobs of bytes (common/wire.py). An order names every blob it
-needs by its digest; a blob travels only to a site that lacks it, so a plan and a release go to
-each site once. No text that a site wrote is among them but numbers, its pseudonym and digests:
-no patient data, no file name, no image path.
+Each is a JSON header and named blobs of bytes (common/wire.py). An order names every blob that it
+needs by its digest; a blob is sent only to a site that lacks it, so a plan and a release go to
+each site once. What a site sends is numbers, its pseudonym, digests and a prototype, and no free
+text: no patient data, no file name, no image path.
 """
 
 from collections.abc import Mapping
@@ -18,20 +18,20 @@ from common.errors import SiteFailed
 from common.identity import canonical_json, sha256
 from common.wire import UNREADABLE, check_digest, from_record, texts, to_record, typed
 
-#: The shares of the test's pictures that a router sent to the task's own stage, and to a stage
-#: of its modality.
+#: Metrics: the shares of the test images that a router assigned to the task's own stage, and to
+#: any stage of its modality.
 ROUTER_STAGE, ROUTER_MODALITY = "router_stage", "router_modality"
 
 
 class Work(StrEnum):
-    """What an order asks for."""
+    """The kind of work that an order asks for."""
 
     TRAIN = "train"
     EVALUATE = "evaluate"
 
 
 class Reason(StrEnum):
-    """Why a site refuses an order, in words that may leave it."""
+    """Why a site refuses an order. Only the member's name is sent."""
 
     CODE = "its code is not the coordinator's"
     BASE_MODEL = "its base model is not the plan's"
@@ -46,7 +46,7 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ReleaseRef:
-    """A release that an order builds on: which stage it was, and its adapter's digest."""
+    """A reference to a release: its stage, and the digest of its adapter or its prototype."""
 
     stage: int
     sha256: str
@@ -54,7 +54,7 @@ class ReleaseRef:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """What a site is asked to do. Equal orders have equal answers, so it may be asked twice.
+    """What a site is asked to do. An order may be repeated: equal orders have equal answers.
 
     Attributes:
         plan: digest of the plan's canonical JSON.
@@ -64,10 +64,9 @@ class Order:
         active: the stages of `releases` that are summed into the model.
         adapter: digest of the stage's adapter so far (safetensors), on top of `active`;
             None in a first round, where the method says what to start from.
-        code: digest of the coordinator's code; a site with another refuses.
-        prototypes: where not empty, each question is answered by the stage, of these, whose
-            prototype its picture is nearest to, with all that this stage sums; `active` is
-            not used.
+        code: digest of the coordinator's code; a site with another one refuses.
+        prototypes: image prototypes by stage. If not empty, each question is answered with the
+            releases that the stage of the nearest prototype sums, and `active` is not used.
     """
 
     work: Work
@@ -81,7 +80,7 @@ class Order:
     prototypes: tuple[ReleaseRef, ...] = ()
 
     def header(self) -> dict[str, Any]:
-        """The order as JSON: what its digest covers."""
+        """Return the order as JSON values, which its digest covers."""
         routed = [[ref.stage, ref.sha256] for ref in self.prototypes]
         return {
             "work": self.work,
@@ -97,10 +96,10 @@ class Order:
 
     @classmethod
     def from_header(cls, header: Mapping[str, Any]) -> "Order":
-        """The order whose `header` this is.
+        """Read what `header` returned.
 
         Raises:
-            KeyError, TypeError, ValueError: it is none.
+            KeyError, TypeError, ValueError: it is no order.
         """
         fields = typed({"prototypes": [], **header}, _ORDER_FIELDS)
         fields["work"] = Work(fields["work"])
@@ -111,12 +110,12 @@ class Order:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the header; an answer names it."""
+        """SHA-256 of the header; replies refer to the order by it."""
         return sha256(canonical_json(self.header()).encode())
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The digests of all blobs that its work needs: the plan, the bank, the adapter."""
+        """The digests of all blobs that the work needs: plan, releases, prototypes, adapter."""
         adapter = () if self.adapter is None else (self.adapter,)
         refs = (*self.releases, *self.prototypes)
         return (self.plan, *(ref.sha256 for ref in refs), *adapter)
@@ -130,12 +129,12 @@ _ORDER_FIELDS: Mapping[str, Any] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
-    """An order on its way to one site.
+    """An order as it is sent to one site.
 
     Attributes:
-        blobs: what the site is thought to lack of `order.needs`, by digest.
-        wait_s: how long the site may wait for its own answer before it says that it is
-            still working. 0 asks without waiting.
+        blobs: those of `order.needs` that the site seems to lack, by digest.
+        wait_s: how long the site may take for its answer before it replies that it is still
+            working; 0 asks for a reply at once.
     """
 
     order: Order
@@ -143,12 +142,12 @@ class Delivery:
     wait_s: float = 0.0
 
     def to_record(self) -> RecordDict:
-        """The delivery as Flower's content of a message."""
+        """Return the delivery as the content of a Flower message."""
         return to_record({"order": self.order.header(), "wait_s": self.wait_s}, self.blobs)
 
     @classmethod
     def from_record(cls, record: RecordDict) -> "Delivery":
-        """Read what `to_record` wrote.
+        """Read what `to_record` returned.
 
         Raises:
             SiteFailed: it can't be read, or a blob doesn't match its digest.
@@ -165,20 +164,20 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Update:
-    """What a site learned in one round.
+    """The result of a site's training in one round.
 
     Attributes:
-        order: digest of the order it answers.
+        order: digest of the order that it answers.
         site: the site's pseudonym.
-        examples: training examples it used, its weight in the mean.
-        steps: optimizer steps it made.
+        examples: number of training examples, its weight in the mean.
+        steps: number of optimizer steps.
         loss: mean training loss of the round, cross-entropy in nats.
         regularizer: mean value of the regularizer over the round.
         adapter: the improved adapter, safetensors.
         seconds: wall time of the work at the site.
         peak_memory: largest resident memory of the site's process so far, in bytes.
-        prototype: of the stage's pictures (common/image_prototype.py), where the plan wants one and
-            the site has pictures enough; None otherwise.
+        prototype: image prototype (common/image_prototype.py), where the plan has a router and
+            the site has enough images; None otherwise.
     """
 
     order: str
@@ -193,27 +192,27 @@ class Update:
     prototype: bytes | None = None
 
     def blobs(self) -> dict[str, bytes]:
-        """What travels beside the header, by the name under which the header has its digest."""
+        """Return the blobs by the names under which the header has their digests."""
         prototype = {} if self.prototype is None else {"prototype": self.prototype}
         return {"adapter": self.adapter, **prototype}
 
     def header(self) -> dict[str, Any]:
-        """The update without its blobs, whose digests it has."""
+        """Return the update as JSON values, with the digests of its blobs."""
         fields = {name: getattr(self, name) for name in _UPDATE_FIELDS}
         return fields | {name: sha256(blob) for name, blob in self.blobs().items()}
 
     def to_record(self) -> RecordDict:
-        """The update as Flower's content of a message."""
+        """Return the update as the content of a Flower message."""
         return to_record({"kind": "update", **self.header()}, self.blobs())
 
     @classmethod
     def from_parts(
         cls, header: Mapping[str, Any], adapter: bytes | None, prototype: bytes | None = None
     ) -> "Update":
-        """The update of this `header`.
+        """Make the update of this header and these blobs.
 
         Raises:
-            SiteFailed: the adapter or the prototype is not the one that the header names.
+            SiteFailed: the adapter or the prototype does not match the header's digest.
         """
         check_digest("the adapter", adapter, header["adapter"])
         check_digest("the prototype", prototype, header.get("prototype"))
@@ -229,15 +228,16 @@ _UPDATE_FIELDS: Mapping[str, type] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
-    """How a model did on one site's test questions: sums and counts, never an answer.
+    """A model's metrics on one site's test questions; they hold no single answer.
 
     Attributes:
-        order: digest of the order it answers.
+        order: digest of the order that it answers.
         site: the site's pseudonym.
-        questions: test questions that were scored.
-        metrics: each a fraction of 0 to 1 (common/metrics.py `task_metrics`).
-            Where pictures chose their stage, `ROUTER_STAGE` and `ROUTER_MODALITY` among them.
-        majority: the same metrics for the most frequent training answer of each question.
+        questions: number of test questions.
+        metrics: each a fraction of 0 to 1 (common/metrics.py `task_metrics`). With a router,
+            `ROUTER_STAGE` and `ROUTER_MODALITY` are among them.
+        majority: the same metrics of the majority baseline: each question's most frequent
+            training answer.
     """
 
     order: str
@@ -247,17 +247,17 @@ class Scores:
     majority: Mapping[str, float]
 
     def header(self) -> dict[str, Any]:
-        """The scores as JSON."""
+        """Return the scores as JSON values."""
         fields = {name: getattr(self, name) for name in _SCORES_FIELDS}
         return fields | {"metrics": dict(self.metrics), "majority": dict(self.majority)}
 
     def to_record(self) -> RecordDict:
-        """The scores as Flower's content of a message."""
+        """Return the scores as the content of a Flower message."""
         return to_record({"kind": "scores", **self.header()})
 
     @classmethod
     def from_header(cls, header: Mapping[str, Any]) -> "Scores":
-        """Read what `header` wrote."""
+        """Read what `header` returned."""
         for metrics in (header["metrics"], header["majority"]):
             typed(metrics, dict.fromkeys(metrics, float))
         return cls(**typed(header, _SCORES_FIELDS))
@@ -270,10 +270,10 @@ _SCORES_FIELDS: Mapping[str, type] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Working:
-    """The site has the order and is not done: ask again.
+    """A reply: the site is working on the order; ask again.
 
     Attributes:
-        step: optimizer steps done of `steps`; both 0 before the first.
+        step: optimizer steps done, of `steps`; both are 0 before the first.
     """
 
     order: str
@@ -282,7 +282,7 @@ class Working:
     steps: int
 
     def to_record(self) -> RecordDict:
-        """The news as Flower's content of a message."""
+        """Return the reply as the content of a Flower message."""
         return to_record({"kind": "working", **{name: getattr(self, name) for name in _WORKING}})
 
 
@@ -291,26 +291,27 @@ _WORKING: Mapping[str, type] = {"order": str, "site": str, "step": int, "steps":
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lacks:
-    """The site can't begin the order without the blobs of these digests."""
+    """A reply: the site needs the blobs of these digests to begin."""
 
     order: str
     site: str
     digests: tuple[str, ...]
 
     def to_record(self) -> RecordDict:
-        """The question as Flower's content of a message."""
+        """Return the reply as the content of a Flower message."""
         header = {"order": self.order, "site": self.site, "digests": list(self.digests)}
         return to_record({"kind": "lacks", **header})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """A site could not or would not do what was asked: the class of the error, never its text.
+    """A reply: the site refuses the order, or its work failed.
 
-    The text may name files or patients, so it stays in the site's own log, under `reference`.
+    It has the class of the error, and never its text, which may name files or patients: that stays
+    in the site's own log, under `reference`.
 
     Attributes:
-        reason: why, where the site refuses the order itself; None where its work failed.
+        reason: why the site refuses the order; None where its work failed.
     """
 
     site: str
@@ -319,40 +320,42 @@ class Failure:
     reason: Reason | None = None
 
     def to_record(self) -> RecordDict:
-        """The failure as Flower's content of a message."""
+        """Return the failure as the content of a Flower message."""
         return to_record({"kind": "failure", **self.header()})
 
     def header(self) -> dict[str, Any]:
-        """The failure as JSON."""
+        """Return the failure as JSON values."""
         reason = None if self.reason is None else self.reason.name
         return {"error": self.error, "site": self.site, "ref": self.reference, "reason": reason}
 
     @classmethod
     def from_header(cls, header: Mapping[str, Any]) -> "Failure":
-        """Read what `header` wrote."""
-        text = typed(header, {"site": str, "error": str, "ref": str})
+        """Read what `header` returned."""
+        fields = typed(header, {"site": str, "error": str, "ref": str})
         reason = None if header["reason"] is None else Reason[header["reason"]]
-        return cls(site=text["site"], error=text["error"], reference=text["ref"], reason=reason)
+        return cls(
+            site=fields["site"], error=fields["error"], reference=fields["ref"], reason=reason
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Presence:
-    """What a site says of itself when asked: its pseudonym, its code, the blobs it holds."""
+    """A site's introduction: its pseudonym, its code's digest, and the blobs that it has."""
 
     site: str
     code: str
     holds: tuple[str, ...]
 
     def to_record(self) -> RecordDict:
-        """The answer as Flower's content of a message."""
+        """Return the introduction as the content of a Flower message."""
         return to_record({"site": self.site, "code": self.code, "holds": list(self.holds)})
 
     @classmethod
     def from_record(cls, record: RecordDict) -> "Presence":
-        """Read what `to_record` wrote.
+        """Read what `to_record` returned.
 
         Raises:
-            SiteFailed: it is something else.
+            SiteFailed: it is no introduction.
         """
         try:
             header, _ = from_record(record)
@@ -364,17 +367,17 @@ class Presence:
         return cls(site=fields["site"], code=fields["code"], holds=holds)
 
 
-#: What ends an order.
+#: A reply that completes an order.
 Answer: TypeAlias = Update | Scores
-#: What a site may reply to a delivery.
+#: A site's reply to a delivery.
 Reply: TypeAlias = Update | Scores | Working | Lacks | Failure
 
 
 def read_reply(record: RecordDict) -> Reply:
-    """The site's reply to a delivery, whichever it is.
+    """Read a site's reply to a delivery, of whichever kind.
 
     Raises:
-        SiteFailed: it is none, or a blob of it doesn't match its digest.
+        SiteFailed: it can't be read, or a blob doesn't match its digest.
     """
     try:
         header, blobs = from_record(record)
@@ -386,9 +389,9 @@ def read_reply(record: RecordDict) -> Reply:
             case "working":
                 return Working(**typed(header, _WORKING))
             case "lacks":
-                told = typed(header, {"order": str, "site": str, "digests": list})
-                digests = texts(told["digests"])
-                return Lacks(order=told["order"], site=told["site"], digests=digests)
+                fields = typed(header, {"order": str, "site": str, "digests": list})
+                digests = texts(fields["digests"])
+                return Lacks(order=fields["order"], site=fields["site"], digests=digests)
             case "failure":
                 return Failure.from_header(header)
             case kind:

@@ -1,8 +1,8 @@
-"""Scores of answers: the paper's table, and the fractions that enter our score matrix.
+"""Scores answers: the paper's table, and the metrics of our score matrix.
 
 Source of the rules: the evaluator of MSLoRA-CR (arXiv 2508.11673), which is LLaVA-Med's, with
-the word normalization of the VQA challenge (EvalAI). The published figures are reached to
-their last digit, quirks included; each quirk is named where it stands.
+the word normalization of the VQA challenge (EvalAI). It reproduces the published figures to
+their last digit, including the evaluator's quirks, each of which has a comment.
 """
 
 import json
@@ -19,16 +19,16 @@ from typing import cast
 from common.errors import DataError
 from common.vqa_words import normalize
 
-#: Texts and pairs kept by the caches below; the largest file of the paper has 6,761 answers.
-_REMEMBERED = 1 << 15
+#: Entries of the cache below; the largest file of the paper has 6,761 answers.
+_CACHE_SIZE = 1 << 15
 #: Of the four n-gram orders: the paper's `bleu_score`, and its `bleu_score_1` to `_3`.
 _BLEU_WEIGHTS = [(0.25, 0.25, 0.25, 0.25), (1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0)]
-#: What the paper's evaluator reads where a field is not there.
+#: The fields that the paper's evaluator reads instead of missing ones.
 _OTHER_NAMES = {"text": "prediction", "gt": "ground_truth"}
 
 
 class AnswerKind(StrEnum):
-    """Whether a question has a closed set of answers (yes or no, a class) or is open."""
+    """The kind of a question: closed (a fixed set of answers, as yes or no) or open."""
 
     OPEN = "OPEN"
     CLOSED = "CLOSED"
@@ -36,11 +36,11 @@ class AnswerKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class AnsweredQuestion:
-    """What the model answered to one question, and the truth.
+    """A question, the model's answer and the true answer.
 
     Attributes:
-        id: the question's name in its file (`question_id`), not always unique there; None
-            where it has none.
+        id: the question's `question_id` in its file, not always unique there; None where it
+            has none.
     """
 
     question: str
@@ -76,7 +76,7 @@ class Bleu:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """Everything measured on one answer, and its normalized truth."""
+    """All measures of one answer, and the normalized true answer."""
 
     truth: str
     exact: bool
@@ -88,12 +88,12 @@ class Judged:
 def read_answers(file: Path) -> list[AnsweredQuestion]:
     """Read answers, one JSON object a line: `question_id`, `prompt`, `text`, `gt`, `answer_type`.
 
-    As in the paper's evaluator a question without `answer_type` is open, and `prediction` and
-    `ground_truth` are other names of `text` and `gt`. The scores don't look at `question_id`
-    and `prompt`, so these may be absent, too.
+    As in the paper's evaluator, a question without `answer_type` is open, and `prediction` and
+    `ground_truth` are other names of `text` and `gt`. The scores do not depend on `question_id`
+    and `prompt`, so these may be missing, too.
 
     Raises:
-        DataError: naming the file and the line; also for a file without an answer.
+        DataError: a line can't be read (names file and line), or the file has no answer.
     """
     try:
         lines = file.read_text(encoding="utf-8-sig").split("\n")
@@ -111,13 +111,13 @@ def read_answers(file: Path) -> list[AnsweredQuestion]:
 
 
 def paper_metrics(answers: Sequence[AnsweredQuestion]) -> dict[str, float]:
-    """The table the paper's evaluator prints: percentages, in its order, only what applies.
+    """Return the table of the paper's evaluator: percentages, in its order, where they apply.
 
     Token and BLEU scores are means over the OPEN answers, `close accuracy` is the share of
-    CLOSED answers that hold the truth, `exact match score` counts all.
+    CLOSED answers that contain the true answer, `exact match score` is over all answers.
 
     Raises:
-        DataError: there is no answer at all.
+        DataError: there are no answers.
     """
     judged = _judge_all(answers)
     opened = [one for kind, one in judged if kind is AnswerKind.OPEN]
@@ -139,18 +139,18 @@ def paper_metrics(answers: Sequence[AnsweredQuestion]) -> dict[str, float]:
 
 
 def task_metrics(answers: Sequence[AnsweredQuestion]) -> dict[str, float]:
-    """Our measures of a task, fractions of 0 to 1; every key of `common.plan.Metric` is there.
+    """Return our metrics of a task, fractions of 0 to 1; they include every `Metric` of a plan.
 
-    - `accuracy`: share of answers that equal the truth once both are normalized.
-    - `balanced_accuracy`: that share within each class, averaged over the classes; a class is
-      a distinct normalized truth, whichever question it answers.
+    - `accuracy`: share of answers that equal the true answer after normalization of both.
+    - `balanced_accuracy`: this share within each class, averaged over the classes; a class is
+      a distinct normalized true answer, of whichever question.
     - `f1`, `recall`, `bleu`, `bleu_1`: the token measures, averaged over all answers, open and
-      closed. `bleu` is 0 where an answer or its truth has fewer than four words.
-    - `closed_accuracy` and `open_recall`: the paper's main measure of either kind, where
-      there are answers of it.
+      closed. `bleu` is 0 where the answer or the true answer has fewer than four words.
+    - `closed_accuracy` and `open_recall`: the paper's main measure of closed and of open
+      questions, where there are any.
 
     Raises:
-        DataError: there is no answer at all.
+        DataError: there are no answers.
     """
     judged = _judge_all(answers)
     opened = [one for kind, one in judged if kind is AnswerKind.OPEN]
@@ -171,34 +171,34 @@ def task_metrics(answers: Sequence[AnsweredQuestion]) -> dict[str, float]:
 
 
 def judge(answer: AnsweredQuestion) -> Judged:
-    """Everything that can be measured on one answer; means of it are the tables above."""
+    """Return all measures of one answer; the tables above are means of them."""
     return _judge(answer.answer, answer.truth)
 
 
 def majority_answers(train: Sequence[tuple[str, str]]) -> Callable[[str], str]:
-    """The constant baseline: the commonest training answer of a question's text.
+    """Return the majority baseline: a question's text -> its most frequent training answer.
 
-    Ties go to the answer that sorts first; a question never seen in training gets the
-    commonest answer of all. `train` holds (question, answer) pairs, at least one.
+    Of equally frequent answers it is the one that sorts first; for a question that is not in
+    training, the most frequent answer of all. `train` has (question, answer) pairs.
 
     Raises:
-        DataError: there is no training pair.
+        DataError: `train` is empty.
     """
     if not train:
         raise DataError("the majority answer: found no training pair, expected at least one")
     counts: dict[str, Counter[str]] = {}
     for question, answer in train:
         counts.setdefault(question, Counter())[answer] += 1
-    commonest = {question: _commonest(answers) for question, answers in counts.items()}
-    overall = _commonest(Counter(answer for _, answer in train))
-    return lambda question: commonest.get(question, overall)
+    most_frequent = {question: _most_frequent(answers) for question, answers in counts.items()}
+    overall = _most_frequent(Counter(answer for _, answer in train))
+    return lambda question: most_frequent.get(question, overall)
 
 
 def overlap(candidate: str, reference: str) -> Overlap:
-    """Token measures of two normalized texts; 0 where nothing is common or a side is empty.
+    """Return token measures of two normalized texts; 0 without a common word.
 
-    A common word counts as often as the candidate has it, also in the recall. The
-    reference implementation normalizes its inputs once more, which matters past 32 periods.
+    A common word counts as often as the candidate has it, also in the recall. The reference
+    implementation normalizes its inputs once more, which matters after 32 periods.
     """
     said = Counter(normalize(candidate).split())
     true = Counter(normalize(reference).split())
@@ -211,18 +211,18 @@ def overlap(candidate: str, reference: str) -> Overlap:
 
 
 def bleu(candidate: str, reference: str) -> Bleu:
-    """BLEU of two texts without smoothing, split at white space (doi 10.3115/1073083.1073135).
+    """Return BLEU of two texts, split at white space, not smoothed (doi 10.3115/1073083.1073135).
 
-    NLTK's, as in the reference: an n-gram order without a match counts as the smallest
-    float there is.
+    By NLTK, as in the reference: an n-gram order without a match counts as the smallest
+    positive float.
     """
-    # Loads in a second or so, and only scoring needs it.
+    # Imported here: it takes about a second, and only scoring needs it.
     from nltk.translate.bleu_score import (  # pyright: ignore[reportMissingTypeStubs]
         sentence_bleu,  # pyright: ignore[reportUnknownVariableType]
     )
 
     with warnings.catch_warnings():
-        # It warns of every order without a match, which is the rule for short answers.
+        # It warns of every order without a match, which is normal for short answers.
         warnings.simplefilter("ignore")
         scores = cast(
             list[float],
@@ -240,7 +240,7 @@ def _parse_answer(line: str, where: str) -> AnsweredQuestion:
         # A number of thousands of digits, or brackets a thousand deep.
         raise DataError(f"{where}: found JSON that can't be read, expected an answer") from None
     if not isinstance(found, dict):
-        raise DataError(f"{where}: found {_shown(found)}, expected a JSON object")
+        raise DataError(f"{where}: found {_excerpt(found)}, expected a JSON object")
     fields = {"answer_type": "OPEN", "prompt": ""} | cast(dict[str, object], found)
     for name, other in _OTHER_NAMES.items():
         if name not in fields and other in fields:
@@ -258,16 +258,16 @@ def _parse_answer(line: str, where: str) -> AnsweredQuestion:
 
 
 def _text(fields: Mapping[str, object], field: str, where: str) -> str:
-    """The text of a field; a number or truth value is taken as Python writes it (str)."""
+    """Return the text of a field; a number or Boolean is formatted by `str`."""
     if field not in fields:
         raise DataError(f"{where}, {field}: found nothing, expected text")
     value = fields[field]
     if not isinstance(value, str | int | float):
-        raise DataError(f"{where}, {field}: found {_shown(value)}, expected text")
+        raise DataError(f"{where}, {field}: found {_excerpt(value)}, expected text")
     return str(value)
 
 
-def _shown(value: object) -> str:
+def _excerpt(value: object) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
@@ -278,11 +278,12 @@ def _judge_all(answers: Sequence[AnsweredQuestion]) -> list[tuple[AnswerKind, Ju
     return [(answer.kind, _judge(answer.answer, answer.truth)) for answer in answers]
 
 
-@lru_cache(maxsize=_REMEMBERED)
+@lru_cache(maxsize=_CACHE_SIZE)
 def _judge(answer: str, truth: str) -> Judged:
-    """Score one answer. An empty truth is contained in any answer, as in the reference.
+    """Score one answer. An empty true answer is contained in any answer, as in the reference.
 
-    Only the answer is stripped first: a space at the truth's end decides about its punctuation.
+    Only the answer is stripped first: a space at the end of the true answer affects how its
+    punctuation is normalized.
     """
     said = normalize(answer.lower().replace("assistant:", "").strip())
     true = normalize(truth.lower())
@@ -296,7 +297,7 @@ def _balanced_accuracy(judged: Sequence[Judged]) -> float:
     return _mean(_mean(exact) for exact in classes.values())
 
 
-def _commonest(counts: Counter[str]) -> str:
+def _most_frequent(counts: Counter[str]) -> str:
     return min(counts, key=lambda answer: (-counts[answer], answer))
 
 
@@ -305,6 +306,6 @@ def _percent(values: Iterable[float]) -> float:
 
 
 def _mean(values: Iterable[float]) -> float:
-    """The mean, correctly rounded, so that the order of answers changes no bit."""
+    """Return the mean, correctly rounded, so that it does not depend on the order."""
     numbers = list(values)
     return math.fsum(numbers) / len(numbers)

@@ -1,7 +1,7 @@
-"""The append-only bank: one adapter a stage, chained by hash, signed, never overwritten.
+"""The append-only bank: one signed adapter per stage, in a hash chain, never overwritten.
 
-On disk it is a folder: `bank.json`, and one folder a release with `release.json` and the
-two files of a PEFT adapter. common/bank/release.py says what they hold.
+On disk it is a folder: `bank.json`, and one folder per release with `release.json` and the
+two files of a PEFT adapter. common/bank/release.py defines the contents.
 """
 
 from collections.abc import Mapping
@@ -49,9 +49,9 @@ from common.image_prototype import from_bytes as prototype_from
 from common.plan import BaseModelPin
 from common.signing import SigningKey
 
-#: A signature's place in a release that is not signed yet.
+#: Stands for the signature in a release that is not signed yet.
 _UNSIGNED = "0" * 128
-#: Says what an exported sum was made of; PEFT passes it over.
+#: Lists the releases that an exported adapter is the sum of; PEFT ignores the file.
 PROVENANCE_FILE = "provenance.json"
 
 
@@ -65,10 +65,10 @@ class Bank:
 
     @classmethod
     def create(cls, folder: Path, base_model: BaseModelPin, files: Files = DISK) -> "Bank":
-        """An empty bank in a folder that is new or empty.
+        """Create an empty bank in a folder that is new or empty.
 
         Raises:
-            BankError: something is in the folder, or it can't be written.
+            BankError: the folder is not empty, or can't be written.
         """
         bank = cls(folder, base_model, ())
         new = not folder.exists()
@@ -85,10 +85,10 @@ class Bank:
 
     @classmethod
     def open(cls, folder: Path) -> "Bank":
-        """The bank in `folder`. Its chain is checked, its adapters are not read.
+        """Open the bank in `folder`. Its hash chain is checked; its adapters are not read.
 
         Raises:
-            BankError: there is none, or with one line per broken link.
+            BankError: there is no bank, or its chain is broken; one line per problem.
         """
         chain = read_chain(folder)
         if chain.problems:
@@ -97,41 +97,50 @@ class Bank:
 
     @property
     def index(self) -> Index:
-        """What bank.json holds of it."""
+        """The content of bank.json."""
         return Index.over(self.base_model, self.releases)
 
     @property
     def head(self) -> str:
-        """The last release's hash, or the genesis: all that came before follows from it."""
+        """The last release's hash, or the genesis hash; it covers everything before it."""
         return self.releases[-1].hash if self.releases else genesis_of(self.base_model)
 
     def add(self, draft: Draft, blob: bytes, key: SigningKey, files: Files = DISK) -> "Bank":
         """Append a stage's release, durably; a stage is released once and never overwritten.
 
-        `blob` is the adapter as it travelled (`to_bytes`). Its bytes are kept, so the
-        release's digest is the one that sites know it by.
+        `blob` is the adapter as it was sent to the sites (`to_bytes`). Its bytes are kept, so the
+        release has the digest that the sites know.
 
-        A disk that fails leaves the bank as it was. A run that is cut off leaves it at the
-        old head or at the new one, and what it half wrote is passed over.
+        If the disk fails, the bank stays as it was. If the process dies, the bank has the old head
+        or the new one, and what was written incompletely is ignored.
 
         Raises:
-            BankError: the draft does not continue this bank or its prototype is none, the blob
-                is no adapter or holds a value that is not finite, or it can't be written.
+            BankError: the draft does not continue this bank, the prototype or the adapter is not
+                valid, the adapter has a value that is not finite, or the disk fails.
         """
         self._check_continues(draft)
-        adapter = _sound(blob, f"{self.folder}: the adapter for {draft.name!r}")
+        source = f"{self.folder}: the adapter for {draft.name!r}"
+        adapter = StoredAdapter.in_bytes(blob, source)
+        # Checked first: a release can't be corrected.
+        if (fault := finite_fault(adapter)) is not None:
+            raise BankError(f"{source}: {fault}")
         blobs = release_blobs(blob, adapter, self.base_model.name)
         if draft.prototype is not None:
             prototype_from(draft.prototype, f"{self.folder}: the prototype for {draft.name!r}")
             blobs[PROTOTYPE_FILE] = draft.prototype
-        release = _signed(self._release(draft, adapter, blobs, key), key)
+        unsigned = self._unsigned_release(draft, adapter, blobs, key)
+        release = replace(unsigned, signature=key.sign(signed_bytes(unsigned.hash)))
         blobs[RELEASE_FILE] = release.to_bytes()
-        # What could not be read again is not written.
+        # Fails before anything is written, should the file not be readable.
         Release.from_bytes(blobs[RELEASE_FILE], f"the draft of {release.folder}")
         grown = Bank(self.folder, self.base_model, (*self.releases, release))
         try:
             clean(self.folder, self.index, files)
-            self._refuse_foreign(release)
+            if (self.folder / release.folder).exists():
+                raise BankError(
+                    f"{self.folder / release.folder}: found, but no release of this bank lists "
+                    "it; move it away"
+                )
             commit(self.folder, grown.index, blobs, files)
         except OSError as error:
             undo(self.folder, self.index, files)
@@ -142,24 +151,24 @@ class Bank:
         return grown
 
     def adapter_bytes(self, stage: int) -> bytes:
-        """The safetensors of a release, checked against its digest.
+        """Read the adapter's file of a release, and check it against its digest.
 
         Raises:
-            BankError: there is no such release, or its file is missing or changed.
+            BankError: there is no such release, or its file is missing or was changed.
         """
         release = self.release(stage)
         return _read(self.folder / release.folder / ADAPTER_FILE, release.adapter)
 
     def adapter(self, stage: int) -> Adapter:
-        """The adapter of a release; errors as in `adapter_bytes`."""
+        """Read the adapter of a release; errors as in `adapter_bytes`."""
         blob = self.adapter_bytes(stage)
         return from_bytes(blob, str(self.folder / self.releases[stage].folder / ADAPTER_FILE))
 
     def prototype_bytes(self, stage: int) -> bytes | None:
-        """The prototype's file of a release, checked against its digest; None without one.
+        """Read the prototype's file of a release, and check its digest; None if it has none.
 
         Raises:
-            BankError: there is no such release, or its file is missing or changed.
+            BankError: there is no such release, or its file is missing or was changed.
         """
         release = self.release(stage)
         if release.prototype is None:
@@ -167,10 +176,10 @@ class Bank:
         return _read(self.folder / release.folder / PROTOTYPE_FILE, release.prototype)
 
     def prototypes(self) -> dict[int, ImagePrototype]:
-        """The prototypes of the releases that have one, by position.
+        """Read the prototypes of the releases that have one, by position.
 
         Raises:
-            BankError: a file is missing or changed.
+            BankError: a file is missing or was changed.
         """
         blobs = {stage: self.prototype_bytes(stage) for stage in range(len(self.releases))}
         return {
@@ -180,7 +189,7 @@ class Bank:
         }
 
     def release(self, stage: int) -> Release:
-        """The release at a 0-based position.
+        """Return the release at a 0-based position.
 
         Raises:
             BankError: there is none.
@@ -193,7 +202,7 @@ class Bank:
         return self.releases[stage]
 
     def named(self, name: str) -> Release:
-        """The release of that name, or else at the position that `name` spells.
+        """Return the release of that name or folder, or else the one at that position.
 
         Raises:
             BankError: there is none.
@@ -209,10 +218,10 @@ class Bank:
     def verify(
         self, base_sha256: str | None = None, signer: str | None = None, head: str | None = None
     ) -> None:
-        """Every byte in the folder is as released, and the bank is still this one.
+        """Check that every byte in the folder is as released, and that its head is this bank's.
 
         Raises:
-            BankError: with one line per problem, each naming the file.
+            BankError: something is wrong; one line per problem, each naming the file.
         """
         verify_bank(
             self.folder, Expected(base_sha256=base_sha256, signer=signer, head=head or self.head)
@@ -223,7 +232,7 @@ class Bank:
         if on_disk != self.head:
             raise BankError(
                 f"{self.folder}: found the head {on_disk} on disk, expected {self.head}: "
-                "somebody else has written to the bank since it was opened"
+                "another process has written to the bank since it was opened"
             )
         for release in self.releases:
             if draft.stage == release.stage or draft.name == release.name:
@@ -241,12 +250,7 @@ class Bank:
                 f"{draft.parent}, expected {self.head}, this bank's head"
             )
 
-    def _refuse_foreign(self, release: Release) -> None:
-        home = self.folder / release.folder
-        if home.exists():
-            raise BankError(f"{home}: found, but no release of this bank lists it; move it away")
-
-    def _release(
+    def _unsigned_release(
         self, draft: Draft, adapter: AdapterSource, blobs: Mapping[str, bytes], key: SigningKey
     ) -> Release:
         return Release(
@@ -274,10 +278,10 @@ class Bank:
 
 
 def verify_bank(folder: Path, expected: Expected) -> Bank:
-    """Read every byte of a bank; the bank, if it is whole and the one that was expected.
+    """Check every byte of a bank, and that it is the expected one; return it.
 
     Raises:
-        BankError: with one line per problem, each naming the file.
+        BankError: something is wrong; one line per problem, each naming the file.
     """
     chain = read_chain(folder)
     problems = [
@@ -291,10 +295,10 @@ def verify_bank(folder: Path, expected: Expected) -> Bank:
 
 
 def export(bank: Bank, upto: int, folder: Path, files: Files = DISK) -> Path:
-    """`folder` is one PEFT adapter that adds what the releases summed for stage `upto` add.
+    """Write one PEFT adapter that is the sum of the releases that stage `upto` sums.
 
     Raises:
-        BankError: the folder exists, an adapter was changed, or it can't be written.
+        BankError: the folder exists or can't be written, or an adapter was changed.
     """
     if folder.exists() or folder.is_symlink():
         raise BankError(f"{folder}: found something there, expected a folder that does not exist")
@@ -314,7 +318,7 @@ def export(bank: Bank, upto: int, folder: Path, files: Files = DISK) -> Path:
 
 
 def provenance(bank: Bank, upto: int) -> bytes:
-    """What an exported stage was made of, as a JSON text."""
+    """Return the releases that an exported stage is the sum of, as JSON."""
     release = bank.release(upto)
     summed = [bank.release(stage) for stage in release.sums]
     return text_of(
@@ -332,7 +336,7 @@ def _bank_of(folder: Path, chain: Chain) -> Bank:
 
 
 def _read(file: Path, expected: str) -> bytes:
-    """The bytes of a release's file, which has this digest."""
+    """Read a release's file, and check its digest."""
     try:
         blob = file.read_bytes()
     except OSError as error:
@@ -342,15 +346,3 @@ def _read(file: Path, expected: str) -> bytes:
             f"{file}: found the digest {found}, expected {expected}: its bytes were changed"
         )
     return blob
-
-
-def _sound(blob: bytes, source: str) -> AdapterSource:
-    # What is released once is never mended, so it is looked at before.
-    adapter = StoredAdapter.in_bytes(blob, source)
-    if (fault := finite_fault(adapter)) is not None:
-        raise BankError(f"{source}: {fault}")
-    return adapter
-
-
-def _signed(release: Release, key: SigningKey) -> Release:
-    return replace(release, signature=key.sign(signed_bytes(release.hash)))

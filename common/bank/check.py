@@ -1,4 +1,4 @@
-"""What is wrong with a bank, found by reading it: each problem is one sentence."""
+"""Checks a bank by reading it; each problem is one sentence."""
 
 import hashlib
 from collections.abc import Iterator
@@ -21,20 +21,20 @@ from common.errors import BankError
 from common.identity import canonical_json
 from common.plan import BaseModelPin
 
-#: The index as it will be once the release being written stands in it: it tells a release
-#: that was cut off before it was listed from a folder that somebody put there.
+#: The index as it will be once the release that is being written is in it. It distinguishes a
+#: release whose writing was interrupted from a folder that somebody else put there.
 INTENT_FILE = f"{WRITING}release.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expected:
-    """What somebody knows of a bank from elsewhere; None was not said.
+    """What is known of a bank from another source; None where nothing is known.
 
     Attributes:
         base_sha256: digest of the base model.
         signer: public key that must have signed every release.
-        head: hash of the last release. A bank that lost its last releases, or that was
-            signed anew by a stranger, is consistent in itself; only this finds it.
+        head: hash of the last release. A bank that lost its last releases, or that a stranger
+            signed again, is consistent in itself and found only by this.
     """
 
     base_sha256: str | None = None
@@ -44,7 +44,7 @@ class Expected:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """An index with its releases (None where unreadable), and what is wrong with them."""
+    """An index with its releases (None where unreadable), and the problems found."""
 
     index: Index
     releases: tuple[Release | None, ...]
@@ -62,10 +62,10 @@ def read_index(folder: Path) -> Index:
 
 
 def read_chain(folder: Path) -> Chain:
-    """The index and all releases, without their adapters.
+    """Read and check the index and all releases, but not their adapters.
 
     Raises:
-        BankError: the index can't be read; problems behind it are returned.
+        BankError: the index can't be read; other problems are returned.
     """
     index = read_index(folder)
     releases: list[Release | None] = []
@@ -77,19 +77,19 @@ def read_chain(folder: Path) -> Chain:
         except BankError as error:
             problems.append(str(error))
             releases.append(None)
-            # A release that was changed says nothing about the one behind it.
+            # The next release can't be compared with one that was changed.
             parent = None
             continue
         problems += _place_problems(folder, position, entry, release)
         problems += _hash_problems(folder, entry, digest)
-        problems += _origin_problems(folder, index.base_model, parent, release)
+        problems += _parent_problems(folder, index.base_model, parent, release)
         releases.append(release)
         parent = digest
     return Chain(index, tuple(releases), tuple(problems))
 
 
 def content_problems(folder: Path, chain: Chain) -> Iterator[str]:
-    """What is wrong with the adapters' files, and what lies in the bank and is not its own."""
+    """Yield problems of the releases' files, and files that do not belong to the bank."""
     for entry, release in zip(chain.index.releases, chain.releases, strict=True):
         home = folder / entry.folder
         own = {ADAPTER_FILE, CONFIG_FILE, RELEASE_FILE}
@@ -98,16 +98,16 @@ def content_problems(folder: Path, chain: Chain) -> Iterator[str]:
             yield from _file_problems(home / CONFIG_FILE, release.config)
         if release is not None and release.prototype is not None:
             yield from _file_problems(home / PROTOTYPE_FILE, release.prototype)
-        # What a release that was changed had is not known.
+        # Whether a release that was changed has a prototype is not known.
         if release is None or release.prototype is not None:
             own.add(PROTOTYPE_FILE)
-        yield from _foreign(home, own)
+        yield from _unlisted(home, own)
     listed = {entry.folder for entry in chain.index.releases}
-    yield from _foreign(folder, {INDEX_FILE, *listed, *cut_off(folder, chain.index)})
+    yield from _unlisted(folder, {INDEX_FILE, *listed, *interrupted_folders(folder, chain.index)})
 
 
 def expectation_problems(folder: Path, chain: Chain, expected: Expected) -> Iterator[str]:
-    """Where the bank is sound in itself, and not the one that was expected."""
+    """Yield how the bank, be it valid in itself, differs from the expected one."""
     base, head = chain.index.base_model, chain.index.head
     if expected.base_sha256 not in (None, base.sha256):
         yield (
@@ -124,13 +124,14 @@ def expectation_problems(folder: Path, chain: Chain, expected: Expected) -> Iter
             )
 
 
-def cut_off(folder: Path, index: Index) -> tuple[str, ...]:
-    """Folders of a release that was cut off before it was listed; the next one replaces them."""
+def interrupted_folders(folder: Path, index: Index) -> tuple[str, ...]:
+    """Return the folder of a release whose writing was interrupted before the index listed it."""
     file = folder / INTENT_FILE
     try:
         intent = Index.from_bytes(_read(file), str(file))
     except BankError:
-        # There is none, or it was itself cut off, and then no folder was renamed yet.
+        # No release was being written, or not even this file was complete; then no folder was
+        # renamed yet.
         return ()
     if intent.releases[:-1] != index.releases or intent.genesis != index.genesis:
         return ()
@@ -138,7 +139,7 @@ def cut_off(folder: Path, index: Index) -> tuple[str, ...]:
 
 
 def _read_release(folder: Path, entry: IndexEntry) -> tuple[Release, str]:
-    """A release whose content its signer vouches for, and its hash."""
+    """Read a release and check its signature; return it and its hash."""
     file = folder / entry.folder / RELEASE_FILE
     try:
         blob = _read(file)
@@ -149,9 +150,7 @@ def _read_release(folder: Path, entry: IndexEntry) -> tuple[Release, str]:
 
 @lru_cache(maxsize=1024)
 def _signed_release(blob: bytes, source: str) -> tuple[Release, str]:
-    """The release of these bytes and its hash; a bank that is opened again checks no signature
-    twice, as equal bytes have equal ones.
-    """
+    """Return the release of these bytes and its hash; cached, as equal bytes give equal results."""
     release = Release.from_bytes(blob, source)
     if not release.is_signed:
         raise BankError(
@@ -160,15 +159,15 @@ def _signed_release(blob: bytes, source: str) -> tuple[Release, str]:
     return release, release.hash
 
 
-def forget_releases() -> None:
-    """The next bank that is opened is checked as if it were the first."""
+def clear_release_cache() -> None:
+    """Clear the cache of checked signatures."""
     _signed_release.cache_clear()
 
 
 def _place_problems(
     folder: Path, position: int, entry: IndexEntry, release: Release
 ) -> Iterator[str]:
-    """Where the index and a signed release disagree."""
+    """Yield how the index and a signed release disagree on its place."""
     file = folder / entry.folder / RELEASE_FILE
     if release.folder != entry.folder:
         yield (
@@ -183,7 +182,7 @@ def _place_problems(
 
 
 def _hash_problems(folder: Path, entry: IndexEntry, digest: str) -> Iterator[str]:
-    """Where the index names another release than the one that is there."""
+    """Yield whether the index lists another hash than the release has."""
     if digest != entry.hash:
         yield (
             f"{folder / INDEX_FILE}: lists {entry.folder} with hash {entry.hash}, "
@@ -191,10 +190,10 @@ def _hash_problems(folder: Path, entry: IndexEntry, digest: str) -> Iterator[str
         )
 
 
-def _origin_problems(
+def _parent_problems(
     folder: Path, base_model: BaseModelPin, parent: str | None, release: Release
 ) -> Iterator[str]:
-    """Where a signed release continues another bank."""
+    """Yield how a signed release does not continue the one before it."""
     file = folder / release.folder / RELEASE_FILE
     if parent not in (None, release.parent):
         yield (
@@ -203,7 +202,7 @@ def _origin_problems(
         )
     if release.base_model != base_model:
         found, own = (canonical_json(pin.model_dump()) for pin in (release.base_model, base_model))
-        yield f"{file}: made on the foreign base model {found}, expected {own}"
+        yield f"{file}: made on the base model {found}, expected {own}"
 
 
 def _file_problems(file: Path, expected: str) -> Iterator[str]:
@@ -217,7 +216,7 @@ def _file_problems(file: Path, expected: str) -> Iterator[str]:
         yield f"{file}: found the digest {found}, expected {expected}: its bytes were changed"
 
 
-def _foreign(folder: Path, own: set[str]) -> Iterator[str]:
+def _unlisted(folder: Path, own: set[str]) -> Iterator[str]:
     if not folder.is_dir():
         return
     for path in sorted(folder.iterdir()):

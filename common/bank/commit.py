@@ -1,20 +1,20 @@
-"""How a bank grows by one release, or not at all."""
+"""Appends a release to a bank's folder, atomically."""
 
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from common.bank.check import INTENT_FILE, cut_off
+from common.bank.check import INTENT_FILE, interrupted_folders
 from common.bank.release import INDEX_FILE, Index
 from common.durable import WRITING, Files, prepare_folder, remove_if_there, write_file, writing
 
 
 def commit(folder: Path, grown: Index, blobs: Mapping[str, bytes], files: Files) -> None:
-    """The last release of `grown` is in the bank, with these files.
+    """Write the last release of `grown` with these files, and then the index `grown`.
 
-    The order is what makes a cut-off harmless. First the release's files, under a temporary
-    name; then the intent, which says that the folder about to appear is the bank's own; then
-    the folder's name; and the index last.
+    The order of the steps makes an interruption harmless: the release's files under a temporary
+    name; the intent, which says that the folder about to appear is the bank's own; the folder's
+    final name; and the index last.
     """
     home = folder / grown.releases[-1].folder
     temporary = prepare_folder(home, blobs, files)
@@ -23,23 +23,23 @@ def commit(folder: Path, grown: Index, blobs: Mapping[str, bytes], files: Files)
     files.sync(folder)
     write_file(folder / INDEX_FILE, grown.to_bytes(), files)
     with suppress(OSError):
-        # The release stands; the next one cleans up.
+        # The release is written; the next one removes the file.
         files.remove(folder / INTENT_FILE)
 
 
 def undo(folder: Path, before: Index, files: Files) -> None:
-    """Back to `before`, as far as the disk allows; each step leaves a bank that opens."""
+    """Restore `before`, as far as the disk allows; the bank can be opened after each step."""
     index = folder / INDEX_FILE
     with suppress(OSError):
         if index.read_bytes() != before.to_bytes():
-            # The last sync failed: nobody knows whether the new index would outlast a crash.
+            # The last sync failed, so it is unknown whether the new index would survive a crash.
             write_file(index, before.to_bytes(), files)
         clean(folder, before, files)
 
 
 def clean(folder: Path, index: Index, files: Files) -> None:
-    """Nothing half-written is in the bank: first the folder goes, then the intent that owns it."""
-    for name in cut_off(folder, index):
+    """Remove what an interrupted write left: first the folder, then the intent that names it."""
+    for name in interrupted_folders(folder, index):
         if (folder / name).exists():
             remove_if_there(writing(folder / name), files)
             files.rename(folder / name, writing(folder / name))
@@ -49,7 +49,7 @@ def clean(folder: Path, index: Index, files: Files) -> None:
 
 
 def undo_create(folder: Path, new: bool, files: Files) -> None:
-    """No empty bank in `folder`, and no folder where it was `new`, as far as the disk allows."""
+    """Remove a bank that could not be created, and its folder if it is `new`, where possible."""
     with suppress(OSError):
         for file in (folder / INDEX_FILE, writing(folder / INDEX_FILE)):
             remove_if_there(file, files)

@@ -1,4 +1,4 @@
-"""The two files of a PEFT adapter (peft 0.21): how others load what we release."""
+"""The two files of a PEFT adapter (peft 0.21), in which a bank stores an adapter."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,10 +11,10 @@ from common.errors import BankError
 
 
 def release_blobs(blob: bytes, adapter: AdapterSource, base_model: str) -> dict[str, bytes]:
-    """The files of one adapter as it was trained: alpha is scale times rank.
+    """Return the files of one adapter as it was trained: alpha is scale times rank.
 
-    `blob` is the adapter as it travelled, in 16 bits or 32, and is kept byte for byte. PEFT
-    loads either into float32.
+    `blob` is the adapter as it was sent to the sites, in 16 or 32 bits, and is kept byte for byte.
+    PEFT converts it to float32.
     """
     ranks = {module: adapter.rank for module in adapter.modules}
     return {
@@ -24,14 +24,14 @@ def release_blobs(blob: bytes, adapter: AdapterSource, base_model: str) -> dict[
 
 
 def sum_blobs(adapters: Sequence[Adapter], base_model: str, source: str) -> dict[str, bytes]:
-    """The files of one adapter that adds what all of `adapters` add, exactly.
+    """Return the files of one adapter that is exactly the sum of `adapters`.
 
     s1 B1 A1 + s2 B2 A2 = [s1 B1, s2 B2] [A1; A2]: ranks add up, scales go into B. Computed
-    and written in float32, whatever the releases have: B times a scale seldom fits 16 bits.
+    and written in float32, whatever type the releases have: a scaled B seldom fits 16 bits.
 
     Raises:
-        BankError: nothing to add, arrays that are no low-rank factors, or layers whose shapes
-            differ; `source` names the releases.
+        BankError: there is nothing to sum, an array is no low-rank factor, or the shapes of a
+            layer differ; `source` names the releases.
     """
     if any(adapter.extras for adapter in adapters):
         raise BankError(f"{source}: holds arrays beside low-rank factors, which PEFT can't load")
@@ -41,7 +41,7 @@ def sum_blobs(adapters: Sequence[Adapter], base_model: str, source: str) -> dict
     pairs: dict[str, Pair] = {}
     for module in modules:
         parts = [(one.pairs[module], one.scale) for one in adapters if module in one.pairs]
-        pairs[module] = _side_by_side(parts, f"{source}: {module}")
+        pairs[module] = _concatenated(parts, f"{source}: {module}")
     ranks = {module: pair.a.shape[0] for module, pair in pairs.items()}
     return {
         ADAPTER_FILE: to_bytes(Adapter(pairs, scale=1.0)),
@@ -49,7 +49,7 @@ def sum_blobs(adapters: Sequence[Adapter], base_model: str, source: str) -> dict
     }
 
 
-def _side_by_side(parts: Sequence[tuple[Pair, float]], source: str) -> Pair:
+def _concatenated(parts: Sequence[tuple[Pair, float]], source: str) -> Pair:
     inner = {(pair.a.shape[1], pair.b.shape[0]) for pair, _ in parts}
     if len(inner) > 1:
         raise BankError(f"{source}: found layers of {sorted(inner)} inputs and outputs, not one")
@@ -59,12 +59,12 @@ def _side_by_side(parts: Sequence[tuple[Pair, float]], source: str) -> Pair:
 
 
 def _config(ranks: Mapping[str, int], scale: float, base_model: str) -> dict[str, Any]:
-    """A LoraConfig: layers are named in full, so that no other layer is touched.
+    """Return a LoraConfig that names every layer in full, so that it applies to no other layer.
 
-    Layers of another rank than the largest stand in rank_pattern and alpha_pattern.
+    Layers of another rank than the largest are listed in rank_pattern and alpha_pattern.
     """
     rank = max(ranks.values(), default=0)
-    # PEFT reads a pattern's key as a regular expression behind an optional prefix.
+    # PEFT matches a pattern's key as a regular expression after an optional prefix.
     smaller = {module: own for module, own in ranks.items() if own != rank}
     return {
         "peft_type": "LORA",
@@ -72,9 +72,9 @@ def _config(ranks: Mapping[str, int], scale: float, base_model: str) -> dict[str
         "base_model_name_or_path": base_model,
         "inference_mode": True,
         "r": rank,
-        "lora_alpha": _whole(scale * rank),
+        "lora_alpha": _as_int(scale * rank),
         "rank_pattern": {f"^{module}": own for module, own in smaller.items()},
-        "alpha_pattern": {f"^{module}": _whole(scale * own) for module, own in smaller.items()},
+        "alpha_pattern": {f"^{module}": _as_int(scale * own) for module, own in smaller.items()},
         "target_modules": sorted(ranks),
         "lora_dropout": 0.0,
         "bias": "none",
@@ -85,6 +85,6 @@ def _config(ranks: Mapping[str, int], scale: float, base_model: str) -> dict[str
     }
 
 
-def _whole(value: float) -> int | float:
-    """An int where there is one: PEFT's own type for alpha."""
+def _as_int(value: float) -> int | float:
+    """Return an int for a whole number, as PEFT writes alpha."""
     return int(value) if value == int(value) else value

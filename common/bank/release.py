@@ -1,7 +1,7 @@
-"""What a bank says of itself: its releases, and the index that lists them.
+"""The JSON files of a bank: release.json of each release, and the index bank.json.
 
-Both are JSON files whose bytes follow from their content alone: no time, no machine.
-Two equal runs give equal bytes, and a byte changed anywhere shows.
+Their bytes depend on their content alone, not on time or machine: equal runs give equal bytes,
+and every changed byte is found.
 """
 
 import json
@@ -34,20 +34,20 @@ _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
-    """What a coordinator knows of an adapter before the bank takes it.
+    """A release before the bank appends it: what the coordinator knows of an adapter.
 
     Attributes:
         stage: 0-based position in the bank.
         parent: hash of the release before, or the bank's genesis.
-        plan: the plan's digest; of an imported release, that of the files it was made of.
-        sums: positions of the releases summed to answer this one's task, itself last.
-        sites: training examples of each site, by pseudonym.
+        plan: the plan's digest; of an imported release, the digest of its source files.
+        sums: positions of the releases that are summed to answer this one's task, itself last.
+        sites: number of training examples by site.
         rule: name of the aggregation rule, which this version may no longer have.
         error: relative error of the aggregation, |mean - adapter| / |mean| (Frobenius).
         scores: the task's metrics after this stage.
         code: digest of the code that trained it, or that imported it.
-        prototype: of the stage's pictures, as common/image_prototype.py writes it; None where no
-            site gave one.
+        prototype: the stage's image prototype as bytes (common/image_prototype.py); None where
+            no site sent one.
     """
 
     stage: int
@@ -67,15 +67,15 @@ class Draft:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
-    """An adapter's provenance, signed: a `Draft`, and what the bank adds to it.
+    """An adapter's signed provenance: the fields of its `Draft`, and what the bank adds.
 
     Attributes:
         base_model: the model that the adapter was trained on.
         adapter: SHA-256 of adapter_model.safetensors.
         config: SHA-256 of adapter_config.json.
         prototype: SHA-256 of prototype.safetensors; None where there is none.
-        signer: public key of whoever released it.
-        signature: Ed25519 over `signed_bytes` of the hash.
+        signer: public key of the coordinator that released it.
+        signature: Ed25519, over `signed_bytes` of the hash.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -113,13 +113,13 @@ class Release:
 
     @property
     def is_signed(self) -> bool:
-        """Whether its signature is its signer's, over this content."""
+        """Whether the signature is valid for the signer and this content."""
         return verify_signature(self.signer, self.signature, signed_bytes(self.hash))
 
     def content(self) -> dict[str, Any]:
-        """Every field but the signature, as JSON holds it.
+        """Return every field but the signature, as JSON values.
 
-        A release without a prototype says nothing of one, as all did before there were any.
+        Without a prototype the field is left out, as in releases from before there were any.
         """
         prototype = {} if self.prototype is None else {"prototype": self.prototype}
         return {
@@ -134,7 +134,7 @@ class Release:
         }
 
     def to_bytes(self) -> bytes:
-        """The one text of this release's release.json."""
+        """Return the bytes of release.json."""
         return text_of({**self.content(), "signature": self.signature})
 
     @classmethod
@@ -142,7 +142,7 @@ class Release:
         """Read what `to_bytes` wrote; `source` names it in an error.
 
         Raises:
-            BankError: another text than `to_bytes` would write, down to the last space.
+            BankError: it is not what `to_bytes` would write, to the last space.
         """
         release = _parse(_RELEASE, blob, source)
         if release.to_bytes() != blob:
@@ -158,18 +158,18 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class IndexEntry:
-    """One line of the index: a release's folder and its hash."""
+    """An entry of the index: a release's folder and its hash."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
-    # Checked before it is joined to a path: a bank may come from a stranger.
+    # Checked before it becomes part of a path: a bank may come from a stranger.
     folder: Annotated[str, Field(pattern=r"^[0-9]{3,}-[a-z0-9][a-z0-9_-]{0,39}$")]
     hash: Digest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Index:
-    """The content of bank.json: the order of the releases, and the hash they end with."""
+    """The content of bank.json: the releases in their order, and the hash of the last one."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
@@ -181,14 +181,14 @@ class Index:
 
     @classmethod
     def over(cls, base_model: BaseModelPin, releases: tuple[Release, ...]) -> "Index":
-        """The index of these releases."""
+        """Make the index of these releases."""
         entries = tuple(IndexEntry(release.folder, release.hash) for release in releases)
         genesis = genesis_of(base_model)
         head = entries[-1].hash if entries else genesis
         return cls(base_model=base_model, releases=entries, genesis=genesis, head=head)
 
     def to_bytes(self) -> bytes:
-        """The one text of this index's bank.json."""
+        """Return the bytes of bank.json."""
         entries = [{"folder": entry.folder, "hash": entry.hash} for entry in self.releases]
         return text_of(
             {
@@ -205,7 +205,7 @@ class Index:
         """Read what `to_bytes` wrote; `source` names it in an error.
 
         Raises:
-            BankError: another text than `to_bytes` would write, or hashes that disagree.
+            BankError: it is not what `to_bytes` would write, or its hashes are inconsistent.
         """
         index = _parse(_INDEX, blob, source)
         if index.to_bytes() != blob:
@@ -225,7 +225,7 @@ class Index:
 
 
 def draft_content(draft: Draft | Release) -> dict[str, Any]:
-    """A draft's fields as JSON holds them."""
+    """Return the fields of a draft as JSON values."""
     return {
         "stage": draft.stage,
         "name": draft.name,
@@ -236,7 +236,7 @@ def draft_content(draft: Draft | Release) -> dict[str, Any]:
         "sums": list(draft.sums),
         "sites": dict(draft.sites),
         "rule": draft.rule,
-        # A whole number that came as an int would be written another way: 1, not 1.0.
+        # An int would be written as 1, not 1.0.
         "error": float(draft.error),
         "scores": {metric: float(score) for metric, score in draft.scores.items()},
         "code": draft.code,
@@ -244,22 +244,22 @@ def draft_content(draft: Draft | Release) -> dict[str, Any]:
 
 
 def genesis_of(base_model: BaseModelPin) -> str:
-    """The hash that a bank over `base_model` starts from: its first release's parent."""
+    """Return the parent hash of the first release of a bank for `base_model`."""
     return hash_of({"format": FORMAT, "base_model": base_model.model_dump()})
 
 
 def hash_of(content: Mapping[str, Any]) -> str:
-    """SHA-256 of the canonical JSON of `content`."""
+    """Return the SHA-256 of the canonical JSON of `content`."""
     return sha256(canonical_json(content).encode())
 
 
 def signed_bytes(release_hash: str) -> bytes:
-    """What is signed: the hash, marked as a release's, so that it can't pass for anything else."""
+    """Return the bytes that are signed: a release's hash, with a prefix for this purpose alone."""
     return f"fedmslora release {release_hash}".encode()
 
 
 def text_of(document: Mapping[str, Any]) -> bytes:
-    """The bytes of a JSON file that people read too; equal documents give equal bytes."""
+    """Return a document as indented JSON; equal documents give equal bytes."""
     return (json.dumps(document, indent=1, sort_keys=True, ensure_ascii=True) + "\n").encode()
 
 
