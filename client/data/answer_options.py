@@ -1,4 +1,4 @@
-"""The options that a question names, and how an answer stands to them."""
+"""The answer options that a question names, and whether an answer is one of them."""
 
 import re
 from enum import StrEnum
@@ -7,53 +7,55 @@ from common.metrics import AnswerKind
 
 
 class OptionMatch(StrEnum):
-    """How the answer to a question with a closed set of answers stands to its options."""
+    """Whether the answer to a closed question is one of the question's options."""
 
     #: Yes, no, or an option that the question names.
     LISTED = "listed"
-    #: The question says which answers it takes, and this is none of them.
+    #: The question requires one of its options, and the answer is none of them.
     NOT_LISTED = "not listed"
-    #: Nothing in the question says that this is one of its answers.
+    #: The question does not mention the answer.
     UNKNOWN = "unknown"
 
 
 def infer_kind(question: str, answer: str) -> AnswerKind:
-    """CLOSED where the answer is yes or no, or one of the options quoted in the question.
+    """Return CLOSED if the answer is yes, no or an option quoted in the question, else OPEN.
 
-    Training files need not say it; the paper's own prompts quote their options, as in
+    Training files need not have the field; the paper's own prompts quote their options, as in
     "Only output 'normal' or 'pneumonia'".
     """
-    said = _plain(answer)
-    options = (_plain(quoted) for quoted in _QUOTED.findall(question))
-    return AnswerKind.CLOSED if said in ("yes", "no", *options) else AnswerKind.OPEN
+    normalized = _normalize(answer)
+    options = (_normalize(quoted) for quoted in _QUOTED.findall(question))
+    return AnswerKind.CLOSED if normalized in ("yes", "no", *options) else AnswerKind.OPEN
 
 
 def required_options(question: str) -> tuple[str, ...]:
-    """The options that the question demands one of, in small letters; empty if it does not.
+    """Return the options of which the question requires one, in lower case; empty if none.
 
-    Demanded are two or more quoted texts behind a word such as "output" or "choose".
+    These are two or more quoted texts after a word such as "output" or "choose".
     """
-    *_, last = [0, *(found.end() for found in _DEMAND.finditer(question))]
-    options = tuple(_plain(quoted) for quoted in _QUOTED.findall(question[last:])) if last else ()
+    *_, end = [0, *(verb.end() for verb in _REQUIRING_VERB.finditer(question))]
+    options = tuple(_normalize(quoted) for quoted in _QUOTED.findall(question[end:])) if end else ()
     return options if len(options) > 1 else ()
 
 
 def match_options(question: str, answer: str) -> OptionMatch:
-    """Whether `answer` can be right, going by what `question` itself says."""
-    said, options = _plain(answer), required_options(question)
+    """Return whether `answer` is one of the options that `question` names."""
+    normalized, options = _normalize(answer), required_options(question)
     if options:
-        return OptionMatch.LISTED if said in options else OptionMatch.NOT_LISTED
+        return OptionMatch.LISTED if normalized in options else OptionMatch.NOT_LISTED
     if infer_kind(question, answer) is AnswerKind.CLOSED:
         return OptionMatch.LISTED
     # "Which is larger, liver or spleen?" names its options without quoting them.
-    in_words = re.search(rf"(?<!\w){re.escape(said)}(?!\w)", question.lower())
-    return OptionMatch.LISTED if in_words else OptionMatch.UNKNOWN
+    mentioned = re.search(rf"(?<!\w){re.escape(normalized)}(?!\w)", question.lower())
+    return OptionMatch.LISTED if mentioned else OptionMatch.UNKNOWN
 
 
-#: Text between quotation marks; an apostrophe inside a word opens and closes nothing.
+#: Text between quotation marks; an apostrophe inside a word is not one.
 _QUOTED = re.compile(r"""(?<!\w)(?:'(?=\S)|["\u2018\u201c])(.+?)['"\u2019\u201d](?!\w)""")
-_DEMAND = re.compile(r"(?<!\w)(?:output|answer|reply|respond|choose|select|pick)(?!\w)", re.I)
+_REQUIRING_VERB = re.compile(
+    r"(?<!\w)(?:output|answer|reply|respond|choose|select|pick)(?!\w)", re.I
+)
 
 
-def _plain(text: str) -> str:
+def _normalize(text: str) -> str:
     return text.strip().rstrip(".").strip().lower()

@@ -1,19 +1,20 @@
-"""Folders of tasks looked through as a whole: what they hold, and everything that is wrong.
+"""Checks of task folders: their contents, and all mistakes in them.
 
-Nothing stops at the first mistake, as reading for training does. What the paper's own copies
-of its eight data sets hold (arXiv 2508.11673) is compared, too: a difference is a note and no
-mistake, since nobody has to have the same copy.
+Unlike reading for training, a check does not stop at the first mistake. The number of
+questions is also compared with the paper's copies of its eight data sets (arXiv 2508.11673):
+a difference is a note and no error, since a site may have another copy.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from types import MappingProxyType
 from typing import TypeAlias
 
 from client.data.answer_options import OptionMatch, match_options
-from client.data.image_check import DecodedImages, decode_images
+from client.data.image_check import DecodedImages, OnImageDecoded, decode_images
 from client.data.task import (
     TEST_FILE,
     TRAIN_FILE,
@@ -25,16 +26,17 @@ from client.data.task import (
 )
 from common.errors import DataError
 from common.metrics import AnswerKind
+from common.printable import counted
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What the paper tested on in one of its folders, by the answer files that it published.
+    """The test questions of one of the paper's data sets, counted in its published answers.
 
     Attributes:
-        task: what the authors' scripts call the task.
-        shares: the data set's own split lets train and test share pictures, so that this is
-            no mistake of whoever made the folder.
+        task: the task's name in the authors' scripts.
+        shares: whether pictures occur in both train and test in the data set's own split, so
+            that it is no mistake in a folder.
     """
 
     task: str
@@ -43,7 +45,7 @@ class Published:
     shares: bool = False
 
 
-#: By the names of the authors' folders, in the order of their tasks.
+#: By the authors' folder names, in the order of their tasks.
 PUBLISHED: Mapping[str, Published] = MappingProxyType(
     {
         "PathVQA": Published("pathvqa", 3391, 3370),
@@ -61,18 +63,18 @@ PUBLISHED: Mapping[str, Published] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskCheck:
-    """What one task's folder holds.
+    """The contents of one task's folder, in numbers, and the mistakes in it.
 
     Attributes:
-        train: training questions that can be read.
-        closed, open: test questions that can be read, by the kind of their answer.
-        images: different files that the questions name and that are there.
-        missing, unreadable: pictures that are not there, or don't decode.
-        shared: pictures of the test that are training's, too, under whatever name.
+        train: readable training questions.
+        closed, open: readable test questions, by the kind of their answer.
+        images: different existing files that the questions refer to.
+        missing, unreadable: pictures that don't exist, or can't be decoded.
+        shared: test pictures that are also training pictures, under whatever name.
         optionless: closed questions whose answer is none of the options that they name.
-        repeated: ids that stand for more than one question of the same file.
-        errors: why the task can't be used as it is; a sentence for each.
-        notes: what may be meant to be so.
+        repeated: ids of more than one question in the same file.
+        errors: why the task can't be used as it is, one sentence each.
+        notes: what may be intended.
     """
 
     folder: Path
@@ -89,14 +91,14 @@ class TaskCheck:
     notes: tuple[str, ...]
 
 
-#: Told of a task's name, and how many of its pictures have been decoded, of how many.
+#: Called with a task's name, the number of its pictures decoded so far, and of all of them.
 OnImagesDecoded: TypeAlias = Callable[[str, int, int], None]
 
 
 def task_folders(folder: Path) -> list[Path]:
-    """The tasks in `folder`: itself, if it is one, or the folders in it that are.
+    """Return the task folders in `folder`: itself, if it is one, or those inside.
 
-    A folder is a task if it has one of a task's two files or the name of one of the paper's.
+    A folder is a task if it has one of a task's two files, or the name of one of the paper's.
 
     Raises:
         DataError: there is none.
@@ -111,7 +113,7 @@ def task_folders(folder: Path) -> list[Path]:
     )
     if not tasks:
         deeper = sorted({file.parent.parent.name for file in folder.glob(f"*/*/{TRAIN_FILE}")})
-        hint = f"; there are some in {folder / deeper[0]}" if deeper else ""
+        hint = f"; found some in {folder / deeper[0]}" if deeper else ""
         raise DataError(
             f"{folder}: found no task's folder, expected some with {TRAIN_FILE} and "
             f"{TEST_FILE}{hint}"
@@ -120,29 +122,37 @@ def task_folders(folder: Path) -> list[Path]:
 
 
 def missing_published(folders: Sequence[Path]) -> list[str]:
-    """The paper's folders that are not among `folders`; none if all of these are others."""
-    here = {folder.name for folder in folders}
-    return [name for name in PUBLISHED if name not in here] if here & set(PUBLISHED) else []
+    """Return the paper's data sets missing from `folders`; none if no folder is one of them."""
+    names = {folder.name for folder in folders}
+    return [name for name in PUBLISHED if name not in names] if names & set(PUBLISHED) else []
 
 
 def may_share(folder: Path) -> bool:
-    """Whether `folder` is a data set whose own split has pictures in train and test."""
+    """Return whether `folder` is a data set whose own split shares pictures with the test."""
     known = PUBLISHED.get(folder.name)
     return known is not None and known.shares
 
 
 def check_tasks(
-    folders: Sequence[Path], workers: int, told: OnImagesDecoded
+    folders: Sequence[Path], workers: int, on_decoded: OnImagesDecoded
 ) -> Iterator[TaskCheck]:
-    """Each folder looked through; pictures are decoded in up to `workers` processes.
+    """Check each folder; pictures are decoded in up to `workers` processes.
 
     Raises:
         DataError: one of these processes died.
     """
     for folder in folders:
-        reading = inspect_task(folder)
-        images = list(dict.fromkeys([*images_of(reading.train), *images_of(reading.test)]))
-        yield _judged(folder, reading, _decoded(folder, images, workers, told))
+        contents = inspect_task(folder)
+        images = list(dict.fromkeys([*images_of(contents.train), *images_of(contents.test)]))
+        on_each = count_decoded(folder.name, len(images), on_decoded)
+        yield _check(folder, contents, decode_images(images, workers, on_each))
+
+
+def count_decoded(task: str, images: int, on_decoded: OnImagesDecoded) -> OnImageDecoded:
+    """Return a callback for each decoded picture, which calls `on_decoded` with their number."""
+    done = count(1)
+    on_decoded(task, 0, images)
+    return lambda: on_decoded(task, next(done), images)
 
 
 def _is_task(folder: Path) -> bool:
@@ -153,72 +163,57 @@ def _may_be_task(folder: Path) -> bool:
     return folder.name in PUBLISHED or _is_task(folder)
 
 
-def _decoded(
-    folder: Path, images: Sequence[Path], workers: int, told: OnImagesDecoded
-) -> DecodedImages:
-    done = 0
-
-    def seen() -> None:
-        nonlocal done
-        done += 1
-        told(folder.name, done, len(images))
-
-    told(folder.name, 0, len(images))
-    return decode_images(images, workers, seen)
-
-
-def _judged(folder: Path, reading: TaskContents, pictures: DecodedImages) -> TaskCheck:
-    shared = pictures.shared(images_of(reading.train), images_of(reading.test))
-    outside = [*_answers(folder, reading, OptionMatch.NOT_LISTED)]
-    unnamed = [*_answers(folder, reading, OptionMatch.UNKNOWN)]
-    kinds = Counter(example.kind for example in reading.test)
+def _check(folder: Path, contents: TaskContents, pictures: DecodedImages) -> TaskCheck:
+    shared = pictures.shared(images_of(contents.train), images_of(contents.test))
+    not_listed = [*_mismatches(folder, contents, OptionMatch.NOT_LISTED)]
+    unknown = [*_mismatches(folder, contents, OptionMatch.UNKNOWN)]
+    kinds = Counter(example.kind for example in contents.test)
     damaged = pictures.mistakes
-    refused = [] if may_share(folder) else shared_image_errors(folder, shared)
+    sharing = [] if may_share(folder) else shared_image_errors(folder, shared)
     return TaskCheck(
         folder=folder,
-        train=len(reading.train),
+        train=len(contents.train),
         closed=kinds[AnswerKind.CLOSED],
         open=kinds[AnswerKind.OPEN],
         images=len(pictures.digests) + len(damaged),
-        missing=len(reading.missing),
+        missing=len(contents.missing),
         unreadable=len(damaged),
         shared=len(shared),
-        optionless=len(outside) + len(unnamed),
-        repeated=_repeats(reading.train) + _repeats(reading.test),
-        errors=(*reading.mistakes, *damaged.values(), *refused, *outside),
-        notes=(*_notes(folder, reading, kinds, len(shared)), *unnamed),
+        optionless=len(not_listed) + len(unknown),
+        repeated=_repeated_ids(contents.train) + _repeated_ids(contents.test),
+        errors=(*contents.mistakes, *damaged.values(), *sharing, *not_listed),
+        notes=(*_notes(folder, contents, kinds, len(shared)), *unknown),
     )
 
 
-def _answers(folder: Path, reading: TaskContents, wanted: OptionMatch) -> Iterator[str]:
-    """A sentence for every closed question of which the answer has this standing.
+def _mismatches(folder: Path, contents: TaskContents, match: OptionMatch) -> Iterator[str]:
+    """Yield a sentence for every closed question whose answer matches its options like this.
 
-    Where a training file does not say which questions are closed, those that demand one of
-    their options count as such. The answer is not quoted: it could be a patient's.
+    If a training file does not say which questions are closed, those that require one of
+    their options count as closed. The answer is not quoted: it could be a patient's.
     """
-    said = {
+    found = {
         OptionMatch.NOT_LISTED: "none of its question's options, expected one of them",
         OptionMatch.UNKNOWN: "named nowhere in its question, expected a closed one to name it",
-    }[wanted]
-    parts = ((TRAIN_FILE, reading.train), (TEST_FILE, reading.test))
+    }[match]
+    parts = ((TRAIN_FILE, contents.train), (TEST_FILE, contents.test))
     for file, example in ((file, example) for file, part in parts for example in part):
-        found = match_options(example.question, example.answer)
-        if found is wanted and (
-            example.kind is AnswerKind.CLOSED or found is OptionMatch.NOT_LISTED
-        ):
+        closed = example.kind is AnswerKind.CLOSED or match is OptionMatch.NOT_LISTED
+        if closed and match_options(example.question, example.answer) is match:
             yield (
-                f"{folder / file}: question {example.question_id!r}: found an answer that is {said}"
+                f"{folder / file}: question {example.question_id!r}: found an answer that is "
+                f"{found}"
             )
 
 
-def _repeats(examples: Sequence[Example]) -> int:
-    """How many ids several questions have."""
+def _repeated_ids(examples: Sequence[Example]) -> int:
+    """Return how many ids more than one question has."""
     counts = Counter(example.question_id for example in examples)
     return sum(count > 1 for count in counts.values())
 
 
 def _notes(
-    folder: Path, reading: TaskContents, kinds: Counter[AnswerKind], shared: int
+    folder: Path, contents: TaskContents, kinds: Counter[AnswerKind], shared: int
 ) -> Iterator[str]:
     known = PUBLISHED.get(folder.name)
     closed, opened = kinds[AnswerKind.CLOSED], kinds[AnswerKind.OPEN]
@@ -229,16 +224,12 @@ def _notes(
         )
     if shared and may_share(folder):
         yield (
-            f"found {_count(shared, 'picture')} in both {TRAIN_FILE} and {TEST_FILE}, as the data "
-            "set's own split has it: the score says little about new pictures"
+            f"found {counted(shared, 'picture')} in both {TRAIN_FILE} and {TEST_FILE}, as in the "
+            "data set's own split: the score says little about new pictures"
         )
-    for file, examples in ((TRAIN_FILE, reading.train), (TEST_FILE, reading.test)):
-        if repeats := _repeats(examples):
+    for file, examples in ((TRAIN_FILE, contents.train), (TEST_FILE, contents.test)):
+        if repeats := _repeated_ids(examples):
             yield (
-                f"{file}: found {_count(repeats, 'id')} of more than one question: "
-                "an answer is known by its place, not by its id"
+                f"{file}: found {counted(repeats, 'id')} of more than one question: "
+                "answers are matched by line, not by id"
             )
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -1,7 +1,7 @@
-"""The levels that a viewer would show of a DICOM file; of several frames, the middle one.
+"""Decoding of a DICOM file to the levels that a viewer would show; of several frames the middle.
 
-Whatever the file holds, the outcome is whole levels or a `DataError` of one sentence that
-quotes nothing of the header but names of its formats: the rest can be a patient's.
+Whatever the file contains, the result is all its levels or a `DataError` of one sentence that
+quotes nothing of the header except format names: the rest can be a patient's.
 """
 # pyright: reportUnknownVariableType=false
 # pydicom.dcmread takes a PathLike of nothing in particular.
@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from client.data.grey_levels import Levels, check_size, rescale, strip_control_characters
+from client.data.grey_levels import Levels, check_size, rescale
 from common.errors import DataError
+from common.printable import printable
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-#: Percentiles that become black and white where a DICOM file names no window.
+#: Percentiles that become black and white if a DICOM file has no window.
 DARK_PERCENTILE: Final = 1.0
 BRIGHT_PERCENTILE: Final = 99.0
 
@@ -27,10 +28,10 @@ _COLOURS: Final = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 
 
 def read_levels(file: Path) -> Levels:
-    """The middle frame of `file`, as its header wants it shown (`_grey_levels`).
+    """Return the middle frame of `file`, windowed as its header says (`_grey_levels`).
 
     Raises:
-        DataError: not a whole DICOM image of a kind that we read.
+        DataError: it is no complete DICOM image of a supported kind.
     """
     try:
         dataset = _read_dicom(file)
@@ -39,8 +40,8 @@ def read_levels(file: Path) -> Levels:
         return _levels(file, dataset)
     except DataError:
         raise
-    # pydicom parses an element when it is asked for, so damaged bytes and foreign headers
-    # can fail anywhere above, with nearly every exception that there is.
+    # pydicom parses elements lazily, so damaged bytes and unusual headers can fail anywhere
+    # above, with nearly any exception.
     except Exception as error:
         raise DataError(
             f"{file}: found a truncated or damaged DICOM file "
@@ -49,15 +50,15 @@ def read_levels(file: Path) -> Levels:
 
 
 def _read_dicom(file: Path) -> "Dataset":
-    """The dataset in `file`, with pixels and a transfer syntax."""
+    """Read the dataset in `file`, which must have pixels; set a missing transfer syntax."""
     from pydicom import dcmread, uid
     from pydicom.dataset import FileMetaDataset
 
-    # Files that were written without the 128-byte preamble are read too.
+    # Files without the 128-byte preamble are read, too.
     dataset = dcmread(file, force=True)
     if not any(name in dataset for name in _PIXEL_ELEMENTS):
         cut = " (removed, or the file is truncated)" if "Rows" in dataset else ""
-        # pydicom keeps a preamble only where the mark of DICOM follows it.
+        # pydicom keeps a preamble only if DICOM's magic bytes follow it.
         marked = dataset.preamble is not None
         found = f"a DICOM file without pixels{cut}" if marked else "a file that is not DICOM"
         raise DataError(f"{file}: found {found}, expected a DICOM image")
@@ -71,7 +72,7 @@ def _read_dicom(file: Path) -> "Dataset":
 
 
 def _check_syntax(file: Path, dataset: "Dataset") -> None:
-    """Refuses compressed pixels for which no decoder is installed."""
+    """Check that a decoder for the pixels is installed."""
     from pydicom.pixels.decoders.base import get_decoder
 
     try:
@@ -86,11 +87,11 @@ def _check_syntax(file: Path, dataset: "Dataset") -> None:
 
 
 def _syntax(dataset: "Dataset") -> str:
-    return strip_control_characters(dataset.file_meta.TransferSyntaxUID.name)
+    return printable(dataset.file_meta.TransferSyntaxUID.name)
 
 
 def _check_geometry(file: Path, dataset: "Dataset") -> None:
-    """Refuses absurd sizes, and native pixel data that ends early: no pixel is guessed."""
+    """Check the size, and that uncompressed pixel data is complete: no pixel is guessed."""
     from pydicom.pixels.utils import get_expected_length
 
     native = not dataset.file_meta.TransferSyntaxUID.is_compressed and "PixelData" in dataset
@@ -111,17 +112,17 @@ def _check_geometry(file: Path, dataset: "Dataset") -> None:
 
 
 def _levels(file: Path, dataset: "Dataset") -> Levels:
-    """The middle frame, 0 black to 1 white; shape (rows, columns) or (rows, columns, 3)."""
+    """Return the middle frame, 0 black to 1 white; shape (rows, columns[, 3])."""
     from pydicom.pixels.utils import get_nr_frames, pixel_array
 
     frame = get_nr_frames(dataset, warn=False) // 2
     try:
-        # Luma and chroma come back as RGB from here.
+        # Converts luma and chroma to RGB.
         stored = pixel_array(dataset, index=frame)
     except RuntimeError:
         raise DataError(
             f"{file}: found pixels stored as {_syntax(dataset)} that no installed decoder "
-            "reads, expected whole pixels of a kind that one does"
+            "reads, expected complete pixels of a supported kind"
         ) from None
     photometric = str(dataset.PhotometricInterpretation)
     if photometric in ("MONOCHROME1", "MONOCHROME2"):
@@ -133,36 +134,36 @@ def _levels(file: Path, dataset: "Dataset") -> Levels:
         return rescale(stored.astype(np.float64), 0.0, 2.0 ** int(dataset.BitsStored) - 1)
     raise DataError(
         f"{file}: found pixels of photometric interpretation "
-        f"{strip_control_characters(photometric)!r}, expected grey, palette, RGB or YBR"
+        f"{printable(photometric)!r}, expected grey, palette, RGB or YBR"
     )
 
 
 def _palette_levels(dataset: "Dataset", stored: npt.NDArray[Any]) -> Levels:
-    """The colours that the palette gives to `stored`; shape (rows, columns, 3)."""
+    """Return the palette's colours for `stored`; shape (rows, columns, 3)."""
     from pydicom.pixels.processing import apply_color_lut
 
     colours = apply_color_lut(stored, dataset)[..., :3]
     little = dataset.file_meta.TransferSyntaxUID.is_little_endian
     if not little and "RedPaletteColorLookupTableData" in dataset:
-        # pydicom 3.0 reads 16-bit tables as little endian, whatever the file is.
+        # pydicom 3.0 reads 16-bit tables as little endian even in a big-endian file.
         colours = colours.byteswap()
     bits = min(int(dataset.RedPaletteColorLookupTableDescriptor[2]), 8 * colours.itemsize)
-    # The high byte, because many tables hold 8-bit colours with an empty low byte.
+    # The high byte, because many tables contain 8-bit colours with an empty low byte.
     return rescale((colours >> (bits - 8)).astype(np.float64), 0.0, 255.0)
 
 
 def _grey_levels(dataset: "Dataset", stored: npt.NDArray[Any], frame: int) -> Levels:
-    """What a viewer would show of `stored`: modality values, then the first of four ways.
+    """Return what a viewer would show of `stored`: modality values, then the first that applies.
 
     A VOI lookup table; the first window; for up to 8 unsigned bits the stored range, since
     such pixels are made for display; else percentiles, because a few extreme pixels (metal,
-    the border of a scanner's field) would push all tissue into a handful of grey levels.
+    the border of a scanner's field) would compress all tissue into a few grey levels.
     """
     values = _modality_values(dataset, stored, frame)
     voi = _functional_group(dataset, frame, "FrameVOILUTSequence")
     if voi.get("VOILUTSequence"):
-        return _through_lookup_table(voi, values)
-    windowed = _windowed(voi, values)
+        return _apply_lookup_table(voi, values)
+    windowed = _apply_window(voi, values)
     if windowed is not None:
         return windowed
     bits = int(dataset.get("BitsStored", 64))
@@ -176,10 +177,10 @@ def _grey_levels(dataset: "Dataset", stored: npt.NDArray[Any], frame: int) -> Le
 
 
 def _functional_group(dataset: "Dataset", frame: int, sequence: str) -> "Dataset":
-    """Where the attributes of `sequence` stand for this frame.
+    """Return the dataset that has the attributes of `sequence` for this frame.
 
-    Enhanced multi-frame files hold them in the frame's own group or in the shared one,
-    all others at the top.
+    In enhanced multi-frame files that is the frame's own functional group or the shared one,
+    in all others the top level.
     """
     own: list[Dataset] = dataset.get("PerFrameFunctionalGroupsSequence") or []
     shared: list[Dataset] = dataset.get("SharedFunctionalGroupsSequence") or []
@@ -190,7 +191,7 @@ def _functional_group(dataset: "Dataset", frame: int, sequence: str) -> "Dataset
 
 
 def _modality_values(dataset: "Dataset", stored: npt.NDArray[Any], frame: int) -> Levels:
-    """Stored pixels in the modality's unit, Hounsfield for CT (DICOM PS3.3 C.11.1)."""
+    """Convert stored pixels to the modality's unit, Hounsfield for CT (DICOM PS3.3 C.11.1)."""
     from pydicom.pixels.processing import apply_modality_lut
 
     if dataset.get("ModalityLUTSequence"):
@@ -202,17 +203,17 @@ def _modality_values(dataset: "Dataset", stored: npt.NDArray[Any], frame: int) -
 
 
 def _first(dataset: "Dataset", name: str) -> float | None:
-    """The first value of an element that may hold several, one, or none."""
+    """Return the first value of an element that may have several, one, or none."""
     element = dataset[name] if name in dataset else None
     if element is None or element.VM == 0:
         return None
     return float(element.value[0] if element.VM > 1 else element.value)
 
 
-def _windowed(voi: "Dataset", values: Levels) -> Levels | None:
-    """Levels through the first window (DICOM PS3.3 C.11.2.1.2 and C.11.2.1.3), if there is one.
+def _apply_window(voi: "Dataset", values: Levels) -> Levels | None:
+    """Apply the first window (DICOM PS3.3 C.11.2.1.2 and C.11.2.1.3), if there is one.
 
-    A width that the standard forbids (some writers fill in 0) counts as no window.
+    A width that the standard forbids (some writers set 0) counts as no window.
     """
     center, width = _first(voi, "WindowCenter"), _first(voi, "WindowWidth")
     function = str(voi.get("VOILUTFunction") or "LINEAR").upper()
@@ -229,23 +230,23 @@ def _windowed(voi: "Dataset", values: Levels) -> Levels | None:
     return rescale(values, middle - half, middle + half)
 
 
-def _through_lookup_table(voi: "Dataset", values: Levels) -> Levels:
-    """Levels through the first VOI lookup table (DICOM PS3.3 C.11.2.1.1).
+def _apply_lookup_table(voi: "Dataset", values: Levels) -> Levels:
+    """Apply the first VOI lookup table (DICOM PS3.3 C.11.2.1.1).
 
     White is the table's largest entry: some writers declare 16 bits and fill 12.
     """
     from pydicom.pixels.processing import apply_voi
 
     entries, first = (int(number) for number in voi.VOILUTSequence[0].LUTDescriptor[:2])
-    whole = np.arange(first, first + (entries or 2**16))
-    largest = float(apply_voi(whole, voi).max())
+    inputs = np.arange(first, first + (entries or 2**16))
+    largest = float(apply_voi(inputs, voi).max())
     return rescale(apply_voi(values.astype(np.int64), voi).astype(np.float64), 0.0, largest)
 
 
 def _percentile_levels(values: Levels, inside: Levels) -> Levels:
-    """Levels between two percentiles of `inside`, the pixels that hold a measurement."""
+    """Rescale between two percentiles of `inside`, the pixels with a measurement."""
     low, high = np.percentile(inside, (DARK_PERCENTILE, BRIGHT_PERCENTILE))
     if low == high:
-        # Nearly empty, a bone scan say: what is there is in the last percent.
+        # A nearly empty picture, such as a bone scan: its content is in the last percent.
         low, high = inside.min(), inside.max()
     return rescale(values, float(low), float(high))

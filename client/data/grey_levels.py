@@ -1,4 +1,4 @@
-"""What pictures of every kind share: levels from black to white, the bound on size, safe words."""
+"""Grey levels from black to white, and the limit on picture sizes."""
 
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -11,12 +11,16 @@ from common.errors import DataError
 #: 0 black to 1 white; shape (rows, columns) or (rows, columns, 3).
 Levels: TypeAlias = npt.NDArray[np.float64]
 
-#: More pixels than this are a mistake or an attack (Pillow's own bound, about 9460 x 9460).
+#: More pixels than this are a mistake or an attack (Pillow's own limit, about 9460 x 9460).
 MAX_PIXELS: Final = 89_478_485
 
 
 def check_size(file: Path, width: int, height: int) -> None:
-    """Refuses a picture without a pixel, and one of more than `MAX_PIXELS`."""
+    """Check that a picture has pixels, and at most `MAX_PIXELS`.
+
+    Raises:
+        DataError: it does not.
+    """
     if width < 1 or height < 1:
         raise DataError(
             f"{file}: found a picture of {width} x {height} pixels, expected at least one"
@@ -28,14 +32,9 @@ def check_size(file: Path, width: int, height: int) -> None:
 
 
 def rescale(values: Levels, low: float, high: float) -> Levels:
-    """`low` becomes 0 and `high` becomes 1; beyond them nothing is told apart."""
+    """Map `low` to 0 and `high` to 1, and clip values outside."""
     if not np.isfinite(values).all():
         raise ValueError("values that are not finite")
     if high <= low:
         return np.zeros_like(values)
     return np.clip((values - low) / (high - low), 0.0, 1.0)
-
-
-def strip_control_characters(text: str) -> str:
-    """`text` of a file's own, without what could trouble a terminal."""
-    return "".join(letter for letter in text if letter.isprintable())

@@ -1,4 +1,4 @@
-"""Which pictures decode, and which of them are one picture under several names."""
+"""Checks of picture files: which can be decoded, and which are one picture under two names."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,24 +12,24 @@ from typing import TypeAlias
 from common.errors import DataError
 from common.identity import sha256
 
-#: Pictures that one process decodes before it tells of them; fewer are not worth a process.
-_PORTION = 64
+#: Pictures that one process decodes at a time; fewer are not worth a process.
+_CHUNK = 64
 
 
 @dataclass(frozen=True, slots=True)
 class DecodedImages:
-    """Pictures that were decoded.
+    """The results of decoding pictures.
 
     Attributes:
-        digests: SHA-256 of the pixels as the model would see them, of every whole picture.
-        mistakes: one sentence for every other.
+        digests: SHA-256 of the pixels as the model would see them, of each intact picture.
+        mistakes: one sentence for each other picture.
     """
 
     digests: dict[Path, str] = field(default_factory=dict[Path, str])
     mistakes: dict[Path, str] = field(default_factory=dict[Path, str])
 
     def shared(self, train: Iterable[Path], test: Iterable[Path]) -> dict[Path, Path]:
-        """Each picture of `test` that is in `train`, too, and the first name it has there."""
+        """Return each picture of `test` that is also in `train`, with its first name there."""
         digests = self.digests
         trained = {
             digests[image]: image for image in sorted(train, reverse=True) if image in digests
@@ -38,53 +38,52 @@ class DecodedImages:
         return {image: trained[digest] for image, digest in known if digest in trained}
 
 
-#: Told of every picture that has been decoded.
+#: Called after each picture.
 OnImageDecoded: TypeAlias = Callable[[], None]
 
 
 def decode_images(
-    images: Sequence[Path], workers: int = 1, seen: OnImageDecoded = lambda: None
+    images: Sequence[Path], workers: int = 1, on_decoded: OnImageDecoded = lambda: None
 ) -> DecodedImages:
-    """Every picture is decoded to its last pixel, in up to `workers` processes.
+    """Decode every picture completely, in up to `workers` processes.
 
     Raises:
-        DataError: a process died, which is what the system does to one that takes too
-            much memory.
+        DataError: a process died, as when the system kills one that takes too much memory.
     """
-    found = DecodedImages()
-    for image, digest, mistake in _looked_at(images, workers):
+    results = DecodedImages()
+    for image, digest, mistake in _decoded(images, workers):
         if digest is None:
-            found.mistakes[image] = mistake
+            results.mistakes[image] = mistake
         else:
-            found.digests[image] = digest
-        seen()
-    return found
+            results.digests[image] = digest
+        on_decoded()
+    return results
 
 
 #: A picture, the digest of its pixels, and if there is none what is wrong with it.
-_Look: TypeAlias = tuple[Path, str | None, str]
+_Result: TypeAlias = tuple[Path, str | None, str]
 
 
-def _looked_at(images: Sequence[Path], workers: int) -> Iterator[_Look]:
-    workers = min(workers, math.ceil(len(images) / _PORTION))
+def _decoded(images: Sequence[Path], workers: int) -> Iterator[_Result]:
+    workers = min(workers, math.ceil(len(images) / _CHUNK))
     if workers <= 1:
-        yield from map(_look, images)
+        yield from map(_decode, images)
         return
-    # Not forked: whoever calls may have threads, and a fork would copy their locks.
+    # Not forked: the caller may have threads, and a fork would copy their locks.
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
     try:
-        yield from pool.map(_look, images, chunksize=_PORTION)
+        yield from pool.map(_decode, images, chunksize=_CHUNK)
     except BrokenProcessPool:
         raise DataError(
-            f"one of {workers} processes that decode pictures died, expected it to go on; "
-            "fewer of them need less memory"
+            f"one of {workers} processes that decode pictures died, expected none to; fewer "
+            "workers need less memory"
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _look(image: Path) -> _Look:
-    # Pillow and pydicom load only where pictures are decoded.
+def _decode(image: Path) -> _Result:
+    # Pillow and pydicom are imported only where pictures are decoded.
     from client.data.images import load_image
 
     try:

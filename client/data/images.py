@@ -1,8 +1,8 @@
-"""A picture file as the RGB image that a model sees; DICOM files load as pictures do.
+"""Loading of picture files, DICOM included, as the RGB images that a model sees.
 
-Whatever a file holds, the outcome is a whole image or a `DataError` of one sentence:
-never half a picture, and never a library's traceback. JPEG orientation tags are not
-applied, and of a TIFF with several pages the first counts, as in the reference.
+Whatever a file contains, the result is a complete image or a `DataError` of one sentence,
+never a partial picture or a library's traceback. JPEG orientation tags are not applied, and
+only the first page of a TIFF is read, as in the reference.
 """
 
 import logging
@@ -16,32 +16,36 @@ import numpy as np
 
 from client.data import grey_levels
 from client.data.dicom import read_levels
-from client.data.grey_levels import Levels, check_size, rescale, strip_control_characters
+from client.data.grey_levels import Levels, check_size, rescale
 from common.errors import DataError
+from common.printable import printable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-#: Pillow opens far more kinds, some of them through other programs; these are what we test.
+#: Pillow opens far more formats, some of them through other programs; these are tested.
 PICTURE_FORMATS: Final = ("PNG", "JPEG", "TIFF", "BMP")
 
-#: The modules in whose names a decoder warns, ours being those that call one.
-_DECODERS: Final = r"(PIL|pydicom|(py)?libjpeg|openjpeg|rle|client\.(images|dicom|levels))\b"
+#: The modules that a decoder's warnings are attributed to, with ours that call one.
+_DECODERS: Final = (
+    r"(PIL|pydicom|(py)?libjpeg|openjpeg|rle|client\.data\.(images|dicom|grey_levels))\b"
+)
 
 _DICOM_MARK: Final = b"DICM"
 _DICOM_MARK_AT: Final = 128
 
 
 def load_image(file: Path) -> "Image":
-    """The picture in `file`, decoded to its last pixel, in mode RGB.
+    """Decode the picture in `file` completely, in mode RGB.
 
     Grey pictures of more than 8 bits are scaled by their own darkest and brightest pixel;
-    DICOM files as their header says (client/data/dicom.py), of several frames the middle one.
+    DICOM files as their header says (client/data/dicom.py), and of several frames the middle
+    one is used.
 
     Raises:
-        DataError: no file, or not a whole picture of a kind that we read.
+        DataError: there is no such file, or no complete picture of a supported format.
     """
-    # Sloppy headers make both libraries warn, and what pydicom quotes can be a patient's.
+    # Sloppy headers make both libraries warn, and pydicom may quote a patient's data.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return decode_image(file)
@@ -49,10 +53,10 @@ def load_image(file: Path) -> "Image":
 
 @contextmanager
 def decoder_warnings_ignored() -> Generator[None]:
-    """While this lasts, no thread shows what a decoder warns of.
+    """Ignore the decoders' warnings in all threads during the body.
 
-    Python's switch for warnings is one for all threads (3.11): a thread that turned it, as
-    `load_image` does, would leave it wrong for the others.
+    Python's warning filters are shared by all threads (3.11): a second thread that changed
+    and restored them, as `load_image` does, could leave them wrong for the others.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=_DECODERS)
@@ -60,32 +64,34 @@ def decoder_warnings_ignored() -> Generator[None]:
 
 
 def decode_image(file: Path) -> "Image":
-    """What `load_image` returns. Warnings are the caller's: it is amid `decoder_warnings_ignored`.
+    """Do what `load_image` does, without changing the warning filters.
+
+    For a second thread, during `decoder_warnings_ignored`.
 
     Raises:
-        DataError: as there.
+        DataError: as `load_image`.
     """
     if not file.is_file():
         found = "a folder" if file.is_dir() else "no file"
         raise DataError(f"{file}: found {found}, expected a picture")
-    head = _first_bytes(file)
+    head = _read_head(file)
     if not head:
         raise DataError(f"{file}: found an empty file, expected a picture")
     dicom = head[_DICOM_MARK_AT:] == _DICOM_MARK or has_dicom_suffix(file)
     if not dicom:
         return _load_picture(file)
-    # pydicom 3.0 also logs what it warns of, and the trainer's log has every program's lines.
+    # pydicom 3.0 also logs its warnings, which would end up in the trainer's log.
     logging.getLogger("pydicom").propagate = False
-    return _to_image(read_levels(file))
+    return _to_rgb(read_levels(file))
 
 
 def has_dicom_suffix(file: Path) -> bool:
-    """Whether a file is read as DICOM whatever it begins with: nothing else in a name counts."""
+    """Return whether the name alone makes a file DICOM, whatever its first bytes are."""
     return file.suffix.lower() == ".dcm"
 
 
 def pad_to_square(image: "Image", fill: tuple[int, int, int]) -> "Image":
-    """`image` in the middle of a square of colour `fill`, as LLaVA's expand2square does.
+    """Center `image` on a square of colour `fill`, as LLaVA's expand2square does.
 
     An odd margin leaves the smaller half on the left or on top.
     """
@@ -97,7 +103,7 @@ def pad_to_square(image: "Image", fill: tuple[int, int, int]) -> "Image":
     return square
 
 
-def _first_bytes(file: Path) -> bytes:
+def _read_head(file: Path) -> bytes:
     try:
         with file.open("rb") as opened:
             return opened.read(_DICOM_MARK_AT + len(_DICOM_MARK))
@@ -112,7 +118,7 @@ def _load_picture(file: Path) -> "Image":
         with Image.open(file, formats=PICTURE_FORMATS) as image:
             check_size(file, *image.size)
             image.load()
-            return _picture_to_rgb(image)
+            return _convert_to_rgb(image)
     except DataError:
         raise
     except UnidentifiedImageError:
@@ -124,7 +130,7 @@ def _load_picture(file: Path) -> "Image":
         raise DataError(
             f"{file}: found more than {grey_levels.MAX_PIXELS} pixels, expected no more than that"
         ) from None
-    # Pillow's decoders meet damaged bytes with nearly every exception that there is.
+    # Pillow's decoders can raise nearly any exception on damaged bytes.
     except Exception as error:
         raise DataError(
             f"{file}: found a truncated or damaged picture "
@@ -133,26 +139,22 @@ def _load_picture(file: Path) -> "Image":
 
 
 def _first_line(error: Exception) -> str:
-    return strip_control_characters((str(error) or type(error).__name__).splitlines()[0].strip())
+    return printable((str(error) or type(error).__name__).splitlines()[0].strip())
 
 
-def _picture_to_rgb(image: "Image") -> "Image":
+def _convert_to_rgb(image: "Image") -> "Image":
     if image.mode.startswith("I") or image.mode == "F":
         # Pillow's own conversion would clip everything above 255 to white.
-        return _to_image(_stretched(np.asarray(image, np.float64)))
+        values = np.asarray(image, np.float64)
+        return _to_rgb(rescale(values, float(values.min()), float(values.max())))
     if image.mode == "P":
-        # By way of RGBA, because Pillow warns where a palette's transparency is a table.
+        # Through RGBA, because Pillow warns if a palette's transparency is a table.
         return image.convert("RGBA").convert("RGB")
     return image.convert("RGB")
 
 
-def _to_image(values: Levels) -> "Image":
-    """The RGB image of `values`, 0 black to 1 white; shape (rows, columns[, 3])."""
+def _to_rgb(values: Levels) -> "Image":
+    """Return the RGB image of `values`, 0 black to 1 white; shape (rows, columns[, 3])."""
     from PIL import Image
 
     return Image.fromarray(np.rint(values * 255).astype(np.uint8)).convert("RGB")
-
-
-def _stretched(values: Levels) -> Levels:
-    """`values` with the smallest at 0 and the largest at 1; all 0 where they are equal."""
-    return rescale(values, float(values.min()), float(values.max()))

@@ -146,7 +146,7 @@ def test_an_id_of_two_questions_is_a_note_and_one_of_the_same_question_an_error(
     assert found.repeated == 3
     (error,) = found.errors
     assert "test.jsonl: line 4: field 'question_id': found '2' again (first on line 3)" in error
-    later = "of more than one question: an answer is known by its place, not by its id"
+    later = "of more than one question: answers are matched by line, not by id"
     assert found.notes == (
         f"train.json: found 1 id {later}",
         f"test.jsonl: found 2 ids {later}",
@@ -243,7 +243,7 @@ def test_a_folder_without_tasks_is_refused_with_a_hint_at_deeper_ones(tmp_path: 
     with pytest.raises(DataError, match=r"found no task's folder, .* test\.jsonl$"):
         task_folders(tmp_path)
     task(tmp_path / "central" / "mine", [learned(1, 0)], [asked(1, 1)])
-    with pytest.raises(DataError, match=rf"; there are some in {tmp_path}/central$"):
+    with pytest.raises(DataError, match=rf"; found some in {tmp_path}/central$"):
         task_folders(tmp_path)
 
 
