@@ -26,7 +26,7 @@ _OF_STAGES = (
     "bank open, first time", "bank open, again",
 )  # fmt: skip
 _OF_SITES = (
-    "a round: messages", "do the updates fit together?", "merge, fedavg", "merge, svd",
+    "a round: messages", "check the updates' compatibility", "merge, fedavg", "merge, svd",
     "a round: accept, journal, merge",
 )  # fmt: skip
 

@@ -33,9 +33,10 @@ from server.coordinator.state import State
 from server.coordinator.status import site_statuses
 from server.network import SIMULATED, Network
 from server.run.accept import Accept, Done, Received, Refused, Waiting, durable
+from server.run.context import RunContext
 from server.run.folder import RunFolder
 from server.run.journal import Journal
-from server.run.stage import Desk, train_stage
+from server.run.stage import train_stage
 from simulation.inprocess import grid_of
 
 SITES = (8, 64, 250, 1000)
@@ -114,10 +115,10 @@ def _of_updates(updates: dict[str, bytes], scratch: Path) -> Iterator[tuple[str,
     for rule in (rule_named("fedavg"), rule_named("svd")):
         merged = milliseconds(lambda rule=rule: merge(rule, parts, None, RANK, Precision.BF16), 1)
         yield f"merge, {rule.name}", "ms a site", merged / len(updates)
-    fitting = milliseconds(
+    checking = milliseconds(
         lambda: incompatible_updates(sources, None, AdapterLayout(RANK, RANK), None), 1
     )
-    yield "do the updates fit together?", "ms a site", fitting / len(updates)
+    yield "check the updates' compatibility", "ms a site", checking / len(updates)
 
 
 def _plan(names: Sequence[str]) -> Plan:
@@ -134,7 +135,7 @@ def _plan(names: Sequence[str]) -> Plan:
 
 
 def _round(updates: dict[str, bytes], scratch: Path) -> float:
-    """Milliseconds of a whole round, from the first answer to the agreed adapter."""
+    """Milliseconds of a whole round, from the first answer to the merged adapter."""
     plan = _plan(list(updates))
 
     def ask(
@@ -145,8 +146,8 @@ def _round(updates: dict[str, bytes], scratch: Path) -> float:
             yield Done(site) if why is None else Refused(site, why)
 
     with closing(Journal(RunFolder(scratch / "run"), plan)) as journal:
-        desk = Desk(durable(ask, journal), journal, lambda _: None, patient=False)
-        return milliseconds(lambda: train_stage(plan, 0, (), desk), 1)
+        context = RunContext(plan, durable(ask, journal), journal, lambda _: None, patient=False)
+        return milliseconds(lambda: train_stage(context, 0, ()), 1)
 
 
 def _messages(updates: dict[str, bytes]) -> float:

@@ -26,7 +26,7 @@ from server.coordinator.superlink import (
     SuperLinkUnavailable,
     make_bundle,
 )
-from server.run.folder import held
+from server.run.folder import is_running
 
 #: Pause between two reconciliations; each costs a request of about a millisecond.
 INTERVAL_S = 2.0
@@ -122,7 +122,7 @@ class Keeper:
     def _has_lost_its_process(self, run: str, active: Sequence[FlowerRun], now: float) -> bool:
         """Whether Flower still lists a run as running whose ServerApp has died."""
         running = any(one.status == "running" for one in active)
-        if self._locked_at is None or not running or held(self._state.run(run)):
+        if self._locked_at is None or not running or is_running(self._state.run(run)):
             self._locked_at = now
         if now - self._locked_at < self._lost_s:
             return False

@@ -1,4 +1,4 @@
-"""What counts: an answer is checked, then journalled, then used; and nobody is asked twice."""
+"""Which answers count: each is checked, then journalled, then used, and never asked for twice."""
 
 import math
 import re
@@ -13,10 +13,10 @@ from common.errors import BankError
 from common.exchange import Answer, Order, Scores, Update, Work
 from common.image_prototype import from_bytes, router_of_round
 from server.aggregation.compatibility import difference
-from server.run.journal import Journal, Learned
+from server.run.journal import AcceptedUpdate, Journal
 
-#: What a site says that it has counted, from and to: a wrong one would outweigh all others, or
-#: be too large to be worked with.
+#: Smallest and largest value of what a site counts: a wrong one would outweigh all others, or be
+#: too large to be used.
 _COUNTS = {
     "examples": (1, 10**9), "steps": (0, 10**12), "seconds": (0, 10**9), "peak_memory": (0, 2**50)
 }  # fmt: skip
@@ -30,7 +30,7 @@ _LARGEST = 1e15
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A site's answer, and what it has cost on the wire, all tries together."""
+    """A site's answer, and the bytes that it has cost on the wire, all tries together."""
 
     answer: Answer
     bytes_down: int
@@ -46,7 +46,7 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A site that gave no answer that may count, and why."""
+    """A site gave no answer that may count, and why."""
 
     site: str
     why: str
@@ -54,26 +54,28 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Nothing has come; what each site is doing whose answer is missing.
+    """No answer has come; the state of each site whose answer is missing.
 
     Attributes:
-        offline: those of them that are not there.
+        offline: those of them that are not connected.
     """
 
     states: Mapping[str, str]
     offline: frozenset[str] = field(default_factory=frozenset[str])
 
 
-#: Takes an answer (None), or says why it must not count.
+#: Accepts an answer (None), or returns why it must not count.
 Accept: TypeAlias = Callable[[Received], str | None]
 #: Asks the named sites until the answer of each is accepted.
 AskSites: TypeAlias = Callable[[Order, Sequence[str], Accept], Iterable[Done | Refused | Waiting]]
-#: What the coordinator's work sees of it: accepted answers, refusals, and who is waited for.
-Ask: TypeAlias = Callable[[Order, Sequence[str]], Iterator["Learned | Scored | Refused | Waiting"]]
+#: What the coordinator gets for an order: accepted answers, refusals, and who is missing.
+Response: TypeAlias = "AcceptedUpdate | AcceptedScores | Refused | Waiting"
+#: Asks the named sites, and yields their responses.
+Ask: TypeAlias = Callable[[Order, Sequence[str]], Iterator[Response]]
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
+class AcceptedScores:
     """A site's accepted scores."""
 
     site: str
@@ -81,15 +83,13 @@ class Scored:
 
 
 def durable(ask: AskSites, journal: Journal) -> Ask:
-    """`ask`, but an answer is journalled before it counts and never asked for twice."""
+    """Return `ask`, but with every answer journalled before it counts, and none asked for twice."""
 
-    def asking(
-        order: Order, sites: Sequence[str]
-    ) -> Iterator[Learned | Scored | Refused | Waiting]:
+    def asking(order: Order, sites: Sequence[str]) -> Iterator[Response]:
         known = journal.answered(order)
         yield from (_event(site, known[site]) for site in sites if site in known)
         missing = [site for site in sites if site not in known]
-        accepted: dict[str, Learned | Scores] = {}
+        accepted: dict[str, AcceptedUpdate | Scores] = {}
 
         def accept(received: Received) -> str | None:
             site = received.answer.site
@@ -112,7 +112,7 @@ def durable(ask: AskSites, journal: Journal) -> Ask:
 
 
 def fault_of(order: Order, answer: Answer, journal: Journal) -> str | None:
-    """Why an answer must not count: the field, what was found, what was expected; or None."""
+    """Return why an answer must not count: field, found and expected; None if it may."""
     if answer.order != order.digest:
         return f"order: found {answer.order[:12]}, expected {order.digest[:12]}"
     match order.work, answer:
@@ -124,8 +124,8 @@ def fault_of(order: Order, answer: Answer, journal: Journal) -> str | None:
             return f"found {type(answer).__name__.lower()}, expected an answer to {order.work}"
 
 
-def _event(site: str, answer: Learned | Scores) -> Learned | Scored:
-    return Scored(site, answer) if isinstance(answer, Scores) else answer
+def _event(site: str, answer: AcceptedUpdate | Scores) -> AcceptedUpdate | AcceptedScores:
+    return AcceptedScores(site, answer) if isinstance(answer, Scores) else answer
 
 
 def _fault_of_scores(scores: Scores) -> str | None:
@@ -146,10 +146,10 @@ def _fault_of_update(order: Order, update: Update, journal: Journal) -> str | No
     fault = _fault_of_numbers(update) or _fault_of_prototype(order, update, journal)
     if fault is not None:
         return fault
-    # To the disk first: what is read layer by layer need not be held twice in memory.
-    with journal.tried(update.adapter) as (digest, keep):
+    # To the disk first: what is read layer by layer is not held twice in memory.
+    with journal.tentative_blob(update.adapter) as (digest, keep):
         fault = _fault_of_adapter(order, digest, journal)
-        fault = fault or journal.refused(order, update.site, digest)
+        fault = fault or journal.refusal_of(order, update.site, digest)
         if fault is None:
             keep()
     return fault
@@ -166,7 +166,7 @@ def _fault_of_numbers(update: Update) -> str | None:
 
 
 def _fault_of_prototype(order: Order, update: Update, journal: Journal) -> str | None:
-    """It may have none; what it has is one, of pictures enough, in the round that wants it."""
+    """Check the prototype, if there is one: in the round that asks for it, of enough images."""
     if update.prototype is None:
         return None
     router = journal.plan and router_of_round(journal.plan, order.stage, order.round)

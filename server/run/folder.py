@@ -1,4 +1,4 @@
-"""Where a run keeps what it made: one folder, the same for a simulation and a coordinator."""
+"""The folder of a run, the same for a simulation and a coordinator."""
 
 from collections.abc import Callable, Collection, Generator
 from contextlib import contextmanager
@@ -32,12 +32,12 @@ class RunFolder:
 
     @property
     def journal(self) -> Path:
-        """The answers that were accepted, and the rounds that were closed."""
+        """The accepted answers and the closed rounds."""
         return self.root / "journal.sqlite"
 
     @property
     def blobs(self) -> Path:
-        """Adapters on their way: updates of the open round, aggregates of the open stage."""
+        """Adapters that are not released: updates of open rounds, aggregates of open stages."""
         return self.root / "blobs"
 
     @property
@@ -47,23 +47,23 @@ class RunFolder:
 
     @property
     def progress(self) -> Path:
-        """What is going on, for whoever watches."""
+        """The progress events."""
         return self.root / "progress"
 
 
 @dataclass(frozen=True, slots=True)
 class Blobs:
-    """Adapters in files named by their SHA-256. What is there is whole."""
+    """Blobs in files named by their SHA-256; a file that is there is complete."""
 
     folder: Path
     files: Files = DISK
 
     def path(self, digest: str) -> Path:
-        """Where the blob with this digest is, or would be."""
+        """Return the file of the blob with this digest, whether it is there or not."""
         return self.folder / f"{digest}{_SUFFIX}"
 
     def put(self, blob: bytes) -> str:
-        """The blob is on the disk; its digest.
+        """Write the blob to the disk, if it is not there, and return its digest.
 
         Raises:
             OSError: the disk is full or fails; then no file of the blob's name is there.
@@ -75,7 +75,7 @@ class Blobs:
         return digest
 
     def get(self, digest: str) -> bytes:
-        """The blob with this digest.
+        """Return the blob with this digest.
 
         Raises:
             StateError: it is gone or damaged.
@@ -89,7 +89,7 @@ class Blobs:
         return blob
 
     def keep_only(self, digests: Collection[str]) -> None:
-        """No blob but these is left, and nothing half-written."""
+        """Delete every other blob, and what is half-written."""
         kept = {self.path(digest) for digest in digests}
         for file in self.folder.glob(f"*{_SUFFIX}"):
             if file not in kept or file.name.startswith(WRITING):
@@ -97,20 +97,20 @@ class Blobs:
 
 
 @contextmanager
-def alone(folder: RunFolder, waiting: Callable[[], None]) -> Generator[None]:
-    """Hold the run's folder for this process; wait while another holds it.
+def run_lock(folder: RunFolder, on_wait: Callable[[], None]) -> Generator[None]:
+    """Hold the lock on the run's folder during the body; wait while another process holds it.
 
     A coordinator whose process was lost starts a new one. The old one may only have been
-    stopped, and would go on where it was: it keeps the lock until it has ended.
+    stopped and could continue: it holds the lock until it has ended.
 
     Args:
-        waiting: called once, if another process holds the folder.
+        on_wait: called once, if another process holds the lock.
     """
     folder.root.mkdir(parents=True, exist_ok=True)
-    with file_lock(folder.root / _LOCK, on_wait=waiting):
+    with file_lock(folder.root / _LOCK, on_wait=on_wait):
         yield
 
 
-def held(folder: RunFolder) -> bool:
-    """Whether a process holds the run's folder, be it stopped."""
+def is_running(folder: RunFolder) -> bool:
+    """Return whether a process, which may be stopped, holds the lock on the run's folder."""
     return is_locked(folder.root / _LOCK)

@@ -1,8 +1,8 @@
 """What is durable: every accepted answer before it counts, and every closed round.
 
-Resuming is doing it all again: a run starts over, finds the rounds it has closed and the
-answers it has, and goes on behind the last one. An order's digest names all it depends on,
-so an answer in the journal is the answer that the site would give again.
+To resume is to start over: a run finds the rounds that are closed and the answers that were
+accepted, and continues after the last one. An order's digest covers all it depends on, so an
+answer in the journal is the answer that the site would give again.
 """
 
 import json
@@ -42,7 +42,7 @@ create table if not exists sessions (session integer primary key, seconds real n
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """Bytes of one answered order."""
+    """The bytes that one answered order cost at one site."""
 
     site: str
     work: str
@@ -53,12 +53,12 @@ class Traffic:
 
 
 @dataclass(frozen=True, slots=True)
-class Learned:
-    """An accepted update without its adapter, which is a blob of the run's folder.
+class AcceptedUpdate:
+    """An accepted update; its adapter is a blob of the run's folder.
 
     Attributes:
         adapter: the adapter's digest.
-        prototype: the digest of its pictures' prototype, which is a blob, too; None without.
+        prototype: the digest of its images' prototype, also a blob; None without one.
     """
 
     site: str
@@ -73,15 +73,15 @@ class Learned:
 
 
 @dataclass(frozen=True, slots=True)
-class Closed:
-    """What a round came to.
+class ClosedRound:
+    """The result of a round.
 
     Attributes:
         sites: training examples of each site that counted.
         refusals: why other sites did not count.
-        adapter: digest of the agreed adapter.
-        error: what the aggregation discarded, relative to the exact mean (Frobenius); None but
-            in a stage's last round, whose adapter is released.
+        adapter: digest of the merged adapter.
+        error: what the aggregation discarded, relative to the exact mean (Frobenius); only of a
+            stage's last round, whose adapter is released, else None.
     """
 
     sites: Mapping[str, int]
@@ -94,7 +94,7 @@ class Journal:
     """The answers and rounds of one run: one SQLite file, and the blobs beside it."""
 
     def __init__(self, folder: RunFolder, plan: Plan | None, files: Files = DISK) -> None:
-        """Open or begin the journal of `plan`; with None, look at one without writing.
+        """Open or create the journal of `plan`; with None, open one read-only.
 
         Raises:
             StateError: the folder belongs to another plan, or holds no journal of ours.
@@ -105,7 +105,7 @@ class Journal:
             folder.root.mkdir(parents=True, exist_ok=True)
         mode = "ro" if plan is None else "rwc"
         # Flower runs a ServerApp in a thread of its own; only that thread uses the journal.
-        with self._trouble():
+        with self._state_errors():
             name = f"file:{quote(str(self._file))}?mode={mode}"
             self._db = sqlite3.connect(name, uri=True, check_same_thread=False)
         try:
@@ -118,11 +118,11 @@ class Journal:
             raise
 
     def close(self) -> None:
-        """End the use of the file."""
+        """Close the file."""
         self._db.close()
 
-    def answered(self, order: Order) -> dict[str, Learned | Scores]:
-        """What sites have answered to `order` and was accepted, by site."""
+    def answered(self, order: Order) -> dict[str, AcceptedUpdate | Scores]:
+        """Return the accepted answers to `order` by site."""
         rows = self._rows(
             "select site, work, header from answers where digest = ? and refused is null"
             " order by site",
@@ -132,13 +132,13 @@ class Journal:
 
     def record(
         self, order: Order, answer: Answer, bytes_down: int, bytes_up: int
-    ) -> Learned | Scores:
-        """Make an accepted answer durable, with what it cost on the wire.
+    ) -> AcceptedUpdate | Scores:
+        """Make an accepted answer durable, with the bytes it cost on the wire.
 
         Raises:
             StateError: the disk is full or fails.
         """
-        with self._trouble():
+        with self._state_errors():
             if isinstance(answer, Update):
                 for blob in answer.blobs().values():
                     self.blobs.put(blob)
@@ -156,10 +156,10 @@ class Journal:
         return _answer(order.work, header)
 
     @contextmanager
-    def tried(self, blob: bytes) -> Generator[tuple[str, Callable[[], None]]]:
-        """The blob is on the disk while this lasts: its digest, and what keeps it there.
+    def tentative_blob(self, blob: bytes) -> Generator[tuple[str, Callable[[], None]]]:
+        """Keep a blob on the disk during the body; yield its digest, and a call that keeps it.
 
-        What was there before stays in any case: another site's update, or the order's adapter.
+        A blob that was there before stays: another site's update, or the order's adapter.
 
         Raises:
             StateError: the disk is full or fails.
@@ -171,23 +171,23 @@ class Journal:
             nonlocal kept
             kept = True
 
-        with self._trouble():
+        with self._state_errors():
             self.blobs.put(blob)
         yield digest, keep
         if not kept:
-            with self._trouble():
+            with self._state_errors():
                 self.blobs.files.remove(self.blobs.path(digest))
 
     def refuse(self, order: Order, site: str, why: str) -> None:
-        """An answer that was accepted must not count after all."""
-        with self._trouble(), self._db:
+        """Mark an accepted answer as one that does not count after all."""
+        with self._state_errors(), self._db:
             self._db.execute(
                 "update answers set refused = ? where digest = ? and site = ?",
                 (why, order.digest, site),
             )
 
-    def refused(self, order: Order, site: str, adapter: str) -> str | None:
-        """Why this very update was refused before, if it was."""
+    def refusal_of(self, order: Order, site: str, adapter: str) -> str | None:
+        """Return why an update with this adapter was refused before, if it was."""
         rows = self._rows(
             "select refused, header from answers"
             " where digest = ? and site = ? and refused is not null",
@@ -196,9 +196,9 @@ class Journal:
         )
         return next((why for why, text in rows if json.loads(text)["adapter"] == adapter), None)
 
-    def opened(self, order: Order) -> float:
-        """When the order was first about to be sent, in seconds since 1970."""
-        with self._trouble(), self._db:
+    def open_order(self, order: Order) -> float:
+        """Return when the order was first sent, in seconds since 1970; now, if it was not."""
+        with self._state_errors(), self._db:
             self._db.execute(
                 "insert or ignore into rounds (digest, stage, round, opened) values (?, ?, ?, ?)",
                 (order.digest, order.stage, order.round, time.time()),
@@ -206,41 +206,41 @@ class Journal:
         ((opened,),) = self._rows("select opened from rounds where digest = ?", order.digest)
         return opened
 
-    def closed(self, order: Order) -> Closed | None:
-        """What the round of `order` came to, if it is closed."""
+    def closed_round(self, order: Order) -> ClosedRound | None:
+        """Return the result of the order's round, if it is closed."""
         rows = self._rows(
             "select sites, refusals, adapter, error from rounds"
             " where digest = ? and adapter is not null",
             order.digest,
         )
         for sites, refusals, adapter, error in rows:
-            return Closed(json.loads(sites), tuple(json.loads(refusals)), adapter, error)
+            return ClosedRound(json.loads(sites), tuple(json.loads(refusals)), adapter, error)
         return None
 
-    def close_round(self, order: Order, closed: Closed) -> None:
-        """The round is closed; of its updates only the numbers are kept."""
+    def close_round(self, order: Order, closed: ClosedRound) -> None:
+        """Record the result of a round; of its updates only the numbers are kept."""
         row = (
             order.digest,
             order.stage,
             order.round,
-            self.opened(order),
+            self.open_order(order),
             canonical_json(dict(closed.sites)),
             canonical_json(list(closed.refusals)),
             closed.adapter,
             closed.error,
         )
-        with self._trouble(), self._db:
+        with self._state_errors(), self._db:
             self._db.execute("insert or replace into rounds values (?, ?, ?, ?, ?, ?, ?, ?)", row)
-        self.tidy(order.stage)
+        self.prune(order.stage)
 
-    def tidy(self, released: int) -> None:
-        """No blob is left but what open stages still need.
+    def prune(self, released: int) -> None:
+        """Delete every blob but what the stages that are not released still need.
 
-        That is the updates of their open rounds that count, what they agreed on last, and their
-        sites' prototypes, which become one with the release.
+        That is the accepted updates of their open rounds, their last merged adapter, and their
+        sites' prototypes, which are merged with the release.
 
         Args:
-            released: how many stages are released; the stages behind them are open.
+            released: how many stages are released.
         """
         waiting = self._rows(
             "select header from answers left join rounds using (digest)"
@@ -249,7 +249,7 @@ class Journal:
             released,
         )
         # Last by time: rounds that are done again, by other code, begin with the first.
-        agreed = self._rows(
+        merged = self._rows(
             "select stage, adapter from rounds where adapter is not null and stage >= ?"
             " order by rowid",
             released,
@@ -260,40 +260,40 @@ class Journal:
         )
         needed = {str(json.loads(header)["adapter"]) for (header,) in waiting}
         needed |= {str(json.loads(header).get("prototype")) for (header,) in counted}
-        with self._trouble():
-            self.blobs.keep_only(needed | set(dict(agreed).values()))
+        with self._state_errors():
+            self.blobs.keep_only(needed | set(dict(merged).values()))
 
-    def finish(self, order: Order, refusals: Collection[str]) -> None:
-        """A task has been scored as far as it will be: no site is asked again."""
-        row = (order.digest, order.stage, 0, self.opened(order), canonical_json(list(refusals)))
-        with self._trouble(), self._db:
+    def finish_scoring(self, order: Order, refusals: Collection[str]) -> None:
+        """Record that a task was scored as far as it will be: no site is asked again."""
+        row = (order.digest, order.stage, 0, self.open_order(order), canonical_json(list(refusals)))
+        with self._state_errors(), self._db:
             self._db.execute(
                 "insert or replace into rounds (digest, stage, round, opened, refusals)"
                 " values (?, ?, ?, ?, ?)",
                 row,
             )
 
-    def finished(self, order: Order) -> bool:
-        """Whether the order's scoring is finished."""
+    def is_finished(self, order: Order) -> bool:
+        """Return whether the order's scoring is finished."""
         query = "select 1 from rounds where digest = ? and refusals is not null"
         return bool(self._rows(query, order.digest))
 
-    def rounds(self) -> list[tuple[int, int, Closed]]:
-        """(stage, round, what it came to) of every closed round, in order."""
+    def rounds(self) -> list[tuple[int, int, ClosedRound]]:
+        """Return (stage, round, result) of every closed round, in order."""
         rows = self._rows(
             "select stage, round, sites, refusals, adapter, error from rounds"
             " where adapter is not null order by stage, round, rowid"
         )
         return [
-            (stage, number, Closed(json.loads(sites), tuple(json.loads(why)), adapter, error))
+            (stage, number, ClosedRound(json.loads(sites), tuple(json.loads(why)), adapter, error))
             for stage, number, sites, why, adapter, error in rows
         ]
 
-    def updates(self, stage: int) -> list[tuple[int, Learned]]:
-        """(round, update) of a stage by round and site.
+    def updates(self, stage: int) -> list[tuple[int, AcceptedUpdate]]:
+        """Return (round, update) of a stage by round and site.
 
-        A round that was done again, after another version of the code was installed, counts
-        as it was done last.
+        Of a round that was repeated, after another version of the code was installed, the last
+        one counts.
         """
         rows = self._rows(
             "select round, site, header from answers"
@@ -301,11 +301,13 @@ class Journal:
             " order by round, site, rowid",
             stage,
         )
-        last = {(round_number, site): header for round_number, site, header in rows}
-        return [(round_number, _learned(header)) for (round_number, _), header in last.items()]
+        last = {(number, site): header for number, site, header in rows}
+        return [
+            (round_number, _accepted_update(header)) for (round_number, _), header in last.items()
+        ]
 
     def traffic(self) -> list[Traffic]:
-        """Bytes of every answered order, by stage, round and site."""
+        """Return the bytes of every answered order, by stage, round and site."""
         rows = self._rows(
             "select site, work, stage, round, bytes_down, bytes_up from answers"
             " order by stage, round, site, work"
@@ -313,27 +315,27 @@ class Journal:
         return [Traffic(*row) for row in rows]
 
     def peak_memory(self) -> int:
-        """The largest peak that a site reported, in bytes."""
+        """Return the largest peak memory that a site reported, in bytes."""
         rows = self._rows("select header from answers where work = 'train'")
         return max((json.loads(header)["peak_memory"] for (header,) in rows), default=0)
 
     def seconds(self) -> float:
-        """How long the run has taken up to its last answer, without the pauses between starts."""
+        """Return the run's duration up to its last answer, without the pauses between starts."""
         ((seconds,),) = self._rows("select total(seconds) from sessions")
         return seconds
 
     def _begin(self, plan: Plan) -> None:
-        with self._trouble():
+        with self._state_errors():
             self._db.execute("pragma journal_mode = wal")
             self._db.execute("pragma synchronous = full")
             if self._check_format():
                 self._db.executescript(f"{_SCHEMA} pragma user_version = {_FORMAT}; commit;")
-            self._claim(plan)
+            self._bind_plan(plan)
         ((earlier,),) = self._rows("select coalesce(max(session), 0) from sessions")
         self._session, self._started = earlier + 1, time.monotonic()
 
     def _check_format(self) -> bool:
-        """Whether the file is still empty; if not, it is one that we can read."""
+        """Return whether the file is empty; if not, check that its format is ours."""
         ((tables,),) = self._rows("select count(*) from sqlite_master")
         ((found,),) = self._rows("pragma user_version")
         if tables and found != _FORMAT:
@@ -344,10 +346,11 @@ class Journal:
         return found != _FORMAT
 
     def _rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
-        with self._trouble():
+        with self._state_errors():
             return self._db.execute(query, values).fetchall()
 
-    def _claim(self, plan: Plan) -> None:
+    def _bind_plan(self, plan: Plan) -> None:
+        """Record the plan in an empty journal; in another, check that it is the same."""
         row = self._db.execute("select plan from run").fetchone()
         if row is None:
             with self._db:
@@ -360,7 +363,7 @@ class Journal:
             )
 
     @contextmanager
-    def _trouble(self) -> Generator[None]:
+    def _state_errors(self) -> Generator[None]:
         try:
             yield
         except sqlite3.Error as error:
@@ -369,20 +372,20 @@ class Journal:
             raise StateError(f"{self._file}: can't be written ({error.strerror})") from None
 
 
-def _answer(work: str, header: str) -> Learned | Scores:
-    return _learned(header) if work == "train" else Scores.from_header(json.loads(header))
+def _answer(work: str, header: str) -> AcceptedUpdate | Scores:
+    return _accepted_update(header) if work == "train" else Scores.from_header(json.loads(header))
 
 
-def _learned(header: str) -> Learned:
+def _accepted_update(header: str) -> AcceptedUpdate:
     fields: dict[str, Any] = json.loads(header)
     del fields["order"]
-    return Learned(**fields)
+    return AcceptedUpdate(**fields)
 
 
 def _differences(before: Any, after: Any, path: str = "") -> list[str]:  # noqa: ANN401 - JSON
-    """The fields in which two plans differ, `stages.1.rounds` and the like.
+    """Return the fields in which two plans differ, like `stages.1.rounds`.
 
-    A plan of another version may lack a field, or have one that is not known here.
+    A plan of another version may lack a field, or have one that this version does not know.
     """
     if before == after:
         return []

@@ -1,4 +1,4 @@
-"""What a run found: the score matrix as it fills, and the report of the whole."""
+"""The scores of a run: the matrix as it fills, and the report at the end."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ from report.model import (
 from server.run.journal import Journal, Traffic
 from server.run.stage import pooled
 
-#: Packages of the coordinator whose versions a report names; a site's own are the site's to tell.
+#: Packages of the coordinator whose versions a report names; it does not know the sites'.
 PACKAGES = ("flwr", "numpy", "safetensors", "pydantic")
 
 #: Every metric by (stage, task).
@@ -36,60 +36,60 @@ Matrix: TypeAlias = tuple[tuple[float | None, ...], ...]
 class Scoreboard:
     """The scores of a plan's tasks: before the first stage, and after each.
 
-    `cells[i, j]` holds every metric of task j after stage i, and `chosen[i, j]` the same where
-    each picture chose its stage.
+    `cells[i, j]` holds every metric of task j after stage i, and `routed_cells[i, j]` the same
+    where the router chose each image's stage.
     """
 
     plan: Plan
     before: dict[int, Mapping[str, float]] = field(default_factory=dict[int, Mapping[str, float]])
     majority: dict[int, Mapping[str, float]] = field(default_factory=dict[int, Mapping[str, float]])
     cells: Cells = field(default_factory=dict[tuple[int, int], Mapping[str, float]])
-    chosen: Cells = field(default_factory=dict[tuple[int, int], Mapping[str, float]])
+    routed_cells: Cells = field(default_factory=dict[tuple[int, int], Mapping[str, float]])
 
     def zero_shot(self, task: int, scores: Mapping[str, Scores]) -> None:
-        """Enter how the base model alone does, and the constant answer."""
+        """Record the scores of the base model alone, and of the most frequent answer."""
         self.before[task] = pooled((s.questions, s.metrics) for s in scores.values())
         self.majority[task] = pooled((s.questions, s.majority) for s in scores.values())
 
     def learned(self, stage: int, metrics: Mapping[str, float]) -> None:
-        """Enter what the stage's release says of its own task."""
+        """Record the scores of a stage's release on its own task."""
         self.cells[stage, stage] = metrics
 
     def after(self, stage: int, task: int, scores: Mapping[str, Scores]) -> None:
-        """Enter how the model of `stage` does on `task`."""
+        """Record the scores on `task` after `stage`."""
         self.cells[stage, task] = pooled((s.questions, s.metrics) for s in scores.values())
 
     def routed_after(self, stage: int, task: int, scores: Mapping[str, Scores]) -> None:
-        """Enter how the model of `stage` does on `task` where each picture chooses its stage."""
-        self.chosen[stage, task] = pooled((s.questions, s.metrics) for s in scores.values())
+        """Record the scores on `task` after `stage` where the router chose each image's stage."""
+        self.routed_cells[stage, task] = pooled((s.questions, s.metrics) for s in scores.values())
 
     def matrix(self) -> Matrix:
-        """`matrix[i][j]`: task j after stage i; None where it was not scored."""
+        """Return `matrix[i][j]`, task j after stage i; None where it was not scored."""
         return self._matrix(self.cells)
 
     def routed(self) -> Routed | None:
         """The matrices of the router; None where none was asked."""
-        if not self.chosen:
+        if not self.routed_cells:
             return None
         return Routed(
-            scores=self._matrix(self.chosen),
-            stage=self._matrix(self.chosen, ROUTER_STAGE),
-            modality=self._matrix(self.chosen, ROUTER_MODALITY),
+            scores=self._matrix(self.routed_cells),
+            stage=self._matrix(self.routed_cells, ROUTER_STAGE),
+            modality=self._matrix(self.routed_cells, ROUTER_MODALITY),
         )
 
     def row(self, metrics: Mapping[int, Mapping[str, float]]) -> tuple[float | None, ...]:
-        """Each task's own measure out of `metrics`."""
+        """Return each task's own metric out of `metrics`."""
         return tuple(
             self._measure(metrics.get(task), task) for task in range(len(self.plan.stages))
         )
 
     def own(self) -> tuple[Mapping[str, float], ...]:
-        """Every metric of each task just after it was learned."""
+        """Return every metric of each task just after it was learned."""
         stages = range(len(self.plan.stages))
         return tuple(dict(self.cells.get((task, task), {})) for task in stages)
 
     def _matrix(self, cells: Cells, name: str | None = None) -> Matrix:
-        """The metric of this name; each task's own where none is given."""
+        """Return the metric of this name; each task's own where none is given."""
         count = range(len(self.plan.stages))
         return tuple(
             tuple(self._measure(cells.get((stage, task)), task, name) for task in count)
@@ -104,7 +104,7 @@ class Scoreboard:
 
 
 def run_report(plan: Plan, bank: Bank, journal: Journal, board: Scoreboard) -> RunReport:
-    """The report of a finished run."""
+    """Return the report of a finished run."""
     return RunReport(
         plan=PlanFacts(name=plan.name, hash=plan.digest),
         method=plan.method.label,

@@ -13,9 +13,9 @@ from common.plan import Plan
 from common.plan_file import parse_plan
 from common.process.progress import ProgressEvent
 from server.run.accept import Accept, Done, Received, Refused, Waiting, durable
+from server.run.context import RunContext
 from server.run.folder import RunFolder
 from server.run.journal import Journal
-from server.run.stage import Desk
 
 ORDER = Order(
     work=Work.TRAIN, plan="0" * 64, stage=0, round=1, releases=(), active=(), adapter=None, code="c"
@@ -86,8 +86,10 @@ class Sites:
         return replace(update, **self._spoil.get(site, {}))
 
 
-def desk(book: Journal, sites: Any = None, patient: bool = False) -> tuple[Desk, list[ProgressEvent]]:
-    """A coordinator's desk with these sites, and the list of what it is told."""
-    told: list[ProgressEvent] = []
+def run_context(
+    book: Journal, sites: Any = None, patient: bool = False, of: Plan | None = None
+) -> tuple[RunContext, list[ProgressEvent]]:
+    """A run with these sites, and the list of its progress events."""
+    events: list[ProgressEvent] = []
     ask = durable(sites or Sites(book), book)
-    return Desk(ask, book, told.append, patient), told
+    return RunContext(of or plan(), ask, book, events.append, patient), events

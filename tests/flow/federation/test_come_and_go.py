@@ -23,7 +23,7 @@ from report.json_file import read_report
 from report.write import write_report
 from server import app as coordinator
 from server import network
-from server.app import Federation, run
+from server.app import SiteConnection, run
 from server.network import Patience
 from server.run.folder import RunFolder
 from server.run.journal import Journal
@@ -55,7 +55,7 @@ def run_with(plan: Plan, folder: RunFolder, there: There) -> None:
             return [node for node in everyone() if there(node.name, released(folder))]
 
         grid.get_nodes = present
-        report = run(plan, folder, grid, Federation(PATIENT, lambda: plan.sites))
+        report = run(plan, folder, grid, SiteConnection(PATIENT, lambda: plan.sites))
         write_report(folder.root, [report])
 
     nodes = [{"name": site, "site-file": str(sites / site / "site.yaml")} for site in plan.sites]

@@ -28,7 +28,7 @@ from common.plan import Plan
 from common.plan_file import load_plan
 from common.process.progress import ProgressEvent
 from server import network
-from server.app import Federation, run
+from server.app import SiteConnection, run
 from server.network import Patience
 from server.run.folder import RunFolder
 from server.run.journal import Journal
@@ -86,7 +86,7 @@ def run_with(
     def main(grid: Grid, _context: Context) -> None:  # pyright: ignore[reportUnusedFunction]
         if change is not None:
             change(grid)
-        run(plan, folder, grid, Federation(PATIENT, lambda: ["a", "b"]))
+        run(plan, folder, grid, SiteConnection(PATIENT, lambda: ["a", "b"]))
 
     homes = {name: folder.root / "sites" / name / "site.yaml" for name in ("a", "b")}
     nodes = [{"name": name, "site-file": str(file)} for name, file in homes.items()]

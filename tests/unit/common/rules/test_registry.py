@@ -22,7 +22,7 @@ from common.rules.registry import rule_named, rules
 from server.aggregation.aggregate import SiteUpdate, aggregate
 from server.run.stage import train_stage
 from tests.unit.small_bank import BASE, KEY, blob, draft
-from tests.unit.small_round import desk, journal, plan
+from tests.unit.small_round import journal, plan, run_context
 
 #: A rule that takes the factors of the site with the most examples.
 LARGEST_SITE = """
@@ -91,7 +91,7 @@ def test_a_new_rule_is_one_new_file(folder: Path, tmp_path: Path):
     # A site that changes the factor that is not trained is refused by name.
     book = journal(tmp_path / "run", found)
     with pytest.raises(SiteFailed, match="site b could not train stage 1, round 1: found another"):
-        train_stage(found, 0, (), desk(book)[0])
+        train_stage(run_context(book, of=found)[0], 0, ())
 
 
 @pytest.mark.parametrize("text", ["", "RULE = 'nothing'", LARGEST_SITE])

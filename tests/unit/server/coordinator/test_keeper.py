@@ -17,7 +17,7 @@ from server.coordinator.keeper import Keeper
 from server.coordinator.registry import EnrolledSite, enroll, enrolled, leave
 from server.coordinator.state import CoordinatorSettings, RequestedRun, State
 from server.coordinator.superlink import FlowerRun, Node, SuperLinkRefused, SuperLinkUnavailable
-from server.run.folder import alone
+from server.run.folder import run_lock
 
 SETTINGS = CoordinatorSettings(
     hosts=("localhost",),
@@ -146,7 +146,7 @@ def test_a_run_whose_process_has_died_is_replaced_before_flower_notices(
     state.request(RequestedRun(run="demo", since=0))
     keeper.reconcile(0.0)
     running(flower)
-    with alone(state.run("demo"), lambda: None):
+    with run_lock(state.run("demo"), lambda: None):
         for now in range(2, 100, 2):
             keeper.reconcile(float(now))
     assert len(flower.all_runs) == 1

@@ -17,12 +17,12 @@ from common.errors import BankError
 from common.image_prototype import ImagePrototype, fault_of, from_bytes, merge_prototypes, to_bytes
 from common.plan import Plan
 from common.plan_file import parse_plan
-from server.run.image_prototypes import agreed_prototype
+from server.run.image_prototypes import release_prototype
 from server.run.journal import Journal
 from server.run.stage import train_stage
 from tests.unit.common.test_image_prototype import SPOILT, features
 from tests.unit.small_bank import BASE, KEY, bank_of, blob, draft
-from tests.unit.small_round import Sites, adapter, desk, journal, plan
+from tests.unit.small_round import Sites, adapter, journal, plan, run_context
 
 #: The head of a bank of two releases that was made before there were prototypes.
 HEAD_BEFORE = "2f7602d4a53724dae7323f48ce26d6da253e210f948f6e77a0c8ce11407b6131"
@@ -62,9 +62,9 @@ def agreed(
     """The release's prototype, and what was told."""
     chosen = of or routed(quorum=1)
     book = journal(folder, chosen)
-    work, told = desk(book, Giving(book, prototypes), patient=True)
-    closed = train_stage(chosen, 0, (), work)
-    found = agreed_prototype(chosen, 0, closed, work)
+    work, told = run_context(book, Giving(book, prototypes), patient=True, of=chosen)
+    closed = train_stage(work, 0, ())
+    found = release_prototype(work, 0, closed)
     book.close()
     return None if found is None else from_bytes(found, "x"), told
 
@@ -125,8 +125,8 @@ def test_a_prototype_that_nobody_wants_is_refused(tmp_path: Path, early: bool):
     chosen = routed(quorum=1) if early else plan(quorum=1)
     book = journal(tmp_path, chosen)
     sites = Giving(book, {"b": given(1)}, last=1 if early else 2)
-    work, told = desk(book, sites, patient=True)
-    train_stage(chosen, 0, (), work)
+    work, told = run_context(book, sites, patient=True, of=chosen)
+    train_stage(work, 0, ())
     book.close()
     (refused,) = [news for news in told if news["event"] == "refused"]
     assert refused["text"].endswith("prototype: found one, expected none with this order")
@@ -142,18 +142,18 @@ def test_a_prototype_of_another_width_than_most_is_left_out_by_name(tmp_path: Pa
 def test_prototypes_outlast_the_closing_of_their_round_and_go_with_the_release(tmp_path: Path):
     chosen = routed()
     book = journal(tmp_path, chosen)
-    work, _ = desk(book, Giving(book, {"a": given(1), "b": given(2)}))
-    closed = train_stage(chosen, 0, (), work)
-    before = agreed_prototype(chosen, 0, closed, work)
+    work, _ = run_context(book, Giving(book, {"a": given(1), "b": given(2)}), of=chosen)
+    closed = train_stage(work, 0, ())
+    before = release_prototype(work, 0, closed)
     book.close()
     # Another process takes the run up behind the closed round.
     again = journal(tmp_path, chosen)
     sites = Giving(again, {})
-    work, _ = desk(again, sites)
-    assert agreed_prototype(chosen, 0, train_stage(chosen, 0, (), work), work) == before
+    work, _ = run_context(again, sites, of=chosen)
+    assert release_prototype(work, 0, train_stage(work, 0, ())) == before
     assert sites.asked == []
     assert len(list((tmp_path / "blobs").iterdir())) == 3
-    again.tidy(1)
+    again.prune(1)
     assert list((tmp_path / "blobs").iterdir()) == []
     again.close()
 

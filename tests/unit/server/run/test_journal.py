@@ -15,9 +15,9 @@ from common.errors import StateError
 from common.exchange import Scores, Update, Work
 from common.identity import sha256
 from server.run.folder import Blobs, RunFolder
-from server.run.journal import Closed, Journal, Learned
+from server.run.journal import AcceptedUpdate, ClosedRound, Journal
 from server.run.stage import train_stage
-from tests.unit.small_round import ORDER, Sites, adapter, desk, journal, plan
+from tests.unit.small_round import ORDER, Sites, adapter, journal, plan, run_context
 
 
 def update(site: str, value: float = 1.0) -> Update:
@@ -35,8 +35,8 @@ def test_answers_come_back_from_the_journal_as_they_went(tmp_path: Path):
     )
     learned = book.record(ORDER, update("a"), 10, 20)
     assert book.record(judged, scores, 1, 2) == scores
-    assert isinstance(learned, Learned)
-    assert learned == Learned("a", 3, 1, 0.5, 0.0, 2.0, 7, sha256(adapter(1.0)))
+    assert isinstance(learned, AcceptedUpdate)
+    assert learned == AcceptedUpdate("a", 3, 1, 0.5, 0.0, 2.0, 7, sha256(adapter(1.0)))
     assert book.answered(ORDER) == {"a": learned}
     assert book.answered(judged) == {"a": scores}
     assert book.blobs.get(learned.adapter) == adapter(1.0)
@@ -95,11 +95,11 @@ def test_whoever_only_looks_changes_nothing_and_makes_nothing(tmp_path: Path):
 def test_a_refused_answer_does_not_count_but_its_bytes_do(tmp_path: Path):
     book = journal(tmp_path)
     learned = book.record(ORDER, update("a"), 10, 20)
-    assert isinstance(learned, Learned)
+    assert isinstance(learned, AcceptedUpdate)
     book.refuse(ORDER, "a", "too large")
     assert book.answered(ORDER) == {} and book.updates(0) == []
-    assert book.refused(ORDER, "a", learned.adapter) == "too large"
-    assert book.refused(ORDER, "a", "another") is None
+    assert book.refusal_of(ORDER, "a", learned.adapter) == "too large"
+    assert book.refusal_of(ORDER, "a", "another") is None
     assert [(t.bytes_down, t.bytes_up) for t in book.traffic()] == [(10, 20)]
     # A better one of the same site takes its place.
     book.record(ORDER, update("a", 2.0), 10, 20)
@@ -109,13 +109,13 @@ def test_a_refused_answer_does_not_count_but_its_bytes_do(tmp_path: Path):
 def test_a_closed_round_keeps_the_numbers_and_drops_the_updates(tmp_path: Path):
     book = journal(tmp_path)
     book.record(ORDER, update("a"), 10, 20)
-    closed = Closed({"a": 3}, ("b was late",), book.blobs.put(adapter(9.0)), 0.25)
+    closed = ClosedRound({"a": 3}, ("b was late",), book.blobs.put(adapter(9.0)), 0.25)
     book.close_round(ORDER, closed)
-    assert book.closed(ORDER) == closed
+    assert book.closed_round(ORDER) == closed
     assert book.rounds() == [(0, 1, closed)]
     assert [file.stem for file in book.blobs.folder.iterdir()] == [closed.adapter]
     assert [(n, u.site, u.loss) for n, u in book.updates(0)] == [(1, "a", 0.5)]
-    book.tidy(1)
+    book.prune(1)
     assert list(book.blobs.folder.iterdir()) == []
 
 
@@ -123,9 +123,9 @@ def test_what_an_open_stage_agreed_on_is_kept_when_an_earlier_one_is_released(tm
     book = journal(tmp_path)
     for value, (stage, number) in enumerate(((0, 1), (1, 1), (1, 2))):
         order = replace(ORDER, stage=stage, round=number)
-        book.close_round(order, Closed({"a": 3}, (), book.blobs.put(adapter(value)), 0.0))
+        book.close_round(order, ClosedRound({"a": 3}, (), book.blobs.put(adapter(value)), 0.0))
     # As a run does that is taken up in its second stage.
-    book.tidy(1)
+    book.prune(1)
     assert [file.stem for file in book.blobs.folder.iterdir()] == [sha256(adapter(2))]
 
 
@@ -141,7 +141,7 @@ def test_rounds_that_other_code_does_again_keep_their_own_last_adapter(tmp_path:
     book = journal(tmp_path)
     for code, number in (("old", 1), ("old", 2), ("new", 1)):
         agreed = book.blobs.put(adapter(float(number), layers=(code,)))
-        closed = Closed({"a": 3}, (), agreed, 0.0)
+        closed = ClosedRound({"a": 3}, (), agreed, 0.0)
         book.close_round(replace(ORDER, code=code, round=number), closed)
     kept = [file.stem for file in book.blobs.folder.iterdir()]
     assert kept == [sha256(adapter(1.0, layers=("new",)))]
@@ -150,20 +150,20 @@ def test_rounds_that_other_code_does_again_keep_their_own_last_adapter(tmp_path:
 def test_a_round_that_other_code_left_open_is_tidied_once_its_stage_is_released(tmp_path: Path):
     book = journal(tmp_path)
     book.record(replace(ORDER, code="old"), update("a"), 1, 2)
-    book.tidy(0)
+    book.prune(0)
     assert [file.stem for file in book.blobs.folder.iterdir()] == [sha256(adapter(1.0))]
-    book.tidy(1)
+    book.prune(1)
     assert list(book.blobs.folder.iterdir()) == []
 
 
 def test_an_update_that_is_tried_in_vain_leaves_no_file_but_one_that_was_there(tmp_path: Path):
     book = journal(tmp_path)
-    with book.tried(b"numbers") as (digest, _):
+    with book.tentative_blob(b"numbers") as (digest, _):
         assert book.blobs.get(digest) == b"numbers"
     assert not book.blobs.path(digest).exists()
-    with book.tried(b"numbers") as (_, keep):
+    with book.tentative_blob(b"numbers") as (_, keep):
         keep()
-    with book.tried(b"numbers"):
+    with book.tentative_blob(b"numbers"):
         pass
     assert book.blobs.get(digest) == b"numbers"
 
@@ -219,20 +219,20 @@ def killed_at_statement(folder: Path, number: int) -> bool:
                 os.kill(os.getpid(), signal.SIGKILL)
 
         book._db.set_trace_callback(count)  # pyright: ignore[reportPrivateUsage]
-        train_stage(plan(), 0, (), desk(book)[0])
+        train_stage(run_context(book)[0], 0, ())
 
     return in_a_child(body) == signal.SIGKILL
 
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_a_kill_at_any_statement_loses_no_accepted_update_and_counts_none_twice(tmp_path: Path):
-    whole = train_stage(plan(), 0, (), desk(journal(tmp_path / "whole"))[0])
+    whole = train_stage(run_context(journal(tmp_path / "whole"))[0], 0, ())
     number = 0
     while killed_at_statement(tmp_path / str(number), number):
         book = journal(tmp_path / str(number))
         accepted = {(round, learned.site) for round, learned in book.updates(0)}
         again = Sites(book)
-        assert train_stage(plan(), 0, (), desk(book, again)[0]) == whole
+        assert train_stage(run_context(book, again)[0], 0, ()) == whole
         assert accepted.isdisjoint(again.asked)
         assert len(book.updates(0)) == 4
         number += 1
@@ -276,18 +276,18 @@ class Killed:
 def test_a_kill_at_any_system_call_of_a_blob_leaves_a_run_that_resumes(
     tmp_path: Path, behind: bool
 ):
-    whole = train_stage(plan(), 0, (), desk(journal(tmp_path / "whole"))[0])
+    whole = train_stage(run_context(journal(tmp_path / "whole"))[0], 0, ())
     number = 0
 
     def body() -> None:
         book = Journal(RunFolder(tmp_path / str(number)), plan(), Killed(number, behind))
-        train_stage(plan(), 0, (), desk(book)[0])
+        train_stage(run_context(book)[0], 0, ())
 
     while in_a_child(body) == signal.SIGKILL:
         book = journal(tmp_path / str(number))
-        assert train_stage(plan(), 0, (), desk(book)[0]) == whole
+        assert train_stage(run_context(book)[0], 0, ()) == whole
         # Nothing half-written is left, nor what no round needs, once a stage is over.
-        book.tidy(0)
+        book.prune(0)
         assert [file.stem for file in book.blobs.folder.iterdir()] == [whole.adapter]
         number += 1
     assert number > 15

@@ -13,18 +13,18 @@ from common.adapter import StoredAdapter
 from common.errors import SiteFailed
 from common.exchange import Order, ReleaseRef
 from server.run.accept import Accept, Done, Received, Refused, Waiting
-from server.run.journal import Closed, Journal
-from server.run.stage import Model, pooled, score_task, train_stage
-from tests.unit.small_round import ORDER, Sites, adapter, desk, journal, plan
+from server.run.journal import ClosedRound, Journal
+from server.run.stage import ModelSelection, pooled, score_task, train_stage
+from tests.unit.small_round import ORDER, Sites, adapter, journal, plan, run_context
 
 
-def weights(book: Journal, closed: Closed) -> Any:
+def weights(book: Journal, closed: ClosedRound) -> Any:
     return StoredAdapter.in_file(book.blobs.path(closed.adapter), "").pair("layer").a
 
 
 def test_a_stage_averages_what_its_sites_learn_by_examples(tmp_path: Path):
     book = journal(tmp_path)
-    trained = train_stage(plan(), 0, (), desk(book)[0])
+    trained = train_stage(run_context(book)[0], 0, ())
     # A round moves site a by 1 and b by 2, so the mean moves by (1 * 1 + 3 * 2) / 4 = 1.75.
     np.testing.assert_array_equal(weights(book, trained), 3.5)
     assert trained.sites == {"a": 1, "b": 3}
@@ -43,10 +43,10 @@ def test_a_run_that_was_cut_off_asks_only_for_what_is_missing(tmp_path: Path):
                 raise PowerCut
 
     with pytest.raises(PowerCut):
-        train_stage(plan(), 0, (), desk(book, cut)[0])
+        train_stage(run_context(book, cut)[0], 0, ())
     again = Sites(book)
-    resumed = train_stage(plan(), 0, (), desk(book, again)[0])
-    whole = train_stage(plan(), 0, (), desk(journal(tmp_path / "whole"))[0])
+    resumed = train_stage(run_context(book, again)[0], 0, ())
+    whole = train_stage(run_context(journal(tmp_path / "whole"))[0], 0, ())
     # Round 1 is closed; of round 2, site b had answered before the cut.
     assert again.asked == [(2, "a")]
     assert resumed == whole
@@ -54,10 +54,10 @@ def test_a_run_that_was_cut_off_asks_only_for_what_is_missing(tmp_path: Path):
 
 def test_a_closed_round_is_not_done_again_and_only_its_adapter_is_kept(tmp_path: Path):
     book = journal(tmp_path)
-    whole = train_stage(plan(), 0, (), desk(book)[0])
+    whole = train_stage(run_context(book)[0], 0, ())
     files = [file.stem for file in book.blobs.folder.iterdir()]
     assert files == [whole.adapter]
-    assert train_stage(plan(), 0, (), desk(book, never)[0]) == whole
+    assert train_stage(run_context(book, never)[0], 0, ()) == whole
 
 
 def never(_order: Order, _sites: Sequence[str], _accept: Accept) -> Iterator[Any]:
@@ -87,7 +87,7 @@ def test_a_bad_update_is_refused_by_site_and_field(
 ):
     book = journal(tmp_path)
     with pytest.raises(SiteFailed) as caught:
-        train_stage(plan(), 0, (), desk(book, Sites(book, {"b": spoil}))[0])
+        train_stage(run_context(book, Sites(book, {"b": spoil}))[0], 0, ())
     assert "site b could not train stage 1, round 1" in str(caught.value)
     assert said in str(caught.value)
     # What is refused is not in the journal, nor does it fill the disk.
@@ -110,8 +110,8 @@ def test_an_update_that_does_not_fit_the_others_of_a_first_round_is_left_out(
 ):
     wide = plan(sites=["a", "b", "c"], quorum=2, rounds=1)
     book = journal(tmp_path, wide)
-    at, told = desk(book, Sites(book, {"c": {"adapter": blob}}))
-    closed = train_stage(wide, 0, (), at)
+    at, told = run_context(book, Sites(book, {"c": {"adapter": blob}}), of=wide)
+    closed = train_stage(at, 0, ())
     assert closed.sites == {"a": 1, "b": 3}
     (refusal,) = closed.refusals
     assert refusal.startswith("site c could not train stage 1, round 1: ")
@@ -136,7 +136,7 @@ def test_a_later_update_must_have_the_arrays_of_its_order(tmp_path: Path, blob: 
             return super().answer(order, site)
 
     with pytest.raises(SiteFailed, match="site b could not train stage 1, round 2") as caught:
-        train_stage(plan(), 0, (), desk(book, Spoilt(book))[0])
+        train_stage(run_context(book, Spoilt(book))[0], 0, ())
     assert said in str(caught.value)
 
 
@@ -150,28 +150,53 @@ def test_an_update_of_an_earlier_round_does_not_count_again(tmp_path: Path):
             return kept[0] if site == "b" else kept[-1]
 
     with pytest.raises(SiteFailed, match="round 2: order: found"):
-        train_stage(plan(), 0, (), desk(book, Replays(book))[0])
+        train_stage(run_context(book, Replays(book))[0], 0, ())
 
 
-def test_a_site_that_answers_twice_counts_once(tmp_path: Path):
+def test_a_site_that_answers_twice_counts_once_and_as_it_answered_first(tmp_path: Path):
     book = journal(tmp_path)
+    said: list[str | None] = []
 
     def twice(order: Order, sites: Sequence[str], accept: Accept) -> Iterator[Any]:
-        yield from Sites(book)(order, sites, accept)
-        why = accept(Received(Sites(book).answer(order, "a"), 0, 0))
-        yield Refused("a", str(why))
+        first, second = Sites(book), Sites(book, {"a": {"examples": 9}})
+        # Site b comes last: nobody is listened to any more once all have answered.
+        for answers, site in ((first, "a"), (second, "a"), (first, "b")):
+            why = accept(Received(answers.answer(order, site), 0, 0))
+            said.append(why)
+            if why is None:
+                yield Done(site)
 
-    at, told = desk(book, twice)
-    assert train_stage(plan(rounds=1), 0, (), at).sites == {"a": 1, "b": 3}
-    assert len(book.updates(0)) == 2
-    # It is not even asked for: all have answered.
-    assert [news for news in told if news["event"] == "refused"] == []
+    run, _ = run_context(book, twice, of=plan(rounds=1))
+    assert train_stage(run, 0, ()).sites == {"a": 1, "b": 3}
+    assert said == [None, "it answered twice", None]
+    assert [(update.site, update.examples) for _, update in book.updates(0)] == [("a", 1), ("b", 3)]
+
+
+def test_a_site_whose_answer_is_in_the_journal_cannot_replace_it(tmp_path: Path):
+    one, book = plan(rounds=1), journal(tmp_path)
+
+    def only_a(order: Order, _: Sequence[str], accept: Accept) -> Iterator[Any]:
+        return Sites(book)(order, ["a"], accept)
+
+    # The run stops before b answers.
+    with pytest.raises(SiteFailed):
+        train_stage(run_context(book, only_a, of=one)[0], 0, ())
+    said: list[str | None] = []
+
+    def again(order: Order, sites: Sequence[str], accept: Accept) -> Iterator[Any]:
+        assert sites == ["b"]
+        said.append(accept(Received(Sites(book, {"a": {"examples": 9}}).answer(order, "a"), 0, 0)))
+        yield from Sites(book)(order, sites, accept)
+
+    run, _ = run_context(book, again, of=one)
+    assert train_stage(run, 0, ()).sites == {"a": 1, "b": 3}
+    assert said == ["it answered twice"]
 
 
 def test_a_round_goes_on_without_a_bad_site_where_the_quorum_holds(tmp_path: Path):
     book = journal(tmp_path)
-    at, told = desk(book, Sites(book, {"b": {"examples": 0}}))
-    trained = train_stage(plan(quorum=1), 0, (), at)
+    at, told = run_context(book, Sites(book, {"b": {"examples": 0}}), of=plan(quorum=1))
+    trained = train_stage(at, 0, ())
     assert trained.sites == {"a": 1}
     assert [news["text"].split(":")[0] for news in told if news["event"] == "refused"] == [
         "site b could not train stage 1, round 1",
@@ -197,8 +222,8 @@ class Late:
 
 def test_a_stage_waits_for_its_quorum_and_says_for_whom(tmp_path: Path):
     book = journal(tmp_path)
-    at, told = desk(book, Late(book, looks=5), patient=True)
-    assert train_stage(plan(rounds=1), 0, (), at).sites == {"a": 1, "b": 3}
+    at, told = run_context(book, Late(book, looks=5), patient=True, of=plan(rounds=1))
+    assert train_stage(at, 0, ()).sites == {"a": 1, "b": 3}
     (waiting,) = [news for news in told if news["event"] == "waiting"]
     assert waiting == {
         "event": "waiting", "work": "train", "stage": 0, "round": 1, "for": {"b": "offline"},
@@ -211,8 +236,8 @@ def test_a_late_site_is_named_and_left_out_after_the_deadline(
     book, late = journal(tmp_path), plan(quorum=1, rounds=1, deadline_hours=2.0)
     clock = iter(range(0, 10**6, 1000))
     monkeypatch.setattr(time, "time", lambda: float(next(clock)))
-    at, _ = desk(book, Late(book, looks=None), patient=True)
-    closed = train_stage(late, 0, (), at)
+    at, _ = run_context(book, Late(book, looks=None), patient=True, of=late)
+    closed = train_stage(at, 0, ())
     assert closed.sites == {"a": 1}
     assert closed.refusals == (
         "site b could not train stage 1, round 1: it was late "
@@ -222,9 +247,9 @@ def test_a_late_site_is_named_and_left_out_after_the_deadline(
 
 def test_a_deadline_counts_from_the_round_s_first_start_also_after_a_crash(tmp_path: Path):
     book = journal(tmp_path)
-    opened = book.opened(ORDER)
+    opened = book.open_order(ORDER)
     book.close()
-    assert journal(tmp_path).opened(ORDER) == opened
+    assert journal(tmp_path).open_order(ORDER) == opened
 
 
 def test_a_patient_stage_asks_on_where_an_update_did_not_fit(tmp_path: Path):
@@ -239,8 +264,8 @@ def test_a_patient_stage_asks_on_where_an_update_did_not_fit(tmp_path: Path):
             self._spoil = {"b": {"adapter": adapter(1000.0)}} if len(tries) == 1 else {}
             yield from super().__call__(order, sites, accept)
 
-    at, told = desk(book, Mended(book), patient=True)
-    assert train_stage(plan(rounds=1), 0, (), at).sites == {"a": 1, "b": 3}
+    at, told = run_context(book, Mended(book), patient=True, of=plan(rounds=1))
+    assert train_stage(at, 0, ()).sites == {"a": 1, "b": 3}
     assert tries == ["a,b", "b"]
     assert [news["site"] for news in told if news["event"] == "refused"] == ["b"]
 
@@ -257,8 +282,8 @@ def test_the_same_misfit_is_refused_at_once_the_next_time(tmp_path: Path):
                     tries.append(event.why if isinstance(event, Refused) else None)
                 yield event
 
-    at, _ = desk(book, Stubborn(book), patient=True)
-    train_stage(plan(rounds=1), 0, (), at)
+    at, _ = run_context(book, Stubborn(book), patient=True, of=plan(rounds=1))
+    train_stage(at, 0, ())
     assert tries[0] is None and tries[-1] is None
     assert all(why is not None and why.startswith("norm") for why in tries[1:-1])
 
@@ -274,8 +299,8 @@ def test_misfits_again_and_again_do_not_fill_the_disk(tmp_path: Path):
             self._spoil = {"b": {"adapter": wrong}}
             yield from super().__call__(order, sites, accept)
 
-    at, told = desk(book, Flooding(book), patient=True)
-    train_stage(plan(rounds=1), 0, (), at)
+    at, told = run_context(book, Flooding(book), patient=True, of=plan(rounds=1))
+    train_stage(at, 0, ())
     # Before each try there is what site a sent, and nothing of b.
     assert most == [0] + [1] * 8
     assert len([news for news in told if news["event"] == "refused"]) == 8
@@ -291,8 +316,8 @@ def test_an_update_with_the_bytes_of_the_ordered_adapter_never_removes_it(tmp_pa
                 self._spoil = {"b": {"adapter": book.blobs.get(order.adapter), "examples": 0}}
             return super().answer(order, site)
 
-    at, _ = desk(book, Echo(book))
-    assert train_stage(plan(quorum=1), 0, (), at).sites == {"a": 1}
+    at, _ = run_context(book, Echo(book), of=plan(quorum=1))
+    assert train_stage(at, 0, ()).sites == {"a": 1}
 
 
 @pytest.mark.parametrize(
@@ -314,7 +339,7 @@ def test_scores_that_no_site_can_have_are_refused(tmp_path: Path, spoil: dict[st
             yield Done(site) if why is None else Refused(site, why)
 
     with pytest.raises(SiteFailed, match="site b could not evaluate stage 1") as caught:
-        score_task(plan(), 0, Model(), desk(book, wrong)[0])
+        score_task(run_context(book, wrong)[0], 0, ModelSelection())
     assert said in str(caught.value)
 
 
@@ -322,9 +347,9 @@ def test_what_a_site_writes_is_told_on_one_short_line_without_control_characters
     def rude(_order: Order, sites: Sequence[str], _accept: Accept) -> Iterator[Any]:
         yield from (Refused(site, "\x1b[2J\n\ud800" + "a" * 10**6) for site in sites)
 
-    at, told = desk(journal(tmp_path), rude)
+    at, told = run_context(journal(tmp_path), rude)
     with pytest.raises(SiteFailed):
-        score_task(plan(), 0, Model(), at)
+        score_task(at, 0, ModelSelection())
     texts = [news["text"] for news in told if news["event"] == "refused"]
     assert len(texts) == 2
     assert all(text.isprintable() and "?[2J??aaa" in text and len(text) < 500 for text in texts)
@@ -338,10 +363,10 @@ def test_scores_of_sites_are_pooled_by_their_questions():
 
 def test_a_task_is_scored_by_the_sites_of_its_stage_once(tmp_path: Path):
     book = journal(tmp_path)
-    model = Model((ReleaseRef(0, "d"),), (0,))
-    scores = score_task(plan(), 0, model, desk(book)[0])
+    model = ModelSelection((ReleaseRef(0, "d"),), (0,))
+    scores = score_task(run_context(book)[0], 0, model)
     assert list(scores) == ["a", "b"]
-    assert score_task(plan(), 0, model, desk(book, never)[0]) == scores
+    assert score_task(run_context(book, never)[0], 0, model) == scores
 
 
 def test_a_site_that_cannot_score_is_named(tmp_path: Path):
@@ -349,17 +374,19 @@ def test_a_site_that_cannot_score_is_named(tmp_path: Path):
         yield Refused("b", "DataError (the site's own log has the text under ab12)")
 
     with pytest.raises(SiteFailed, match="site b could not evaluate stage 1: DataError"):
-        score_task(plan(), 0, Model(), desk(journal(tmp_path), fails)[0])
+        score_task(run_context(journal(tmp_path), fails)[0], 0, ModelSelection())
 
 
 def test_a_site_that_left_does_not_hold_up_the_scores_of_what_it_taught(tmp_path: Path):
     book = journal(tmp_path)
-    at, told = desk(book, Late(book, looks=None), patient=True)
-    assert list(score_task(plan(), 0, Model(), at, grace_s=0.0)) == ["a"]
+    at, told = run_context(book, Late(book, looks=None), patient=True)
+    assert list(score_task(at, 0, ModelSelection(), grace_s=0.0)) == ["a"]
     text = "site b could not evaluate stage 1: it was away for too long"
     assert [news["text"] for news in told if news["event"] == "refused"] == [text]
     # Nor is it waited for again when the run is taken up after a crash.
-    assert list(score_task(plan(), 0, Model(), desk(book, never, True)[0], grace_s=0.0)) == ["a"]
+    assert list(
+        score_task(run_context(book, never, True)[0], 0, ModelSelection(), grace_s=0.0)
+    ) == ["a"]
 
 
 def test_sites_that_fail_do_not_hold_up_the_scores_of_what_they_taught(tmp_path: Path):
@@ -370,7 +397,7 @@ def test_sites_that_fail_do_not_hold_up_the_scores_of_what_they_taught(tmp_path:
                 yield Waiting(dict.fromkeys(sites, "BankError"))
 
     book = journal(tmp_path)
-    at, told = desk(book, Failing(book), patient=True)
-    assert score_task(plan(), 0, Model(), at, grace_s=0.0) == {}
+    at, told = run_context(book, Failing(book), patient=True)
+    assert score_task(at, 0, ModelSelection(), grace_s=0.0) == {}
     texts = [news["text"] for news in told if news["event"] == "refused"]
     assert texts == [f"site {site} could not evaluate stage 1: BankError" for site in "ab"]

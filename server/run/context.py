@@ -1,0 +1,30 @@
+"""What a run of one plan works with, resolved once and passed on as one value."""
+
+from dataclasses import dataclass
+
+from common.adapter import StoredAdapter
+from common.plan import Plan
+from common.process.progress import OnEvent
+from server.run.accept import Ask
+from server.run.journal import Journal
+
+
+@dataclass(frozen=True, slots=True)
+class RunContext:
+    """A plan, the sites that carry it out, and what is durable of it.
+
+    Attributes:
+        ask: sends an order to sites and yields their accepted answers and refusals.
+        on_event: called with every progress event.
+        patient: sites that fail or are offline are waited for; if not, they fail the run.
+    """
+
+    plan: Plan
+    ask: Ask
+    journal: Journal
+    on_event: OnEvent
+    patient: bool
+
+    def stored_adapter(self, digest: str, source: str) -> StoredAdapter:
+        """Return an adapter of the run's blobs; `source` names it in an error."""
+        return StoredAdapter.in_file(self.journal.blobs.path(digest), source)

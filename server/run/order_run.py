@@ -1,0 +1,114 @@
+"""An order while the sites work on it: who has answered, who could not, and who is missing."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from common.errors import SiteFailed
+from common.exchange import Order, Scores, Work
+from common.plan import Stage
+from common.printable import printable
+from server.run.accept import AcceptedScores, Refused, Waiting
+from server.run.context import RunContext
+from server.run.journal import AcceptedUpdate
+
+#: An event that says the same of the missing sites is repeated after so long.
+REPEAT_S = 30.0
+
+
+@dataclass(slots=True)
+class Responses:
+    """The accepted answers to an order so far, and why others are missing, by site."""
+
+    updates: dict[str, AcceptedUpdate] = field(default_factory=dict[str, AcceptedUpdate])
+    scores: dict[str, Scores] = field(default_factory=dict[str, Scores])
+    refusals: dict[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def accepted(self) -> int:
+        """The number of sites whose answers count."""
+        return len(self.updates) + len(self.scores)
+
+
+@dataclass(frozen=True, slots=True)
+class OrderRun:
+    """An order, what it is about, and the sites' responses so far.
+
+    Attributes:
+        stage: the order's stage in the plan; its sites are asked.
+        quorum: the fewest answers that the run may continue with.
+    """
+
+    run: RunContext
+    order: Order
+    stage: Stage
+    quorum: int
+    responses: Responses = field(default_factory=Responses)
+
+    @property
+    def silent_sites(self) -> list[str]:
+        """The sites that have neither answered nor been refused, by name."""
+        found = self.responses
+        return sorted(set(self.stage.sites) - {*found.updates, *found.scores, *found.refusals})
+
+    @property
+    def refusals(self) -> list[str]:
+        """Why sites do not count, a sentence each, in order."""
+        return sorted(self.responses.refusals.values())
+
+    def collect(self) -> Iterator[Waiting | None]:
+        """Ask the sites and record what comes; yields after each event, with who is missing."""
+        said, said_at = "", 0.0
+        responses = self.responses
+        self.run.journal.open_order(self.order)
+        for event in self.run.ask(self.order, self.stage.sites):
+            match event:
+                case AcceptedUpdate():
+                    responses.updates[event.site] = event
+                    responses.refusals.pop(event.site, None)
+                case AcceptedScores():
+                    responses.scores[event.site] = event.scores
+                    responses.refusals.pop(event.site, None)
+                case Refused():
+                    self.refuse(event.site, event.why)
+                case Waiting():
+                    text = str(sorted(event.states.items()))
+                    if text != said or time.monotonic() - said_at > REPEAT_S:
+                        said, said_at = text, time.monotonic()
+                        self._say_waiting(event)
+            yield event if isinstance(event, Waiting) else None
+
+    def has_enough(self) -> bool:
+        """Return whether to continue with the answers that have come.
+
+        That is all of them; or at least the quorum, once the deadline is over or every other
+        site was refused, where sites are waited for at all.
+        """
+        accepted, sites = self.responses.accepted, len(self.stage.sites)
+        if accepted == sites:
+            return True
+        if accepted < self.quorum or not self.run.patient:
+            return False
+        opened = self.run.journal.open_order(self.order)
+        late = time.time() > opened + 3600 * self.stage.deadline_hours
+        return late or accepted + len(self.responses.refusals) == sites
+
+    def refuse(self, site: str, why: str) -> None:
+        """Record why a site does not count, and say so."""
+        order = self.order
+        where = f"stage {order.stage + 1}"
+        if order.work is Work.TRAIN:
+            where += f", round {order.round}"
+        text = f"site {site} could not {order.work} {where}: {printable(why)}"
+        self.responses.refusals[site] = text
+        event = {"event": "refused", "stage": order.stage, "site": site, "text": text}
+        self.run.on_event(event)
+
+    def fail(self) -> SiteFailed:
+        """Return the error that names every refusal."""
+        return SiteFailed("\n".join(self.refusals))
+
+    def _say_waiting(self, waiting: Waiting) -> None:
+        order = self.order
+        event = {"event": "waiting", "work": order.work, "stage": order.stage, "round": order.round}
+        self.run.on_event({**event, "for": dict(sorted(waiting.states.items()))})
