@@ -1,12 +1,12 @@
-"""The front door: one command line, whose commands load what they need when they are called."""
+"""The command line; each command imports what it needs when it is called."""
 
 import sys
 import warnings
 from typing import NoReturn
 
-# flwr 1.41 -> typer imports a name that click has deprecated; not ours to mend.
+# typer, which flwr 1.41 imports, uses a name that click has deprecated; not ours to fix.
 warnings.filterwarnings("ignore", category=DeprecationWarning, module="typer")
-# peft 0.21 reads a property that transformers 5.23 has deprecated; not ours to mend either.
+# peft 0.21 reads a property that transformers 5.23 has deprecated; not ours to fix.
 warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
 
 import typer  # noqa: E402 - after the filter
@@ -19,7 +19,8 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
-    help="Hospitals grow one medical vision-language model together, one modality at a time.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Federated learning of a medical vision-language model, one modality after another.",
 )
 app.command("simulate")(simulate.simulate)
 app.command("report")(simulate.report)
@@ -33,21 +34,22 @@ app.add_typer(bench.app, name="bench")
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is one clear sentence and exit code 2."""
+    """Run the command line; a mistake of the user is one sentence on stderr and exit code 2."""
     try:
-        app()
+        # Also for `python -m fedmslora`.
+        app(prog_name="fedmslora")
     except Refusal as refusal:
         _refuse(str(refusal))
     except ModuleNotFoundError as error:
         _refuse(
-            f"found no package {error.name!r}, expected what this command needs: "
+            f"found no package {error.name!r}, expected the packages of this command: "
             "pip install --editable '.[sim]'"
         )
     except OSError as error:
-        # A full disk, a folder without permission: the user's to mend, wherever it shows.
+        # A full disk or a folder without permission, wherever it is met.
         if error.strerror is None:
             raise
-        _refuse(f"{error.filename or 'the disk'}: can't go on ({error.strerror})")
+        _refuse(f"{error.filename or 'the disk'}: can't be read or written ({error.strerror})")
 
 
 def _refuse(sentence: str) -> NoReturn:

@@ -1,4 +1,4 @@
-"""`fedmslora answers`: files of answers scored as the paper does, compared, and averaged."""
+"""`fedmslora answers`: score files of answers with the paper's metrics, compare, average."""
 # typer leaves parts of its interface untyped; the rest of strict checking holds.
 # pyright: reportUnknownMemberType=false
 
@@ -10,27 +10,30 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from common.printable import counted
+
 if TYPE_CHECKING:
     from report.answer_averages import Average, Tables
     from report.compare_answers import AnswerComparison
 
 app = typer.Typer(
-    no_args_is_help=True, help="Score files of answers as the paper does, compare, average."
+    no_args_is_help=True,
+    help="Score files of answers with the paper's metrics, compare two, average over tasks.",
 )
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
 @app.callback()
 def answers() -> None:
-    """Score files of answers as the paper does, compare two, average many."""
+    """Score files of answers with the paper's metrics, compare two, average over tasks."""
 
 
 @app.command()
 def score(
-    files: Annotated[list[Path], typer.Argument(help="Files of answers, one JSON object a line.")],
+    files: Annotated[list[Path], typer.Argument(help="Files of answers (JSON Lines).")],
     json_out: Json = False,
 ) -> None:
-    """Print the paper's metrics of each file, percentages.
+    """Print the paper's metrics of each file, in percent.
 
     Example: fedmslora answers score results/CXP/answers.jsonl
     """
@@ -50,12 +53,14 @@ def score(
 @app.command()
 def compare(
     first: Annotated[Path, typer.Argument(help="A file of answers.")],
-    second: Annotated[Path, typer.Argument(help="Another one, to the same questions.")],
+    second: Annotated[
+        Path, typer.Argument(help="Another file, with answers to the same questions.")
+    ],
     json_out: Json = False,
 ) -> None:
-    """Test whether two files of answers to the same questions differ by more than chance.
+    """Test whether two files of answers to the same questions differ significantly.
 
-    McNemar's exact test where an answer is right or wrong, a paired bootstrap for all scores.
+    McNemar's exact test for scores that are right or wrong, a paired bootstrap for the others.
 
     Example: fedmslora answers compare each/CXP/answer-file.jsonl cr/CXP/answer-file.jsonl
     """
@@ -70,9 +75,9 @@ def compare(
         typer.echo(json.dumps(document, indent=1))
         return
     typer.echo(f"first:  {first}\nsecond: {second}")
-    typer.echo("Differences are second less first, in points, with their 95 % bootstrap interval.")
+    typer.echo("Differences: second minus first, in points, with the 95 % bootstrap interval.")
     for one in found:
-        typer.echo(_compared(one))
+        typer.echo(_comparison_line(one))
 
 
 @app.command()
@@ -80,16 +85,17 @@ def average(
     paths: Annotated[
         list[Path],
         typer.Argument(
-            metavar="FILE_OR_FOLDER...", help="Files of answers, or folders with such beneath."
+            metavar="FILE_OR_FOLDER...",
+            help="Files of answers, or folders that contain such files.",
         ),
     ],
     json_out: Json = False,
 ) -> None:
-    """Average the paper's metrics over the tasks of each run, percentages.
+    """Average the paper's metrics over the tasks of each run, in percent.
 
-    A file lies in its task's folder (its name is the task's), and that one in its run's
-    folder. Of several runs the tasks that all of them have are averaged, too, and each is
-    compared with the first.
+    Files are found as RUN/TASK/answers.jsonl or RUN/TASK/answer-file.jsonl. With several runs,
+    the tasks that all of them have are averaged as well, and each run is compared with the
+    first.
 
     Example: fedmslora answers average MSLoRA_CR/results/finetune_lora_each-64-64_llava_med_v1.5
     MSLoRA_CR/results
@@ -105,42 +111,44 @@ def average(
     shared = common_tasks(list(tables.values())) if len(tables) > 1 else ()
     over = {run: averages(tasks, shared) for run, tasks in tables.items()} if shared else {}
     if json_out:
-        _print_averages(tables, own, over)
+        _print_json(tables, own, over)
         return
     for run, found in own.items():
-        typer.echo(f"{run} ({len(tables[run])} tasks)")
-        _say_averages(found, own)
+        typer.echo(f"{run} ({counted(len(tables[run]), 'task')})")
+        _print_run(found, own)
     if over:
-        typer.echo(f"\nOver the {len(shared)} tasks that all runs have: {', '.join(shared)}")
+        tasks = counted(len(shared), "task")
+        typer.echo(f"\nOver the {tasks} that all runs have: {', '.join(shared)}")
         for run, found in over.items():
             typer.echo(run)
-            _say_averages(found, over)
+            _print_run(found, over)
 
 
-def _compared(one: "AnswerComparison") -> str:
-    """A line of `compare`."""
+def _comparison_line(one: "AnswerComparison") -> str:
     boot, test = one.bootstrap, one.mcnemar
     interval = f"{boot.difference:+.3f} [{boot.low:+.3f}, {boot.high:+.3f}]"
     name = f"{one.kind} ({one.questions}), {one.score}"
     figures = f"{name:<34}{one.first:>9.6g} -> {one.second:<9.6g}{interval:>26}"
     if test is None:
         return f"{figures}  p = {boot.p:.2g} (bootstrap)"
-    only = f"only first right {test.first_only}, only second {test.second_only}"
+    only = f"right only in the first: {test.first_only}, only in the second: {test.second_only}"
     return f"{figures}  p = {test.p:.2g} (McNemar; {only})"
 
 
-def _say_averages(found: "Sequence[Average]", runs: "Mapping[str, list[Average]]") -> None:
+def _print_run(found: "Sequence[Average]", runs: "Mapping[str, list[Average]]") -> None:
     for one in found:
         difference = _difference(one, runs)
         change = "" if difference is None else f"{difference:+.2f}"
-        what = f"{len(one.tasks)} tasks" + (f", {one.cells} figures" * (len(one.scores) > 1))
+        over = counted(len(one.tasks), "task")
+        if len(one.scores) > 1:
+            over += f", {counted(one.cells, 'value')}"
         typer.echo(
-            f"  {one.average:<51}{one.value:>8.2f}{change:>8}  {what}: {', '.join(one.tasks)}"
+            f"  {one.average:<51}{one.value:>8.2f}{change:>8}  {over}: {', '.join(one.tasks)}"
         )
 
 
 def _difference(one: "Average", runs: "Mapping[str, list[Average]]") -> float | None:
-    """From the first run's average of this name, where it is over the same tasks."""
+    """Return the difference from the first run's average over the same tasks, if it has one."""
     first = next(iter(runs.values()))
     same = [
         other.value
@@ -150,7 +158,7 @@ def _difference(one: "Average", runs: "Mapping[str, list[Average]]") -> float | 
     return one.value - same[0] if same else None
 
 
-def _print_averages(
+def _print_json(
     tables: "Mapping[str, Tables]",
     own: "Mapping[str, list[Average]]",
     over: "Mapping[str, list[Average]]",

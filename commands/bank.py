@@ -1,4 +1,4 @@
-"""`fedmslora bank`: look at a bank of releases, check it, fill it and take adapters out."""
+"""`fedmslora bank`: list, show and verify releases; ask; export and import adapters."""
 
 # typer 0.20 leaves a type of click's open in its overloads; not ours to fix.
 # pyright: reportUnknownMemberType=false
@@ -18,17 +18,20 @@ from commands.bank_exchange import (
     import_folders,
     print_json,
 )
+from common.printable import counted
 
 if TYPE_CHECKING:
     from common.bank.bank import Bank
     from common.bank.release import Release
 
-app = typer.Typer(no_args_is_help=True, help="The append-only bank of released adapters.")
+app = typer.Typer(
+    no_args_is_help=True, help="List, verify, query, export and import released adapters."
+)
 
 
 @app.command("list")
 def list_releases(bank: Folder, as_json: Json = False) -> None:
-    """List the releases of a bank, the first one on top.
+    """List the releases of a bank, oldest first.
 
     Example: fedmslora bank list runs/demo/bank
     """
@@ -44,7 +47,7 @@ def list_releases(bank: Folder, as_json: Json = False) -> None:
 
 @app.command("show")
 def show(bank: Folder, stage: Which, as_json: Json = False) -> None:
-    """Show one release: where it came from, what it scored, who signed it.
+    """Show one release: its origin, scores and signature.
 
     Example: fedmslora bank show runs/demo/bank histology
     """
@@ -55,7 +58,7 @@ def show(bank: Folder, stage: Which, as_json: Json = False) -> None:
         print_json(_document(release))
         return
     typer.echo(release.folder)
-    for name, lines in _shown(release).items():
+    for name, lines in _fields(release).items():
         for label, line in zip_longest([name], lines, fillvalue=""):
             typer.echo(f"  {label:<18}{line}")
 
@@ -64,18 +67,18 @@ def show(bank: Folder, stage: Which, as_json: Json = False) -> None:
 def verify(
     bank: Folder,
     base_sha256: Annotated[
-        str | None, typer.Option(help="The digest that the base model must have.")
+        str | None, typer.Option(help="The base model's digest that is expected.")
     ] = None,
     signer: Annotated[
-        str | None, typer.Option(help="The public key that must have signed every release.")
+        str | None, typer.Option(help="The public key that every release must be signed with.")
     ] = None,
     head: Annotated[
         str | None,
-        typer.Option(help="The head that the bank must have: finds lost last releases."),
+        typer.Option(help="The bank's head that is expected: detects missing last releases."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Read every byte of a bank and name each one that is not as released.
+    """Verify every file of a bank: hashes, signatures and the chain of releases.
 
     Example: fedmslora bank verify runs/demo/bank
     """
@@ -88,7 +91,7 @@ def verify(
         print_json({**identity(checked), "verified": len(checked.releases), "signers": signers})
         return
     typer.echo(
-        f"{bank}: {len(checked.releases)} releases verified: every file, the chain of hashes "
+        f"{bank}: {counted(len(checked.releases), 'release')} verified: all files, the hash chain "
         "and the signatures."
     )
     typer.echo(f"base model  {checked.base_model.name}  {checked.base_model.sha256}")
@@ -111,7 +114,8 @@ def _print_table(bank: "Bank") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    typer.echo(f"{bank.folder}: {len(bank.releases)} releases on {bank.base_model.name}")
+    releases = counted(len(bank.releases), "release")
+    typer.echo(f"{bank.folder}: {releases} on base model {bank.base_model.name}")
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for column in ("release", "modality", "task", "hash"):
         table.add_column(column, overflow="fold", no_wrap=column in ("release", "hash"))
@@ -132,15 +136,15 @@ def _print_table(bank: "Bank") -> None:
     typer.echo(f"head {bank.head}")
 
 
-def _shown(release: "Release") -> dict[str, list[str]]:
-    """Each fact of a release as lines that people read."""
+def _fields(release: "Release") -> dict[str, list[str]]:
+    """Return the lines of each field."""
     return {
         "modality": [release.modality.value],
         "task": [release.task],
         "sums": [", ".join(map(str, release.sums))],
         "rank, scale": [f"{release.rank}, {release.scale:g}"],
         "examples": [f"{site}: {count}" for site, count in sorted(release.sites.items())],
-        "rule": [release.rule.value],
+        "rule": [release.rule],
         "aggregation error": [f"{release.error:.6f}"],
         "scores": [f"{name}: {value:.4f}" for name, value in sorted(release.scores.items())],
         "base model": [f"{release.base_model.name} {release.base_model.sha256}"],

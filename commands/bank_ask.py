@@ -1,4 +1,4 @@
-"""`fedmslora bank ask`: a question about a picture, to the stage that the picture is like."""
+"""`fedmslora bank ask`: answer a question about an image with the stage that the router picks."""
 
 # typer 0.20 leaves a type of click's open in its overloads; not ours to fix.
 # pyright: reportUnknownMemberType=false
@@ -12,52 +12,59 @@ import typer
 from commands.bank_exchange import Json, print_json
 
 if TYPE_CHECKING:
-    from client.orders.ask import Reply
+    from client.orders.ask import BankAnswer
     from common.bank.bank import Bank
 
-#: The base models that come with the project were made for tests.
+#: The base model that comes with the project was made for tests.
 _TOY = (
-    "tiny-llava knows no medicine: it is a small model to try the software with. "
-    "Its answers are worth nothing to a patient."
+    "tiny-llava is a small model for trying the software. It has no medical knowledge: don't use "
+    "its answers for a patient."
 )
 _UNKNOWN = (
-    "This image is like nothing that the bank has learned. What follows is a guess, of the stage "
-    "that it is least unlike."
+    "This image is unlike every task that the bank has learned. The answer below is a guess, by "
+    "the most similar stage."
 )
-#: So many other stages are named.
+#: Number of other stages that are printed.
 _RUNNERS_UP = 3
 
 
 class Tower(StrEnum):
-    """What `VisionWeights` of a plan can be, without loading plans."""
+    """The values of a plan's `VisionWeights`, without importing plans."""
 
     OPENAI = "openai"
     CHECKPOINT = "checkpoint"
 
 
 def ask(
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A picture or a DICOM file.")],
-    question: Annotated[str, typer.Argument(metavar="QUESTION", help="In quotes.")],
-    bank: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="The bank whose adapters answer.")
-    ] = Path("runs/demo/bank"),
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="An image or DICOM file.")],
+    question: Annotated[str, typer.Argument(metavar="QUESTION", help="The question, in quotes.")],
+    bank: Annotated[Path, typer.Option(metavar="FOLDER", help="The bank of adapters.")] = Path(
+        "runs/demo/bank"
+    ),
     base_model: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="The base model's folder, if it is not the embedded one."),
+        typer.Option(
+            metavar="DIR",
+            help="The base model's folder; by default the one that comes with the project.",
+        ),
     ] = None,
     stage: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="The release that answers; skips the choice."),
+        typer.Option(
+            metavar="NAME", help="The stage that answers; by default the router picks one."
+        ),
     ] = None,
     vision_weights: Annotated[
-        Tower, typer.Option(help="As the bank's plan: the tower of a LLaVA-Med's original folder.")
+        Tower, typer.Option(help="Vision tower of an original LLaVA-Med, as in the bank's plan.")
     ] = Tower.OPENAI,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 64,
+    max_new_tokens: Annotated[
+        int, typer.Option(min=1, help="Maximum length of the answer, in tokens.")
+    ] = 64,
     as_json: Json = False,
 ) -> None:
-    """Answer a question about an image, by the stage that the image itself chooses.
+    """Answer a question about an image with the stage that fits the image best.
 
-    Says how sure the choice is, and when the image is like nothing that the bank has learned.
+    Prints how confident the router is, and whether the image is unlike every learned task.
 
     Example: fedmslora bank ask slide.png "is there a tumor ?" --bank runs/demo/bank
     """
@@ -84,7 +91,7 @@ def ask(
 
 
 def _embedded(bank: "Bank") -> Path:
-    """The folder of the bank's base model, if it comes with the project.
+    """Return the folder of the bank's base model, which comes with the project.
 
     Raises:
         BankError: it does not.
@@ -95,13 +102,13 @@ def _embedded(bank: "Bank") -> Path:
     folder = BASE_MODELS.get(bank.base_model.name)
     if folder is None:
         raise BankError(
-            f"{bank.folder}: found a bank on {bank.base_model.name}, which does not come with "
+            f"{bank.folder}: found the base model {bank.base_model.name}, which does not come with "
             "fedmslora; expected its folder with --base-model"
         )
     return folder
 
 
-def _document(question: str, bank: "Bank", reply: "Reply") -> dict[str, Any]:
+def _document(question: str, bank: "Bank", reply: "BankAnswer") -> dict[str, Any]:
     routing, release = reply.routing, reply.release
     stages = (
         []
@@ -118,7 +125,7 @@ def _document(question: str, bank: "Bank", reply: "Reply") -> dict[str, Any]:
     )
     return {
         "question": question,
-        "answer": reply.text,
+        "answer": reply.prediction.text,
         "stage": release.name,
         "modality": release.modality.value,
         "sums": [bank.releases[position].name for position in release.sums],
@@ -131,23 +138,23 @@ def _document(question: str, bank: "Bank", reply: "Reply") -> dict[str, Any]:
     }
 
 
-def _print(bank: "Bank", reply: "Reply") -> None:
+def _print(bank: "Bank", reply: "BankAnswer") -> None:
     release, routing = reply.release, reply.routing
     if routing is not None and not routing.known:
         typer.echo(_UNKNOWN)
     guess = "" if routing is None or routing.known else "  (a guess)"
-    typer.echo(f"answer      {reply.text}{guess}")
+    typer.echo(f"answer      {reply.prediction.text}{guess}")
     if routing is None:
-        typer.echo(f"stage       {release.name} ({release.modality.value}), as told")
+        typer.echo(f"stage       {release.name} ({release.modality.value}), given by --stage")
         return
-    chosen = f"chosen from the image with {_percent(routing.best.probability)} confidence"
+    chosen = f"picked by the router with {_percent(routing.best.probability)} confidence"
     typer.echo(f"stage       {release.name} ({release.modality.value}), {chosen}")
     others = [
         f"{bank.releases[choice.stage].name} {_percent(choice.probability)}"
         for choice in routing.choices[1 : 1 + _RUNNERS_UP]
     ]
     if others:
-        typer.echo(f"runners-up  {', '.join(others)}")
+        typer.echo(f"next best   {', '.join(others)}")
 
 
 def _percent(share: float) -> str:

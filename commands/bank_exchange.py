@@ -1,4 +1,4 @@
-"""`fedmslora bank import` and `bank export`: adapters from others, and for others."""
+"""`fedmslora bank import` and `fedmslora bank export`."""
 
 # typer 0.20 leaves a type of click's open in its overloads; not ours to fix.
 # pyright: reportUnknownMemberType=false
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from common.printable import counted
+
 if TYPE_CHECKING:
     from common.bank.bank import Bank
     from common.bank.release import Release
@@ -21,13 +23,13 @@ if TYPE_CHECKING:
 
 Folder = Annotated[Path, typer.Argument(metavar="BANK", help="The bank's folder.")]
 Which = Annotated[
-    str, typer.Argument(metavar="STAGE", help="A release's name, or its position (0 is the first).")
+    str, typer.Argument(metavar="STAGE", help="A release's name, or its number (0 is the first).")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 
 class Format(StrEnum):
-    """Whose layout an export has."""
+    """The file format of an export."""
 
     PEFT = "peft"
     PAPER = "paper"
@@ -36,17 +38,17 @@ class Format(StrEnum):
 def export_stage(
     bank: Folder,
     stage: Which,
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The new folder of the adapter.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to create.")],
     layout: Annotated[
         Format,
         typer.Option(
             "--format",
-            help="peft: one adapter, the sum. paper: MSLoRA-CR's folders, one a task, unchanged.",
+            help="peft: the exact sum as one adapter. paper: MSLoRA-CR's folders, one per task.",
         ),
     ] = Format.PEFT,
     as_json: Json = False,
 ) -> None:
-    """Write the model of a stage as one PEFT adapter, the exact sum, or as the paper's chain.
+    """Export the adapters of a stage as one PEFT adapter, or as MSLoRA-CR's folders.
 
     Example: fedmslora bank export runs/demo/bank histology exported/histology
     """
@@ -61,65 +63,72 @@ def export_stage(
 
         tasks = export_chain(opened, release.stage, out)
         document |= {"format": layout.value, "tasks": list(tasks)}
-        said = f"cl_lora.bin and config.json of {', '.join(summed)} in {', '.join(tasks)}."
+        written = f"cl_lora.bin and config.json of {', '.join(summed)} in {', '.join(tasks)}."
     else:
         from common.bank.bank import export
 
         export(opened, release.stage, out)
-        said = f"one PEFT adapter, the exact sum of {', '.join(summed)}."
+        written = f"one PEFT adapter, the exact sum of {', '.join(summed)}."
     if as_json:
         print_json(document)
         return
-    typer.echo(f"{out}: {said}")
+    typer.echo(f"{out}: {written}")
 
 
 def import_folders(
     out: Annotated[
-        Path, typer.Argument(metavar="OUT", help="The bank's folder: a new one, or one to extend.")
+        Path, typer.Argument(metavar="OUT", help="The bank's folder, new or to be extended.")
     ],
     folders: Annotated[
         list[Path],
         typer.Argument(
             metavar="TASK_DIR...",
-            help="Folders with cl_lora.bin and config.json, one a task; or a folder of such.",
+            help="Folders with cl_lora.bin and config.json, one for each task; or their parent.",
         ),
     ],
     base_name: Annotated[
-        str | None, typer.Option(help="What the base model is called, such as llava-med-v1.5.")
+        str | None, typer.Option(help="The base model's name, such as llava-med-v1.5.")
     ] = None,
     base_sha256: Annotated[
         str | None, typer.Option(metavar="HEX", help="The base model's digest.")
     ] = None,
     base_model: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="The base model's folder, in place of its digest."),
+        typer.Option(metavar="DIR", help="The base model's folder, instead of its digest."),
     ] = None,
     task: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME:MODALITY", help="What a task is; once for each, in order."),
+        typer.Option(
+            metavar="NAME:MODALITY",
+            help="A task's name and modality; once for each task, in order.",
+        ),
     ] = None,
     modality: Annotated[
-        list[str] | None, typer.Option(help="A task's modality; once for each, in order.")
+        list[str] | None, typer.Option(help="A task's modality; once for each task, in order.")
     ] = None,
     name: Annotated[
-        list[str] | None, typer.Option(help="A task's name, to go with --modality.")
+        list[str] | None,
+        typer.Option(help="A task's name, with --modality; once for each task, in order."),
     ] = None,
     separate: Annotated[
-        bool, typer.Option("--separate", help="The runs are no chain: each is a model of its own.")
+        bool,
+        typer.Option(
+            "--separate", help="Each adapter is a model of its own: none is summed with another."
+        ),
     ] = False,
     key: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="The signing key, made where there is none. OUT.key beside the bank if not given.",
+            help="The signing key, created if it does not exist; by default OUT.key.",
         ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Take the checkpoints of MSLoRA-CR's authors (arXiv 2508.11673) into a bank, bit for bit.
+    """Import checkpoints of MSLoRA-CR's authors (arXiv 2508.11673) into a bank, bit for bit.
 
-    What they are is known for the paper's 8 tasks and for its 6. Each becomes a signed
-    release that says it was imported, and from which files.
+    Names and modalities of the paper's 8 tasks, or of its 6, are known. Each task becomes a
+    signed release that records which files it was imported from.
 
     Example: fedmslora bank import bank checkpoints/pathvqa checkpoints/pathvqa_slake-vqarad
     --base-name llava-med-v1.5 --base-model models/llava-med-v1.5
@@ -141,18 +150,18 @@ def import_folders(
         return
     for release in new:
         typer.echo(f"{release.folder}  {release.modality.value}  rank {release.rank}")
-    there = len(chain.tasks) - len(new)
-    typer.echo(f"{out}: {len(new)} tasks imported, {there} were there already.")
+    before = len(chain.tasks) - len(new)
+    typer.echo(f"{out}: {counted(len(new), 'task')} imported, {before} already in the bank.")
     typer.echo(f"head        {grown.head}")
 
 
 def print_json(document: dict[str, Any]) -> None:
-    """One JSON document on stdout."""
+    """Print one JSON document on stdout."""
     typer.echo(json.dumps(document, indent=1))
 
 
 def identity(bank: "Bank") -> dict[str, Any]:
-    """Which bank it is, in JSON."""
+    """Return the bank's folder, base model and head as JSON values."""
     return {
         "bank": str(bank.folder),
         "base_model": bank.base_model.model_dump(),
@@ -185,10 +194,10 @@ def _imported(
 def _pin(
     name: str | None, sha256: str | None, folder: Path | None, bank: "Bank | None"
 ) -> "BaseModelPin":
-    """The base model that the checkpoints belong to.
+    """Return the base model of the checkpoints.
 
     Raises:
-        BankError: it is not said, or is another than the bank's.
+        BankError: it is not given, or is not the bank's.
     """
     from common.errors import BankError
 
@@ -205,7 +214,7 @@ def _pin(
     pin = _pin_of(name or own.name, sha256 or own.sha256)
     if pin != own:
         raise BankError(
-            f"{bank.folder}: found a bank on {own.name} {own.sha256}, expected {pin.name} "
+            f"{bank.folder}: found the base model {own.name} {own.sha256}, expected {pin.name} "
             f"{pin.sha256}"
         )
     return own
@@ -220,7 +229,7 @@ def _pin_of(name: str | None, sha256: str | None) -> "BaseModelPin":
     if name is None or sha256 is None:
         raise BankError(
             "--base-sha256: found no base model, expected --base-name with --base-sha256, or "
-            "--base-model: an adapter is nothing without its model"
+            "--base-model"
         )
     # A plan's names have no dots.
     slug = name.lower().replace(".", "_")
@@ -238,14 +247,16 @@ def _pin_of(name: str | None, sha256: str | None) -> "BaseModelPin":
 
 
 def _key(given: Path | None, out: Path) -> "SigningKey":
-    """The key in the file, made on first use."""
+    """Load the signing key; create it on first use."""
     from common.errors import BankError
     from common.signing import SigningKey
 
     bank = out.absolute()
     file = given or bank.with_name(f"{bank.name}.key")
     if file.absolute().is_relative_to(bank):
-        raise BankError(f"{file}: found the key in the bank, expected it elsewhere: a bank travels")
+        raise BankError(
+            f"{file}: found the key inside the bank, expected it elsewhere: banks are shared"
+        )
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         SigningKey.generate().save(file)

@@ -1,4 +1,4 @@
-"""`fedmslora bench`: ours and the plain way, side by side in one process."""
+"""`fedmslora bench`: time our implementations against straightforward ones."""
 # typer leaves parts of its interface untyped; the rest of strict checking holds.
 # pyright: reportUnknownMemberType=false
 
@@ -9,16 +9,20 @@ from typing import Annotated, TextIO
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="Measure ours against the plain way, side by side.")
+app = typer.Typer(
+    no_args_is_help=True, help="Time our implementations against straightforward ones."
+)
 
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-_Repeats = Annotated[int, typer.Option(min=1, help="Timings of each; the median counts.")]
-_Tasks = Annotated[int, typer.Option(min=1, help="Earlier tasks.")]
+_Repeats = Annotated[
+    int, typer.Option(min=1, help="Timings of each implementation; the median is reported.")
+]
+_Tasks = Annotated[int, typer.Option(min=1, help="Number of earlier tasks.")]
 
 
 @app.command()
 def step(tasks: _Tasks = 7, repeats: _Repeats = 5, json_out: _Json = False) -> None:
-    """A training step with earlier adapters folded, against the paper's loop over tasks.
+    """Time a training step with folded earlier adapters against the paper's loop over tasks.
 
     Example: fedmslora bench step --json
     """
@@ -31,7 +35,7 @@ def step(tasks: _Tasks = 7, repeats: _Repeats = 5, json_out: _Json = False) -> N
 
 @app.command()
 def regularizer(tasks: _Tasks = 7, repeats: _Repeats = 5, json_out: _Json = False) -> None:
-    """The regularizer's batched analytic gradient, against autograd of the paper's loop.
+    """Time the regularizer's batched analytic gradient against autograd of the paper's loop.
 
     Example: fedmslora bench regularizer --json
     """
@@ -44,7 +48,7 @@ def regularizer(tasks: _Tasks = 7, repeats: _Repeats = 5, json_out: _Json = Fals
 
 @app.command()
 def packing(repeats: _Repeats = 3, json_out: _Json = False) -> None:
-    """The questions of a picture behind one prefix, against one question a sequence.
+    """Time an image's questions packed behind one prefix against one question a sequence.
 
     Example: fedmslora bench packing --json
     """
@@ -57,7 +61,7 @@ def packing(repeats: _Repeats = 3, json_out: _Json = False) -> None:
 
 @app.command()
 def evaluate(tasks: _Tasks = 7, repeats: _Repeats = 2, json_out: _Json = False) -> None:
-    """The answers to a whole test set, against one question at a time with all adapters apart.
+    """Time batched answers to a test set against one question at a time with unmerged adapters.
 
     Example: fedmslora bench evaluate --json
     """
@@ -70,7 +74,7 @@ def evaluate(tasks: _Tasks = 7, repeats: _Repeats = 2, json_out: _Json = False) 
 
 @app.command()
 def features(repeats: _Repeats = 5, json_out: _Json = False) -> None:
-    """An epoch's pictures: features read from the site's disk, against decoding every time.
+    """Time an epoch with cached image features against decoding every image each time.
 
     Example: fedmslora bench features --json
     """
@@ -83,12 +87,14 @@ def features(repeats: _Repeats = 5, json_out: _Json = False) -> None:
 
 @app.command()
 def aggregate(
-    repeats: Annotated[int, typer.Option(min=1, help="Timings of each; the median counts.")] = 3,
+    repeats: Annotated[
+        int, typer.Option(min=1, help="Timings of each implementation; the median is reported.")
+    ] = 3,
     json_out: _Json = False,
 ) -> None:
-    """Exact aggregation of the 7B's 224 layers, against forming the dense products.
+    """Time exact aggregation of the 7B's 224 layers against forming the dense products.
 
-    Two to four minutes on two cores, 1 GB of disk, 2 GB of memory.
+    Takes 2 to 4 minutes on two cores, 1 GB of disk and 2 GB of memory.
 
     Example: fedmslora bench aggregate --json
     """
@@ -101,11 +107,15 @@ def aggregate(
 
 @app.command("round")
 def round_(
-    sites: Annotated[int, typer.Option(min=1, help="Sites, each of them real processes.")] = 2,
-    rounds: Annotated[int, typer.Option(min=2, help="Rounds; the first does not count.")] = 5,
+    sites: Annotated[
+        int, typer.Option(min=1, help="Number of sites, each with its own processes.")
+    ] = 2,
+    rounds: Annotated[
+        int, typer.Option(min=2, help="Number of rounds; the first is not timed.")
+    ] = 5,
     json_out: _Json = False,
 ) -> None:
-    """A federated round of real processes, against the training of its slowest site alone.
+    """Time a federated round of real processes against the training of its slowest site.
 
     Example: fedmslora bench round --sites 3 --json
     """
@@ -119,12 +129,13 @@ def round_(
 @app.command()
 def wire(
     sites: Annotated[
-        str, typer.Option(help="Numbers of sites to measure; Flower's own way with the first.")
+        str,
+        typer.Option(help="Numbers of sites, such as 2,4,8; FedAvg of Flower runs with the first."),
     ] = "2",
     megabytes: Annotated[int, typer.Option(min=10, help="Size of an adapter in bf16.")] = 30,
     json_out: _Json = False,
 ) -> None:
-    """A real coordinator with sites that answer at once: wire bytes, memory; against FedAvg.
+    """Measure traffic and memory of a real coordinator against Flower's FedAvg.
 
     Example: fedmslora bench wire --sites 2,4,8 --megabytes 300 --json
     """
@@ -141,7 +152,7 @@ def wire(
 
 
 def _only_the_result() -> redirect_stdout[TextIO]:
-    """While this lasts, what libraries print goes to stderr: DeepSpeed logs to stdout."""
+    """Redirect what libraries print to stderr; DeepSpeed logs to stdout."""
     return redirect_stdout(sys.stderr)
 
 
@@ -150,7 +161,7 @@ def _show(result: dict[str, object], json_out: bool) -> None:
         typer.echo(json.dumps(result, indent=1))
         return
     typer.echo(
-        f"{result['name']}: ours {result['ours']:.4g} s, theirs {result['theirs']:.4g} s, "
+        f"{result['name']}: ours {result['ours']:.4g} s, reference {result['theirs']:.4g} s, "
         f"ratio {result['ratio']:.3g}, largest relative difference {result['equal_to']:.2g}"
     )
     for key in ("growth", "memory", "settings"):

@@ -1,4 +1,4 @@
-"""`fedmslora coordinator`: the machine that decides, from nothing to a finished run."""
+"""`fedmslora coordinator`: set up and run the coordinator of a federation."""
 
 # typer 0.20 leaves a type of click's open in its overloads; not ours to fix.
 # pyright: reportUnknownMemberType=false
@@ -13,13 +13,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from common.printable import counted
+
 if TYPE_CHECKING:
     from server.coordinator.processes import ProcessName
     from server.coordinator.registry import EnrolledSite
     from server.coordinator.state import RequestedRun, State
     from server.coordinator.superlink import SuperLink
 
-app = typer.Typer(no_args_is_help=True, help="The machine that decides: sites, runs, releases.")
+app = typer.Typer(
+    no_args_is_help=True, help="The coordinator of a federation: enroll sites, run plans."
+)
 
 Folder = Annotated[Path, typer.Option("--state", help="The coordinator's folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
@@ -31,20 +35,28 @@ _HERE = Path("coordinator")
 def init(
     host: Annotated[
         list[str] | None,
-        typer.Option(help="A name or address under which sites reach it; may stand again."),
+        typer.Option(help="A DNS name or address of this machine, for the sites; may be repeated."),
     ] = None,
-    port: Annotated[int, typer.Option(help="The one port that is open to the sites.")] = 8443,
-    bind: Annotated[str, typer.Option(help="The address that this port is opened at.")] = "0.0.0.0",
+    port: Annotated[int, typer.Option(help="The only port that is open to the sites.")] = 8443,
+    bind: Annotated[str, typer.Option(help="The address that this port is bound to.")] = "0.0.0.0",
     inner_host: Annotated[
-        str, typer.Option(help="Where the parts find the SuperLink: its name among containers.")
+        str,
+        typer.Option(
+            help="The SuperLink's address for the other processes; in Docker its service name."
+        ),
     ] = "127.0.0.1",
-    inner_port: Annotated[int, typer.Option(help="The SuperLink's port; never open it.")] = 8000,
+    inner_port: Annotated[
+        int, typer.Option(help="The SuperLink's port; don't open it to the network.")
+    ] = 8000,
     renew: Annotated[
-        bool, typer.Option("--renew", help="Only a new server certificate, for the same sites.")
+        bool,
+        typer.Option(
+            "--renew", help="Only renew the server certificate; the sites need nothing new."
+        ),
     ] = False,
     state: Folder = _HERE,
 ) -> None:
-    """Make a coordinator: its certificates, its keys, its folder and a plan to begin with.
+    """Create a coordinator's folder: certificates, keys and a first plan.
 
     Example: fedmslora coordinator init --host fed.example.org
     """
@@ -53,7 +65,9 @@ def init(
 
     if renew:
         names = renew_certificate(State.open(state), host or ())
-        typer.echo(f"the certificate is new, for {', '.join(names)}; now restart the coordinator")
+        typer.echo(
+            f"Renewed the certificate for {', '.join(names)}. Restart the coordinator to use it."
+        )
         return
     settings = CoordinatorSettings(
         hosts=tuple(host or ("localhost",)),
@@ -64,18 +78,18 @@ def init(
         wait_s=60.0,
         slack_s=600.0,
     )
-    _say_what_is_next(init_coordinator(state, settings), state)
+    _print_next_steps(init_coordinator(state, settings), state)
 
 
 @app.command("start")
 def start(
     part: Annotated[
         str | None,
-        typer.Option(help="Only superlink, superexec, edge or keeper: what a container runs."),
+        typer.Option(help="Run only superlink, superexec, edge or keeper, as a container does."),
     ] = None,
     state: Folder = _HERE,
 ) -> None:
-    """Run the coordinator until it is stopped; what dies is started again.
+    """Run the coordinator until it is stopped; processes that end are restarted.
 
     Example: fedmslora coordinator start
     """
@@ -88,27 +102,32 @@ def start(
     if part is not None:
         exec_process(_which(part), opened)
     if (days := days_left(opened.tls / "server.crt")) < 30:
-        typer.echo(f"the certificate ends in {days} days: fedmslora coordinator init --renew")
+        typer.echo(
+            f"The certificate expires in {counted(days, 'day')}: fedmslora coordinator init --renew"
+        )
     with single_instance(opened.pid_file), until_signalled() as stop:
         settings = opened.settings
-        typer.echo(f"sites reach it at {settings.address}; logs are in {opened.logs}")
+        typer.echo(f"Listening for sites at {settings.address}; logs are in {opened.logs}")
         supervise(processes(opened), stop)
-    typer.echo("stopped; nothing is lost, `start` goes on from here")
+    typer.echo("Stopped. `fedmslora coordinator start` continues from here; nothing is lost.")
 
 
 @app.command("enroll")
 def enroll(
     key: Annotated[
-        Path | None, typer.Argument(metavar="SITE.pub", help="The public key that a site made.")
+        Path | None, typer.Argument(metavar="SITE.pub", help="The site's public key.")
     ] = None,
-    name: Annotated[str | None, typer.Option(help="The site's pseudonym, as plans use it.")] = None,
-    modality: Annotated[str | None, typer.Option(help="The modality that it holds.")] = None,
+    name: Annotated[str | None, typer.Option(help="The site's pseudonym, as in plans.")] = None,
+    modality: Annotated[str | None, typer.Option(help="The modality of its data.")] = None,
     leave: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Instead: this site leaves the federation.")
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Remove this site from the federation, instead of enrolling one."
+        ),
     ] = None,
     state: Folder = _HERE,
 ) -> None:
-    """Let a site into the federation, or out of it.
+    """Enroll a site in the federation, or remove one.
 
     Example: fedmslora coordinator enroll north.pub --name north --modality ct
     """
@@ -119,17 +138,19 @@ def enroll(
     opened = State.open(state)
     if leave is not None:
         registry.leave(opened.registry, leave)
-        typer.echo(f"{leave} left; its key does not come back. {_introduced(opened)}")
+        typer.echo(f"{leave} is removed; its key can't be enrolled again. {_apply(opened)}")
         return
     if key is None or name is None or modality is None:
-        raise StateError("enroll: found too little, expected SITE.pub, --name and --modality")
+        given = {"SITE.pub": key, "--name": name, "--modality": modality}
+        missing = ", ".join(option for option, value in given.items() if value is None)
+        raise StateError(f"enroll: found no {missing}, expected SITE.pub, --name and --modality")
     site = _site(name, modality, registry.read_public_key(key))
     new = registry.enroll(opened.registry, site)
-    done = "is enrolled" if new else "was enrolled already"
-    typer.echo(f"{name} {done}. {_introduced(opened)}")
+    done = "is enrolled" if new else "was already enrolled"
+    typer.echo(f"{name} {done}. {_apply(opened)}")
     typer.echo(
-        f"Now give the site {opened.ca} and the address {opened.settings.address}; "
-        "there: fedmslora site check, then fedmslora site start"
+        f"Next: give the site {opened.ca} and the address {opened.settings.address}. The site "
+        "runs fedmslora site check, then fedmslora site start."
     )
 
 
@@ -137,13 +158,13 @@ def enroll(
 def run(
     plan: Annotated[Path, typer.Argument(help="A plan, for example coordinator/plans/first.yaml.")],
     detach: Annotated[
-        bool, typer.Option("--detach", help="Don't wait; `status --watch` shows how it goes.")
+        bool, typer.Option("--detach", help="Return at once; `status --watch` shows the progress.")
     ] = False,
     state: Folder = _HERE,
 ) -> None:
-    """Run a plan to its end, or on from where an earlier run of it stopped.
+    """Run a plan to its end; a run of it that was stopped continues.
 
-    Ctrl-C ends the watching, not the run; `fedmslora coordinator stop` ends the run.
+    Ctrl-C stops watching, not the run; `fedmslora coordinator stop` stops the run.
 
     Example: fedmslora coordinator run coordinator/plans/first.yaml
     """
@@ -151,39 +172,42 @@ def run(
     from server.coordinator.state import State
 
     opened = State.open(state)
-    wanted = request_run(opened, plan)
+    requested = request_run(opened, plan)
     if detach:
-        typer.echo(f"{wanted.run}: wanted; fedmslora coordinator status --watch shows how it goes")
+        typer.echo(
+            f"{requested.run}: queued. fedmslora coordinator status --watch shows its progress."
+        )
         return
     try:
-        _follow(opened, wanted)
+        _follow(opened, requested)
     except KeyboardInterrupt:
         typer.echo(
-            f"\n{wanted.run} goes on; the same command watches it again, "
-            "`fedmslora coordinator stop` ends it",
+            f"\n{requested.run} is still running. The same command watches it again; "
+            "`fedmslora coordinator stop` stops it.",
             err=True,
         )
         raise typer.Exit(130) from None
-    typer.echo(f"bank:   {opened.run(wanted.run).bank}")
-    typer.echo(f"report: {opened.run(wanted.run).root / 'report.html'}")
+    typer.echo(f"bank:   {opened.run(requested.run).bank}")
+    typer.echo(f"report: {opened.run(requested.run).root / 'report.html'}")
 
 
 @app.command("status")
 def status(
     run_name: Annotated[
-        str | None, typer.Option("--run", help="A run's name; by default the latest.")
+        str | None, typer.Option("--run", help="The run's name; by default the latest.")
     ] = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Stay, and show what changes.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh until Ctrl-C.")] = False,
     as_json: Json = False,
     state: Folder = _HERE,
 ) -> None:
-    """Show the stages, the sites, and who is awaited.
+    """Show the run's stages, the sites, and which sites it is waiting for.
 
     Example: fedmslora coordinator status --watch
     """
     from rich.console import Console
 
-    from commands.coordinator_status import document, shown, stay
+    from commands.coordinator_status import document, tables
+    from commands.coordinator_status import watch as watch_status
     from server.coordinator.state import State
 
     opened = State.open(state)
@@ -191,32 +215,32 @@ def status(
         if as_json:
             typer.echo(json.dumps(document(opened, superlink, run_name), indent=1))
         elif watch:
-            stay(opened, superlink, run_name)
+            watch_status(opened, superlink, run_name)
         else:
-            Console().print(shown(opened, superlink, run_name))
+            Console().print(tables(opened, superlink, run_name))
 
 
 @app.command("stop")
 def stop(
     everything: Annotated[
-        bool, typer.Option("--all", help="End `start` and its parts, too.")
+        bool, typer.Option("--all", help="Also stop the coordinator's processes.")
     ] = False,
     state: Folder = _HERE,
 ) -> None:
-    """End the run that is going on. Nothing is lost: `run` goes on from there.
+    """Stop the current run. Nothing is lost: `fedmslora coordinator run` continues it.
 
     Example: fedmslora coordinator stop
     """
     from server.coordinator.state import State
 
     opened = State.open(state)
-    wanted = opened.requested
-    if wanted is None:
-        typer.echo("no run is going on")
+    requested = opened.requested
+    if requested is None:
+        typer.echo("No run is in progress.")
     else:
-        typer.echo(_stop_run(opened, wanted))
+        typer.echo(_stop_run(opened, requested))
     if everything:
-        typer.echo(_stop_parts(opened))
+        typer.echo(_stop_processes(opened))
 
 
 def _which(part: str) -> "ProcessName":
@@ -241,28 +265,34 @@ def _site(name: str, modality: str, public_key: str) -> "EnrolledSite":
         return EnrolledSite(name=name, modality=Modality(modality), public_key=public_key)
     except ValidationError:
         raise StateError(
-            f"--name: found {name!r}, expected small letters, digits, - and _, at most 40"
+            f"--name: found {name!r}, expected 1 to 40 small letters, digits, - and _"
         ) from None
 
 
-def _say_what_is_next(opened: "State", folder: Path) -> None:
+def _print_next_steps(opened: "State", folder: Path) -> None:
     from server.coordinator.certificates import fingerprint
 
     where = "" if folder == _HERE else f" --state {folder}"
     settings = opened.settings
-    typer.echo(f"{folder}: a coordinator for {', '.join(settings.hosts)}, port {settings.port}")
-    typer.echo(f"Keep {folder} to yourself: it holds the keys. A backup of it is a backup of all.")
+    typer.echo(
+        f"{folder}: created a coordinator at {', '.join(settings.hosts)}, port {settings.port}"
+    )
+    typer.echo(f"Keep {folder} secret: it contains the keys. A backup of it is a complete backup.")
     typer.echo("Next:")
-    typer.echo(f"  1. open TCP port {settings.port} of this machine to the sites, and no other")
+    typer.echo(
+        f"  1. open TCP port {settings.port} of this machine to the sites, and no other port"
+    )
     typer.echo(f"  2. fedmslora coordinator start{where}")
-    typer.echo(f"  3. give each site {opened.ca} and the address {settings.address}; there:")
+    typer.echo(
+        f"  3. give each site {opened.ca} and the address {settings.address}; the site runs:"
+    )
     typer.echo(
         f"     fedmslora site init --name NAME --modality MODALITY "
         f"--coordinator {settings.address} --ca ca.crt"
     )
-    typer.echo("     and by phone the certificate's fingerprint:")
+    typer.echo("     Read the certificate's fingerprint to the site on the phone:")
     typer.echo(f"     {fingerprint(opened.ca)}")
-    typer.echo("  4. for each public key that comes back:")
+    typer.echo("  4. for each public key that a site sends back:")
     typer.echo(f"     fedmslora coordinator enroll NAME.pub --name NAME --modality MODALITY{where}")
     typer.echo(f"  5. edit {opened.plans / 'first.yaml'}, and")
     typer.echo(f"     fedmslora coordinator run {opened.plans / 'first.yaml'}{where}")
@@ -276,8 +306,8 @@ def _superlink(opened: "State") -> "Generator[SuperLink]":
         yield superlink
 
 
-def _introduced(opened: "State") -> str:
-    """Tell Flower at once, if it is there."""
+def _apply(opened: "State") -> str:
+    """Apply the enrolment to Flower if it is running; return when it takes effect."""
     from server.coordinator.flower_nodes import sync_nodes
     from server.coordinator.superlink import SuperLinkUnavailable
 
@@ -285,12 +315,12 @@ def _introduced(opened: "State") -> str:
         try:
             sync_nodes(opened, superlink)
         except SuperLinkUnavailable:
-            return "It counts from the next start on."
-    return "It counts from now on."
+            return "This takes effect at the next start."
+    return "This takes effect now."
 
 
-def _follow(opened: "State", wanted: "RequestedRun") -> None:
-    """Show what the run tells until it has ended; a failure is the command's own."""
+def _follow(opened: "State", requested: "RequestedRun") -> None:
+    """Print the run's progress until it ends; raise if it fails."""
     from rich.console import Console
 
     from server.coordinator.follow import RunFollower
@@ -301,36 +331,36 @@ def _follow(opened: "State", wanted: "RequestedRun") -> None:
         try:
             superlink.runs()
         except SuperLinkUnavailable as away:
-            console.print(f"waiting: {away}", markup=False)
-    follow = RunFollower(opened, wanted)
+            console.print(f"waiting for the SuperLink: {away}", markup=False)
+    follow = RunFollower(opened, requested)
     over = False
     with console.status("") as shown:
         while not over:
             try:
                 over = follow.ended()
             finally:
-                # The last lines, too, and those before a failure.
+                # Also the last lines, and those before a failure.
                 for line in follow.lines():
                     console.print(line, markup=False)
             shown.update(follow.activity or "waiting for the keeper to start the run")
             time.sleep(0 if over else 0.5)
 
 
-def _stop_run(opened: "State", wanted: "RequestedRun") -> str:
+def _stop_run(opened: "State", requested: "RequestedRun") -> str:
     from server.coordinator.keeper import stop_run
     from server.coordinator.superlink import SuperLinkUnavailable
 
-    stopping = wanted.model_copy(update={"stop": True})
+    stopping = requested.model_copy(update={"stop": True})
     opened.request(stopping)
     with _superlink(opened) as superlink:
         try:
             stop_run(opened, superlink, stopping)
         except SuperLinkUnavailable:
-            return f"{wanted.run} will be stopped as soon as the SuperLink answers"
-    return f"{wanted.run} is stopped; `fedmslora coordinator run` goes on from there"
+            return f"{requested.run} will stop as soon as the SuperLink answers."
+    return f"{requested.run} is stopped. `fedmslora coordinator run` continues it."
 
 
-def _stop_parts(opened: "State") -> str:
+def _stop_processes(opened: "State") -> str:
     import os
     import signal
 
@@ -338,10 +368,10 @@ def _stop_parts(opened: "State") -> str:
 
     number = running_pid(opened.pid_file)
     if number is None:
-        return "`start` is not running"
+        return "The coordinator is not running."
     os.kill(number, signal.SIGTERM)
     for _ in range(300):
         if running_pid(opened.pid_file) is None:
-            return "the coordinator is stopped"
+            return "The coordinator is stopped."
         time.sleep(0.1)
-    sys.exit(f"process {number} has not ended within 30 s, expected it to")
+    sys.exit(f"process {number}: still running 30 s after SIGTERM, expected it to end")

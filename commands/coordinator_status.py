@@ -1,4 +1,4 @@
-"""A coordinator's status, as a document and as it looks on a terminal."""
+"""A coordinator's status, as JSON values and as tables for a terminal."""
 
 import time
 from collections.abc import Sequence
@@ -29,12 +29,12 @@ _MIB = 2**20
 
 
 def document(opened: State, superlink: SuperLink, run_name: str | None) -> dict[str, Any]:
-    """All of it, ready for `json.dumps`; of the run of this name, or the latest.
+    """Return the status of the named run, or of the latest, as JSON values.
 
     Raises:
         StateError: there is no run of this name.
     """
-    run, sites, answers = _look(opened, superlink, run_name)
+    run, sites, answers = _read(opened, superlink, run_name)
     return {
         "address": opened.settings.address,
         "process": running_pid(opened.pid_file),
@@ -48,27 +48,27 @@ def document(opened: State, superlink: SuperLink, run_name: str | None) -> dict[
     }
 
 
-def shown(opened: State, superlink: SuperLink, run_name: str | None) -> Group:
-    """The same for people; errors as in `document`."""
-    run, sites, answers = _look(opened, superlink, run_name)
-    return _picture(opened.settings.address, run, sites, answers=answers)
+def tables(opened: State, superlink: SuperLink, run_name: str | None) -> Group:
+    """Return the status as tables; raises as `document` does."""
+    run, sites, answers = _read(opened, superlink, run_name)
+    return _tables(opened.settings.address, run, sites, answers=answers)
 
 
-def stay(opened: State, superlink: SuperLink, run_name: str | None) -> None:
-    """Show what changes, until Ctrl-C."""
+def watch(opened: State, superlink: SuperLink, run_name: str | None) -> None:
+    """Refresh the status until Ctrl-C."""
     try:
-        with Live(shown(opened, superlink, run_name), auto_refresh=False) as live:
+        with Live(tables(opened, superlink, run_name), auto_refresh=False) as live:
             while True:
                 time.sleep(2.0)
-                live.update(shown(opened, superlink, run_name), refresh=True)
+                live.update(tables(opened, superlink, run_name), refresh=True)
     except KeyboardInterrupt:
         return
 
 
-def _look(
+def _read(
     opened: State, superlink: SuperLink, run_name: str | None
 ) -> tuple[RunStatus | None, Sequence[SiteStatus], bool]:
-    """(the run, the sites, whether the SuperLink answers)."""
+    """Return the run, the sites, and whether the SuperLink answers."""
     nodes: Sequence[Node] | None = None
     try:
         nodes = superlink.nodes()
@@ -77,25 +77,26 @@ def _look(
     name = run_name or latest_run(opened)
     if run_name is not None and not opened.run(run_name).plan.exists():
         raise StateError(f"--run: found no run {run_name!r} in {opened.root / 'runs'}")
-    standing = None if name is None else run_status(opened, name)
-    return standing, site_statuses(opened, standing, nodes), nodes is not None
+    run = None if name is None else run_status(opened, name)
+    return run, site_statuses(opened, run, nodes), nodes is not None
 
 
-def _picture(
+def _tables(
     address: str, run: RunStatus | None, sites: Sequence[SiteStatus], *, answers: bool
 ) -> Group:
-    """The run's stages, the sites and who is awaited."""
     shown: list[RenderableType] = [
         Text(f"coordinator at {address}: {'running' if answers else 'not running'}")
     ]
     if run is None:
-        shown.append(Text("no run yet: fedmslora coordinator run PLAN"))
+        shown.append(Text("no run yet; start one with fedmslora coordinator run PLAN"))
     else:
         shown += [Text(f"run {run.name}: {_state(run)}"), _stages(run)]
         if run.awaited:
             waits = "; ".join(f"{site}: {what}" for site, what in run.awaited.items())
-            shown.append(Text(f"awaited  {waits}"))
-    shown.append(_sites(sites) if sites else Text("no site yet: fedmslora coordinator enroll"))
+            shown.append(Text(f"waiting for  {waits}"))
+    shown.append(
+        _sites(sites) if sites else Text("no site yet; add one with fedmslora coordinator enroll")
+    )
     return Group(*shown)
 
 
@@ -103,7 +104,7 @@ def _state(run: RunStatus) -> str:
     if run.ended is not None:
         return run.ended
     if not run.wanted:
-        return "stopped; fedmslora coordinator run goes on from there"
+        return "stopped; fedmslora coordinator run continues it"
     return run.at or "starting"
 
 
@@ -123,16 +124,16 @@ def _stages(run: RunStatus) -> Table:
 
 def _sites(sites: Sequence[SiteStatus]) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for column in ("site", "modality", "there", "last seen", "doing"):
+    for column in ("site", "modality", "online", "last seen", "activity"):
         table.add_column(column, overflow="fold")
     for column in ("MiB down", "MiB up"):
         table.add_column(column, justify="right")
     for site in sites:
-        there = "?" if site.online is None else "yes" if site.online else "no"
+        online = "?" if site.online is None else "yes" if site.online else "no"
         table.add_row(
             site.name,
             site.modality.value,
-            there,
+            online,
             _ago(site.seen),
             site.doing,
             f"{site.down / _MIB:.1f}",

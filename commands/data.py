@@ -1,4 +1,4 @@
-"""`fedmslora data`: look through folders of tasks, or deal them to sites, before training."""
+"""`fedmslora data`: check folders of tasks, or partition them among simulated sites."""
 
 # typer 0.20 leaves a type of click's open in its overloads; not ours to fix.
 # pyright: reportUnknownMemberType=false
@@ -13,48 +13,52 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from common.printable import counted
+
 if TYPE_CHECKING:
     from rich.table import Table
 
     from client.data.check import OnImagesDecoded, TaskCheck
     from client.data.partition import SiteShare
 
-#: Decoding a picture takes much of a core and the memory of the whole picture.
+#: Decoding an image keeps a core busy and takes the memory of the whole image.
 _WORKERS = min(8, os.cpu_count() or 1)
 
-app = typer.Typer(no_args_is_help=True, help="The data of tasks, before training on it.")
+app = typer.Typer(
+    no_args_is_help=True, help="Check the data of tasks, or partition it among simulated sites."
+)
 
 
 @app.callback()
 def data() -> None:
-    """The data of tasks, before training on it."""
+    """Check the data of tasks, or partition it among simulated sites."""
 
 
 @app.command()
 def check(
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Folders of tasks, or one task's folder.")
+        Path, typer.Argument(metavar="DIR", help="A folder of tasks, or one task's folder.")
     ],
     workers: Annotated[
-        int, typer.Option(min=1, help="Processes that decode pictures; each needs memory.")
+        int, typer.Option(min=1, help="Processes that decode images; each needs memory.")
     ] = _WORKERS,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document on stdout.")
     ] = False,
 ) -> None:
-    """Look for everything that is wrong with tasks in the paper's layout, pictures included.
+    """Check tasks in the paper's layout: questions, answers and images.
 
-    It ends with code 2 if a task can't be used as it is. What it prints names files and
-    questions' ids: keep it where the data is.
+    Exits with code 2 if a task can't be used as it is. The output contains file names and
+    question ids: keep it where the data is.
 
     Example: fedmslora data check data/MSLoRA_CR
     """
     from client.data.check import check_tasks, missing_published, task_folders
 
-    # What a folder is called matters, also where it is given as a dot.
+    # The folder's name matters, also if it is given as a dot.
     folders = task_folders(folder.absolute())
-    with _progress() as told:
-        checks = list(check_tasks(folders, workers, told))
+    with _progress() as on_images:
+        checks = list(check_tasks(folders, workers, on_images))
     missing = missing_published(folders)
     passed = not any(check.errors for check in checks)
     if as_json:
@@ -63,55 +67,63 @@ def check(
         _print_table(checks)
         _print_sentences(checks, missing)
     if not passed:
-        typer.echo("The data can't be used as it is: see the errors.", err=True)
+        typer.echo("The data can't be used as it is: see the errors above.", err=True)
         raise typer.Exit(2)
 
 
 @app.command()
-def deal(
+def partition(
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Folders of tasks, or one task's folder.")
+        Path, typer.Argument(metavar="DIR", help="A folder of tasks, or one task's folder.")
     ],
-    out: Annotated[Path, typer.Argument(help="A new or empty folder, for SITE/TASK/.")],
-    sites: Annotated[str, typer.Option(help="Their names, as in a plan: a,b,c")],
+    out: Annotated[Path, typer.Argument(help="A new or empty folder; gets SITE/TASK/.")],
+    sites: Annotated[str, typer.Option(help="The sites' names, as in a plan: a,b,c")],
     weights: Annotated[
-        str | None, typer.Option(help="Parts of the questions: 5,1,1; by default even ones.")
+        str | None,
+        typer.Option(help="Each site's share of the questions, such as 5,1,1; by default equal."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Another seed deals otherwise.")] = 0,
+    seed: Annotated[int, typer.Option(help="The seed of the random partition.")] = 0,
     copy: Annotated[
-        bool, typer.Option("--copy", help="Hard links or copies, not symbolic links, to pictures.")
+        bool,
+        typer.Option(
+            "--copy", help="Hard-link or copy the images instead of linking them symbolically."
+        ),
     ] = False,
     workers: Annotated[
-        int, typer.Option(min=1, help="Processes that decode pictures; each needs memory.")
+        int, typer.Option(min=1, help="Processes that decode images; each needs memory.")
     ] = _WORKERS,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document on stdout.")
     ] = False,
 ) -> None:
-    """Deal the questions of tasks in the paper's layout to sites, to simulate a federation.
+    """Partition tasks in the paper's layout among sites, to simulate a federation.
 
-    All questions about a picture, training's and the test's, go to one site, whatever the
-    picture's files are called. So that OUT can be moved to another machine, use --copy.
+    All questions about an image, of training and test, go to the same site, also if the image
+    has several files. With --copy, OUT can be moved to another machine.
 
-    Example: fedmslora data deal data/MSLoRA_CR data/sites3 --sites a,b,c
+    Example: fedmslora data partition data/MSLoRA_CR data/sites3 --sites a,b,c
     """
     from client.data.check import task_folders
     from client.data.partition import PartitionSettings, partition_tasks
 
     names = tuple(name.strip() for name in sites.split(","))
-    wish = PartitionSettings(
+    settings = PartitionSettings(
         sites=names, weights=_weights(weights, len(names)), seed=seed, copy=copy
     )
-    # What a folder is called matters, also where it is given as a dot.
+    # The folder's name matters, also if it is given as a dot.
     folders = task_folders(folder.absolute())
-    with _progress() as told:
-        shares = partition_tasks(folders, out, wish, workers, told)
+    with _progress() as on_images:
+        shares = partition_tasks(folders, out, settings, workers, on_images)
     if as_json:
         document = {"folder": str(folder), "out": str(out), "seed": seed}
-        document |= {"sites": names, "weights": wish.weights, "shares": [*map(asdict, shares)]}
+        document |= {"sites": names, "weights": settings.weights, "shares": [*map(asdict, shares)]}
         typer.echo(json.dumps(document, indent=1))
     else:
         _print_shares(shares)
+
+
+# The old name of `data partition`.
+app.command("deal", hidden=True)(partition)
 
 
 def _weights(given: str | None, sites: int) -> tuple[int, ...]:
@@ -122,7 +134,7 @@ def _weights(given: str | None, sites: int) -> tuple[int, ...]:
     try:
         return tuple(int(word) for word in given.split(","))
     except ValueError:
-        raise DataError(f"weights: found {given!r}, expected numbers such as 5,1,1") from None
+        raise DataError(f"--weights: found {given!r}, expected numbers such as 5,1,1") from None
 
 
 def _document(
@@ -145,7 +157,7 @@ def _print_table(checks: Sequence["TaskCheck"]) -> None:
     for check in checks:
         fields: dict[str, Any] = asdict(check)
         counts = [str(fields[field]) for field in _COLUMNS.values()]
-        table.add_row(_plain(check.folder.name), *counts)
+        table.add_row(_escaped(check.folder.name), *counts)
     Console().print(table)
 
 
@@ -155,12 +167,12 @@ def _print_shares(shares: Sequence["SiteShare"]) -> None:
     table = _table([share.task for share in shares], ["site", "train", "test", "images"])
     for share in shares:
         counts = map(str, (share.train, share.test, share.images))
-        table.add_row(_plain(share.task), share.site, *counts)
+        table.add_row(_escaped(share.task), share.site, *counts)
     Console().print(table)
 
 
 def _table(tasks: Sequence[str], columns: Iterable[str]) -> "Table":
-    """An empty table with a first column for the names of `tasks`, which may break."""
+    """Return an empty table whose first column is wide enough for the names of `tasks`."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -171,12 +183,12 @@ def _table(tasks: Sequence[str], columns: Iterable[str]) -> "Table":
     return table
 
 
-def _plain(name: str) -> str:
-    # rich would take brackets for its own marks.
+def _escaped(name: str) -> str:
+    # rich would read brackets as markup.
     return name.replace("[", r"\[")
 
 
-#: What the table calls the fields of a check.
+#: The table's columns: heading and field of a check.
 _COLUMNS = {
     "train": "train",
     "closed": "closed",
@@ -184,7 +196,7 @@ _COLUMNS = {
     "images": "images",
     "missing": "missing",
     "broken": "unreadable",
-    "shared": "shared",
+    "in\nboth": "shared",
     "no\noption": "optionless",
     "same\nid": "repeated",
 }
@@ -198,14 +210,14 @@ def _print_sentences(checks: Sequence["TaskCheck"], missing: Sequence[str]) -> N
             for sentence in sentences[:LISTED_MISTAKES]:
                 typer.echo(f"{check.folder.name}: {label}: {sentence}")
             if (more := len(sentences) - LISTED_MISTAKES) > 0:
-                typer.echo(f"{check.folder.name}: and {more} more {label}s")
+                typer.echo(f"{check.folder.name}: and {counted(more, f'more {label}')}")
     if missing:
-        typer.echo(f"Not here, of the paper's eight: {', '.join(missing)}")
+        typer.echo(f"Missing of the paper's eight tasks: {', '.join(missing)}")
 
 
 @contextmanager
 def _progress() -> Generator["OnImagesDecoded"]:
-    """On stderr, how many pictures of each task have been decoded, or are going to be."""
+    """Show on stderr how many images of each task have been decoded."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
@@ -214,11 +226,11 @@ def _progress() -> Generator["OnImagesDecoded"]:
     bars: dict[str, TaskID] = {}
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
 
-        def told(name: str, done: int, total: int) -> None:
+        def on_images(name: str, done: int, total: int) -> None:
             if done == 0 and not console.is_terminal:
-                typer.echo(f"{name}: {total} pictures to decode", err=True)
+                typer.echo(f"{name}: decoding {counted(total, 'image')}", err=True)
             if name not in bars:
                 bars[name] = progress.add_task("", total=total, name=name)
             progress.update(bars[name], completed=done)
 
-        yield told
+        yield on_images

@@ -1,4 +1,4 @@
-"""`fedmslora plan`: what a plan will cost, before anything runs."""
+"""`fedmslora plan`: estimate what a plan will cost."""
 # typer leaves parts of its interface untyped; the rest of strict checking holds.
 # pyright: reportUnknownMemberType=false
 
@@ -14,45 +14,50 @@ if TYPE_CHECKING:
     from cost.geometry import Geometry
     from cost.plan import DataAssumptions, PlanCost
 
-app = typer.Typer(no_args_is_help=True, help="Look at a plan before it runs.")
+app = typer.Typer(no_args_is_help=True, help="Estimate what a plan will cost.")
 
-#: `--model`: LLaVA-Med v1.5, whose sizes need no folder.
+#: The value of `--model` for LLaVA-Med v1.5, whose sizes are known without its folder.
 _7B = "7b"
 
 
 @app.callback()
 def group() -> None:
-    """Look at a plan before it runs."""
+    """Estimate what a plan will cost."""
 
 
 @app.command("cost")
 def cost(
-    plan: Annotated[Path, typer.Argument(help="The plan.", show_default=False)],
+    plan: Annotated[
+        Path, typer.Argument(help="A plan, for example configs/demo.yaml.", show_default=False)
+    ],
     model: Annotated[
         list[str] | None,
         typer.Option(
-            help=f"A model's folder, or {_7B!r} for LLaVA-Med v1.5; may be given twice. "
+            help=f"A model's folder, or {_7B!r} for LLaVA-Med v1.5; may be repeated. "
             "By default the plan's own, if it comes with the project, and the 7B.",
             show_default=False,
         ),
     ] = None,
     questions: Annotated[
-        int | None, typer.Option(min=1, help="Training questions of a stage at each site.")
+        int | None, typer.Option(min=1, help="Training questions of each site in a stage.")
     ] = None,
-    images: Annotated[int | None, typer.Option(min=1, help="Pictures behind them.")] = None,
+    images: Annotated[
+        int | None, typer.Option(min=1, help="Distinct images of these questions.")
+    ] = None,
     tokens: Annotated[
         float | None,
-        typer.Option(min=6, help="Tokens of a question with its answer, beside the picture."),
+        typer.Option(min=6, help="Tokens of a question and its answer, without the image."),
     ] = None,
     labels: Annotated[
-        float | None, typer.Option(min=1, help="Those of them that carry loss.")
+        float | None, typer.Option(min=1, help="Tokens of these that carry loss.")
     ] = None,
     tflops: Annotated[
-        float | None, typer.Option(min=1e-6, help="What a site's device achieves, for hours.")
+        float | None,
+        typer.Option(min=1e-6, help="Speed of a site's device in TFLOP/s; adds a column of hours."),
     ] = None,
     json_out: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Parameters, bytes, memory and operations of a plan, stage by stage.
+    """Estimate parameters, traffic, memory and operations of a plan, stage by stage.
 
     Example: fedmslora plan cost configs/paper8_federated.yaml --model 7b --tflops 400
     """
@@ -76,13 +81,13 @@ def _check_finite(wanted: dict[str, int | float | None]) -> None:
     from common.errors import PlanError
 
     for name, value in wanted.items():
-        # An option's smallest value does not keep out nan.
+        # The option's minimum lets nan pass.
         if value is not None and not math.isfinite(value):
             raise PlanError(f"--{name}: found {value}, expected a finite number")
 
 
 def _models(plan: "Plan", wanted: list[str] | None) -> "dict[str, Geometry]":
-    """The geometries that were asked for, by name."""
+    """Return the geometries of the chosen models, by name."""
     from cost.geometry import LLAVA_MED, read_geometry
     from simulation.hospitals import BASE_MODELS
 
@@ -94,31 +99,31 @@ def _models(plan: "Plan", wanted: list[str] | None) -> "dict[str, Geometry]":
 
 
 def _assumed(geometry: "Geometry", wanted: dict[str, int | float | None]) -> "DataAssumptions":
-    """What is assumed of this model's data, but where the user says better.
+    """Return the assumptions on the data: the user's, else the defaults of this model.
 
     Raises:
-        PlanError: what was said does not go together.
+        PlanError: the user's values contradict each other.
     """
     from dataclasses import replace
 
     from common.errors import PlanError
     from cost.plan import PROMPT_TOKENS, default_assumptions
 
-    said = {name: value for name, value in wanted.items() if value is not None}
+    given = {name: value for name, value in wanted.items() if value is not None}
     known = default_assumptions(geometry)
-    if "questions" in said and "images" not in said:
-        # As many of each picture as there are usually.
-        said["images"] = max(1, round(said["questions"] / known.together))
-    assumed = replace(known, **said)  # pyright: ignore[reportArgumentType]
+    if "questions" in given and "images" not in given:
+        # The default number of questions per image.
+        given["images"] = max(1, round(given["questions"] / known.together))
+    assumed = replace(known, **given)  # pyright: ignore[reportArgumentType]
     if assumed.labels > assumed.tokens - PROMPT_TOKENS:
         raise PlanError(
             f"--labels: found {assumed.labels:g} of {assumed.tokens:g} tokens, expected at most "
-            f"{assumed.tokens - PROMPT_TOKENS:g}: {PROMPT_TOKENS} stand in front of the picture"
+            f"{assumed.tokens - PROMPT_TOKENS:g}: {PROMPT_TOKENS} tokens precede the image"
         )
     if assumed.images > assumed.questions:
         raise PlanError(
-            f"--images: found {assumed.images} of {assumed.questions} questions, expected at "
-            "most one a question"
+            f"--images: found {assumed.images} for {assumed.questions} questions, expected at "
+            "most one for each question"
         )
     return assumed
 
@@ -137,8 +142,8 @@ def _document(plan: "Plan", costs: "list[PlanCost]", tflops: float | None) -> di
 def _print(plan: "Plan", costs: "list[PlanCost]", tflops: float | None) -> None:
     from rich.console import Console
 
-    from commands.plan_table import pictured
+    from commands.plan_table import cost_table
 
     console = Console()
     for one in costs:
-        console.print(pictured(plan, one, tflops))
+        console.print(cost_table(plan, one, tflops))

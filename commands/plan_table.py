@@ -1,4 +1,4 @@
-"""How a plan's cost looks on a terminal."""
+"""A plan's cost as a table for the terminal."""
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
@@ -9,36 +9,36 @@ from common.plan import Plan
 from cost.plan import PlanCost, StageCost
 
 _UNITS = ("", " k", " M", " G", " T", " P", " E", " Z")
-#: Every column of the stages but their names; two lines at most, for a terminal of 80 letters.
+#: Every column but the stages' names; headings have two lines at most, for 80 characters a line.
 _RIGHT = (
-    "down", "up", "caught\nup", "memory", "op a\nquestion", "steps", "op", "bank"
+    "down", "up", "catch\nup", "memory", "FLOP a\nquestion", "steps", "FLOP", "bank"
 )  # fmt: skip
 
 
-def pictured(plan: Plan, cost: PlanCost, tflops: float | None) -> Group:
-    """The model's parameters, a row for each stage, the totals, and what was assumed."""
+def cost_table(plan: Plan, cost: PlanCost, tflops: float | None) -> Group:
+    """Return the model's parameters, a row for each stage, the totals, and the assumptions."""
     total = cost.total()
-    said = cost.assumed
+    assumed = cost.assumed
     return Group(
         Text(f"{plan.name} on {cost.model}"),
         Text(
-            f"parameters: {short(cost.base)} frozen, {short(cost.adapted)} of them under adapters; "
-            f"an adapter {short(cost.adapter)}, {octets(cost.adapter_bytes)} as it travels"
+            f"parameters: {short(cost.base)} frozen, {short(cost.adapted)} of them with adapters; "
+            f"one adapter {short(cost.adapter)}, {octets(cost.adapter_bytes)} on the wire"
         ),
         _table(plan, cost, tflops),
         Text(
             f"all sites: {octets(total['down'])} down, {octets(total['up'])} up, "
-            f"{total['steps']:,.0f} steps, {short(total['operations'])} operations; "
+            f"{total['steps']:,.0f} steps, {short(total['operations'])}FLOP; "
             f"the bank at the end {octets(total['bank'])}"
         ),
         Text(
-            f"assumed: {said.questions:,} questions of a stage at each site about {said.images:,} "
-            f"pictures, {said.tokens:g} tokens a question beside the picture's, {said.labels:g} "
-            "with loss (--questions, --images, --tokens, --labels)"
+            f"assumed: {assumed.questions:,} questions of each site in a stage, about "
+            f"{assumed.images:,} images; {assumed.tokens:g} tokens a question without the image, "
+            f"{assumed.labels:g} of them with loss (--questions, --images, --tokens, --labels)"
         ),
         Text(
-            "down and up: a site's dearest round; caught up: releases it had not got; memory: of "
-            "a step; op: two for a multiplication with its addition, of all of a site's rounds"
+            "down, up: a site's most expensive round; catch up: earlier releases that it fetches; "
+            "memory: peak of a training step; FLOP: of all of a site's rounds, matrix products only"
         ),
     )
 
@@ -73,12 +73,12 @@ def _narrow(text: str) -> str:
 
 
 def octets(count: float, digits: int = 4) -> str:
-    """Bytes with a unit, as in 335.6 MB; 1 MB is a million bytes."""
+    """Return bytes with a unit, as in 335.6 MB; 1 MB is a million bytes."""
     return f"{short(count, digits)}B" if count >= 1000 else f"{count:.0f} B"
 
 
 def short(count: float, digits: int = 4) -> str:
-    """A number with a letter for its thousands, as in 7.566 G."""
+    """Return a number with an SI prefix, as in 7.566 G."""
     for unit in _UNITS:
         if abs(count) < 999.5:
             return f"{count:.{digits}g}{unit}" if unit else f"{count:.0f}"

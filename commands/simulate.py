@@ -19,36 +19,43 @@ if TYPE_CHECKING:
 def simulate(
     plan: Annotated[Path, typer.Argument(help="A plan, for example configs/demo.yaml.")],
     out: Annotated[
-        Path | None, typer.Option(help="The run's folder; by default runs/ and the plan's name.")
+        Path | None,
+        typer.Option(help="The run's folder; by default runs/NAME, with the plan's name."),
     ] = None,
     methods: Annotated[
         str | None,
         typer.Option(help="Methods to compare, for example sequential,mslora_cr."),
     ] = None,
     seeds: Annotated[
-        int, typer.Option(min=1, help="Runs of each method, with seeds in a row.")
+        int, typer.Option(min=1, help="Number of runs of each method, with consecutive seeds.")
     ] = 1,
     engine: Annotated[
-        str, typer.Option(help="flower: Flower's simulation engine; inprocess: a quick look.")
+        str,
+        typer.Option(
+            help="flower: Flower's simulation engine; inprocess: one process, for a quick try."
+        ),
     ] = "flower",
     data: Annotated[
-        Path | None, typer.Option(help="Your own data, SITE/TASK/ in the paper's layout.")
+        Path | None, typer.Option(help="Your own data: SITE/TASK/ in the paper's layout.")
     ] = None,
-    base_model: Annotated[Path | None, typer.Option(help="The base model's folder.")] = None,
-    json_out: Annotated[
-        bool, typer.Option("--json", help="Print report.json, nothing else.")
-    ] = False,
+    base_model: Annotated[
+        Path | None,
+        typer.Option(
+            help="The base model's folder; by default the one that comes with the project."
+        ),
+    ] = None,
+    json_out: Annotated[bool, typer.Option("--json", help="Print only report.json.")] = False,
 ) -> None:
-    """Run a plan on this machine: every site, every stage, then the report.
+    """Simulate a plan on this machine: all sites, all stages, and the report.
 
-    Stopped half-way, the same command goes on behind the last finished round.
+    If it is interrupted, the same command continues after the last finished round.
 
     Example: fedmslora simulate configs/demo.yaml --out runs/demo
     """
     with _stoppable():
         from common.plan_file import load_plan
 
-        # A mistake in the plan is told before all that a run needs is loaded.
+        # A mistake in the plan is reported before the slow imports.
         name = load_plan(plan).name
         folder = out or Path("runs") / name
         chosen = _engine(engine)
@@ -67,14 +74,14 @@ def simulate(
     if json_out:
         typer.echo((folder / "report.json").read_text(encoding="utf-8"), nl=False)
     else:
-        _say_what_to_do(folder)
+        _print_results(folder)
 
 
 def report(
     folder: Annotated[Path, typer.Argument(help="A run's folder, for example runs/demo.")],
     json_out: Annotated[bool, typer.Option("--json", help="Print report.json.")] = False,
 ) -> None:
-    """Draw the report of a run anew from its report.json.
+    """Recreate the page and the charts of a run from its report.json.
 
     Example: fedmslora report runs/demo
     """
@@ -86,7 +93,7 @@ def report(
     if json_out:
         typer.echo((folder / "report.json").read_text(encoding="utf-8"), nl=False)
     else:
-        _say_comparison(folder)
+        _print_comparison(folder)
         typer.echo(f"report: {folder / 'report.html'}")
 
 
@@ -100,8 +107,8 @@ def _engine(name: str) -> "Engine":
     return Engine(name)
 
 
-def _say_comparison(folder: Path) -> None:
-    """The methods side by side, where there are several runs."""
+def _print_comparison(folder: Path) -> None:
+    """Print the comparison of methods, if there are several runs."""
     from report.json_file import read_report
     from report.methods import read_tests
     from report.terminal import comparison_text
@@ -111,8 +118,8 @@ def _say_comparison(folder: Path) -> None:
         typer.echo(comparison_text(reports, read_tests(folder)) + "\n")
 
 
-def _say_what_to_do(folder: Path) -> None:
-    _say_comparison(folder)
+def _print_results(folder: Path) -> None:
+    _print_comparison(folder)
     if (folder / "bank").exists():
         typer.echo(f"bank:   {folder / 'bank'}   (fedmslora bank list {folder / 'bank'})")
     typer.echo(f"report: {folder / 'report.html'}")
@@ -120,7 +127,7 @@ def _say_what_to_do(folder: Path) -> None:
 
 @contextmanager
 def _stoppable() -> Generator[None]:
-    """Ctrl-C or SIGTERM in the body end the process with one sentence and exit code 130."""
+    """Let Ctrl-C or SIGTERM in the body end the process with one sentence and exit code 130."""
     before = {number: signal.signal(number, _stop) for number in _STOPS}
     try:
         yield
@@ -135,22 +142,22 @@ _STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 def _stop(_signal: int, _frame: FrameType | None) -> None:
-    # The first one ends the engine in good order; a second does not wait for that.
+    # The first one lets the engine shut down; a second does not wait for that.
     for number in _STOPS:
         signal.signal(number, _leave)
     raise KeyboardInterrupt
 
 
 def _leave(_signal: int = signal.SIGINT, _frame: FrameType | None = None) -> NoReturn:
-    typer.echo("stopped; the same command goes on from here", err=True)
+    typer.echo("Stopped. The same command continues from here.", err=True)
     _end_children()
-    # The engine's threads may wait for answers that won't come. All that counts is on the
-    # disk, so nothing is lost by going now.
+    # The engine's threads may wait for answers that won't come. The run's state is on the disk,
+    # so nothing is lost by exiting now.
     os._exit(130)
 
 
 def _end_children() -> None:
-    """No process is left that an engine started, however far its start had come."""
+    """Kill every process that an engine started, however far its start had come."""
     with suppress(ImportError):
         import psutil
 

@@ -1,4 +1,4 @@
-"""`fedmslora site`: what a hospital's admin does to join, to look on, and to say what may run."""
+"""`fedmslora site`: a hospital joins a federation, approves plans, and monitors its site."""
 
 # typer 0.20 leaves a type of click's open in its overloads; not ours to fix.
 # pyright: reportUnknownMemberType=false
@@ -12,19 +12,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from common.printable import counted
+
 if TYPE_CHECKING:
     from client.node.processes import Machine
     from client.node.status import Job
     from client.site.finding import Finding
 
 app = typer.Typer(
-    no_args_is_help=True, help="A hospital's side: join a federation, check, start, look on."
+    no_args_is_help=True, help="A hospital's site: join a federation, approve plans, run, monitor."
 )
 
 _PASSED, _FAILED = "ok", "!!"
 
 SiteFile = Annotated[
-    Path, typer.Option("--site", help="The site file, or its folder.", metavar="FILE")
+    Path, typer.Option("--site", help="The site file or its folder.", metavar="FILE")
 ]
 PlanFile = Annotated[Path, typer.Argument(metavar="PLAN", help="The plan's file (YAML or JSON).")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
@@ -33,23 +35,21 @@ HERE = Path("site.yaml")
 
 @app.command("init")
 def init(
-    name: Annotated[str, typer.Option(help="The site's pseudonym: all that others learn of it.")],
+    name: Annotated[str, typer.Option(help="The site's pseudonym, the only name that others see.")],
     modality: Annotated[
-        list[str], typer.Option(help="What it may train on; may be given several times.")
+        list[str], typer.Option(help="A modality that it may train on; may be repeated.")
     ],
-    coordinator: Annotated[str, typer.Option(metavar="HOST:PORT", help="The coordinator's edge.")],
-    ca: Annotated[Path, typer.Option(help="The coordinator's ca.crt.")],
+    coordinator: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="The coordinator's address.")
+    ],
+    ca: Annotated[Path, typer.Option(help="The coordinator's certificate, ca.crt.")],
     folder: Annotated[
-        Path | None, typer.Option(help="The site's new folder; by default its name.")
+        Path | None, typer.Option(help="The folder to create; by default the site's name.")
     ] = None,
-    data: Annotated[Path, typer.Option(help="Folder of the tasks, as in the site file.")] = Path(
-        "data"
-    ),
-    base_model: Annotated[
-        Path, typer.Option(help="Folder of the frozen model, as in the site file.")
-    ] = Path("base_model"),
+    data: Annotated[Path, typer.Option(help="The folder of the tasks' data.")] = Path("data"),
+    base_model: Annotated[Path, typer.Option(help="The base model's folder.")] = Path("base_model"),
 ) -> None:
-    """Make a site: its key pair, its site file and its folders. Nothing is overwritten.
+    """Create a site: its key pair, site file and folders. Nothing is overwritten.
 
     Example: fedmslora site init --name north --modality ct --coordinator hub.org:8443 --ca ca.crt
     """
@@ -66,11 +66,11 @@ def init(
     made = make_site(new, folder or Path(name))
     public = made.parent / "keys" / f"{name}.pub"
     typer.echo(
-        f"{made.parent}: the site {name}. Next:\n"
+        f"{made.parent}: created the site {name}. Next:\n"
         f"1. Send {public} to the coordinator, who runs: "
         f"fedmslora coordinator enroll {public.name} --name {name} --modality {modality[0]}\n"
-        f"   The private key beside it stays here; nobody asks you for it.\n"
-        f"2. Say in {made} where the data and the base model are, and what may be done with them.\n"
+        f"   Never send the private key beside it; nobody needs it.\n"
+        f"2. Edit {made}: where the data and the base model are, and the site's policy.\n"
         f"3. fedmslora site approve PLAN --site {made}\n"
         f"4. fedmslora site check --plan PLAN --site {made}\n"
         f"5. fedmslora site start --site {made}"
@@ -81,33 +81,39 @@ def init(
 def approve(
     plan: PlanFile,
     site: SiteFile = HERE,
-    look: Annotated[bool, typer.Option("--look", help="Only say what it would do.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only print what the plan would do here.")
+    ] = False,
+    look: Annotated[bool, typer.Option("--look", hidden=True)] = False,
 ) -> None:
-    """Say what a plan will have this site do, and allow it.
+    """Print what a plan will do at this site, and approve it.
 
     Example: fedmslora site approve demo.yaml --site north/site.yaml
     """
     from client.site.approval import approve as record
-    from client.site.approval import words
+    from client.site.approval import describe_plan
     from common.plan_file import load_plan
 
     machine, loaded = _machine(site), load_plan(plan)
-    for line in words(loaded, machine.site):
+    for line in describe_plan(loaded, machine.site):
         typer.echo(line)
-    if look:
-        typer.echo("Not approved yet: the same command without --look approves it.")
+    # --look is the old name of --dry-run.
+    if dry_run or look:
+        typer.echo("Not approved: run the same command without --dry-run to approve the plan.")
         return
     file = record(loaded, machine.site, machine.federation)
-    typer.echo(f"Approved: {file}. To take it back, remove this file.")
+    typer.echo(f"Approved: {file}. To withdraw the approval, delete this file.")
 
 
 @app.command("check")
 def check(
     site: SiteFile = HERE,
-    plan: Annotated[Path | None, typer.Option(help="The plan that it is to be ready for.")] = None,
+    plan: Annotated[
+        Path | None, typer.Option(help="Also check that the site is ready for this plan.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Look whether the site is ready; with a plan, down to one step of training.
+    """Check whether the site is ready; with a plan, up to one training step.
 
     Example: fedmslora site check --plan demo.yaml --site north/site.yaml
     """
@@ -128,7 +134,7 @@ def check(
     elif passed:
         typer.echo(f"Ready. Next: fedmslora site start --site {machine.file}")
     if not passed:
-        sys.stderr.write("The site is not ready: see the lines that are not ok.\n")
+        sys.stderr.write(f"The site is not ready: see the lines marked {_FAILED}.\n")
         raise typer.Exit(2)
 
 
@@ -136,21 +142,21 @@ def check(
 def start(
     site: SiteFile = HERE,
     part: Annotated[
-        str | None, typer.Option(help="Only this one: supernode, superexec or trainer.")
+        str | None, typer.Option(help="Run only supernode, superexec or trainer.")
     ] = None,
     runtime_host: Annotated[
-        str, typer.Option(help="Where SuperNode and SuperExec meet; keep it inside the site.")
+        str, typer.Option(help="Where SuperExec connects to SuperNode; keep it inside the site.")
     ] = "127.0.0.1",
-    runtime_port: Annotated[int, typer.Option(help="The port of the same.")] = 9094,
+    runtime_port: Annotated[int, typer.Option(help="The port of this connection.")] = 9094,
 ) -> None:
-    """Take part, until Ctrl-C or SIGTERM: whatever dies is started again.
+    """Run the site until Ctrl-C or SIGTERM; processes that end are restarted.
 
     Example: fedmslora site start --site north/site.yaml
     """
     from dataclasses import replace
 
-    from client.node.processes import PartName
-    from client.node.start import run_part, run_site
+    from client.node.processes import ProgramName
+    from client.node.start import run_program, run_site
     from common.errors import SiteFailed
 
     machine = replace(_machine(site), host=runtime_host, port=runtime_port)
@@ -158,14 +164,14 @@ def start(
         typer.echo(f"{machine.site.name}: logs are in {machine.site.store / 'logs'}", err=True)
         run_site(machine, _say)
         return
-    if part not in list(PartName):
-        raise SiteFailed(f"--part: found {part!r}, expected one of {', '.join(PartName)}")
-    run_part(machine, PartName(part), _say)
+    if part not in list(ProgramName):
+        raise SiteFailed(f"--part: found {part!r}, expected one of {', '.join(ProgramName)}")
+    run_program(machine, ProgramName(part), _say)
 
 
 @app.command("status")
 def status(site: SiteFile = HERE, as_json: Json = False) -> None:
-    """Say what the site is doing, from its own store alone.
+    """Show what the site is doing, from its own store.
 
     Example: fedmslora site status --site north/site.yaml
     """
@@ -180,10 +186,10 @@ def status(site: SiteFile = HERE, as_json: Json = False) -> None:
     here, named = now.releases
     lines = {
         "site": now.site,
-        "started": "yes" if now.supervised else "not by `fedmslora site start`",
+        "started": "yes" if now.supervised else "not with `fedmslora site start`",
         "trainer": "running" if now.trainer else "not running",
-        "job": "none: it waits for an order" if now.job is None else _job_words(now.job),
-        "releases": f"{here} of {named} that the job builds on" if named else "none asked for",
+        "job": "none; waiting for an order" if now.job is None else _job_words(now.job),
+        "releases": f"{here} of the {named} that the job needs" if named else "none needed",
         "blobs": f"{now.blobs} in the store",
         "last message": now.last or "none yet",
     }
@@ -195,44 +201,47 @@ def status(site: SiteFile = HERE, as_json: Json = False) -> None:
 
 @app.command("audit")
 def audit(site: SiteFile = HERE, as_json: Json = False) -> None:
-    """Say what came to this site and what left it, and whether the log is as it was written.
+    """Show every message that this site received or sent, and verify the audit log.
 
     Example: fedmslora site audit --site north/site.yaml
     """
-    from client.site.audit import read, summary, verify, words
+    from client.site.audit import describe, read, summarize, verify
 
     store = _machine(site).site.store
     head = verify(store)
     entries = list(read(store))
-    told = summary(entries)
+    totals = summarize(entries)
     if as_json:
-        totals = {**asdict(told), "sent": {kind.value: size for kind, size in told.sent.items()}}
+        sizes = {kind.value: size for kind, size in totals.sent.items()}
+        summary = {**asdict(totals), "sent": sizes}
         lines = [entry.model_dump(mode="json") for entry in entries]
-        _print_json({"lines": head.lines, "hash": head.hash, "summary": totals, "entries": lines})
+        _print_json({"lines": head.lines, "hash": head.hash, "summary": summary, "entries": lines})
         return
     for entry in entries:
-        typer.echo(words(entry))
-    sent = ", ".join(f"{kind}: {size:,}" for kind, size in sorted(told.sent.items())) or "none"
-    typer.echo(f"Bytes that left this site: {sent}. Bytes that came: {told.received_bytes:,}.")
+        typer.echo(describe(entry))
+    sent = ", ".join(f"{kind}: {size:,}" for kind, size in sorted(totals.sent.items())) or "none"
+    typer.echo(f"Bytes sent: {sent}. Bytes received: {totals.received_bytes:,}.")
     typer.echo(
-        f"Answered with an update: {told.updates} orders, with scores: {told.scores}. "
-        f"Refused or failed: {told.failures} messages."
+        f"Orders answered with an update: {totals.updates}, with scores: {totals.scores}. "
+        f"Messages refused or failed: {totals.failures}."
     )
-    typer.echo(f"The log is whole: {head.lines} lines, the last one's hash is {head.hash}.")
+    typer.echo(
+        f"The log is intact: {counted(head.lines, 'line')}, the last one's hash is {head.hash}."
+    )
 
 
 def _machine(file: Path) -> "Machine":
     from client.node.processes import Machine
     from client.site.config import load_site
 
-    # Absolute, since other programs in other folders read it.
+    # Absolute, since programs with other working directories read it.
     found = (file / HERE.name if file.is_dir() else file).resolve()
     return Machine(file=found, site=load_site(found))
 
 
 def _job_words(job: "Job") -> str:
     where = f"stage {job.stage}" + (f", round {job.round}" if job.round else "")
-    step = f"step {job.step} of {job.steps}" if job.steps else "not begun"
+    step = f"step {job.step} of {job.steps}" if job.steps else "not started"
     return f"{job.work} {where} of plan {job.plan}: {step}"
 
 

@@ -127,15 +127,15 @@ def test_a_site_is_enrolled_and_told_what_to_give_it(state: State, tmp_path: Pat
     key = public_key(tmp_path / "north.pub")
     words = ("enroll", key, "--name", "north", "--modality", "ct")
     output = said(state, *words)
-    assert "north is enrolled. It counts from the next start on." in output
+    assert "north is enrolled. This takes effect at the next start." in output
     assert str(state.ca) in output
-    assert "north was enrolled already" in said(state, *words)
+    assert "north was already enrolled" in said(state, *words)
 
 
 @pytest.mark.parametrize(
     ("words", "mistake"),
     [
-        (("--name", "north"), "found too little"),
+        (("--name", "north"), "found no --modality, expected"),
         (("--name", "North!", "--modality", "ct"), "--name: found 'North!'"),
         (("--name", "north", "--modality", "xry"), "--modality: found 'xry', expected one of"),
     ],
@@ -147,8 +147,8 @@ def test_a_wrong_enrolment_is_one_sentence(
     assert not state.registry.exists()
 
 
-def test_a_site_that_leaves_is_not_awaited_by_a_new_run(sites: State):
-    assert "north left" in said(sites, "enroll", "--leave", "north")
+def test_a_new_run_does_not_wait_for_a_removed_site(sites: State):
+    assert "north is removed" in said(sites, "enroll", "--leave", "north")
     assert "found the sites north that are not enrolled" in refusal(sites, "run", first(sites))
 
 
@@ -165,8 +165,8 @@ def test_a_wrong_plan_is_refused(state: State, tmp_path: Path):
     assert isinstance(result.exception, PlanError)
 
 
-def test_a_run_is_prepared_and_wanted(sites: State):
-    assert "first: wanted" in said(sites, "run", first(sites), "--detach")
+def test_a_run_is_prepared_and_queued(sites: State):
+    assert "first: queued" in said(sites, "run", first(sites), "--detach")
     folder = sites.run("first")
     assert load_plan(folder.plan).digest == load_plan(Path(first(sites))).digest
     assert folder.key.read_bytes() == sites.key.read_bytes()
@@ -212,22 +212,22 @@ def test_run_fails_with_the_sentence_of_the_failure(sites: State, monkeypatch: p
     assert str(result.exception) == "north: found x, expected y"
 
 
-def test_ctrl_c_ends_the_watching_and_not_the_run(sites: State, monkeypatch: pytest.MonkeyPatch):
+def test_ctrl_c_stops_watching_and_not_the_run(sites: State, monkeypatch: pytest.MonkeyPatch):
     def interrupt(seconds: float) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("time.sleep", interrupt)
     result = called(sites, "run", first(sites))
     assert result.exit_code == 130
-    assert "first goes on" in result.output
+    assert "first is still running" in result.output
     assert sites.requested is not None
     assert not sites.requested.stop
 
 
 def test_stop_is_remembered_while_the_superlink_is_away(sites: State):
-    assert "no run is going on" in said(sites, "stop")
+    assert "No run is in progress." in said(sites, "stop")
     said(sites, "run", first(sites), "--detach")
-    assert "will be stopped as soon as" in said(sites, "stop")
+    assert "will stop as soon as" in said(sites, "stop")
     assert sites.requested == RequestedRun(run="first", since=0, stop=True)
     # Requested again before the keeper came to it.
     said(sites, "run", first(sites), "--detach")
@@ -235,7 +235,7 @@ def test_stop_is_remembered_while_the_superlink_is_away(sites: State):
 
 
 def test_stop_all_says_that_nothing_runs(state: State):
-    assert "`start` is not running" in said(state, "stop", "--all")
+    assert "The coordinator is not running." in said(state, "stop", "--all")
 
 
 def test_the_status_of_a_run_in_its_first_round(sites: State):

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from client.model.base_digest import base_digest
 from client.node.jobs import Jobs
 from client.site.approval import adapter_bytes
-from client.site.audit import Entry, Kind, Part, Subject, write
+from client.site.audit import AuditedBlob, AuditEntry, MessageKind, Subject, write
 from client.site.blob_store import put
 from client.site.config import load_site
 from commands.site import app
@@ -143,9 +143,10 @@ def test_approve_says_in_words_what_will_leave_and_records_the_plan(site: Path, 
     assert sha256(record.read_bytes()) == loaded.digest
 
 
-def test_approve_with_look_records_nothing(site: Path, tmp_path: Path):
-    done = fedmslora("approve", small_plan(tmp_path / "plan.yaml"), "--site", site, "--look")
-    assert "Not approved yet" in done.output
+@pytest.mark.parametrize("option", ["--dry-run", "--look"])
+def test_approve_as_a_dry_run_records_nothing(site: Path, tmp_path: Path, option: str):
+    done = fedmslora("approve", small_plan(tmp_path / "plan.yaml"), "--site", site, option)
+    assert "Not approved:" in done.output
     assert list((site.parent / "approved").iterdir()) == []
 
 
@@ -204,8 +205,8 @@ def test_status_says_which_step_of_which_plan_the_trainer_is_at(site: Path, tmp_
         work=Work.TRAIN, plan=plan.digest, stage=0, round=2, releases=refs, active=(0,),
         adapter=None, code="c0de",
     )  # fmt: skip
-    Jobs(store).want(order)
-    Jobs(store).tell(order.digest, {"step": 12, "steps": 40})
+    Jobs(store).request(order)
+    Jobs(store).record_progress(order.digest, {"step": 12, "steps": 40})
     document = json.loads(fedmslora("status", "--site", site, "--json").stdout)
     assert document["job"] == {
         "work": "train", "plan": "small", "stage": "cxp", "round": 2, "step": 12, "steps": 40,
@@ -219,11 +220,14 @@ def message(site: Path, order: str) -> None:
     from datetime import UTC, datetime
 
     subject = Subject(order=order, work="train", plan="ab" * 32, name="small", stage=0, round=1)
-    sent = Part(what="the adapter", size=1000, sha256="cd" * 32)
+    sent = AuditedBlob(what="the adapter", size=1000, sha256="cd" * 32)
     moment = datetime(2026, 11, 23, 4, 10, 11, tzinfo=UTC)
     store = load_site(site).store
-    write(store, Entry(time=moment, kind=Kind.ORDER, subject=subject, size=300))
-    write(store, Entry(time=moment, kind=Kind.UPDATE, subject=subject, parts=(sent,), size=1200))
+    write(store, AuditEntry(time=moment, kind=MessageKind.ORDER, subject=subject, size=300))
+    write(
+        store,
+        AuditEntry(time=moment, kind=MessageKind.UPDATE, subject=subject, parts=(sent,), size=1200),
+    )
 
 
 def test_audit_says_what_left_and_that_the_log_is_whole(site: Path):
@@ -232,7 +236,7 @@ def test_audit_says_what_left_and_that_the_log_is_whole(site: Path):
     assert done.exit_code == 0
     assert "2026-11-23 04:10:11 UTC  sent" in done.stdout
     assert "update: 1,200" in done.stdout
-    assert "The log is whole: 2 lines" in done.stdout
+    assert "The log is intact: 2 lines" in done.stdout
     document = json.loads(fedmslora("audit", "--site", site, "--json").stdout)
     assert document["lines"] == 2
     assert document["summary"]["sent"] == {"update": 1200}

@@ -1,4 +1,4 @@
-"""`fedmslora data deal` splits tasks so that nothing is lost and no picture is at two sites."""
+"""`fedmslora data partition` splits tasks so that nothing is lost and no picture is at two sites."""
 
 import json
 import os
