@@ -178,11 +178,11 @@ def test_an_answer_is_given_though_its_blobs_are_gone_and_its_stage_released(sit
 
 def test_nothing_of_a_plan_leaves_once_it_is_no_longer_approved(site: Site):
     plan = plan_of(site)
-    approval_file = approve(site, plan)
+    approval = approve(site, plan)
     order = order_of(plan)
     with trainer(site, update_of):
         receive(whole(plan, order, wait_s=PATIENCE_S), site)
-    approval_file.unlink()
+    approval.unlink()
     assert refused(Delivery(order=order), site) is Reason.PLAN
 
 

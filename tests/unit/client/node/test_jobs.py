@@ -320,11 +320,18 @@ def test_what_a_killed_trainer_left_half_written_goes_when_the_next_one_starts(t
     (folder / "checkpoints" / ".writing-y").mkdir()
     theirs = folder / ".writing-wanted.json.2"  # of a ClientApp that may be writing right now
     theirs.write_bytes(b"half")
+    failure = folder / "failures" / ".writing-z"
+    failure.parent.mkdir()
+    blob, header = (tmp_path / name / ".writing-z" for name in ("blobs", "jobs/orders"))
+    blob.parent.mkdir()
+    for file in (failure, blob, header):
+        file.write_bytes(b"half")
     jobs.clear_leftovers()
-    assert list(folder.rglob(".writing-*")) == [theirs]
-    age(theirs)
+    assert set(tmp_path.rglob(".writing-*")) == {theirs, blob, header}
+    for file in (theirs, blob, header):
+        age(file)
     jobs.clear_leftovers()
-    assert list(folder.rglob(".writing-*")) == []
+    assert list(tmp_path.rglob(".writing-*")) == []
 
 
 def test_a_process_that_was_stopped_amid_a_wish_does_no_harm(tmp_path: Path):

@@ -20,6 +20,7 @@ from client.site.blob_store import (
     stored_digests,
     write_atomically,
 )
+from common.durable import DISK
 from common.errors import SiteFailed
 from common.identity import sha256
 from tests.unit.common.bank.test_commit_faults import Fault, Faulty
@@ -83,8 +84,45 @@ def test_only_old_blobs_that_nobody_needs_are_removed(tmp_path: Path):
     needed, spent, fresh = (put(tmp_path, blob) for blob in (b"needed", b"spent", b"fresh"))
     age(tmp_path / "blobs" / needed)
     age(tmp_path / "blobs" / spent)
+    half, halfway = (tmp_path / "blobs" / f".writing-{spent}.{end}" for end in "12")
+    for file in (half, halfway):
+        file.write_bytes(b"half")
+    age(half)
     keep_only(tmp_path, {needed})
     assert stored_digests(tmp_path) == tuple(sorted([needed, fresh]))
+    assert not half.exists() and halfway.exists()
+
+
+def test_without_grace_all_but_what_is_needed_is_removed_at_once(tmp_path: Path):
+    needed, spent = (put(tmp_path, blob) for blob in (b"needed", b"spent"))
+    half = tmp_path / "blobs" / f".writing-{spent}.1"
+    half.write_bytes(b"half")
+    keep_only(tmp_path, {needed}, grace_s=-1)
+    assert files_in(tmp_path) == [tmp_path / "blobs" / needed]
+
+
+def test_a_half_written_folder_is_a_leftover_too(tmp_path: Path):
+    (tmp_path / ".writing-checkpoint").mkdir()
+    (tmp_path / ".writing-checkpoint" / "state").write_bytes(b"half")
+    remove_leftovers(tmp_path, grace_s=-1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_its_writer_takes_away_first_is_no_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    half = tmp_path / ".writing-x"
+    half.write_bytes(b"half")
+    age(half)
+    remove = DISK.remove
+
+    def second(path: Path) -> None:
+        remove(path)  # its writer
+        remove(path)
+
+    monkeypatch.setattr(DISK, "remove", second)
+    remove_leftovers(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_store_that_cannot_be_written_is_said_without_its_path(tmp_path: Path):
