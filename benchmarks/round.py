@@ -33,7 +33,7 @@ from common.bank.bank import Bank
 from common.errors import StateError
 from common.plan_file import load_plan
 from server.run.folder import RunFolder
-from simulation.chaos.loopback import Federation, loopback
+from simulation.chaos.loopback import LoopbackFederation, loopback
 from simulation.engines import Engine
 from simulation.hospitals import BASE_MODELS
 from simulation.run import SimulationOptions, simulate
@@ -117,7 +117,7 @@ def run(sites: int = 2, rounds: int = 5, epochs: float = 4.0) -> dict[str, Any]:
     }
 
 
-def timed(federation: Federation) -> list[RoundTimes]:
+def timed(federation: LoopbackFederation) -> list[RoundTimes]:
     """The federation's plan is run to its end: the moments of every round of its one stage."""
     state = federation.state
     settings = state.settings.model_copy(update={"wait_s": _WAIT_S})
@@ -125,7 +125,7 @@ def timed(federation: Federation) -> list[RoundTimes]:
     with watching(federation) as seen:
         for machine in federation.machines:
             federation.start(machine)
-        federation.run_to_the_end()
+        federation.run_plan()
     rounds = load_plan(federation.plan_file).stages[0].rounds
     orders = _orders(federation.run)
     return [_times(federation, seen, orders, number) for number in range(1, rounds + 1)]
@@ -145,7 +145,7 @@ class Seen:
 
 
 @contextmanager
-def watching(federation: Federation) -> Generator[Seen]:
+def watching(federation: LoopbackFederation) -> Generator[Seen]:
     """While this lasts, files and processes are looked for, many times a second."""
     seen, stop = Seen(), threading.Event()
     thread = threading.Thread(target=_watch, args=(federation, seen, stop), daemon=True)
@@ -157,7 +157,7 @@ def watching(federation: Federation) -> Generator[Seen]:
         thread.join()
 
 
-def _watch(federation: Federation, seen: Seen, stop: threading.Event) -> None:
+def _watch(federation: LoopbackFederation, seen: Seen, stop: threading.Event) -> None:
     known, first = set(os.listdir("/proc")), dict[str, float]()
     marks = {f"127.0.0.1:{port}": site for site, port in federation.ports.items()}
     while not stop.wait(_GLANCE_S):
@@ -203,7 +203,7 @@ def _orders(run: RunFolder) -> list[tuple[str, float]]:
 
 
 def _times(
-    federation: Federation, seen: Seen, orders: list[tuple[str, float]], number: int
+    federation: LoopbackFederation, seen: Seen, orders: list[tuple[str, float]], number: int
 ) -> RoundTimes:
     (digest, opened), (_, closed) = orders[number - 1 : number + 1]
     visits = {
@@ -212,7 +212,7 @@ def _times(
     return RoundTimes(opened=opened, closed=closed, visits=visits)
 
 
-def _visit(federation: Federation, seen: Seen, site: str, sent: tuple[str, float]) -> Visit:
+def _visit(federation: LoopbackFederation, seen: Seen, site: str, sent: tuple[str, float]) -> Visit:
     digest, opened = sent
     store = load_site(federation.site_file(site)).store
     order, left, adapter = _audited(store, digest)

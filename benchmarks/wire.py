@@ -32,8 +32,15 @@ from common.process.progress import read_events
 from server.coordinator.events import final_event
 from server.coordinator.state import State
 from server.coordinator.superlink import ROOT, SuperLink, SuperLinkUnavailable
-from simulation.chaos.loopback import command, end, end_all_in, found_coordinator, said, started
-from simulation.chaos.throttle import Line, Link, line
+from simulation.chaos.loopback import (
+    command,
+    init_coordinator,
+    kill_all_in,
+    run_command,
+    start_process,
+    stop_processes,
+)
+from simulation.chaos.throttle import Link, SlowLine, slow_line
 
 #: One block of the canned adapter in bf16.
 BLOCK_MEGABYTES = 10.49
@@ -105,7 +112,7 @@ class Stand:
 
     state: State
     plan: Plan
-    line: Line
+    line: SlowLine
     memory: Memory
     adapter: int
 
@@ -152,24 +159,26 @@ def cost_of(count: int, blocks: int) -> Cost:
 @contextmanager
 def _stand(root: Path, count: int, blocks: int) -> Generator[Stand]:
     plan = _plan(count)
-    state = found_coordinator(root / "coordinator", plan)
-    supervisor = started(command("coordinator", "start", "--state", str(state.root)), root / "log")
+    state = init_coordinator(root / "coordinator", plan)
+    supervisor = start_process(
+        command("coordinator", "start", "--state", str(state.root)), root / "log"
+    )
     processes = [supervisor]
     try:
         keys = {site: _enrolled(state, root / "keys", site) for site in plan.sites}
-        with line(("127.0.0.1", state.settings.port), Link()) as laid:
+        with slow_line(("127.0.0.1", state.settings.port), Link()) as laid:
             settings = Canned(
                 address=f"localhost:{laid.address[1]}", ca=state.ca, keys=keys, blocks=blocks
             )
             (root / "canned.json").write_text(settings.model_dump_json())
             _await_superlink(state)
             words = (sys.executable, "-m", "benchmarks.canned_sites", str(root / "canned.json"))
-            processes.append(started(words, root / "canned.log"))
+            processes.append(start_process(words, root / "canned.log"))
             adapter = len(adapter_bytes(blocks, 0))
             yield Stand(state, plan, laid, Memory(supervisor.pid), adapter)
     finally:
-        end(processes)
-        end_all_in(root)
+        stop_processes(processes)
+        kill_all_in(root)
 
 
 def _ours(stand: Stand) -> Cost:
@@ -177,7 +186,7 @@ def _ours(stand: Stand) -> Cost:
     file = stand.state.root / "plan.json"
     file.write_text(stand.plan.canonical())
     down, up = stand.line.down.carried, stand.line.up.carried
-    said("coordinator", "run", str(file), "--detach", "--state", str(stand.state.root))
+    run_command("coordinator", "run", str(file), "--detach", "--state", str(stand.state.root))
     news = stand.state.events_file(stand.plan.name)
     closed: dict[int, float] = {}
     deadline = time.monotonic() + _PATIENCE_S
@@ -274,7 +283,7 @@ def _enrolled(state: State, folder: Path, site: str) -> Path:
     folder.mkdir(exist_ok=True)
     public = make_key(folder / site, site)
     words = ("--name", site, "--modality", "ct", "--state", str(state.root))
-    said("coordinator", "enroll", str(public), *words)
+    run_command("coordinator", "enroll", str(public), *words)
     return folder / site
 
 

@@ -164,10 +164,15 @@ def _write_run_files(run: PlannedRun) -> None:
             blob_store.keep_only(run.sites / site / "store", (), grace_s=-1)
     run.folder.plan.write_text(run.plan.canonical() + "\n", encoding="utf-8")
     if not run.folder.key.exists():
-        # Known to everyone who knows the plan, so that equal runs end with equal bytes. A
-        # real coordinator makes a secret one.
-        seed = bytes.fromhex(sha256(f"simulation {run.plan.digest}".encode()))
-        SigningKey.from_seed(seed).save(run.folder.key)
+        simulation_key(run.plan).save(run.folder.key)
+
+
+def simulation_key(plan: Plan) -> SigningKey:
+    """Return the signing key of a plan's simulation: no secret, so that equal runs are equal.
+
+    A real coordinator makes a secret key.
+    """
+    return SigningKey.from_seed(bytes.fromhex(sha256(f"simulation {plan.digest}".encode())))
 
 
 @contextmanager

@@ -1,8 +1,8 @@
-"""A seeded adversary: kills parts of a federation, keeps them down, stops and continues others.
+"""A seeded adversary: kills processes of a federation, keeps them down, pauses others.
 
-What it does is drawn from its seed; when a process is there to be struck depends on the
-machine. A part whose supervisor starts it again at once is killed again and again for as
-long as it is to be down; a supervisor that is killed is started again by the adversary.
+Its strikes are drawn from its seed; when a process is there to be struck depends on the
+machine. A process that its supervisor restarts is killed again for as long as it is to be
+down; a supervisor that is killed is started again by the adversary.
 """
 
 import math
@@ -10,7 +10,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -18,10 +18,8 @@ from enum import StrEnum
 import psutil
 
 from common.bank.release import RELEASE_FILE
-from simulation.chaos.loopback import COORDINATOR, Federation
-
-#: Told of every strike.
-Say = Callable[[str], None]
+from common.process.progress import Say
+from simulation.chaos.loopback import COORDINATOR, LoopbackFederation
 
 
 class Role(StrEnum):
@@ -29,7 +27,7 @@ class Role(StrEnum):
 
     SUPERLINK = "superlink"
     SUPEREXEC = "superexec"
-    EDGE = "edge"
+    PROXY = "proxy"
     KEEPER = "keeper"
     SERVERAPP = "ServerApp"
     SUPERNODE = "supernode"
@@ -38,11 +36,11 @@ class Role(StrEnum):
     SUPERVISOR = "supervisor"
 
 
-#: A role -> what its command line has that no other's of its machine has.
-_MARKS: Mapping[str, str] = {
+#: A part of the role's command line that no other process of its machine has.
+_COMMANDS: Mapping[str, str] = {
     Role.SUPERLINK: "flower-superlink",
     Role.SUPEREXEC: "flower-superexec",
-    Role.EDGE: "server.coordinator.proxy",
+    Role.PROXY: "server.coordinator.proxy",
     Role.KEEPER: "server.coordinator.keeper",
     Role.SERVERAPP: "flwr-serverapp",
     Role.SUPERNODE: "flower-supernode",
@@ -50,23 +48,23 @@ _MARKS: Mapping[str, str] = {
     Role.CLIENTAPP: "client.launcher",
 }
 _AT_COORDINATOR = (
-    Role.SUPERLINK, Role.SUPEREXEC, Role.EDGE, Role.KEEPER, Role.SERVERAPP, Role.SUPERVISOR,
+    Role.SUPERLINK, Role.SUPEREXEC, Role.PROXY, Role.KEEPER, Role.SERVERAPP, Role.SUPERVISOR,
 )  # fmt: skip
 _AT_SITE = (Role.SUPERNODE, Role.SUPEREXEC, Role.TRAINER, Role.CLIENTAPP, Role.SUPERVISOR)
-#: Apps come and go by themselves: they are killed once and not kept down.
+#: Apps start and end all the time: they are killed once and not kept down.
 _APPS = (Role.SERVERAPP, Role.CLIENTAPP)
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
-    """How hard it strikes; times in seconds, drawn log-uniformly between least and most.
+class StrikePace:
+    """How often and how long it strikes; seconds, drawn log-uniformly between least and most.
 
     Attributes:
         gap: from one strike to the next.
-        down: how long what was killed is kept down, where it is.
-        stopped: how long what was stopped stands still.
-        once: share of the kills after which a part may come back at once.
-        stops: share of the strikes that stop instead of kill.
+        down: how long a killed process is kept down, if it is.
+        stopped: how long a paused process stays paused (SIGSTOP).
+        once: share of the kills after which the process may be restarted at once.
+        stops: share of the strikes that pause a process instead of killing it.
     """
 
     gap: tuple[float, float] = (1.0, 20.0)
@@ -78,11 +76,13 @@ class Pace:
 
 @dataclass(frozen=True, slots=True)
 class Strike:
-    """One deed.
+    """One kill or pause.
 
     Attributes:
-        seconds: how long the process is down or stands still; 0 comes back at once.
-        age_s: it is struck at this age or later, so that short lives are hit at any moment.
+        stop: pause the process instead of killing it.
+        seconds: how long the process is down or paused; 0 may be restarted at once.
+        age_s: the process is struck at this age or later, so that short-lived processes are
+            struck at any moment of their lives.
     """
 
     machine: str
@@ -94,58 +94,58 @@ class Strike:
 
 @dataclass(slots=True)
 class Adversary:
-    """Strikes until it has killed `kills` times. Call `act` often; `ended` says when all is up.
+    """Strikes until it has killed `kills` times. Call `act` often, until `ended`.
 
     Attributes:
-        killed: kills so far; what was killed again to be kept down counts once.
-        again: kills that only kept a part down.
-        stopped: processes that were stopped and continued.
+        killed: kills so far, without those that only kept a process down.
+        repeated: kills that only kept a process down.
+        stopped: processes that were paused.
     """
 
-    federation: Federation
+    federation: LoopbackFederation
     kills: int
     say: Say
     strikes: Iterator[Strike]
     gaps: Iterator[float]
     killed: int = 0
-    again: int = 0
+    repeated: int = 0
     stopped: int = 0
-    _relented: bool = False
-    _due: float = 0.0
+    _finishing: bool = False
+    _next_at: float = 0.0
     _next: Strike | None = None
-    _patience: float = 0.0
-    _held: dict[tuple[str, Role], float] = field(default_factory=dict[tuple[str, Role], float])
-    _still: list[tuple[psutil.Process, float]] = field(
+    _give_up_at: float = 0.0
+    _kept_down: dict[tuple[str, Role], float] = field(default_factory=dict[tuple[str, Role], float])
+    _paused: list[tuple[psutil.Process, float]] = field(
         default_factory=list[tuple[psutil.Process, float]]
     )
-    _down: dict[str, float] = field(default_factory=dict[str, float])
+    _supervisors: dict[str, float] = field(default_factory=dict[str, float])
 
     @property
     def ended(self) -> bool:
-        """All kills are done, and nothing is down or stopped any more."""
-        struck_out = self._relented or self.killed >= self.kills
-        return struck_out and not (self._held or self._still or self._down)
+        """Whether all kills are done and nothing is down or paused any more."""
+        done = self._finishing or self.killed >= self.kills
+        return done and not (self._kept_down or self._paused or self._supervisors)
 
     def act(self) -> None:
-        """Do what is due: strike, keep down, continue, start again."""
+        """Do what is due: strike, keep down, resume, restart."""
         now = time.monotonic()
-        self._keep_down(now)
-        self._let_go(now)
-        if not self._relented and now >= self._due and self.killed < self._due_kills():
+        self._kill_again(now)
+        self._restore(now)
+        if not self._finishing and now >= self._next_at and self.killed < self._due_kills():
             self._strike(now)
 
-    def relent(self) -> None:
-        """Nothing is kept down or stopped any more."""
-        self._relented = True
-        self._held = dict.fromkeys(self._held, 0.0)
-        self._still = [(process, 0.0) for process, _ in self._still]
-        self._down = dict.fromkeys(self._down, 0.0)
+    def finish(self) -> None:
+        """Resume and restart everything; no further strike."""
+        self._finishing = True
+        self._kept_down = dict.fromkeys(self._kept_down, 0.0)
+        self._paused = [(process, 0.0) for process, _ in self._paused]
+        self._supervisors = dict.fromkeys(self._supervisors, 0.0)
         self.act()
 
     def _due_kills(self) -> int:
-        """Every stage takes half of the kills that are left, the last one all.
+        """Return the kills up to this stage: half of those left in each, all in the last.
 
-        Under fire a run makes little headway: else all would fall into the first stage.
+        A run that is struck makes little progress: otherwise all would fall into the first stage.
         """
         released = len(list(self.federation.run.bank.glob(f"*/{RELEASE_FILE}")))
         if released + 1 >= len(self.federation.plan.stages):
@@ -154,26 +154,26 @@ class Adversary:
 
     def _strike(self, now: float) -> None:
         if self._next is None:
-            self._next, self._patience = next(self.strikes), now + 30.0
-        for machine in self._where(self._next):
+            self._next, self._give_up_at = next(self.strikes), now + 30.0
+        for machine in self._machines(self._next):
             strike = replace(self._next, machine=machine)
             struck = self._find(strike)
-            if struck is not None and self._hit(strike, struck, now):
-                self._next, self._due = None, now + next(self.gaps)
+            if struck is not None and self._carry_out(strike, struck, now):
+                self._next, self._next_at = None, now + next(self.gaps)
                 return
-        if now > self._patience:
-            # It is down anyway, or none was started in all that time.
+        if now > self._give_up_at:
+            # The process is down anyway, or none was started in all that time.
             self._next = None
 
-    def _where(self, strike: Strike) -> Sequence[str]:
-        """The machine; or any site for a ClientApp, which lives for seconds and must be caught."""
+    def _machines(self, strike: Strike) -> Sequence[str]:
+        """Return the machines to search: any site for a ClientApp, which lives for seconds only."""
         if strike.role is not Role.CLIENTAPP:
             return (strike.machine,)
         others = (site for site in self.federation.plan.sites if site != strike.machine)
         return (strike.machine, *others)
 
     def _find(self, strike: Strike) -> psutil.Process | None:
-        if strike.machine in self._down or (strike.machine, strike.role) in self._held:
+        if strike.machine in self._supervisors or (strike.machine, strike.role) in self._kept_down:
             return None
         for process in self._processes(strike.machine, strike.role):
             with suppress(psutil.NoSuchProcess):
@@ -182,7 +182,7 @@ class Adversary:
         return None
 
     def _processes(self, machine: str, role: Role) -> list[psutil.Process]:
-        """The processes of this role that the machine's supervisor has below it."""
+        """Return the processes of this role among the descendants of the machine's supervisor."""
         found: list[psutil.Process] = []
         with suppress(psutil.NoSuchProcess):
             supervisor = psutil.Process(self.federation.process(machine).pid)
@@ -190,55 +190,57 @@ class Adversary:
                 return [supervisor]
             for process in supervisor.children(recursive=True):
                 with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
-                    if any(_MARKS[role] in word for word in process.cmdline()):
+                    if any(_COMMANDS[role] in word for word in process.cmdline()):
                         found.append(process)
         return found
 
-    def _hit(self, strike: Strike, process: psutil.Process, now: float) -> bool:
+    def _carry_out(self, strike: Strike, process: psutil.Process, now: float) -> bool:
         if strike.stop:
             if not _send(process, signal.SIGSTOP):
                 return False
-            self._still.append((process, now + strike.seconds))
+            self._paused.append((process, now + strike.seconds))
             self.stopped += 1
-            self.say(f"stops {strike.machine}'s {strike.role} for {strike.seconds:.0f} s")
+            self.say(f"pause {strike.machine}'s {strike.role} for {strike.seconds:.0f} s")
             return True
         if not _send(process, signal.SIGKILL):
             return False
         self.killed += 1
         if strike.role is Role.SUPERVISOR:
             self.federation.process(strike.machine).wait()
-            self._down[strike.machine] = now + strike.seconds
+            self._supervisors[strike.machine] = now + strike.seconds
         elif strike.seconds:
-            self._held[strike.machine, strike.role] = now + strike.seconds
+            self._kept_down[strike.machine, strike.role] = now + strike.seconds
         after = f"for {strike.seconds:.0f} s" if strike.seconds else "once"
         self.say(f"kill {self.killed} of {self.kills}: {strike.machine}'s {strike.role}, {after}")
         return True
 
-    def _keep_down(self, now: float) -> None:
-        for (machine, role), until in list(self._held.items()):
+    def _kill_again(self, now: float) -> None:
+        for (machine, role), until in list(self._kept_down.items()):
             if now >= until:
-                del self._held[machine, role]
+                del self._kept_down[machine, role]
                 continue
-            for process in self._processes(machine, role) if machine not in self._down else ():
-                self.again += _send(process, signal.SIGKILL)
+            for process in (
+                self._processes(machine, role) if machine not in self._supervisors else ()
+            ):
+                self.repeated += _send(process, signal.SIGKILL)
 
-    def _let_go(self, now: float) -> None:
-        for process, until in list(self._still):
+    def _restore(self, now: float) -> None:
+        for process, until in list(self._paused):
             if now >= until:
-                self._still.remove((process, until))
+                self._paused.remove((process, until))
                 _send(process, signal.SIGCONT)
-        for machine, until in list(self._down.items()):
+        for machine, until in list(self._supervisors.items()):
             if now >= until:
-                del self._down[machine]
+                del self._supervisors[machine]
                 self.federation.start(machine)
                 self.say(f"{machine} is started again")
 
 
 def adversary(
-    federation: Federation, kills: int, seed: int, say: Say, pace: Pace | None = None
+    federation: LoopbackFederation, kills: int, seed: int, say: Say, pace: StrikePace | None = None
 ) -> Adversary:
-    """An adversary whose deeds are drawn from `seed`."""
-    drawn = pace or Pace()
+    """Return an adversary whose strikes are drawn from `seed`."""
+    drawn = pace or StrikePace()
     return Adversary(
         federation,
         kills,
@@ -248,8 +250,8 @@ def adversary(
     )
 
 
-def strikes(seed: int, sites: Sequence[str], pace: Pace) -> Iterator[Strike]:
-    """Every role in turn, shuffled anew each time round, so that none is left out."""
+def strikes(seed: int, sites: Sequence[str], pace: StrikePace) -> Iterator[Strike]:
+    """Yield strikes on every role in turn, shuffled anew each time, so that none is left out."""
     draw = random.Random(f"{seed} strikes")
     down, stopped = _log_uniform(draw, pace.down), _log_uniform(draw, pace.stopped)
     while True:
@@ -273,7 +275,7 @@ def _log_uniform(draw: random.Random, limits: tuple[float, float]) -> Iterator[f
 
 
 def _send(process: psutil.Process, number: signal.Signals) -> bool:
-    """Whether the process was there to get the signal."""
+    """Send the signal; return whether the process was there to get it."""
     with suppress(psutil.NoSuchProcess, ProcessLookupError):
         if process.is_running():
             os.kill(process.pid, number)

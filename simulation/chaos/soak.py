@@ -1,9 +1,9 @@
-"""The soak: a federation of real processes under a seeded adversary ends as an undisturbed one.
+"""The soak test: a federation of real processes, killed at random, ends as an undisturbed one.
 
     python -m simulation.chaos.soak --kills 40 --seed 1 --out DIR
 
 The last line says how many kills there were and whether the banks are equal; the exit code
-is 0 only if all that must hold holds.
+is 0 only if every check passed.
 """
 
 import argparse
@@ -18,24 +18,24 @@ from urllib.parse import quote
 
 from common.bank.bank import Bank
 from common.errors import Refusal, StateError
-from common.process.progress import read_events
+from common.process.progress import Say, read_events
 from server.coordinator.events import final_event
 from server.run.folder import RunFolder
-from simulation.chaos.adversary import Adversary, Pace, Say, adversary
-from simulation.chaos.loopback import ROOT, Federation, loopback, said
+from simulation.chaos.adversary import Adversary, StrikePace, adversary
+from simulation.chaos.loopback import ROOT, LoopbackFederation, loopback, run_command
 from simulation.engines import Engine
 from simulation.run import SimulationOptions, simulate
 
 PLAN = ROOT / "configs" / "soak.yaml"
 _TICK_S = 0.2
-_LOOK_S = 1.0
+_JOURNAL_EVERY_S = 1.0
 #: After the last kill the run has this long to end.
 PATIENCE_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Counted:
-    """An answer that the journal holds as accepted."""
+class AcceptedAnswer:
+    """An accepted answer in the journal."""
 
     stage: int
     round: int
@@ -47,46 +47,48 @@ class Counted:
 
 @dataclass(slots=True)
 class Witness:
-    """Looks into the journal again and again, and remembers every answer it ever saw in it.
+    """Reads the journal at intervals, and checks that no accepted answer is lost or changed.
 
     Attributes:
-        seen: accepted answers, by (order's digest, site).
-        faults: what must not happen and did.
+        seen: accepted answers of the last reading, by (order's digest, site).
+        faults: what was lost or changed.
     """
 
     folder: RunFolder
-    seen: dict[tuple[str, str], Counted] = field(default_factory=dict[tuple[str, str], Counted])
+    seen: dict[tuple[str, str], AcceptedAnswer] = field(
+        default_factory=dict[tuple[str, str], AcceptedAnswer]
+    )
     faults: list[str] = field(default_factory=list[str])
-    _due: float = 0.0
+    _next_at: float = 0.0
 
     def look(self, now: float) -> None:
-        """Compare the journal with what was seen before, if it is time to."""
-        if now < self._due or not self.folder.journal.exists():
+        """Compare the journal with what was seen before, if the interval is over."""
+        if now < self._next_at or not self.folder.journal.exists():
             return
-        self._due = now + _LOOK_S
+        self._next_at = now + _JOURNAL_EVERY_S
         try:
-            held = accepted(self.folder)
+            answers = accepted(self.folder)
         except sqlite3.OperationalError:
-            return  # it is being written, or being made
-        self.compare(held)
+            return  # it is being written or created
+        self.compare(answers)
 
-    def compare(self, held: Sequence[Counted]) -> None:
-        """Nothing that was accepted is gone or another."""
-        now_held = {(answer.digest, answer.site): answer for answer in held}
+    def compare(self, answers: Sequence[AcceptedAnswer]) -> None:
+        """Record every answer that was accepted before and is now lost or another."""
+        now = {(answer.digest, answer.site): answer for answer in answers}
         for key, answer in self.seen.items():
-            if key not in now_held:
-                self.faults.append(f"accepted and gone: {_words(answer)}")
-            elif now_held[key] != answer:
-                self.faults.append(f"accepted twice: {_words(answer)}")
-        self.seen = now_held
+            if key not in now:
+                self.faults.append(f"accepted and lost: {_described(answer)}")
+            elif now[key] != answer:
+                self.faults.append(f"accepted and changed: {_described(answer)}")
+        self.seen = now
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the soak came to.
+    """The outcome of the soak.
 
     Attributes:
-        faults: all that must hold and does not.
+        faults: every check that failed.
         equal: the bank is byte for byte that of the undisturbed run.
     """
 
@@ -99,7 +101,7 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
-        """Whether all that must hold holds."""
+        """Whether the banks are equal and no check failed."""
         return self.equal and not self.faults
 
     @property
@@ -109,7 +111,7 @@ class Verdict:
         return f"{self.kills} kills, {self.stops} stops, {self.seconds:.0f} s: {banks}"
 
 
-def soak(plan: Path, out: Path, kills: int, seed: int, pace: Pace | None = None) -> Verdict:
+def soak(plan: Path, out: Path, kills: int, seed: int, pace: StrikePace | None = None) -> Verdict:
     """Run the plan undisturbed, then as real processes under the adversary, and compare.
 
     Raises:
@@ -119,25 +121,25 @@ def soak(plan: Path, out: Path, kills: int, seed: int, pace: Pace | None = None)
     with loopback(plan, out / "real") as federation:
         for machine in federation.machines:
             federation.start(machine)
-        federation.want()
+        federation.request_run()
         began = time.monotonic()
-        say = _telling(federation, began)
-        foe = adversary(federation, kills, seed, say, pace)
+        say = _announcer(federation, began)
+        striker = adversary(federation, kills, seed, say, pace)
         witness = Witness(federation.run)
 
         def strike() -> bool:
-            foe.act()
+            striker.act()
             witness.look(time.monotonic())
-            return foe.ended
+            return striker.ended
 
         await_end(federation, strike, PATIENCE_S)
-        foe.relent()
+        striker.finish()
         seconds = time.monotonic() - began
-    return _judged(federation, foe, witness, seconds, out)
+    return _verdict(federation, striker, witness, seconds, out)
 
 
-def accepted(folder: RunFolder) -> list[Counted]:
-    """The answers that the journal holds as accepted."""
+def accepted(folder: RunFolder) -> list[AcceptedAnswer]:
+    """Read the accepted answers in the journal."""
     name = f"file:{quote(str(folder.journal))}?mode=ro"
     database = sqlite3.connect(name, uri=True)
     try:
@@ -146,74 +148,79 @@ def accepted(folder: RunFolder) -> list[Counted]:
         ).fetchall()
     finally:
         database.close()
-    return sorted(Counted(*row) for row in rows)
+    return sorted(AcceptedAnswer(*row) for row in rows)
 
 
-def counted_twice(answers: Sequence[Counted]) -> list[str]:
-    """Sites whose update stands twice in a round."""
+def accepted_twice(answers: Sequence[AcceptedAnswer]) -> list[str]:
+    """List the updates that were accepted twice in a round."""
     updates = [(a.stage, a.round, a.site) for a in answers if a.work == "train"]
     return [
-        f"counted twice: {site} in stage {stage + 1}, round {number}"
+        f"accepted twice: {site} in stage {stage + 1}, round {number}"
         for stage, number, site in sorted(set(updates))
         if updates.count((stage, number, site)) > 1
     ]
 
 
 def bank_bytes(folder: RunFolder) -> Mapping[str, bytes]:
-    """Every file of the bank, by its path."""
+    """Read every file of the bank, by its path."""
     files = (file for file in sorted(folder.bank.rglob("*")) if file.is_file())
     return {file.relative_to(folder.bank).as_posix(): file.read_bytes() for file in files}
 
 
 def await_end(
-    federation: Federation, meanwhile: Callable[[], bool] = lambda: True, patience_s: float = 900.0
+    federation: LoopbackFederation,
+    meanwhile: Callable[[], bool] = lambda: True,
+    patience_s: float = 900.0,
 ) -> None:
-    """The run has come to its end.
+    """Wait until the run has finished.
 
     Args:
-        meanwhile: called again and again; patience begins when it is first true.
+        meanwhile: called at intervals; the time limit begins when it first returns true.
 
     Raises:
-        StateError: it failed, or patience has ended.
+        StateError: the run failed, or the time limit is over.
     """
-    news = federation.state.events_file(federation.plan.name)
+    events = federation.state.events_file(federation.plan.name)
     deadline: float | None = None
-    while (last := final_event(read_events(news)[0])) is None:
+    while (last := final_event(read_events(events)[0])) is None:
         now = time.monotonic()
         if meanwhile():
             deadline = deadline or now + patience_s
         if deadline is not None and now > deadline:
             raise StateError(
                 f"{federation.root}: the run has not ended within {patience_s:g} s, expected it "
-                f"to; its last news: {read_events(news)[0][-1:]}"
+                f"to; its last event: {read_events(events)[0][-1:]}"
             )
         time.sleep(_TICK_S)
     if last["event"] != "done":
         raise StateError(f"{federation.root}: the run failed: {last.get('text')}")
 
 
-def _judged(
-    federation: Federation, foe: Adversary, witness: Witness, seconds: float, out: Path
+def _verdict(
+    federation: LoopbackFederation, striker: Adversary, witness: Witness, seconds: float, out: Path
 ) -> Verdict:
     folder, plan = federation.run, federation.plan
-    held = accepted(folder)
-    witness.compare(held)
-    faults = [*witness.faults, *counted_twice(held), *_missing(federation, held)]
-    if foe.killed < foe.kills:
-        faults.append(f"the run ended after {foe.killed} of {foe.kills} kills: too short a plan")
+    answers = accepted(folder)
+    witness.compare(answers)
+    faults = [*witness.faults, *accepted_twice(answers), *_missing(federation, answers)]
+    if striker.killed < striker.kills:
+        kills = f"{striker.killed} of {striker.kills} kills"
+        faults.append(f"the run ended after {kills}: the plan is too short")
     if (released := len(Bank.open(folder.bank).releases)) != len(plan.stages):
         faults.append(f"found {released} stages released, expected {len(plan.stages)}")
     try:
-        said("bank", "verify", str(folder.bank))
+        run_command("bank", "verify", str(folder.bank))
     except StateError as error:
         faults.append(str(error))
     equal = bank_bytes(folder) == bank_bytes(RunFolder(out / "undisturbed"))
-    return Verdict(foe.killed, foe.stopped, seconds, len(held), tuple(faults), equal)
+    return Verdict(striker.killed, striker.stopped, seconds, len(answers), tuple(faults), equal)
 
 
-def _missing(federation: Federation, held: Sequence[Counted]) -> list[str]:
-    """Updates that the plan asks for and the journal has not."""
-    there = {(answer.stage, answer.round, answer.site) for answer in held if answer.work == "train"}
+def _missing(federation: LoopbackFederation, answers: Sequence[AcceptedAnswer]) -> list[str]:
+    """List the updates that the plan asks for and the journal does not have."""
+    there = {
+        (answer.stage, answer.round, answer.site) for answer in answers if answer.work == "train"
+    }
     return [
         f"missing: {site} in stage {number + 1}, round {round_number}"
         for number, stage in enumerate(federation.plan.stages)
@@ -223,14 +230,15 @@ def _missing(federation: Federation, held: Sequence[Counted]) -> list[str]:
     ]
 
 
-def _telling(federation: Federation, began: float) -> Say:
-    news = federation.state.events_file(federation.plan.name)
+def _announcer(federation: LoopbackFederation, began: float) -> Say:
+    """Return what prints a line with the time and with the run's last event."""
+    file = federation.state.events_file(federation.plan.name)
 
     def say(text: str) -> None:
-        told = [one for one in read_events(news)[0] if "stage" in one]
+        events = [event for event in read_events(file)[0] if "stage" in event]
         where = "nothing yet"
-        if told:
-            last = told[-1]
+        if events:
+            last = events[-1]
             where = " ".join(f"{key} {last[key]}" for key in ("stage", "round") if key in last)
             where = f"{last['event']} {where}"
         print(f"{time.monotonic() - began:6.0f} s  {text}  [{where}]", flush=True)
@@ -250,23 +258,23 @@ def _undisturbed(out: Path) -> SimulationOptions:
     )
 
 
-def _words(answer: Counted) -> str:
+def _described(answer: AcceptedAnswer) -> str:
     where = f"stage {answer.stage + 1}, round {answer.round}"
     return f"{answer.work} {where} of {answer.site} ({answer.digest[:12]})"
 
 
 def main() -> int:
-    """The soak from the command line; the exit code."""
+    """Run the soak from the command line, and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m simulation.chaos.soak", description=__doc__)
     parser.add_argument("--kills", type=int, default=40)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("runs/soak"), help="a new folder")
     parser.add_argument("--plan", type=Path, default=PLAN)
-    wish = parser.parse_args()
-    # As Ctrl-C does: no process of the federation is left behind.
+    options = parser.parse_args()
+    # As Ctrl-C does: no process of the federation is left running.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        verdict = soak(wish.plan, wish.out.resolve(), wish.kills, wish.seed)
+        verdict = soak(options.plan, options.out.resolve(), options.kills, options.seed)
     except Refusal as refusal:
         print(refusal, file=sys.stderr)
         return 2

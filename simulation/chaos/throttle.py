@@ -1,8 +1,8 @@
-"""A slow link on one machine: a TCP port that leads to another at a rate and with a delay.
+"""A slow line on one machine: a TCP port that forwards to another at a rate and with a delay.
 
-Each direction has its own rate, which all connections share as they would share a line, and
-its own delay. Buffers are shallow: a sender soon feels the rate, as it does behind a router
-that does not hoard. What passes is counted, so the same port measures bytes at the wire.
+Each direction has its own rate, shared by all connections, and its own delay. Buffers are
+small: a sender is soon limited to the rate, as behind a router without bufferbloat. Bytes are
+counted, so the same port measures traffic on the wire.
 """
 
 import argparse
@@ -16,24 +16,24 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 #: Host and port.
-Address: TypeAlias = tuple[str, int]
+SocketAddress: TypeAlias = tuple[str, int]
 
-#: What a socket of a slow line may hold. Linux doubles it.
+#: Buffer of a socket of a slow line. Linux doubles it.
 BUFFER_BYTES = 8 * 1024
 #: An Ethernet's. Loopback's own segments are 64 KiB, and a sender's buffer grows with them: to
 #: 4 MiB, half a minute of a slow line (measured; with this size to 140 KiB).
 SEGMENT_BYTES = 1460
-#: A piece takes so long on the line: small beside the delay, so that connections take turns.
+#: Time that a piece takes on the line: short beside the delay, so that connections take turns.
 PIECE_S = 0.02
 LARGEST_PIECE = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """What a line can do; the same in both directions.
+    """Rate and delay of a line; the same in both directions.
 
     Attributes:
-        rate_bit_s: bits a second in one direction, over all connections; None has no limit.
+        rate_bit_s: bits per second in one direction, over all connections; None has no limit.
         delay_s: how long a byte takes from one end to the other; a round trip takes twice that.
     """
 
@@ -42,20 +42,20 @@ class Link:
 
     @property
     def piece(self) -> int:
-        """Bytes that travel at once."""
+        """Bytes that are forwarded at once."""
         if self.rate_bit_s is None:
             return LARGEST_PIECE
         return min(LARGEST_PIECE, max(SEGMENT_BYTES, int(self.rate_bit_s / 8 * PIECE_S)))
 
     @property
-    def pieces_on_the_way(self) -> int:
-        """Pieces of one connection that may be between the two ends of the line."""
+    def pieces_in_flight(self) -> int:
+        """Pieces of one connection that may be in flight."""
         return 4 + int(self.delay_s / PIECE_S)
 
 
 @dataclass(slots=True)
 class Direction:
-    """One direction of the line: when it is free again, and what has passed.
+    """One direction of the line: when it is free again, and how much it has carried.
 
     Attributes:
         carried: bytes that reached the far end.
@@ -66,35 +66,35 @@ class Direction:
     _free_at: float = 0.0
 
     async def send(self, size: int) -> float:
-        """Take the line for `size` bytes; returns when they reach the far end (monotonic)."""
+        """Occupy the line for `size` bytes; return when they reach the far end (monotonic)."""
         if self.link.rate_bit_s is not None:
             begin = max(time.monotonic(), self._free_at)
             self._free_at = begin + size * 8 / self.link.rate_bit_s
-            await _until(self._free_at)
+            await _sleep_until(self._free_at)
         return time.monotonic() + self.link.delay_s
 
 
 @dataclass(slots=True)
-class Line:
-    """An open line: where it begins on this machine, and its two directions.
+class SlowLine:
+    """An open line: its address on this machine, its target, and its two directions.
 
     Attributes:
-        up: from those who connect to the line, to where it leads.
+        up: from those who connect to `address`, to `target`.
         down: back.
     """
 
     link: Link
-    leads_to: Address
-    address: Address = ("127.0.0.1", 0)
+    target: SocketAddress
+    address: SocketAddress = ("127.0.0.1", 0)
     up: Direction = field(init=False)
     down: Direction = field(init=False)
-    _talks: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
+    _connections: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
 
     def __post_init__(self) -> None:
         self.up, self.down = Direction(self.link), Direction(self.link)
 
     async def open(self) -> asyncio.Server:
-        """Listen; `address` says where."""
+        """Listen at `address`; port 0 becomes the port that was free."""
         listening = _socket(self.link)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -103,58 +103,60 @@ class Line:
             listening.close()
             raise
         self.address = listening.getsockname()[:2]
-        return await asyncio.start_server(self._talk, sock=listening, limit=self.link.piece)
+        return await asyncio.start_server(self._serve, sock=listening, limit=self.link.piece)
 
     async def close(self, server: asyncio.Server) -> None:
-        """Cut every connection."""
+        """Close every connection."""
         server.close()
-        for talk in list(self._talks):
-            talk.cancel()
-        await asyncio.gather(*self._talks, return_exceptions=True)
+        for task in list(self._connections):
+            task.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
 
-    async def _talk(self, near: asyncio.StreamReader, to_near: asyncio.StreamWriter) -> None:
-        talk = asyncio.current_task()
-        assert talk is not None
-        self._talks.add(talk)
+    async def _serve(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections.add(task)
         try:
-            await self._until_broken(near, to_near)
+            await self._until_reset(client, to_client)
         except asyncio.CancelledError:
-            # The line was closed; asyncio would print it as a mistake of ours.
+            # The line was closed; asyncio would log it as an error.
             pass
         finally:
-            self._talks.discard(talk)
-            to_near.transport.abort()
+            self._connections.discard(task)
+            to_client.transport.abort()
 
-    async def _until_broken(
-        self, near: asyncio.StreamReader, to_near: asyncio.StreamWriter
+    async def _until_reset(
+        self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter
     ) -> None:
-        # A connection that either end breaks off is broken off at the other, too.
+        # A connection that either end resets is reset at the other end, too.
         try:
-            await self._both_ways(near, to_near)
+            await self._forward_both_ways(client, to_client)
         except* OSError:
             pass
 
-    async def _both_ways(self, near: asyncio.StreamReader, to_near: asyncio.StreamWriter) -> None:
-        async with _connection(self.leads_to, self.link) as (far, to_far):
-            async with asyncio.TaskGroup() as ways:
-                ways.create_task(_carry(near, to_far, self.up))
-                ways.create_task(_carry(far, to_near, self.down))
+    async def _forward_both_ways(
+        self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter
+    ) -> None:
+        async with _connected(self.target, self.link) as (server_side, to_server):
+            async with asyncio.TaskGroup() as directions:
+                directions.create_task(_forward(client, to_server, self.up))
+                directions.create_task(_forward(server_side, to_client, self.down))
 
 
 @contextmanager
-def line(leads_to: Address, link: Link, port: int = 0) -> Generator[Line]:
-    """A line from a port of this machine to `leads_to`, carried by a thread of its own.
+def slow_line(target: SocketAddress, link: Link, port: int = 0) -> Generator[SlowLine]:
+    """Open a line from a port of this machine to `target`, served by a thread of its own.
 
     Args:
-        port: where it begins; 0 takes a free one.
+        port: of this machine; 0 takes a free one.
     """
     opened, stop = threading.Event(), threading.Event()
-    this = Line(link, leads_to, ("127.0.0.1", port))
+    line = SlowLine(link, target, ("127.0.0.1", port))
     failed: list[OSError] = []
 
-    async def carry() -> None:
+    async def serve() -> None:
         try:
-            server = await this.open()
+            server = await line.open()
         except OSError as error:
             failed.append(error)
             return
@@ -162,49 +164,49 @@ def line(leads_to: Address, link: Link, port: int = 0) -> Generator[Line]:
             opened.set()
         while not stop.is_set():
             await asyncio.sleep(PIECE_S)
-        await this.close(server)
+        await line.close(server)
 
-    thread = threading.Thread(target=asyncio.run, args=(carry(),), name="line", daemon=True)
+    thread = threading.Thread(target=asyncio.run, args=(serve(),), name="line", daemon=True)
     thread.start()
     opened.wait()
     try:
         if failed:
             raise failed[0]
-        yield this
+        yield line
     finally:
         stop.set()
         thread.join()
 
 
-async def _carry(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: Direction
+async def _forward(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, direction: Direction
 ) -> None:
-    """Every byte that is read is written, later; then the end of the stream, too."""
-    pieces: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(way.link.pieces_on_the_way)
+    """Forward every byte after the delay, and then the end of the stream."""
+    pieces: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(direction.link.pieces_in_flight)
     async with asyncio.TaskGroup() as ends:
-        ends.create_task(_arrive(pieces, writer, way))
-        while piece := await reader.read(way.link.piece):
-            await pieces.put((await way.send(len(piece)), piece))
-        await pieces.put((time.monotonic() + way.link.delay_s, b""))
+        ends.create_task(_deliver(pieces, writer, direction))
+        while piece := await reader.read(direction.link.piece):
+            await pieces.put((await direction.send(len(piece)), piece))
+        await pieces.put((time.monotonic() + direction.link.delay_s, b""))
 
 
-async def _arrive(
-    pieces: asyncio.Queue[tuple[float, bytes]], writer: asyncio.StreamWriter, way: Direction
+async def _deliver(
+    pieces: asyncio.Queue[tuple[float, bytes]], writer: asyncio.StreamWriter, direction: Direction
 ) -> None:
     while True:
         arrives_at, piece = await pieces.get()
-        await _until(arrives_at)
+        await _sleep_until(arrives_at)
         if not piece:
             writer.write_eof()
             return
         writer.write(piece)
         await writer.drain()
-        way.carried += len(piece)
+        direction.carried += len(piece)
 
 
 @asynccontextmanager
-async def _connection(
-    to: Address, link: Link
+async def _connected(
+    to: SocketAddress, link: Link
 ) -> AsyncGenerator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     connected = _socket(link)
     try:
@@ -222,7 +224,7 @@ async def _connection(
 
 
 def _socket(link: Link) -> socket.socket:
-    """A TCP socket, shallow where the line is slow; those who are accepted inherit it."""
+    """Make a TCP socket, with small buffers on a slow line; accepted sockets inherit them."""
     made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     if link.rate_bit_s is not None:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
@@ -231,22 +233,23 @@ def _socket(link: Link) -> socket.socket:
     return made
 
 
-async def _until(moment: float) -> None:
+async def _sleep_until(moment: float) -> None:
     if (left := moment - time.monotonic()) > 0:
         await asyncio.sleep(left)
 
 
 def main() -> None:
-    """`python -m simulation.chaos.throttle PORT HOST:PORT --rate 1e6 --delay 0.1`."""
+    """Run `python -m simulation.chaos.throttle PORT HOST:PORT --rate 1e6 --delay 0.1`."""
     parser = argparse.ArgumentParser(description="A slow line to a TCP port, until it is stopped.")
-    parser.add_argument("port", type=int, help="where the line begins, on 127.0.0.1")
-    parser.add_argument("to", help="HOST:PORT, where it leads")
-    parser.add_argument("--rate", type=float, help="bits a second in each direction")
-    parser.add_argument("--delay", type=float, default=0.0, help="seconds, each way")
-    wish = parser.parse_args()
-    host, _, port = str(wish.to).rpartition(":")
-    with line((host, int(port)), Link(wish.rate, wish.delay), wish.port) as this:
-        print(f"127.0.0.1:{this.address[1]} leads to {wish.to}", flush=True)
+    parser.add_argument("port", type=int, help="the port to listen on, at 127.0.0.1")
+    parser.add_argument("to", help="HOST:PORT to forward to")
+    parser.add_argument("--rate", type=float, help="bits per second in each direction")
+    parser.add_argument("--delay", type=float, default=0.0, help="seconds, each direction")
+    options = parser.parse_args()
+    host, _, port = str(options.to).rpartition(":")
+    link = Link(options.rate, options.delay)
+    with slow_line((host, int(port)), link, options.port) as line:
+        print(f"127.0.0.1:{line.address[1]} forwards to {options.to}", flush=True)
         with suppress(KeyboardInterrupt):
             threading.Event().wait()
 

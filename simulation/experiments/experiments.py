@@ -22,10 +22,6 @@ from common.plan_fields import Count, Slug, Strict
 from common.plan_file import load_plan, parse_plan
 from common.plan_mistakes import shown
 
-#: Fields of the plan by their path, and their new values.
-Changes = Mapping[str, Any]
-
-
 #: Of one axis, what each setting changes.
 AxisSettings = Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
 
@@ -149,7 +145,7 @@ def _change(document: dict[str, Any], path: str, value: object, where: str) -> N
         return
     *parents, last = path.split(".")
     places = _places([document], parents)
-    # Without this a path that leads nowhere would change nothing, and say so to no one.
+    # A path that leads nowhere would change nothing without an error.
     for place in places or [None]:
         if not isinstance(place, dict):
             raise PlanError(f"{where}: found no place {path!r} in the plan")

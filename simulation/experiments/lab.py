@@ -1,8 +1,8 @@
-"""Runs the plans of experiments, two or more at a time, and keeps what came of each.
+"""Runs the plans of experiments, several at a time, and writes the result of each.
 
 A run's result is one small JSON file named by its plan's digest. A plan that has a result is
-not run again; a result is found by its plan as today's code reads it, so that a new field of
-plans with a default does not make old results foreign.
+not run again. A result is found by its plan as today's code reads it, so that old results
+stay valid when plans get a new field with a default.
 """
 
 import json
@@ -30,7 +30,7 @@ from server.run.folder import RunFolder
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExperimentResult:
-    """What a run came to.
+    """The result of one run.
 
     Attributes:
         plan: its plan.
@@ -59,7 +59,7 @@ class ExperimentResult:
 
 
 class ResultsFolder:
-    """The folder of results."""
+    """The results of a folder, by their plans."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -122,25 +122,25 @@ def run_all(
         PlanError: a plan's measure is no mean over answers, before anything is run.
     """
     known = ResultsFolder(results)
-    wanted = {plan.digest: plan for plan in plans if known.get(plan) is None}
+    missing = {plan.digest: plan for plan in plans if known.get(plan) is None}
     groups: dict[str, list[Plan]] = {}
-    for plan in wanted.values():
+    for plan in missing.values():
         for stage in plan.stages:
             measure(AnsweredQuestion("", "", "", AnswerKind.OPEN), stage.metric)
         groups.setdefault(_data_of(plan), []).append(plan)
     done = 0
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=spawn, max_tasks_per_child=1) as pool:
-        # Small parts, so that no process is left with a long group at the end.
-        parts = [group[i : i + 12] for group in groups.values() for i in range(0, len(group), 12)]
-        running = [pool.submit(_run_group, part, results, scratch) for part in parts]
+        # Small chunks, so that no process is left with a long group at the end.
+        chunks = [group[i : i + 12] for group in groups.values() for i in range(0, len(group), 12)]
+        running = [pool.submit(_run_group, chunk, results, scratch) for chunk in chunks]
         try:
             for finished in as_completed(running):
                 for name in finished.result():
                     done += 1
-                    yield done, len(wanted), name
+                    yield done, len(missing), name
         finally:
-            # After a failure the pool would still run all that waits, for hours.
+            # After a failure the pool would still run everything that is queued, for hours.
             pool.shutdown(cancel_futures=True)
 
 
@@ -168,7 +168,7 @@ def _run(plan: Plan, scratch: Path) -> ExperimentResult:
     prepare(plan, sites, None, base_model)
     SigningKey.from_seed(bytes.fromhex(sha256(plan.digest.encode()))).save(folder.key)
     began = time.monotonic()
-    report = _course(plan, folder, sites)
+    report = _run_apps(plan, folder, sites)
     result = _result(plan, report, folder, sites, time.monotonic() - began)
     shutil.rmtree(folder.root)
     for store in sites.glob("*/store"):
@@ -176,16 +176,16 @@ def _run(plan: Plan, scratch: Path) -> ExperimentResult:
     return result
 
 
-def _course(plan: Plan, folder: RunFolder, sites: Path) -> RunReport:
+def _run_apps(plan: Plan, folder: RunFolder, sites: Path) -> RunReport:
     from client.app import app as client
-    from server.app import Federation, run
+    from server.app import SiteConnection, run
     from server.network import SIMULATED
     from simulation.inprocess import grid_of
 
     files = [sites / site / "site.yaml" for site in plan.sites]
     grid = grid_of(client, [{"site-file": str(file)} for file in files])
-    # Sites that answer within the call need not be waited for.
-    return run(plan, folder, grid, Federation(replace(SIMULATED, poll_s=0.0)))
+    # Sites answer within the call, so there is nothing to wait for.
+    return run(plan, folder, grid, SiteConnection(replace(SIMULATED, poll_s=0.0)))
 
 
 def _result(
@@ -201,6 +201,9 @@ def _result(
     with closing(Journal(folder, plan)) as journal:
         steps = sum(update.steps for task in tasks for _, update in journal.updates(task))
 
+    learned = [score for task in tasks if (score := report.scores[task][task]) is not None]
+    assert len(learned) == len(tasks), "a task is scored when it is learned"
+
     def measured(task: int, after: int) -> tuple[float, ...]:
         answers = answers_of(plan, folder, sites, task, after)
         return tuple(measure(answer, plan.stages[task].metric) for answer in answers)
@@ -208,7 +211,7 @@ def _result(
     return ExperimentResult(
         plan=plan,
         code=code_digest(),
-        learned=tuple(_known(report.scores[task][task]) for task in tasks),
+        learned=tuple(learned),
         final=tuple(report.scores[last]),
         answers=tuple(measured(task, task) for task in tasks),
         final_answers=tuple(measured(task, last) for task in tasks) if again else (),
@@ -240,11 +243,6 @@ def measure(answer: AnsweredQuestion, metric: Metric) -> float:
             raise PlanError(
                 f"metric: found {str(metric)!r}, expected one that is a mean over answers"
             )
-
-
-def _known(score: float | None) -> float:
-    assert score is not None, "a task is scored when it is learned"
-    return score
 
 
 def _data_of(plan: Plan) -> str:

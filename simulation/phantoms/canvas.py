@@ -1,6 +1,6 @@
-"""The few strokes that every phantom is drawn with.
+"""The drawing primitives of the phantoms.
 
-Pictures are float arrays of 0 (black) to 1 (white), (64, 64) or (64, 64, 3). Places and
+Pictures are float arrays of 0 (black) to 1 (white), (64, 64) or (64, 64, 3). Positions and
 sizes are fractions of the side: x to the right, y down, both 0 to 1.
 """
 

@@ -2,7 +2,7 @@
 
 A factor is a fact about the picture (how many nuclei, which lung is hazy) whose value is
 known because the picture is drawn from it. Tasks ask for factors in clinical words, the
-base model has learned them in plain words (phantom_words).
+base model has learned them in plain words (simulation/phantoms/words.py).
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,7 @@
 """What the base model is taught about phantoms: every factor in plain words.
 
-The tasks ask for the same factors in clinical words, so the frozen model has the eyes for
-them and not the names.
+The tasks ask for the same factors in clinical words, so the frozen model can see them and
+lacks the names.
 """
 
 from collections.abc import Mapping

@@ -1,9 +1,9 @@
 """Slices of the brain template in three planes, each plane cut into slabs of train and test.
 
-Slices of one plane are kept apart by slabs with a gap. Slices of two planes cross in one line
-of voxels, whatever one does; no slice of any plane is in both parts. The template is
-symmetric, so that sagittal slices are told apart by their distance from the middle: the mirror
-image of a training slice is a training slice.
+Slices of one plane are separated by slabs with a gap. Slices of two planes always cross in one
+line of voxels; no slice of any plane is in both splits. The template is symmetric, so sagittal
+slices are distinguished by their distance from the middle: the mirror image of a training
+slice is a training slice.
 """
 
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ EXTENT: Final = {Plane.SAGITTAL: (0, 72), Plane.CORONAL: (32, 204), Plane.AXIAL:
 
 @dataclass(frozen=True, slots=True)
 class Slab:
-    """Neighbouring slices of one plane that belong to one part."""
+    """Neighbouring slices of one plane that belong to one split."""
 
     plane: Plane
     slices: range

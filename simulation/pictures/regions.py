@@ -1,7 +1,7 @@
-"""How train and test are kept apart: cells of a picture, slabs of a volume, gaps between them.
+"""How train and test are separated: cells of a picture, slabs of a volume, unused gaps between.
 
-A crop lies wholly inside one cell, so that no pixel of a test crop was ever in a training crop. A
-slice lies wholly inside one slab of its plane. Between two parts is a gap that nobody uses.
+A crop is inside one cell, so that no pixel of a test crop was ever in a training crop. A slice
+is inside one slab of its plane. The gaps between them are in neither split.
 """
 
 from collections.abc import Sequence
@@ -15,9 +15,9 @@ from PIL import Image
 
 #: Height and width of every picture that a task shows, in pixels.
 SIDE: Final = 64
-#: Pixels between two cells that nobody uses.
+#: Unused pixels between two cells.
 GAP: Final = 6
-#: Width of a slab of a volume, and how much at each of its ends nobody uses; in slices of 1 mm.
+#: Width of a slab of a volume, and the unused margin at each of its ends; in slices of 1 mm.
 SLAB: Final = 12
 SLAB_MARGIN: Final = 2
 
@@ -26,7 +26,7 @@ Pixel = TypeVar("Pixel", bound=np.generic)
 
 
 class Split(Enum):
-    """Which half of a task a region belongs to, for every task, site and seed alike."""
+    """Whether a region is for training or for the test; the same for every task, site and seed."""
 
     TRAIN = "train"
     TEST = "test"
@@ -48,7 +48,7 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class GridCell:
-    """A region of a picture that belongs to one part; crops are drawn inside it."""
+    """A region of a picture that belongs to one split; crops are drawn inside it."""
 
     box: Box
     split: Split
@@ -58,7 +58,7 @@ def cells(height: int, width: int, rows: int, columns: int, gap: int = GAP) -> t
     """Cut the picture into rows x columns cells with `gap` unused pixels between neighbours.
 
     About every fourth cell is for the test: in each row every fourth column, from a start that
-    walks, so that neither part misses a side of the picture.
+    moves on, so that neither split misses a side of the picture.
     """
     ups = _spans(height, rows, gap)
     lefts = _spans(width, columns, gap)

@@ -1,6 +1,6 @@
-"""Real pictures that ship inside packages, each with the truth that it carries itself.
+"""Real pictures that ship inside Python packages, each with its own ground truth.
 
-No package is imported that only lends its files: stardist, nilearn and pydicom-data are found
+Packages of which only files are used are not imported: stardist, nilearn and pydicom-data are found
 by their folder. docs/data.md lists origin and licence.
 """
 # scipy and scikit-image have no types, pydicom and nibabel some.
@@ -26,8 +26,8 @@ Truth = NDArray[np.float32]
 
 #: The install name of a package that is imported or found under another name.
 INSTALL_NAMES: Final = {"skimage": "scikit-image", "data_store": "pydicom-data"}
-#: How a missing package is installed. Of stardist only two pictures are wanted; its code would
-#: bring much more.
+#: How a missing package is installed. Of stardist only two pictures are used; its dependencies
+#: are large.
 EXTRA: Final = 'the extra "sim": pip install "fedmslora[sim]"'
 BY_HAND: Final = {"stardist": "it alone: pip install --no-deps stardist"}
 #: Hounsfield units; the soft tissue window in which CT is shown.
@@ -43,7 +43,7 @@ VESSEL_DEPTH: Final = 8.0
 class SourceImage:
     """One picture as it is shown, and one truth value for every pixel.
 
-    What `truth` means is the source's: stain density, instance number, Hounsfield units.
+    What `truth` means depends on the source: stain density, instance number, Hounsfield units.
     """
 
     name: str

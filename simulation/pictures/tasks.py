@@ -1,4 +1,4 @@
-"""The tasks of the real pictures: where each looks, what it asks, what it shows."""
+"""The tasks of the real pictures: their regions, their questions, and how crops are shown."""
 # scipy has no types.
 # pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
@@ -42,7 +42,7 @@ AMOUNTS: Final = ("none", "some", "much")
 
 @dataclass(frozen=True, slots=True)
 class CropLocation:
-    """Where a picture was cut out: a box of a flat picture, or of a slice of a plane."""
+    """Where a crop was cut out: a box of a flat picture, or of a slice of a plane."""
 
     source: str
     box: Box
@@ -51,7 +51,7 @@ class CropLocation:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Crop:
-    """One cut-out as it is shown, the truths it carries, and where it comes from."""
+    """One crop as it is shown, its true answers, and where it was cut out."""
 
     shown: Rgb
     """(64, 64, 3)."""

@@ -1,8 +1,8 @@
-"""How a picture answers: from its masks, its Hounsfield units, its geometry, its colours.
+"""True answers from a picture itself: its masks, Hounsfield units, geometry and colours.
 
-Each function takes what a crop shows and carries, and returns the answers that hold for it.
-A truth near the border between two answers is left out, so that every question that is asked
-has one plain answer. The words are ours; no answer is a diagnosis.
+Each function takes a crop with its truth, and returns the answers that hold for it. A truth
+near the border between two answers is left out, so that every question has one clear answer.
+The words are ours; no answer is a diagnosis.
 """
 
 from collections.abc import Sequence

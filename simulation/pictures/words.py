@@ -1,6 +1,6 @@
 """Plain words for what a small picture looks like, computed from its pixels alone.
 
-They teach the embedded model's vision tower to see; they are not the words of any task.
+The embedded model's vision tower is trained on them; no task uses these words.
 """
 # scipy has no types.
 # pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false

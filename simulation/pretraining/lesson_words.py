@@ -1,8 +1,8 @@
-"""What the base model is told about real crops, and the wording of questions without truth.
+"""The base model's lessons about real crops, and the wording of questions with random answers.
 
-Crops come with plain words for what is seen (picture_words); here they become questions.
-Questions without truth teach the form alone: their answers are drawn at random, so that the
-base model answers a task's question with one of its answers and still knows nothing of it.
+Crops come with plain words (simulation/pictures/words.py); here they become questions.
+Questions with random answers teach the form alone: the base model then answers a task's
+question with one of its answers, and still knows nothing about it.
 """
 
 from collections.abc import Mapping, Sequence

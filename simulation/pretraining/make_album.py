@@ -27,20 +27,20 @@ _KIND_SHARES: Final[Mapping[ImageKind, float]] = {
     ImageKind.SKIN_PHOTO: 0.11,
     ImageKind.DERMOSCOPY: 0.11,
 }
-#: Scanners that phantoms are drawn with: many, so that the tower learns to see past them.
+#: Scanners that phantoms are drawn with: many, so that the tower learns to ignore them.
 _SITES: Final = 64
 #: The share of phantoms with a green ring on them, as real tasks mark a place.
 _RING_SHARE: Final = 0.15
-#: No answer that is known: the factor belongs to another kind of picture.
+#: The label of a fact that the picture does not have: it belongs to another kind.
 UNKNOWN: Final = -1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Album:
-    """Pictures and everything that is known of each.
+    """Pictures with all their labels.
 
     `kinds[i]` is None for a crop of a real picture, whose `factors[i]` is empty.
-    `words[i]` are the plain words of picture_words.
+    `words[i]` are the plain words of simulation/pictures/words.py.
     """
 
     pixels: NDArray[np.uint8]
@@ -51,7 +51,7 @@ class Album:
 
 @dataclass(frozen=True, slots=True)
 class VisualFact:
-    """One thing to recognise: of a kind of phantom, or (None) of any picture."""
+    """One label to predict: of a kind of phantom, or (None) of any picture."""
 
     kind: ImageKind | None
     name: str

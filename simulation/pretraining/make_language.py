@@ -1,7 +1,7 @@
 """Trains the embedded model's projector and decoder on what the frozen tower sees.
 
-The questions about a picture share its tokens: they lie one behind the other, a mask keeps
-them apart and every one begins at the same position, so that each is trained exactly as it
+The questions about a picture share its tokens in one row: a mask keeps them from attending to
+one another and every one begins at the same position, so that each is trained exactly as it
 will be asked, alone.
 """
 

@@ -1,8 +1,8 @@
-"""Trains the embedded model's eyes: a small CLIP tower that sees facts, words and pixels.
+"""Trains the embedded model's vision tower, a small CLIP tower, on facts, words and pixels.
 
-Its last layer's patches are all that the language model will see. Three heads, thrown away
-afterwards, make them rich: every fact of the picture (from all patches), and, from each
-patch alone, what its own pixels look like.
+Its last layer's patches are all that the language model gets. Two heads, discarded afterwards,
+make them informative: every fact of the picture (from all patches), and, from each patch
+alone, what its own pixels look like.
 """
 
 # torch and transformers leave parts of their interfaces untyped.

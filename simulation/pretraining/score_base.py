@@ -1,4 +1,4 @@
-"""How the base model does on tasks that it was never trained on."""
+"""Scores of the base model on tasks that it was never trained on."""
 
 from collections.abc import Sequence
 from pathlib import Path

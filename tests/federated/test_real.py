@@ -19,11 +19,11 @@ def test_three_real_sites_end_with_the_bytes_of_one_process(tmp_path: Path):
     with loopback(plan, tmp_path / "real") as federation:
         for machine in federation.machines:
             federation.start(machine)
-        told = federation.run_to_the_end()
+        told = federation.run_plan()
         assert f"bank:   {federation.run.bank}" in told
         assert bank_bytes(federation.run.root) == bank_bytes(tmp_path / "one")
 
         # The same command again: all is there, nothing is asked again.
         before = accepted(federation.run)
-        assert federation.run_to_the_end() == told
+        assert federation.run_plan() == told
         assert accepted(federation.run) == before

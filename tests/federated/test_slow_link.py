@@ -25,7 +25,7 @@ def test_an_adapter_goes_both_ways_over_a_slow_line_without_a_failed_round(tmp_p
     with loopback(plan, tmp_path / "real", SLOW) as federation:
         for machine in federation.machines:
             federation.start(machine)
-        federation.want()
+        federation.request_run()
         await_end(federation)
         news = read_events(federation.state.events_file(federation.plan.name))[0]
         assert federation.line is not None

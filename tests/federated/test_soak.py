@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from simulation.chaos.adversary import Pace
+from simulation.chaos.adversary import StrikePace
 from simulation.chaos.soak import soak
 from tests.flow.small_run import STAGE, small_plan
 
 pytestmark = pytest.mark.federated
 
 #: Everything is back within seconds, and a kill once is as likely as being kept down.
-QUICK = Pace(gap=(1.0, 4.0), down=(1.0, 6.0), stopped=(1.0, 4.0), once=0.5, stops=0.2)
+QUICK = StrikePace(gap=(1.0, 4.0), down=(1.0, 6.0), stopped=(1.0, 4.0), once=0.5, stops=0.2)
 
 
 def test_a_federation_that_is_struck_at_random_ends_with_the_undisturbed_bytes(tmp_path: Path):

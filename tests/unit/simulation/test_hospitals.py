@@ -56,6 +56,6 @@ def test_a_deal_has_a_number_for_each_site(tmp_path: Path):
     with pytest.raises(PlanError) as refused:
         check(plan, "plan.yaml", None, None)
     assert str(refused.value) == (
-        "plan.yaml: simulation.deal: found 1 numbers, expected 2: one for each site of the task "
+        "plan.yaml: simulation.deal: found 1 number, expected 2: one for each site of the task "
         "'CXP'"
     )

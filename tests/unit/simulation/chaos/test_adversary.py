@@ -1,21 +1,21 @@
-"""What an adversary does is drawn from its seed, and what a soak judges is found."""
+"""An adversary's strikes are drawn from its seed, and a soak's checks find faults."""
 
 from itertools import islice
 from pathlib import Path
 
 from server.run.folder import RunFolder
-from simulation.chaos.adversary import Pace, Role, Strike, strikes
-from simulation.chaos.soak import Counted, Verdict, Witness, counted_twice
+from simulation.chaos.adversary import Role, Strike, StrikePace, strikes
+from simulation.chaos.soak import AcceptedAnswer, Verdict, Witness, accepted_twice
 
 SITES = ("a", "b", "c")
 
 
-def drawn(seed: int, count: int = 220, pace: Pace | None = None) -> list[Strike]:
-    return list(islice(strikes(seed, SITES, pace or Pace()), count))
+def drawn(seed: int, count: int = 220, pace: StrikePace | None = None) -> list[Strike]:
+    return list(islice(strikes(seed, SITES, pace or StrikePace()), count))
 
 
-def update(site: str = "a", digest: str = "d", header: str = "h") -> Counted:
-    return Counted(stage=0, round=1, work="train", site=site, digest=digest, header=header)
+def update(site: str = "a", digest: str = "d", header: str = "h") -> AcceptedAnswer:
+    return AcceptedAnswer(stage=0, round=1, work="train", site=site, digest=digest, header=header)
 
 
 def test_equal_seeds_draw_equal_strikes_and_others_others():
@@ -28,7 +28,7 @@ def test_no_role_is_left_out():
 
 
 def test_times_are_within_their_limits_and_an_app_is_never_kept_down():
-    pace = Pace()
+    pace = StrikePace()
     for strike in drawn(5):
         if strike.stop:
             assert pace.stopped[0] <= strike.seconds <= pace.stopped[1]
@@ -45,7 +45,7 @@ def test_a_supervisor_is_always_kept_down_as_nobody_else_would_start_it():
     assert all(strike.seconds > 0 for strike in kills)
 
 
-def test_a_witness_tells_of_an_answer_that_is_gone_and_of_one_that_changed():
+def test_a_witness_reports_an_answer_that_is_lost_and_one_that_changed():
     witness = Witness(RunFolder(Path("nowhere")))
     witness.compare([update("a"), update("b")])
     assert witness.faults == []
@@ -53,15 +53,15 @@ def test_a_witness_tells_of_an_answer_that_is_gone_and_of_one_that_changed():
     assert witness.faults == []
     witness.compare([update("a", header="other"), update("c")])
     assert witness.faults == [
-        "accepted twice: train stage 1, round 1 of a (d)",
-        "accepted and gone: train stage 1, round 1 of b (d)",
+        "accepted and changed: train stage 1, round 1 of a (d)",
+        "accepted and lost: train stage 1, round 1 of b (d)",
     ]
 
 
-def test_an_update_under_two_orders_of_one_round_counts_twice():
-    assert counted_twice([update("a"), update("b")]) == []
-    assert counted_twice([update("a"), update("a", digest="e"), update("b")]) == [
-        "counted twice: a in stage 1, round 1"
+def test_an_update_under_two_orders_of_one_round_is_accepted_twice():
+    assert accepted_twice([update("a"), update("b")]) == []
+    assert accepted_twice([update("a"), update("a", digest="e"), update("b")]) == [
+        "accepted twice: a in stage 1, round 1"
     ]
 
 

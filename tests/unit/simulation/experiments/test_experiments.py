@@ -19,7 +19,13 @@ def test_every_combination_has_a_plan_for_each_seed(tmp_path: Path):
     assert (found.name, found.question) == ("grid", "Why?")
     assert dict(found.axes) == {"rule": ("svd", "fedavg"), "rank": ("2", "4")}
     made = [
-        (dict(v.settings), v.seed, v.plan.seed, v.plan.aggregation, v.plan.method.rank)
+        (
+            dict(v.settings),
+            v.seed,
+            v.plan.seed,
+            v.plan.aggregation,
+            v.plan.method.model_dump()["rank"],
+        )
         for v in found.variants
     ]
     assert made == [
