@@ -1,8 +1,8 @@
 """The sites as a function: orders go out, answers come in. The only file that knows Flower's Grid.
 
-Every message is short: a site that is not done says so and is asked again, so whatever is
-lost on the way is mended by asking again. We drive the Grid ourselves: a stage is not a
-round, and Flower's own loop has neither a bank nor a journal (docs/adr/0002-own-loop.md).
+No message waits long for its reply: a site that is not done says so and is asked again, so a
+lost message costs another request and nothing else. We drive the Grid ourselves: a stage is
+not a round, and Flower's own loop has neither a bank nor a journal (docs/adr/0002-own-loop.md).
 """
 
 import time
@@ -31,24 +31,23 @@ from common.wire import wire_bytes
 from server.coordinator.notify import Notifications
 from server.run.accept import Accept, Done, Received, Refused, Waiting
 
-#: Pause before a site is asked again that has not answered, or in vain; it doubles up to LONGEST.
-AGAIN_S = 5.0
+#: Pause before a failed or unanswered request is repeated; it doubles up to LONGEST_PAUSE_S.
+RETRY_S = 5.0
 LONGEST_PAUSE_S = 600.0
-#: A site that so often lacks no less than before is left alone for a while.
-MOST_LACKS = 3
-#: No further blob goes into a message that has so many bytes: a bank goes release by release,
-#: so that neither memory nor a loss costs more than one of them.
+#: How often blobs are sent at once to a site that lacks no fewer than before.
+MOST_RESENDS = 3
+#: No further blob is added to a message of so many bytes: a bank is sent release by release, so
+#: that neither memory nor a lost message costs more than one of them.
 PARCEL_BYTES = 64 * 2**20
 #: Pause before a site with other code than ours is asked whether it was upgraded.
 UPGRADE_S = 60.0
-#: How often Flower is asked which nodes there are.
-LOOK_S = 2.0
-#: The slowest line that a message is given the time for.
+#: Pause between two requests for Flower's list of nodes.
+NODE_LIST_S = 2.0
+#: The slowest connection that a message's time to live allows for.
 SLOWEST_BYTES_S = 20_000.0
-#: flwr 1.41: what putting together a message comes to that a site made up. What the connection
-#: to the SuperLink comes to (httpx) is none of them: that ends this process, and Flower starts
-#: another.
-_MADE_UP = (
+#: flwr 1.41: the errors that decoding a site's malformed message can raise. Those of the connection
+#: to the SuperLink (httpx) are none of them: they end this process, and Flower starts another.
+_MALFORMED = (
     ValueError, LookupError, TypeError, AttributeError, AssertionError, OverflowError,
     RecursionError, MemoryError, DecodeError,
 )  # fmt: skip
@@ -59,11 +58,11 @@ class Patience:
     """How long sites are waited for.
 
     Attributes:
-        wait_s: how long a site may hold an order before it says that it is still working.
-        slack_s: how long beyond that a message may be away before it counts as lost.
-        poll_s: pause between two looks for answers.
-        appear_s: a site that has not appeared by then is given up; None waits for ever, and
-            then a site that failed is asked again, too.
+        wait_s: how long a site may keep a request before it replies that it is still working.
+        slack_s: how long after that a reply may be missing before the message counts as lost.
+        poll_s: pause between two polls for answers.
+        appear_s: a site that has not connected by then is given up; None waits without end,
+            and then a site that failed is asked again, too.
     """
 
     wait_s: float
@@ -72,59 +71,65 @@ class Patience:
     appear_s: float | None
 
 
-#: Of a simulation, whose sites are all there and fail for good.
+#: For a simulation, whose sites are all there and fail for good.
 SIMULATED = Patience(wait_s=0.0, slack_s=14 * 24 * 3600.0, poll_s=0.1, appear_s=600.0)
 
 
 @dataclass(slots=True)
-class _Talk:
-    """What is going on with one site about one order."""
+class _SiteState:
+    """The state of an order at one site.
 
-    site: str
+    Attributes:
+        message: the id of the request that waits for its reply; None where none does.
+        without_blobs: what was sent may have arrived, so it is not sent again unasked.
+        resends: how often blobs were sent since the site lacked fewer than ever, `fewest`.
+        reported: the last refusal, which is reported once.
+    """
+
+    name: str
     state: str = "not asked yet"
     message: str | None = None
     lost_at: float = 0.0
-    rest_until: float = 0.0
-    pauses: int = 0
+    retry_at: float = 0.0
+    retries: int = 0
     slack: float = 1.0
     needs: tuple[str, ...] = ()
-    bare: bool = False
-    lacked: int = 0
+    without_blobs: bool = False
+    resends: int = 0
     fewest: int | None = None
-    told: str = ""
-    down: int = 0
-    up: int = 0
+    reported: str = ""
+    bytes_down: int = 0
+    bytes_up: int = 0
     done: bool = False
 
-    def rest(self, why: str) -> None:
-        """Ask again after a while, and after a longer one the next time."""
-        # What was sent may well have arrived: it is not sent again before the site says so.
-        self.state, self.message, self.bare = why, None, True
-        self.rest_until = time.monotonic() + min(AGAIN_S * 2**self.pauses, LONGEST_PAUSE_S)
-        self.pauses = min(self.pauses + 1, 32)
+    def retry_later(self, state: str) -> None:
+        """Ask again after a pause, which doubles each time."""
+        self.state, self.message, self.without_blobs = state, None, True
+        self.retry_at = time.monotonic() + min(RETRY_S * 2**self.retries, LONGEST_PAUSE_S)
+        self.retries = min(self.retries + 1, 32)
 
-    def at_once(self, why: str) -> None:
-        """Ask again now: the site is well."""
-        self.state, self.message, self.pauses = why, None, 0
+    def retry_now(self, state: str) -> None:
+        """Ask again at once: the site has replied."""
+        self.state, self.message, self.retries = state, None, 0
 
-    def lacks(self, digests: Collection[str]) -> None:
-        """Send at once what is lacking, as long as that gets less."""
+    def resend(self, digests: Collection[str]) -> None:
+        """Send what the site lacks: at once, as long as that gets less."""
         missing = len(set(digests) & set(self.needs))
         if self.fewest is None or missing < self.fewest:
-            self.fewest, self.lacked = missing, 0
-        self.lacked += 1
-        (self.at_once if self.lacked <= MOST_LACKS else self.rest)("lacks what it needs")
-        self.bare = False
+            self.fewest, self.resends = missing, 0
+        self.resends += 1
+        (self.retry_now if self.resends <= MOST_RESENDS else self.retry_later)("downloading")
+        self.without_blobs = False
 
 
 @dataclass(slots=True)
 class Network:
-    """The sites that are there, and what each of them is known to hold.
+    """The connected sites, and the blobs that each of them has.
 
     Attributes:
-        blob: what an order needs, by its digest.
-        registered: gives the names that nodes may have here, which may become more; None in
-            a simulation, where a node says itself which site it is.
+        blob: gives what an order needs, by its digest.
+        registered: gives the names that nodes may have here, of which there may be more later;
+            None in a simulation, where a node says itself which site it is.
         notifications: sent for every message; None where nobody reads them, as in a simulation.
     """
 
@@ -139,73 +144,73 @@ class Network:
     _queries: dict[int, tuple[str, float]] = field(default_factory=dict[int, tuple[str, float]])
     _query_again: dict[int, float] = field(default_factory=dict[int, float])
     _met: dict[int, str] = field(default_factory=dict[int, str])
-    _looked: float = 0.0
+    _listed_at: float = 0.0
 
     def ask(
         self, order: Order, sites: Sequence[str], accept: Accept
     ) -> Iterator[Done | Refused | Waiting]:
-        """Ask each site until `accept` takes its answer; in between, tell who is waited for.
+        """Ask each site until `accept` accepts its answer; in between, yield who is missing.
 
-        Sites are asked in turns and answer when they can. Without end where a site never
-        answers, unless the patience has one: then each site ends with Done or Refused.
+        Sites are asked in turns and answer when they can. Endless where a site never answers,
+        unless the patience ends: then each site ends with Done or Refused.
 
         Raises:
-            SiteFailed: where patience ends, a site is claimed by two nodes, has not appeared
+            SiteFailed: where patience ends, a site is claimed by two nodes, has not connected
                 or runs other code.
         """
         began = time.monotonic()
-        talks = {site: _Talk(site, needs=order.needs) for site in sites}
-        while waiting := [talk for talk in talks.values() if not talk.done]:
+        states = [_SiteState(site, needs=order.needs) for site in sites]
+        while waiting := [site for site in states if not site.done]:
             if self.notifications is not None:
                 self.notifications.heartbeat()
-            self._look(waiting, began)
-            moved = False
-            for talk in waiting:
-                for event in self._turn(talk, order, accept):
-                    moved = True
+            self._update_nodes(waiting, began)
+            events = False
+            for site in waiting:
+                for event in self._advance(site, order, accept):
+                    events = True
                     yield event
-            if not moved:
+            if not events:
                 yield self._waiting(waiting)
                 time.sleep(self.patience.poll_s)
 
-    def _turn(self, talk: _Talk, order: Order, accept: Accept) -> Iterator[Done | Refused]:
-        """Ask the site if it is its turn; read what has come from it."""
+    def _advance(self, site: _SiteState, order: Order, accept: Accept) -> Iterator[Done | Refused]:
+        """Send the order if it is time to, or read the reply if it has come."""
         now = time.monotonic()
-        if talk.message is None:
-            if talk.site in self._nodes and now >= talk.rest_until:
-                self._send(talk, order)
+        if site.message is None:
+            if site.name in self._nodes and now >= site.retry_at:
+                self._send(site, order)
             return
         try:
-            reply = _pulled(self.grid, talk.message)
+            reply = _pull(self.grid, site.message)
         except SiteFailed as error:
-            yield from self._gave_nothing(talk, str(error))
+            yield from self._refuse(site, str(error))
             return
         if reply is not None:
-            yield from self._heard(talk, reply, accept)
+            yield from self._on_message(site, reply, accept)
             return
-        if now > talk.lost_at:
-            talk.slack *= 2
-            talk.rest("the message was lost")
+        if now > site.lost_at:
+            site.slack *= 2
+            site.retry_later("no reply, asking again")
 
-    def _send(self, talk: _Talk, order: Order) -> None:
-        holds = self._holds[talk.site]
-        lacks = [name for name in talk.needs if name not in holds and not talk.bare]
+    def _send(self, site: _SiteState, order: Order) -> None:
+        holds = self._holds[site.name]
+        lacks = [name for name in site.needs if name not in holds and not site.without_blobs]
         blobs = self._parcel(lacks)
         delivery = Delivery(order=order, blobs=blobs, wait_s=self.patience.wait_s)
         record = delivery.to_record()
         size = wire_bytes(record)
         patience = self.patience
-        # The answer may be as large as what was sent; twice as much time after each loss.
-        life = patience.wait_s + patience.slack_s * talk.slack + 2 * size / SLOWEST_BYTES_S
-        talk.message = self._push(record, self._nodes[talk.site], order.work, life)
-        if talk.message is None:
-            talk.rest("offline")
+        # The reply may be as large as the request; the slack doubles with each lost message.
+        life = patience.wait_s + patience.slack_s * site.slack + 2 * size / SLOWEST_BYTES_S
+        site.message = self._push(record, self._nodes[site.name], order.work, life)
+        if site.message is None:
+            site.retry_later("offline")
             return
-        talk.state, talk.lost_at = "asked", time.monotonic() + life + AGAIN_S
-        talk.down += size
+        site.state, site.lost_at = "asked", time.monotonic() + life + RETRY_S
+        site.bytes_down += size
 
     def _push(self, content: RecordDict, node: int, message_type: str, life_s: float) -> str | None:
-        """The id under which the reply will come; None where the node is not there any more."""
+        """Send a message; return the id that its reply comes under, or None if the node is gone."""
         message = Message(content, node, message_type, ttl=life_s)
         pushed = list(self.grid.push_messages([message]))
         if self.notifications is not None:
@@ -213,7 +218,7 @@ class Network:
         return pushed[0] or None if pushed else None
 
     def _parcel(self, names: Sequence[str]) -> dict[str, bytes]:
-        """The first of these blobs, and more while they are small. The site asks for the rest."""
+        """Return the first of these blobs, and more while they are small; others are asked for."""
         blobs: dict[str, bytes] = {}
         for name in names:
             if sum(map(len, blobs.values())) >= PARCEL_BYTES:
@@ -221,132 +226,137 @@ class Network:
             blobs[name] = self.blob(name)
         return blobs
 
-    def _heard(self, talk: _Talk, message: Message, accept: Accept) -> Iterator[Done | Refused]:
+    def _on_message(
+        self, site: _SiteState, message: Message, accept: Accept
+    ) -> Iterator[Done | Refused]:
         if message.has_error():
             why = f"no answer (Flower's error code {message.error.code})"
             if self.patience.appear_s is None:
-                talk.rest(why)
+                site.retry_later(why)
             else:
-                yield from self._gave_nothing(talk, why)
+                yield from self._refuse(site, why)
             return
         try:
             reply = read_reply(message.content)
-            talk.up += wire_bytes(message.content)
+            site.bytes_up += wire_bytes(message.content)
         except SiteFailed as error:
-            yield from self._gave_nothing(talk, str(error))
+            yield from self._refuse(site, str(error))
             return
-        if reply.site != talk.site:
-            yield from self._gave_nothing(talk, f"it answered as {reply.site!r}")
+        if reply.site != site.name:
+            yield from self._refuse(site, f"it answered as {reply.site!r}")
             return
-        yield from self._replied(talk, reply, accept)
+        yield from self._on_reply(site, reply, accept)
 
-    def _replied(self, talk: _Talk, reply: Reply, accept: Accept) -> Iterator[Done | Refused]:
-        holds = self._holds[talk.site]
+    def _on_reply(self, site: _SiteState, reply: Reply, accept: Accept) -> Iterator[Done | Refused]:
+        holds = self._holds[site.name]
         match reply:
             case Lacks():
-                holds.update(talk.needs)
+                holds.update(site.needs)
                 holds.difference_update(reply.digests)
-                talk.lacks(reply.digests)
+                site.resend(reply.digests)
             case Working():
-                holds.update(talk.needs)
-                talk.at_once(f"working {reply.step}/{reply.steps}")
+                holds.update(site.needs)
+                site.retry_now(f"working {reply.step}/{reply.steps}")
             case Failure():
-                yield from self._gave_nothing(talk, _words(reply))
+                yield from self._refuse(site, _words(reply))
             case _:
-                holds.update(talk.needs)
-                yield from self._answered(talk, reply, accept)
+                holds.update(site.needs)
+                yield from self._on_answer(site, reply, accept)
 
-    def _answered(self, talk: _Talk, answer: Answer, accept: Accept) -> Iterator[Done | Refused]:
-        fault = accept(Received(answer, talk.down, talk.up))
+    def _on_answer(
+        self, site: _SiteState, answer: Answer, accept: Accept
+    ) -> Iterator[Done | Refused]:
+        fault = accept(Received(answer, site.bytes_down, site.bytes_up))
         if fault is None:
-            talk.done = True
-            yield Done(talk.site)
+            site.done = True
+            yield Done(site.name)
         else:
-            yield from self._gave_nothing(talk, fault)
+            yield from self._refuse(site, fault)
 
-    def _gave_nothing(self, talk: _Talk, why: str) -> Iterator[Refused]:
-        """Say so, once; and ask again later, where there is patience for it."""
+    def _refuse(self, site: _SiteState, why: str) -> Iterator[Refused]:
+        """Report the refusal once; ask again later, where there is patience for it."""
         why = printable(why)
-        talk.rest(why)
-        talk.done = self.patience.appear_s is not None
-        if talk.told != why:
-            talk.told = why
-            yield Refused(talk.site, why)
+        site.retry_later(why)
+        site.done = self.patience.appear_s is not None
+        if site.reported != why:
+            site.reported = why
+            yield Refused(site.name, why)
 
-    def _waiting(self, talks: Sequence[_Talk]) -> Waiting:
+    def _waiting(self, sites: Sequence[_SiteState]) -> Waiting:
         states: dict[str, str] = {}
         offline: set[str] = set()
-        for talk in talks:
-            states[talk.site] = talk.state
-            if talk.site not in self._nodes:
-                offline.add(talk.site)
-                states[talk.site] = self._troubles.get(talk.site, "offline")
+        for site in sites:
+            states[site.name] = site.state
+            if site.name not in self._nodes:
+                offline.add(site.name)
+                states[site.name] = self._troubles.get(site.name, "offline")
         return Waiting(states, frozenset(offline))
 
-    def _look(self, talks: Sequence[_Talk], began: float) -> None:
-        """Know which nodes are there; ask new ones who they are, and read what they say."""
-        now, expected = time.monotonic(), [talk.site for talk in talks]
+    def _update_nodes(self, sites: Sequence[_SiteState], began: float) -> None:
+        """List the connected nodes, ask new ones which site they are, and read their replies."""
+        now, expected = time.monotonic(), [one.name for one in sites]
         missing = sorted(set(expected) - self._nodes.keys())
-        if now - self._looked >= LOOK_S or (missing and self.patience.appear_s is not None):
-            self._looked = now
-            self._list(now)
+        if now - self._listed_at >= NODE_LIST_S or (missing and self.patience.appear_s is not None):
+            self._listed_at = now
+            self._list_nodes(now)
         for node, (message, lost_at) in list(self._queries.items()):
-            if self._presented(node, message, expected) or now > lost_at:
+            if self._has_introduced(node, message, expected) or now > lost_at:
                 del self._queries[node]
-        if missing and self.patience.appear_s is not None:
-            self._check_appeared(missing, now - began)
+        if missing:
+            self._check_connected(missing, now - began)
 
-    def _check_appeared(self, missing: Sequence[str], waited_s: float) -> None:
+    def _check_connected(self, missing: Sequence[str], waited_s: float) -> None:
+        """Check that there is patience left for sites that are not connected."""
         if self.patience.appear_s is not None and waited_s > self.patience.appear_s:
             raise SiteFailed(
                 f"found no answer from the sites {', '.join(missing)} within "
                 f"{self.patience.appear_s:g} s, expected them in the federation"
             )
 
-    def _list(self, now: float) -> None:
+    def _list_nodes(self, now: float) -> None:
         names = self._online()
         gone = [site for site, node in self._nodes.items() if node not in names]
         for site in gone:
             del self._nodes[site]
         for node in names:
             if node in self._met:
-                # It was away for a while; its volume is as it was.
+                # It was offline for a while; its volume is unchanged.
                 self._nodes.setdefault(self._met[node], node)
             elif node not in self._queries and now >= self._query_again.get(node, 0.0):
                 message = self._push(RecordDict(), node, "query", self.patience.slack_s)
                 if message is not None:
-                    self._queries[node] = (message, now + self.patience.slack_s + AGAIN_S)
+                    self._queries[node] = (message, now + self.patience.slack_s + RETRY_S)
 
     def _online(self) -> dict[int, str | None]:
-        """The nodes that may be sites here, and the names they are registered under."""
+        """Return the nodes that may be sites here, and the names they are registered under."""
         if self.registered is None:
             return dict.fromkeys(self.grid.get_node_ids())
         names = self.registered()
         return {info.node_id: info.name for info in self.grid.get_nodes() if info.name in names}
 
-    def _presented(self, node: int, message: str, expected: Sequence[str]) -> bool:
-        """Whether the node's answer to who it is has come; then it is taken in."""
+    def _has_introduced(self, node: int, message: str, expected: Sequence[str]) -> bool:
+        """Return whether a node's reply to which site it is has come, and record it if so."""
         try:
-            reply = _pulled(self.grid, message)
+            reply = _pull(self.grid, message)
             if reply is None:
                 return False
-            self._query_again[node] = time.monotonic() + AGAIN_S
+            self._query_again[node] = time.monotonic() + RETRY_S
             presence = None if reply.has_error() else Presence.from_record(reply.content)
         except SiteFailed:
-            self._query_again[node] = time.monotonic() + AGAIN_S
+            self._query_again[node] = time.monotonic() + RETRY_S
             name = self._online().get(node)
             if name is not None:
                 self._troubles[name] = "it can't say who it is; its own log says why"
             return True
         if presence is not None:
-            self._introduced(node, presence, expected)
+            self._introduce(node, presence, expected)
         return True
 
-    def _introduced(self, node: int, presence: Presence, expected: Sequence[str]) -> None:
-        """The node said which site it is; it is met, unless it can't be that."""
+    def _introduce(self, node: int, presence: Presence, expected: Sequence[str]) -> None:
+        """Record which site a node says that it is, unless it can't be that."""
         site, names = presence.site, self._online()
         if self.registered is not None and names.get(node) != site:
-            # Nobody's word counts that has left by now: it might be another site's name.
+            # A node that has left by now may have said another site's name.
             if (registered_as := names.get(node)) is not None:
                 self._troubles[registered_as] = printable(f"its site file says that it is {site!r}")
             return
@@ -355,16 +365,13 @@ class Network:
             self._other_code(presence, site in expected)
             return
         if self._nodes.get(site, node) != node:
-            self._second_node(site)
+            # The old node of a site with a new key stays for a while; then this one is asked again.
+            if self.patience.appear_s is not None:
+                raise SiteFailed(f"two nodes say that they are the site {site!r}")
             return
         self._nodes[site], self._met[node] = node, site
         self._holds[site] = set(presence.holds)
         self._troubles.pop(site, None)
-
-    def _second_node(self, site: str) -> None:
-        # Of a site with a new key the old node is there for a while; then it is asked again.
-        if self.patience.appear_s is not None:
-            raise SiteFailed(f"two nodes say that they are the site {site!r}")
 
     def _other_code(self, presence: Presence, expected: bool) -> None:
         text = printable(
@@ -376,15 +383,15 @@ class Network:
             raise SiteFailed(text)
 
 
-def _pulled(grid: Grid, name: str) -> Message | None:
-    """The reply to the message of this id, if it has come.
+def _pull(grid: Grid, name: str) -> Message | None:
+    """Return the reply to the message of this id, if it has come.
 
     Raises:
-        SiteFailed: what the site sent is no message; it is Flower that finds that, here.
+        SiteFailed: what the site sent is no message, as Flower finds when it decodes it here.
     """
     try:
         return next(iter(grid.pull_messages([name])), None)
-    except _MADE_UP as error:
+    except _MALFORMED as error:
         raise SiteFailed(f"found a message that can't be read ({type(error).__name__})") from None
 
 

@@ -75,7 +75,7 @@ THIRD: Mapping[str, Any] = {
 @pytest.fixture(autouse=True)
 def in_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coordinator, "OFFLINE_GRACE_S", 0.0)
-    monkeypatch.setattr(network, "LOOK_S", 0.0)
+    monkeypatch.setattr(network, "NODE_LIST_S", 0.0)
 
 
 def test_a_site_that_leaves_in_stage_2_does_not_hold_up_stage_3(tmp_path: Path):

@@ -246,7 +246,7 @@ def test_an_update_that_is_replayed_from_an_earlier_round(tmp_path: Path):
 
 
 def test_a_site_that_answers_twice_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(network, "AGAIN_S", 0.0)
+    monkeypatch.setattr(network, "RETRY_S", 0.0)
     monkeypatch.setattr(network, "SLOWEST_BYTES_S", 1e12)
     monkeypatch.setattr(
         "tests.flow.federation.test_refused_by_name.PATIENT", replace(PATIENT, slack_s=0.01)

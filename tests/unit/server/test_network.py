@@ -47,7 +47,7 @@ PATIENT = Patience(wait_s=7.0, slack_s=100.0, poll_s=0.001, appear_s=None)
 
 @pytest.fixture(autouse=True)
 def without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("AGAIN_S", "LOOK_S", "UPGRADE_S", "LONGEST_PAUSE_S"):
+    for name in ("RETRY_S", "NODE_LIST_S", "UPGRADE_S", "LONGEST_PAUSE_S"):
         monkeypatch.setattr(network, name, 0.001)
 
 
@@ -124,7 +124,7 @@ def events(
     return [event for event in found if not isinstance(event, Waiting)], offered
 
 
-def test_every_expected_site_is_asked_and_strangers_are_left_alone():
+def test_every_expected_site_is_asked_and_no_other_node():
     site = Site()
     done, offered = events(site, ["b", "stranger", "a"], ["a", "b"])
     assert sorted(event.site for event in done) == ["a", "b"]
@@ -132,7 +132,7 @@ def test_every_expected_site_is_asked_and_strangers_are_left_alone():
     assert len(site.got) == 2
 
 
-def test_a_site_gets_what_it_lacks_and_its_answer_s_cost_is_told():
+def test_a_site_gets_what_it_lacks_and_the_bytes_are_counted():
     site = Site()
     _, (received,) = events(site, ["a"], ["a"])
     assert site.got[0].blobs == BLOBS
@@ -162,7 +162,7 @@ def test_after_a_loss_the_blobs_are_sent_again_only_if_the_site_asks():
     site = Site(lost, lacks)
     done, _ = events(site, ["a"], ["a"], PATIENT, registered=lambda: ["a"])
     assert done == [Done("a")]
-    # First with all, then bare; the adapter only once the site has asked for it.
+    # First with all, then without; the adapter only once the site has asked for it.
     assert [len(delivery.blobs) for delivery in site.got] == [2, 0, 1]
 
 
@@ -196,12 +196,12 @@ def test_a_node_that_cannot_introduce_itself_is_asked_again():
     assert done == [Done("a")]
 
 
-def test_a_site_that_never_comes_is_named_and_not_waited_for_for_ever():
+def test_a_site_that_never_connects_is_named_and_not_waited_for_without_end():
     with pytest.raises(SiteFailed, match=r"found no answer from the sites b, c within 0\.05 s"):
         events(Site(), ["a"], ["a", "b", "c"])
 
 
-def test_a_site_that_is_away_is_told_as_offline():
+def test_a_site_that_is_not_connected_is_shown_as_offline():
     waiting: list[Waiting] = []
 
     def body(grid: Grid) -> None:
@@ -446,7 +446,7 @@ def test_a_long_bank_goes_release_by_release_to_a_site_that_joins(
 ):
     monkeypatch.setattr(network, "PARCEL_BYTES", 1000)
     monkeypatch.setattr(network, "LONGEST_PAUSE_S", 1e9)
-    monkeypatch.setattr(network, "AGAIN_S", 1e9)
+    monkeypatch.setattr(network, "RETRY_S", 1e9)
     site = Keeps()
     order, blobs = releases(12, 1000)
     assert asked_of(site, order, blobs, 10_000) == [Done("a")]
@@ -459,12 +459,12 @@ def test_a_long_bank_goes_release_by_release_to_a_site_that_joins(
 def test_a_site_that_keeps_nothing_is_left_alone_for_a_while(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(network, "LONGEST_PAUSE_S", 1e9)
     site = Keeps(forget=True)
-    monkeypatch.setattr(network, "AGAIN_S", 1e9)
+    monkeypatch.setattr(network, "RETRY_S", 1e9)
     assert asked_of(site, ORDER, BLOBS, 300) == []
-    assert 2 <= len(site.got) <= network.MOST_LACKS + 1
+    assert 2 <= len(site.got) <= network.MOST_RESENDS + 1
 
 
-def test_a_node_s_bell_rings_behind_every_message_while_somebody_minds_it(tmp_path: Path):
+def test_every_message_to_a_node_is_followed_by_a_notification_and_a_heartbeat(tmp_path: Path):
     notifications = Notifications(tmp_path / "notifications")
     notified: list[tuple[int, int]] = []
 
@@ -483,7 +483,7 @@ def test_a_node_s_bell_rings_behind_every_message_while_somebody_minds_it(tmp_pa
         list(network.ask(ORDER, ["a"], lambda _: None))
 
     in_federation(Site().app, ["a"], body)
-    # Who it is, and then the order; the bell was silent before each.
+    # The introduction, and then the order; the notification follows each.
     ((node, before), (same, between)) = notified
     assert (node, before) == (same, 0)
     assert 0 < between < notifications.last(node)
