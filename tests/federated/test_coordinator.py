@@ -235,5 +235,5 @@ def test_a_supervisor_that_is_killed_leaves_nothing_and_the_next_one_goes_on(
         eventually(lambda: coordinator.online("north"))
         assert north.poll() is None
     finally:
-        assert "the coordinator is stopped" in coordinator.call("stop", "--all")
+        assert "The coordinator is stopped." in coordinator.call("stop", "--all")
         assert coordinator.supervisor.wait() == 0

@@ -33,7 +33,7 @@ def test_flowers_engine_ends_with_the_bytes_of_one_process_even_when_interrupted
     running.send_signal(signal.SIGINT)
     _, said = running.communicate()
     assert running.returncode == 130, said
-    assert "the same command goes on" in said
+    assert "The same command continues" in said
 
     resumed = subprocess.run(
         command(plan, out), cwd=ROOT, capture_output=True, text=True, check=False

@@ -12,13 +12,14 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from client.backbones.llava import LlavaBackbone
 from client.data.task import Example, TaskData, images_of, read_task
-from client.inference.generate import answer
-from client.inference.image_prototype import picture_feature, picture_features, prototype_of
+from client.inference.generate import generate_answers
+from client.inference.image_prototype import image_feature, image_features, prototype_of_features
 from client.inference.router import route
 from client.model.base_digest import base_digest
-from client.model.llava import BaseModel, load_base
-from client.model.lora_init import fresh_adapter
+from client.model.llava import LlavaModel, load_llava
+from client.model.lora_init import kaiming_adapter
 from commands.bank import app
 from common.adapter import Adapter, Pair, to_bytes
 from common.bank.bank import Bank
@@ -40,9 +41,9 @@ TASKS = {"CXP": Modality.RADIOLOGY, "PCAM": Modality.PATHOLOGY}
 
 
 @pytest.fixture(scope="module")
-def model() -> BaseModel:
+def model() -> LlavaModel:
     torch.set_num_threads(1)
-    return load_base(TINY, Precision.FP32, torch.device("cpu"))
+    return load_llava(TINY, Precision.FP32, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -57,13 +58,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TaskData]:
 
 @pytest.fixture(scope="module")
 def bank(
-    model: BaseModel, data: dict[str, TaskData], tmp_path_factory: pytest.TempPathFactory
+    model: LlavaModel, data: dict[str, TaskData], tmp_path_factory: pytest.TempPathFactory
 ) -> Bank:
     """Two stages with the prototypes of their pictures, and adapters that nobody trained."""
     pin = BaseModelPin(name="tiny-llava", sha256=base_digest(TINY))
     grown = Bank.create(tmp_path_factory.mktemp("ask") / "bank", pin)
     for number, (task, modality) in enumerate(TASKS.items()):
-        prototype = prototype_of(picture_features(model, images_of(data[task].train)))
+        prototype = prototype_of_features(
+            image_features(LlavaBackbone(model), images_of(data[task].train))
+        )
         assert prototype is not None
         drafted = replace(
             draft(grown, task.lower()), modality=modality, task=task,
@@ -73,9 +76,12 @@ def bank(
     return grown
 
 
-def untrained(model: BaseModel, seed: int) -> Adapter:
+def untrained(model: LlavaModel, seed: int) -> Adapter:
     """An adapter that changes every answer, another way for each seed."""
-    fresh, draw = fresh_adapter(model.adapted.shapes(), 2, 1.0, seed), np.random.default_rng(seed)
+    fresh, draw = (
+        kaiming_adapter(model.adapted.layer_shapes(), 2, 1.0, seed),
+        np.random.default_rng(seed),
+    )
     pairs = {
         name: Pair(pair.a, draw.normal(0, 0.2, pair.b.shape).astype(np.float32))
         for name, pair in fresh.pairs.items()
@@ -104,7 +110,7 @@ def refusal(*arguments: str | Path) -> str:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_a_picture_is_answered_by_the_sum_of_the_stage_that_it_is_like(
-    bank: Bank, data: dict[str, TaskData], model: BaseModel, task: str
+    bank: Bank, data: dict[str, TaskData], model: LlavaModel, task: str
 ):
     question = data[task].test[0]
     found = document(
@@ -113,15 +119,15 @@ def test_a_picture_is_answered_by_the_sum_of_the_stage_that_it_is_like(
     assert (found["stage"], found["modality"]) == (task.lower(), TASKS[task])
     assert found["chosen_by"] == "router" and found["known"] is True
     # The router's own numbers, from the picture and the bank's files.
-    routing = route(picture_feature(model, question.image), bank.prototypes(), 0.05)
+    routing = route(image_feature(LlavaBackbone(model), question.image), bank.prototypes(), 0.05)
     assert found["confidence"] == routing.best.probability > 0.5
     assert [one["cosine"] for one in found["stages"]] == [one.cosine for one in routing.choices]
     # Its own answer: everything that the stage sums, and nothing else.
     sums = bank.named(task.lower()).sums
     assert found["sums"] == [bank.releases[stage].name for stage in sums]
-    model.adapted.freeze([bank.adapter(stage) for stage in sums], Composition.FOLD)
+    model.adapted.freeze_adapters([bank.adapter(stage) for stage in sums], Composition.FOLD)
     asked = Example("1", question.image, question.question, "", AnswerKind.OPEN)
-    assert found["answer"] == answer(model, [asked], 9, 1)[0]
+    assert found["answer"] == generate_answers(model, [asked], 9, 1)[0]
 
 
 def test_in_words_it_says_who_answers_how_surely_and_what_the_model_is(
@@ -130,15 +136,15 @@ def test_in_words_it_says_who_answers_how_surely_and_what_the_model_is(
     out, err = told(data["CXP"].test[0].image, "is it normal ?", "--bank", bank.folder)
     answered, stage, others = out.splitlines()
     assert answered.startswith("answer ")
-    assert "cxp (radiology), chosen from the image with " in stage and " confidence" in stage
-    assert others.startswith("runners-up  pcam ")
-    assert err.startswith("tiny-llava knows no medicine")
+    assert "cxp (radiology), picked by the router with " in stage and " confidence" in stage
+    assert others.startswith("next best   pcam ")
+    assert err.startswith("tiny-llava is a small model for trying the software.")
 
 
 def test_a_picture_like_nothing_known_is_marked_a_guess(bank: Bank, data: dict[str, TaskData]):
     image = data["HAM"].test[0].image
     out, _ = told(image, "what is it ?", "--bank", bank.folder)
-    assert out.startswith("This image is like nothing that the bank has learned.")
+    assert out.startswith("This image is unlike every task that the bank has learned.")
     assert out.splitlines()[1].endswith("  (a guess)")
     found = document(image, "what is it ?", "--bank", bank.folder)
     assert found["known"] is False and found["stage"] in ("cxp", "pcam")
@@ -150,7 +156,7 @@ def test_a_stage_that_is_told_answers_whatever_the_picture(bank: Bank, data: dic
     assert (found["stage"], found["chosen_by"]) == ("pcam", "user")
     assert (found["confidence"], found["known"], found["stages"]) == (None, None, [])
     out, _ = told(image, "what is it ?", "--bank", bank.folder, "--stage", "1")
-    assert out.splitlines()[1] == "stage       pcam (pathology), as told"
+    assert out.splitlines()[1] == "stage       pcam (pathology), given by --stage"
 
 
 def test_a_dicom_file_is_asked_as_a_picture_is(
@@ -189,7 +195,7 @@ def test_a_bank_on_another_base_model_or_without_prototypes_is_refused(
     foreign = Bank.create(tmp_path / "foreign", BaseModelPin(name="large", sha256="a" * 64))
     foreign.add(draft(foreign, "ct"), to_bytes(Adapter({}, 1.0)), KEY)
     on = ("--bank", foreign.folder)
-    assert "found a bank on large, which does not come with fedmslora" in refusal(image, "?", *on)
+    assert "found the base model large, which does not come with fedmslora" in refusal(image, "?", *on)
     assert "found no prototype in its 1 releases" in refusal(image, "?", *on, "--base-model", TINY)
     said = refusal(image, "?", *on, "--base-model", TINY, "--stage", "ct")
     assert "expected the bank's large" in said
