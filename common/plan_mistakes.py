@@ -44,13 +44,14 @@ def _site_mistakes(sites: list[Any], quorum: object) -> list[str]:
 
 def start_mistakes(plan: Plan) -> list[str]:
     """Return where sites begin a stage with different adapters under a rule that forbids it."""
-    if not plan.method.starts_differ or plan.rule.starts_may_differ:
+    start = plan.method.site_dependent_start
+    if start is None or plan.rule.starts_may_differ:
         return []
     others = " or ".join(repr(rule.name) for rule in rules().values() if rule.starts_may_differ)
     return [
-        f"{_stage_label(number, stage.model_dump())}, sites: found {len(stage.sites)} with the "
-        f"method {plan.method.label!r} and the rule {plan.aggregation!r}, expected one site, or "
-        f"the rule {others}: each site begins with what its own questions ask for"
+        f"{_stage_label(number, stage.model_dump())}, sites: found {len(stage.sites)} with "
+        f"{start} and the rule {plan.aggregation!r}, expected one site, or the rule {others}: "
+        "each site begins with what its own questions ask for"
         for number, stage in enumerate(plan.stages, 1)
         if len(stage.sites) > 1
     ]

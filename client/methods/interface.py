@@ -1,41 +1,42 @@
-"""What a method is to the rest of a site: one paper, one file in client/methods/.
+"""The code of a method at a site, and what it is given.
 
-A method says where a stage starts, what trains and against which loss, what is released
-(an `Adapter`, its pairs and extras), and how it answers. Which backbone it needs is its own
-affair: the server, the bank and the wire see adapters only.
+`client/methods/NAME.py` has the three functions of `Method`; its settings and traits are
+`common/methods/NAME.py`. A method says where a stage starts, what trains and against which
+loss, and how it answers. What it releases is an `Adapter`: its pairs and extra arrays.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
-
-import torch
+from importlib import import_module
+from typing import Any, Protocol, cast
 
 from client.data.task import Example
-from client.model.feature_store import FeatureStore
+from client.model.backbone import Backbone, Prediction
 from client.training.checkpoint import Checkpoint
-from client.training.loop import OnProgress, RoundSchedule, Trained
-from client.training.optimizer import Descend, PlainDescent
+from client.training.loop import OnProgress, RoundSchedule, TrainResult
+from client.training.optimizer import LocalOptimizer, MakeOptimizer
 from common.adapter import Adapter, AdapterSource
+from common.methods.interface import MethodSettings
+from common.methods.registry import installed_methods
 from common.plan import Plan, Stage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assignment:
-    """An order with everything it names at hand.
+    """What a method works on: the model, the adapters and the round.
 
     Attributes:
         stage: whose task is trained or answered, 0-based.
         round: 1-based; 0 where questions are answered.
-        bank: the adapter of every release so far by stage, oldest first; to be read layer by layer.
-        active: the stages of `bank` that are summed into the model.
-        candidate: summed, too, where questions are answered: an adapter not yet released.
-        base_model: folder of the frozen model, already checked against the plan's pin.
+        site: the site's pseudonym.
+        backbone: the frozen base model.
+        bank: the adapter of every release so far by stage, oldest first; read layer by layer.
+        active: the stages of `bank` whose adapters are frozen into the model.
+        candidate: an adapter not yet released that is frozen, too, where questions are answered.
+        round_start: the adapter that the round begins with; None in a stage's first round.
         checkpoint: where a round of training is kept while it lasts; None keeps nothing.
-        descend: how a loss becomes a step: in this process, or in several together.
-        features: what the tower made of pictures, on the site's disk; None keeps nothing.
-        others: the site's training questions of the plan's other tasks, by stage, for a
+        make_optimizer: makes the optimizer: of this process, or of several together.
+        other_tasks: the site's training questions of the plan's other tasks, by stage, for a
             method that trains on all of them; empty for any other.
     """
 
@@ -43,15 +44,14 @@ class Assignment:
     stage: int
     round: int
     site: str
+    backbone: Backbone
     bank: Mapping[int, AdapterSource]
     active: tuple[int, ...]
     candidate: AdapterSource | None
-    base_model: Path
-    device: torch.device
     checkpoint: Checkpoint | None
-    descend: Descend = PlainDescent
-    features: FeatureStore | None = None
-    others: Mapping[int, tuple[Example, ...]] = field(default_factory=dict[int, Any])
+    round_start: AdapterSource | None = None
+    make_optimizer: MakeOptimizer = LocalOptimizer
+    other_tasks: Mapping[int, tuple[Example, ...]] = field(default_factory=dict[int, Any])
 
     @property
     def task(self) -> Stage:
@@ -59,15 +59,15 @@ class Assignment:
         return self.plan.stages[self.stage]
 
     @property
-    def beneath(self) -> list[AdapterSource]:
-        """The active adapters, in the order of `active`, and the candidate."""
+    def frozen(self) -> list[AdapterSource]:
+        """The frozen adapters, in the order of `active`, and the candidate."""
         released = [self.bank[stage] for stage in self.active]
         return released if self.candidate is None else [*released, self.candidate]
 
     def schedule(self, examples: int, pictures: tuple[int, ...] = ()) -> RoundSchedule:
-        """The round of training over so many examples of the stage's own task.
+        """Return the round's schedule over so many examples of the stage's own task.
 
-        `pictures`: see `RoundSchedule`; those of `others` follow the stage's own.
+        `pictures`: see `RoundSchedule`; those of `other_tasks` follow the stage's own.
         """
         return RoundSchedule(
             plan=self.plan,
@@ -75,23 +75,24 @@ class Assignment:
             round=self.round,
             site=self.site,
             examples=examples,
-            of_stages=self._counts(examples) if self.others else (),
+            examples_by_stage=self._examples_by_stage(examples) if self.other_tasks else (),
             pictures=pictures,
             checkpoint=self.checkpoint,
         )
 
-    def _counts(self, own: int) -> tuple[int, ...]:
-        counts = {self.stage: own, **{stage: len(held) for stage, held in self.others.items()}}
+    def _examples_by_stage(self, own: int) -> tuple[int, ...]:
+        counts = {stage: len(examples) for stage, examples in self.other_tasks.items()}
+        counts[self.stage] = own
         return tuple(counts.get(stage, 0) for stage in range(len(self.plan.stages)))
 
 
 class Method(Protocol):
-    """A module of client/methods/ has these three functions."""
+    """The functions of a module of client/methods/."""
 
     def start(self, assignment: Assignment, examples: Sequence[Example]) -> Adapter:
-        """The adapter that round 1 of the stage begins with, at a site of these examples.
+        """Return the adapter that round 1 of the stage begins with, at a site of these examples.
 
-        The same at every site, unless the plan asks for one that depends on them.
+        It is the same at every site, unless `MethodSettings.site_dependent_start`.
         """
         ...
 
@@ -101,10 +102,15 @@ class Method(Protocol):
         adapter: Adapter,
         examples: Sequence[Example],
         on_progress: OnProgress,
-    ) -> tuple[Adapter, Trained]:
-        """`adapter` after one round on `examples`, and what the round came to."""
+    ) -> tuple[Adapter, TrainResult]:
+        """Train `adapter` for one round on `examples`; return it and the round's losses."""
         ...
 
-    def answer(self, assignment: Assignment, questions: Sequence[Example]) -> list[str]:
-        """The answer to each question of the active adapters' model."""
+    def answer(self, assignment: Assignment, questions: Sequence[Example]) -> list[Prediction]:
+        """Answer each question with the frozen adapters."""
         ...
+
+
+def method_code(settings: MethodSettings) -> Method:
+    """Return the code of the method that has these settings."""
+    return cast(Method, import_module(installed_methods()[settings.name].client))

@@ -1,248 +1,151 @@
-"""Low-rank training of a LLaVA's decoder: what the methods on that backbone share."""
+"""LoRA on a LLaVA's decoder: what the methods on that backbone share."""
 # pyright: reportUnknownMemberType=false
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import chain
 
-import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
 
-from client.data.images import decode
+from client.backbones.llava import LlavaBackbone
+from client.data.images import decode_image
 from client.data.task import Example
-from client.inference.generate import answer
 from client.methods.interface import Assignment
+from client.model.backbone import Prediction
 from client.model.gradient_init import WeightGradients
-from client.model.llava import BaseModel, load_base
-from client.model.lora import Factor
-from client.model.lora_init import fresh_adapter, orthonormal_adapter
-from client.training.batches import Batch, Batches
-from client.training.loop import LossOf, OnProgress, Trained, train
+from client.model.llava import LlavaModel
+from client.model.lora_init import kaiming_adapter, orthonormal_adapter
+from client.training.batches import Batches
+from client.training.loop import OnProgress, TrainResult, train
 from client.training.optimizer import Penalty, backward
-from client.training.prefetch import announced, reading_ahead
+from client.training.prefetch import prefetching, with_prefetch
+from client.training.token_loss import DecoderLoss, prefetch_own, token_loss
 from common.adapter import Adapter, AdapterSource
+from common.errors import ModelError
 from common.identity import seed_for
-from common.plan import Rule
 from common.plan_fields import Composition
+from common.rules.interface import FirstA
 
 
-def base_of(assignment: Assignment) -> BaseModel:
-    """The frozen model that the assignment is about."""
-    plan = assignment.plan
-    folder, device = assignment.base_model, assignment.device
-    base = load_base(folder, plan.training.precision, device, plan.vision_weights)
-    return base if assignment.features is None else replace(base, kept=assignment.features)
+def llava_of(assignment: Assignment) -> LlavaModel:
+    """Return the assignment's base model, which these methods need to be a LLaVA.
 
-
-def trained_factors(rule: Rule, round: int) -> Factor:
-    """Which factors learn in a round, so that the rule's mean is exact where it promises so.
-
-    `frozen_a`: B alone (arXiv 2405.17991); `alternating`: B in odd rounds and A in even ones
-    (arXiv 2502.01755).
+    Raises:
+        ModelError: it is another.
     """
-    if rule is Rule.FROZEN_A:
-        return Factor.B
-    if rule is Rule.ALTERNATING:
-        return Factor.B if round % 2 else Factor.A
-    return Factor.BOTH
+    backbone = assignment.backbone
+    if not isinstance(backbone, LlavaBackbone):
+        raise ModelError(
+            f"plan {assignment.plan.name}, method {assignment.plan.method.name!r}: found the base "
+            f"model {backbone.kind}, expected a LLaVA"
+        )
+    return backbone.model
 
 
-def first_adapter(assignment: Assignment, rank: int, alpha: float) -> Adapter:
-    """An adapter that changes nothing yet, drawn from (plan seed, stage)."""
-    plan = assignment.plan
-    shapes = base_of(assignment).adapted.shapes()
+def initial_adapter(assignment: Assignment) -> Adapter:
+    """Initialize an adapter that changes nothing yet, drawn from (plan seed, stage)."""
+    plan, layout = assignment.plan, assignment.plan.method.layout
+    shapes = assignment.backbone.adapted.layer_shapes()
     seed = seed_for(plan.seed, "adapter", assignment.stage)
-    if plan.aggregation is Rule.FROZEN_A:
+    if plan.rule.first_a is FirstA.ORTHONORMAL:
         earlier = list(assignment.bank.values())
-        return orthonormal_adapter(shapes, rank, alpha / rank, seed, earlier)
-    return fresh_adapter(shapes, rank, alpha / rank, seed)
+        return orthonormal_adapter(shapes, layout.rank, layout.scale, seed, earlier)
+    return kaiming_adapter(shapes, layout.rank, layout.scale, seed)
 
 
-def wear(assignment: Assignment, hold: Composition, adapter: Adapter) -> BaseModel:
-    """The model with the active adapters frozen in it and `adapter` learning on top."""
-    model = base_of(assignment)
-    model.adapted.freeze(assignment.beneath, hold)
-    factor = trained_factors(assignment.plan.aggregation, assignment.round)
-    model.adapted.begin(adapter, factor)
+def attach(assignment: Assignment, composition: Composition, adapter: Adapter) -> LlavaModel:
+    """Freeze the active adapters into the model and attach `adapter` as the one that trains."""
+    model = llava_of(assignment)
+    model.adapted.freeze_adapters(assignment.frozen, composition)
+    factors = assignment.plan.rule.trained_factors(assignment.round)
+    model.adapted.attach(adapter, factors)
     return model
 
 
-def train_worn(
-    model: BaseModel,
+def train_attached(
+    model: LlavaModel,
     assignment: Assignment,
     examples: Sequence[Example],
     penalty: Penalty | None,
     on_progress: OnProgress,
-) -> tuple[Adapter, Trained]:
-    """What `wear` put on top, after one round; the model is bare on top again."""
+) -> tuple[Adapter, TrainResult]:
+    """Train the attached adapter for one round, detach it and return it with the losses."""
     training = assignment.plan.training
-    factors = [factor for pair in model.adapted.pairs().values() for factor in pair]
+    factors = [factor for pair in model.adapted.attached_pairs().values() for factor in pair]
     try:
-        descent = assignment.descend(Decoder(model), factors, training)
-        everything = [*examples, *chain(*assignment.others.values())]
+        optimizer = assignment.make_optimizer(DecoderLoss(model), factors, training)
+        everything = [*examples, *chain(*assignment.other_tasks.values())]
         with (
             model.checkpointed() if training.gradient_checkpointing else nullcontext(),
-            reading_ahead(replace(model.preparation(), read=decode)) as ahead,
+            prefetching(replace(model.preparation(), read=decode_image)) as prefetcher,
         ):
-            batches = Batches(model, everything, training.packing, ahead)
-            loss_of = token_loss(descent.network, batches, training.micro_batch, descent.share)
+            batches = Batches(model, everything, training.packing, prefetcher)
+            loss_of = token_loss(optimizer.network, batches, training.micro_batch, optimizer.shard)
             schedule = assignment.schedule(len(examples), batches.pictures)
-            expect = partial(expect_own, batches, training.micro_batch, descent.share)
-            loss_of = announced(loss_of, schedule.batches(), expect)
-            trained = train(schedule, descent, loss_of, penalty, on_progress)
-        with descent.whole():
-            return model.adapted.current(), trained
+            prefetch = partial(prefetch_own, batches, training.micro_batch, optimizer.shard)
+            loss_of = with_prefetch(loss_of, schedule.batches(), prefetch)
+            result = train(schedule, optimizer, loss_of, penalty, on_progress)
+        with optimizer.gathered_parameters():
+            return model.adapted.attached_adapter(), result
     finally:
-        model.adapted.silence()
+        model.adapted.detach()
 
 
 def mean_loss(
     assignment: Assignment,
-    hold: Composition,
+    composition: Composition,
     adapters: Sequence[AdapterSource],
     examples: Sequence[Example],
 ) -> float:
-    """The mean cross-entropy over the labels of `examples` (nats), with `adapters` summed."""
-    model = base_of(assignment)
-    model.adapted.silence()
-    model.adapted.freeze(adapters, hold)
-    batches, together = Batches(model, examples), assignment.plan.evaluation.batch_size
-    decoder, everything = Decoder(model), range(len(examples))
+    """Return the mean cross-entropy over the labels of `examples` (nats), `adapters` summed."""
+    model = llava_of(assignment)
+    model.adapted.detach()
+    model.adapted.freeze_adapters(adapters, composition)
+    batches, size = Batches(model, examples), assignment.plan.evaluation.batch_size
+    loss, everything = DecoderLoss(model), range(len(examples))
     with torch.inference_mode():
         parts = [
-            decoder(batches.take(everything[start : start + together]))
-            for start in range(0, len(examples), together)
+            loss(batches.collate(everything[start : start + size]))
+            for start in range(0, len(examples), size)
         ]
-    return float(torch.stack(parts).double().sum()) / batches.labelled(everything)
+    return float(torch.stack(parts).double().sum()) / batches.label_count(everything)
 
 
-def steepest_adapter(
-    assignment: Assignment, hold: Composition, fresh: Adapter, examples: Sequence[Example]
+def gradient_adapter(
+    assignment: Assignment,
+    composition: Composition,
+    initial: Adapter,
+    examples: Sequence[Example],
 ) -> Adapter:
-    """`fresh` with other A's: the leading right singular vectors of the weights' gradients.
+    """Replace the A's of `initial` by leading right singular vectors of the weights' gradients.
 
     B stays zero, so nothing changes yet; the first step then takes the largest part of the
     full gradient that a pair of this rank can (LoRA-GA, arXiv 2407.05000, which also sets
-    B). Rows have the mean norm that a fresh A has, so that the steps are of the same size.
+    B). Rows have the mean norm of those that they replace, so that steps have the same size.
     """
-    model, plan = wear(assignment, hold, fresh), assignment.plan
+    model, plan = attach(assignment, composition, initial), assignment.plan
     # What fits into memory with a backward pass is often less than for answers.
-    together = plan.training.micro_batch or plan.evaluation.batch_size
+    size = plan.training.micro_batch or plan.evaluation.batch_size
     batches, gradients = Batches(model, examples), WeightGradients(model.adapted)
     try:
-        for start in range(0, len(examples), together):
-            chosen = range(len(examples))[start : start + together]
-            backward(Decoder(model)(batches.take(chosen)))
+        for start in range(0, len(examples), size):
+            chosen = range(len(examples))[start : start + size]
+            backward(DecoderLoss(model)(batches.collate(chosen)))
     finally:
         gradients.close()
-        model.adapted.silence()
+        model.adapted.detach()
     seed = seed_for(plan.seed, "steepest", assignment.stage)
-    return gradients.spanned(fresh, seed)
+    return gradients.init_from_gradients(initial, seed)
 
 
-def answer_worn(
-    assignment: Assignment, hold: Composition, questions: Sequence[Example]
-) -> list[str]:
-    """The answers of base model and active adapters."""
-    model = base_of(assignment)
-    model.adapted.silence()
-    model.adapted.freeze(assignment.beneath, hold)
-    tokens, together = assignment.task.max_new_tokens, assignment.plan.evaluation.batch_size
-    return answer(model, questions, tokens, together)
-
-
-class Decoder(nn.Module):
-    """The part of a model that low-rank training runs through, with its loss.
-
-    The tower stays out: a picture's features are kept, so processes that train together
-    don't look at one at the same moments.
-    """
-
-    def __init__(self, model: BaseModel) -> None:
-        super().__init__()
-        self.language_model = model.network.model.language_model
-        self.head = model.network.lm_head
-        self._of = model
-
-    def forward(self, batch: Batch) -> Tensor:
-        """The sum of the cross-entropy over the batch's labels; shape ()."""
-        hidden = self._of.hidden(self._of.embed(batch.ids, batch.features), batch.layout)
-        # The vocabulary is large and labels are few: logits only where there is one.
-        logits = self._of.logits(hidden.flatten(0, 1).index_select(0, batch.places))
-        exact = torch.promote_types(logits.dtype, torch.float32)
-        return functional.cross_entropy(logits.to(exact), batch.labels, reduction="sum")
-
-
-def token_loss(
-    network: Callable[[Batch], Tensor],
-    batches: Batches,
-    micro_batch: int | None,
-    share: tuple[int, int],
-) -> LossOf:
-    """Mean cross-entropy over the labelled tokens of a whole batch, in parts.
-
-    The mean is the same for every size of micro-batch and every count of processes, also
-    where answers differ in length: each part is its sum over the tokens of all.
-    """
-
-    def loss_of(chosen: Sequence[int]) -> Iterator[Tensor]:
-        tokens = batches.labelled(chosen)
-        for part in own_parts(batches, micro_batch, share, chosen):
-            # A process without an example runs one for nothing: the others wait for it.
-            loss = network(batches.take(part or chosen[:1])) / tokens
-            yield loss if part else loss * 0.0
-
-    return loss_of
-
-
-def own_parts(
-    batches: Batches, micro_batch: int | None, share: tuple[int, int], chosen: Sequence[int]
-) -> list[Sequence[int]]:
-    """This process's micro-batches of a batch, in the order in which they are taken."""
-    if not batches.pictures:  # the questions of a picture stay together
-        chosen = in_like_parts(chosen, batches.length, micro_batch, share[1])
-    return parts_of(chosen, micro_batch, share)
-
-
-def expect_own(
-    batches: Batches,
-    micro_batch: int | None,
-    share: tuple[int, int],
-    coming: Sequence[Sequence[int]],
-) -> None:
-    """The pictures of this process's share of the coming batches are read meanwhile."""
-    parts = [own_parts(batches, micro_batch, share, chosen) for chosen in coming]
-    batches.expect([i for part in chain(*parts) for i in part])
-
-
-def in_like_parts(
-    chosen: Sequence[int], length: Callable[[int], int], micro_batch: int | None, count: int
-) -> Sequence[int]:
-    """`chosen` so that `parts_of` makes parts of like length, the same in every process.
-
-    Then little is padded, and processes that wait for each other are as far. The longest
-    come first: what does not fit into memory fails at once. A part that is a whole share, or
-    one example, has nothing to gain, and stays what it was.
-    """
-    if micro_batch in (None, 1) or micro_batch * count >= len(chosen):
-        return chosen
-    ordered = sorted(chosen, key=length, reverse=True)
-    return [i for place in range(count) for i in ordered[place::count]]
-
-
-def parts_of(
-    chosen: Sequence[int], micro_batch: int | None, share: tuple[int, int]
-) -> list[Sequence[int]]:
-    """This process's share of a batch in micro-batches: in every process equally many.
-
-    The shares are contiguous, and their sizes differ by one at most.
-    """
-    place, count = share
-    shares = np.array_split(np.asarray(chosen), count)
-    size = micro_batch or len(shares[0])
-    starts = range(0, len(shares[0]), size)
-    return [shares[place][start : start + size].tolist() for start in starts]
+def answer_with_frozen(
+    assignment: Assignment, composition: Composition, questions: Sequence[Example]
+) -> list[Prediction]:
+    """Answer with the base model and the frozen adapters."""
+    backbone = assignment.backbone
+    backbone.adapted.detach()
+    backbone.adapted.freeze_adapters(assignment.frozen, composition)
+    tokens, size = assignment.task.max_new_tokens, assignment.plan.evaluation.batch_size
+    return backbone.answer(questions, tokens, size)

@@ -5,14 +5,17 @@ from collections.abc import Sequence
 from client.data.task import Example
 from client.methods.interface import Assignment
 from client.methods.sequential import answer, start
-from client.training.loop import OnProgress, Trained
+from client.training.loop import OnProgress, TrainResult
 from common.adapter import Adapter
 
 __all__ = ["answer", "start", "train"]
 
 
 def train(
-    assignment: Assignment, adapter: Adapter, examples: Sequence[Example], on_progress: OnProgress
-) -> tuple[Adapter, Trained]:
-    """The adapter unchanged, after no step."""
-    return adapter, Trained(steps=0, loss=0.0, regularizer=0.0)
+    assignment: Assignment,
+    adapter: Adapter,
+    examples: Sequence[Example],
+    on_progress: OnProgress,
+) -> tuple[Adapter, TrainResult]:
+    """Return the adapter unchanged, after no step."""
+    return adapter, TrainResult(steps=0, loss=0.0, regularizer=0.0)

@@ -1,10 +1,10 @@
-"""Features of pictures on the site's disk, for the epochs and the processes to come.
+"""The image features of a site on its disk, for later epochs and processes.
 
-What is in here is a patient's: features tell of a picture. So it stays in the site's own store,
-only its owner reads it, and no name of a file or of a person is in it. Each entry is one file
-named by a digest (client/model/preprocess.py, `key_of`): its own SHA-256, then the tensor in
-safetensors. Nothing depends on an entry: a damaged one is thrown away, and a disk that is full
-or gone means that the tower looks again.
+Features are patient data, because they describe a picture. So they stay in the site's own
+store, only its owner can read them, and they contain no name of a file or a person. Each entry
+is one file named by a digest (client/model/preprocess.py, `feature_key`): the entry's SHA-256,
+then the tensor in safetensors. Entries are optional: a damaged one is removed, and without a
+writable disk the tower computes the features again.
 """
 
 import logging
@@ -28,16 +28,16 @@ from common.durable import DISK, WRITING, remove_if_there
 
 Write: TypeAlias = Callable[[Path, bytes], None]
 
-#: What stays free on the disk: two checkpoints of the 7B at rank 64, and one adapter.
+#: Room that is left on the disk: for two checkpoints of the 7B at rank 64, and one adapter.
 MIN_FREE_BYTES: Final = 5 * 2**30
-#: An entry that nobody has asked for so long goes, so that removed pictures don't stay.
+#: An entry not used for so long is removed, so that the features of removed pictures are, too.
 MAX_UNUSED_S: Final = 30 * 24 * 3600.0
-#: A half-written file may still be somebody's for so long.
+#: A temporary file younger than this may still be written by another process.
 _GRACE_S: Final = 3600.0
-#: So often at most old entries are looked for where nothing is written.
-_TIDY_S: Final = 24 * 3600.0
-#: Between two counts of the folder a process writes at most such a part of the limit.
-_PARTS: Final = 16
+#: How often old entries are looked for if nothing is written.
+_EVICTION_PERIOD_S: Final = 24 * 3600.0
+#: Between two evictions a process writes at most this part of the limit.
+_FRACTION: Final = 16
 _NAME: Final = "features"
 _KEY: Final = re.compile(r"[0-9a-f]{64}")
 _FOLDER_MODE: Final = 0o700
@@ -48,17 +48,17 @@ log = logging.getLogger("fedmslora.features")
 
 
 def write_private(file: Path, blob: bytes) -> None:
-    """A new file that only its owner reads. Not synced: readers check the digest."""
+    """Write a new file that only its owner can read. Not synced: readers check the digest."""
     descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _FILE_MODE)
     with os.fdopen(descriptor, "wb") as opened:
         opened.write(blob)
 
 
 class FeatureStore:
-    """Features by key, the least recently used go first; `load` may run on any thread.
+    """Features by key, the least recently used evicted first; `load` may run on any thread.
 
-    Several processes may use one folder: an entry appears whole by a rename. Each process
-    beyond the first may be over the limit by a sixteenth of it, and none for long.
+    Several processes may use one folder: an entry is renamed into place when complete. Each
+    process beyond the first may exceed the limit by a sixteenth of it, until its next eviction.
     """
 
     def __init__(
@@ -68,61 +68,62 @@ class FeatureStore:
         spare_bytes: int = MIN_FREE_BYTES,
         write: Write = write_private,
     ) -> None:
-        """`folder` is made with the first entry; `spare_bytes` stay free on its disk."""
+        """Leave `spare_bytes` free on the disk; `folder` is made with the first entry."""
         self._folder = folder
-        self._part_bytes = limit_bytes // _PARTS
-        # The room that a count leaves for what is written until the next one.
-        self._held_bytes = limit_bytes - self._part_bytes
+        #: What may be written between two evictions.
+        self._batch_bytes = limit_bytes // _FRACTION
+        #: What an eviction keeps.
+        self._kept_bytes = limit_bytes - self._batch_bytes
         self._spare_bytes = spare_bytes
         self._write = write
-        self._may_write = 0
-        self._tidied_s: float | None = None
-        self._on = True
+        self._budget_bytes = 0
+        self._evicted_s: float | None = None
+        self._enabled = True
 
     def load(self, key: str) -> Tensor | None:
-        """The features as they were saved, to the last bit; None where there are none."""
+        """Return the features bit by bit as they were saved; None if there are none."""
         file = self._file(key)
         try:
             blob = file.read_bytes()
         except OSError:
             return None
-        features = _opened(key, blob)
+        features = _decode(key, blob)
         with suppress(OSError):  # another process may have removed it
             if features is None:
                 file.unlink()
             else:
-                os.utime(file)  # the last time of use, by which the oldest go
+                os.utime(file)  # the time of last use, for the eviction
         return features
 
     def save(self, key: str, features: Tensor) -> None:
-        """They are kept, unless they are a sixteenth of all; a full disk ends the keeping."""
-        blob = _closed(key, features) if self._on else b""
-        if not self._on or len(blob) > self._part_bytes:
+        """Save the features, unless they exceed a sixteenth of the limit; a full disk disables this."""
+        blob = _encode(key, features) if self._enabled else b""
+        if not self._enabled or len(blob) > self._batch_bytes:
             return
         try:
-            if len(blob) > self._may_write:
-                self._tidy()
+            if len(blob) > self._budget_bytes:
+                self._evict()
             self._put(self._file(key), blob)
-            self._may_write -= len(blob)
+            self._budget_bytes -= len(blob)
         except OSError as error:
-            self._turn_off(f"the site's store can't be written ({error.strerror})")
+            self._disable(f"the site's store can't be written ({error.strerror})")
 
-    def tidy_if_due(self) -> None:
-        """Nothing is there that nobody has asked for in a month, and not more than may be."""
-        last_s = self._tidied_s
-        if last_s is not None and time.monotonic() - last_s < _TIDY_S:
+    def evict_if_due(self) -> None:
+        """Remove entries not used for a month, and the oldest above the limit, once a day."""
+        last_s = self._evicted_s
+        if last_s is not None and time.monotonic() - last_s < _EVICTION_PERIOD_S:
             return
         try:
-            self._tidy()
+            self._evict()
         except OSError as error:
-            self._turn_off(f"the site's store can't be written ({error.strerror})")
+            self._disable(f"the site's store can't be written ({error.strerror})")
 
     def _put(self, file: Path, blob: bytes) -> None:
         self._folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
         file.parent.mkdir(mode=_FOLDER_MODE, exist_ok=True)
         if shutil.disk_usage(file.parent).free - len(blob) < self._spare_bytes:
             gib = self._spare_bytes / _GIB
-            return self._turn_off(f"less than {gib:g} GiB are free where the site's store is")
+            return self._disable(f"less than {gib:g} GiB are free where the site's store is")
         temporary = file.with_name(f"{WRITING}{file.name}.{secrets.token_hex(4)}")
         try:
             self._write(temporary, blob)
@@ -132,28 +133,28 @@ class FeatureStore:
                 remove_if_there(temporary, DISK)
             raise
 
-    def _tidy(self) -> None:
-        """What is too old is gone, and of the rest the oldest: there is room for a part."""
-        self._tidied_s = time.monotonic()
-        held = 0
-        # The youngest first: whatever no longer fits is older.
+    def _evict(self) -> None:
+        """Remove entries that are too old, and of the rest the oldest above `_kept_bytes`."""
+        self._evicted_s = time.monotonic()
+        kept = 0
+        # The most recently used first: what no longer fits was used longer ago.
         for unused_s, size, file in sorted(_files(self._folder)):
             if file.name.startswith(WRITING):
-                gone = unused_s > _GRACE_S
+                evicted = unused_s > _GRACE_S
             else:
-                gone = unused_s > MAX_UNUSED_S or held + size > self._held_bytes
-            if gone:
+                evicted = unused_s > MAX_UNUSED_S or kept + size > self._kept_bytes
+            if evicted:
                 file.unlink(missing_ok=True)
             else:
-                held += size
-        self._may_write = self._part_bytes
+                kept += size
+        self._budget_bytes = self._batch_bytes
 
-    def _turn_off(self, why: str) -> None:
-        if self._on:
+    def _disable(self, why: str) -> None:
+        if self._enabled:
             log.warning(
-                "image features are no longer kept on the disk until the next start: %s", why
+                "image features are no longer stored on the disk until the next start: %s", why
             )
-        self._on = False
+        self._enabled = False
 
     def _file(self, key: str) -> Path:
         return self._folder / key[:2] / key
@@ -168,29 +169,29 @@ def open_feature_store(store: Path, gib: float) -> FeatureStore | None:
 
 
 def _remove_all(folder: Path) -> None:
-    """No entry is left in the folder, nor behind it where it is a link; else the log says so."""
+    """Remove all entries, also behind a link; log a warning if that fails."""
     try:
         for _, _, file in _files(folder):
             file.unlink(missing_ok=True)
     except OSError as error:
         why = error.strerror
-        log.warning("image features that were kept can't be removed (%s): see store/features", why)
+        log.warning("stored image features can't be removed (%s): see store/features", why)
         return
     for emptied in (*folder.glob("??"), folder):
-        with suppress(OSError):  # a link, or what somebody else has put there
+        with suppress(OSError):  # a link, or not empty because of others' files
             emptied.rmdir()
 
 
 def _files(folder: Path) -> list[tuple[float, int, Path]]:
-    """Seconds since its last use, bytes and name of every entry, and of every half of one.
+    """Return seconds since last use, bytes and path of every entry and temporary file.
 
-    What goes meanwhile is left out, and so is what nobody here has written. A time to come is
-    of a clock that was wrong, and as far away as one that is past.
+    Files that vanish meanwhile, and files of other programs, are left out. A time in the
+    future comes from a wrong clock, and counts like one in the past.
     """
     found: list[tuple[float, int, Path]] = []
     now = time.time()
-    parts = [part for part in _listed(folder) if len(part.name) == 2 and part.is_dir()]
-    for file in (file for part in parts for file in _listed(part) if _is_named(file)):
+    subfolders = [sub for sub in _listed(folder) if len(sub.name) == 2 and sub.is_dir()]
+    for file in (file for sub in subfolders for file in _listed(sub) if _is_entry(file)):
         with suppress(FileNotFoundError):
             status = file.lstat()
             if stat.S_ISREG(status.st_mode):
@@ -199,29 +200,29 @@ def _files(folder: Path) -> list[tuple[float, int, Path]]:
 
 
 def _listed(folder: Path) -> list[Path]:
-    """What is in the folder; nothing where there is none.
+    """Return the contents of the folder; nothing if it does not exist.
 
     Raises:
-        OSError: it is no folder, or another's.
+        OSError: it is no folder, or not readable.
     """
     with suppress(FileNotFoundError):
         return list(folder.iterdir())
     return []
 
 
-def _is_named(file: Path) -> bool:
-    """Whether it has the name of an entry, or of a half of one, and is where that belongs."""
+def _is_entry(file: Path) -> bool:
+    """Return whether it is named like an entry, or its temporary file, in the right subfolder."""
     key = file.name.removeprefix(WRITING).partition(".")[0]
     return _KEY.fullmatch(key) is not None and key.startswith(file.parent.name)
 
 
-def _closed(key: str, features: Tensor) -> bytes:
+def _encode(key: str, features: Tensor) -> bytes:
     blob = save({_NAME: features.contiguous()})
     return _digest(key, blob) + blob
 
 
-def _opened(key: str, blob: bytes) -> Tensor | None:
-    """The tensor in an entry; None where it is another's, or not as it was written."""
+def _decode(key: str, blob: bytes) -> Tensor | None:
+    """Return the tensor of an entry; None if the entry is damaged or belongs to another key."""
     length = sha256().digest_size
     tensors = memoryview(blob)[length:]
     if blob[:length] != _digest(key, tensors):
@@ -233,6 +234,6 @@ def _opened(key: str, blob: bytes) -> Tensor | None:
 
 
 def _digest(key: str, blob: bytes | memoryview) -> bytes:
-    whole = sha256(key.encode())
-    whole.update(blob)
-    return whole.digest()
+    digest = sha256(key.encode())
+    digest.update(blob)
+    return digest.digest()

@@ -76,7 +76,7 @@ def _serve(jobs: Jobs, session: "SiteSession") -> NoReturn:
         _next_job(jobs, session)
         # Here and not only with an order: what has expired is removed while no order comes, too.
         if session.features is not None:
-            session.features.tidy_if_due()
+            session.features.evict_if_due()
 
 
 def _next_job(jobs: Jobs, session: "SiteSession") -> None:

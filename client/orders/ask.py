@@ -1,17 +1,16 @@
 """One question about one picture, answered by the stage of a bank that the picture is like."""
-# pyright: reportUnknownMemberType=false
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from client.backbones.registry import load_backbone
 from client.data.task import Example
-from client.inference.generate import answer
-from client.inference.image_prototype import picture_feature
+from client.inference.image_prototype import image_feature
 from client.inference.router import Routing, route
+from client.model.backbone import Backbone, Prediction
 from client.model.base_digest import base_digest
-from client.model.llava import BaseModel, load_base
 from common.bank.bank import Bank
 from common.bank.release import Release
 from common.errors import BankError, DataError, ModelError
@@ -22,7 +21,7 @@ from common.plan_fields import Composition, Precision
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inquiry:
-    """What is asked.
+    """A question about a picture.
 
     Attributes:
         stage: the release that is to answer, by name or position; None lets the picture choose.
@@ -37,16 +36,18 @@ class Inquiry:
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
-    """What came of it; `routing` is None where the stage was told."""
+class BankAnswer:
+    """The release that answered, and its prediction; `routing` is None where the stage was told."""
 
-    text: str
+    prediction: Prediction
     release: Release
     routing: Routing | None
 
 
-def ask(bank: Bank, base_model: Path, inquiry: Inquiry) -> Reply:
-    """The answer of the base model with all that the stage sums.
+def ask(bank: Bank, base_model: Path, inquiry: Inquiry) -> BankAnswer:
+    """Answer with the base model and all adapters that the stage was trained with.
+
+    In 16 bits on a GPU, where large models are; in 32 on a CPU.
 
     Raises:
         BankError: no such stage, a bank without prototypes where one is to be chosen, or one
@@ -62,27 +63,36 @@ def ask(bank: Bank, base_model: Path, inquiry: Inquiry) -> Reply:
             "can be chosen from the image; expected --stage, or a bank of a plan with a router"
         )
     _check(bank, base_model, inquiry)
-    model = _loaded(base_model, inquiry.vision)
+    cuda = torch.cuda.is_available()
+    backbone = load_backbone(
+        base_model,
+        Precision.BF16 if cuda else Precision.FP32,
+        torch.device("cuda" if cuda else "cpu"),
+        inquiry.vision,
+    )
     if told is not None:
-        return Reply(_answered(model, bank, told, inquiry), told, None)
-    feature = picture_feature(model, inquiry.image)
+        return BankAnswer(answer_with_release(backbone, bank, told, inquiry), told, None)
+    feature = image_feature(backbone, inquiry.image)
     routing = route(feature, prototypes, Router().temperature)
     release = bank.release(routing.best.stage)
-    return Reply(_answered(model, bank, release, inquiry), release, routing)
+    return BankAnswer(answer_with_release(backbone, bank, release, inquiry), release, routing)
 
 
-def _answered(model: BaseModel, bank: Bank, release: Release, inquiry: Inquiry) -> str:
-    """The answer of the base model with the sum for this release."""
-    model.adapted.silence()
-    model.adapted.freeze([bank.adapter(stage) for stage in release.sums], Composition.FOLD)
-    # The true answer is what nobody knows; it is not looked at.
+def answer_with_release(
+    backbone: Backbone, bank: Bank, release: Release, inquiry: Inquiry
+) -> Prediction:
+    """Freeze the adapters that the release sums into the model, and answer."""
+    backbone.adapted.detach()
+    summed = [bank.adapter(stage) for stage in release.sums]
+    backbone.adapted.freeze_adapters(summed, Composition.FOLD)
+    # The true answer is not known, and not looked at.
     asked = Example("1", inquiry.image, inquiry.question, "", AnswerKind.OPEN)
-    (text,) = answer(model, [asked], inquiry.max_new_tokens, 1)
-    return text
+    (prediction,) = backbone.answer([asked], inquiry.max_new_tokens, 1)
+    return prediction
 
 
 def _check(bank: Bank, base_model: Path, inquiry: Inquiry) -> None:
-    """What is cheap to find wrong, before a model is loaded."""
+    """Check what is cheap to check, before a model is loaded."""
     if not inquiry.question.strip():
         raise DataError("question: found nothing, expected a question")
     if not inquiry.image.is_file():
@@ -93,10 +103,3 @@ def _check(bank: Bank, base_model: Path, inquiry: Inquiry) -> None:
             f"{base_model}: found a base model with digest {found}, expected the bank's "
             f"{pin.name}, {pin.sha256}"
         )
-
-
-def _loaded(folder: Path, vision: VisionWeights) -> BaseModel:
-    """In 16 bits on a GPU, where large models are; in 32 on a CPU."""
-    if torch.cuda.is_available():
-        return load_base(folder, Precision.BF16, torch.device("cuda"), vision)
-    return load_base(folder, Precision.FP32, torch.device("cpu"), vision)

@@ -2,64 +2,57 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TypeAlias
 
 from client.data.task import Example, images_of
-from client.inference.image_prototype import picture_feature
+from client.inference.image_prototype import image_feature
 from client.inference.router import route
 from client.methods.interface import Assignment
-from client.methods.lora_recipe import base_of
+from client.model.backbone import Prediction
 from common.exchange import ROUTER_MODALITY, ROUTER_STAGE
 from common.image_prototype import ImagePrototype
 from common.plan import Plan, Router
 
 #: A method's way of answering.
-Answering: TypeAlias = Callable[[Assignment, Sequence[Example]], list[str]]
+AnswerWith: TypeAlias = Callable[[Assignment, Sequence[Example]], list[Prediction]]
 
 
 def answer_routed(
     assignment: Assignment,
     prototypes: Mapping[int, ImagePrototype],
     questions: Sequence[Example],
-    answering: Answering,
-) -> tuple[list[str], dict[str, float]]:
-    """The answer to each question by the stage of its picture's choice, and how often it is right.
+    answer: AnswerWith,
+) -> tuple[list[Prediction], dict[str, float]]:
+    """Answer each question by the stage that its picture chooses; return how often it is right.
 
-    A stage answers with all that it sums itself. The shares are of different picture files.
+    A stage answers with all adapters that it was trained with. The shares are of different
+    picture files.
 
     Raises:
         DataError: a picture can't be read.
         BankError: no prototype is of this base model.
     """
-    chosen = _choices(assignment, prototypes, images_of(questions))
-    texts = [""] * len(questions)
+    plan, backbone = assignment.plan, assignment.backbone
+    temperature = (plan.routing or Router()).temperature
+    chosen = {
+        image: route(image_feature(backbone, image), prototypes, temperature).best.stage
+        for image in images_of(questions)
+    }
+    answered: dict[int, Prediction] = {}
     for stage in sorted(set(chosen.values())):
         places = [place for place, q in enumerate(questions) if chosen[q.image] == stage]
-        summed = replace(assignment, active=assignment.plan.summed_stages(stage))
-        for place, text in zip(
-            places, answering(summed, [questions[p] for p in places]), strict=True
-        ):
-            texts[place] = text
-    return texts, shares_of(assignment.plan, assignment.stage, list(chosen.values()))
+        summed = replace(assignment, active=plan.summed_stages(stage))
+        predictions = answer(summed, [questions[place] for place in places])
+        answered.update(zip(places, predictions, strict=True))
+    shares = routing_shares(plan, assignment.stage, list(chosen.values()))
+    return [answered[place] for place in range(len(questions))], shares
 
 
-def shares_of(plan: Plan, task: int, chosen: Sequence[int]) -> dict[str, float]:
-    """The shares of the chosen stages that are the task's own, and of its modality."""
+def routing_shares(plan: Plan, task: int, chosen: Sequence[int]) -> dict[str, float]:
+    """Return the shares of the chosen stages that are the task's own, and of its modality."""
     modality = plan.stages[task].modality
     alike = sum(plan.stages[stage].modality is modality for stage in chosen)
     return {
         ROUTER_STAGE: sum(stage == task for stage in chosen) / len(chosen),
         ROUTER_MODALITY: alike / len(chosen),
-    }
-
-
-def _choices(
-    assignment: Assignment, prototypes: Mapping[int, ImagePrototype], images: Sequence[Path]
-) -> dict[Path, int]:
-    """The stage that each picture goes to."""
-    model, router = base_of(assignment), assignment.plan.routing or Router()
-    return {
-        image: route(picture_feature(model, image), prototypes, router.temperature).best.stage
-        for image in images
     }

@@ -20,13 +20,15 @@ import deepspeed
 import torch
 from torch import nn
 
-from client.model.device import settle
-from client.model.lora import fold_for_good
+from client.model.device import configure_torch, device_of
+from client.model.lora import merge_permanently
 from client.orders.execute import assignment_of, train_here
+from client.orders.resolve import resolve
+from client.orders.session import SiteSession
 from client.orders.worker_job import WorkerJob, leave_refusal, leave_update, read_job
 from client.training.checkpoint import Checkpoint
-from client.training.deepspeed import ZeroDescent
-from client.training.optimizer import Descent
+from client.training.deepspeed import ZeroOptimizer
+from client.training.optimizer import Optimizer
 from common.errors import Refusal
 from common.plan import Training
 from common.process import progress
@@ -53,29 +55,34 @@ def main(folder: Path) -> int:
 
 
 def _work(job: WorkerJob, folder: Path) -> None:
-    settle(job.site)
-    checkpoint = None if job.checkpoints is None else Checkpoint(*job.checkpoints)
-    assignment = assignment_of(job.order, job.site, checkpoint)
-    _join(folder, assignment.device)
+    configure_torch(job.site)
+    # Before the model is loaded: that is what says which GPU is this process's.
+    _join(folder, device_of(job.site))
     leads = torch.distributed.get_rank() == 0
 
-    def tell(news: progress.ProgressEvent) -> None:
+    def on_event(event: progress.ProgressEvent) -> None:
         if leads:
-            progress.write_event(folder, "progress", news)
+            progress.write_event(folder, "progress", event)
 
-    assignment = replace(assignment, descend=partial(_descend, stage=job.stage))
-    update = train_here(job.order, assignment, job.site, tell)
+    session = SiteSession(job.site)
+    resolved = resolve(job.order, session)
+    checkpoint = None if job.checkpoints is None else Checkpoint(*job.checkpoints)
+    assignment = replace(
+        assignment_of(resolved, session, checkpoint),
+        make_optimizer=partial(_zero_optimizer, stage=job.stage),
+    )
+    update = train_here(resolved, assignment, on_event)
     if leads:
         leave_update(folder, update)
     torch.distributed.destroy_process_group()
 
 
-def _descend(
+def _zero_optimizer(
     network: nn.Module, factors: Sequence[nn.Parameter], training: Training, stage: int
-) -> Descent:
+) -> Optimizer:
     # One copy of the weights: this process has one job, and the bare model is of no use in it.
-    fold_for_good(network)
-    return ZeroDescent(network, factors, training, stage)
+    merge_permanently(network)
+    return ZeroOptimizer(network, factors, training, stage)
 
 
 def _join(folder: Path, device: torch.device) -> None:

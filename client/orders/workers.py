@@ -18,15 +18,15 @@ from typing import Final, Self
 import torch
 
 from client.model.device import device_of
-from client.model.llava import forget_base
+from client.orders.resolve import ResolvedOrder
 from client.orders.worker_job import WorkerJob, found_refusal, found_update, write_job
 from client.site.config import Site
 from client.training.checkpoint import Checkpoint
 from common.durable import DISK, remove_if_there
 from common.errors import SiteFailed
-from common.exchange import Order, Update
+from common.exchange import Update
 from common.identity import ROOT
-from common.process.progress import Follower, OnProgress
+from common.process.progress import Follower, OnEvent
 
 #: So often in a row the workers may end without having got on to a new checkpoint.
 TRIES: Final = 3
@@ -36,48 +36,44 @@ _END_S: Final = 10.0
 
 
 def train_with_workers(
-    order: Order, site: Site, tell: OnProgress, checkpoint: Checkpoint | None
+    resolved: ResolvedOrder, on_event: OnEvent, checkpoint: Checkpoint | None
 ) -> Update:
-    """What the order's training over `site.workers` processes comes to.
+    """Train the order's round over `site.workers` processes.
 
     Raises:
         SiteFailed: DeepSpeed is missing, or the workers died again and again.
-        NotWanted: the job is no longer wanted, as it turned out at a checkpoint.
+        JobCancelled: the job is no longer requested, as it turned out at a checkpoint.
         Refusal: what a worker said, in its own class.
     """
+    site = resolved.site
     if find_spec("deepspeed") is None:
         raise SiteFailed(f"site {site.name}, workers: found no DeepSpeed, expected it installed")
     job = WorkerJob(
-        order=order,
+        order=resolved.order,
         site=_seen_by_one(site),
         stage=site.zero,
         checkpoints=None
         if checkpoint is None
         else (checkpoint.folder.absolute(), checkpoint.every_s),
     )
-    _free_device(site)
+    if device_of(site).type == "cuda":
+        # The trainer's own base model does not stay beside the first worker's.
+        torch.cuda.empty_cache()
     folder, tries = site.store / "workers", 0
     while tries < TRIES:
         latest = _latest(checkpoint)
-        update = _try(folder, job, site, tell, checkpoint)
+        update = _try(folder, job, site, on_event, checkpoint)
         if update is not None:
             remove_if_there(folder, DISK)
             return update
         tries = 0 if _latest(checkpoint) != latest else tries + 1
     raise SiteFailed(
         f"site {site.name}: the {site.workers} workers ended {TRIES} times without an update or a "
-        f"new checkpoint; their words are in {folder}"
+        f"new checkpoint; their output is in {folder}"
     )
 
 
-def _free_device(site: Site) -> None:
-    """The trainer's own base model does not stay beside the first worker's on a GPU."""
-    forget_base()
-    if device_of(site).type == "cuda":
-        torch.cuda.empty_cache()
-
-
-class _Group:
+class WorkerGroup:
     """The worker processes of one try; none outlives the block."""
 
     def __init__(self, folder: Path, site: Site) -> None:
@@ -120,7 +116,7 @@ class _Group:
 
 
 def _try(
-    folder: Path, job: WorkerJob, site: Site, tell: OnProgress, checkpoint: Checkpoint | None
+    folder: Path, job: WorkerJob, site: Site, tell: OnEvent, checkpoint: Checkpoint | None
 ) -> Update | None:
     """The update, or None where a worker died."""
     remove_if_there(folder, DISK)
@@ -128,7 +124,7 @@ def _try(
     write_job(folder, job)
     follower = Follower(folder)
     wanted = _asked_at_checkpoints(checkpoint)
-    with _Group(folder, site) as group:
+    with WorkerGroup(folder, site) as group:
         while True:
             # Asked before the folder is read, so that last words are not missed.
             broken = group.broken()
@@ -153,7 +149,7 @@ def _asked_at_checkpoints(checkpoint: Checkpoint | None) -> Callable[[], None]:
         latest = _latest(checkpoint)
         if checkpoint is not None and latest != seen[0]:
             seen[0] = latest
-            checkpoint.check_wanted()
+            checkpoint.raise_if_cancelled()
 
     return ask
 

@@ -77,9 +77,9 @@ class MethodSettings(Strict):
         return False
 
     @property
-    def starts_differ(self) -> bool:
-        """Whether sites begin a stage with different adapters."""
-        return False
+    def site_dependent_start(self) -> str | None:
+        """The setting by which sites begin a stage with different adapters; None where all agree."""
+        return None
 
     def frozen_stages(self, modalities: Sequence[Modality], stage: int) -> tuple[int, ...]:
         """Return the earlier stages whose adapters are frozen under the one that trains."""

@@ -61,9 +61,10 @@ class MSLoRACR(LoraSettings):
         return self.hold is Composition.STACK
 
     @property
-    def starts_differ(self) -> bool:
-        """Whether the start depends on a site's own questions."""
-        return self.start in (Start.NEAREST, Start.GRADIENT)
+    def site_dependent_start(self) -> str | None:
+        """The start, where it depends on a site's own questions."""
+        differs = self.start in (Start.NEAREST, Start.GRADIENT)
+        return f"method.start {self.start.value!r}" if differs else None
 
     def frozen_stages(self, modalities: Sequence[Modality], stage: int) -> tuple[int, ...]:
         """Return all earlier stages, those of the stage's modality, or none."""

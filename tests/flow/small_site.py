@@ -3,14 +3,20 @@
 from pathlib import Path
 from typing import Any
 
+from client.methods.interface import Assignment
 from client.model.base_digest import base_digest
+from client.orders import execute
+from client.orders.resolve import ResolvedOrder, resolve
+from client.orders.session import Sessions
 from client.site import blob_store
 from client.site.config import Device, Plans, Policy, Site
-from common.exchange import Order, ReleaseRef, Update, Work
+from client.training.checkpoint import Checkpoint
+from common.exchange import Answer, Order, ReleaseRef, Update, Work
 from common.identity import code_digest
 from common.plan import Plan
 from common.plan_fields import Modality
 from common.plan_file import parse_plan
+from common.process.progress import OnEvent
 from tests.flow.tiny_llava import write_llava, write_task
 
 QUESTIONS = [
@@ -110,3 +116,24 @@ def second_stage(site: Site, plan: Plan, first: Update, **changes: Any) -> Order
         "active": plan.frozen_stages(1),
     }
     return order_of(site, plan, **{**fields, **changes})
+
+
+_sessions = [Sessions()]
+
+
+def as_in_a_new_process() -> None:
+    """What was kept of earlier orders is forgotten."""
+    _sessions[0] = Sessions()
+
+
+def resolved(order: Order, site: Site) -> ResolvedOrder:
+    return resolve(order, _sessions[0].of(site))
+
+
+def assignment_of(order: Order, site: Site, checkpoint: Checkpoint | None = None) -> Assignment:
+    return execute.assignment_of(resolved(order, site), _sessions[0].of(site), checkpoint)
+
+
+def do(order: Order, site: Site, on_event: OnEvent, checkpoint: Checkpoint | None) -> Answer:
+    """The site's answer, from a process that may have worked off orders before."""
+    return execute.execute(order, _sessions[0].of(site), on_event, checkpoint)

@@ -10,16 +10,16 @@ import pytest
 import torch
 
 from client.methods import mslora_cr
-from client.methods.interface import Assignment
-from client.methods.lora_recipe import Decoder, base_of, mean_loss
-from client.model.gradient_init import leading_rows
-from client.model.lora_init import fresh_adapter
-from client.orders.execute import METHODS, assignment_of, data_of, do
+from client.methods.interface import Assignment, method_code
+from client.methods.lora_recipe import llava_of, mean_loss
+from client.model.gradient_init import leading_right_singular_vectors
+from client.model.lora_init import kaiming_adapter
 from client.site import blob_store
 from client.site.config import Site
 from client.site.failures import OrderRefused
 from client.training.batches import Batches
 from client.training.checkpoint import Checkpoint
+from client.training.token_loss import DecoderLoss
 from common.adapter import Adapter, Pair, from_bytes, to_bytes
 from common.errors import PlanError
 from common.exchange import Reason, ReleaseRef, Scores, Update, Work
@@ -30,8 +30,11 @@ from simulation.baselines import comparisons, known_methods, with_method
 from tests.flow.small_site import (
     MSLORA_CR,
     QUESTIONS,
+    assignment_of,
+    do,
     order_of,
     plan_of,
+    resolved,
     site_in,
     staged,
     write_site,
@@ -61,7 +64,7 @@ def started(site: Site, start: str, bank: dict[int, Adapter], **changes: Any) ->
     """What stage 2 begins with on this bank."""
     assignment = with_bank(site, start, bank, **changes)
     order = order_of(site, assignment.plan, stage=1)
-    return mslora_cr.start(assignment, data_of(order, site).train)
+    return mslora_cr.start(assignment, resolved(order, site).data.train)
 
 
 def with_bank(site: Site, start: str, bank: dict[int, Adapter], **changes: Any) -> Assignment:
@@ -76,7 +79,7 @@ def with_bank(site: Site, start: str, bank: dict[int, Adapter], **changes: Any) 
 
 def some_adapter(site: Site, seed: int, size: float = 0.5) -> Adapter:
     assignment = with_bank(site, "fresh", {})
-    fresh = fresh_adapter(base_of(assignment).adapted.shapes(), 2, 1.0, seed)
+    fresh = kaiming_adapter(llava_of(assignment).adapted.layer_shapes(), 2, 1.0, seed)
     draw = np.random.default_rng(seed)
     return Adapter(
         {
@@ -92,7 +95,7 @@ def test_every_baseline_is_a_method_that_a_site_has(site: Site):
     for name in comparisons(plan.method):
         method = with_method(plan, name).method
         assert method.label == name
-        assert method.name in METHODS
+        assert callable(method_code(method).train)
 
 
 def test_a_plans_own_method_is_called_what_it_is(site: Site):
@@ -120,13 +123,13 @@ def test_zero_shot_trains_nothing_and_answers_as_the_base_model(site: Site):
 def trained_on(site: Site, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> tuple[int, set[int]]:
     """The optimizer steps of a round, and which examples it took."""
     taken: set[int] = set()
-    original = Batches.take
+    original = Batches.collate
 
     def take(self: Batches, chosen: Any) -> Any:
         taken.update(chosen)
         return original(self, chosen)
 
-    monkeypatch.setattr(Batches, "take", take)
+    monkeypatch.setattr(Batches, "collate", take)
     update = do(order_of(site, plan), site, silent, None)
     assert isinstance(update, Update)
     return update.steps, taken
@@ -135,7 +138,7 @@ def trained_on(site: Site, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> tuple
 def test_joint_draws_from_all_tasks_and_makes_the_steps_of_its_own(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ):
-    own = len(data_of(order_of(site, plan_of(site)), site).train)
+    own = len(resolved(order_of(site, plan_of(site)), site).data.train)
     steps, taken = trained_on(site, one_adapter(site, "sequential"), monkeypatch)
     assert taken == set(range(own))
     both = trained_on(site, one_adapter(site, "joint"), monkeypatch)
@@ -161,7 +164,7 @@ def test_joint_trains_on_no_task_that_is_smaller_than_the_policy_allows(
     site = site_in(folder, tmp_path / "store", data=tmp_path / "data")
     write_task(site.data / "first", QUESTIONS)
     write_task(site.data / "second", QUESTIONS[:3])
-    many = len(data_of(order_of(site, plan_of(site)), site).train)
+    many = len(resolved(order_of(site, plan_of(site)), site).data.train)
     policy = site.policy.model_copy(update={"examples": many})
     strict = site.model_copy(update={"policy": policy})
     do(order_of(strict, one_adapter(site, "sequential")), strict, silent, None)
@@ -204,7 +207,7 @@ def test_a_stage_starts_from_the_adapter_with_the_least_loss(site: Site):
         stages = plan_of(site).model_dump(mode="json")["stages"]
         stages.append({**stages[1], "name": "third"})
         assignment = with_bank(site, "nearest", bank, stages=stages)
-        examples = data_of(order_of(site, assignment.plan, stage=1), site).train
+        examples = resolved(order_of(site, assignment.plan, stage=1), site).data.train
         losses = {
             stage: mean_loss(assignment, Composition.FOLD, [adapter], examples)
             for stage, adapter in bank.items()
@@ -232,25 +235,25 @@ def test_the_gradients_start_spans_the_steepest_directions_of_every_weight(
 ):
     """Against autograd of the whole weights, on the same questions."""
     sizes: list[int] = []
-    original = Batches.take
+    original = Batches.collate
 
     def take(self: Batches, chosen: Any) -> Any:
         sizes.append(len(chosen))
         return original(self, chosen)
 
-    monkeypatch.setattr(Batches, "take", take)
+    monkeypatch.setattr(Batches, "collate", take)
     found = started(site, "gradient", {}, training={"micro_batch": micro_batch})
     assert max(sizes) == (micro_batch or sum(sizes))
     assignment = with_bank(site, "fresh", {})
-    examples = data_of(order_of(site, assignment.plan, stage=1), site).train
-    model = base_of(assignment)
-    model.adapted.silence()
-    model.adapted.freeze([], Composition.FOLD)
+    examples = resolved(order_of(site, assignment.plan, stage=1), site).data.train
+    model = llava_of(assignment)
+    model.adapted.detach()
+    model.adapted.freeze_adapters([], Composition.FOLD)
     weights = {name: layer.base.weight for name, layer in model.adapted.layers.items()}
     try:
         for weight in weights.values():
             weight.requires_grad_(True)
-        loss = Decoder(model)(Batches(model, examples).take(range(len(examples))))
+        loss = DecoderLoss(model)(Batches(model, examples).collate(range(len(examples))))
         gradients = dict(
             zip(weights, torch.autograd.grad(loss, list(weights.values())), strict=True)
         )
@@ -270,18 +273,21 @@ def test_leading_rows_are_those_of_the_singular_value_decomposition():
     draw = np.random.default_rng(0)
     left, right = (np.linalg.qr(draw.standard_normal((n, 6)))[0] for n in (30, 20))
     matrix = torch.tensor(left @ np.diag([9.0, 7, 5, 1e-3, 1e-3, 1e-3]) @ right.T)
-    rows = leading_rows(matrix, 3, seed=1).numpy()
+    rows = leading_right_singular_vectors(matrix, 3, seed=1).numpy()
     assert np.allclose(rows.T @ rows, right[:, :3] @ right[:, :3].T, atol=1e-6)
-    assert torch.equal(leading_rows(matrix, 3, seed=1), leading_rows(matrix, 3, seed=1))
-    whole = leading_rows(matrix, 20, seed=1).numpy()
+    assert torch.equal(
+        leading_right_singular_vectors(matrix, 3, seed=1),
+        leading_right_singular_vectors(matrix, 3, seed=1),
+    )
+    whole = leading_right_singular_vectors(matrix, 20, seed=1).numpy()
     assert np.allclose(whole @ whole.T, np.eye(20), atol=1e-8)
     # A layer may have fewer outputs than the rank.
-    rows = leading_rows(matrix[:3], 5, seed=1).numpy()
+    rows = leading_right_singular_vectors(matrix[:3], 5, seed=1).numpy()
     right = np.linalg.svd(matrix[:3].numpy(), full_matrices=False)[2]
     assert np.allclose(rows @ rows.T, np.eye(5), atol=1e-8)
     assert np.allclose(rows[:3].T @ rows[:3], right.T @ right, atol=1e-6)
     with pytest.raises(PlanError, match="rank: found 21, expected at most the 20 inputs"):
-        leading_rows(matrix, 21, seed=1)
+        leading_right_singular_vectors(matrix, 21, seed=1)
 
 
 @pytest.mark.parametrize("start", ["nearest", "gradient"])

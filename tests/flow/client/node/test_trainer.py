@@ -166,7 +166,7 @@ def test_features_that_are_to_go_go_at_the_start_and_while_no_order_comes(
             os.utime(entries[1], (then, then))
 
     monkeypatch.setattr(trainer, "_next_job", next_job)
-    monkeypatch.setattr(feature_store, "_TIDY_S", 0.0)
+    monkeypatch.setattr(feature_store, "_EVICTION_PERIOD_S", 0.0)
     trainer.run_trainer(site)
     none = [False, False, False]
     assert there == ([[False, True, True], [False, False, True]] if gib else [none, none])

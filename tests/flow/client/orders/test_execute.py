@@ -17,28 +17,32 @@ from torch import nn
 
 from client.data.task import Example
 from client.methods import lora_recipe, mslora_cr
-from client.methods.interface import Assignment
+from client.methods.interface import Assignment, Method
 from client.model import llava as models
-from client.model.device import settle
+from client.model.backbone import Prediction
+from client.model.device import configure_torch
 from client.orders import execute
-from client.orders.execute import do
 from client.site import blob_store
 from client.site.config import Device, Site
 from client.site.failures import OrderRefused
-from client.training.checkpoint import Checkpoint, NotWanted
-from client.training.loop import OnProgress, Trained, train
-from client.training.optimizer import PlainDescent
+from client.training.checkpoint import Checkpoint, JobCancelled
+from client.training.loop import OnProgress, TrainResult, train
+from client.training.optimizer import LocalOptimizer
 from common.adapter import Adapter, from_bytes, to_bytes
 from common.errors import BankError, DataError, SiteFailed
 from common.exchange import Answer, Order, Reason, ReleaseRef, Scores, Update, Work
+from common.methods.interface import MethodSettings
 from common.metrics import read_answers
 from common.plan_fields import Precision
 from common.process.progress import ProgressEvent
 from tests.flow.small_site import (
     MSLORA_CR,
     QUESTIONS,
+    as_in_a_new_process,
+    do,
     order_of,
     plan_of,
+    resolved,
     second_stage,
     site_in,
     staged,
@@ -110,8 +114,7 @@ def test_an_order_done_twice_has_the_same_bytes_whatever_came_between(site: Site
     once = trained(order, site)
     scored(second_stage(site, plan, first, work=Work.EVALUATE, round=0, stage=0), site)
     assert same(trained(order, site), once)
-    execute._read.cache_clear()  # pyright: ignore[reportPrivateUsage]
-    models._load.cache_clear()  # pyright: ignore[reportPrivateUsage]
+    as_in_a_new_process()
     assert same(trained(order, site), once)
 
 
@@ -119,7 +122,7 @@ def test_training_and_scoring_leave_every_base_weight_as_it_was(site: Site):
     plan = plan_of(site)
 
     def weights() -> str:
-        model = models.load_base(site.base_model, plan.training.precision, torch.device("cpu"))
+        model = models.load_llava(site.base_model, plan.training.precision, torch.device("cpu"))
         whole = hashlib.sha256()
         for name, value in sorted(model.network.state_dict().items()):
             whole.update(name.encode() + value.numpy().tobytes())
@@ -268,7 +271,7 @@ def test_a_blob_that_is_nowhere_is_named(site: Site):
         do(replace(order_of(site, plan), plan="b" * 64), site, ignore, None)
 
 
-@pytest.mark.parametrize("read", [(execute, "assignment_of"), (lora_recipe, "wear")])
+@pytest.mark.parametrize("read", [(execute, "assignment_of"), (lora_recipe, "attach")])
 def test_a_release_that_is_cut_off_before_it_is_read_is_named_and_leaves_no_trace(
     site: Site, read: tuple[ModuleType, str], monkeypatch: pytest.MonkeyPatch
 ):
@@ -288,8 +291,8 @@ def test_a_release_that_is_cut_off_before_it_is_read_is_named_and_leaves_no_trac
 
     with monkeypatch.context() as patch:
         patch.setattr(module, name, cut_after)
-        patch.setattr(mslora_cr, "wear", lora_recipe.wear)
-        models.forget_base()
+        patch.setattr(mslora_cr, "attach", lora_recipe.attach)
+        as_in_a_new_process()
         with pytest.raises(BankError, match=f"^release {file.name[:12]}: cut off while it was"):
             trained(order, site)
     with pytest.raises(SiteFailed, match="the damaged blob is removed"):
@@ -320,7 +323,7 @@ def test_a_training_given_up_at_any_checkpoint_goes_on_to_the_same_update(
         begun = Checkpoint(tmp_path / "checkpoint", 0.0, lambda: False)
         try:
             last = do(order, site, ignore, begun)
-        except NotWanted:
+        except JobCancelled:
             givings_up += 1
             continue
         assert same(last, whole)
@@ -349,15 +352,15 @@ def test_questions_that_were_replaced_are_read_again_though_size_and_time_are_th
 ):
     site = site_in(write_site(tmp_path / "site"), tmp_path / "store")
     order, file = order_of(site, plan_of(site)), site.data / "first" / "train.json"
-    before, status = execute.data_of(order, site).train, file.stat()
+    before, status = resolved(order, site).data.train, file.stat()
     other = tmp_path / "other.json"
     other.write_bytes(file.read_bytes().replace(b'"blue"', b'"teal"'))
     os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert other.stat().st_size == status.st_size
     other.rename(file)
-    after = execute.data_of(order, site).train
+    after = resolved(order, site).data.train
     assert [q.answer for q in before if q not in after] == ["blue"]
-    assert execute.data_of(order, site).train is after
+    assert resolved(order, site).data.train is after
 
 
 def test_a_gpu_that_is_missing_is_said(site: Site):
@@ -377,7 +380,7 @@ def test_on_a_gpu_nothing_may_be_summed_in_an_order_of_chance(
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     threads = torch.get_num_threads()
     try:
-        settle(site.model_copy(update={"device": Device.CUDA}))
+        configure_torch(site.model_copy(update={"device": Device.CUDA}))
         assert torch.are_deterministic_algorithms_enabled()
         assert not torch.is_deterministic_algorithms_warn_only_enabled()
     finally:
@@ -397,26 +400,32 @@ class PromptMethod:
         adapter: Adapter,
         examples: Sequence[Example],
         on_progress: OnProgress,
-    ) -> tuple[Adapter, Trained]:
+    ) -> tuple[Adapter, TrainResult]:
         vector = nn.Parameter(torch.tensor(adapter.extras["prompt"]))
 
         def loss_of(chosen: Sequence[int]) -> Iterator[torch.Tensor]:
-            yield (vector - len(assignment.beneath) - 1).square().mean()
+            yield (vector - len(assignment.frozen) - 1).square().mean()
 
-        descent = PlainDescent(nn.Identity(), [vector], assignment.plan.training)
+        descent = LocalOptimizer(nn.Identity(), [vector], assignment.plan.training)
         trained = train(assignment.schedule(len(examples)), descent, loss_of, None, on_progress)
         return Adapter({}, 1.0, {"prompt": vector.detach().numpy()}), trained
 
-    def answer(self, assignment: Assignment, questions: Sequence[Example]) -> list[str]:
-        return [str(adapter.extra("prompt").shape) for adapter in assignment.beneath] * len(
-            questions
-        )
+    def answer(self, assignment: Assignment, questions: Sequence[Example]) -> list[Prediction]:
+        (adapter,) = assignment.frozen
+        return [Prediction(str(adapter.extra("prompt").shape))] * len(questions)
+
+
+def use(method: Method, monkeypatch: pytest.MonkeyPatch) -> None:
+    def found(settings: MethodSettings) -> Method:
+        return method
+
+    monkeypatch.setattr(execute, "method_code", found)
 
 
 def test_a_method_without_a_decoder_needs_no_other_site(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setitem(execute.METHODS, "mslora_cr", PromptMethod())
+    use(PromptMethod(), monkeypatch)
     plan = plan_of(site)
     first = trained(order_of(site, plan), site)
     assert (adapter_of(first).extras["prompt"] > 0).all()
@@ -429,6 +438,6 @@ def test_a_full_gpu_is_said_in_one_sentence(site: Site, monkeypatch: pytest.Monk
         def start(self, assignment: Assignment, examples: Sequence[Example]) -> Adapter:
             raise torch.OutOfMemoryError
 
-    monkeypatch.setitem(execute.METHODS, "mslora_cr", Greedy())
+    use(Greedy(), monkeypatch)
     with pytest.raises(SiteFailed, match="site north: stage 'first' needs more GPU memory"):
         do(order_of(site, plan_of(site)), site, ignore, None)

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from client.model.base_digest import base_digest
-from client.orders import execute
 from client.orders.ask import Inquiry, ask
 from client.site.config import Site
 from common.adapter import Adapter, from_bytes, to_bytes
@@ -18,7 +17,14 @@ from common.errors import ModelError
 from common.exchange import Answer, Order, Scores, Update, Work
 from common.plan import BaseModelPin, Plan, VisionWeights
 from tests.flow.original_llava import TOWER, Models, make_models, write_original, write_twin
-from tests.flow.small_site import QUESTIONS, order_of, plan_of, second_stage, site_in
+from tests.flow.small_site import (
+    QUESTIONS,
+    do,
+    order_of,
+    plan_of,
+    second_stage,
+    site_in,
+)
 from tests.flow.tiny_llava import write_picture, write_task
 from tests.unit.small_bank import KEY, draft
 
@@ -73,7 +79,7 @@ def prepared(base: Path, target: Path, vision: VisionWeights = OPENAI) -> tuple[
 
 def done(order: Order, target: Path, base: Path) -> Answer:
     site = site_in(target, target / "store", base_model=base)
-    return execute.do(order, site, lambda _: None, None)
+    return do(order, site, lambda _: None, None)
 
 
 def learn(

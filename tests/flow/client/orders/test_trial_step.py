@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 import torch
 
+from client.backbones.registry import load_backbone
 from client.methods import mslora_cr
 from client.methods.interface import Assignment
 from client.model.base_digest import base_digest
 from client.node.check import check_site
-from client.orders.trial_step import one_step
+from client.orders.trial_step import trial_step
 from client.site.approval import adapter_bytes
 from client.site.config import Device, Plans, Policy, Site
 from client.site.finding import Level
@@ -78,13 +79,13 @@ def plan_for(site: Site, **changes: Any) -> Plan:
 def test_one_step_of_a_later_stage_runs_and_leaves_nothing_behind(site: Site, method: str):
     contrast: dict[str, Any] = {"contrast": {}} if method == "mslora_cr" else {}
     plan = plan_for(site, method={"name": method, "rank": 4, "alpha": 4, **contrast})
-    seconds, loss = one_step(plan, site, stage=1)
+    seconds, loss = trial_step(plan, site, stage=1)
     assert seconds > 0
     assert loss > 0
     assert not site.store.exists()
 
 
-def test_a_site_with_everything_passes_every_check_and_trains_one_step(site: Site):
+def test_a_site_with_everything_passes_every_check_and_trains_trial_step(site: Site):
     found = {finding.name: finding for finding in check_site(site, plan_for(site))}
     assert all(finding.passed for finding in found.values()), found
     assert found["training step"].level is Level.OK
@@ -94,15 +95,16 @@ def test_a_site_with_everything_passes_every_check_and_trains_one_step(site: Sit
 
 def test_data_that_is_missing_fails_the_step(site: Site):
     with pytest.raises(DataError):
-        one_step(plan_for(site), site, stage=0)
+        trial_step(plan_for(site), site, stage=0)
 
 
 @pytest.mark.parametrize("wire", list(Precision))
 def test_the_adapter_that_leaves_is_as_large_as_was_said(site: Site, wire: Precision):
     plan = plan_for(site, wire=wire.value)
+    backbone = load_backbone(site.base_model, Precision.FP32, torch.device("cpu"))
     assignment = Assignment(
         plan=plan, stage=0, round=1, site="north", bank={}, active=(), candidate=None,
-        base_model=site.base_model, device=torch.device("cpu"), checkpoint=None,
+        backbone=backbone, checkpoint=None,
     )  # fmt: skip
     blob = to_bytes(mslora_cr.start(assignment, ()), plan.wire)
     said = adapter_bytes(plan, site.base_model)

@@ -16,7 +16,6 @@ import torch
 
 from client.model.base_digest import base_digest
 from client.orders import workers
-from client.orders.execute import do
 from client.orders.worker_job import (
     WorkerJob,
     found_refusal,
@@ -28,14 +27,15 @@ from client.orders.worker_job import (
 )
 from client.site import blob_store
 from client.site.config import Site
-from client.training.checkpoint import Checkpoint, NotWanted
+from client.training.checkpoint import Checkpoint, JobCancelled
 from common.adapter import arrays, from_bytes
 from common.errors import DataError, SiteFailed
 from common.exchange import Order, ReleaseRef, Update, Work
 from common.identity import ROOT, code_digest
 from common.plan import Plan
 from common.plan_file import parse_plan
-from common.process.progress import OnProgress, ProgressEvent
+from common.process.progress import OnEvent, ProgressEvent
+from tests.flow.small_site import do
 from tests.flow.tiny_llava import write_llava, write_task
 
 pytest.importorskip("deepspeed")
@@ -141,16 +141,14 @@ class Task:
         return done(self.order, self.site, None)
 
     def two(
-        self, stage: int, checkpoint: Checkpoint | None = None, tell: OnProgress = ignore
+        self, stage: int, checkpoint: Checkpoint | None = None, tell: OnEvent = ignore
     ) -> Update:
         """What two processes come to."""
         both = self.site.model_copy(update={"workers": 2, "zero": stage})
         return done(self.order, both, checkpoint, tell)
 
 
-def done(
-    order: Order, site: Site, checkpoint: Checkpoint | None, tell: OnProgress = ignore
-) -> Update:
+def done(order: Order, site: Site, checkpoint: Checkpoint | None, tell: OnEvent = ignore) -> Update:
     update = do(order, site, tell, checkpoint)
     assert isinstance(update, Update)
     return update
@@ -264,7 +262,7 @@ def test_given_up_and_killed_it_goes_on_to_the_same_bytes(
 ):
     task = task_of(shared, tmp_path / "store", epochs=70.0)
     whole = task.two(stage)
-    with pytest.raises(NotWanted):
+    with pytest.raises(JobCancelled):
         task.two(stage, Checkpoint(tmp_path / "kept", 0.0, lambda: False))
     assert len(started) == 4
     assert all(process.returncode is not None for process in started)

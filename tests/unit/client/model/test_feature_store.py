@@ -115,7 +115,7 @@ def test_an_entry_that_nobody_asked_for_in_a_month_goes(tmp_path: Path):
     age(old, MAX_UNUSED_S + 60)
     age(used, MAX_UNUSED_S + 60)
     assert store.load(used.name) is not None
-    store_of(tmp_path).tidy_if_due()
+    store_of(tmp_path).evict_if_due()
     assert files_in(tmp_path) == [used, new]
 
 
@@ -126,7 +126,7 @@ def test_an_entry_of_a_time_when_the_clock_was_wrong_is_no_younger_than_todays(t
     ahead, far_ahead, new = files_in(tmp_path)
     age(ahead, -600.0)
     age(far_ahead, -MAX_UNUSED_S - 600)
-    FeatureStore(tmp_path / "features", 2 * (ROW + 200), spare_bytes=0).tidy_if_due()
+    FeatureStore(tmp_path / "features", 2 * (ROW + 200), spare_bytes=0).evict_if_due()
     assert files_in(tmp_path) == [new]
 
 
@@ -144,7 +144,7 @@ def test_what_is_no_entry_is_neither_removed_nor_in_the_way(
         age(path, MAX_UNUSED_S + 60)
     store = store_of(tmp_path)
     store.save(KEYS[0], features(0))
-    store.tidy_if_due()
+    store.evict_if_due()
     assert store.load(KEYS[0]) is not None and not caplog.records
     assert open_feature_store(tmp_path, 0) is None
     assert files_in(tmp_path) == sorted(foreign)
@@ -158,7 +158,7 @@ def test_half_written_files_go_after_an_hour_and_not_before(tmp_path: Path):
     for half in (old, new):
         half.write_bytes(b"half")
     age(old, 3700)
-    store_of(tmp_path).tidy_if_due()
+    store_of(tmp_path).evict_if_due()
     assert files_in(tmp_path) == sorted([file, new])
 
 
@@ -196,7 +196,7 @@ def test_a_disk_that_fills_up_ends_the_keeping_with_one_warning_and_nothing_else
         for number in range(6):
             store.save(KEYS[number], features(number))
     (record,) = caplog.records
-    assert "no longer kept" in record.message and "No space left" in record.message
+    assert "no longer stored" in record.message and "No space left" in record.message
     assert [store.load(key) is not None for key in KEYS[:6]] == [True] * 3 + [False] * 3
     assert len(files_in(tmp_path)) == 3  # and no half of a fourth
 
@@ -221,7 +221,7 @@ def test_a_store_that_is_no_folder_ends_the_keeping(
     with caplog.at_level(logging.WARNING):
         store.save(KEYS[0], features(1))
         assert store.load(KEYS[0]) is None
-        store.tidy_if_due()
+        store.evict_if_due()
     assert len(caplog.records) == 1
 
 

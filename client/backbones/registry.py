@@ -1,0 +1,63 @@
+"""Loading a base model as the backbone that its config.json names, and keeping the last one."""
+
+from importlib import import_module
+from pathlib import Path
+
+import torch
+
+from client.model.backbone import LOADERS, Backbone
+from client.model.base_digest import base_digest
+from client.model.llava_med_files import model_type
+from common.errors import ModelError
+from common.plan import VisionWeights
+from common.plan_fields import Precision
+
+
+def load_backbone(
+    folder: Path,
+    precision: Precision,
+    device: torch.device,
+    vision: VisionWeights = VisionWeights.OPENAI,
+) -> Backbone:
+    """Load the model in `folder`, complete, frozen and on `device`; no network is asked.
+
+    Args:
+        vision: whose tower a LLaVA-Med in its original layout gets; any other has one alone.
+
+    Raises:
+        ModelError: no backbone is for this kind of model, or it can't be loaded.
+    """
+    kind = model_type(folder) or "none"
+    if kind not in LOADERS:
+        known = ", ".join(map(repr, LOADERS))
+        raise ModelError(
+            f"{folder}/config.json, model_type: found {kind!r}, expected one of {known}"
+        )
+    return import_module(LOADERS[kind]).load(folder, precision, device, vision)
+
+
+class BackboneCache:
+    """The backbone that was loaded last; a process has memory for one."""
+
+    def __init__(self) -> None:
+        self._key: tuple[Path, str, Precision, str, VisionWeights] | None = None
+        self._backbone: Backbone | None = None
+
+    def get(
+        self, folder: Path, precision: Precision, device: torch.device, vision: VisionWeights
+    ) -> Backbone:
+        """Return the model, loaded anew where it is another than last time, or was replaced.
+
+        Raises:
+            ModelError: it can't be loaded.
+        """
+        # By its digest, too: a model that is replaced is loaded again.
+        key = (folder.resolve(), base_digest(folder), precision, str(device), vision)
+        if self._backbone is None or key != self._key:
+            self.clear()
+            self._backbone, self._key = load_backbone(folder, precision, device, vision), key
+        return self._backbone
+
+    def clear(self) -> None:
+        """Drop the model, so that its memory is free."""
+        self._backbone = self._key = None

@@ -1,0 +1,79 @@
+"""The role of a base model: what methods, router, prototypes and `bank ask` ask of it.
+
+A backbone is one file of client/backbones/; LLaVA is one, a CLIP can be another.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol, Self
+
+import torch
+from torch import Tensor
+
+from client.data.task import Example
+from client.model.feature_store import FeatureStore
+from client.model.lora import AdaptedLayers
+
+#: The module that loads a base model, by the `model_type` of its config.json.
+LOADERS: Final[Mapping[str, str]] = {
+    # transformers' layout, and LLaVA-Med v1.5's own.
+    "llava": "client.backbones.llava",
+    "llava_mistral": "client.backbones.llava",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """A model's reply to a question.
+
+    Attributes:
+        class_scores: of a classifier, the score of each class; None of free text.
+    """
+
+    text: str
+    class_scores: Mapping[str, float] | None = None
+
+
+class Backbone(Protocol):
+    """A frozen base model, loaded, on its device.
+
+    Shapes: B pictures, N features a picture (1 where the tower pools them), V their width.
+    """
+
+    @property
+    def kind(self) -> str:
+        """What the model is, as a person would say."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        ...
+
+    @property
+    def adapted(self) -> AdaptedLayers:
+        """The layers to which adapters are attached."""
+        ...
+
+    def with_features(self, store: FeatureStore | None) -> Self:
+        """Return the same model with the site's store for features of pictures."""
+        ...
+
+    def image_features(self, images: Sequence[Path]) -> Tensor:
+        """Return what the frozen tower makes of picture files, (B, N, V).
+
+        Raises:
+            DataError: a picture can't be read.
+        """
+        ...
+
+    def answer(
+        self, questions: Sequence[Example], max_new_tokens: int, batch_size: int
+    ) -> list[Prediction]:
+        """Return the reply of the model with its attached adapters to each question.
+
+        Raises:
+            DataError: a picture can't be read.
+        """
+        ...
