@@ -16,13 +16,12 @@ from threadpoolctl import threadpool_limits  # pyright: ignore[reportMissingType
 from common.adapter import Adapter, AdapterSource, Array, Pair, StoredAdapter, from_bytes, to_bytes
 from common.errors import AggregationError
 from common.linear_algebra import layer_factors, low_rank
-from common.linear_algebra.low_rank import tall, truncated_svd
 from common.plan_fields import Precision
 from common.rules import fedavg
 from common.rules.alternating import RULE as ALTERNATING
 from common.rules.fedavg import RULE as FEDAVG
 from common.rules.frozen_a import RULE as FROZEN_A
-from common.rules.interface import Layer, LayerError, Rule
+from common.rules.interface import Factor, Layer, LayerError, Rule
 from common.rules.registry import rules
 from common.rules.svd import RULE as SVD
 from server.aggregation import aggregate as aggregation
@@ -65,7 +64,7 @@ def fitting(rule: Rule, seed: int, count: int) -> tuple[list[SiteUpdate], Adapte
     sites: list[SiteUpdate] = []
     for number in range(count):
         after = drifted(random, start, 0.3)
-        if rule in (FROZEN_A, ALTERNATING):
+        if rule.trained_factors(1) is Factor.B:
             pairs = {name: Pair(start.pairs[name].a, p.b) for name, p in after.pairs.items()}
             after = replace(after, pairs=pairs)
         sites.append(SiteUpdate(f"site{number}", int(random.integers(1, 500)), after))
@@ -156,7 +155,7 @@ def test_number_of_layers_in_work_changes_no_bit(rule: Rule, monkeypatch: pytest
         )
         for i in range(3)
     ]
-    if rule in (FEDAVG, SVD):
+    if rule.trained_factors(1) is Factor.BOTH:
         sites = [replace(s, adapter=drifted(random, loaded(s.adapter), 0.1)) for s in sites]
     found: set[tuple[bytes, float]] = set()
     for workers in (1, 2, 7):
@@ -706,28 +705,6 @@ def test_the_largest_numbers_have_a_norm():
     assert norm(one) == pytest.approx(2 * float(largest) ** 2, rel=1e-12)
 
 
-@quick
-@given(seeds, st.integers(1, 3 * 8), st.integers(1, 12))
-def test_a_matrix_cut_into_blocks_has_the_strongest_directions_of_the_whole(
-    seed: int, rows: int, inner: int
-):
-    """Blocks of 8 rows, the last one shorter, some with fewer rows than columns."""
-    random = np.random.default_rng(seed)
-    b, a = normal(random, rows, inner), normal(random, inner, 20)
-    whole = b.astype(np.float64) @ a.astype(np.float64)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(low_rank, "BLOCK", 8 * inner)
-        patch.setattr(low_rank, "LEAST_ROWS", 1)
-        cut = truncated_svd(tall(b), tall(a.T), 3)
-    found = cut.left * cut.singular @ cut.right
-    np.testing.assert_allclose(found, cut_dense(whole, 3), atol=1e-10)
-    kept = len(cut.singular)
-    # As orthogonal as the Gram matrix allows, far beyond float32; by QR it would be 1e-12.
-    np.testing.assert_allclose(cut.left.T @ cut.left, np.eye(kept), atol=1e-7)
-    np.testing.assert_allclose(cut.right @ cut.right.T, np.eye(kept), atol=1e-7)
-    assert cut.energy == pytest.approx(np.linalg.norm(whole) ** 2, rel=1e-10)
-
-
 def test_layers_longer_than_a_block_are_aggregated_as_shorter_ones_are(
     monkeypatch: pytest.MonkeyPatch,
 ):
@@ -764,26 +741,6 @@ def test_sites_that_hardly_differ_are_put_together_as_exactly(drift: float):
     np.testing.assert_allclose(found, cut_dense(target, 4), atol=1e-5)
     lost = np.linalg.norm(cut_dense(target, 4) - target) / np.linalg.norm(target)
     assert result.error == pytest.approx(lost, rel=1e-3, abs=1e-12)
-
-
-@quick
-@given(seeds, st.floats(0.001, 1.0))
-def test_by_gram_matrices_or_by_qr_the_directions_are_the_same(seed: int, drift: float):
-    random = np.random.default_rng(seed)
-    parts = [normal(random, 40, 3) for _ in range(2)]
-    b, a = (
-        np.hstack([part + np.float32(drift) * normal(random, 40, 3) for _ in range(3)])
-        for part in parts
-    )
-    one = truncated_svd(tall(b), tall(a), 3)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(low_rank, "_CONDITION", 0.0)
-        other = truncated_svd(tall(b), tall(a), 3)
-    found, expected = (cut.left * cut.singular @ cut.right for cut in (one, other))
-    assert not np.array_equal(found, expected)
-    np.testing.assert_allclose(found, expected, atol=1e-8)
-    assert one.energy == pytest.approx(other.energy, rel=1e-10)
-    assert one.discarded == pytest.approx(other.discarded, rel=1e-6)
 
 
 @every_rule
