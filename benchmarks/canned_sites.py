@@ -5,7 +5,7 @@ without a model, a ClientApp's process or a trainer, so what a round costs is th
 coordinator's and the wire's. They take turns, so that one machine holds the adapters of one
 site at a time.
 
-Run as `python -m benchmarks.canned_sites SETTINGS`, a JSON file (`Canned`).
+Run as `python -m benchmarks.canned_sites SETTINGS`, a JSON file (`CannedSettings`).
 """
 
 import sys
@@ -29,8 +29,8 @@ from pydantic import BaseModel
 
 from client.site.keys import load_key
 from common.adapter import Adapter, Array, Pair, arrays, from_bytes, to_bytes
+from common.code_digest import code_digest
 from common.exchange import Delivery, Lacks, Order, Presence, Scores, Update, Work
-from common.identity import code_digest
 from common.plan import Metric
 from common.plan_fields import Precision
 
@@ -48,7 +48,7 @@ RANK = 64
 IDLE_S = 0.5
 
 
-class Canned(BaseModel, extra="forbid"):
+class CannedSettings(BaseModel, extra="forbid"):
     """Where the sites connect to, and who they are.
 
     Attributes:
@@ -65,7 +65,7 @@ class Canned(BaseModel, extra="forbid"):
 
 
 def adapter_bytes(blocks: int, site: int) -> bytes:
-    """An adapter in bf16, another for every `site`: Flower sends no part twice."""
+    """Return an adapter in bf16, another for every `site`: Flower sends no equal chunk twice."""
     pairs: dict[str, Pair] = {}
     random = np.random.default_rng(site)
     for number in range(blocks):
@@ -79,7 +79,7 @@ def _factor(random: np.random.Generator, rows: int, columns: int) -> Array:
     return random.standard_normal((rows, columns), dtype=np.float32) * np.float32(0.01)
 
 
-class _Site:
+class _CannedSite:
     """One site: what it holds, and its canned answer."""
 
     def __init__(self, name: str, number: int, blocks: int) -> None:
@@ -89,12 +89,12 @@ class _Site:
         self._holds: set[str] = set()
 
     def answer(self, message: Message) -> RecordDict:
-        """What the site replies."""
+        """Return the site's reply."""
         if message.metadata.message_type == "query":
             held = tuple(sorted(self._holds))
             return Presence(site=self._name, code=code_digest(), holds=held).to_record()
         if "arrays" in message.content.array_records:
-            return self._plain(message.content)
+            return self._reply_to_fedavg(message.content)
         delivery = Delivery.from_record(message.content)
         self._holds |= delivery.blobs.keys()
         order = delivery.order
@@ -117,8 +117,8 @@ class _Site:
     def _learned(self, round_number: int) -> bytes:
         return adapter_bytes(self._blocks, 1000 * round_number + self._number)
 
-    def _plain(self, asked: RecordDict) -> RecordDict:
-        """The same numbers as Flower's own strategies want them."""
+    def _reply_to_fedavg(self, asked: RecordDict) -> RecordDict:
+        """Reply to Flower's own strategy with the same numbers."""
         number = int(str(asked.config_records["config"]["server-round"]))
         named = arrays(from_bytes(self._learned(number), self._name))
         content = {name: FlowerArray(value) for name, value in named.items()}
@@ -132,10 +132,10 @@ class _Site:
         ).to_record()
 
 
-def serve(canned: Canned, name: str, number: int, turn: threading.Lock) -> None:
+def serve(canned: CannedSettings, name: str, number: int, turn: threading.Lock) -> None:
     """Answer as this site, until the process ends."""
     key = load_key(canned.keys[name])
-    site = _Site(name, number, canned.blocks)
+    site = _CannedSite(name, number, canned.blocks)
     with http_request_response(
         canned.address, False, canned.ca.read_bytes(), (key, key.public_key())
     ) as connection:
@@ -171,8 +171,8 @@ def _inflated(tree: ObjectTree, contents: dict[str, bytes]) -> Message:
 
 
 def main() -> None:
-    """All sites of the settings, each in a thread, until the process is ended."""
-    canned = Canned.model_validate_json(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    """Run all sites of the settings, each in a thread, until the process is ended."""
+    canned = CannedSettings.model_validate_json(Path(sys.argv[1]).read_text(encoding="utf-8"))
     turn = threading.Lock()
     threads = [
         threading.Thread(target=serve, args=(canned, name, number, turn), daemon=True)

@@ -19,8 +19,9 @@ from flwr.clientapp import ClientApp
 
 from benchmarks.scale_stages import RANK, Series, embedded, milliseconds, some_adapter
 from common.adapter import StoredAdapter, to_bytes
+from common.code_digest import code_digest
 from common.exchange import Delivery, Order, Presence, Update, Work
-from common.identity import code_digest, sha256
+from common.identity import sha256
 from common.methods.interface import AdapterLayout
 from common.plan import Plan
 from common.plan_fields import Modality, Precision
@@ -43,7 +44,7 @@ SITES = (8, 64, 250, 1000)
 
 
 def sites(counts: Sequence[int] = SITES, repeats: int = 3) -> dict[str, Series]:
-    """Every series over so many sites."""
+    """Measure every series over so many sites."""
     series: dict[str, Series] = {}
     for count in counts:
         with tempfile.TemporaryDirectory() as scratch:
@@ -53,7 +54,7 @@ def sites(counts: Sequence[int] = SITES, repeats: int = 3) -> dict[str, Series]:
 
 
 def _of_sites(count: int, scratch: Path, repeats: int) -> Iterator[tuple[str, str, float]]:
-    """(name, unit, figure) of a federation of so many sites."""
+    """Yield (name, unit, figure) of a federation of so many sites."""
     names = [f"site{number}" for number in range(count)]
     yield from _of_registry(names, scratch, repeats)
     updates = dict(zip(names, _adapters(count), strict=True))
@@ -94,7 +95,7 @@ def _public_key() -> str:
 
 
 def _adapters(count: int) -> Iterator[bytes]:
-    """Safetensors of which no two have the same numbers."""
+    """Yield safetensors of which no two have the same numbers."""
     blob = to_bytes(some_adapter(embedded().adapted.layer_shapes(), 0), Precision.BF16)
     begin = 8 + int.from_bytes(blob[:8], "little")
     bits = np.frombuffer(blob[begin:], "<u2")
@@ -135,7 +136,7 @@ def _plan(names: Sequence[str]) -> Plan:
 
 
 def _round(updates: dict[str, bytes], scratch: Path) -> float:
-    """Milliseconds of a whole round, from the first answer to the merged adapter."""
+    """Return the milliseconds of a round, from the first answer to the merged adapter."""
     plan = _plan(list(updates))
 
     def ask(
@@ -151,7 +152,7 @@ def _round(updates: dict[str, bytes], scratch: Path) -> float:
 
 
 def _messages(updates: dict[str, bytes]) -> float:
-    """Milliseconds of asking every site and hearing its answer; sites and all, in this process."""
+    """Return the milliseconds of messages to every site and back, the sites' own work included."""
     app = ClientApp()
 
     @app.query()

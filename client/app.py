@@ -21,9 +21,9 @@ from client.site.blob_store import get, stored_digests
 from client.site.config import Site, load_site
 from client.site.failures import OrderRefused, record_failure
 from client.site.policy import check_format, fewest_images
+from common.code_digest import code_digest
 from common.errors import Refusal, SiteFailed
 from common.exchange import Delivery, Failure, Order, Presence, Reason, Reply, Update
-from common.identity import code_digest
 from common.plan import Plan
 from common.wire import wire_bytes
 

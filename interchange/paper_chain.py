@@ -7,9 +7,10 @@ from pathlib import Path
 
 from common.bank.bank import PROVENANCE_FILE, Bank, provenance
 from common.bank.release import ADAPTER_FILE, Draft, Release
+from common.code_digest import code_digest
 from common.durable import DISK, Files, remove_if_there, write_file, write_folder, writing
 from common.errors import BankError
-from common.identity import canonical_json, code_digest, sha256
+from common.identity import canonical_json, sha256
 from common.plan import BaseModelPin
 from common.signing import SigningKey
 from interchange.names import (

@@ -13,9 +13,9 @@ from flwr.serverapp import Grid, ServerApp
 
 from common.bank.bank import Bank
 from common.bank.release import INDEX_FILE, Draft
+from common.code_digest import code_digest
 from common.errors import BankError, Refusal, StateError
 from common.exchange import ReleaseRef, Scores
-from common.identity import code_digest
 from common.plan import Plan
 from common.plan_file import load_plan
 from common.process.progress import ProgressEvent, write_event

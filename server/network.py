@@ -13,6 +13,7 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 from google.protobuf.message import DecodeError
 
+from common.code_digest import code_digest
 from common.errors import SiteFailed
 from common.exchange import (
     Answer,
@@ -25,7 +26,6 @@ from common.exchange import (
     Working,
     read_reply,
 )
-from common.identity import code_digest
 from common.printable import printable
 from common.wire import wire_bytes
 from server.coordinator.notify import Notifications

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from client.site import blob_store
 from common.bank.bank import Bank
+from common.code_digest import code_digest
 from common.errors import DataError, PlanError, StateError
-from common.identity import code_digest, sha256
+from common.identity import sha256
 from common.plan import Plan
 from common.plan_file import load_plan
 from common.process.file_lock import file_lock

@@ -21,7 +21,8 @@ from client.data.file_stamp import FileStamp
 from client.data.images import has_dicom_suffix, load_image, pad_to_square
 from client.model.feature_cache import image_stamp
 from client.model.feature_store import FeatureStore
-from common.identity import canonical_json, code_digest, sha256
+from common.code_digest import code_digest
+from common.identity import canonical_json, sha256
 
 #: The packages whose versions may change a bit of a feature.
 _PACKAGES: Final = (

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from client.site.config import Plans, Site
 from client.site.failures import OrderRefused
+from common.code_digest import code_digest
 from common.exchange import Order, Reason, Work
-from common.identity import code_digest
 from common.image_prototype import router_of_round
 from common.plan import Plan, Stage
 

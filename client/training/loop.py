@@ -18,8 +18,9 @@ from torch import Tensor
 from client.model.packing import number_distinct, shuffle_by_image, shuffle_image_runs
 from client.training.checkpoint import Checkpoint, CheckpointKey
 from client.training.optimizer import Optimizer, Penalty
+from common.code_digest import code_digest
 from common.errors import SiteFailed
-from common.identity import code_digest, seed_for
+from common.identity import seed_for
 from common.plan import Plan
 
 #: Terms whose sum is the mean loss of the chosen examples (each of shape (), with its graph).

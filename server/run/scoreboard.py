@@ -6,8 +6,8 @@ from importlib.metadata import version
 from typing import TypeAlias
 
 from common.bank.bank import Bank
+from common.code_digest import code_digest
 from common.exchange import ROUTER_MODALITY, ROUTER_STAGE, Scores, Work
-from common.identity import code_digest
 from common.plan import Plan
 from report.model import (
     LossPoint,

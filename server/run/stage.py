@@ -4,8 +4,8 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from common.code_digest import code_digest
 from common.exchange import Order, ReleaseRef, Scores, Work
-from common.identity import code_digest
 from common.plan import Plan
 from server.aggregation.aggregate import SiteUpdate, merge
 from server.aggregation.compatibility import incompatible_updates

@@ -17,9 +17,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from common.code_digest import code_digest
 from common.durable import DISK, write_file
 from common.errors import DataError, PlanError
-from common.identity import code_digest, sha256
+from common.identity import sha256
 from common.metrics import AnsweredQuestion, AnswerKind, judge
 from common.plan import Earlier, Metric, Plan
 from common.plan_file import parse_plan
@@ -114,9 +115,6 @@ def run_all(
 
     Plans with the same data run in one process, one after another, so that pictures are drawn and
     encoded once.
-
-    Plans with the same data run in one process, one after another, so that pictures are
-    drawn and looked at once.
 
     Raises:
         PlanError: a plan's measure is no mean over answers, before anything is run.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from common.identity import CODE_ROOMS, code_digest
+from common.code_digest import code_digest
 from common.process.flower_environment import flower_environment
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,9 +25,10 @@ def test_the_app_bundle_holds_the_rooms_of_a_site_and_the_code_that_orders_name(
     with zipfile.ZipFile(bundle) as archive:
         archive.extractall(tmp_path / "site")
         folders = {name.split("/")[0] for name in archive.namelist()}
-    assert folders == {*CODE_ROOMS, "report", "configs", "pyproject.toml", ".info"}
+    rooms = {"client", "common", "report", "server"}
+    assert folders == {*rooms, "configs", "pyproject.toml", ".info"}
     digest = subprocess.run(
-        [sys.executable, "-c", "from common.identity import code_digest; print(code_digest())"],
+        [sys.executable, "-c", "from common.code_digest import code_digest; print(code_digest())"],
         cwd=tmp_path / "site",
         env={"PYTHONPATH": str(tmp_path / "site")},
         capture_output=True,

@@ -23,7 +23,7 @@ from client.node.init import NewSite, make_site
 from client.node.processes import Machine, ProgramName, program
 from client.site.config import load_site
 from client.site.finding import Level
-from common.identity import code_digest
+from common.code_digest import code_digest
 from common.plan_fields import Modality
 from common.process.flower_environment import OFFLINE
 from common.process.supervise import Program, supervise

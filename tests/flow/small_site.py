@@ -11,8 +11,8 @@ from client.orders.session import Sessions
 from client.site import blob_store
 from client.site.config import Device, Plans, Policy, Site
 from client.training.checkpoint import Checkpoint
+from common.code_digest import code_digest
 from common.exchange import Answer, Order, ReleaseRef, Update, Work
-from common.identity import code_digest
 from common.plan import Plan
 from common.plan_fields import Modality
 from common.plan_file import parse_plan

@@ -15,8 +15,8 @@ from client.app import app as client_app
 from client.node.jobs import Jobs
 from common.adapter import from_bytes
 from common.bank.bank import Bank
+from common.code_digest import code_digest
 from common.exchange import Order, Update, Work
-from common.identity import code_digest
 from common.plan import Plan
 from common.plan_file import load_plan
 from report.json_file import read_report

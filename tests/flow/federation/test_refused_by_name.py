@@ -220,7 +220,7 @@ def test_an_update_that_must_not_count(tmp_path: Path, alone: bytes, spoil: Spoi
 
 
 def first_order(plan: Plan) -> Order:
-    from common.identity import code_digest
+    from common.code_digest import code_digest
 
     return Order(
         work=Work.TRAIN, plan=plan.digest, stage=0, round=1, releases=(), active=(),

@@ -20,6 +20,7 @@ from client.site import audit
 from client.site.audit import MessageKind
 from client.site.config import Site, load_site
 from client.site.failures import FAILURES_FILE
+from common.code_digest import code_digest
 from common.exchange import (
     Delivery,
     Failure,
@@ -33,7 +34,7 @@ from common.exchange import (
     Working,
     read_reply,
 )
-from common.identity import code_digest, sha256
+from common.identity import sha256
 from tests.unit.client.site.test_policy import PLAN
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -15,9 +15,10 @@ from client.site.approval import describe_plan
 from client.site.audit import AuditEntry, MessageKind
 from client.site.failures import OrderRefused
 from client.site.policy import check_format, check_order, fewest_images
+from common.code_digest import code_digest
 from common.errors import SiteFailed
 from common.exchange import Delivery, Order, Reason, ReleaseRef, Update, Work, read_reply
-from common.identity import code_digest, sha256
+from common.identity import sha256
 from common.plan import Plan
 from common.plan_file import parse_plan
 from tests.unit.client.site.test_audit import NOON, SUBJECT

@@ -1,7 +1,7 @@
 import hashlib
 from pathlib import Path
 
-from common.identity import canonical_json, code_digest, files_digest, seed_for
+from common.identity import canonical_json, files_digest, seed_for
 
 
 def test_equal_values_give_equal_text_whatever_their_order():
@@ -32,7 +32,3 @@ def test_a_file_moved_renamed_or_changed_changes_the_digest(tmp_path: Path):
     for number, files in enumerate(others, 2):
         assert digest_of(files, tmp_path / str(number)) != base
 
-
-def test_the_code_has_one_digest():
-    assert code_digest() == code_digest()
-    assert len(code_digest()) == 16

@@ -14,6 +14,7 @@ from flwr.serverapp import Grid, ServerApp
 from google.protobuf.message import DecodeError
 
 from common.adapter import Adapter, Pair, to_bytes
+from common.code_digest import code_digest
 from common.errors import SiteFailed
 from common.exchange import (
     Delivery,
@@ -27,7 +28,7 @@ from common.exchange import (
     Work,
     Working,
 )
-from common.identity import code_digest, sha256
+from common.identity import sha256
 from server import network
 from server.coordinator.notify import Notifications
 from server.network import Network, Patience

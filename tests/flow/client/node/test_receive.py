@@ -16,6 +16,7 @@ from client.site.blob_store import stored_digests
 from client.site.config import Federation, Plans, Policy, Site
 from client.site.failures import OrderRefused
 from client.site.policy import approval_file
+from common.code_digest import code_digest
 from common.errors import PlanError
 from common.exchange import (
     Answer,
@@ -30,7 +31,7 @@ from common.exchange import (
     Work,
     Working,
 )
-from common.identity import canonical_json, code_digest, sha256
+from common.identity import canonical_json, sha256
 from common.plan import Plan
 from common.plan_fields import Modality
 from tests.flow.small_site import plan_of, site_in, write_site

@@ -29,9 +29,10 @@ from client.site import blob_store
 from client.site.config import Site
 from client.training.checkpoint import Checkpoint, JobCancelled
 from common.adapter import arrays, from_bytes
+from common.code_digest import code_digest
 from common.errors import DataError, SiteFailed
 from common.exchange import Order, ReleaseRef, Update, Work
-from common.identity import ROOT, code_digest
+from common.identity import ROOT
 from common.plan import Plan
 from common.plan_file import parse_plan
 from common.process.progress import OnEvent, ProgressEvent

@@ -9,9 +9,9 @@ import pytest
 from client.site.config import Device, Federation, Plans, Policy, Site
 from client.site.failures import FAILURES_FILE, OrderRefused, record_failure
 from client.site.policy import approval_file, check_examples, check_format, check_order
+from common.code_digest import code_digest
 from common.errors import DataError
 from common.exchange import Order, Reason, ReleaseRef, Work
-from common.identity import code_digest
 from common.plan import Plan
 from common.plan_fields import Modality
 from common.plan_file import parse_plan
