@@ -1,10 +1,10 @@
 # syntax=docker/dockerfile:1
-# The coordinator's machine: Flower's SuperLink and SuperExec, the edge, the keeper. No torch.
+# The coordinator: Flower's SuperLink and SuperExec, the reverse proxy (edge), the keeper. No torch.
 # From the root of the repository:
 #   docker build --file docker/coordinator.Dockerfile --tag fedmslora-coordinator:0.4.0 .
 FROM python:3.11-slim-bookworm
 
-# What runs can write nowhere but to its volume and to /tmp.
+# The container can write only to its volume and to /tmp.
 ENV HOME=/tmp \
     USER=fedmslora \
     PYTHONUNBUFFERED=1 \
@@ -15,12 +15,12 @@ ENV HOME=/tmp \
 
 WORKDIR /opt/fedmslora
 
-# The packages first: a change of our own code does not install them again.
+# The packages come first, so that a change of our own code does not install them again.
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 RUN python -m pip install --no-cache-dir --disable-pip-version-check \
         --root-user-action=ignore --constraint constraints.txt --editable .
 
-# client/ comes along because the code digest covers both sides; nothing here runs it.
+# client/ is included because the code digest covers both sides; nothing here runs it.
 COPY fedmslora.py ./
 COPY common/ common/
 COPY server/ server/
@@ -38,6 +38,6 @@ USER 10001:10001
 EXPOSE 8443
 ENTRYPOINT ["fedmslora"]
 CMD ["coordinator", "start", "--state", "/state"]
-# The edge answers, and what it answers to a stranger is 403.
+# The proxy answers; a request without a Fleet path gets 403.
 HEALTHCHECK --interval=30s --timeout=10s --start-period=60s --retries=3 \
-    CMD ["python", "-c", "import http.client, json, ssl; at = json.load(open('/state/coordinator.json')); edge = http.client.HTTPSConnection('127.0.0.1', at['port'], timeout=5, context=ssl.create_default_context(cafile='/state/tls/ca.crt')); edge.request('GET', '/'); raise SystemExit(edge.getresponse().status != 403)"]
+    CMD ["python", "-c", "import http.client, json, ssl; settings = json.load(open('/state/coordinator.json')); proxy = http.client.HTTPSConnection('127.0.0.1', settings['port'], timeout=5, context=ssl.create_default_context(cafile='/state/tls/ca.crt')); proxy.request('GET', '/'); raise SystemExit(proxy.getresponse().status != 403)"]

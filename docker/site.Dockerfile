@@ -1,19 +1,19 @@
 # syntax=docker/dockerfile:1
-# A site's machine: SuperNode, SuperExec with our launcher, trainer.
+# A site: Flower's SuperNode and SuperExec, our launcher and the trainer.
 # From the root of the repository:
 #   docker build --file docker/site.Dockerfile --tag fedmslora-site:0.4.0 .
 #
-# torch of a package index brings its own CUDA 13.0 libraries, so the smallest CUDA base is
-# enough: it refuses a driver that is too old. It is the UBI kind because that has a
-# maintained Python 3.11; the Ubuntu ones have 3.10 and 3.12.
+# torch from a package index includes its CUDA 13.0 libraries, so the smallest CUDA base image is
+# enough; it refuses a driver that is too old. The UBI variant has a maintained Python 3.11; the
+# Ubuntu variants have 3.10 and 3.12.
 FROM nvidia/cuda:13.0.1-base-ubi9
 
-# The newest 3.11 that the base's maker ships, with its security fixes.
+# The newest 3.11 of the base image's distribution, with its security fixes.
 # hadolint ignore=DL3041
 RUN dnf install -y --nodocs --setopt=install_weak_deps=False python3.11 python3.11-pip \
     && dnf clean all
 
-# What runs can write nowhere but to its volumes and to /tmp.
+# The container can write only to its volumes and to /tmp.
 # DS_BUILD_OPS: DeepSpeed compiles nothing; the image has no compiler.
 ENV HOME=/tmp \
     USER=fedmslora \
@@ -27,13 +27,13 @@ ENV HOME=/tmp \
 
 WORKDIR /opt/fedmslora
 
-# The packages first: a change of our own code does not install them again.
+# The packages come first, so that a change of our own code does not install them again.
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 RUN python3.11 -m venv /opt/venv \
     && python -m pip install --no-cache-dir --disable-pip-version-check \
         --constraint constraints.txt --editable '.[site,deepspeed]'
 
-# server/ comes along because the code digest covers both sides; nothing here runs it.
+# server/ is included because the code digest covers both sides; nothing here runs it.
 COPY fedmslora.py ./
 COPY common/ common/
 COPY server/ server/
@@ -50,6 +50,6 @@ RUN chmod --recursive u=rwX,go=rX /opt/fedmslora \
 USER 10001:10001
 ENTRYPOINT ["fedmslora"]
 CMD ["site", "start", "--site", "/site/site.yaml"]
-# The SuperNode's own API, which its SuperExec asks for work.
+# The SuperNode's own API, from which the SuperExec gets its tasks.
 HEALTHCHECK --interval=30s --timeout=10s --start-period=60s --retries=3 \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:9094/health', timeout=5)"]

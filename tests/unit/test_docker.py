@@ -1,8 +1,11 @@
 """The images and the compose files: valid, and as closed as docs/hospital.md says."""
 
+import ast
+import json
 import re
 import subprocess
 import sysconfig
+import tomllib
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +19,7 @@ COMPOSE_FILES = sorted(DOCKER.glob("*/compose*.yaml"))
 COORDINATOR = DOCKER / "coordinator" / "compose.yaml"
 SITE = DOCKER / "site" / "compose.yaml"
 SITE_GPU = DOCKER / "site" / "compose.gpu.yaml"
+PACKAGES = {file.parent.name for file in ROOT.glob("*/__init__.py")}
 #: The containers that run for as long as the machine takes part.
 PARTS = [
     *((COORDINATOR, name) for name in ("superlink", "superexec", "edge", "keeper")),
@@ -38,6 +42,36 @@ def instructions(file: Path) -> list[tuple[str, str]]:
     text = "\n".join(lines).replace("\\\n", " ")
     pairs = [line.split(maxsplit=1) for line in text.splitlines() if line.strip()]
     return [(name, " ".join(arguments.split())) for name, arguments in pairs]
+
+
+def named_in(code: str) -> set[str]:
+    """The dotted names of our packages in Python code, such as `client.node.trainer.main`."""
+    nodes = list(ast.walk(ast.parse(code)))
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {ast.unparse(node) for node in nodes if isinstance(node, ast.Attribute)}
+    return {name for name in names if name.split(".")[0] in PACKAGES}
+
+
+def exists(name: str) -> bool:
+    """Whether a dotted name is a package, a module, or what a module defines at its top."""
+    file = ROOT / f"{name.replace('.', '/')}.py"
+    if file.exists() or file.with_suffix("").is_dir():
+        return True
+    module, _, attribute = name.rpartition(".")
+    file = ROOT / f"{module.replace('.', '/')}.py"
+    if not file.exists():
+        return False
+    defined = ast.parse(file.read_text(encoding="utf-8")).body
+    return attribute in {getattr(node, "name", None) for node in defined}
+
+
+def python_code_in(file: Path) -> list[str]:
+    """The Python programs in a Dockerfile's or a compose file's health checks."""
+    if file.suffix == ".Dockerfile":
+        checks = [arguments for name, arguments in instructions(file) if name == "HEALTHCHECK"]
+        return [json.loads(check.partition("CMD ")[2])[2] for check in checks]
+    tests = [service.get("healthcheck", {}).get("test") for service in services(file).values()]
+    return [test[3] for test in tests if test]
 
 
 def run(program: str, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -94,6 +128,47 @@ def test_an_image_has_the_tested_packages_and_all_the_code_of_the_digest(file: P
     wanted = {line.removeprefix("!") for line in ignored if line.startswith("!")}
     sources = {word.rstrip("/") for word in copied.split() if word != "./"}
     assert sources == wanted
+
+
+@pytest.mark.parametrize("file", DOCKERFILES, ids=lambda file: file.name)
+def test_all_that_a_dockerfile_copies_is_there(file: Path):
+    copies = [arguments.split() for name, arguments in instructions(file) if name == "COPY"]
+    sources = [source for copy in copies for source in copy[:-1]]
+    assert len(sources) >= 12
+    assert [source for source in sources if not (ROOT / source).exists()] == []
+
+
+def test_the_packages_that_the_command_line_imports_are_in_both_images():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]["only-include"]
+    # Only a developer's machine simulates and measures.
+    needed = set(wheel) - {"simulation", "benchmarks"}
+    for file in DOCKERFILES:
+        copies = [arguments.split() for name, arguments in instructions(file) if name == "COPY"]
+        assert needed <= {source.rstrip("/") for copy in copies for source in copy[:-1]}, file.name
+
+
+@pytest.mark.parametrize("file", [*DOCKERFILES, *COMPOSE_FILES], ids=lambda file: file.name)
+def test_every_module_that_a_health_check_names_exists(file: Path):
+    for code in python_code_in(file):
+        assert [name for name in sorted(named_in(code)) if not exists(name)] == []
+
+
+def test_a_module_that_a_health_check_names_wrongly_would_be_noticed():
+    checks = python_code_in(SITE)
+    assert len(checks) == 3
+    named = set[str]().union(*map(named_in, checks))
+    assert "client.node.trainer" in named and len(named) >= 2
+    assert not exists("client.trainer") and not exists("client.node.trainer.no_such_function")
+
+
+def test_a_site_file_s_path_in_a_command_is_the_one_that_is_mounted():
+    for name, service in services(SITE).items():
+        if name == "admin":
+            continue
+        command = service["command"]
+        assert command[command.index("--site") + 1] == "/site/site.yaml"
+        assert "${SITE:-./site}:/site:ro" in service["volumes"]
 
 
 def test_the_coordinators_image_installs_no_torch_and_the_sites_does():
