@@ -1,8 +1,8 @@
-"""Tasks dealt to sites: each picture, with all that is asked about it, goes to one of them.
+"""Partitioning of tasks among sites: each picture, with all its questions, goes to one site.
 
-Pictures are told apart by their pixels, as where train is checked against test: by its path,
-a copy under another name could come to a second site, and no site alone can find that. The
-price is that each picture is decoded once. A picture stays where it is over all tasks of a deal.
+Pictures are identified by their pixels, as in the check of train against test: a copy under
+another name could otherwise go to a second site, which no site alone can detect. The price is
+that each picture is decoded once. A picture of several tasks goes to one site in all of them.
 """
 
 import json
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias, cast
 
-from client.data.check import OnImagesDecoded
+from client.data.check import OnImagesDecoded, count_decoded
 from client.data.image_check import decode_images
 from client.data.records import Mistake, as_list, read_text
 from client.data.task import TEST_FILE, TRAIN_FILE, Example, read_task
@@ -24,23 +24,23 @@ from common.durable import DISK, remove_if_there, writing
 from common.errors import DataError
 from common.identity import seed_for
 
-#: What a plan takes as the name of a site.
+#: The site names that a plan accepts.
 _SITE: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartitionSettings:
-    """Who gets how much.
+    """The sites of a partition, and each site's part of the questions.
 
     Attributes:
-        sites: their names, as plans write them.
-        weights: one for each site: its part of the questions, over the sum of all.
-        seed: which site comes first and which pictures it gets depend on it.
-        copy: pictures are files of their own, not symbolic links to where they were.
+        sites: their names, as in plans.
+        weights: one per site: its part of the questions is its weight over the sum of all.
+        seed: decides which site is served first, and which pictures it gets.
+        copy: make copies of the pictures instead of symbolic links to the originals.
 
     Raises:
-        DataError: no site, one that no plan could name, one twice, or other weights than
-            one of at least 1 for each.
+        DataError: no site, one that no plan could name, one twice, or not one weight of at
+            least 1 for each.
     """
 
     sites: tuple[str, ...]
@@ -68,7 +68,7 @@ class PartitionSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiteShare:
-    """What a site got of a task: questions to train on, test questions, files of pictures."""
+    """The number of training questions, test questions and picture files of a task at a site."""
 
     task: str
     site: str
@@ -78,8 +78,8 @@ class SiteShare:
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
-    """A JSON object as it stands in its file, and how many questions it has of which picture."""
+class _RawRecord:
+    """The text of a JSON object in its file, its picture, and its number of questions."""
 
     text: str
     image: Path
@@ -87,124 +87,130 @@ class _Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class _Task:
+class _TaskRecords:
     folder: Path
-    train: tuple[_Entry, ...]
-    test: tuple[_Entry, ...]
+    train: tuple[_RawRecord, ...]
+    test: tuple[_RawRecord, ...]
 
     @property
     def images(self) -> list[Path]:
-        """Each file once, in the order of the entries."""
-        return list(dict.fromkeys(entry.image for entry in (*self.train, *self.test)))
+        """Each picture file once, in the order of the records."""
+        return list(dict.fromkeys(record.image for record in (*self.train, *self.test)))
 
 
-#: Training and test questions of something.
-Counts: TypeAlias = tuple[int, int]
+#: The number of training and of test questions.
+QuestionCounts: TypeAlias = tuple[int, int]
 
 
 def partition_tasks(
-    folders: Sequence[Path], out: Path, deal: PartitionSettings, workers: int, told: OnImagesDecoded
+    folders: Sequence[Path],
+    out: Path,
+    settings: PartitionSettings,
+    workers: int,
+    on_decoded: OnImagesDecoded,
 ) -> list[SiteShare]:
-    """Fill `out`/SITE/TASK/ with what each site gets; what that is, task by task.
+    """Write each site's part of the tasks to `out`/SITE/TASK/, and return the shares by task.
 
-    Entries keep their text and their order; the same tasks and deal give the same bytes. Of
-    an entry with a list of pictures the first, which alone is ever read, comes along.
+    Records keep their text and their order; equal tasks and settings give equal bytes. Of a
+    record with a list of pictures only the first, which alone is ever read, is included.
 
     Args:
-        folders: tasks in the paper's layout, absolute; all of each can be used.
-        out: nothing, or an empty folder; it is filled as a whole or not at all.
+        folders: tasks in the paper's layout, absolute paths; all of each must be usable.
+        out: a new or an empty folder; it is filled completely or not at all.
         workers: processes that decode pictures.
 
     Raises:
-        DataError: `out` holds something; a task can't be read, or has a damaged picture; or a
+        DataError: `out` is not empty; a task can't be read, or has a damaged picture; or a
             site would get no training or no test question of a task.
     """
-    home = _free(out)
+    home = _empty_target(out)
     tasks = [_read(folder) for folder in folders]
-    held: dict[str, str] = {}
+    assigned: dict[str, str] = {}
     shares: list[SiteShare] = []
-    with _placed(home) as partial:
+    with _atomic_folder(home) as partial:
         for task in tasks:
-            digests = _digests(task, workers, told)
-            found = assign_images(task.folder.name, _sizes(task, digests), held, deal)
-            held |= found
+            digests = _digests(task, workers, on_decoded)
+            found = assign_images(task.folder.name, _counts(task, digests), assigned, settings)
+            assigned |= found
             parts = {
-                site: _part(task, {image for image, of in digests.items() if found[of] == site})
-                for site in deal.sites
+                site: _select(task, {image for image, of in digests.items() if found[of] == site})
+                for site in settings.sites
             }
-            shares += _shares(task, parts, deal)
+            _check_parts(task, parts, settings)
             for site, part in parts.items():
-                _write(part, partial / site, home / site, deal.copy)
+                shares.append(_share(site, part))
+                _write(part, partial / site, home / site, settings.copy)
     return shares
 
 
 def assign_images(
-    task: str, sizes: Mapping[str, Counts], held: Mapping[str, str], deal: PartitionSettings
+    task: str,
+    counts: Mapping[str, QuestionCounts],
+    assigned: Mapping[str, str],
+    settings: PartitionSettings,
 ) -> dict[str, str]:
-    """The site of each picture of a task: the one in `held`, or else the one that lacks most.
+    """Return the site of each picture of a task: as in `assigned`, or with the largest deficit.
 
-    What a site lacks is its part of the questions, by its weight, less what it was given; pictures
-    with most questions come first. So each site ends within one picture's questions of its
-    part, in train and in test, as long as no picture is in both or in `held`. Pictures in both
-    come first of all, and go by what a site lacks of either.
+    A site's deficit is its part of the questions, by its weight, minus what it was given;
+    pictures with most questions are assigned first. So each site ends within one picture's
+    questions of its part, in train and in test, as long as no picture is in both or in
+    `assigned`. Pictures in both are assigned before the others, by the deficit in both.
 
     Args:
-        task: its name; each task has a shuffle of its own.
-        sizes: training and test questions of each picture, by its digest.
-        held: sites by digest, of tasks that were dealt before.
+        task: its name; each task is shuffled differently.
+        counts: training and test questions of each picture, by its digest.
+        assigned: sites by digest, from tasks that were partitioned before.
     """
-    totals = _sum(sizes.values())
-    weights = dict(zip(deal.sites, deal.weights, strict=True))
-    # Who comes first where two lack the same.
-    sites = sorted(deal.sites, key=lambda site: seed_for(deal.seed, task, site))
-    given: dict[str, Counts] = dict.fromkeys(sites, (0, 0))
+    totals = _sum(counts.values())
+    weights = dict(zip(settings.sites, settings.weights, strict=True))
+    # Of sites with equal deficits the first one is chosen.
+    sites = sorted(settings.sites, key=lambda site: seed_for(settings.seed, task, site))
+    given: dict[str, QuestionCounts] = dict.fromkeys(sites, (0, 0))
+
+    def order(digest: str) -> tuple[bool, bool, int, int]:
+        questions = counts[digest]
+        seed = seed_for(settings.seed, task, digest)
+        return digest not in assigned, 0 in questions, -sum(questions), seed
+
     found: dict[str, str] = {}
-    for digest in _order(task, sizes, held, deal.seed):
-        size = sizes[digest]
-        lacks = {
-            site: _lack(size, totals, given[site], weights[site] / sum(deal.weights))
+    for digest in sorted(counts, key=order):
+        questions = counts[digest]
+        deficits = {
+            site: _deficit(questions, totals, given[site], weights[site] / sum(settings.weights))
             for site in sites
         }
-        site = held.get(digest) or max(sites, key=lacks.__getitem__)
-        given[site] = _sum([given[site], size])
+        site = assigned.get(digest) or max(sites, key=deficits.__getitem__)
+        given[site] = _sum([given[site], questions])
         found[digest] = site
     return found
 
 
-def _lack(size: Counts, totals: Counts, given: Counts, part: float) -> float:
-    """How far a site is behind its part, over the files in which a picture has questions."""
-    return sum(
-        part - given[file] / totals[file] for file, questions in enumerate(size) if questions
-    )
+def _deficit(
+    questions: QuestionCounts, totals: QuestionCounts, given: QuestionCounts, part: float
+) -> float:
+    """Return what a site lacks of its part, summed over the files that a picture occurs in."""
+    return sum(part - given[file] / totals[file] for file, number in enumerate(questions) if number)
 
 
-def _order(task: str, sizes: Mapping[str, Counts], held: Mapping[str, str], seed: int) -> list[str]:
-    def key(digest: str) -> tuple[bool, bool, int, int]:
-        size = sizes[digest]
-        return digest not in held, 0 in size, -sum(size), seed_for(seed, task, digest)
-
-    return sorted(sizes, key=key)
-
-
-def _sum(counts: Iterable[Counts]) -> Counts:
+def _sum(counts: Iterable[QuestionCounts]) -> QuestionCounts:
     train, test = zip(*counts, strict=True)
     return sum(train), sum(test)
 
 
-def _free(out: Path) -> Path:
-    """`out` without links on its way, so that links in it can be relative."""
+def _empty_target(out: Path) -> Path:
+    """Resolve `out`, so that links in it can be relative, and check that it is new or empty."""
     home = out.resolve()
     if home.is_dir() and not any(home.iterdir()):
         return home
     if home.exists():
         found = "a folder that is not empty" if home.is_dir() else "a file"
-        raise DataError(f"{out}: found {found}, expected nothing or an empty folder")
+        raise DataError(f"{out}: found {found}, expected a new or an empty folder")
     return home
 
 
 @contextmanager
-def _placed(home: Path) -> Generator[Path]:
-    """A folder to fill, which becomes `home` at the end; after an error nothing is left of it."""
+def _atomic_folder(home: Path) -> Generator[Path]:
+    """Provide a folder to fill; rename it to `home` at the end, or remove it after an error."""
     partial = writing(home)
     home.parent.mkdir(parents=True, exist_ok=True)
     remove_if_there(partial, DISK)
@@ -216,12 +222,14 @@ def _placed(home: Path) -> Generator[Path]:
         remove_if_there(partial, DISK)
 
 
-def _read(folder: Path) -> _Task:
+def _read(folder: Path) -> _TaskRecords:
     data = read_task(folder)
-    train = _train_entries(_text(folder / TRAIN_FILE), data.train)
+    train = _train_records(_text(folder / TRAIN_FILE), data.train)
     lines = [line for line in _text(folder / TEST_FILE).split("\n") if line.strip()]
-    test = (_Entry(line, example.image, 1) for line, example in zip(lines, data.test, strict=True))
-    return _Task(folder, tuple(train), tuple(test))
+    test = (
+        _RawRecord(line, example.image, 1) for line, example in zip(lines, data.test, strict=True)
+    )
+    return _TaskRecords(folder, tuple(train), tuple(test))
 
 
 def _text(file: Path) -> str:
@@ -231,98 +239,92 @@ def _text(file: Path) -> str:
     return text
 
 
-def _train_entries(text: str, examples: Sequence[Example]) -> Iterator[_Entry]:
-    """A training file's entries, given the questions that were read from it."""
+def _train_records(text: str, examples: Sequence[Example]) -> Iterator[_RawRecord]:
+    """Yield a training file's records, given the questions that were read from it."""
     at = 0
     for piece, value in json_list_elements(text):
         fields = cast(dict[str, object], value)
         # A question and its answer are two turns.
         questions = len(as_list(fields["conversations"])) // 2
-        yield _Entry(piece, examples[at].image, questions)
+        yield _RawRecord(piece, examples[at].image, questions)
         at += questions
 
 
 def json_list_elements(text: str) -> Iterator[tuple[str, object]]:
-    """The elements of the JSON list that `text` is: each as it stands there, and its value."""
+    """Yield the elements of a JSON list: the text of each, and its value."""
     decoder = json.JSONDecoder()
-    at = _behind(text, text.index("[") + 1)
+    at = _next_element(text, text.index("[") + 1)
     while text[at] != "]":
         value, end = decoder.raw_decode(text, at)
         yield text[at:end], value
-        at = _behind(text, end)
+        at = _next_element(text, end)
 
 
-def _behind(text: str, at: int) -> int:
-    """Where the next element starts, or the list ends."""
+def _next_element(text: str, at: int) -> int:
+    """Return where the next element starts, or the list ends."""
     while text[at] in " \t\n\r,":
         at += 1
     return at
 
 
-def _digests(task: _Task, workers: int, told: OnImagesDecoded) -> Mapping[Path, str]:
-    """What each picture is known by."""
-    name, images, done = task.folder.name, task.images, 0
-
-    def seen() -> None:
-        nonlocal done
-        done += 1
-        told(name, done, len(images))
-
-    told(name, 0, len(images))
-    pictures = decode_images(images, workers, seen)
+def _digests(task: _TaskRecords, workers: int, on_decoded: OnImagesDecoded) -> Mapping[Path, str]:
+    """Return the digest of each picture's pixels."""
+    name, images = task.folder.name, task.images
+    pictures = decode_images(images, workers, count_decoded(name, len(images), on_decoded))
     if mistakes := [*pictures.mistakes.values()]:
         more = f" ({len(mistakes) - 1} more of {name}'s are damaged)" if mistakes[1:] else ""
         raise DataError(f"{mistakes[0]}{more}")
     return pictures.digests
 
 
-def _sizes(task: _Task, digests: Mapping[Path, str]) -> dict[str, Counts]:
+def _counts(task: _TaskRecords, digests: Mapping[Path, str]) -> dict[str, QuestionCounts]:
     train, test = Counter[str](), Counter[str]()
-    for counts, entries in ((train, task.train), (test, task.test)):
-        for entry in entries:
-            counts[digests[entry.image]] += entry.questions
+    for counts, records in ((train, task.train), (test, task.test)):
+        for record in records:
+            counts[digests[record.image]] += record.questions
     return {digest: (train[digest], test[digest]) for digest in dict.fromkeys(digests.values())}
 
 
-def _part(task: _Task, images: Container[Path]) -> _Task:
-    """What the task holds about these pictures."""
+def _select(task: _TaskRecords, images: Container[Path]) -> _TaskRecords:
+    """Return the task's records of these pictures."""
     train, test = (
-        tuple(entry for entry in entries if entry.image in images)
-        for entries in (task.train, task.test)
+        tuple(record for record in records if record.image in images)
+        for records in (task.train, task.test)
     )
-    return _Task(task.folder, train, test)
+    return _TaskRecords(task.folder, train, test)
 
 
-def _shares(task: _Task, parts: Mapping[str, _Task], deal: PartitionSettings) -> list[SiteShare]:
-    """What each site gets; refused if one gets none of either file."""
+def _check_parts(
+    task: _TaskRecords, parts: Mapping[str, _TaskRecords], settings: PartitionSettings
+) -> None:
+    """Check that each site gets training and test questions."""
     for site, part in parts.items():
-        for file, entries in ((TRAIN_FILE, part.train), (TEST_FILE, part.test)):
-            if not entries:
+        for file, records in ((TRAIN_FILE, part.train), (TEST_FILE, part.test)):
+            if not records:
                 raise DataError(
                     f"{task.folder / file}: found no question left for site {site!r} (the weights "
-                    f"of {_listed(deal.sites)} are {_listed(deal.weights)}, and all questions "
-                    "about a picture stay together), expected at least one"
+                    f"of {_listed(settings.sites)} are {_listed(settings.weights)}, and all "
+                    "questions about a picture stay together), expected at least one"
                 )
-    return [_share(site, part) for site, part in parts.items()]
 
 
-def _share(site: str, part: _Task) -> SiteShare:
+def _share(site: str, part: _TaskRecords) -> SiteShare:
     return SiteShare(
         task=part.folder.name,
         site=site,
-        train=sum(entry.questions for entry in part.train),
+        train=sum(record.questions for record in part.train),
         test=len(part.test),
         images=len(part.images),
     )
 
 
-def _write(part: _Task, partial: Path, home: Path, copy: bool) -> None:
-    """One site's folder of a task, in `partial`, which is going to be `home`."""
+def _write(part: _TaskRecords, partial: Path, home: Path, copy: bool) -> None:
+    """Write one site's folder of a task in `partial`, which will be renamed to `home`."""
     name = part.folder.name
     folder, source = partial / name, part.folder.resolve()
     folder.mkdir(parents=True)
-    train = ",\n".join(entry.text for entry in part.train)
-    test = "".join(f"{entry.text}\n" for entry in part.test)
+    train = ",\n".join(record.text for record in part.train)
+    test = "".join(f"{record.text}\n" for record in part.test)
     for file, text in ((TRAIN_FILE, f"[\n{train}\n]\n"), (TEST_FILE, test)):
         DISK.write(folder / file, text.encode())
         DISK.sync(folder / file)
@@ -338,7 +340,7 @@ def _write(part: _Task, partial: Path, home: Path, copy: bool) -> None:
 
 
 def _copy(picture: Path, to: Path) -> None:
-    """A second name of the file, which costs no space; a copy where that can't be had."""
+    """Link the file, which takes no space, or copy it if that is not possible."""
     try:
         os.link(picture.resolve(), to)
     except OSError:

@@ -1,6 +1,6 @@
-"""JSON objects of a task's files: their fields, and what is wrong with them in words.
+"""Records (JSON objects) of a task's files, their fields, and the mistakes in them.
 
-No sentence quotes a question or an answer: they could be a patient's.
+No message quotes a question or an answer: they could be a patient's.
 """
 
 import json
@@ -10,13 +10,13 @@ from typing import cast
 
 from common.metrics import AnswerKind
 
-#: Where the picture stands in a question; encoding puts it in front, as the reference does.
+#: Marks the picture in a question; tokenization moves it to the front, as the reference does.
 IMAGE_MARK = "<image>"
 
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """One sentence; `missing` is the name of the picture that is not there, if it is about one."""
+    """A sentence on what is wrong; `missing` is the name of a picture that does not exist."""
 
     text: str
     missing: str | None = None
@@ -30,25 +30,25 @@ class Record:
     fields: dict[str, object]
 
     def mistake(self, field: str, found: str, expected: str) -> Mistake:
-        """What is wrong with a field."""
+        """Return what is wrong with a field."""
         return Mistake(f"{self.where}: field {field!r}: found {found}, expected {expected}")
 
 
 def read_text(file: Path) -> str | Mistake:
-    """The whole of a text file."""
+    """Read a text file."""
     try:
         # utf-8-sig: editors on Windows put a byte order mark in front.
         return file.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         return Mistake(f"{file}: found no file, expected one")
     except UnicodeDecodeError as error:
-        return Mistake(f"{file}: found byte {error.start} to be no UTF-8, expected UTF-8 text")
+        return Mistake(f"{file}: found no UTF-8 at byte {error.start}, expected UTF-8 text")
     except OSError as error:
         return Mistake(f"{file}: found a file that can't be read ({error.strerror})")
 
 
 def parse_json(text: str, file: str, line: int | None = None) -> object:
-    """The value that `text` holds, or a `Mistake`; `line` is where `text` stands, if a line."""
+    """Parse `text`; `line` is its line number, if it is one line of the file."""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -62,52 +62,52 @@ def parse_json(text: str, file: str, line: int | None = None) -> object:
 
 
 def as_record(value: object, where: str) -> Record | Mistake:
-    """`value` if it is an object, with where it stands."""
+    """Return `value` as a record, if it is an object."""
     if isinstance(value, dict):
         return Record(where, cast(dict[str, object], value))
     return Mistake(f"{where}: found {describe_type(value)}, expected an object")
 
 
-def identifier_field(entry: Record, field: str) -> str | Mistake:
-    """A name or number, as text."""
-    value = entry.fields.get(field)
+def identifier_field(record: Record, field: str) -> str | Mistake:
+    """Return a field that is a name or a number, as text."""
+    value = record.fields.get(field)
     if isinstance(value, str | int) and not isinstance(value, bool) and value != "":
         return str(value)
-    return entry.mistake(field, describe_type(value), "a text or a whole number")
+    return record.mistake(field, describe_type(value), "a text or a whole number")
 
 
-def answer_kind_field(entry: Record, *, optional: bool = False) -> AnswerKind | Mistake | None:
-    """What the entry's "answer_type" says; None where it says nothing and may."""
-    value = entry.fields.get("answer_type")
+def answer_kind_field(record: Record, *, optional: bool = False) -> AnswerKind | Mistake | None:
+    """Return the field "answer_type"; None if it is missing and `optional`."""
+    value = record.fields.get("answer_type")
     if value is None and optional:
         return None
     if isinstance(value, str) and value in list(AnswerKind):
         return AnswerKind(value)
     expected = " or ".join(repr(str(kind)) for kind in AnswerKind)
     found = repr(value[:40]) if isinstance(value, str) else describe_type(value)
-    return entry.mistake("answer_type", found, expected)
+    return record.mistake("answer_type", found, expected)
 
 
-def text_field(entry: Record, field: str, value: object, expected: str) -> str | Mistake:
-    """`value` as it stands, if it is text with something in it."""
+def text_field(record: Record, field: str, value: object, expected: str) -> str | Mistake:
+    """Return the field's `value`, if it is text that is not blank."""
     if isinstance(value, str) and strip_image_mark(value):
         return value
     found = "blank text" if isinstance(value, str) else describe_type(value)
-    return entry.mistake(field, found, expected)
+    return record.mistake(field, found, expected)
 
 
 def as_list(value: object) -> list[object]:
-    """`value` if it is a list, else an empty one."""
+    """Return `value` if it is a list, else an empty one."""
     return cast(list[object], value) if isinstance(value, list) else []
 
 
 def strip_image_mark(text: str) -> str:
-    """A question without the place of its picture."""
+    """Remove the picture's mark from a question."""
     return text.replace(IMAGE_MARK, "").strip()
 
 
 def describe_type(value: object) -> str:
-    """What kind of JSON value this is, in words; no content, which could be a patient's."""
+    """Describe the type of a JSON value, without its content, which could be a patient's."""
     match value:
         case None:
             return "nothing"

@@ -1,9 +1,9 @@
-"""A task's questions, read from the paper's layout and checked before anything starts.
+"""Reading of a task's questions in the paper's layout, with checks of every record.
 
-A task is a folder with `train.json` (one list of entries with "id", "image",
-"conversations" and, if known, "answer_type"), `test.jsonl` (an object a line with
-"question_id", "image", "text", "gt", "answer_type") and pictures beneath. Reading decodes
-no picture, but every picture has to be there; `check_task` decodes them too.
+A task is a folder with `train.json` (a list of records with "id", "image", "conversations"
+and, if known, "answer_type"), `test.jsonl` (one record per line with "question_id", "image",
+"text", "gt", "answer_type") and the pictures below it. Reading decodes no picture, but every
+picture must exist; `check_task` decodes them, too.
 """
 
 import os
@@ -35,16 +35,16 @@ from common.metrics import AnswerKind
 
 TRAIN_FILE = "train.json"
 TEST_FILE = "test.jsonl"
-#: How many mistakes an error lists before it only counts them.
+#: How many mistakes an error lists; further ones are only counted.
 LISTED_MISTAKES = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One question about one picture, with the true answer.
+    """One question about one picture, with its true answer.
 
-    `question_id` is the file's own, as text, and not always unique; the turns of a longer
-    conversation get `/1`, `/2` behind it.
+    `question_id` is the file's own, as text, and not always unique; the questions of a longer
+    conversation get the suffixes `/1`, `/2`.
     """
 
     question_id: str
@@ -56,7 +56,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class TaskData:
-    """What a site holds of one task; neither part is empty."""
+    """A site's questions of one task; neither part is empty."""
 
     train: tuple[Example, ...]
     test: tuple[Example, ...]
@@ -64,11 +64,11 @@ class TaskData:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskContents:
-    """What a task's two files hold, as far as it can be read; either part may be empty.
+    """The readable questions of a task's two files, and all mistakes; either part may be empty.
 
     Attributes:
-        mistakes: a sentence for each, with the file and the entry or line.
-        missing: the names of pictures that are not beneath the folder.
+        mistakes: one sentence each, with the file and the entry or line.
+        missing: the names of pictures that do not exist in the folder.
     """
 
     train: tuple[Example, ...]
@@ -77,23 +77,23 @@ class TaskContents:
     missing: frozenset[str]
 
 
-#: The picture of a relative name, or in words what was found and what was expected.
+#: Returns the picture of a relative name, or a pair of texts: found, expected.
 _FindImage: TypeAlias = Callable[[str], Path | tuple[str, str]]
 
 
 def read_task(folder: Path) -> TaskData:
-    """The questions of the task in `folder`; every picture exists, none has been decoded.
+    """Read the questions of the task in `folder`; every picture exists, none is decoded.
 
     Raises:
         DataError: one line for each mistake in either file, at most `LISTED_MISTAKES`.
     """
-    found = inspect_task(folder)
-    _refuse(found.mistakes)
-    return TaskData(found.train, found.test)
+    contents = inspect_task(folder)
+    _raise_for(contents.mistakes)
+    return TaskData(contents.train, contents.test)
 
 
 def inspect_task(folder: Path) -> TaskContents:
-    """All that can be read of the task in `folder`, and all that is wrong with its files.
+    """Read the questions of the task in `folder`, and collect all mistakes in its files.
 
     Raises:
         DataError: there is no such folder.
@@ -114,10 +114,10 @@ def inspect_task(folder: Path) -> TaskContents:
 
 
 def check_task(folder: Path, *, may_share: bool = False) -> TaskData:
-    """`read_task`, and every picture decodes, and none serves both training and test.
+    """Read a task, and check that every picture decodes and is not both in train and test.
 
     Pictures are compared as the model would see them, so a copy under another name or in
-    another format counts as the same picture. With `may_share` one may serve both: the
+    another format counts as the same picture. With `may_share` pictures may be in both: the
     score then says less about new pictures.
 
     Raises:
@@ -127,25 +127,25 @@ def check_task(folder: Path, *, may_share: bool = False) -> TaskData:
     train, test = images_of(data.train), images_of(data.test)
     pictures = decode_images(list(dict.fromkeys([*train, *test])))
     shared = {} if may_share else pictures.shared(train, test)
-    _refuse([*pictures.mistakes.values(), *shared_image_errors(folder, shared)])
+    _raise_for([*pictures.mistakes.values(), *shared_image_errors(folder, shared)])
     return data
 
 
 def images_of(examples: Iterable[Example]) -> list[Path]:
-    """The pictures that `examples` ask about, each once."""
+    """Return the pictures of `examples`, each once."""
     return list(dict.fromkeys(example.image for example in examples))
 
 
 def shared_image_errors(folder: Path, shared: Mapping[Path, Path]) -> list[str]:
-    """A sentence for each picture of the test that is one of training's, given both names."""
+    """Return a sentence for each test picture that is also a training picture."""
     return [
         f"{folder / TEST_FILE}: field 'image': found {_name(image, folder)}, the same picture as "
-        f"{_name(trained, folder)} in {TRAIN_FILE}, expected pictures of their own"
+        f"{_name(trained, folder)} in {TRAIN_FILE}, expected other pictures than in training"
         for image, trained in shared.items()
     ]
 
 
-def _refuse(mistakes: Sequence[str]) -> None:
+def _raise_for(mistakes: Sequence[str]) -> None:
     listed, more = list(mistakes[:LISTED_MISTAKES]), len(mistakes) - LISTED_MISTAKES
     if listed:
         raise DataError("\n".join([*listed, f"and {more} more"] if more > 0 else listed))
@@ -160,10 +160,10 @@ def _name(image: Path, folder: Path) -> str:
 
 
 def _image_finder(folder: Path) -> _FindImage:
-    """Looks names up beneath `folder`; each directory is listed once, whatever is asked.
+    """Return a function that finds pictures in `folder`; it lists each directory only once.
 
-    Symbolic links are followed: whoever administers the site made them. What the two files
-    name can't lead out of the folder.
+    Symbolic links are followed, because the site's administrator made them. A name in the
+    task's files can't lead out of the folder.
     """
     listed = cache(_file_names)
 
@@ -171,10 +171,10 @@ def _image_finder(folder: Path) -> _FindImage:
     def find(name: str) -> Path | tuple[str, str]:
         inside = posixpath.normpath(name)
         if inside.startswith(("/", "../")) or inside == "..":
-            return f"{name!r}, which leads out of the folder", f"a path beneath {folder}"
+            return f"{name!r}, which leads out of the folder", f"a path in {folder}"
         directory, base = posixpath.split(inside)
         if base not in listed(os.path.join(folder, directory)):
-            return f"{name!r}, where no file is", f"a picture beneath {folder}"
+            return f"{name!r}, where there is no file", f"a picture in {folder}"
         return folder / inside
 
     return find
@@ -196,11 +196,11 @@ def _train_items(file: Path, find: _FindImage) -> list[Example | Mistake]:
         return [value]
     if not isinstance(value, list):
         return [Mistake(f"{file}: found {describe_type(value)}, expected a list of entries")]
-    entries = enumerate(cast(list[object], value), start=1)
+    records = enumerate(cast(list[object], value), start=1)
     items = [
         item
-        for number, fields in entries
-        for item in _train_entry(as_record(fields, f"{file}: entry {number}"), find)
+        for number, fields in records
+        for item in _train_items_of(as_record(fields, f"{file}: entry {number}"), find)
     ]
     return items or [Mistake(f"{file}: found no entries, expected at least one")]
 
@@ -216,37 +216,36 @@ def _test_items(file: Path, find: _FindImage) -> list[Example | Mistake]:
             continue
         where = f"{file}: line {number}"
         value = parse_json(line, str(file), number)
-        entry = value if isinstance(value, Mistake) else as_record(value, where)
-        for item in _test_entry(entry, find):
+        record = value if isinstance(value, Mistake) else as_record(value, where)
+        for item in _test_items_of(record, find):
             items.append(item)
             if isinstance(item, Example):
-                # Merged data sets count from 1 each (the paper's SLAKE with VQA-RAD does): an
-                # id may come again, with another question.
-                asked = (item.question_id, item.image, item.question)
-                first = lines.setdefault(asked, number)
+                # Merged data sets may each count from 1 (the paper's SLAKE with VQA-RAD does):
+                # an id may occur again with another question.
+                first = lines.setdefault((item.question_id, item.image, item.question), number)
                 if first != number:
-                    items.append(_twice(item, where, first))
+                    items.append(_repeated(item, where, first))
     return items or [Mistake(f"{file}: found no questions, expected at least one")]
 
 
-def _twice(item: Example, where: str, first: int) -> Mistake:
+def _repeated(item: Example, where: str, first: int) -> Mistake:
     return Mistake(
         f"{where}: field 'question_id': found {item.question_id!r} again (first on line {first}), "
         "with the same question and picture, expected an id of its own"
     )
 
 
-def _train_entry(entry: Record | Mistake, find: _FindImage) -> Iterator[Example | Mistake]:
-    """One example for each question of the conversation, or every mistake of the entry."""
-    if isinstance(entry, Mistake):
-        yield entry
+def _train_items_of(record: Record | Mistake, find: _FindImage) -> Iterator[Example | Mistake]:
+    """Yield an example for each question of the conversation, or every mistake in the record."""
+    if isinstance(record, Mistake):
+        yield record
         return
     name, image, kind = (
-        identifier_field(entry, "id"),
-        _image(entry, find),
-        answer_kind_field(entry, optional=True),
+        identifier_field(record, "id"),
+        _image(record, find),
+        answer_kind_field(record, optional=True),
     )
-    turns = list(_turns(entry))
+    turns = list(_turns(record))
     yield from (part for part in (name, image, kind, *turns) if isinstance(part, Mistake))
     if isinstance(name, Mistake) or isinstance(image, Mistake) or isinstance(kind, Mistake):
         return
@@ -262,17 +261,17 @@ def _train_entry(entry: Record | Mistake, find: _FindImage) -> Iterator[Example 
             )
 
 
-def _test_entry(entry: Record | Mistake, find: _FindImage) -> Iterator[Example | Mistake]:
-    if isinstance(entry, Mistake):
-        yield entry
+def _test_items_of(record: Record | Mistake, find: _FindImage) -> Iterator[Example | Mistake]:
+    if isinstance(record, Mistake):
+        yield record
         return
     name, image, kind = (
-        identifier_field(entry, "question_id"),
-        _image(entry, find),
-        answer_kind_field(entry),
+        identifier_field(record, "question_id"),
+        _image(record, find),
+        answer_kind_field(record),
     )
-    question = text_field(entry, "text", entry.fields.get("text"), "a question")
-    answer = text_field(entry, "gt", entry.fields.get("gt"), "an answer")
+    question = text_field(record, "text", record.fields.get("text"), "a question")
+    answer = text_field(record, "gt", record.fields.get("gt"), "an answer")
     match (name, image, question, answer, kind):
         case (str(), Path(), str(), str(), AnswerKind()):
             yield Example(name, image, strip_image_mark(question), answer, kind)
@@ -280,35 +279,35 @@ def _test_entry(entry: Record | Mistake, find: _FindImage) -> Iterator[Example |
             yield from (part for part in parts if isinstance(part, Mistake))
 
 
-def _image(entry: Record, find: _FindImage) -> Path | Mistake:
-    """The entry's picture; of a list the first."""
-    given = entry.fields.get("image")
+def _image(record: Record, find: _FindImage) -> Path | Mistake:
+    """Return the record's picture; of a list the first."""
+    given = record.fields.get("image")
     value = next(iter(as_list(given)), given)
     if not isinstance(value, str):
-        return entry.mistake("image", describe_type(value), "a relative path")
+        return record.mistake("image", describe_type(value), "a relative path")
     found = find(value)
     if isinstance(found, Path):
         return found
-    return replace(entry.mistake("image", *found), missing=value)
+    return replace(record.mistake("image", *found), missing=value)
 
 
-def _turns(entry: Record) -> Iterator[tuple[str, str] | Mistake]:
-    """The conversation as (question, answer) pairs."""
-    value = entry.fields.get("conversations")
-    said = [_turn(turn) for turn in as_list(value)]
-    if not said:
-        yield entry.mistake("conversations", describe_type(value), "a list of turns")
+def _turns(record: Record) -> Iterator[tuple[str, str] | Mistake]:
+    """Yield the conversation as (question, answer) pairs."""
+    value = record.fields.get("conversations")
+    turns = [_turn(turn) for turn in as_list(value)]
+    if not turns:
+        yield record.mistake("conversations", describe_type(value), "a list of turns")
         return
-    speakers = [speaker for speaker, _ in said]
-    if speakers != ["human", "gpt"] * (len(said) // 2):
-        order = ", ".join(map(str, speakers[:6])) + (", ..." if len(said) > 6 else "")
-        yield entry.mistake("conversations", f"turns from {order}", "human and gpt in turn")
+    speakers = [speaker for speaker, _ in turns]
+    if speakers != ["human", "gpt"] * (len(turns) // 2):
+        order = ", ".join(map(str, speakers[:6])) + (", ..." if len(turns) > 6 else "")
+        yield record.mistake("conversations", f"turns from {order}", "human and gpt in turn")
         return
-    for at in range(0, len(said), 2):
+    for at in range(0, len(turns), 2):
         number = at // 2 + 1
-        question = text_field(entry, "conversations", said[at][1], f"question {number}")
+        question = text_field(record, "conversations", turns[at][1], f"question {number}")
         answer = text_field(
-            entry, "conversations", said[at + 1][1], f"an answer to question {number}"
+            record, "conversations", turns[at + 1][1], f"an answer to question {number}"
         )
         if isinstance(question, str) and isinstance(answer, str):
             yield strip_image_mark(question), answer
@@ -317,7 +316,7 @@ def _turns(entry: Record) -> Iterator[tuple[str, str] | Mistake]:
 
 
 def _turn(value: object) -> tuple[str, object]:
-    """Who speaks in a turn, and what."""
+    """Return the speaker of a turn, and its value."""
     if not isinstance(value, dict):
         return describe_type(value), None
     fields = cast(dict[str, object], value)

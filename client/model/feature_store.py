@@ -96,7 +96,7 @@ class FeatureStore:
         return features
 
     def save(self, key: str, features: Tensor) -> None:
-        """Save the features, unless they exceed a sixteenth of the limit; a full disk disables this."""
+        """Save the features, unless they exceed a sixteenth of the limit or the disk is full."""
         blob = _encode(key, features) if self._enabled else b""
         if not self._enabled or len(blob) > self._batch_bytes:
             return

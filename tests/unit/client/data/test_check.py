@@ -256,12 +256,12 @@ def test_the_command_prints_a_table_and_ends_well_with_notes_alone(tmp_path: Pat
     assert result.exit_code == 0
     _, names, _, counts, *_ = result.stdout.splitlines()
     assert names.split() == [
-        "task", "train", "closed", "open", "images", "missing", "broken", "shared", "option", "id",
+        "task", "train", "closed", "open", "images", "missing", "broken", "both", "option", "id",
     ]  # fmt: skip
     assert counts.split() == ["CXP", "1", "1", "0", "2", "0", "0", "0", "0", "0"]
     assert "CXP: note: the paper's CXP has 624 closed" in result.stdout
-    assert "Not here, of the paper's eight: PathVQA, Slake-VQARad," in result.stdout
-    assert result.stderr == "CXP: 2 pictures to decode\n"
+    assert "Missing of the paper's eight tasks: PathVQA, Slake-VQARad," in result.stdout
+    assert result.stderr == "CXP: decoding 2 images\n"
 
 
 def test_the_command_lists_twenty_errors_counts_the_rest_and_ends_with_two(tmp_path: Path):

@@ -1,4 +1,4 @@
-"""`fedmslora data partition` splits tasks so that nothing is lost and no picture is at two sites."""
+"""`fedmslora data partition` splits tasks: nothing is lost, and no picture is at two sites."""
 
 import json
 import os
@@ -350,11 +350,11 @@ def test_an_empty_folder_is_filled_and_one_with_anything_in_it_refused(tmp_path:
     dealt(source, out, deal_of())
     before = tree(out)
     assert refused(source, out, deal_of()) == (
-        f"{out}: found a folder that is not empty, expected nothing or an empty folder"
+        f"{out}: found a folder that is not empty, expected a new or an empty folder"
     )
     file = source / "train.json"
     assert refused(source, file, deal_of()) == (
-        f"{file}: found a file, expected nothing or an empty folder"
+        f"{file}: found a file, expected a new or an empty folder"
     )
     assert tree(out) == before
 
@@ -399,10 +399,10 @@ def test_json_has_the_deal_and_its_counts(tmp_path: Path):
         "weights": [1],
         "shares": [{"task": "t", "site": "a", "train": 24, "test": 18, "images": 24}],
     }
-    assert result.stderr == "t: 24 pictures to decode\n"
+    assert result.stderr == "t: decoding 24 images\n"
 
 
 def test_weights_that_are_no_numbers_are_refused(tmp_path: Path):
     result = run(tmp_path, tmp_path / "out", "--sites", "a,b", "--weights", "5,x")
     assert isinstance(result.exception, DataError)
-    assert str(result.exception) == "weights: found '5,x', expected numbers such as 5,1,1"
+    assert str(result.exception) == "--weights: found '5,x', expected numbers such as 5,1,1"
