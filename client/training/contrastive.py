@@ -1,6 +1,6 @@
-"""The contrast of an adapter with prototypes: a value and its gradient, for a stack of layers.
+"""The contrastive term of the regularizer and its gradient, for a stack of layers.
 
-client/training/regularizer.py has the formulas, and puts stacks and weights together.
+client/training/regularizer.py has the formulas, and combines stacks and weights.
 
 Legend of shapes: L layers of one shape, K prototypes, R rank; a factor W is (X, Y), which
 is (R, inputs) for A and (outputs, R) for B.
@@ -18,14 +18,14 @@ from torch.nn import functional
 
 
 class ContrastiveTerm(Protocol):
-    """One similarity over a stack of factors W."""
+    """A contrastive term over a stack of factors W."""
 
-    def at(
+    def value_and_gradient(
         self, w_LXY: torch.Tensor, gram_LRR: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Its value (), and M (L, R, R) and D (L, X, Y) of the gradient M W + D.
+        """Return the value (), and M (L, R, R) and D (L, X, Y) of the gradient M W + D.
 
-        In two parts, because all terms share one product with W. For B it is W M + D.
+        In two parts, so that all terms share one product with W. For B it is W M + D.
         """
         ...
 
@@ -34,35 +34,37 @@ class ContrastiveTerm(Protocol):
 class ExpTerm:
     """sum_i sign_i exp(-|W - P_i|) times a weight.
 
-    Shapes: prototypes (L, K, X * Y), squares (L, K), their |P|^2; signed_weight (K,),
-    alpha / |M|, negative where the modality is the same.
+    Attributes:
+        prototypes: shape (L, K, X * Y).
+        squares: their |P|^2, shape (L, K).
+        signed_weight: alpha / |M|, negative where the modality is the same; shape (K,).
     """
 
     prototypes: torch.Tensor
     squares: torch.Tensor
     signed_weight: torch.Tensor
 
-    def at(
+    def value_and_gradient(
         self, w_LXY: torch.Tensor, gram_LRR: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """See `ContrastiveTerm`."""
         d_LK = self._distances(w_LXY.flatten(1), gram_LRR)
         term_LK = self.signed_weight * torch.exp(-d_LK)
-        # d/dW exp(-d) = -exp(-d) (W - P) / d; at d = 0 there is no direction to go.
+        # d/dW exp(-d) = -exp(-d) (W - P) / d; at d = 0 it is set to 0.
         c_LK = torch.where(d_LK > 0, -term_LK / d_LK, 0.0)
-        towards_LXY = torch.bmm(-c_LK.unsqueeze(1), self.prototypes).view_as(w_LXY)
+        pull_LXY = torch.bmm(-c_LK.unsqueeze(1), self.prototypes).view_as(w_LXY)
         inner_LRR = torch.diag_embed(c_LK.sum(1, keepdim=True).expand(-1, gram_LRR.shape[-1]))
-        return term_LK.sum(), inner_LRR, towards_LXY
+        return term_LK.sum(), inner_LRR, pull_LXY
 
     def _distances(self, w_LF: torch.Tensor, gram_LRR: torch.Tensor) -> torch.Tensor:
-        """|W - P_i|, shape (L, K); F is X * Y."""
+        """Return |W - P_i|, shape (L, K); F is X * Y."""
         if w_LF.dtype == torch.float64:
-            # By differences: for checks, and exact however close W is to P.
+            # By differences: for checks, and exact even if W is close to P.
             return torch.cdist(
                 w_LF.unsqueeze(1), self.prototypes, compute_mode="donot_use_mm_for_euclid_dist"
             ).squeeze(1)
         # |W|^2 - 2 W.P + |P|^2 reads the prototypes once, as a matrix product: 3 to 7 times
-        # faster than differences. Where rounding is all that is left, the distance is 0.
+        # faster than differences. Distances below the rounding error are set to 0.
         product_LK = torch.bmm(self.prototypes, w_LF.unsqueeze(2)).squeeze(2)
         norms_LK = self.squares + gram_LRR.diagonal(dim1=1, dim2=2).sum(1, keepdim=True)
         square_LK = norms_LK - 2 * product_LK
@@ -72,12 +74,12 @@ class ExpTerm:
 
 @dataclass(frozen=True, slots=True)
 class AttractTerm:
-    """|W - P|^2 times a weight; shape of prototype: (L, X, Y)."""
+    """|W - P|^2 times a weight; `prototype` has the shape (L, X, Y)."""
 
     prototype: torch.Tensor
     weight: float
 
-    def at(
+    def value_and_gradient(
         self, w_LXY: torch.Tensor, gram_LRR: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """See `ContrastiveTerm`: the gradient is 2 weight (W - P)."""
@@ -92,10 +94,11 @@ class AttractTerm:
 
 @dataclass(frozen=True, slots=True)
 class GrassmannTerm:
-    """InfoNCE over how much the rows of A share with each prototype's rows, times a weight.
+    """InfoNCE over the overlap of A's row space with each prototype's, times a weight.
 
-    Shapes: bases (L, K * R, Y), orthonormal rows; the first `same` of the K prototypes are
-    of the same modality.
+    Attributes:
+        bases: orthonormal rows, shape (L, K * R, Y).
+        same: the number of prototypes of the same modality; they come first.
     """
 
     bases: torch.Tensor
@@ -103,7 +106,7 @@ class GrassmannTerm:
     temperature: float
     weight: float
 
-    def at(
+    def value_and_gradient(
         self, w_LXY: torch.Tensor, gram_LRR: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """See `ContrastiveTerm`.
@@ -115,8 +118,8 @@ class GrassmannTerm:
         rank = gram_LRR.shape[-1]
         overlap_LRC = w_LXY @ self.bases.mT
         y_LRC = torch.cholesky_solve(overlap_LRC, _cholesky(gram_LRR))
-        each_LKR = (overlap_LRC * y_LRC).sum(1).unflatten(1, (-1, rank))
-        value_L, slope_LK = info_nce(each_LKR.sum(2) / rank, self.same, self.temperature)
+        overlaps_LKR = (overlap_LRC * y_LRC).sum(1).unflatten(1, (-1, rank))
+        value_L, slope_LK = info_nce(overlaps_LKR.sum(2) / rank, self.same, self.temperature)
         slope_LC = (slope_LK * (2 * self.weight / rank)).repeat_interleave(rank, dim=1)
         weighted_LRC = y_LRC * slope_LC.unsqueeze(1)
         return (
@@ -129,20 +132,20 @@ class GrassmannTerm:
 def info_nce(
     z_LK: torch.Tensor, same: int, temperature: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """InfoNCE of similarities, and its slope by each: shapes (L,) and (L, K).
+    """Return InfoNCE of similarities (L,) and its derivative by each of them (L, K).
 
-    The first `same` similarities attract against the others:
-    mean over them of -log(e^(z_p/T) / (e^(z_p/T) + sum_n e^(z_n/T))). With none to attract
-    it is pure repulsion, T log(mean_n e^(z_n/T)); with none to repel it is 0.
+    The first `same` similarities are positives, the others negatives:
+    mean over positives of -log(e^(z_p/T) / (e^(z_p/T) + sum_n e^(z_n/T))). Without positives
+    it is pure repulsion, T log(mean_n e^(z_n/T)); without negatives it is 0.
     """
-    attract_LP, repel_LN = (z_LK / temperature).split((same, z_LK.shape[1] - same), dim=1)
-    crowd_L1 = torch.logsumexp(repel_LN, 1, keepdim=True)
+    positive_LP, negative_LN = (z_LK / temperature).split((same, z_LK.shape[1] - same), dim=1)
+    negatives_L1 = torch.logsumexp(negative_LN, 1, keepdim=True)
     if same == 0:
-        value_L = temperature * (crowd_L1.squeeze(1) - math.log(z_LK.shape[1]))
-        return value_L, torch.softmax(repel_LN, 1)
-    gap_LP = crowd_L1 - attract_LP
+        value_L = temperature * (negatives_L1.squeeze(1) - math.log(z_LK.shape[1]))
+        return value_L, torch.softmax(negative_LN, 1)
+    gap_LP = negatives_L1 - positive_LP
     pull_LP = torch.sigmoid(gap_LP) / (same * temperature)
-    push_LN = torch.softmax(repel_LN, 1) * pull_LP.sum(1, keepdim=True)
+    push_LN = torch.softmax(negative_LN, 1) * pull_LP.sum(1, keepdim=True)
     return functional.softplus(gap_LP).mean(1), torch.cat([-pull_LP, push_LN], 1)
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from benchmarks.memory import Operations
+from benchmarks.memory import OperationCounter
 from client.training.contrastive import info_nce
 from client.training.regularizer import (
     AdapterPrototype,
@@ -71,7 +71,7 @@ def exp_contrast(pairs: Pairs, prototypes: Sequence[AdapterPrototype]) -> torch.
             sim = sim + torch.exp(-torch.norm(a - torch.tensor(other.a)))
             sim = sim + torch.exp(-torch.norm(b - torch.tensor(other.b)))
         sim = sim / (2 * len(pairs))
-        total = total + (1 - sim if prototype.same else sim)
+        total = total + (1 - sim if prototype.same_modality else sim)
     return total
 
 
@@ -84,7 +84,9 @@ def grassmann_contrast(pairs: Pairs, prototypes: Sequence[AdapterPrototype]) -> 
         for prototype in prototypes:
             others = torch.linalg.qr(torch.tensor(prototype.adapter.pair(name).a).T)[0]
             z = torch.norm(rows.T @ others) ** 2 / RANK
-            (pulled if prototype.same else pushed).append(torch.exp(z / WEIGHTS.temperature))
+            (pulled if prototype.same_modality else pushed).append(
+                torch.exp(z / WEIGHTS.temperature)
+            )
         crowd = sum(pushed, torch.zeros((), dtype=torch.float64))
         if pulled:
             terms = [-torch.log(pull / (pull + crowd)) for pull in pulled]
@@ -97,7 +99,7 @@ def grassmann_contrast(pairs: Pairs, prototypes: Sequence[AdapterPrototype]) -> 
 def squared_distance_to_the_mean(
     pairs: Pairs, prototypes: Sequence[AdapterPrototype]
 ) -> torch.Tensor:
-    same = [prototype.adapter for prototype in prototypes if prototype.same]
+    same = [prototype.adapter for prototype in prototypes if prototype.same_modality]
     total = torch.zeros((), dtype=torch.float64)
     for name, factors in pairs.items() if same else ():
         for side, factor in enumerate(factors):
@@ -280,7 +282,7 @@ def test_prototypes_of_tasks_are_the_adapters_themselves():
         list(zip(arrived, adapters, strict=True)), Modality.CT, Prototypes.TASK
     )
     assert [p.adapter for p in found] == adapters
-    assert [p.same for p in found] == [True, False, True]
+    assert [p.same_modality for p in found] == [True, False, True]
 
 
 def test_prototypes_of_modalities_are_the_means_of_their_factors():
@@ -289,7 +291,7 @@ def test_prototypes_of_modalities_are_the_means_of_their_factors():
     found = adapter_prototypes(
         list(zip(arrived, adapters, strict=True)), Modality.MR, Prototypes.MODALITY
     )
-    assert [p.same for p in found] == [False, True]
+    assert [p.same_modality for p in found] == [False, True]
     mean = (adapters[0].pairs["y.q"].b + adapters[2].pairs["y.q"].b) / 2
     np.testing.assert_allclose(found[0].adapter.pair("y.q").b, mean, rtol=1e-15)
     assert found[1].adapter is adapters[1]
@@ -315,7 +317,7 @@ def operations_of(shapes: Mapping[str, tuple[int, int]], similarity: Similarity,
     pairs = parameters(adapter, torch.float32)
     regularizer = Regularizer(prototypes, pairs, similarity, WEIGHTS)
     regularizer.add_gradient(pairs)
-    with Operations() as operations:
+    with OperationCounter() as operations:
         regularizer.add_gradient(pairs)
     # Reading a number off the device would make it wait.
     assert "aten::_local_scalar_dense" not in operations.names
