@@ -1,11 +1,11 @@
 """A site's status, read from its own store alone."""
 
-import json
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
 from client.node.jobs import Jobs
+from client.node.receive import plan_of
 from client.node.trainer import trainer_is_running
 from client.site.audit import describe, read
 from client.site.blob_store import get, stored_digests
@@ -14,7 +14,6 @@ from client.site.failures import FAILURES_FILE
 from common.errors import Refusal
 from common.exchange import Order, Work
 from common.plan import Plan
-from common.plan_file import parse_plan
 from common.process.supervise import running_pid
 
 
@@ -89,8 +88,8 @@ def _job(order: Order, jobs: Jobs, store: Path) -> Job:
 
 def _plan(store: Path, digest: str) -> Plan | None:
     try:
-        return parse_plan(json.loads(get(store, digest)), "the plan")
-    except (Refusal, ValueError):
+        return plan_of(get(store, digest), digest)
+    except Refusal:
         return None
 
 

@@ -1,4 +1,4 @@
-"""One training step on the site's own data, to see that it can; the result is thrown away."""
+"""One training step on the site's own data, to see that it can; the result is discarded."""
 # pyright: reportUnknownMemberType=false
 
 import time

@@ -162,7 +162,8 @@ def _sentence(detail: ErrorDetails, file: Path) -> str:
 def _found_and_expected(detail: ErrorDetails) -> str:
     kind, place, limits = detail["type"], detail["loc"], detail.get("ctx", {})
     if kind == "extra_forbidden":
-        return f"found an unknown field, expected only {', '.join(_fields_at(place))}"
+        known = {"policy": Policy, "federation": Federation}.get(str(place[0]), Site).model_fields
+        return f"found an unknown field, expected only {', '.join(known)}"
     if kind == "missing":
         return "found nothing, expected a value (it has no default)"
     expected = {
@@ -180,8 +181,3 @@ def _found_and_expected(detail: ErrorDetails) -> str:
         "model_type": "fields of its own",
     }.get(kind, detail["msg"])
     return f"found {detail['input']!r}, expected {expected}"
-
-
-def _fields_at(place: tuple[int | str, ...]) -> list[str]:
-    part = {"policy": Policy, "federation": Federation}.get(str(place[0]), Site)
-    return list((part if len(place) > 1 else Site).model_fields)

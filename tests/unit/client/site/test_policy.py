@@ -79,25 +79,71 @@ def test_an_order_within_plan_and_policy_is_taken(tmp_path: Path, order: Order):
     check_order(order, PLAN, site_of(tmp_path))
 
 
+CXP = "site north, plan demo, stage 1 'cxp': "
+
+
 @pytest.mark.parametrize(
-    ("order", "reason"),
+    ("order", "reason", "text"),
     [
-        (order_of(code="feed"), Reason.CODE),
-        (order_of(plan="f" * 64), Reason.PLAN),
-        (order_of(stage=4), Reason.PLAN),
-        (order_of(stage=3), Reason.PLAN),
-        (order_of(stage=1), Reason.MODALITY),
-        (evaluation(stage=1), Reason.MODALITY),
-        (order_of(stage=2), Reason.ROUNDS),
-        (order_of(round=4), Reason.ROUNDS),
+        (
+            order_of(code="feed"),
+            Reason.CODE,
+            f"site north: found the order's code 'feed', expected this site's {code_digest()}; "
+            "both sides need the same release of fedmslora",
+        ),
+        (
+            order_of(plan="f" * 64),
+            Reason.PLAN,
+            f"site north, policy.plans: found an order of plan {'f' * 64}, expected one of the "
+            "approved plans; 'fedmslora site approve PLAN' approves one",
+        ),
+        (
+            order_of(stage=4),
+            Reason.PLAN,
+            "plan demo: found an order of stage 5, expected one of its 4",
+        ),
+        (
+            order_of(stage=3),
+            Reason.PLAN,
+            "plan demo, stage 4 'other': found the sites south, expected north among them",
+        ),
+        (
+            order_of(stage=1),
+            Reason.MODALITY,
+            "site north, plan demo, stage 2 'derm': found the modality dermatology, expected one "
+            "of the policy's: radiology",
+        ),
+        (
+            evaluation(stage=1),
+            Reason.MODALITY,
+            "site north, plan demo, stage 2 'derm': found the modality dermatology, expected one "
+            "of the policy's: radiology",
+        ),
+        (
+            order_of(stage=2),
+            Reason.ROUNDS,
+            "site north, plan demo, stage 3 'long': found 30 rounds, expected at most the "
+            "policy's 10",
+        ),
+        (
+            order_of(round=4),
+            Reason.ROUNDS,
+            f"{CXP}found an order of round 4, expected at most the plan's 3",
+        ),
     ],
 )
 def test_an_order_beyond_plan_or_policy_is_refused_by_name(
-    tmp_path: Path, order: Order, reason: Reason
+    tmp_path: Path, order: Order, reason: Reason, text: str
 ):
-    with pytest.raises(OrderRefused, match=r"found .*, expected ") as caught:
+    with pytest.raises(OrderRefused) as caught:
         check_order(order, PLAN, site_of(tmp_path))
-    assert caught.value.reason is reason
+    assert (caught.value.reason, str(caught.value)) == (reason, text)
+
+
+def test_a_stage_with_as_many_rounds_as_the_policy_allows_is_trained(tmp_path: Path):
+    check_order(order_of(stage=2, round=30), PLAN, site_of(tmp_path, rounds=30))
+    with pytest.raises(OrderRefused):
+        check_order(order_of(stage=2, round=1), PLAN, site_of(tmp_path, rounds=29))
 
 
 def test_a_plan_is_approved_by_its_file_and_no_longer_without(tmp_path: Path):
