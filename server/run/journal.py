@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 from urllib.parse import quote
 
 from common.durable import DISK, Files
@@ -20,6 +20,7 @@ from common.exchange import Answer, Order, Scores, Update
 from common.identity import canonical_json, sha256
 from common.plan import Plan
 from server.run.folder import Blobs, RunFolder
+from server.run.plan_changes import differing_fields
 
 #: The version of the tables; a journal of another one is refused.
 _FORMAT = 2
@@ -278,17 +279,6 @@ class Journal:
         query = "select 1 from rounds where digest = ? and refusals is not null"
         return bool(self._rows(query, order.digest))
 
-    def rounds(self) -> list[tuple[int, int, ClosedRound]]:
-        """Return (stage, round, result) of every closed round, in order."""
-        rows = self._rows(
-            "select stage, round, sites, refusals, adapter, error from rounds"
-            " where adapter is not null order by stage, round, rowid"
-        )
-        return [
-            (stage, number, ClosedRound(json.loads(sites), tuple(json.loads(why)), adapter, error))
-            for stage, number, sites, why, adapter, error in rows
-        ]
-
     def updates(self, stage: int) -> list[tuple[int, AcceptedUpdate]]:
         """Return (round, update) of a stage by round and site.
 
@@ -356,7 +346,7 @@ class Journal:
             with self._db:
                 self._db.execute("insert into run values (?)", (plan.canonical(),))
         elif row[0] != plan.canonical():
-            fields = ", ".join(_differences(json.loads(row[0]), json.loads(plan.canonical())))
+            fields = ", ".join(differing_fields(json.loads(row[0]), json.loads(plan.canonical())))
             raise StateError(
                 f"{self._file.parent}: this run was started with another plan: found changed "
                 f"{fields}, expected the plan it began with; use another folder for a new plan"
@@ -380,27 +370,3 @@ def _accepted_update(header: str) -> AcceptedUpdate:
     fields: dict[str, Any] = json.loads(header)
     del fields["order"]
     return AcceptedUpdate(**fields)
-
-
-def _differences(before: Any, after: Any, path: str = "") -> list[str]:  # noqa: ANN401 - JSON
-    """Return the fields in which two plans differ, like `stages.1.rounds`.
-
-    A plan of another version may lack a field, or have one that this version does not know.
-    """
-    if before == after:
-        return []
-    left, right = _children(before), _children(after)
-    if not left or not right:
-        return [path]
-    names: list[str] = []
-    for key in sorted(left.keys() | right.keys()):
-        name, both = f"{path}.{key}".lstrip("."), key in left and key in right
-        names += _differences(left[key], right[key], name) if both else [name]
-    return names
-
-
-def _children(value: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
-    if isinstance(value, dict):
-        return cast(dict[str, Any], value)
-    items = cast(list[Any], value) if isinstance(value, list) else []
-    return {str(number): item for number, item in enumerate(items, 1)}

@@ -243,17 +243,35 @@ def test_two_nodes_cannot_be_one_site():
 
 
 def test_a_node_that_is_not_registered_is_never_asked_anything():
-    site = Site()
-    found, _ = events(site, ["a", "mallory"], ["a"], PATIENT, registered=lambda: ["a"])
+    asked: list[str] = []
+
+    def says(name: str) -> Presence:
+        asked.append(name)
+        return present(name)
+
+    nodes = ["mallory", "a"]
+    found, _ = events(Site(says=says), nodes, ["a"], PATIENT, registered=lambda: ["a"])
     assert found == [Done("a")]
-    found, _ = events(Site(), ["mallory"], ["a"], PATIENT, most=50, registered=lambda: ["a"])
-    assert found == []
+    # The same for as many polls as the registered node needed, and more.
+    events(Site(says=says), ["mallory"], ["a"], PATIENT, most=50, registered=lambda: ["a"])
+    assert asked == ["a"]
 
 
 def test_a_registered_node_cannot_speak_for_another_site():
-    site = Site(says=lambda _name: Presence(site="b", code=code_digest(), holds=()))  # pyright: ignore[reportUnknownLambdaType]
-    found, _ = events(site, ["a"], ["a", "b"], PATIENT, most=100, registered=lambda: ["a", "b"])
-    assert found == [] and site.got == []
+    site = Site(says=lambda _name: present("b"))  # pyright: ignore[reportUnknownLambdaType]
+    states: list[str] = []
+
+    def body(grid: Grid) -> None:
+        asked = Network(grid, BLOBS.__getitem__, PATIENT, registered=lambda: ["a", "b"]).ask(
+            ORDER, ["a", "b"], lambda _received: None
+        )
+        for _, event in zip(range(100), asked, strict=False):
+            assert isinstance(event, Waiting)
+            states.append(event.states["a"])
+
+    in_federation(site.app, ["a"], body)
+    assert states[-1] == "its site file says that it is 'b'"
+    assert site.got == []
 
 
 def test_a_site_that_is_enrolled_later_is_found():

@@ -54,7 +54,7 @@ def test_the_journal_belongs_to_one_plan_and_says_what_changed(tmp_path: Path):
     assert [file.name for file in tmp_path.iterdir()] == ["journal.sqlite"]
 
 
-def test_a_plan_of_a_version_with_other_fields_is_told_by_their_names(tmp_path: Path):
+def test_fields_that_another_version_s_plan_has_or_lacks_are_named(tmp_path: Path):
     journal(tmp_path).close()
     old = json.loads(plan().canonical())
     del old["vision_weights"], old["evaluation"]["earlier"]
@@ -66,7 +66,7 @@ def test_a_plan_of_a_version_with_other_fields_is_told_by_their_names(tmp_path: 
         journal(tmp_path)
 
 
-def test_a_file_that_is_no_journal_is_one_sentence(tmp_path: Path):
+def test_a_file_that_is_no_journal_is_an_error_of_one_sentence(tmp_path: Path):
     (tmp_path / "journal.sqlite").write_bytes(b"not a database, but long enough to be read" * 9)
     with pytest.raises(StateError, match="the journal can't be used"):
         journal(tmp_path)
@@ -80,7 +80,7 @@ def test_a_journal_of_another_version_is_refused_and_left_alone(tmp_path: Path):
         journal(tmp_path)
 
 
-def test_whoever_only_looks_changes_nothing_and_makes_nothing(tmp_path: Path):
+def test_a_journal_that_is_opened_read_only_is_neither_changed_nor_made(tmp_path: Path):
     with pytest.raises(StateError, match="the journal can't be used"):
         Journal(RunFolder(tmp_path / "none"), None)
     assert not (tmp_path / "none").exists()
@@ -112,14 +112,13 @@ def test_a_closed_round_keeps_the_numbers_and_drops_the_updates(tmp_path: Path):
     closed = ClosedRound({"a": 3}, ("b was late",), book.blobs.put(adapter(9.0)), 0.25)
     book.close_round(ORDER, closed)
     assert book.closed_round(ORDER) == closed
-    assert book.rounds() == [(0, 1, closed)]
     assert [file.stem for file in book.blobs.folder.iterdir()] == [closed.adapter]
     assert [(n, u.site, u.loss) for n, u in book.updates(0)] == [(1, "a", 0.5)]
     book.prune(1)
     assert list(book.blobs.folder.iterdir()) == []
 
 
-def test_what_an_open_stage_agreed_on_is_kept_when_an_earlier_one_is_released(tmp_path: Path):
+def test_the_last_adapter_of_an_open_stage_is_kept_when_an_earlier_one_is_released(tmp_path: Path):
     book = journal(tmp_path)
     for value, (stage, number) in enumerate(((0, 1), (1, 1), (1, 2))):
         order = replace(ORDER, stage=stage, round=number)
@@ -129,7 +128,7 @@ def test_what_an_open_stage_agreed_on_is_kept_when_an_earlier_one_is_released(tm
     assert [file.stem for file in book.blobs.folder.iterdir()] == [sha256(adapter(2))]
 
 
-def test_a_round_that_was_done_again_by_other_code_counts_once(tmp_path: Path):
+def test_a_round_that_was_repeated_by_other_code_counts_once(tmp_path: Path):
     book = journal(tmp_path)
     book.record(ORDER, update("a"), 1, 2)
     newer = replace(ORDER, code="new")
@@ -137,7 +136,7 @@ def test_a_round_that_was_done_again_by_other_code_counts_once(tmp_path: Path):
     assert [(n, u.site, u.loss) for n, u in book.updates(0)] == [(1, "a", 0.25)]
 
 
-def test_rounds_that_other_code_does_again_keep_their_own_last_adapter(tmp_path: Path):
+def test_rounds_that_are_repeated_by_other_code_keep_their_own_last_adapter(tmp_path: Path):
     book = journal(tmp_path)
     for code, number in (("old", 1), ("old", 2), ("new", 1)):
         agreed = book.blobs.put(adapter(float(number), layers=(code,)))
@@ -147,7 +146,7 @@ def test_rounds_that_other_code_does_again_keep_their_own_last_adapter(tmp_path:
     assert kept == [sha256(adapter(1.0, layers=("new",)))]
 
 
-def test_a_round_that_other_code_left_open_is_tidied_once_its_stage_is_released(tmp_path: Path):
+def test_a_round_that_other_code_left_open_is_pruned_once_its_stage_is_released(tmp_path: Path):
     book = journal(tmp_path)
     book.record(replace(ORDER, code="old"), update("a"), 1, 2)
     book.prune(0)
@@ -156,7 +155,7 @@ def test_a_round_that_other_code_left_open_is_tidied_once_its_stage_is_released(
     assert list(book.blobs.folder.iterdir()) == []
 
 
-def test_an_update_that_is_tried_in_vain_leaves_no_file_but_one_that_was_there(tmp_path: Path):
+def test_a_tentative_blob_leaves_no_file_but_one_that_was_there(tmp_path: Path):
     book = journal(tmp_path)
     with book.tentative_blob(b"numbers") as (digest, _):
         assert book.blobs.get(digest) == b"numbers"
@@ -184,7 +183,7 @@ def test_the_time_of_a_run_is_that_of_its_sessions_up_to_their_last_answer(
     assert journal(tmp_path).seconds() == 4.75
 
 
-def test_a_damaged_blob_is_one_sentence(tmp_path: Path):
+def test_a_damaged_blob_is_an_error_of_one_sentence(tmp_path: Path):
     blobs = Blobs(tmp_path)
     digest = blobs.put(b"numbers")
     blobs.path(digest).write_bytes(b"others")
