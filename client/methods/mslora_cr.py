@@ -45,7 +45,7 @@ def start(assignment: Assignment, examples: Sequence[Example]) -> Adapter:
             prototypes = adapter_prototypes(
                 _earlier(assignment), assignment.task.modality, Prototypes.MODALITY
             )
-            same = (prototype.adapter for prototype in prototypes if prototype.same)
+            same = (prototype.adapter for prototype in prototypes if prototype.same_modality)
             mean = next(same, None)
             return initial_adapter(assignment) if mean is None else mean.loaded()
         case Start.NEAREST:
