@@ -1,6 +1,7 @@
 import json
 import math
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -22,9 +23,9 @@ from common.metrics import (
 )
 from common.plan import Metric
 from common.vqa_words import normalize
+from tests.unit.common import paper_reference
+from tests.unit.common.paper_reference import CASES, EXCERPT
 
-CASES = Path(__file__).parents[4] / "shared" / "data" / "paper_answers"
-NAMES = ("cr8_cxp", "cr8_nmi", "cr8_slake-vqarad", "each_cxp", "each_derm")
 OPEN, CLOSED = AnswerKind.OPEN, AnswerKind.CLOSED
 OPEN_KEYS = [
     "f1 score",
@@ -35,6 +36,7 @@ OPEN_KEYS = [
     "bleu_score_2",
     "bleu_score_3",
 ]
+BLEU_KEYS = OPEN_KEYS[3:]
 words = st.lists(st.sampled_from(["left", "lung", "is", "clear", "mild"]), max_size=9).map(" ".join)
 
 
@@ -46,14 +48,42 @@ def opened(answer: str, truth: str) -> AnsweredQuestion:
     return AnsweredQuestion("q", answer, truth, OPEN)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_the_papers_figures_are_reached_to_the_last_digit(name: str):
-    if not CASES.is_dir():
-        pytest.skip(f"{CASES} is not here: the paper's answer files come beside the repository")
-    rows = (CASES / name / "metrics.txt").read_text().splitlines()[2:]
-    printed = [row.rsplit(None, 1) for row in rows if row.strip()]
-    found = paper_metrics(read_answers(CASES / name / "answers.jsonl"))
-    assert [[key, f"{value:g}"] for key, value in found.items()] == printed
+@pytest.mark.parametrize("name", paper_reference.NAMES)
+@pytest.mark.parametrize("cases", [EXCERPT, CASES], ids=["excerpt", "all answers"])
+def test_the_papers_figures_are_reached_to_the_last_digit(cases: Path, name: str):
+    if not cases.is_dir():
+        pytest.skip(f"{cases} is not here: the paper's answer files come beside the repository")
+    found = paper_metrics(read_answers(cases / name / "answers.jsonl"))
+    figures = [[key, f"{value:g}"] for key, value in found.items()]
+    assert figures == paper_reference.printed(cases / name)
+
+
+@pytest.mark.parametrize("name", paper_reference.NAMES)
+@pytest.mark.parametrize("cases", [EXCERPT, CASES], ids=["excerpt", "all answers"])
+def test_the_reference_of_these_tests_reaches_them_too(cases: Path, name: str):
+    if not cases.is_dir():
+        pytest.skip(f"{cases} is not here: the paper's answer files come beside the repository")
+    lines = paper_reference.lines_of(cases / name / "answers.jsonl")
+    assert paper_reference.table(lines) == paper_reference.printed(cases / name)
+
+
+@pytest.mark.parametrize("name", paper_reference.NAMES)
+def test_every_answer_of_the_excerpt_is_judged_as_by_the_reference(name: str):
+    file = EXCERPT / name / "answers.jsonl"
+    for answer, line in zip(read_answers(file), paper_reference.lines_of(file), strict=True):
+        found, expected = judge(answer), paper_reference.judge(line["text"], line["gt"])
+        assert found.truth == paper_reference.normal(line["gt"].lower())
+        assert found.exact == expected["exact match score"]
+        assert found.hit == expected["close accuracy"]
+        fields = {**asdict(found.overlap), **asdict(found.bleu)}
+        assert list(fields.values()) == pytest.approx(
+            [expected[name] for name in ("precision", "recall", "f1 score", *BLEU_KEYS)]
+        )
+
+
+@given(st.text(alphabet="aB0 ,.-?'\n", max_size=50))
+def test_normalization_is_the_references(text: str):
+    assert normalize(text) == paper_reference.normal(text)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -11,8 +11,8 @@ from common.errors import DataError
 from common.metrics import paper_metrics, read_answers
 from fedmslora import app
 from report.answer_averages import averages, common_tasks, find_runs
+from tests.unit.common.paper_reference import CASES, EXCERPT, printed
 
-CASES = Path(__file__).parents[4] / "shared" / "data" / "paper_answers"
 EXACT, CLOSED, RECALL = "exact match score", "close accuracy", "recall"
 BOTH = "close accuracy and recall of open answers, pooled"
 
@@ -171,16 +171,19 @@ def test_the_averages_are_those_of_the_printed_figures_by_hand(results: Path):
     assert run["common_tasks"] == []
 
 
-def test_the_five_published_files_average_to_what_their_printed_metrics_do():
-    if not CASES.is_dir():
-        pytest.skip(f"{CASES} is not here: the paper's answer files come beside the repository")
-    printed: dict[str, Mapping[str, float]] = {}
-    for file in CASES.glob("*/metrics.txt"):
-        rows = [row.rsplit(None, 1) for row in file.read_text().splitlines()[2:] if row.strip()]
-        printed[file.parent.name] = {name: float(value) for name, value in rows}
-    (run,) = averaged(CASES).values()
+@pytest.mark.parametrize("cases", [EXCERPT, CASES], ids=["excerpt", "all answers"])
+def test_the_five_published_files_average_to_what_their_printed_metrics_do(cases: Path):
+    if not cases.is_dir():
+        pytest.skip(f"{cases} is not here: the paper's answer files come beside the repository")
+    tables = [
+        {name: float(value) for name, value in printed(folder)}
+        for folder in sorted(cases.iterdir())
+        if folder.is_dir()
+    ]
+    assert len(tables) == 5
+    (run,) = averaged(cases).values()
     for name, scores in ((EXACT, [EXACT]), (CLOSED, [CLOSED]), (BOTH, [CLOSED, RECALL])):
-        cells = [task[score] for task in printed.values() for score in scores if score in task]
+        cells = [table[score] for table in tables for score in scores if score in table]
         found = of(run["averages"], name)
         assert found["cells"] == len(cells)
         assert found["value"] == pytest.approx(fmean(cells), abs=1e-4)
@@ -257,4 +260,4 @@ def test_the_command_names_the_tasks_and_the_difference(results: Path):
     said = done.stdout
     assert "Over the 6 tasks that all runs have" in said
     (line,) = [row for row in said.splitlines() if "71.13" in row]
-    assert BOTH in line and "+0.92" in line and "8 tasks, 11 figures: " in line
+    assert BOTH in line and "+0.92" in line and "8 tasks, 11 values: " in line

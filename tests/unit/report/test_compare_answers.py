@@ -10,8 +10,8 @@ from common.metrics import AnsweredQuestion, AnswerKind, paper_metrics, read_ans
 from fedmslora import app
 from report.compare_answers import AnswerComparison, compare_answers, pair_answers
 from report.significance import McNemar
+from tests.unit.common.paper_reference import CASES, EXCERPT
 
-CASES = Path(__file__).parents[4] / "shared" / "data" / "paper_answers"
 OPEN, CLOSED = AnswerKind.OPEN, AnswerKind.CLOSED
 NAMES = ("one", "two")
 
@@ -31,15 +31,15 @@ def written(file: Path, lines: list[dict[str, Any]]) -> Path:
     return file
 
 
-def case(name: str) -> Path:
-    if not CASES.is_dir():
-        pytest.skip(f"{CASES} is not here: the paper's answer files come beside the repository")
-    return CASES / name / "answers.jsonl"
+def case(cases: Path, name: str) -> list[AnsweredQuestion]:
+    if not cases.is_dir():
+        pytest.skip(f"{cases} is not here: the paper's answer files come beside the repository")
+    return read_answers(cases / name / "answers.jsonl")
 
 
 def test_the_papers_pneumonia_pair_differs_by_chance():
     # The figures that others found on the same two files: +0.64 points, p = 0.65.
-    files = [read_answers(case(name)) for name in ("each_cxp", "cr8_cxp")]
+    files = [case(CASES, name) for name in ("each_cxp", "cr8_cxp")]
     found = by_name(compare_answers(pair_answers(files[0], files[1], NAMES)))
     hits = found["closed", "close accuracy"]
     assert hits.mcnemar is not None and round(hits.mcnemar.p, 2) == 0.65
@@ -52,16 +52,33 @@ def test_the_papers_pneumonia_pair_differs_by_chance():
     ]
 
 
-def test_ids_that_stand_for_two_questions_are_paired_all_the_same():
-    # 1,061 ids for 1,512 questions: the file is two data sets, each with its own count.
-    answers = read_answers(case("cr8_slake-vqarad"))
+def test_the_excerpt_of_the_pneumonia_pair_by_hand():
+    files = [case(EXCERPT, name) for name in ("each_cxp", "cr8_cxp")]
+    found = by_name(compare_answers(pair_answers(files[0], files[1], NAMES)))
+    hits = found["closed", "close accuracy"]
+    # Read off the two files: of 30 questions the first has 22 right, the second 24; four are
+    # right in the first only, six in the second only. Ten tosses, at least as uneven as 4 : 6.
+    assert hits.mcnemar == McNemar(4, 6, 2 * (1 + 10 + 45 + 120 + 210) / 2**10)
+    assert (hits.first, hits.second) == (pytest.approx(2200 / 30), pytest.approx(2400 / 30))
+    assert hits.bootstrap.difference == pytest.approx(200 / 30)
+
+
+@pytest.mark.parametrize(
+    ("cases", "questions", "ids"),
+    # The file is two data sets that both number their questions.
+    [(EXCERPT, 36, 33), (CASES, 1512, 1061)],
+    ids=["excerpt", "all answers"],
+)
+def test_questions_with_the_same_id_are_paired_by_their_text(cases: Path, questions: int, ids: int):
+    answers = case(cases, "cr8_slake-vqarad")
     pairs = pair_answers(answers, answers[::-1], NAMES)
-    assert len(pairs) == 1512
+    assert (len(pairs), len({one.id for one in answers})) == (questions, ids)
     assert all(one.question == other.question for one, other in pairs)
 
 
-def test_the_scores_are_those_of_the_papers_table():
-    answers = read_answers(case("cr8_slake-vqarad"))
+@pytest.mark.parametrize("cases", [EXCERPT, CASES], ids=["excerpt", "all answers"])
+def test_the_scores_are_those_of_the_papers_table(cases: Path):
+    answers = case(cases, "cr8_slake-vqarad")
     table = paper_metrics(answers)
     found = by_name(compare_answers(pair_answers(answers, answers, NAMES)))
     for kind, score in (
@@ -70,7 +87,8 @@ def test_the_scores_are_those_of_the_papers_table():
         ("open", "recall"),
         ("open", "f1 score"),
     ):
-        assert found[kind, score].first == found[kind, score].second == table[score]
+        assert found[kind, score].first == found[kind, score].second
+        assert found[kind, score].first == pytest.approx(table[score], rel=1e-12)
         assert found[kind, score].bootstrap.p == 1.0
 
 
@@ -166,7 +184,7 @@ def test_the_command_says_each_score_with_its_test(tmp_path: Path):
     said = done.stdout.splitlines()
     assert any(line.startswith("closed (1), close accuracy") for line in said)
     assert any(line.startswith("open (1), recall") and "(bootstrap)" in line for line in said)
-    assert "only first right 0, only second 0" in done.stdout
+    assert "right only in the first: 0, only in the second: 0" in done.stdout
 
 
 def test_nothing_to_compare_is_an_error_not_a_zero():

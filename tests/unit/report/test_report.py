@@ -243,7 +243,7 @@ def test_what_was_not_scored_again_is_neither_forgotten_nor_kept():
 
 
 def test_joint_training_has_no_score_when_learned():
-    joint = replace(run(method="joint"), single_task=(0.5, 0.5, 0.5))
+    joint = replace(run(method="joint"), single_task=(0.5, 0.5, 0.5), all_tasks_at_once=True)
     document = to_document(joint)
     known = {name for name, value in document["metrics"].items() if value is not None}
     assert known == {"last", "avg"}
