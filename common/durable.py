@@ -85,6 +85,21 @@ def write_file(file: Path, blob: bytes, files: Files) -> None:
     files.sync(file.parent)
 
 
+def write_new_file(file: Path, blob: bytes, mode: int = 0o600) -> None:
+    """Write a new file, durably; by default only its owner may read it.
+
+    Raises:
+        FileExistsError: the file exists.
+    """
+    # Created with its mode, so that there is no moment at which others may open it.
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    with os.fdopen(descriptor, "wb") as stream:
+        stream.write(blob)
+        stream.flush()
+        os.fsync(descriptor)
+    DISK.sync(file.parent)
+
+
 def prepare_folder(folder: Path, blobs: Mapping[str, bytes], files: Files) -> Path:
     """Write a durable folder of these files under its temporary name, which is returned."""
     temporary = writing(folder)

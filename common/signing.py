@@ -11,7 +11,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from common.durable import DISK, WRITING
+from common.durable import DISK, WRITING, write_new_file
 from common.errors import BankError
 
 #: Bytes of a private key (the seed that RFC 8032 starts from).
@@ -79,11 +79,7 @@ class SigningKey:
         # Written to a temporary name, then linked: a crash leaves no partial key.
         temporary = file.with_name(f"{WRITING}{file.name}.{secrets.token_hex(4)}")
         try:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "wb") as stream:
-                stream.write(pem)
-                stream.flush()
-                os.fsync(stream.fileno())
+            write_new_file(temporary, pem)
             os.link(temporary, file)
             DISK.sync(file.parent)
         except OSError as error:

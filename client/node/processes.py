@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from client.site.config import Federation, Site
-from client.site.keys import write_private
-from common.durable import DISK, writing
+from common.durable import DISK, write_new_file, writing
 from common.errors import SiteFailed
 from common.identity import ROOT
 from common.process.flower_environment import CHUNK_SIZE, flower_environment
@@ -172,7 +171,7 @@ def _secret(machine: Machine) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     temporary = file.with_name(f"{file.name}-{secrets.token_hex(4)}")
     if not file.exists():
-        write_private(temporary, secrets.token_hex(32).encode())
+        write_new_file(temporary, secrets.token_hex(32).encode())
         try:
             # Two programs may start at once: the first one's secret stays.
             os.link(temporary, file)

@@ -1,16 +1,13 @@
 """The site's node key, which is made here and never leaves the site."""
 
-import os
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from common.durable import DISK
+from common.durable import DISK, write_new_file
 from common.errors import SiteFailed
-
-_OWNER_ONLY = 0o600
 
 
 def make_key(private: Path, name: str) -> Path:
@@ -32,7 +29,7 @@ def make_key(private: Path, name: str) -> Path:
         serialization.PrivateFormat.OpenSSH,
         serialization.NoEncryption(),
     )
-    write_private(private, secret)
+    write_new_file(private, secret)
     line = key.public_key().public_bytes(
         serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
     )
@@ -64,18 +61,3 @@ def load_key(private: Path) -> ec.EllipticCurvePrivateKey:
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP384R1):
         raise SiteFailed(f"{private}: found a key of another kind, expected EC P-384")
     return key
-
-
-def write_private(file: Path, blob: bytes) -> None:
-    """Write a new file that only its owner may read, durably.
-
-    Raises:
-        FileExistsError: the file exists.
-    """
-    # Created with its mode, so that there is no moment at which others may open it.
-    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _OWNER_ONLY)
-    with os.fdopen(descriptor, "wb") as opened:
-        opened.write(blob)
-        opened.flush()
-        os.fsync(descriptor)
-    DISK.sync(file.parent)

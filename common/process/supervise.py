@@ -86,7 +86,7 @@ def supervise(
         StateError: a program can't be started.
     """
     policy = policy or RestartPolicy()
-    children = [_Child(program, policy, say or _log_to_stderr) for program in programs]
+    children = [_Child(program, policy, say or log_to_stderr) for program in programs]
     try:
         # Not `stop.wait`: a signal handler that sets an event on which its own thread waits
         # may wait for ever.
@@ -244,6 +244,7 @@ def _how(code: int) -> str:
     return f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
 
 
-def _log_to_stderr(line: str) -> None:
+def log_to_stderr(line: str) -> None:
+    """Print a line with the time in UTC on stderr."""
     sys.stderr.write(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {line}\n")
     sys.stderr.flush()

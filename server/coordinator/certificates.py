@@ -5,7 +5,6 @@ deceives a public authority can pose as the coordinator.
 """
 
 import ipaddress
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -17,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from common.durable import write_new_file
 from common.errors import StateError
 
 CA_DAYS = 3650
@@ -83,8 +83,8 @@ def write_certificates(folder: Path, names: Sequence[str]) -> None:
     """Make the new `folder` with ca.crt, ca.key, server.crt and server.key."""
     folder.mkdir(mode=0o700)
     authority = make_authority()
-    _write(folder / "ca.key", _key_pem(authority.key), 0o600)
-    _write(folder / "ca.crt", authority.certificate.public_bytes(Encoding.PEM), 0o644)
+    write_new_file(folder / "ca.key", _key_pem(authority.key))
+    write_new_file(folder / "ca.crt", authority.certificate.public_bytes(Encoding.PEM), 0o644)
     renew_server(folder, names)
 
 
@@ -96,7 +96,7 @@ def renew_server(folder: Path, names: Sequence[str]) -> None:
         ("server.crt", certificate.public_bytes(Encoding.PEM), 0o644),
     ):
         (folder / name).unlink(missing_ok=True)
-        _write(folder / name, blob, mode)
+        write_new_file(folder / name, blob, mode)
 
 
 def load_authority(folder: Path) -> Authority:
@@ -174,12 +174,3 @@ def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(
         Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-
-
-def _write(file: Path, blob: bytes, mode: int) -> None:
-    """Write a new file that never has wider permissions than `mode`."""
-    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(descriptor, "wb") as stream:
-        stream.write(blob)
-        stream.flush()
-        os.fsync(stream.fileno())

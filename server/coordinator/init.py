@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.durable import DISK, write_file
+from common.durable import DISK, write_file, write_new_file
 from common.errors import StateError
 from common.signing import SigningKey
 from server.coordinator.certificates import renew_server, write_certificates
@@ -36,7 +36,8 @@ def init_coordinator(root: Path, settings: CoordinatorSettings) -> State:
     for folder in (state.secret.parent, state.flower, state.plans, state.logs, state.root / "runs"):
         folder.mkdir(mode=0o700)
     write_certificates(state.tls, _certificate_names(settings))
-    _write_secret(state.secret)
+    # No newline at the end: Flower takes the file's bytes as they are.
+    write_new_file(state.secret, os.urandom(_SECRET_BYTES).hex().encode())
     SigningKey.generate().save(state.key)
     (state.flower / "config.toml").write_text(_flower_config(state, settings), encoding="utf-8")
     (state.plans / "first.yaml").write_text(PLAN_TEMPLATE, encoding="utf-8")
@@ -66,13 +67,6 @@ def _write_settings(state: State, settings: CoordinatorSettings) -> None:
 
 def _certificate_names(settings: CoordinatorSettings) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*settings.hosts, settings.inner_host, *_LOOPBACK_NAMES)))
-
-
-def _write_secret(file: Path) -> None:
-    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="ascii") as stream:
-        # No newline at the end: Flower takes the file's bytes as they are.
-        stream.write(os.urandom(_SECRET_BYTES).hex())
 
 
 def _flower_config(state: State, settings: CoordinatorSettings) -> str:

@@ -15,7 +15,7 @@ from threading import Event
 from typing import Protocol
 
 from common.process.progress import Say, read_events, write_event
-from common.process.supervise import until_signalled
+from common.process.supervise import log_to_stderr, until_signalled
 from server.coordinator.events import final_event
 from server.coordinator.flower_nodes import NodeApi, sync_nodes
 from server.coordinator.state import RequestedRun, State
@@ -166,15 +166,10 @@ def run_keeper(state: State, superlink: ControlApi, stop: Event, say: Say) -> No
         time.sleep(INTERVAL_S)
 
 
-def _log(line: str) -> None:
-    sys.stderr.write(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {line}\n")
-    sys.stderr.flush()
-
-
 def _main(root: Path) -> None:
     state = State.open(root)
     with until_signalled() as stop, closing(SuperLink(state)) as superlink:
-        run_keeper(state, superlink, stop, _log)
+        run_keeper(state, superlink, stop, log_to_stderr)
 
 
 if __name__ == "__main__":
