@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits  # pyright: ignore[reportMissingTypeStubs]
 
-from benchmarks.compare import Comparison, Timing, comparison
+from benchmarks.compare import BenchmarkResult, Timing, benchmark_result, relative_difference
 from common.adapter import Adapter, Array, Pair, StoredAdapter, from_bytes, to_bytes
 from common.plan_fields import Precision
 from common.rules.interface import Rule
@@ -29,7 +29,7 @@ CHECKED_UP_TO = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Size:
+class AdapterSizes:
     """The adapters: so many blocks of layers with (outputs, inputs), sites and rank."""
 
     blocks: int
@@ -39,7 +39,7 @@ class Size:
 
 
 #: LLaVA-Med v1.5's text model, Mistral 7B: 224 layers with an adapter, 84 MB of it in bf16.
-LARGE = Size(
+LARGE = AdapterSizes(
     blocks=32,
     shapes={
         "self_attn.q_proj": (4096, 4096),
@@ -58,16 +58,16 @@ MEMORY_AT = (2, 8, 32, 128)
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
-    """Seconds of one way of working: by the clock, and of all the process's threads together."""
+class CallTime:
+    """Seconds of a call: wall-clock time, and CPU time of all the process's threads together."""
 
     wall: float
     cpu: float
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """Of `svd` with so many sites: its peak of memory in adapters, and what it differs by."""
+class SvdAtScale:
+    """`svd` at some number of sites: its peak memory in adapters, and its difference from dense."""
 
     memory: float
     difference: float
@@ -75,21 +75,21 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What each way cost, one directly after the other."""
+    """The times of all ways, measured one directly after the other."""
 
-    read: Cost
-    fedavg: Cost
-    svd: Cost
-    dense: Cost
-    stacked: Cost
-    missed: Cost
+    read: CallTime
+    fedavg: CallTime
+    svd: CallTime
+    dense: CallTime
+    stacked: CallTime
+    missed: CallTime
 
 
-def run(repeats: int = 3, size: Size = LARGE) -> Comparison:
+def run(repeats: int = 3, size: AdapterSizes = LARGE) -> BenchmarkResult:
     """Time `svd`, plain `fedavg`, reading, and forming the dense products, in turns.
 
-    The sites' adapters are files in bf16, in the page cache for all ways alike. Every way has
-    the same number of threads, a module each. About two minutes for the 7B's size with three
+    The sites' adapters are files in bf16, in the page cache for every way. Every way has the
+    same number of threads, one layer each. About two minutes for the 7B's size with three
     repeats on two idle cores, 1 GB of disk and 2 GB of memory.
     """
     with TemporaryDirectory() as folder, threadpool_limits(1, "blas"):
@@ -105,10 +105,10 @@ def run(repeats: int = 3, size: Size = LARGE) -> Comparison:
     settings = _settings(size) | ratios(turns)
     settings["memory_in_adapters"] = {count: found.memory for count, found in at.items()}
     settings["equal_to_at"] = {count: found.difference for count, found in at.items()}
-    return comparison("aggregate", timing, equal_to, settings)
+    return benchmark_result("aggregate", timing, equal_to, settings)
 
 
-def _settings(size: Size) -> dict[str, Any]:
+def _settings(size: AdapterSizes) -> dict[str, Any]:
     return {
         "layers": size.blocks * len(size.shapes),
         "shapes": {name: list(shape) for name, shape in size.shapes.items()},
@@ -128,7 +128,7 @@ def _settings(size: Size) -> dict[str, Any]:
 
 
 def ratios(turns: Sequence[Turn]) -> dict[str, float]:
-    """Medians over the turns: by the clock, and by the processor's time (`_cpu`)."""
+    """Return medians over the turns: of wall-clock time, and of CPU time (`_cpu`)."""
     found: dict[str, float] = {}
     for mark, of in (("", _wall), ("_cpu", _cpu)):
         found |= {
@@ -145,54 +145,54 @@ def ratios(turns: Sequence[Turn]) -> dict[str, float]:
     return found
 
 
-def _wall(cost: Cost) -> float:
+def _wall(cost: CallTime) -> float:
     return cost.wall
 
 
-def _cpu(cost: Cost) -> float:
+def _cpu(cost: CallTime) -> float:
     return cost.cpu
 
 
 def threads() -> int:
-    """How many layers are in work at a time, in every way."""
+    """Return how many layers are processed at a time, in every way."""
     return min(WORKERS, os.cpu_count() or 1)
 
 
-def take_turn(files: Sequence[Path], sites: Sequence[SiteUpdate], size: Size) -> Turn:
-    """All ways, one after the other; `missed` is what `fedavg`'s error costs beside it."""
+def take_turn(files: Sequence[Path], sites: Sequence[SiteUpdate], size: AdapterSizes) -> Turn:
+    """Time all ways, one after the other; `missed` is the time that `fedavg`'s error takes."""
     merged: list[Merged] = []
 
     def merging(rule: Rule) -> Callable[[], None]:
         return lambda: merged.append(merge(rule, sites, None, size.rank, Precision.BF16))
 
     return Turn(
-        read=cost_of(lambda: [len(file.read_bytes()) for file in files]),
-        fedavg=cost_of(merging(rule_named("fedavg"))),
-        svd=cost_of(merging(rule_named("svd"))),
-        dense=dense_cost(partial(dense_mean, sites), size),
-        stacked=dense_cost(partial(stacked_mean, sites), size),
-        missed=cost_of(lambda: merged[0].error),
+        read=time_of(lambda: [len(file.read_bytes()) for file in files]),
+        fedavg=time_of(merging(rule_named("fedavg"))),
+        svd=time_of(merging(rule_named("svd"))),
+        dense=dense_time(partial(dense_mean, sites), size),
+        stacked=dense_time(partial(stacked_mean, sites), size),
+        missed=time_of(lambda: merged[0].error),
     )
 
 
-def cost_of(work: Callable[[], object]) -> Cost:
-    """What one call costs."""
+def time_of(work: Callable[[], object]) -> CallTime:
+    """Time one call."""
     wall, cpu = time.perf_counter(), time.process_time()
     work()
-    return Cost(time.perf_counter() - wall, time.process_time() - cpu)
+    return CallTime(time.perf_counter() - wall, time.process_time() - cpu)
 
 
-def dense_cost(form: Callable[[str], Array], size: Size) -> Cost:
-    """Of forming every layer's dense mean product: one on each thread, times the layers."""
+def dense_time(form: Callable[[str], Array], size: AdapterSizes) -> CallTime:
+    """Time forming a dense mean product on each thread, and scale it to all layers."""
     wall = cpu = 0.0
     for shape, count in Counter(size.shapes.values()).items():
         name = next(name for name, found in size.shapes.items() if found == shape)
         modules = [module_name(number, name) for number in range(min(threads(), size.blocks))]
         with ThreadPoolExecutor(threads()) as pool:
-            cost = cost_of(partial(_each_dense, pool, form, modules))
+            cost = time_of(partial(_each_dense, pool, form, modules))
         times = count * size.blocks / len(modules)
         wall, cpu = wall + times * cost.wall, cpu + times * cost.cpu
-    return Cost(wall, cpu)
+    return CallTime(wall, cpu)
 
 
 def _each_dense(
@@ -203,9 +203,9 @@ def _each_dense(
 
 
 def dense_mean(sites: Sequence[SiteUpdate], module: str) -> Array:
-    """A layer's mean product as FlexLoRA makes it (arXiv 2402.11505): full-size products, summed.
+    """Form a layer's mean product as FlexLoRA does: full-size products, summed.
 
-    In float32, as its products are.
+    arXiv 2402.11505. In float32, as its products are.
     """
     total = sum(site.examples for site in sites)
     pair = sites[0].adapter.pair(module)
@@ -217,7 +217,7 @@ def dense_mean(sites: Sequence[SiteUpdate], module: str) -> Array:
 
 
 def stacked_mean(sites: Sequence[SiteUpdate], module: str) -> Array:
-    """The same by one product of the stacked factors: the fastest that the dense way can be."""
+    """Form the same by one product of the stacked factors: the fastest dense way."""
     total = sum(site.examples for site in sites)
     pairs = [site.adapter.pair(module) for site in sites]
     shares = [np.float32(site.adapter.scale * site.examples / total) for site in sites]
@@ -225,8 +225,8 @@ def stacked_mean(sites: Sequence[SiteUpdate], module: str) -> Array:
     return b @ np.vstack([pair.a for pair in pairs])
 
 
-def sites_in(folder: Path, size: Size) -> list[Path]:
-    """Made-up updates in files: factors that drifted a third of their norm from a common start.
+def sites_in(folder: Path, size: AdapterSizes) -> list[Path]:
+    """Write made-up updates: factors that drifted a third of their norm from a common start.
 
     Every block of a site has the numbers of its first.
     """
@@ -249,12 +249,12 @@ def sites_in(folder: Path, size: Size) -> list[Path]:
 
 
 def contribution(number: int, file: Path) -> SiteUpdate:
-    """The update in a file of `sites_in`; the later sites have more examples."""
+    """Return the update in a file of `sites_in`; the later sites have more examples."""
     return SiteUpdate(file.name, 100 + 50 * number, StoredAdapter.in_file(file, file.name))
 
 
 def module_name(block: int, name: str) -> str:
-    """A layer's path in the model."""
+    """Return a layer's path in the model."""
     return f"model.layers.{block}.{name}"
 
 
@@ -269,8 +269,8 @@ def _drifted(random: np.random.Generator, pair: Pair) -> Pair:
     return Pair(a, b)
 
 
-def largest_difference(sites: Sequence[SiteUpdate], size: Size) -> float:
-    """Over the layers that are checked, the largest ||ours - theirs||_F / ||theirs||_F.
+def largest_difference(sites: Sequence[SiteUpdate], size: AdapterSizes) -> float:
+    """Return the largest ||ours - theirs||_F / ||theirs||_F over the layers that are checked.
 
     Ours in float32: the rounding to the wire is no part of the comparison.
     """
@@ -283,12 +283,12 @@ def largest_difference(sites: Sequence[SiteUpdate], size: Size) -> float:
         theirs = cut_dense(dense_mean(sites, name), size.rank)
         pair = ours.pair(name)
         product = ours.scale * pair.b @ pair.a
-        differences.append(float(np.linalg.norm(product - theirs) / np.linalg.norm(theirs)))
+        differences.append(relative_difference(product, theirs))
     return max(differences)
 
 
-def checked(size: Size) -> list[str]:
-    """A layer of each shape that is small enough for its dense SVD."""
+def checked(size: AdapterSizes) -> list[str]:
+    """Return a layer of each shape that is small enough for its dense SVD."""
     small = {shape: name for name, shape in size.shapes.items() if min(shape) <= CHECKED_UP_TO}
     return [module_name(0, name) for name in small.values()]
 
@@ -299,16 +299,15 @@ def _only(site: SiteUpdate, modules: Sequence[str]) -> SiteUpdate:
 
 
 def cut_dense(matrix: Array, rank: int) -> Array:
-    """The best matrix of this rank, by NumPy's plain full SVD."""
+    """Return the best matrix of this rank, by NumPy's plain full SVD."""
     left, strength, right = np.linalg.svd(matrix, full_matrices=False)
     return (left[:, :rank] * strength[:rank]) @ right[:rank]
 
 
-def measured_at(size: Size, sites: int) -> Measured:
-    """Memory and exactness with so many sites, on the layers of one block.
+def measured_at(size: AdapterSizes, sites: int) -> SvdAtScale:
+    """Measure memory and exactness with so many sites, on the layers of one block.
 
-    The other blocks' part of the result is added: no more than a few layers are in work at a
-    time.
+    The other blocks' part of the result is added: only a few layers are processed at a time.
     """
     block = replace(size, blocks=1, sites=sites)
     with TemporaryDirectory() as folder:
@@ -323,4 +322,4 @@ def measured_at(size: Size, sites: int) -> Measured:
         difference = largest_difference(updates, block)
     of_a_block = len(merged.blob)
     memory = (peak + (size.blocks - 1) * of_a_block) / (size.blocks * of_a_block)
-    return Measured(memory, difference)
+    return SvdAtScale(memory, difference)

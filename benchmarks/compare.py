@@ -7,12 +7,16 @@ from statistics import median
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
+import numpy as np
+
+from common.adapter import Array
+
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Timing(Generic[T]):
-    """What `compare` measured: seconds of each repeat, in the order they were run.
+    """The measurements of `compare`: seconds of each repeat, in the order they were run.
 
     The results are those of the warm-up, for checking that both ways agree.
     """
@@ -34,19 +38,19 @@ class Timing(Generic[T]):
 
     @property
     def ratio(self) -> float:
-        """Ratio of the medians; > 1 where ours is faster."""
+        """The ratio of the medians; > 1 where ours is faster."""
         return self.theirs / self.ours
 
     @property
     def paired_ratio(self) -> float:
-        """Median of the neighbours' ratios: a machine that slows down moves both of a pair."""
+        """The median ratio of neighbouring pairs, in which a slow machine slows both."""
         pairs = zip(self.our_seconds, self.their_seconds, strict=True)
         return median(theirs / ours for ours, theirs in pairs)
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
-    """A benchmark's outcome, as `fedmslora bench NAME --json` prints it.
+class BenchmarkResult:
+    """A benchmark's result, as `fedmslora bench NAME --json` prints it.
 
     Attributes:
         ours: seconds, the median.
@@ -64,7 +68,7 @@ class Comparison:
     settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
     def to_json(self) -> dict[str, Any]:
-        """The fields by name, ready for `json.dumps`."""
+        """Return the fields by name, ready for `json.dumps`."""
         return {
             "name": self.name,
             "ours": self.ours,
@@ -87,17 +91,22 @@ def compare(ours: Callable[[], T], theirs: Callable[[], T], repeats: int) -> Tim
 
 
 def seconds_of(work: Callable[[], object]) -> float:
-    """Wall-clock seconds of one call."""
+    """Return the wall-clock seconds of one call."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
 
 
-def comparison(
+def benchmark_result(
     name: str, timing: Timing[Any], equal_to: float, settings: Mapping[str, Any]
-) -> Comparison:
-    """The outcome of `timing`; `repeats` and the ratio by pairs join the settings."""
+) -> BenchmarkResult:
+    """Return the result of `timing`; `repeats` and the paired ratio are added to the settings."""
     added = {"repeats": len(timing.our_seconds), "paired_ratio": timing.paired_ratio}
-    return Comparison(
+    return BenchmarkResult(
         name, timing.ours, timing.theirs, timing.ratio, equal_to, {**settings, **added}
     )
+
+
+def relative_difference(ours: Array, theirs: Array) -> float:
+    """Return ||ours - theirs||_F / ||theirs||_F."""
+    return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))

@@ -26,8 +26,8 @@ from transformers import CLIPVisionConfig, LlavaConfig, LlavaForConditionalGener
 from transformers.utils import logging as transformers_logging
 
 from benchmarks import paper_loop
-from benchmarks.compare import Comparison, compare, comparison
-from benchmarks.step import Size, one_thread, some_adapters
+from benchmarks.compare import BenchmarkResult, benchmark_result, compare
+from benchmarks.step import StepSizes, one_thread, some_adapters
 from client.data.images import load_image, pad_to_square
 from client.data.task import Example
 from client.inference.generate import generate_tokens
@@ -39,7 +39,7 @@ from common.plan_fields import Composition, Precision
 from simulation.hospitals import BASE_MODELS
 
 #: Tokens of every answer, question by question.
-Answers = list[list[int]]
+AnswerTokens = list[list[int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +65,14 @@ class TestSet:
     ends: float = 2.2
 
 
-def run(tasks: int = 7, repeats: int = 2, size: TestSet | None = None) -> Comparison:
-    """A whole test set after `tasks` earlier tasks, ours beside the paper's loop."""
+def run(tasks: int = 7, repeats: int = 2, size: TestSet | None = None) -> BenchmarkResult:
+    """Answer a whole test set after `tasks` earlier tasks, ours beside the paper's loop."""
     size = size or TestSet()
     with one_thread(), TemporaryDirectory() as scratch:
         folder = _write_base(Path(scratch) / "base", size)
         questions = _questions(Path(scratch), size)
-        ours = Counted(our_way(folder, tasks, questions, size))
-        theirs = Counted(paper_way(folder, tasks, questions, size))
+        ours = CpuTimed(our_way(folder, tasks, questions, size))
+        theirs = CpuTimed(paper_way(folder, tasks, questions, size))
         timing = compare(ours, theirs, repeats)
     lengths = [len(row) for row in timing.their_result]
     settings = {**asdict(size), "earlier_tasks": tasks, "threads": 1, "dtype": "float32"}
@@ -89,18 +89,18 @@ def run(tasks: int = 7, repeats: int = 2, size: TestSet | None = None) -> Compar
         "torch": str(torch.__version__),
     }
     differing = differing_tokens(timing.our_result, timing.their_result)
-    return comparison("evaluate", timing, differing, settings)
+    return benchmark_result("evaluate", timing, differing, settings)
 
 
-class Counted:
+class CpuTimed:
     """A way of answering, and the processor's median seconds of a call but the first."""
 
-    def __init__(self, work: Callable[[], Answers]) -> None:
+    def __init__(self, work: Callable[[], AnswerTokens]) -> None:
         self._work = work
         self._seconds: list[float] = []
 
-    def __call__(self) -> Answers:
-        """What the work comes to."""
+    def __call__(self) -> AnswerTokens:
+        """Do the work, and record its CPU seconds."""
         start = time.process_time()
         result = self._work()
         self._seconds.append(time.process_time() - start)
@@ -114,12 +114,12 @@ class Counted:
 
 def our_way(
     folder: Path, tasks: int, questions: Sequence[Example], size: TestSet
-) -> Callable[[], Answers]:
-    """All adapters are folded and every picture is looked at anew in each call."""
+) -> Callable[[], AnswerTokens]:
+    """Answer as a site does; each call folds all adapters and encodes every picture anew."""
     model = _fresh(folder)
     adapters = _adapters(model, tasks, size)
 
-    def whole_set() -> Answers:
+    def whole_set() -> AnswerTokens:
         model.adapted.freeze_adapters([], Composition.FOLD)
         model.adapted.freeze_adapters(adapters, Composition.FOLD)
         unseen = replace(model, cache=type(model.cache)())
@@ -130,8 +130,8 @@ def our_way(
 
 def paper_way(
     folder: Path, tasks: int, questions: Sequence[Example], size: TestSet
-) -> Callable[[], Answers]:
-    """One question after another: llava/eval/model_vqa.py, the loop of `eval_model`.
+) -> Callable[[], AnswerTokens]:
+    """Answer one question after another: llava/eval/model_vqa.py, the loop of `eval_model`.
 
     There the picture is opened, padded and processed for each question, and `generate` goes
     greedily from prompt and pixels, with its cache; all tasks' adapters are apart and on.
@@ -143,8 +143,8 @@ def paper_way(
     return lambda: [_generated(model, question, size.max_new_tokens) for question in questions]
 
 
-def differing_tokens(ours: Answers, theirs: Answers) -> float:
-    """The share of places in all answers that do not hold the same token; 0.0 is equal."""
+def differing_tokens(ours: AnswerTokens, theirs: AnswerTokens) -> float:
+    """Return the share of positions in all answers whose tokens differ; 0.0 is equal."""
     places = differing = 0
     for our_row, their_row in zip(ours, theirs, strict=True):
         longest = max(len(our_row), len(their_row))
@@ -173,17 +173,17 @@ def _generated(model: LlavaModel, question: Example, tokens: int) -> list[int]:
 
 
 def _fresh(folder: Path) -> LlavaModel:
-    """A model of its own: the two ways change the layers of theirs."""
+    """Load a model of its own: the two ways change the layers of theirs."""
     model = load_llava(folder, Precision.FP32, torch.device("cpu"))
     return model
 
 
 def _adapters(model: LlavaModel, tasks: int, size: TestSet) -> list[Adapter]:
-    return some_adapters(model.adapted, tasks + 1, Size(size.hidden, size.layers, size.rank))
+    return some_adapters(model.adapted, tasks + 1, StepSizes(size.hidden, size.layers, size.rank))
 
 
 def _questions(folder: Path, size: TestSet) -> list[Example]:
-    """Questions of ten to thirty tokens, so many to each picture as its turn says."""
+    """Make questions of ten to thirty tokens, as many for each picture as `size` says."""
     generator = np.random.default_rng(0)
     words = "is the left upper area of this picture bright or dark and how many are there".split()
     found: list[Example] = []
@@ -198,7 +198,7 @@ def _questions(folder: Path, size: TestSet) -> list[Example]:
 
 
 def _write_base(folder: Path, size: TestSet) -> Path:
-    """A LLaVA with seeded weights and the embedded model's tokenizer, in transformers' layout."""
+    """Write a LLaVA with seeded weights and the embedded model's tokenizer."""
     (embedded,) = BASE_MODELS.values()
     folder.mkdir(parents=True)
     for name in ("tokenizer.json", "tokenizer_config.json"):

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from benchmarks.compare import Comparison, compare, comparison
+from benchmarks.compare import BenchmarkResult, benchmark_result, compare
 from benchmarks.step import one_thread
 from client.data.images import decode_image
 from client.model.feature_store import FeatureStore
@@ -33,7 +33,7 @@ FILL = (122, 116, 104)
 
 
 @dataclass(frozen=True, slots=True)
-class Size:
+class EpochSizes:
     """The pictures, the tower, and the steps that go on while the next pictures are read.
 
     Attributes:
@@ -53,13 +53,14 @@ class Size:
     step_s: float = 0.144
 
 
-def run(repeats: int = 5, size: Size | None = None) -> Comparison:
-    """The pictures of a later epoch; of the first one `first_epoch` in the settings tells.
+def run(repeats: int = 5, size: EpochSizes | None = None) -> BenchmarkResult:
+    """Time the pictures of a later epoch, ours beside decoding each.
 
-    That is the time of an epoch that reads on the training's thread over the time of one
-    that prefetches, both with nothing kept, and with a wait as for a GPU after each batch.
+    `first_epoch` in the settings is the time of an epoch that reads on the training's thread over
+    the time of one that prefetches, both with nothing stored, and with a wait as for a GPU after
+    each batch.
     """
-    size = size or Size()
+    size = size or EpochSizes()
     with TemporaryDirectory() as folder, one_thread():
         files = _pictures(Path(folder), size)
         tower, processor = _tower(size), _processor(size)
@@ -68,7 +69,7 @@ def run(repeats: int = 5, size: Size | None = None) -> Comparison:
         for file in files:
             _keep(kept, tower, file)
         timing = compare(
-            lambda: _ahead(kept, files, size), lambda: _plain(processor, files), repeats
+            lambda: _prefetched(kept, files, size), lambda: _plain(processor, files), repeats
         )
         first = _first_epoch(processor, files, size, repeats)
         # On as many threads as before: the tower's last bits depend on them.
@@ -77,25 +78,28 @@ def run(repeats: int = 5, size: Size | None = None) -> Comparison:
     equal_to = float(((ours - theirs).abs().max() / theirs.abs().max()).float())
     settings = {**asdict(size), "threads": "1, and 1 that prefetches", "dtype": "bfloat16"}
     settings |= {"first_epoch": first, "their_time_has_no_tower": True}
-    return comparison("features", timing, equal_to, settings)
+    return benchmark_result("features", timing, equal_to, settings)
 
 
-def _ahead(
-    preparation: Preprocessor, files: Sequence[Path], size: Size, work: Callable[[], object] = int
+def _prefetched(
+    preparation: Preprocessor,
+    files: Sequence[Path],
+    size: EpochSizes,
+    work: Callable[[], object] = int,
 ) -> list[Tensor]:
-    """Each batch's pictures, prefetched, and some work after each."""
+    """Prefetch each batch's pictures, and do some work after each batch."""
     order = range(len(files))
     batches = [order[start : start + size.batch] for start in order[:: size.batch]]
     with prefetching(preparation) as prefetcher:
         take = with_prefetch(
-            lambda chosen: _worked([_tensor(prefetcher.get(files[i])) for i in chosen], work),
+            lambda chosen: _after_work([_tensor(prefetcher.get(files[i])) for i in chosen], work),
             batches,
             lambda coming: _expect(prefetcher, files, coming),
         )
         return [one for batch in batches for one in take(batch)]
 
 
-def _worked(found: list[Tensor], work: Callable[[], object]) -> list[Tensor]:
+def _after_work(found: list[Tensor], work: Callable[[], object]) -> list[Tensor]:
     work()
     return found
 
@@ -107,7 +111,7 @@ def _expect(
 
 
 def _plain(processor: CLIPImageProcessorPil, files: Sequence[Path]) -> list[Tensor]:
-    """Each picture is opened, padded and preprocessed whenever it is asked for.
+    """Open, pad and preprocess each picture whenever it is needed.
 
     The lines of LLaVA's `LazySupervisedDataset.__getitem__` with `image_aspect_ratio` "pad",
     which the paper's code takes over.
@@ -130,9 +134,12 @@ def _expand2square(image: Image.Image) -> Image.Image:
 
 
 def _first_epoch(
-    processor: CLIPImageProcessorPil, files: Sequence[Path], size: Size, repeats: int
+    processor: CLIPImageProcessorPil, files: Sequence[Path], size: EpochSizes, repeats: int
 ) -> float:
-    """Reading on the training's thread over prefetching: median of neighbours' ratios."""
+    """Return the time of reading on the training's thread over that of prefetching.
+
+    The median of the paired ratios.
+    """
     cold = Preprocessor(processor, None, "benchmark", decode_image)
 
     def wait() -> None:
@@ -144,13 +151,13 @@ def _first_epoch(
             wait()
 
     def ours() -> None:
-        _ahead(cold, files, size, wait)
+        _prefetched(cold, files, size, wait)
 
     return compare(ours, plain, repeats).paired_ratio
 
 
-def _pictures(folder: Path, size: Size) -> list[Path]:
-    """JPEGs of soft shapes with grain, every other one not square."""
+def _pictures(folder: Path, size: EpochSizes) -> list[Path]:
+    """Write JPEGs of soft shapes with grain, every other one not square."""
     generator = np.random.default_rng(0)
     files: list[Path] = []
     for number in range(size.pictures):
@@ -163,7 +170,7 @@ def _pictures(folder: Path, size: Size) -> list[Path]:
     return files
 
 
-def _tower(size: Size) -> nn.Module:
+def _tower(size: EpochSizes) -> nn.Module:
     torch.manual_seed(0)
     config = CLIPVisionConfig(
         hidden_size=size.width,
@@ -176,13 +183,13 @@ def _tower(size: Size) -> nn.Module:
     return CLIPVisionModel(config).eval().bfloat16()
 
 
-def _processor(size: Size) -> CLIPImageProcessorPil:
+def _processor(size: EpochSizes) -> CLIPImageProcessorPil:
     side = {"height": size.seen, "width": size.seen}
     return CLIPImageProcessorPil(size={"shortest_edge": size.seen}, crop_size=side)
 
 
 def _keep(preparation: Preprocessor, tower: nn.Module, file: Path) -> None:
-    """The file's features are in the store."""
+    """Store the file's features."""
     seen = preparation(file)
     assert (
         not isinstance(seen, StoredFeatures)
@@ -194,10 +201,10 @@ def _keep(preparation: Preprocessor, tower: nn.Module, file: Path) -> None:
 
 @torch.no_grad()
 def _see(tower: nn.Module, pixels: Tensor) -> Tensor:
-    """The features (N, V) of one picture, without the class token."""
+    """Return the features (N, V) of one picture, without the class token."""
     return tower(pixel_values=pixels.bfloat16()).last_hidden_state[0, 1:]
 
 
 def _tensor(prepared: Preprocessed) -> Tensor:
-    """What a device is handed."""
+    """Return what is copied to a device."""
     return prepared.features if isinstance(prepared, StoredFeatures) else prepared.pixels

@@ -23,8 +23,8 @@ import torch
 import typer
 from transformers.utils import logging as transformers_logging
 
-from benchmarks.memory import Operations
-from benchmarks.shapes_7b import SMALL, Row, Shapes, adapters_of, examples_in, flops, model_of
+from benchmarks.memory import OperationCounter
+from benchmarks.shapes_7b import SMALL, Shapes, TokenRow, adapters_of, examples_in, flops, model_of
 from benchmarks.step import WEIGHTS, one_thread
 from client.data.task import Example
 from client.inference.generate import generate_answers
@@ -56,8 +56,8 @@ Figures: TypeAlias = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """How a step is taken."""
+class StepVariant:
+    """One kind of step."""
 
     tasks: int
     hold: Composition = Composition.FOLD
@@ -67,20 +67,20 @@ class Way:
 
 SEVEN = "seven earlier, folded"
 #: In the order in which they run. The first comes twice: a GPU slows down as it warms up.
-WAYS = {
-    "none earlier": Way(0),
-    SEVEN: Way(EARLIER),
-    "none earlier, again": Way(0),
-    "seven earlier, folded, checkpointing": Way(EARLIER, checkpointing=True),
-    "none earlier, checkpointing": Way(0, checkpointing=True),
-    "seven earlier, folded, packing": Way(EARLIER, packing=True),
-    "seven earlier, stacked": Way(EARLIER, Composition.STACK),
+VARIANTS = {
+    "none earlier": StepVariant(0),
+    SEVEN: StepVariant(EARLIER),
+    "none earlier, again": StepVariant(0),
+    "seven earlier, folded, checkpointing": StepVariant(EARLIER, checkpointing=True),
+    "none earlier, checkpointing": StepVariant(0, checkpointing=True),
+    "seven earlier, folded, packing": StepVariant(EARLIER, packing=True),
+    "seven earlier, stacked": StepVariant(EARLIER, Composition.STACK),
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Stand:
-    """What all parts work on; the first EARLIER adapters are the earlier ones, the last trains."""
+class Workload:
+    """What all parts use; the first EARLIER adapters are the earlier ones, the last one trains."""
 
     shapes: Shapes
     model: LlavaModel
@@ -95,43 +95,47 @@ class Stand:
 
 
 def run(shapes: Shapes, device: torch.device, repeats: int = 5) -> Figures:
-    """Every part's figures; a part that does not fit into memory says so."""
+    """Measure every part; a part that does not fit into memory says so."""
     transformers_logging.set_verbosity_error()
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     with TemporaryDirectory() as folder:
         model = model_of(shapes, dtype, device)
         adapters = adapters_of(model, shapes.rank, EARLIER + 1)
-        stand = Stand(shapes, model, adapters, examples_in(Path(folder)), repeats)
-        steps = {name: _tried(lambda way=way: step_of(stand, way)) for name, way in WAYS.items()}
-        regularizers = {
-            str(kind): _tried(lambda kind=kind: regularizer_of(stand, kind)) for kind in Prototypes
+        workload = Workload(shapes, model, adapters, examples_in(Path(folder)), repeats)
+        steps = {
+            name: _or_out_of_memory(lambda variant=variant: step_of(workload, variant))
+            for name, variant in VARIANTS.items()
         }
-        answers = _tried(lambda: answers_of(stand))
+        regularizers = {
+            str(kind): _or_out_of_memory(lambda kind=kind: regularizer_of(workload, kind))
+            for kind in Prototypes
+        }
+        answers = _or_out_of_memory(lambda: answers_of(workload))
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": _name(device), "torch": str(torch.__version__), "dtype": str(dtype),
         "peak_operations_a_second": peak_of(_name(device)) or "unknown",
         "rank": shapes.rank, "repeats": repeats, "steps": steps, "regularizer": regularizers,
-        "evaluation": answers, "targets": {**TARGETS, "found": _found(steps)},
+        "evaluation": answers, "targets": {**TARGETS, "found": _target_figures(steps)},
     }  # fmt: skip
 
 
-def step_of(stand: Stand, way: Way) -> Figures:
-    """Time, memory and utilisation of one way of a step, without the regularizer."""
-    with_cuda = stand.device.type == "cuda"
-    examples = stand.examples if way.packing else stand.examples[:ALONE]
-    _wear(stand, way.tasks, way.hold)
-    batches = Batches(stand.model, examples, way.packing)
-    step = _step(stand, batches, len(examples), None)
-    with stand.model.checkpointed() if way.checkpointing else nullcontext():
+def step_of(workload: Workload, variant: StepVariant) -> Figures:
+    """Measure time, memory and utilisation of one kind of step, without the regularizer."""
+    with_cuda = workload.device.type == "cuda"
+    examples = workload.examples if variant.packing else workload.examples[:ALONE]
+    _attach(workload, variant.tasks, variant.hold)
+    batches = Batches(workload.model, examples, variant.packing)
+    step = _step(workload, batches, len(examples), None)
+    with workload.model.checkpointed() if variant.checkpointing else nullcontext():
         if with_cuda:
             torch.cuda.reset_peak_memory_stats()
-        seconds = _seconds(step, stand)
+        seconds = _seconds(step, workload)
         waits = _waits(step) if with_cuda else None
-        with Operations() as counted:
+        with OperationCounter() as counted:
             step()
-    rows = rows_of(stand.model, batches, len(examples))
-    work, peak = flops(stand.shapes, rows), peak_of(_name(stand.device))
+    rows = rows_of(workload.model, batches, len(examples))
+    work, peak = flops(workload.shapes, rows), peak_of(_name(workload.device))
     return {
         "seconds": seconds, "questions": len(examples), "tokens": sum(row.tokens for row in rows),
         "questions_a_second": len(examples) / seconds, "model_operations": work,
@@ -141,18 +145,18 @@ def step_of(stand: Stand, way: Way) -> Figures:
     }  # fmt: skip
 
 
-def regularizer_of(stand: Stand, kind: Prototypes) -> Figures:
-    """What a regularizer after EARLIER tasks of three modalities adds to a step."""
-    _wear(stand, EARLIER, Composition.FOLD)
+def regularizer_of(workload: Workload, kind: Prototypes) -> Figures:
+    """Measure what a regularizer after EARLIER tasks of three modalities adds to a step."""
+    _attach(workload, EARLIER, Composition.FOLD)
     arrived = [Modality.CT, Modality.MR, Modality.XRAY]
-    earlier = [(arrived[i % 3], adapter) for i, adapter in enumerate(stand.adapters[:EARLIER])]
-    pairs = stand.model.adapted.attached_pairs()
+    earlier = [(arrived[i % 3], adapter) for i, adapter in enumerate(workload.adapters[:EARLIER])]
+    pairs = workload.model.adapted.attached_pairs()
     known = adapter_prototypes(earlier, arrived[0], kind)
     regularizer = Regularizer(known, pairs, Similarity.EXP, WEIGHTS)
-    step = _step(stand, Batches(stand.model, stand.examples[:ALONE]), ALONE, None)
-    whole = _seconds(step, stand)
-    alone = _seconds(lambda: regularizer.add_gradient(pairs), stand)
-    with Operations() as counted:
+    step = _step(workload, Batches(workload.model, workload.examples[:ALONE]), ALONE, None)
+    whole = _seconds(step, workload)
+    alone = _seconds(lambda: regularizer.add_gradient(pairs), workload)
+    with OperationCounter() as counted:
         regularizer.add_gradient(pairs)
     return {
         "prototypes": len(known),
@@ -162,13 +166,13 @@ def regularizer_of(stand: Stand, kind: Prototypes) -> Figures:
     }
 
 
-def answers_of(stand: Stand) -> Figures:
-    """Answers a second after EARLIER tasks, each of ANSWERED_TOKENS tokens."""
-    model, questions = stand.model, stand.examples
+def answers_of(workload: Workload) -> Figures:
+    """Measure answers per second after EARLIER tasks, each of ANSWERED_TOKENS tokens."""
+    model, questions = workload.model, workload.examples
     model.adapted.detach()
-    model.adapted.freeze_adapters(stand.adapters[:EARLIER], Composition.FOLD)
+    model.adapted.freeze_adapters(workload.adapters[:EARLIER], Composition.FOLD)
     seconds = _seconds(
-        lambda: generate_answers(model, questions, ANSWERED_TOKENS, len(questions)), stand
+        lambda: generate_answers(model, questions, ANSWERED_TOKENS, len(questions)), workload
     )
     return {
         "seconds": seconds, "answers": len(questions), "tokens_an_answer": ANSWERED_TOKENS,
@@ -176,8 +180,8 @@ def answers_of(stand: Stand) -> Figures:
     }  # fmt: skip
 
 
-def rows_of(model: LlavaModel, batches: Batches, count: int) -> list[Row]:
-    """The rows of the decoder that the first `count` examples fill, without padding."""
+def rows_of(model: LlavaModel, batches: Batches, count: int) -> list[TokenRow]:
+    """Return the decoder's rows for the first `count` examples, without padding."""
     together: dict[int, list[int]] = {}
     for place in range(count):
         together.setdefault(batches.pictures[place] if batches.pictures else place, []).append(
@@ -186,7 +190,7 @@ def rows_of(model: LlavaModel, batches: Batches, count: int) -> list[Row]:
     head = len(model.tokenizer.encode("[INST] ", add_special_tokens=False))
     prefix = 1 + head + model.image_tokens
     return [
-        Row(
+        TokenRow(
             prefix,
             tuple(batches.token_count(place) - prefix for place in places),
             batches.label_count(places),
@@ -196,44 +200,46 @@ def rows_of(model: LlavaModel, batches: Batches, count: int) -> list[Row]:
 
 
 def peak_of(device: str) -> float | None:
-    """Dense bf16 operations a second of a device of this name; None where it is not known."""
+    """Return the device's dense bf16 operations per second; None where the name is not known."""
     return next((peak for part, peak in PEAKS.items() if part in device), None)
 
 
-def _wear(stand: Stand, tasks: int, hold: Composition) -> None:
-    stand.model.adapted.freeze_adapters(stand.adapters[:tasks], hold)
-    stand.model.adapted.attach(stand.adapters[-1], Factor.BOTH)
+def _attach(workload: Workload, tasks: int, hold: Composition) -> None:
+    workload.model.adapted.freeze_adapters(workload.adapters[:tasks], hold)
+    workload.model.adapted.attach(workload.adapters[-1], Factor.BOTH)
 
 
 def _step(
-    stand: Stand, batches: Batches, questions: int, penalty: Penalty | None
+    workload: Workload, batches: Batches, questions: int, penalty: Penalty | None
 ) -> Callable[[], object]:
-    """A site's step on the first questions, at rate 0: every repeat is the same step."""
-    factors = [factor for pair in stand.model.adapted.attached_pairs().values() for factor in pair]
-    descent = LocalOptimizer(DecoderLoss(stand.model), factors, Training())
+    """Return a site's step on the first questions, at rate 0: every repeat is the same step."""
+    factors = [
+        factor for pair in workload.model.adapted.attached_pairs().values() for factor in pair
+    ]
+    descent = LocalOptimizer(DecoderLoss(workload.model), factors, Training())
     loss_of = token_loss(descent.network, batches, None, descent.shard)
     return lambda: descent.step(loss_of(range(questions)), penalty, 0.0)
 
 
-def _seconds(work: Callable[[], object], stand: Stand) -> float:
-    """Median seconds of `work`, until the device has done it; twice before to warm up."""
+def _seconds(work: Callable[[], object], workload: Workload) -> float:
+    """Return the median seconds of `work`, device included, after two warm-up calls."""
     found: list[float] = []
-    for _ in range(stand.repeats + 2):
-        _settle(stand.device)
+    for _ in range(workload.repeats + 2):
+        _synchronize(workload.device)
         start = time.perf_counter()
         work()
-        _settle(stand.device)
+        _synchronize(workload.device)
         found.append(time.perf_counter() - start)
     return median(found[2:])
 
 
-def _settle(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize()
 
 
 def _waits(step: Callable[[], object]) -> int:
-    """How often a step waits for the device, as torch's own check counts it."""
+    """Return how often a step waits for the device, as torch's own check counts it."""
     torch.cuda.set_sync_debug_mode("warn")
     try:
         with warnings.catch_warnings(record=True) as told:
@@ -244,7 +250,7 @@ def _waits(step: Callable[[], object]) -> int:
     return sum("synchroniz" in str(warning.message) for warning in told)
 
 
-def _tried(part: Callable[[], Figures]) -> Figures:
+def _or_out_of_memory(part: Callable[[], Figures]) -> Figures:
     try:
         return part()
     except torch.OutOfMemoryError:
@@ -252,7 +258,7 @@ def _tried(part: Callable[[], Figures]) -> Figures:
         return {"failed": "out of memory"}
 
 
-def _found(steps: dict[str, Figures]) -> Figures:
+def _target_figures(steps: dict[str, Figures]) -> Figures:
     needed = [steps[name] for name in ("none earlier", "none earlier, again", SEVEN)]
     if any("failed" in step for step in needed):
         return {}
@@ -280,7 +286,7 @@ def main(
     Example: python -m benchmarks.gpu_7b --json gpu_7b.json
     """
     if not small and not torch.cuda.is_available():
-        parts = "; ".join(WAYS)
+        parts = "; ".join(VARIANTS)
         typer.echo(
             f"Steps of the 7B's shapes ({parts}), the regularizer, and answers would be measured "
             "on a GPU of 80 GB. torch finds no CUDA device here, so nothing was measured."

@@ -1,8 +1,8 @@
-"""What a piece of work asks of torch: the bytes of tensors it holds at a time, its operations.
+"""Counts what a piece of work does in torch: the bytes of tensors alive at a time, its operations.
 
-Of bytes, counted is every storage in memory that an operation returns, until torch lets go of it;
-what an operation takes for itself and gives back before it returns is not seen. The same
-work gives the same count on every machine, which the resident size of a process does not.
+Bytes are those of every storage that an operation returns, until torch frees it; workspace that
+an operation allocates and frees before it returns is not counted. The same work gives the same
+count on every machine, unlike the resident size of a process.
 """
 # pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
 # pyright: reportUnknownVariableType=false
@@ -17,12 +17,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
-class Held(TorchDispatchMode):
-    """While it is entered, bytes of new storages: those `held` now, and the `peak` of them."""
+class TensorBytes(TorchDispatchMode):
+    """While it is entered, counts the bytes of new storages: alive now, and their peak."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.held = 0
+        self.alive = 0
         self.peak = 0
         self._known: set[int] = set()
 
@@ -33,18 +33,18 @@ class Held(TorchDispatchMode):
         args: tuple[object, ...] = (),
         kwargs: Mapping[str, object] | None = None,
     ) -> object:
-        """torch's hook: called in place of every operation, in the backward pass, too."""
-        # An array that becomes a tensor is new; it comes to `lift_fresh` before anything else.
+        """Handle one operation: torch calls this for each, in the backward pass, too."""
+        # An array that becomes a tensor is new; `lift_fresh` is the first operation on it.
         if func is not torch.ops.aten.lift_fresh.default:
-            self._know((args, kwargs), counted=False)
+            self._add((args, kwargs), counted=False)
         found = func(*args, **(kwargs or {}))
-        # A view, and what is written in place, returns a storage that is known already; and
-        # what is in a file is in no memory.
-        self._know(found, counted=func is not torch.ops.aten.from_file.default)
-        self.peak = max(self.peak, self.held)
+        # A view or an in-place operation returns a storage that is known already, and a storage
+        # that maps a file takes no memory.
+        self._add(found, counted=func is not torch.ops.aten.from_file.default)
+        self.peak = max(self.peak, self.alive)
         return found
 
-    def _know(self, tree: object, counted: bool) -> None:
+    def _add(self, tree: object, counted: bool) -> None:
         for leaf in tree_leaves(tree):
             if not isinstance(leaf, torch.Tensor):
                 continue
@@ -53,19 +53,19 @@ class Held(TorchDispatchMode):
             if key not in self._known:
                 size = storage.nbytes() if counted else 0
                 self._known.add(key)
-                self.held += size
+                self.alive += size
                 # torch keeps a storage's Python object for as long as the storage itself lives.
-                weakref.finalize(storage, self._let_go, key, size).atexit = False
+                weakref.finalize(storage, self._freed, key, size).atexit = False
 
-    def _let_go(self, key: int, size: int) -> None:
+    def _freed(self, key: int, size: int) -> None:
         self._known.discard(key)
-        self.held -= size
+        self.alive -= size
 
 
-class Operations(TorchDispatchMode):
-    """While it is entered: `names` of the operations that compute something, and how many `views`.
+class OperationCounter(TorchDispatchMode):
+    """While it is entered, collects the `names` of operations, and counts the `views`.
 
-    A view costs the processor's time alone; no kernel runs for it.
+    A view costs only CPU time; no kernel runs for it.
     """
 
     def __init__(self) -> None:
@@ -80,7 +80,7 @@ class Operations(TorchDispatchMode):
         args: tuple[object, ...] = (),
         kwargs: Mapping[str, object] | None = None,
     ) -> object:
-        """torch's hook: called in place of every operation, in the backward pass, too."""
+        """Handle one operation: torch calls this for each, in the backward pass, too."""
         if func.is_view:
             self.views += 1
         else:
@@ -89,9 +89,9 @@ class Operations(TorchDispatchMode):
 
 
 def peak_bytes(work: Callable[[], object]) -> int:
-    """The most bytes of new tensors that `work` holds at a time."""
-    # What earlier work left in cycles would be let go of in this one's time.
+    """Return the most bytes of new tensors that are alive at a time during `work`."""
+    # What earlier work left in reference cycles would be freed during this one.
     gc.collect()
-    with Held() as counted:
+    with TensorBytes() as counted:
         work()
     return counted.peak

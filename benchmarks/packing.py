@@ -16,9 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from transformers import (
     CLIPVisionConfig,
@@ -27,8 +25,9 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from benchmarks.compare import Comparison, compare, comparison
-from benchmarks.step import Result, Size, base, difference, one_thread, some_adapters
+from benchmarks.compare import BenchmarkResult, benchmark_result, compare
+from benchmarks.shapes_7b import QUESTIONS, examples_in
+from benchmarks.step import StepResult, StepSizes, base, difference, one_thread, some_adapters
 from benchmarks.words import Words
 from client.data.task import Example
 from client.model.feature_cache import FeatureCache
@@ -38,19 +37,16 @@ from client.model.prompt import IGNORE_INDEX, encode_example
 from client.training.batches import Batches, pad_rows
 from client.training.optimizer import backward
 from client.training.token_loss import DecoderLoss, token_loss
-from common.metrics import AnswerKind
 from common.rules.interface import Factor
 
-#: Questions of each picture: 7.6 in the mean, as in PathVQA.
-QUESTIONS = (8, 8, 7, 8, 7)
 #: The side of a picture in patches: 576 of them, as in CLIP-L/14-336.
 SIDE = 24
-#: The token that stands for an image feature, and those of words.
-_IMAGE, _WORDS = 3, range(20, 1000)
+#: The token that stands for an image feature, and the first number that is not a word's token.
+_IMAGE, _WORDS = 3, 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class PackingTask:
     """A model whose adapter learns, and what it learns from."""
 
     model: LlavaModel
@@ -59,12 +55,12 @@ class Task:
 
 def run(
     repeats: int = 3,
-    size: Size | None = None,
+    size: StepSizes | None = None,
     questions: Sequence[int] = QUESTIONS,
     side: int = SIDE,
-) -> Comparison:
-    """Loss and gradients of so many questions of each picture, packed and one a row."""
-    size = size or Size(hidden=256)
+) -> BenchmarkResult:
+    """Time loss and gradients of so many questions of each picture, packed and one per row."""
+    size = size or StepSizes(hidden=256)
     with one_thread(), TemporaryDirectory() as folder:
         task = _task(Path(folder), size, questions, side)
         packed = our_way(task, packing=True)
@@ -82,18 +78,18 @@ def run(
         "equal_to_ours_without_packing": difference(apart.our_result, apart.their_result),
     }  # fmt: skip
     equal_to = difference(timing.our_result, timing.their_result)
-    return comparison("packing", timing, equal_to, settings)
+    return benchmark_result("packing", timing, equal_to, settings)
 
 
-def our_way(task: Task, packing: bool) -> Callable[[], Result]:
-    """A site's own code: its batch, its decoder and its loss, in one part."""
+def our_way(task: PackingTask, packing: bool) -> Callable[[], StepResult]:
+    """Return a site's own step: its batch, its decoder and its loss, in one micro-batch."""
     batches = Batches(task.model, task.examples, packing)
     loss_of = token_loss(DecoderLoss(task.model), batches, None, (0, 1))
     return _measured(task, lambda: next(iter(loss_of(range(len(task.examples))))))
 
 
-def paper_way(task: Task) -> Callable[[], Result]:
-    """One question a row, as the paper's code trains.
+def paper_way(task: PackingTask) -> Callable[[], StepResult]:
+    """Return a step with one question per row, as the paper's code trains.
 
     It follows LLaVA-Med, which the paper builds on: train.py, `DataCollatorForSupervisedDataset`
     and llava_arch.py, `prepare_inputs_labels_for_multimodal` (rows padded on the right, with
@@ -121,37 +117,25 @@ def paper_way(task: Task) -> Callable[[], Result]:
     return _measured(task, loss)
 
 
-def _measured(task: Task, loss_of: Callable[[], Tensor]) -> Callable[[], Result]:
+def _measured(task: PackingTask, loss_of: Callable[[], Tensor]) -> Callable[[], StepResult]:
     learning = task.model.adapted.trainable_parameters()
 
-    def step() -> Result:
+    def step() -> StepResult:
         for parameter in learning:
             parameter.grad = None
         loss = loss_of()
         backward(loss)
-        return Result(loss.detach(), [p.grad for p in learning if p.grad is not None])
+        return StepResult(loss.detach(), [p.grad for p in learning if p.grad is not None])
 
     return step
 
 
-def _task(folder: Path, size: Size, questions: Sequence[int], side: int) -> Task:
-    generator = np.random.default_rng(0)
-    examples: list[Example] = []
-    for picture, count in enumerate(questions):
-        file = folder / f"{picture}.png"
-        Image.fromarray(generator.integers(0, 256, (64, 64, 3), np.uint8)).save(file)
-        for number in range(count):
-            asked = _text(generator, 12 + (picture + 3 * number) % 11)
-            answer = _text(generator, 2 + (picture + number) % 5)
-            examples.append(Example(f"{picture}.{number}", file, asked, answer, AnswerKind.OPEN))
-    return Task(_model(size, side), examples)
+def _task(folder: Path, size: StepSizes, questions: Sequence[int], side: int) -> PackingTask:
+    examples = examples_in(folder, questions, words=_WORDS)
+    return PackingTask(_model(size, side), examples)
 
 
-def _text(generator: np.random.Generator, words: int) -> str:
-    return " ".join(map(str, generator.integers(_WORDS.start, _WORDS.stop, words)))
-
-
-def _model(size: Size, side: int) -> LlavaModel:
+def _model(size: StepSizes, side: int) -> LlavaModel:
     text = base(size).config
     torch.manual_seed(0)
     patch = 8
@@ -177,8 +161,8 @@ def _model(size: Size, side: int) -> LlavaModel:
     )
 
 
-def _tokens(task: Task) -> dict[str, float]:
-    """How long the parts of a question are, in the mean."""
+def _tokens(task: PackingTask) -> dict[str, float]:
+    """Return the mean lengths of the parts of a question."""
     batches, model = Batches(task.model, task.examples), task.model
     everything = range(len(task.examples))
     prefix = 1 + len(Words().encode("[INST] ", add_special_tokens=False)) + model.image_tokens

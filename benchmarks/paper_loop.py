@@ -30,7 +30,7 @@ class TaskFactors(nn.Module):
         self.scaling = scale
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """This task's own share of the outputs."""
+        """Return this task's own share of the outputs."""
         return (x @ self.lora_A.transpose(0, 1) @ self.lora_B.transpose(0, 1)) * self.scaling
 
 
@@ -43,7 +43,7 @@ class PaperLinear(nn.Module):
         self.pool = nn.ModuleDict({f"task_{i}_lora": task for i, task in enumerate(tasks)})
 
     def forward(self, x: torch.Tensor, task_mask: torch.Tensor) -> torch.Tensor:
-        """mslora.py, Linear.forward: `deltas`, `torch.stack`, the sum over tasks."""
+        """Sum over tasks as mslora.py, Linear.forward: `deltas`, then `torch.stack`."""
         result = functional.linear(x, self.base.weight, self.base.bias)
         deltas = [task(x) for task, on in zip(self.pool.values(), task_mask, strict=True) if on]
         result += torch.stack(deltas, dim=0).to(device=x.device, dtype=x.dtype).sum(dim=0)
@@ -53,7 +53,7 @@ class PaperLinear(nn.Module):
 def in_the_papers_way(
     model: nn.Module, targets: AdaptedLayers, adapters: Sequence[Adapter]
 ) -> None:
-    """Every layer that `targets` has adapted in `model` is a PaperLinear; the last task learns."""
+    """Replace every layer that `targets` has adapted by a PaperLinear; the last task learns."""
     for name, layer in targets.layers.items():
         tasks = [
             TaskFactors(adapter.pairs[name], adapter.scale, adapter is adapters[-1])
@@ -64,7 +64,7 @@ def in_the_papers_way(
 
 
 def mask_tasks(model: nn.Module, tasks: int) -> None:
-    """Before each forward pass: llava_mistral.py, `update_forward` on every layer."""
+    """Set the mask before each forward pass: llava_mistral.py, `update_forward` on every layer."""
     task_mask = torch.ones(tasks, dtype=torch.bool)
     for _, module in model.named_modules():
         if isinstance(module, PaperLinear):
@@ -72,7 +72,7 @@ def mask_tasks(model: nn.Module, tasks: int) -> None:
 
 
 def regularizer(model: nn.Module, same: Sequence[bool], alpha: float, beta: float) -> torch.Tensor:
-    """alpha * contrast + beta * orthogonality, for autograd: llava_mistral.py:147-166."""
+    """Return alpha * contrast + beta * orthogonality, for autograd: llava_mistral.py:147-166."""
     of_task: list[list[torch.Tensor]] = []
     for task in range(len(same) + 1):
         of_task.append([p for name, p in model.named_parameters() if f"task_{task}_lora" in name])
@@ -87,7 +87,7 @@ def regularizer(model: nn.Module, same: Sequence[bool], alpha: float, beta: floa
 
 
 def _similarity(current: Sequence[torch.Tensor], other: Sequence[torch.Tensor]) -> torch.Tensor:
-    """llava_mistral.py, `get_sim_score`: 1 / exp(distance), the other one cloned each time."""
+    """Return 1 / exp(distance): llava_mistral.py, `get_sim_score`, which clones each time."""
     total = torch.zeros(())
     for ours, theirs in zip(current, other, strict=True):
         total = total + 1 / torch.exp(torch.norm(torch.abs(ours - theirs.detach().clone())))
@@ -95,7 +95,7 @@ def _similarity(current: Sequence[torch.Tensor], other: Sequence[torch.Tensor]) 
 
 
 def _orthogonality(all_a: Sequence[torch.Tensor], all_b: Sequence[torch.Tensor]) -> torch.Tensor:
-    """llava_mistral.py, `compute_R`: over every task's factors, frozen ones included."""
+    """Return `compute_R` of llava_mistral.py: over every task's factors, frozen ones included."""
     total = torch.zeros(())
     identity = torch.eye(all_a[0].size(0), dtype=all_a[0].dtype)
     for a, b in zip(all_a, all_b, strict=True):
@@ -105,5 +105,5 @@ def _orthogonality(all_a: Sequence[torch.Tensor], all_b: Sequence[torch.Tensor])
 
 
 def learning(model: nn.Module) -> list[nn.Parameter]:
-    """The last task's factors, A before B, in the layers' order."""
+    """Return the last task's factors, A before B, in the layers' order."""
     return [p for p in model.parameters() if p.requires_grad]

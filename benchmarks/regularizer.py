@@ -13,12 +13,12 @@ import torch
 from torch import nn
 
 from benchmarks import paper_loop
-from benchmarks.compare import Comparison, compare, comparison
-from benchmarks.memory import Operations
+from benchmarks.compare import BenchmarkResult, benchmark_result, compare
+from benchmarks.memory import OperationCounter
 from benchmarks.step import (
     WEIGHTS,
-    Result,
-    Size,
+    StepResult,
+    StepSizes,
     cpu_seconds_of,
     difference,
     one_thread,
@@ -46,14 +46,14 @@ LAYER = {
 LAYERS = 32
 
 
-def run(tasks: int = 7, repeats: int = 5, size: Size | None = None) -> Comparison:
-    """Value and gradient after `tasks` earlier tasks, on the model of `bench step`.
+def run(tasks: int = 7, repeats: int = 5, size: StepSizes | None = None) -> BenchmarkResult:
+    """Time value and gradient after `tasks` earlier tasks, on the model of `bench step`.
 
     In the settings, by similarity: `shares_of_step` is our time over that of a training step
     (fold), `operations` how many torch needs at the 7B's 224 layers; and by kind of prototype,
     `growth`: our time after 7, 15 and 50 tasks over that after 7.
     """
-    size = size or Size()
+    size = size or StepSizes()
     same = same_modality(tasks)
     with one_thread():
         timing = compare(_ours(size, same), _theirs(size, same), repeats)
@@ -65,11 +65,11 @@ def run(tasks: int = 7, repeats: int = 5, size: Size | None = None) -> Compariso
     settings |= {"shares_of_step": shares, "shares_and_growth_are_of": "CPU time"}
     settings |= {"operations": operations, "operations_of": f"{LAYERS * len(LAYER)} layers"}
     equal_to = difference(timing.our_result, timing.their_result)
-    return comparison("regularizer", timing, equal_to, settings)
+    return benchmark_result("regularizer", timing, equal_to, settings)
 
 
-def operations_of(similarity: Similarity, tasks: int) -> Operations:
-    """What torch does in a step's regularizer with as many layers as the 7B."""
+def operations_of(similarity: Similarity, tasks: int) -> OperationCounter:
+    """Count torch's operations in a step's regularizer with as many layers as the 7B."""
     adapter = Adapter(
         {
             f"{number}.{name}": Pair(np.ones((2, inputs)), np.ones((outputs, 2)))
@@ -83,12 +83,12 @@ def operations_of(similarity: Similarity, tasks: int) -> Operations:
     regularizer = Regularizer(earlier, pairs, similarity, WEIGHTS)
     # As after a backward pass: every factor has a gradient to be added to.
     regularizer.add_gradient(pairs)
-    with Operations() as counted:
+    with OperationCounter() as counted:
         regularizer.add_gradient(pairs)
     return counted
 
 
-def _counts(operations: Operations) -> dict[str, int]:
+def _counts(operations: OperationCounter) -> dict[str, int]:
     computing = len(operations.names)
     return {"computing": computing, "with_views": computing + operations.views}
 
@@ -97,8 +97,8 @@ def _learning(factor: np.ndarray[Any, Any]) -> nn.Parameter:
     return nn.Parameter(torch.tensor(factor, dtype=torch.float32))
 
 
-def _shares(size: Size, same: Sequence[bool], repeats: int) -> Mapping[str, float]:
-    """The time of each similarity's regularizer over a step's: median of neighbours' ratios."""
+def _shares(size: StepSizes, same: Sequence[bool], repeats: int) -> Mapping[str, float]:
+    """Return each regularizer's time over a step's: the median of the paired ratios."""
     step = our_step(size, len(same), Composition.FOLD)
     step()
     found: dict[str, float] = {}
@@ -110,8 +110,8 @@ def _shares(size: Size, same: Sequence[bool], repeats: int) -> Mapping[str, floa
     return found
 
 
-def _growth(size: Size, kind: Prototypes, repeats: int) -> Mapping[str, float]:
-    """Our time after each of TASKS over that after the first: median of neighbours' ratios."""
+def _growth(size: StepSizes, kind: Prototypes, repeats: int) -> Mapping[str, float]:
+    """Return our time after each of TASKS over that after the first, as median paired ratios."""
     _, adapted = our_model(size, 0, Composition.FOLD)
     pairs = adapted.attached_pairs()
     adapters = some_adapters(adapted, max(TASKS), size)
@@ -130,30 +130,30 @@ def _growth(size: Size, kind: Prototypes, repeats: int) -> Mapping[str, float]:
 
 
 def _ours(
-    size: Size, same: Sequence[bool], similarity: Similarity = Similarity.EXP
-) -> Callable[[], Result]:
+    size: StepSizes, same: Sequence[bool], similarity: Similarity = Similarity.EXP
+) -> Callable[[], StepResult]:
     _, adapted = our_model(size, len(same), Composition.FOLD)
     pairs, learning = adapted.attached_pairs(), adapted.trainable_parameters()
     regularizer = Regularizer(prototypes(adapted, same, size), pairs, similarity, WEIGHTS)
 
-    def step() -> Result:
+    def step() -> StepResult:
         for factor in learning:
             factor.grad = None
         value = regularizer.add_gradient(pairs)
-        return Result(value, [p.grad for p in learning if p.grad is not None])
+        return StepResult(value, [p.grad for p in learning if p.grad is not None])
 
     return step
 
 
-def _theirs(size: Size, same: Sequence[bool]) -> Callable[[], Result]:
+def _theirs(size: StepSizes, same: Sequence[bool]) -> Callable[[], StepResult]:
     model = paper_model(size, len(same))
     learning = paper_loop.learning(model)
 
-    def step() -> Result:
+    def step() -> StepResult:
         for factor in learning:
             factor.grad = None
         value = paper_loop.regularizer(model, same, WEIGHTS.contrast, WEIGHTS.orthogonality or 0.0)
         value.backward()
-        return Result(value.detach(), [p.grad for p in learning if p.grad is not None])
+        return StepResult(value.detach(), [p.grad for p in learning if p.grad is not None])
 
     return step

@@ -1,9 +1,9 @@
-"""What a federated round takes beside the training of its slowest site, with real processes.
+"""The time of a federated round beside the training of its slowest site, with real processes.
 
 A coordinator and its sites on loopback over TLS, as `fedmslora coordinator start` and
 `fedmslora site start` run them (simulation/chaos/loopback.py), a plan of one stage on the embedded
-model. Every moment is read from what the parts leave anyway: the journal, the sites' audit
-logs, the trainers' logs, and when files and processes appeared.
+model. Times are read from what the processes write anyway: the journal, the sites' audit logs,
+the trainers' logs, and when files and processes appeared.
 """
 
 import os
@@ -20,38 +20,39 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
 import psutil
 import yaml
 
+from benchmarks.compare import relative_difference
 from benchmarks.round_parts import PARTS, RoundTimes, Visit, typical
 from client.model.base_digest import base_digest
 from client.site import audit
 from client.site.config import load_site
-from common.adapter import Array, arrays, from_bytes
+from common.adapter import arrays, from_bytes
 from common.bank.bank import Bank
 from common.errors import StateError
 from common.plan_file import load_plan
 from server.run.folder import RunFolder
 from simulation.chaos.loopback import LoopbackFederation, loopback
+from simulation.chaos.soak import bank_bytes
 from simulation.engines import Engine
 from simulation.hospitals import BASE_MODELS
 from simulation.run import SimulationOptions, simulate
 
-#: How long a site holds a message: as `fedmslora coordinator init` says, for real rounds.
+#: How long a site may take for a reply: the default of `fedmslora coordinator init`.
 _WAIT_S = 60.0
-#: How often files and processes are looked for; each has a time of its own.
-_GLANCE_S = 0.02
+#: How often new files and processes are looked for.
+_POLL_S = 0.02
 #: A process that is just starting may still have its parent's command line.
 _STARTING_S = 5.0
-#: The first round has in it what a later one has not: the base model is loaded.
+#: Rounds from this one on count: in the first one the base model is loaded.
 _LATER = 2
 _MODEL = "tiny-llava"
-_ANSWERED = re.compile(r"^(\S+ \S+),(\d+) train .*\(([0-9a-f]{12})\): (begun|answered)$", re.M)
+_ANSWERED = re.compile(r"^(\S+ \S+),(\d+) train .*\(([0-9a-f]{12})\): (started|answered)$", re.M)
 
 
 def plan_of(folder: Path, sites: int, rounds: int, epochs: float) -> Path:
-    """A plan of one stage for so many sites; an epoch is 96 questions over all of them."""
+    """Write a plan of one stage for so many sites; an epoch is 96 questions over all of them."""
     plan: dict[str, Any] = {
         "name": "round",
         "seed": 7,
@@ -75,7 +76,7 @@ def plan_of(folder: Path, sites: int, rounds: int, epochs: float) -> Path:
 
 
 def run(sites: int = 2, rounds: int = 5, epochs: float = 4.0) -> dict[str, Any]:
-    """A round's seconds, those of its slowest site's training, and what is in between.
+    """Measure a round's seconds, those of its slowest site's training, and the parts between.
 
     `ours` is the round, `theirs` its training alone, which no federation can be quicker than;
     each the median over the rounds but the first.
@@ -118,7 +119,7 @@ def run(sites: int = 2, rounds: int = 5, epochs: float = 4.0) -> dict[str, Any]:
 
 
 def timed(federation: LoopbackFederation) -> list[RoundTimes]:
-    """The federation's plan is run to its end: the moments of every round of its one stage."""
+    """Run the federation's plan, and return the times of every round of its one stage."""
     state = federation.state
     settings = state.settings.model_copy(update={"wait_s": _WAIT_S})
     state.settings_file.write_text(settings.model_dump_json(), encoding="utf-8")
@@ -132,12 +133,12 @@ def timed(federation: LoopbackFederation) -> list[RoundTimes]:
 
 
 @dataclass(slots=True)
-class Seen:
-    """What is gone again soon: when which update came, and when which process began.
+class Sightings:
+    """What soon disappears: when each update arrived, and when each process started.
 
     Attributes:
-        came: of each file in the run's blobs, by its digest.
-        began: of each ClientApp process, by its site.
+        came: when each file of the run's blobs arrived, by its digest.
+        began: when each ClientApp process started, by its site.
     """
 
     came: dict[str, float] = field(default_factory=dict[str, float])
@@ -145,9 +146,9 @@ class Seen:
 
 
 @contextmanager
-def watching(federation: LoopbackFederation) -> Generator[Seen]:
-    """While this lasts, files and processes are looked for, many times a second."""
-    seen, stop = Seen(), threading.Event()
+def watching(federation: LoopbackFederation) -> Generator[Sightings]:
+    """Look for new files and processes many times a second during the body."""
+    seen, stop = Sightings(), threading.Event()
     thread = threading.Thread(target=_watch, args=(federation, seen, stop), daemon=True)
     thread.start()
     try:
@@ -157,28 +158,28 @@ def watching(federation: LoopbackFederation) -> Generator[Seen]:
         thread.join()
 
 
-def _watch(federation: LoopbackFederation, seen: Seen, stop: threading.Event) -> None:
+def _watch(federation: LoopbackFederation, seen: Sightings, stop: threading.Event) -> None:
     known, first = set(os.listdir("/proc")), dict[str, float]()
     marks = {f"127.0.0.1:{port}": site for site, port in federation.ports.items()}
-    while not stop.wait(_GLANCE_S):
-        _see_blobs(federation.run.blobs, seen)
+    while not stop.wait(_POLL_S):
+        _record_blobs(federation.run.blobs, seen)
         there, now = set(os.listdir("/proc")), time.time()
         first = {name: first.get(name, now) for name in there - known}
         for name, began in first.items():
-            if _see_process(name, began, marks, seen):
+            if _record_process(name, began, marks, seen):
                 known.add(name)
         known &= there
 
 
-def _see_blobs(folder: Path, seen: Seen) -> None:
+def _record_blobs(folder: Path, seen: Sightings) -> None:
     with suppress(OSError):
         for entry in os.scandir(folder):
             with suppress(OSError):
                 seen.came.setdefault(Path(entry.name).stem, entry.stat().st_mtime)
 
 
-def _see_process(name: str, began: float, marks: Mapping[str, str], seen: Seen) -> bool:
-    """Whether enough is known of the process; a ClientApp's start is written down.
+def _record_process(name: str, began: float, marks: Mapping[str, str], seen: Sightings) -> bool:
+    """Record the start of a ClientApp; return whether enough is known of the process.
 
     By this clock: the kernel counts from a boot that psutil knows to the second.
     """
@@ -197,13 +198,13 @@ def _see_process(name: str, began: float, marks: Mapping[str, str], seen: Seen) 
 
 
 def _orders(run: RunFolder) -> list[tuple[str, float]]:
-    """(digest, when it was about to be sent) of every order, in the order of time."""
+    """Return (digest, when it was about to be sent) of every order, in the order of time."""
     with closing(sqlite3.connect(f"file:{run.journal}?mode=ro", uri=True)) as journal:
         return journal.execute("select digest, opened from rounds order by opened").fetchall()
 
 
 def _times(
-    federation: LoopbackFederation, seen: Seen, orders: list[tuple[str, float]], number: int
+    federation: LoopbackFederation, seen: Sightings, orders: list[tuple[str, float]], number: int
 ) -> RoundTimes:
     (digest, opened), (_, closed) = orders[number - 1 : number + 1]
     visits = {
@@ -212,11 +213,13 @@ def _times(
     return RoundTimes(opened=opened, closed=closed, visits=visits)
 
 
-def _visit(federation: LoopbackFederation, seen: Seen, site: str, sent: tuple[str, float]) -> Visit:
+def _visit(
+    federation: LoopbackFederation, seen: Sightings, site: str, sent: tuple[str, float]
+) -> Visit:
     digest, opened = sent
     store = load_site(federation.site_file(site)).store
-    order, left, adapter = _audited(store, digest)
-    begun, answered = _trained(store / "logs" / "trainer.log", digest)
+    order, left, adapter = _audit_times(store, digest)
+    begun, answered = _trainer_times(store / "logs" / "trainer.log", digest)
     came = seen.came.get(adapter)
     before = [began for began in seen.began.get(site, []) if opened - 0.1 <= began <= order]
     if came is None or not before:
@@ -230,25 +233,25 @@ def _visit(federation: LoopbackFederation, seen: Seen, site: str, sent: tuple[st
     )  # fmt: skip
 
 
-def _audited(store: Path, digest: str) -> tuple[float, float, str]:
-    """When the order came first, when its update left, and the digest of its adapter."""
+def _audit_times(store: Path, digest: str) -> tuple[float, float, str]:
+    """Return when the order came first, when its update left, and the digest of its adapter."""
     ours = [
         entry
         for entry in audit.read(store)
         if entry.subject is not None and entry.subject.order == digest
     ]
-    order = next(entry for entry in ours if entry.kind is audit.Kind.ORDER)
-    update = next(entry for entry in ours if entry.kind is audit.Kind.UPDATE)
+    order = next(entry for entry in ours if entry.kind is audit.MessageKind.ORDER)
+    update = next(entry for entry in ours if entry.kind is audit.MessageKind.UPDATE)
     return order.time.timestamp(), update.time.timestamp(), update.parts[0].sha256
 
 
-def _trained(log: Path, digest: str) -> tuple[float, float]:
-    """When the trainer began the order and when it had answered it, by its log."""
+def _trainer_times(log: Path, digest: str) -> tuple[float, float]:
+    """Return when the trainer started the order and when it had answered it, by its log."""
     found: dict[str, float] = {}
     for moment, thousandths, name, what in _ANSWERED.findall(log.read_text(encoding="utf-8")):
         if digest.startswith(name):
             found[what] = datetime.fromisoformat(moment).timestamp() + int(thousandths) / 1000
-    return found["begun"], found["answered"]
+    return found["started"], found["answered"]
 
 
 def _seconds(run: RunFolder, digest: str, site: str) -> float:
@@ -261,23 +264,13 @@ def _seconds(run: RunFolder, digest: str, site: str) -> float:
 
 
 def difference(ours: RunFolder, theirs: RunFolder) -> float:
-    """0 where every file of the two banks has the same bytes; else how far the adapters are apart.
+    """Return how far two banks are apart; 0 where every file has the same bytes.
 
     The largest relative difference (Frobenius) of an array; never 0 where any byte differs.
     """
-    left, right = _files(ours.bank), _files(theirs.bank)
-    if left == right:
+    if bank_bytes(ours) == bank_bytes(theirs):
         return 0.0
     pairs = [(Bank.open(folder.bank).adapter_bytes(0)) for folder in (ours, theirs)]
     first, second = (arrays(from_bytes(blob, "the release")) for blob in pairs)
-    apart = max(_relative(first[name], second[name]) for name in first)
+    apart = max(relative_difference(first[name], second[name]) for name in first)
     return apart or float("inf")
-
-
-def _files(bank: Path) -> dict[str, bytes]:
-    found = (file for file in bank.rglob("*") if file.is_file())
-    return {file.relative_to(bank).as_posix(): file.read_bytes() for file in found}
-
-
-def _relative(ours: Array, theirs: Array) -> float:
-    return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))

@@ -1,4 +1,4 @@
-"""Where a federated round's time goes: the moments of a round, and the parts between them."""
+"""Where a federated round's time goes: the times of a round's events, and the parts between."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -13,9 +13,9 @@ class Visit:
     Attributes:
         process: Flower's SuperExec at the site starts the process of the order's message.
         order: the order is read and in the site's audit log.
-        begun: the trainer has taken the job up.
+        begun: the trainer has started the job.
         answered: the trainer's answer is on the site's disk.
-        left: the answer is in the audit log, about to leave.
+        left: the answer is in the audit log, about to be sent.
         came: the coordinator has it on its disk, before it is checked.
         trained: how many seconds the trainer took for the job, by its own clock.
     """
@@ -48,7 +48,7 @@ class RoundTimes:
         return max(visit.trained for visit in self.visits.values())
 
 
-#: What lies between two moments, by the later one's name.
+#: The part between two events, by the later event's name.
 PARTS: Mapping[str, str] = MappingProxyType(
     {
         "process": "the order's way: push, the SuperNode's poll, wire, the SuperExec's poll",
@@ -63,7 +63,10 @@ PARTS: Mapping[str, str] = MappingProxyType(
 
 
 def parts(times: RoundTimes) -> dict[str, float]:
-    """Seconds of each part of `PARTS`, along the site whose answer came last; they add up."""
+    """Return the seconds of each part of `PARTS`, along the site whose answer came last.
+
+    They add up to the round.
+    """
     last = max(times.visits.values(), key=lambda visit: visit.came)
     moments = {field.name: float(getattr(last, field.name)) for field in fields(Visit)}
     del moments["trained"]
@@ -76,6 +79,6 @@ def parts(times: RoundTimes) -> dict[str, float]:
 
 
 def typical(rounds: Sequence[RoundTimes]) -> dict[str, float]:
-    """The median of each part over these rounds, in seconds."""
+    """Return the median of each part over these rounds, in seconds."""
     each = [parts(times) for times in rounds]
     return {name: median(one[name] for one in each) for name in PARTS}

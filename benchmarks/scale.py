@@ -34,13 +34,13 @@ _OF_SITES = (
 def run(
     stage_counts: Sequence[int] = STAGES, site_counts: Sequence[int] = SITES, repeats: int = 5
 ) -> dict[str, dict[str, Series]]:
-    """Every series along the stages and along the sites, by name."""
+    """Measure every series along the stages and along the sites, by name."""
     with one_thread():
         return {"stages": stages(stage_counts, repeats), "sites": sites(site_counts, repeats)}
 
 
 def document(found: Mapping[str, Mapping[str, Series]]) -> dict[str, object]:
-    """The series as JSON: unit, figures by count, and the last over the first."""
+    """Return the series as JSON: unit, figures by count, and the last over the first."""
     return {
         along: {
             one.name: {
@@ -55,7 +55,7 @@ def document(found: Mapping[str, Mapping[str, Series]]) -> dict[str, object]:
 
 
 def pictures(found: Mapping[str, Mapping[str, Series]]) -> list[Chart]:
-    """One of the stages, one of the sites; what each says follows from its figures."""
+    """Draw one chart of the stages and one of the sites; titles follow from the figures."""
     of_stages, of_sites = found["stages"], found["sites"]
     step, opened = of_stages["step, fold"], of_stages["bank open, first time"]
     many, whole = list(step.values)[-1], of_sites["a round: accept, journal, merge"]
@@ -106,7 +106,7 @@ def _words(one: Series) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Measure, print the figures, and write what was asked for; the exit code."""
+    """Measure, print the figures, write the files that are asked for; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
     parser.add_argument("--json", type=Path, help="where the figures go")
     parser.add_argument("--images", type=Path, help="where the pictures go")

@@ -17,7 +17,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from benchmarks.scale_stages import RANK, Series, embedded, milliseconds, some_adapter
+from benchmarks.scale_stages import RANK, Series, embedded, milliseconds
+from benchmarks.step import trained_adapter
 from common.adapter import StoredAdapter, to_bytes
 from common.code_digest import code_digest
 from common.exchange import Delivery, Order, Presence, Update, Work
@@ -96,7 +97,7 @@ def _public_key() -> str:
 
 def _adapters(count: int) -> Iterator[bytes]:
     """Yield safetensors of which no two have the same numbers."""
-    blob = to_bytes(some_adapter(embedded().adapted.layer_shapes(), 0), Precision.BF16)
+    blob = to_bytes(trained_adapter(embedded().adapted.layer_shapes(), RANK, 0), Precision.BF16)
     begin = 8 + int.from_bytes(blob[:8], "little")
     bits = np.frombuffer(blob[begin:], "<u2")
     random = np.random.default_rng(1)

@@ -4,7 +4,7 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,16 +14,16 @@ import numpy as np
 import torch
 from PIL import Image
 
+from benchmarks.step import trained_adapter
 from client.data.task import Example
 from client.model.llava import LlavaModel, load_llava
-from client.model.lora_init import kaiming_adapter
 from client.site import blob_store
 from client.site.adapter_cache import AdapterCache
 from client.site.known_bank import check_bank
 from client.training.batches import Batches
 from client.training.optimizer import LocalOptimizer
 from client.training.token_loss import DecoderLoss
-from common.adapter import Adapter, AdapterSource, Pair, to_bytes
+from common.adapter import AdapterSource, to_bytes
 from common.bank.bank import Bank, verify_bank
 from common.bank.check import Expected, clear_release_cache
 from common.bank.release import Draft
@@ -60,7 +60,7 @@ class Series:
 
 
 def stages(counts: Sequence[int] = STAGES, repeats: int = 5) -> dict[str, Series]:
-    """Every series over banks of so many releases."""
+    """Measure every series over banks of so many releases."""
     series: dict[str, Series] = {}
     with tempfile.TemporaryDirectory() as scratch:
         folder = RunFolder(Path(scratch) / "run")
@@ -79,12 +79,12 @@ def stages(counts: Sequence[int] = STAGES, repeats: int = 5) -> dict[str, Series
 
 
 def _site(scratch: Path, count: int) -> Path:
-    """The store of a site that has got so many releases."""
+    """Return the store of a site that has received so many releases."""
     return scratch / f"site{count}"
 
 
 def milliseconds(work: Callable[[], object], repeats: int) -> float:
-    """Median process time of `work`, in ms: what others do on this machine does not count."""
+    """Return the median process time of `work` in ms, which excludes other processes."""
     taken: list[float] = []
     for _ in range(repeats):
         start = time.process_time()
@@ -93,31 +93,18 @@ def milliseconds(work: Callable[[], object], repeats: int) -> float:
     return 1e3 * median(taken)
 
 
-def some_adapter(shapes: Mapping[str, tuple[int, int]], seed: int, rank: int = RANK) -> Adapter:
-    """An adapter as after training: neither factor is zero."""
-    fresh = kaiming_adapter(shapes, rank, 1.0, seed)
-    draw = np.random.default_rng(seed)
-    return Adapter(
-        {
-            name: Pair(pair.a, draw.normal(0, 0.01, pair.b.shape).astype(np.float32))
-            for name, pair in fresh.pairs.items()
-        },
-        1.0,
-    )
-
-
 def embedded(precision: Precision = Precision.FP32) -> LlavaModel:
-    """The small model that comes with the project."""
+    """Load the small model that comes with the project."""
     return load_llava(BASE_MODELS["tiny-llava"], precision, torch.device("cpu"))
 
 
 def _growing(folder: RunFolder, count: int) -> Iterator[Bank]:
-    """The bank after each of `count` releases."""
+    """Yield the bank after each of `count` releases."""
     shapes, key = embedded().adapted.layer_shapes(), SigningKey.from_seed(bytes(32))
     folder.root.mkdir(parents=True)
     bank = Bank.create(folder.bank, _PIN)
     for number in range(count):
-        blob = to_bytes(some_adapter(shapes, number), Precision.BF16)
+        blob = to_bytes(trained_adapter(shapes, RANK, number), Precision.BF16)
         bank = bank.add(_draft(bank), blob, key)
         yield bank
 
@@ -141,7 +128,7 @@ def _draft(bank: Bank) -> Draft:
 
 
 def _plan(count: int) -> Plan:
-    """A plan of so many stages."""
+    """Return a plan of so many stages."""
     stage = {
         "modality": "ct", "task": "t", "sites": ["north"], "rounds": 3, "local_epochs": 1,
         "learning_rate": 0.1, "batch_size": 8,
@@ -157,7 +144,7 @@ def _plan(count: int) -> Plan:
 def _of_bank(
     bank: Bank, folder: RunFolder, scratch: Path, repeats: int
 ) -> Iterator[tuple[str, str, float]]:
-    """(name, unit, figure) of what works on the bank without a model."""
+    """Yield (name, unit, figure) of the work on the bank without a model."""
     home, count = bank.folder, len(bank.releases)
 
     def first() -> None:
@@ -208,7 +195,11 @@ def _of_coordinator(
     other = RunFolder(folder.root.parent / f"journal{len(bank.releases)}")
     with closing(Journal(other, plan)) as journal:
         order = _order(bank)
-        yield "journal: open an order", "ms", milliseconds(lambda: journal.open_order(order), repeats)
+        yield (
+            "journal: open an order",
+            "ms",
+            milliseconds(lambda: journal.open_order(order), repeats),
+        )
 
 
 def _order(bank: Bank) -> Order:
@@ -227,7 +218,7 @@ def _order(bank: Bank) -> Order:
 def _steps(
     adapters: Sequence[AdapterSource], counts: Sequence[int], hold: Composition, repeats: int
 ) -> Iterator[Series]:
-    """A step on top of so many frozen adapters, and how long it takes to read and sum them.
+    """Measure a step on so many frozen adapters, and how long it takes to read and sum them.
 
     The counts take turns, so that a machine that slows down slows all of them.
     """
@@ -249,9 +240,9 @@ def _steps(
 
 
 def _step(model: LlavaModel, examples: Sequence[Example]) -> float:
-    """Milliseconds of one, the median of five behind a first one."""
+    """Return the milliseconds of a step, the median of five after a first one."""
     shapes = model.adapted.layer_shapes()
-    model.adapted.attach(some_adapter(shapes, 1), Factor.BOTH)
+    model.adapted.attach(trained_adapter(shapes, RANK, 1), Factor.BOTH)
     decoder, batch = DecoderLoss(model), Batches(model, examples).collate(range(len(examples)))
     descent = LocalOptimizer(decoder, model.adapted.trainable_parameters(), Training())
 

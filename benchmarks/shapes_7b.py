@@ -51,7 +51,7 @@ class Shapes:
     rank: int = 64
 
     def linears(self) -> dict[str, tuple[int, int]]:
-        """(outputs, inputs) of the seven linear layers of a decoder layer."""
+        """Return (outputs, inputs) of the seven linear layers of a decoder layer."""
         narrow = self.hidden // self.heads * self.kv_heads
         wide, inner = self.hidden, self.inner
         return {
@@ -68,7 +68,7 @@ SMALL = Shapes(
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TokenRow:
     """A row of the decoder: a shared prefix, and the tails behind it, in tokens."""
 
     prefix: int
@@ -86,8 +86,8 @@ class Row:
         return _below(self.prefix) + sum(t * self.prefix + _below(t) for t in self.tails)
 
 
-def flops(shapes: Shapes, rows: Iterable[Row]) -> float:
-    """Operations of a training step that the model asks for, whatever is computed beside.
+def flops(shapes: Shapes, rows: Iterable[TokenRow]) -> float:
+    """Return the operations that a training step of the model needs.
 
     For P weights of the decoder's linear layers, p of the adapter that trains, T tokens, L
     labels, n layers of width d, vocabulary V, and S pairs of tokens that see one another:
@@ -111,7 +111,7 @@ def flops(shapes: Shapes, rows: Iterable[Row]) -> float:
 
 
 def model_of(shapes: Shapes, dtype: torch.dtype, device: torch.device) -> LlavaModel:
-    """The model, made where it is to be and in the type that it is to have: there is one copy."""
+    """Make the model on its device and in its dtype, so that there is one copy."""
     torch.manual_seed(0)
     config = _config(shapes)
     with torch.device(device), _by_default(dtype):
@@ -130,20 +130,22 @@ def model_of(shapes: Shapes, dtype: torch.dtype, device: torch.device) -> LlavaM
 
 
 def adapters_of(model: LlavaModel, rank: int, count: int) -> list[Adapter]:
-    """Seeded adapters of scale 1 whose B is not zero, as after training."""
+    """Return seeded adapters of scale 1 whose B is not zero, as after training."""
     return [_drawn(model.adapted.layer_shapes(), rank, seed) for seed in range(count)]
 
 
-def examples_in(folder: Path, questions: Sequence[int] = QUESTIONS) -> list[Example]:
-    """So many questions of each picture: 25 tokens behind the prefix, 5 of an answer."""
+def examples_in(
+    folder: Path, questions: Sequence[int] = QUESTIONS, words: int = 500
+) -> list[Example]:
+    """Make so many questions of each picture: 25 tokens after the prefix, 5 of an answer."""
     generator = np.random.default_rng(0)
     examples: list[Example] = []
     for picture, count in enumerate(questions):
         file = folder / f"{picture}.png"
         Image.fromarray(generator.integers(0, 256, (64, 64, 3), np.uint8)).save(file)
         for number in range(count):
-            asked = _text(generator, 12 + (picture + 3 * number) % 11)
-            answer = _text(generator, 2 + (picture + number) % 5)
+            asked = _text(generator, 12 + (picture + 3 * number) % 11, words)
+            answer = _text(generator, 2 + (picture + number) % 5, words)
             examples.append(Example(f"{picture}.{number}", file, asked, answer, AnswerKind.OPEN))
     return examples
 
@@ -199,5 +201,5 @@ def _below(tokens: int) -> int:
     return tokens * (tokens + 1) // 2
 
 
-def _text(generator: np.random.Generator, words: int) -> str:
-    return " ".join(map(str, generator.integers(20, 500, words)))
+def _text(generator: np.random.Generator, count: int, words: int) -> str:
+    return " ".join(map(str, generator.integers(20, words, count)))

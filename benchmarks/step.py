@@ -24,7 +24,7 @@ from torch import nn
 from transformers import MistralConfig, MistralForCausalLM
 
 from benchmarks import paper_loop
-from benchmarks.compare import Comparison, compare, comparison
+from benchmarks.compare import BenchmarkResult, benchmark_result, compare
 from benchmarks.memory import peak_bytes
 from client.model.lora import AdaptedLayers, inject_adapter_layers, merge_permanently
 from client.model.lora_init import kaiming_adapter
@@ -48,7 +48,7 @@ WEIGHTS = RegularizerWeights(contrast=0.1, orthogonality=0.01, temperature=0.1)
 
 
 @dataclass(frozen=True, slots=True)
-class Size:
+class StepSizes:
     """The benchmark model and its batch."""
 
     hidden: int = 512
@@ -59,7 +59,7 @@ class Size:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class StepResult:
     """What a step computed: its loss (with the regularizer) and the gradients."""
 
     loss: torch.Tensor
@@ -67,7 +67,7 @@ class Result:
 
 
 #: From a number of earlier tasks to the step that comes after them.
-StepAfter: TypeAlias = Callable[[int], Callable[[], Result]]
+StepAfter: TypeAlias = Callable[[int], Callable[[], StepResult]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +77,12 @@ class StepComparison:
     `memory` is by way: its peak in bytes at 0, 1 and MANY earlier tasks.
     """
 
-    comparison: Comparison
+    comparison: BenchmarkResult
     growth: Mapping[str, float]
     memory: Mapping[str, tuple[int, int, int]]
 
     def to_json(self) -> dict[str, Any]:
-        """The comparison's fields, `growth` and `memory`, ready for `json.dumps`."""
+        """Return the comparison's fields, `growth` and `memory`, ready for `json.dumps`."""
         memory = {way: _memory_json(*peaks) for way, peaks in self.memory.items()}
         return {**self.comparison.to_json(), "growth": dict(self.growth), "memory": memory}
 
@@ -92,9 +92,9 @@ def _memory_json(none: int, one: int, many: int) -> dict[str, Any]:
     return {"bytes": peaks, f"0_to_{MANY}": many / none, f"1_to_{MANY}": many / one}
 
 
-def run(tasks: int = 7, repeats: int = 5, size: Size | None = None) -> StepComparison:
-    """A step with `tasks` earlier tasks, ours (fold) beside the paper's loop, and the growth."""
-    size = size or Size()
+def run(tasks: int = 7, repeats: int = 5, size: StepSizes | None = None) -> StepComparison:
+    """Time a step with `tasks` earlier tasks, ours (fold) beside the paper's loop."""
+    size = size or StepSizes()
     with one_thread():
         same = same_modality(tasks)
         timing = compare(
@@ -109,13 +109,13 @@ def run(tasks: int = 7, repeats: int = 5, size: Size | None = None) -> StepCompa
     settings["growth_is_of"] = "CPU time of forward, backward, optimizer; no regularizer"
     settings["memory_is_of"] = MEMORY_IS
     equal_to = difference(timing.our_result, timing.their_result)
-    return StepComparison(comparison("step", timing, equal_to, settings), growth, memory)
+    return StepComparison(benchmark_result("step", timing, equal_to, settings), growth, memory)
 
 
 def our_step(
-    size: Size, tasks: int, hold: Composition, same: Sequence[bool] | None = None
-) -> Callable[[], Result]:
-    """Our step; with `same`, it holds the regularizer."""
+    size: StepSizes, tasks: int, hold: Composition, same: Sequence[bool] | None = None
+) -> Callable[[], StepResult]:
+    """Return our step; with `same`, it includes the regularizer."""
     model, adapted = our_model(size, tasks, hold)
     pairs = adapted.attached_pairs()
     regularizer = None
@@ -128,15 +128,17 @@ def our_step(
     return _step(size, model, None, after_backward)
 
 
-def one_copy_step(size: Size, tasks: int) -> Callable[[], Result]:
-    """Our step as a worker process takes it: the bare weights are let go once they are folded."""
+def one_copy_step(size: StepSizes, tasks: int) -> Callable[[], StepResult]:
+    """Return our step as a worker process takes it: base weights are dropped once folded."""
     model, _ = our_model(size, tasks, Composition.FOLD)
     merge_permanently(model)
     return _step(size, model, None, lambda: None)
 
 
-def paper_step(size: Size, tasks: int, same: Sequence[bool] | None = None) -> Callable[[], Result]:
-    """The paper's step; with `same`, it holds the regularizer, inside the loss as there."""
+def paper_step(
+    size: StepSizes, tasks: int, same: Sequence[bool] | None = None
+) -> Callable[[], StepResult]:
+    """Return the paper's step; with `same`, it has the regularizer inside the loss, as there."""
     model = paper_model(size, tasks)
 
     def in_loss() -> torch.Tensor | None:
@@ -146,15 +148,15 @@ def paper_step(size: Size, tasks: int, same: Sequence[bool] | None = None) -> Ca
 
     step = _step(size, model, in_loss, lambda: None)
 
-    def masked() -> Result:
+    def masked() -> StepResult:
         paper_loop.mask_tasks(model, tasks + 1)
         return step()
 
     return masked
 
 
-def peft_step(size: Size, tasks: int) -> Callable[[], Result]:
-    """PEFT's step with all adapters active and the last one learning (no regularizer)."""
+def peft_step(size: StepSizes, tasks: int) -> Callable[[], StepResult]:
+    """Return PEFT's step with all adapters active and the last one training (no regularizer)."""
     adapters = some_adapters(inject_adapter_layers(base(size), TARGETS), tasks + 1, size)
     names = [f"task{number}" for number in range(len(adapters))]
     config = LoraConfig(r=size.rank, lora_alpha=size.rank, target_modules=TARGETS)
@@ -172,8 +174,8 @@ def peft_step(size: Size, tasks: int) -> Callable[[], Result]:
     return _step(size, model, None, lambda: None)
 
 
-def our_model(size: Size, tasks: int, hold: Composition) -> tuple[nn.Module, AdaptedLayers]:
-    """The model with `tasks` frozen adapters and one that trains."""
+def our_model(size: StepSizes, tasks: int, hold: Composition) -> tuple[nn.Module, AdaptedLayers]:
+    """Return the model with `tasks` frozen adapters and one that trains."""
     model = base(size)
     adapted = inject_adapter_layers(model, TARGETS)
     *earlier, current = some_adapters(adapted, tasks + 1, size)
@@ -182,27 +184,29 @@ def our_model(size: Size, tasks: int, hold: Composition) -> tuple[nn.Module, Ada
     return model, adapted
 
 
-def paper_model(size: Size, tasks: int) -> nn.Module:
-    """The same model in the paper's way."""
+def paper_model(size: StepSizes, tasks: int) -> nn.Module:
+    """Return the same model in the paper's way."""
     model = base(size)
     adapted = inject_adapter_layers(model, TARGETS)
     paper_loop.in_the_papers_way(model, adapted, some_adapters(adapted, tasks + 1, size))
     return model
 
 
-def prototypes(adapted: AdaptedLayers, same: Sequence[bool], size: Size) -> list[AdapterPrototype]:
-    """The earlier adapters of `our_model`, each its own prototype."""
+def prototypes(
+    adapted: AdaptedLayers, same: Sequence[bool], size: StepSizes
+) -> list[AdapterPrototype]:
+    """Return the earlier adapters of `our_model`, each its own prototype."""
     earlier = some_adapters(adapted, len(same), size)
     return [AdapterPrototype(adapter, flag) for adapter, flag in zip(earlier, same, strict=True)]
 
 
 def same_modality(tasks: int) -> list[bool]:
-    """Three modalities in turn, as in the paper: every third earlier task attracts."""
+    """Return which tasks attract: every third, as three modalities in turn, as in the paper."""
     return [(tasks - task) % 3 == 0 for task in range(tasks)]
 
 
-def base(size: Size) -> MistralForCausalLM:
-    """A small Mistral with seeded weights; Mistral-7B's proportions."""
+def base(size: StepSizes) -> MistralForCausalLM:
+    """Return a small Mistral with seeded weights and Mistral-7B's proportions."""
     torch.manual_seed(0)
     heads = max(4, size.hidden // 64)
     return MistralForCausalLM(
@@ -219,19 +223,19 @@ def base(size: Size) -> MistralForCausalLM:
     )
 
 
-def some_adapters(adapted: AdaptedLayers, count: int, size: Size) -> list[Adapter]:
-    """Seeded adapters of scale 1 whose B is not zero, as after training."""
-    return [_trained(adapted, size, seed) for seed in range(count)]
+def some_adapters(adapted: AdaptedLayers, count: int, size: StepSizes) -> list[Adapter]:
+    """Return seeded adapters of scale 1 whose B is not zero, as after training."""
+    return [trained_adapter(adapted.layer_shapes(), size.rank, seed) for seed in range(count)]
 
 
-def difference(ours: Result, theirs: Result) -> float:
-    """The largest difference of loss and gradients, relative to each tensor's largest entry."""
+def difference(ours: StepResult, theirs: StepResult) -> float:
+    """Return the largest difference of loss and gradients, relative to a tensor's largest entry."""
     pairs = [(ours.loss, theirs.loss), *zip(ours.gradients, theirs.gradients, strict=True)]
     return max(float((a - b).abs().max() / b.abs().max()) for a, b in pairs)
 
 
 def cpu_seconds_of(work: Callable[[], object]) -> float:
-    """CPU seconds of one call, over all of the process's threads."""
+    """Return the CPU seconds of one call, over all of the process's threads."""
     start = time.process_time()
     work()
     return time.process_time() - start
@@ -239,7 +243,7 @@ def cpu_seconds_of(work: Callable[[], object]) -> float:
 
 @contextmanager
 def one_thread() -> Generator[None]:
-    """torch computes on one thread within."""
+    """Have torch compute on one thread during the body."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -248,8 +252,8 @@ def one_thread() -> Generator[None]:
         torch.set_num_threads(threads)
 
 
-def _ways(size: Size) -> dict[str, StepAfter]:
-    """The four ways of a step, by what `growth` calls them; no regularizer."""
+def _ways(size: StepSizes) -> dict[str, StepAfter]:
+    """Return the four ways of a step, by what `growth` calls them; no regularizer."""
     return {
         "fold": lambda tasks: our_step(size, tasks, Composition.FOLD),
         "stack": lambda tasks: our_step(size, tasks, Composition.STACK),
@@ -259,9 +263,9 @@ def _ways(size: Size) -> dict[str, StepAfter]:
 
 
 def _growth(step_after: StepAfter, repeats: int) -> float:
-    """A step with MANY earlier tasks over one with none: median of neighbours' ratios.
+    """Return a step's time with MANY earlier tasks over that with none: median paired ratio.
 
-    Of CPU time, which on one thread is a step's own time also where the machine is busy.
+    Of CPU time, which on one thread is a step's own time even where the machine is busy.
     """
     none, many = step_after(0), step_after(MANY)
     none()
@@ -270,7 +274,7 @@ def _growth(step_after: StepAfter, repeats: int) -> float:
 
 
 def _memory(step_after: StepAfter) -> tuple[int, int, int]:
-    """Peak bytes with 0, 1 and MANY earlier tasks, making the model included."""
+    """Return the peak bytes with 0, 1 and MANY earlier tasks, making the model included."""
 
     def peak(tasks: int) -> int:
         def made_and_run() -> None:
@@ -285,18 +289,18 @@ def _memory(step_after: StepAfter) -> tuple[int, int, int]:
 
 
 def _step(
-    size: Size,
+    size: StepSizes,
     model: nn.Module,
     in_loss: Callable[[], torch.Tensor | None] | None,
     after_backward: Callable[[], torch.Tensor | None],
-) -> Callable[[], Result]:
-    """Forward, backward, optimizer; what is added to the loss, and when, is the argument."""
+) -> Callable[[], StepResult]:
+    """Return forward, backward and optimizer step, with what is added to the loss, and when."""
     learning = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(learning, lr=0.0)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, 1024, (size.batch, size.tokens), generator=generator)
 
-    def step() -> Result:
+    def step() -> StepResult:
         optimizer.zero_grad()
         loss = model(input_ids=ids, labels=ids).loss
         added = in_loss() if in_loss is not None else None
@@ -305,13 +309,14 @@ def _step(
         added = after_backward()
         loss = loss.detach() if added is None else loss.detach() + added
         optimizer.step()
-        return Result(loss, [p.grad for p in learning if p.grad is not None])
+        return StepResult(loss, [p.grad for p in learning if p.grad is not None])
 
     return step
 
 
-def _trained(adapted: AdaptedLayers, size: Size, seed: int) -> Adapter:
-    fresh = kaiming_adapter(adapted.layer_shapes(), size.rank, 1.0, seed)
+def trained_adapter(shapes: Mapping[str, tuple[int, int]], rank: int, seed: int) -> Adapter:
+    """Return a seeded adapter of scale 1 as after training: neither factor is zero."""
+    fresh = kaiming_adapter(shapes, rank, 1.0, seed)
     generator = np.random.default_rng(seed)
     pairs = {
         name: Pair(pair.a, generator.normal(0, 0.02, pair.b.shape).astype(np.float32))

@@ -1,6 +1,6 @@
-"""What a round costs beside the training: bytes at the wire, memory, time; and Flower's own way.
+"""What a round costs beside the training: bytes on the wire, memory, time; and Flower's own way.
 
-A real coordinator (superlink in process isolation, edge, ServerApp with journal and bank)
+A real coordinator (SuperLink in process isolation, proxy, ServerApp with journal and bank)
 over TLS, and sites that answer at once (benchmarks/canned_sites.py). Bytes are counted by a
 TCP proxy between them, memory is the kernel's high-water mark of each process (VmHWM).
 """
@@ -15,15 +15,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 from flwr.cli.build import build_fab_from_files
 from safetensors.numpy import load
 
-from benchmarks.canned_sites import RANK, Canned, adapter_bytes
+from benchmarks.canned_sites import RANK, CannedSettings, adapter_bytes
+from benchmarks.compare import relative_difference
 from benchmarks.plain_round import RESULT
 from client.site.keys import make_key
-from common.adapter import Array, arrays, from_bytes
+from common.adapter import arrays, from_bytes
 from common.bank.bank import Bank
 from common.errors import StateError
 from common.plan import Plan
@@ -45,7 +45,7 @@ from simulation.chaos.throttle import Link, SlowLine, slow_line
 #: One block of the canned adapter in bf16.
 BLOCK_MEGABYTES = 10.49
 ROUNDS = 2
-_GLANCE_S = 0.1
+_POLL_S = 0.1
 _PATIENCE_S = 3600.0
 #: A process, by what its command line has.
 _PROCESSES = {
@@ -58,13 +58,13 @@ _PROCESSES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
-    """What one federation's run came to.
+class WireCost:
+    """The measurements of one federation's run.
 
     Attributes:
         adapter: bytes of one adapter.
         seconds: of one round; down and up over all sites.
-        down: bytes at the wire over those of the adapters that must go down; `up` likewise.
+        down: bytes on the wire over those of the adapters that must go down; `up` likewise.
         peak: the largest resident memory of each process of the coordinator, in bytes.
     """
 
@@ -76,7 +76,7 @@ class Cost:
     peak: Mapping[str, int]
 
     def to_json(self) -> dict[str, Any]:
-        """The figures, memory in MB."""
+        """Return the figures, memory in MB."""
         megabytes = {name: round(size / 1e6) for name, size in sorted(self.peak.items())}
         return {
             "sites": self.sites,
@@ -89,31 +89,31 @@ class Cost:
 
 
 @dataclass(slots=True)
-class Memory:
-    """The high-water marks of the processes beneath one."""
+class PeakMemory:
+    """The high-water marks of the descendants of a process."""
 
     below: int
     peak: dict[str, int] = field(default_factory=dict[str, int])
 
-    def look(self) -> None:
-        """Read them again: a process that ends takes its mark with it."""
+    def sample(self) -> None:
+        """Read the marks again: a process that ends takes its mark with it."""
         with suppress(psutil.Error):
             for process in psutil.Process(self.below).children(recursive=True):
                 with suppress(psutil.Error, OSError):
                     words = " ".join(process.cmdline())
-                    # One that is just starting has no name yet.
+                    # A process that is just starting has no command line of its own yet.
                     for name in (name for name, mark in _PROCESSES.items() if mark in words):
                         self.peak[name] = max(self.peak.get(name, 0), _high_water(process.pid))
 
 
 @dataclass(frozen=True, slots=True)
-class Stand:
-    """A coordinator that runs, its canned sites, and the counting line between them."""
+class WireSetup:
+    """A running coordinator, its canned sites, and the counting line between them."""
 
     state: State
     plan: Plan
     line: SlowLine
-    memory: Memory
+    memory: PeakMemory
     adapter: int
 
 
@@ -142,22 +142,22 @@ def run(sites: Sequence[int] = (2,), megabytes: int = 30) -> dict[str, Any]:
     }
 
 
-def _both(count: int, blocks: int) -> tuple[Cost, Cost, float]:
-    """Ours, Flower's own way, and how far their results are apart."""
-    with tempfile.TemporaryDirectory() as folder, _stand(Path(folder), count, blocks) as stand:
-        ours = _ours(stand)
-        plain = _theirs(stand, Path(folder) / "plain", blocks)
-        return ours, plain, _difference(stand, Path(folder) / "plain")
+def _both(count: int, blocks: int) -> tuple[WireCost, WireCost, float]:
+    """Measure ours and Flower's own way, and how far their results are apart."""
+    with tempfile.TemporaryDirectory() as folder, _setup(Path(folder), count, blocks) as setup:
+        ours = _ours(setup)
+        plain = _theirs(setup, Path(folder) / "plain", blocks)
+        return ours, plain, _difference(setup, Path(folder) / "plain")
 
 
-def cost_of(count: int, blocks: int) -> Cost:
-    """What rounds of ours cost with so many sites and an adapter of so many blocks."""
-    with tempfile.TemporaryDirectory() as folder, _stand(Path(folder), count, blocks) as stand:
-        return _ours(stand)
+def cost_of(count: int, blocks: int) -> WireCost:
+    """Measure our rounds with so many sites and an adapter of so many blocks."""
+    with tempfile.TemporaryDirectory() as folder, _setup(Path(folder), count, blocks) as setup:
+        return _ours(setup)
 
 
 @contextmanager
-def _stand(root: Path, count: int, blocks: int) -> Generator[Stand]:
+def _setup(root: Path, count: int, blocks: int) -> Generator[WireSetup]:
     plan = _plan(count)
     state = init_coordinator(root / "coordinator", plan)
     supervisor = start_process(
@@ -166,94 +166,90 @@ def _stand(root: Path, count: int, blocks: int) -> Generator[Stand]:
     processes = [supervisor]
     try:
         keys = {site: _enrolled(state, root / "keys", site) for site in plan.sites}
-        with slow_line(("127.0.0.1", state.settings.port), Link()) as laid:
-            settings = Canned(
-                address=f"localhost:{laid.address[1]}", ca=state.ca, keys=keys, blocks=blocks
+        with slow_line(("127.0.0.1", state.settings.port), Link()) as line:
+            settings = CannedSettings(
+                address=f"localhost:{line.address[1]}", ca=state.ca, keys=keys, blocks=blocks
             )
             (root / "canned.json").write_text(settings.model_dump_json())
             _await_superlink(state)
             words = (sys.executable, "-m", "benchmarks.canned_sites", str(root / "canned.json"))
             processes.append(start_process(words, root / "canned.log"))
             adapter = len(adapter_bytes(blocks, 0))
-            yield Stand(state, plan, laid, Memory(supervisor.pid), adapter)
+            yield WireSetup(state, plan, line, PeakMemory(supervisor.pid), adapter)
     finally:
         stop_processes(processes)
         kill_all_in(root)
 
 
-def _ours(stand: Stand) -> Cost:
-    """Our run of the plan: its rounds, the release, the scores."""
-    file = stand.state.root / "plan.json"
-    file.write_text(stand.plan.canonical())
-    down, up = stand.line.down.carried, stand.line.up.carried
-    run_command("coordinator", "run", str(file), "--detach", "--state", str(stand.state.root))
-    news = stand.state.events_file(stand.plan.name)
+def _ours(setup: WireSetup) -> WireCost:
+    """Run the plan our way: its rounds, the release, the scores."""
+    file = setup.state.root / "plan.json"
+    file.write_text(setup.plan.canonical())
+    down, up = setup.line.down.carried, setup.line.up.carried
+    run_command("coordinator", "run", str(file), "--detach", "--state", str(setup.state.root))
+    events = setup.state.events_file(setup.plan.name)
     closed: dict[int, float] = {}
     deadline = time.monotonic() + _PATIENCE_S
-    while (last := final_event(told := read_events(news)[0])) is None:
-        stand.memory.look()
-        for one in told:
+    while (last := final_event(events := read_events(events)[0])) is None:
+        setup.memory.sample()
+        for one in events:
             if one["event"] == "round":
                 closed.setdefault(one["round"], time.monotonic())
-        _check(deadline, stand)
-        time.sleep(_GLANCE_S)
+        _check(deadline, setup)
+        time.sleep(_POLL_S)
     if last["event"] != "done":
         raise StateError(f"the round failed: {last.get('text')}")
     # What each site must get: every round's start but the first, and the release to be scored.
-    adapters = stand.adapter * len(stand.plan.sites) * ROUNDS
-    return Cost(
-        sites=len(stand.plan.sites),
-        adapter=stand.adapter,
+    adapters = setup.adapter * len(setup.plan.sites) * ROUNDS
+    return WireCost(
+        sites=len(setup.plan.sites),
+        adapter=setup.adapter,
         seconds=closed[ROUNDS] - closed[ROUNDS - 1],
-        down=(stand.line.down.carried - down) / adapters,
-        up=(stand.line.up.carried - up) / adapters,
-        peak=dict(stand.memory.peak),
+        down=(setup.line.down.carried - down) / adapters,
+        up=(setup.line.up.carried - up) / adapters,
+        peak=dict(setup.memory.peak),
     )
 
 
-def _theirs(stand: Stand, folder: Path, blocks: int) -> Cost:
-    """The same updates through Flower's own FedAvg, in float32."""
+def _theirs(setup: WireSetup, folder: Path, blocks: int) -> WireCost:
+    """Send the same updates through Flower's own FedAvg, in float32."""
     folder.mkdir()
     (folder / "layout.safetensors").write_bytes(adapter_bytes(blocks, 0))
-    stand.memory.peak.clear()
-    down, up = stand.line.down.carried, stand.line.up.carried
-    config = {"folder": str(folder), "sites": str(len(stand.plan.sites)), "rounds": str(ROUNDS)}
+    setup.memory.peak.clear()
+    down, up = setup.line.down.carried, setup.line.up.carried
+    config = {"folder": str(folder), "sites": str(len(setup.plan.sites)), "rounds": str(ROUNDS)}
     deadline = time.monotonic() + _PATIENCE_S
-    with closing(SuperLink(stand.state)) as superlink:
+    with closing(SuperLink(setup.state)) as superlink:
         number = superlink.start(_plain_bundle(), config)
         while not (folder / RESULT).exists():
-            stand.memory.look()
+            setup.memory.sample()
             found = next(run for run in superlink.runs() if run.run_id == number)
             if found.sub_status == "failed":
                 raise StateError(f"Flower's own way failed: {found.details}")
-            _check(deadline, stand)
-            time.sleep(_GLANCE_S)
-    adapters = stand.adapter * len(stand.plan.sites) * ROUNDS
-    return Cost(
-        sites=len(stand.plan.sites),
-        adapter=stand.adapter,
+            _check(deadline, setup)
+            time.sleep(_POLL_S)
+    adapters = setup.adapter * len(setup.plan.sites) * ROUNDS
+    return WireCost(
+        sites=len(setup.plan.sites),
+        adapter=setup.adapter,
         seconds=float((folder / "seconds").read_text()) / ROUNDS,
-        down=(stand.line.down.carried - down) / adapters,
-        up=(stand.line.up.carried - up) / adapters,
-        peak=dict(stand.memory.peak),
+        down=(setup.line.down.carried - down) / adapters,
+        up=(setup.line.up.carried - up) / adapters,
+        peak=dict(setup.memory.peak),
     )
 
 
-def _difference(stand: Stand, folder: Path) -> float:
-    """The largest relative difference of an array; ours travelled and was released in bf16."""
-    bank = Bank.open(stand.state.run(stand.plan.name).bank)
+def _difference(setup: WireSetup, folder: Path) -> float:
+    """Return the largest relative difference of an array; ours was sent and released in bf16."""
+    bank = Bank.open(setup.state.run(setup.plan.name).bank)
     ours = arrays(from_bytes(bank.adapter_bytes(0), "the release"))
     theirs = load((folder / RESULT).read_bytes())
-    return max(_relative(ours[name], theirs[name]) for name in ours)
+    return max(relative_difference(ours[name], theirs[name]) for name in ours)
 
 
-def _relative(ours: Array, theirs: Array) -> float:
-    return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
-
-
-def _check(deadline: float, stand: Stand) -> None:
+def _check(deadline: float, setup: WireSetup) -> None:
     if time.monotonic() > deadline:
-        raise StateError(f"{stand.state.root}: no end within {_PATIENCE_S:g} s, expected one")
+        raise StateError(f"{setup.state.root}: no end within {_PATIENCE_S:g} s, expected one")
 
 
 def _plan(count: int) -> Plan:
@@ -288,7 +284,7 @@ def _enrolled(state: State, folder: Path, site: str) -> Path:
 
 
 def _await_superlink(state: State) -> None:
-    """It answers, and knows every enrolled site."""
+    """Wait until the SuperLink answers and knows every enrolled site."""
     deadline = time.monotonic() + _PATIENCE_S
     with closing(SuperLink(state)) as superlink:
         while time.monotonic() < deadline:
@@ -296,12 +292,12 @@ def _await_superlink(state: State) -> None:
                 registered = json.loads(state.registry.read_text())["sites"]
                 if len(superlink.nodes()) == len(registered):
                     return
-            time.sleep(_GLANCE_S)
+            time.sleep(_POLL_S)
     raise StateError(f"{state.root}: found no SuperLink, expected one that knows the sites")
 
 
 def _plain_bundle() -> bytes:
-    """An app of benchmarks/plain_round.py alone, and what it imports."""
+    """Build an app of benchmarks/plain_round.py and what it imports."""
     project = """
 [project]
 name = "plain-round"
@@ -318,14 +314,14 @@ folder = ""
 sites = ""
 rounds = ""
 """
-    rooms = [*(ROOT / "common").glob("*.py"), *(ROOT / "benchmarks").glob("*.py")]
-    files: dict[str, bytes | Path] = {file.relative_to(ROOT).as_posix(): file for file in rooms}
+    modules = [*(ROOT / "common").rglob("*.py"), *(ROOT / "benchmarks").glob("*.py")]
+    files: dict[str, bytes | Path] = {file.relative_to(ROOT).as_posix(): file for file in modules}
     return build_fab_from_files({"pyproject.toml": project.encode(), **files})[0]
 
 
 def _high_water(pid: int) -> int:
-    """The largest resident memory that a process ever had, in bytes."""
+    """Return the largest resident memory that a process ever had, in bytes."""
     status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     rows = [row for row in status.splitlines() if row.startswith("VmHWM")]
-    # A process that has ended and is not buried has no memory.
+    # A zombie process has no memory.
     return int(rows[0].split()[1]) * 1024 if rows else 0

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from benchmarks import aggregate as bench
-from benchmarks.aggregate import Cost, Size, Turn
+from benchmarks.aggregate import AdapterSizes, CallTime, Turn
 from common.adapter import Array
 from common.plan_fields import Precision
 from common.rules.svd import RULE as SVD
 from server.aggregation.aggregate import merge
 
-SMALL = Size(blocks=3, shapes={"q": (160, 170), "k": (60, 170)}, sites=3, rank=4)
+SMALL = AdapterSizes(blocks=3, shapes={"q": (160, 170), "k": (60, 170)}, sites=3, rank=4)
 
 
 def test_the_7b_has_224_layers_and_an_adapter_of_84_megabytes():
@@ -41,8 +41,8 @@ def test_the_benchmark_reports_what_it_measured(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_ratios_are_medians_over_turns_by_hand():
-    one = Turn(*(Cost(wall, 2 * wall) for wall in (1.0, 2.0, 12.0, 120.0, 24.0, 4.0)))
-    slow = replace(one, fedavg=Cost(8.0, 1.0))
+    one = Turn(*(CallTime(wall, 2 * wall) for wall in (1.0, 2.0, 12.0, 120.0, 24.0, 4.0)))
+    slow = replace(one, fedavg=CallTime(8.0, 1.0))
     found = bench.ratios([one, one, slow])
     assert found["fedavg_over_read"] == 2.0
     assert found["over_fedavg"] == 6.0
@@ -92,11 +92,11 @@ def test_every_layer_counts_in_what_the_dense_way_costs(monkeypatch: pytest.Monk
         formed.append(module)
         return np.zeros(1, np.float32)
 
-    def costs_one(work: Callable[[], object]) -> Cost:
+    def costs_one(work: Callable[[], object]) -> CallTime:
         work()
-        return Cost(1.0, 2.0)
+        return CallTime(1.0, 2.0)
 
-    monkeypatch.setattr(bench, "cost_of", costs_one)
+    monkeypatch.setattr(bench, "time_of", costs_one)
     each = bench.threads()
-    assert bench.dense_cost(form, size) == Cost(9 / each, 18 / each)
+    assert bench.dense_time(form, size) == CallTime(9 / each, 18 / each)
     assert len(formed) == 2 * each

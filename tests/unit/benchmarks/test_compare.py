@@ -2,7 +2,7 @@
 
 import json
 
-from benchmarks.compare import Comparison, Timing, compare, comparison
+from benchmarks.compare import BenchmarkResult, Timing, benchmark_result, compare
 
 
 def test_both_warm_up_once_and_then_take_turns():
@@ -28,8 +28,8 @@ def test_medians_and_both_ratios_by_hand():
 
 def test_json_has_the_six_keys_that_others_read():
     timing = Timing((1.0,), (2.0,), None, None)
-    outcome = comparison("step", timing, 1e-7, {"rank": 4})
-    assert outcome == Comparison(
+    outcome = benchmark_result("step", timing, 1e-7, {"rank": 4})
+    assert outcome == BenchmarkResult(
         "step", 1.0, 2.0, 2.0, 1e-7, {"rank": 4, "repeats": 1, "paired_ratio": 2.0}
     )
     document = json.loads(json.dumps(outcome.to_json()))

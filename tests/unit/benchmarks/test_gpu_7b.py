@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks import gpu_7b
-from benchmarks.shapes_7b import QUESTIONS, SMALL, Row, Shapes, examples_in, flops, model_of
+from benchmarks.shapes_7b import QUESTIONS, SMALL, Shapes, TokenRow, examples_in, flops, model_of
 from client.training.batches import Batches
 
 
@@ -24,8 +24,8 @@ def found() -> gpu_7b.Figures:
 
 def test_pairs_that_see_one_another_are_counted_by_hand():
     # Prefix p0 p1, tails a0 and b0 b1. p0: 1; p1: 2; a0: 3; b0: 3; b1: 4.
-    assert Row(2, (1, 2), 1).pairs == 1 + 2 + 3 + 3 + 4
-    assert Row(2, (1, 2), 1).tokens == 5
+    assert TokenRow(2, (1, 2), 1).pairs == 1 + 2 + 3 + 3 + 4
+    assert TokenRow(2, (1, 2), 1).tokens == 5
 
 
 def test_the_operations_of_a_step_by_hand():
@@ -35,7 +35,7 @@ def test_the_operations_of_a_step_by_hand():
     trained = 2 * 3 * (2 * 8 + 2 * 6 + 3 * 10)
     # One row of 2 tokens, 3 pairs of which see one another, and one label.
     expected = (4 * frozen + 6 * trained) * 2 + 12 * 2 * 4 * 3 + 4 * 10 * 4
-    assert flops(shapes, [Row(1, (1,), 1)]) == expected
+    assert flops(shapes, [TokenRow(1, (1,), 1)]) == expected
 
 
 def test_the_model_has_the_sizes_of_llava_med():
@@ -48,7 +48,7 @@ def test_the_model_has_the_sizes_of_llava_med():
     projector = network.model.multi_modal_projector.parameters()
     assert sum(weight.numel() for weight in projector) == 20_979_712
     assert sum(w.numel() for w in network.model.vision_tower.parameters()) == 303_507_456
-    shapes = model.adapted.shapes().values()
+    shapes = model.adapted.layer_shapes().values()
     assert len(shapes) == 224 and model.image_tokens == 576
     assert sum(64 * (outputs + inputs) for outputs, inputs in shapes) == 167_772_160
 
@@ -67,7 +67,7 @@ def test_questions_are_as_many_and_as_long_as_the_papers(tmp_path: Path):
 
 
 def test_every_part_runs_at_a_tiny_size(found: gpu_7b.Figures):
-    assert set(found["steps"]) == set(gpu_7b.WAYS)
+    assert set(found["steps"]) == set(gpu_7b.VARIANTS)
     for step in found["steps"].values():
         assert step["seconds"] > 0 and step["model_operations"] > 0
         assert step["utilisation"] == "unknown"
@@ -95,7 +95,7 @@ def test_a_part_that_does_not_fit_says_so(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(gpu_7b, part, too_large)
     found = gpu_7b.run(SMALL, torch.device("cpu"), repeats=1)
     failed = {"failed": "out of memory"}
-    assert found["steps"] == dict.fromkeys(gpu_7b.WAYS, failed)
+    assert found["steps"] == dict.fromkeys(gpu_7b.VARIANTS, failed)
     assert found["evaluation"] == failed and found["targets"]["found"] == {}
 
 

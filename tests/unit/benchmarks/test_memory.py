@@ -3,7 +3,7 @@
 
 import torch
 
-from benchmarks.memory import Held, Operations, peak_bytes
+from benchmarks.memory import OperationCounter, TensorBytes, peak_bytes
 
 
 def test_the_peak_is_of_what_lives_at_a_time():
@@ -32,14 +32,14 @@ def test_what_autograd_keeps_is_counted_until_the_backward_pass_lets_go_of_it():
     def work() -> None:
         loss = (weight.exp()).exp().sum()
         # Two outputs of 400 bytes, and the sum.
-        assert counted.held == 804
+        assert counted.alive == 804
         loss.backward()
 
-    with Held() as counted:
+    with TensorBytes() as counted:
         work()
     assert weight.grad is not None
     # The loss has gone, the graph too; the gradient alone is there.
-    assert counted.held == 400
+    assert counted.alive == 400
 
 
 def test_memory_from_before_is_not_counted():
@@ -49,6 +49,6 @@ def test_memory_from_before_is_not_counted():
 
 def test_operations_are_named_and_views_left_out():
     one = torch.ones(4)
-    with Operations() as counted:
+    with OperationCounter() as counted:
         one.view(2, 2).add_(1)
     assert counted.names == ["aten::add_.Tensor"] and counted.views == 1

@@ -3,9 +3,9 @@
 import json
 
 from benchmarks import packing
-from benchmarks.step import Size
+from benchmarks.step import StepSizes
 
-TINY = Size(hidden=64, layers=1, rank=4)
+TINY = StepSizes(hidden=64, layers=1, rank=4)
 
 
 def test_packed_and_one_question_a_row_compute_the_same():

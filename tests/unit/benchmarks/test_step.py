@@ -7,14 +7,14 @@ import pytest
 
 from benchmarks import regularizer, step
 from benchmarks.memory import peak_bytes
-from benchmarks.step import Size
+from benchmarks.step import StepSizes
 from client.model import lora
-from client.model.offload import aside
+from client.model.offload import offload
 from common.contrastive import Similarity
 
-TINY = Size(hidden=64, layers=1, rank=4, batch=1, tokens=8)
+TINY = StepSizes(hidden=64, layers=1, rank=4, batch=1, tokens=8)
 #: Enough tokens for a step to take more memory than folding does.
-LONG = Size(hidden=64, layers=1, rank=2, batch=2, tokens=128)
+LONG = StepSizes(hidden=64, layers=1, rank=2, batch=2, tokens=128)
 
 
 def test_our_step_and_the_papers_loop_compute_the_same():
@@ -27,7 +27,7 @@ def test_our_step_and_the_papers_loop_compute_the_same():
 
 
 def test_folded_tasks_take_no_memory(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(lora, "aside", partial(aside, spare_bytes=0))
+    monkeypatch.setattr(lora, "offload", partial(offload, spare_bytes=0))
 
     def peaks(step_after: step.StepAfter) -> list[int]:
         return [memory_of(step_after, tasks) for tasks in (0, 1, 9)]

@@ -6,13 +6,13 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks import features
-from benchmarks.compare import Comparison
+from benchmarks.compare import BenchmarkResult
 from commands.bench import app
 
 
-def measured(repeats: int) -> Comparison:
+def measured(repeats: int) -> BenchmarkResult:
     print("a library that says something")
-    return Comparison("features", 1.0, 3.0, 3.0, 0.0, {"repeats": repeats})
+    return BenchmarkResult("features", 1.0, 3.0, 3.0, 0.0, {"repeats": repeats})
 
 
 @pytest.mark.parametrize("way", [["--json"], []])
