@@ -167,7 +167,11 @@ def test_approving_a_baseline_says_what_it_does_otherwise(tmp_path: Path):
 
 def test_an_order_to_route_must_be_one_to_evaluate_and_name_digests():
     check_format(routed())
-    for changes in ({"work": Work.TRAIN, "round": 1}, {"prototypes": (ReleaseRef(1, "../x"),)}):
+    for changes in (
+        {"work": Work.TRAIN, "round": 1},
+        {"prototypes": (ReleaseRef(1, "../x"),)},
+        {"prototypes": (ReleaseRef(-1, sha256(b"mean")),)},
+    ):
         with pytest.raises(OrderRefused) as caught:
             check_format(routed(**changes))
         assert caught.value.reason is Reason.FORMAT
@@ -177,8 +181,14 @@ def test_only_released_stages_of_a_plan_that_routes_are_chosen_among(tmp_path: P
     site, plan = site_of(tmp_path), routing()
     (tmp_path / "approved" / f"{plan.digest}.json").write_text(plan.canonical())
     check_order(routed(), plan, site)
-    unreleased = routed(prototypes=(ReleaseRef(2, sha256(b"mean")),))
-    for asked, of in ((unreleased, plan), (routed(plan=PLAN.digest), PLAN)):
-        with pytest.raises(OrderRefused, match="to choose among the stages") as caught:
+    every = tuple(ReleaseRef(stage, sha256(b"mean")) for stage in (0, 1))
+    check_order(routed(prototypes=every), plan, site)
+    unreleased = routed(prototypes=(*every, ReleaseRef(2, sha256(b"mean"))))
+    for asked, of, stages in ((unreleased, plan, [1, 2, 3]), (routed(plan=PLAN.digest), PLAN, [2])):
+        with pytest.raises(OrderRefused) as caught:
             check_order(asked, of, site)
         assert caught.value.reason is Reason.PLAN
+        assert str(caught.value) == (
+            f"plan demo: found an order to choose among the stages {stages}, expected released "
+            "ones, and a plan with a router"
+        )

@@ -111,7 +111,7 @@ def test_a_policy_is_read_as_what_it_means(tmp_path: Path):
             "",
             "policy.plans: found 'approved', expected a federation with a folder `approved`",
         ),
-        (GOOD, "- north", "expected the fields of a site"),
+        (GOOD, "- north", "found ['north'], expected the fields of a site"),
         (GOOD, "name: [", "not YAML"),
     ],
 )
@@ -121,9 +121,9 @@ def test_a_mistake_names_file_field_and_what_was_expected(
     file = written(tmp_path, GOOD.replace(old, new))
     with pytest.raises(SiteFailed) as caught:
         load_site(file)
-    assert sentence in str(caught.value)
-    assert str(file) in str(caught.value)
-    assert "\n" not in str(caught.value)
+    said = str(caught.value)
+    assert said.startswith((f"{file}, {sentence}", f"{file}: {sentence}"))
+    assert "\n" not in said
 
 
 def test_all_mistakes_are_listed_at_once(tmp_path: Path):
@@ -132,9 +132,13 @@ def test_all_mistakes_are_listed_at_once(tmp_path: Path):
         load_site(file)
 
 
-def test_a_missing_file_is_named(tmp_path: Path):
-    with pytest.raises(SiteFailed, match=r"nowhere\.yaml: can't be read as a site file"):
+def test_a_file_that_can_not_be_read_is_named(tmp_path: Path):
+    said = r"can't be read as a site file"
+    with pytest.raises(SiteFailed, match=rf"nowhere\.yaml: {said} \(No such file or directory\)"):
         load_site(tmp_path / "nowhere.yaml")
+    (tmp_path / "latin.yaml").write_bytes(b"name: n\xf6rd")
+    with pytest.raises(SiteFailed, match=rf"latin\.yaml: {said} \(not UTF-8 text\)"):
+        load_site(tmp_path / "latin.yaml")
 
 
 def test_the_example_in_sites_is_a_site_file():

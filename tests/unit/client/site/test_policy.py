@@ -155,12 +155,29 @@ def test_a_plan_is_approved_by_its_file_and_no_longer_without(tmp_path: Path):
     check_order(order_of(), PLAN, site_of(tmp_path, plans=Plans.ANY))
 
 
+@pytest.mark.parametrize("code", ["0" * 12, "z" * 12, code_digest()[:-1]])
+def test_any_other_code_is_refused(tmp_path: Path, code: str):
+    with pytest.raises(OrderRefused) as caught:
+        check_order(order_of(code=code), PLAN, site_of(tmp_path))
+    assert caught.value.reason is Reason.CODE
+
+
+def test_the_same_code_is_taken_as_it_comes_from_the_wire(tmp_path: Path):
+    check_order(order_of(code=code_digest().encode().decode()), PLAN, site_of(tmp_path))
+
+
+def test_a_stage_far_beyond_the_plan_is_refused(tmp_path: Path):
+    with pytest.raises(OrderRefused, match="found an order of stage 1001, expected one of its 4"):
+        check_order(order_of(stage=1000), PLAN, site_of(tmp_path))
+
+
 def test_a_policy_without_a_limit_of_rounds_takes_any_number(tmp_path: Path):
     check_order(order_of(stage=2, round=30), PLAN, site_of(tmp_path, rounds=None))
 
 
 def test_too_few_examples_are_refused(tmp_path: Path):
     check_examples(site_of(tmp_path), 20)
+    check_examples(site_of(tmp_path), 21)
     with pytest.raises(
         OrderRefused, match=r"found a task of 19 .*, expected at least 20"
     ) as caught:
