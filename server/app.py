@@ -83,11 +83,11 @@ def run(plan: Plan, folder: RunFolder, grid: Grid, connection: "SiteConnection")
                 on_event({"event": "released", "stage": number, "name": stage.name})
             # Of an earlier release, too: a run may have been interrupted just here.
             journal.prune(number + 1)
-            board.learned(number, bank.releases[number].scores)
+            board.record_release(number, bank.releases[number].scores)
             for task, scores in score_known(context, number, bank):
-                board.after(number, task, scores)
+                board.record_scores(number, task, scores)
             for task, scores in score_routed(context, number, bank):
-                board.routed_after(number, task, scores)
+                board.record_routed(number, task, scores)
             on_event({"event": "scores", "stage": number, "scores": board.matrix()[number]})
         return run_report(plan, bank, journal, board)
 
@@ -147,7 +147,7 @@ def score_base(context: RunContext, task: int, bank: Bank, board: Scoreboard) ->
     """Score the base model alone on a task that arrives, and the most frequent answer."""
     context.on_event({"event": "scoring", "stage": None, "task": task})
     grace = OFFLINE_GRACE_S if task < len(bank.releases) else None
-    board.zero_shot(task, score_task(context, task, ModelSelection(), grace))
+    board.record_zero_shot(task, score_task(context, task, ModelSelection(), grace))
     context.on_event({"event": "base", "task": task, "score": board.row(board.before)[task]})
 
 

@@ -103,7 +103,7 @@ def product_sum(sites: Sequence[SiteFactors], scale: float = 1.0) -> ProductSum:
 
 
 def stacked_about_mean(sites: Sequence[SiteFactors]) -> tuple[Tall, Tall]:
-    """As `stacked`, but first the means of b and a, then each site's difference from them."""
+    """Stack the means of b and a, and behind them each site's difference from the means."""
     weights = [site.weight for site in sites]
     shares = [site.weight * site.scale for site in sites]
 
@@ -121,7 +121,7 @@ def stacked_about_mean(sites: Sequence[SiteFactors]) -> tuple[Tall, Tall]:
 
 
 def centred(sites: Sequence[SiteFactors]) -> tuple[Product, ProductSum]:
-    """As `stacked_about_mean`: the product of the means, and the sum that it lacks, in groups."""
+    """Return the product of the means, and the sum of what it lacks, in groups."""
     (outputs, inputs), weights = _shape(sites), [site.weight for site in sites]
     mean_b = _sum64(_rows_of_b(sites, slice(0, outputs)), weights)
     mean_a = _sum64(_columns_of_a(sites, slice(0, inputs)), weights)
@@ -149,7 +149,7 @@ def _differences(sites: Sequence[SiteFactors], mean_b: Array, mean_a: Array) -> 
 
 
 def _groups(sites: Sequence[SiteFactors]) -> list[list[SiteFactors]]:
-    """The sites in their order, in groups of `GROUP` ranks at most, if no site alone has more."""
+    """Group the sites in their order: at most `GROUP` ranks a group, or one site with more."""
     groups: list[list[SiteFactors]] = []
     for site in sites:
         if groups and _total_rank(groups[-1]) + site.rank <= GROUP:
@@ -160,7 +160,7 @@ def _groups(sites: Sequence[SiteFactors]) -> list[list[SiteFactors]]:
 
 
 def _places(sites: Sequence[SiteFactors]) -> list[slice]:
-    """Where each site's ranks are among those of all."""
+    """Return where each site's ranks are among those of all."""
     ends = np.cumsum([site.rank for site in sites])
     return [slice(int(end) - site.rank, int(end)) for site, end in zip(sites, ends, strict=True)]
 
@@ -170,7 +170,7 @@ def _total_rank(sites: Sequence[SiteFactors]) -> int:
 
 
 def _shape(sites: Sequence[SiteFactors]) -> tuple[int, int]:
-    """The layer's outputs and inputs."""
+    """Return the layer's outputs and inputs."""
     return sites[0].factors.b.shape[0], sites[0].factors.a.shape[1]
 
 
@@ -186,7 +186,7 @@ def _columns_of_a(sites: Sequence[SiteFactors], columns: slice) -> Iterator[Arra
 
 
 def _about_the_mean(parts: Sequence[Array], weights: Sequence[float]) -> tuple[Array, list[Array]]:
-    """The weighted mean in float64, and each part's difference from it."""
+    """Return the weighted mean in float64, and each part's difference from it."""
     centre = _sum64(parts, weights)
     return centre, [part - centre for part in parts]
 

@@ -128,7 +128,7 @@ def _squared_norm_by_pairs(products: Sequence[Product]) -> tuple[float, float]:
 
 
 def _between(one: Tall, other: Tall) -> Array:
-    """one^T @ other."""
+    """Return one^T @ other."""
     total = np.zeros((one.columns, other.columns))
     for rows, block in _blocks(one):
         total += block.T @ (block if other is one else other.make(rows))
@@ -140,7 +140,7 @@ def _squared(matrix: Array) -> float:
 
 
 def _transposed_times(matrix: Tall, few: Array) -> Array:
-    """matrix^T @ few."""
+    """Return matrix^T @ few."""
     total = np.zeros((matrix.columns, few.shape[1]))
     for rows, block in _blocks(matrix):
         total += block.T @ few[rows]
@@ -148,7 +148,7 @@ def _transposed_times(matrix: Tall, few: Array) -> Array:
 
 
 def _without(matrix: Tall, few: Array) -> Tall:
-    """(1 - few few^T) @ matrix."""
+    """Return (1 - few few^T) @ matrix."""
     inner = _transposed_times(matrix, few).T
 
     def make(rows: slice) -> Array:

@@ -52,7 +52,7 @@ def merge(layer: Layer) -> MergedLayer:
 
 
 def _agree(layer: Layer) -> bool:
-    """Whether all sites have equal factors, which can be returned as they are."""
+    """Return whether all sites have equal factors, which can be returned as they are."""
     return (
         layer.sites[0].rank == layer.rank
         and all(site.scale == layer.scale for site in layer.sites)

@@ -61,7 +61,7 @@ def difference(
 def _changed_factor(
     updates: Mapping[str, AdapterSource], ordered: AdapterSource | None, frozen: Factor
 ) -> dict[str, str]:
-    """Sites whose frozen factor is not the ordered one; in a first round, not what most have."""
+    """Find sites whose frozen factor is not the ordered one, nor in a first round most sites'."""
     found = {site: _factor_digest(update, frozen) for site, update in updates.items()}
     values = list(found.values())
     expected = (

@@ -1,4 +1,4 @@
-"""In which fields two plans differ, for whoever changed one while it ran."""
+"""In which fields two plans differ."""
 
 from typing import Any, cast
 

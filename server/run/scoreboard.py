@@ -46,20 +46,20 @@ class Scoreboard:
     cells: Cells = field(default_factory=dict[tuple[int, int], Mapping[str, float]])
     routed_cells: Cells = field(default_factory=dict[tuple[int, int], Mapping[str, float]])
 
-    def zero_shot(self, task: int, scores: Mapping[str, Scores]) -> None:
+    def record_zero_shot(self, task: int, scores: Mapping[str, Scores]) -> None:
         """Record the scores of the base model alone, and of the most frequent answer."""
         self.before[task] = pooled((s.questions, s.metrics) for s in scores.values())
         self.majority[task] = pooled((s.questions, s.majority) for s in scores.values())
 
-    def learned(self, stage: int, metrics: Mapping[str, float]) -> None:
+    def record_release(self, stage: int, metrics: Mapping[str, float]) -> None:
         """Record the scores of a stage's release on its own task."""
         self.cells[stage, stage] = metrics
 
-    def after(self, stage: int, task: int, scores: Mapping[str, Scores]) -> None:
+    def record_scores(self, stage: int, task: int, scores: Mapping[str, Scores]) -> None:
         """Record the scores on `task` after `stage`."""
         self.cells[stage, task] = pooled((s.questions, s.metrics) for s in scores.values())
 
-    def routed_after(self, stage: int, task: int, scores: Mapping[str, Scores]) -> None:
+    def record_routed(self, stage: int, task: int, scores: Mapping[str, Scores]) -> None:
         """Record the scores on `task` after `stage` where the router chose each image's stage."""
         self.routed_cells[stage, task] = pooled((s.questions, s.metrics) for s in scores.values())
 
@@ -68,7 +68,7 @@ class Scoreboard:
         return self._matrix(self.cells)
 
     def routed(self) -> Routed | None:
-        """The matrices of the router; None where none was asked."""
+        """Return the matrices of the router; None without one."""
         if not self.routed_cells:
             return None
         return Routed(
@@ -83,7 +83,7 @@ class Scoreboard:
             self._measure(metrics.get(task), task) for task in range(len(self.plan.stages))
         )
 
-    def own(self) -> tuple[Mapping[str, float], ...]:
+    def when_learned(self) -> tuple[Mapping[str, float], ...]:
         """Return every metric of each task just after it was learned."""
         stages = range(len(self.plan.stages))
         return tuple(dict(self.cells.get((task, task), {})) for task in stages)
@@ -121,9 +121,10 @@ def run_report(plan: Plan, bank: Bank, journal: Journal, board: Scoreboard) -> R
         ),
         scores=board.matrix(),
         routed=board.routed(),
+        all_tasks_at_once=plan.method.trains_on_all_tasks,
         zero_shot=board.row(board.before),
         majority=board.row(board.majority),
-        task_metrics=board.own(),
+        task_metrics=board.when_learned(),
         cost=_cost(plan, journal),
         aggregation_error=tuple(release.error for release in bank.releases),
         curves=_curves(plan, journal),

@@ -22,19 +22,21 @@ ORDER = Order(
 )
 
 
-def plan(**changes: Any) -> Plan:
+def document(**changes: Any) -> dict[str, Any]:
+    """The fields of a plan of one stage, in which `changes` are made."""
     stage = {
         "name": "one", "modality": "ct", "task": "t", "sites": ["a", "b"], "rounds": 2,
         "local_epochs": 1, "learning_rate": 0.1, "batch_size": 8, **changes,
     }  # fmt: skip
-    return parse_plan(
-        {
-            "name": "p", "seed": 3, "base_model": {"name": "tiny", "sha256": "ab" * 32},
-            "method": {"name": "mslora_cr", "rank": 2, "alpha": 2, "contrast": None},
-            "aggregation": "fedavg", "wire": "fp32", "stages": [stage],
-        },
-        "p",
-    )  # fmt: skip
+    return {
+        "name": "p", "seed": 3, "base_model": {"name": "tiny", "sha256": "ab" * 32},
+        "method": {"name": "mslora_cr", "rank": 2, "alpha": 2, "contrast": None},
+        "aggregation": "fedavg", "wire": "fp32", "stages": [stage],
+    }  # fmt: skip
+
+
+def plan(**changes: Any) -> Plan:
+    return parse_plan(document(**changes), "p")
 
 
 def adapter(value: float, rank: int = 2, layers: Sequence[str] = ("layer",)) -> bytes:

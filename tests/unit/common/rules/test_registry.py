@@ -1,6 +1,5 @@
 """A rule is one file of common/rules/: a new one is found by plan, client and server."""
 
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -22,7 +21,7 @@ from common.rules.registry import rule_named, rules
 from server.aggregation.aggregate import SiteUpdate, aggregate
 from server.run.stage import train_stage
 from tests.unit.small_bank import BASE, KEY, blob, draft
-from tests.unit.small_round import journal, plan, run_context
+from tests.unit.small_round import document, journal, run_context
 
 #: A rule that takes the factors of the site with the most examples.
 LARGEST_SITE = """
@@ -59,7 +58,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def plan_with(**changes: Any) -> Plan:
-    return parse_plan({**json.loads(plan(rounds=1).canonical()), **changes}, "p.yaml")
+    return parse_plan({**document(rounds=1), **changes}, "p.yaml")
 
 
 def update(site: str, examples: int, value: float, rank: int = 2) -> SiteUpdate:

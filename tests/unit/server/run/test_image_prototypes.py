@@ -22,15 +22,14 @@ from server.run.journal import Journal
 from server.run.stage import train_stage
 from tests.unit.common.test_image_prototype import SPOILT, features
 from tests.unit.small_bank import BASE, KEY, bank_of, blob, draft
-from tests.unit.small_round import Sites, adapter, journal, plan, run_context
+from tests.unit.small_round import Sites, adapter, document, journal, plan, run_context
 
 #: The head of a bank of two releases that was made before there were prototypes.
 HEAD_BEFORE = "2f7602d4a53724dae7323f48ce26d6da253e210f948f6e77a0c8ce11407b6131"
 
 
 def routed(minimum: int = 50, **changes: Any) -> Plan:
-    document = json.loads(plan(**changes).canonical())
-    return parse_plan({**document, "router": {"minimum": minimum}}, "p")
+    return parse_plan({**document(**changes), "router": {"minimum": minimum}}, "p")
 
 
 def given(seed: int, count: int = 60, width: int = 6) -> ImagePrototype:

@@ -1,0 +1,44 @@
+"""The score matrix: what is recorded is where it belongs."""
+
+from common.exchange import Scores
+from common.plan import Plan
+from common.plan_file import parse_plan
+from server.run.scoreboard import Scoreboard
+from tests.unit.small_round import document
+
+
+def two_tasks() -> Plan:
+    stage = document()["stages"][0]
+    stages = [stage, {**stage, "name": "two", "task": "u", "metric": "f1"}]
+    return parse_plan({**document(), "stages": stages}, "p")
+
+
+def scores(questions: int, **metrics: float) -> Scores:
+    return Scores(
+        order="0" * 64, site="a", questions=questions, metrics=metrics, majority={"f1": 0.125}
+    )
+
+
+def test_each_task_is_shown_by_its_own_metric_where_it_was_scored():
+    board = Scoreboard(two_tasks())
+    board.record_zero_shot(0, {"a": scores(4, accuracy=0.25, f1=0.5)})
+    board.record_release(0, {"accuracy": 0.75, "f1": 0.5})
+    board.record_release(1, {"accuracy": 0.5, "f1": 1.0})
+    board.record_scores(1, 0, {"a": scores(4, accuracy=0.5), "b": scores(12, accuracy=1.0)})
+    assert board.matrix() == ((0.75, None), (0.875, 1.0))
+    assert board.row(board.before) == (0.25, None)
+    assert board.majority == {0: {"f1": 0.125}}
+    assert board.when_learned() == ({"accuracy": 0.75, "f1": 0.5}, {"accuracy": 0.5, "f1": 1.0})
+
+
+def test_what_the_router_chose_is_a_matrix_of_its_own():
+    board = Scoreboard(two_tasks())
+    assert board.routed() is None
+    chosen = scores(4, f1=0.5, router_stage=0.75, router_modality=1.0)
+    board.record_routed(1, 1, {"a": chosen})
+    routed = board.routed()
+    assert routed is not None
+    assert routed.scores == ((None, None), (None, 0.5))
+    assert routed.stage == ((None, None), (None, 0.75))
+    assert routed.modality == ((None, None), (None, 1.0))
+    assert board.matrix() == ((None, None), (None, None))
