@@ -1,7 +1,8 @@
-"""Greedy answers to questions about pictures, with a cache of keys and values.
+"""Greedy decoding of answers to questions about pictures, with a KV cache.
 
-The questions of a picture share what they begin with (client/inference/prefix_cache.py).
-Legend of shapes: B batch, T tokens of the longest prompt, or of what is behind the prefix.
+The prompts of a picture share their prefix (client/inference/prefix_cache.py).
+Legend of shapes: B batch, T tokens of the longest prompt, or of the longest part after the
+prefix, D width of the decoder.
 """
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
@@ -22,14 +23,14 @@ from client.model.llava import LlavaModel
 from client.model.prompt import encode_prompt
 from client.training.batches import pad_rows
 
-#: Tokens of an answer that there is room for from the start.
+#: Tokens of an answer that the KV cache is allocated for at the start.
 _SHORT: Final = 16
 
 
 def generate_answers(
     model: LlavaModel, questions: Sequence[Example], max_new_tokens: int, batch_size: int
 ) -> list[str]:
-    """The likeliest next token again and again until `</s>`: one text per question.
+    """Return the greedily decoded answer to each question.
 
     Raises:
         DataError: a picture can't be read.
@@ -41,7 +42,7 @@ def generate_answers(
 def generate_tokens(
     model: LlavaModel, questions: Sequence[Example], max_new_tokens: int, batch_size: int
 ) -> list[list[int]]:
-    """The tokens of every answer, without `</s>`.
+    """Return the tokens of every answer, without `</s>`.
 
     Raises:
         DataError: a picture can't be read.
@@ -54,137 +55,139 @@ def generate_tokens(
     ]
     images = [question.image for question in questions]
     order = answering_order(images, [len(prompt) for prompt in prompts])
-    writer = _Writer(model, prompts[0], max_new_tokens)
+    generator = _BatchGenerator(model, prompts[0], max_new_tokens)
     answers: list[list[int]] = [[] for _ in questions]
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
-        rows = writer.answers([prompts[i] for i in chosen], [images[i] for i in chosen])
+        rows = generator.generate([prompts[i] for i in chosen], [images[i] for i in chosen])
         for i, row in zip(chosen, rows, strict=True):
             answers[i] = row
     return answers
 
 
-class _Writer:
-    """Answers one batch after another; `prompt` is any of their prompts."""
+class _BatchGenerator:
+    """Generates answers batch by batch; `prompt` is any of the prompts."""
 
     def __init__(self, model: LlavaModel, prompt: Sequence[int], max_new_tokens: int) -> None:
         self._model = model
         self._max_new_tokens = max_new_tokens
-        # No question holds an image token, so the prefix ends where the last of them stands.
-        self._shared = len(prompt) - prompt[::-1].index(model.image_token)
-        self._prefixes = PrefixCache(model, prompt[: self._shared])
+        # No question contains an image token, so the last one ends the prefix.
+        self._prefix_length = len(prompt) - prompt[::-1].index(model.image_token)
+        self._prefix_cache = PrefixCache(model, prompt[: self._prefix_length])
 
-    def answers(self, prompts: Sequence[Sequence[int]], images: Sequence[Path]) -> list[list[int]]:
-        """The new tokens of every prompt, without `</s>`.
+    def generate(self, prompts: Sequence[Sequence[int]], images: Sequence[Path]) -> list[list[int]]:
+        """Return the new tokens of every prompt, without `</s>`.
 
         Raises:
             DataError: a picture can't be read.
         """
         model, longest = self._model, max(map(len, prompts))
-        # Most answers are short: room for a long one is taken when it comes.
-        room = longest + min(self._max_new_tokens, _SHORT)
-        roomy = _sees(model, longest + self._max_new_tokens)
-        if roomy and len(self._prefixes.missing(images)) < len(images):
-            ids, padding = self._behind(prompts, self._shared)
-            read = self._prefixes.begun(images, room)
+        # Most answers are short: the cache grows when a long one needs it.
+        capacity = longest + min(self._max_new_tokens, _SHORT)
+        preallocate = _attends_to(model, longest + self._max_new_tokens)
+        if preallocate and len(self._prefix_cache.missing(images)) < len(images):
+            ids, padding = self._left_pad(prompts, self._prefix_length)
+            cache = self._prefix_cache.batch_cache(images, capacity)
             embedded = model.network.model.language_model.embed_tokens(ids)
         else:
-            ids, padding = self._behind(prompts, 0)
-            read = preallocated_cache(model, room) if roomy else model.new_cache()
+            ids, padding = self._left_pad(prompts, 0)
+            cache = preallocated_cache(model, capacity) if preallocate else model.new_cache()
             embedded = model.embed(ids, model.image_features(images))
-        return _greedy(
-            _Reader(model, read, padding, longest + self._max_new_tokens),
+        return _greedy_decode(
+            _DecoderState(model, cache, padding, longest + self._max_new_tokens),
             embedded,
             self._max_new_tokens,
         )
 
-    def _behind(self, prompts: Sequence[Sequence[int]], prefix: int) -> tuple[Tensor, list[int]]:
-        """What stands behind the first `prefix` tokens, (B, T), and the padding before it."""
-        tails = [prompt[prefix:] for prompt in prompts]
+    def _left_pad(self, prompts: Sequence[Sequence[int]], skipped: int) -> tuple[Tensor, list[int]]:
+        """Return the prompts without their first `skipped` tokens (B, T), and their padding."""
+        tails = [prompt[skipped:] for prompt in prompts]
         width = max(map(len, tails))
         ids = pad_rows(tails, width, self._model.tokenizer.eos_token_id, left=True)
         return torch.from_numpy(ids).to(self._model.device), [width - len(t) for t in tails]
 
 
 @torch.inference_mode()
-def _greedy(reader: "_Reader", embedded: Tensor, max_new_tokens: int) -> list[list[int]]:
-    """The new tokens of every row, without `</s>`, after the inputs (B, T, D)."""
-    model = reader.model
+def _greedy_decode(
+    state: "_DecoderState", embedded: Tensor, max_new_tokens: int
+) -> list[list[int]]:
+    """Return the new tokens of every row, without `</s>`, after the inputs (B, T, D)."""
+    model = state.model
     end = model.tokenizer.eos_token_id
     rows = list(range(len(embedded)))
     answers: list[list[int]] = [[] for _ in rows]
     for _ in range(max_new_tokens):
-        tokens = reader.next(embedded)
+        tokens = state.next_tokens(embedded)
         new = tokens.tolist()
         for row, token in zip(rows, new, strict=True):
             answers[row].append(token)
-        going = [i for i, token in enumerate(new) if token != end]
-        if not going:
+        unfinished = [i for i, token in enumerate(new) if token != end]
+        if not unfinished:
             break
-        if len(going) < len(rows):
-            # Rows that have ended cost nothing any more: beside reports stand one-word answers.
-            going = _closed_up(going)
-            tokens, rows = tokens[going], [rows[i] for i in going]
-            reader.keep(going)
+        if len(unfinished) < len(rows):
+            # Finished rows are removed: a batch may mix reports and one-word answers.
+            unfinished = _compact(unfinished)
+            tokens, rows = tokens[unfinished], [rows[i] for i in unfinished]
+            state.select_rows(unfinished)
         embedded = model.network.model.language_model.embed_tokens(tokens[:, None])
     return [row[:-1] if row[-1:] == [end] else row for row in answers]
 
 
-def _closed_up(going: Sequence[int]) -> list[int]:
-    """The rows that go on, the last of them in the places of those that have ended.
+def _compact(rows: Sequence[int]) -> list[int]:
+    """Order the unfinished rows so that few move: the last ones fill the places of finished ones.
 
-    All others stay where they are, so that little is moved.
+    All others keep their places.
     """
-    last = [row for row in going if row >= len(going)]
-    staying = set(going)
-    return [place if place in staying else last.pop() for place in range(len(going))]
+    last = [row for row in rows if row >= len(rows)]
+    staying = set(rows)
+    return [place if place in staying else last.pop() for place in range(len(rows))]
 
 
-class _Reader:
-    """The decoder amid its answers: what it has read, row by row, and where each row is.
+class _DecoderState:
+    """The decoder's KV cache, position ids and attention mask during decoding.
 
-    Each row goes on behind what `read` holds, with `padding` of its tokens first.
+    `padding` is the number of padding tokens of each row, which follow what `cache` contains.
     """
 
     def __init__(
-        self, model: LlavaModel, read: Cache, padding: Sequence[int], longest: int
+        self, model: LlavaModel, cache: Cache, padding: Sequence[int], longest: int
     ) -> None:
         self.model = model
-        self._read = read
-        self._length = read.get_seq_length()
-        # (B, longest): every token's place in its row, but behind what is read for the padding's.
+        self._cache = cache
+        self._length = cache.get_seq_length()
+        # (B, longest): the position of every token in its row; the padding follows the cache.
         column = np.arange(longest)
-        places = column - np.asarray(padding)[:, None]
-        before = column < self._length
-        # Prompts of one length need no mask, and go faster.
-        mask = (before | (places >= self._length)).astype(np.int64) if any(padding) else None
+        positions = column - np.asarray(padding)[:, None]
+        cached = column < self._length
+        # Prompts of one length need no mask, and are faster without.
+        mask = (cached | (positions >= self._length)).astype(np.int64) if any(padding) else None
         self._mask = None if mask is None else torch.from_numpy(mask).to(model.device)
-        self._places = torch.from_numpy(np.where(before, column, places).clip(min=0))
-        self._places = self._places.to(model.device)
+        self._positions = torch.from_numpy(np.where(cached, column, positions).clip(min=0))
+        self._positions = self._positions.to(model.device)
 
-    def next(self, embedded: Tensor) -> Tensor:
-        """The likeliest next token of each row (B,), after these inputs (B, T, D)."""
+    def next_tokens(self, embedded: Tensor) -> Tensor:
+        """Return the likeliest next token of each row (B,), after these inputs (B, T, D)."""
         before, self._length = self._length, self._length + embedded.shape[1]
         hidden = self.model.network.model.language_model(
             inputs_embeds=embedded,
             attention_mask=None if self._mask is None else self._mask[:, : self._length],
-            position_ids=self._places[:, before : self._length],
-            past_key_values=self._read,
+            position_ids=self._positions[:, before : self._length],
+            past_key_values=self._cache,
             use_cache=True,
         ).last_hidden_state
         return self.model.logits(hidden[:, -1]).argmax(-1)
 
-    def keep(self, rows: Sequence[int]) -> None:
-        """Only these rows go on, in this order."""
-        self._read.batch_select_indices(torch.tensor(rows))
-        self._places = self._places[rows]
+    def select_rows(self, rows: Sequence[int]) -> None:
+        """Keep only these rows, in this order."""
+        self._cache.batch_select_indices(torch.tensor(rows))
+        self._positions = self._positions[rows]
         self._mask = None if self._mask is None else self._mask[rows]
 
 
-def _sees(model: LlavaModel, tokens: int) -> bool:
-    """Whether a token sees all of so many before it: no sliding window, or one as long.
+def _attends_to(model: LlavaModel, tokens: int) -> bool:
+    """Return whether a token attends to all of `tokens` tokens before it.
 
-    Behind a shorter one padding between prefix and question would count as seen.
+    With a shorter sliding window, padding between prefix and question would count in it.
     """
     window = getattr(model.network.config.text_config, "sliding_window", None)
     return window is None or window >= tokens

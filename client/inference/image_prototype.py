@@ -1,4 +1,4 @@
-"""A site's prototype: the mean of what the frozen tower makes of its training pictures.
+"""A site's image prototype: the mean of the frozen tower's features of its training pictures.
 
 Legend of shapes: V width of the tower, N patches, I pictures.
 """
@@ -16,23 +16,23 @@ from common.image_prototype import SHORTEST, ImagePrototype, fault_of
 
 
 def image_feature(model: Backbone, image: Path) -> npt.NDArray[np.float64]:
-    """The tower's features of one picture, averaged over its patches, of length 1; shape (V,).
+    """Return the tower's features of a picture, averaged over patches and normalized; shape (V,).
 
     Raises:
-        DataError: the picture can't be read, or the tower sees nothing in it.
+        DataError: the picture can't be read, or its features are zero or not finite.
     """
     features = model.image_features([image])[0].double().mean(0).cpu().numpy()
     length = float(np.linalg.norm(features))
     if not length > 0 or not np.isfinite(length):
-        raise DataError(f"{image}: found a picture without a feature, expected one that has")
+        raise DataError(f"{image}: found a picture without a feature, expected one with a feature")
     return features / length
 
 
 def image_features(model: Backbone, images: Iterable[Path]) -> npt.NDArray[np.float64]:
-    """The features of different pictures, each once, shape (I, V).
+    """Return the features of the different pictures, shape (I, V).
 
-    A copy under another name, or in another format with the same pixels, is no second
-    picture: a mean over copies of one would be that one's own feature.
+    A copy under another name, or in another format with the same pixels, counts as the same
+    picture: the mean over copies of one picture would reveal its own feature.
 
     Raises:
         DataError: a picture can't be read.
@@ -45,7 +45,7 @@ def image_features(model: Backbone, images: Iterable[Path]) -> npt.NDArray[np.fl
 
 
 def prototype_of_features(features: npt.NDArray[np.float64]) -> ImagePrototype | None:
-    """The prototype of pictures with these features (I, V); None where they cancel."""
+    """Return the prototype of pictures with these features (I, V); None if they cancel out."""
     mean = features.mean(0)
     length = float(np.linalg.norm(mean))
     if length < SHORTEST:
@@ -59,7 +59,7 @@ def prototype_of_features(features: npt.NDArray[np.float64]) -> ImagePrototype |
 def prototype_of_images(
     model: Backbone, images: Sequence[Path], fewest: int
 ) -> ImagePrototype | None:
-    """The prototype of these pictures; None of fewer than `fewest` different ones.
+    """Return the prototype of these pictures; None if fewer than `fewest` are different.
 
     Raises:
         DataError: a picture can't be read.

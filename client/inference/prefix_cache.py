@@ -1,7 +1,7 @@
-"""What all questions of a picture begin with, `<s>[INST]<image>`, read once for all of them.
+"""A prefix cache: `<s>[INST]<image>` is prefilled once for all questions of a picture.
 
-Of a prompt's 604 tokens 580 are this prefix. Its keys and values do not depend on what
-stands behind it, so every question of the picture can begin with them.
+Of a prompt's 604 tokens 580 are this prefix. Its keys and values do not depend on what comes
+after it, so every question of the picture can start from them.
 """
 # torch and transformers leave parts of their interfaces untyped.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -19,70 +19,70 @@ from client.inference.kv_cache import keys_and_values, preallocated_cache
 from client.model.llava import LlavaModel
 
 #: Keys and values, both (P pictures, heads, prefix, width), of each decoder layer.
-_Layers: TypeAlias = list[tuple[Tensor, Tensor]]
+_LayerStates: TypeAlias = list[tuple[Tensor, Tensor]]
 
 
 def answering_order(images: Sequence[Path], lengths: Sequence[int]) -> list[int]:
-    """The order in which to answer: a picture's questions together, like lengths together.
+    """Order questions by picture, then by length, so that the cache is used and padding is short.
 
-    Both serve to pad little. Pictures follow by their longest question, and a picture's
-    questions by their own; equals stay in the order they come in.
+    Pictures are ordered by their longest question, and a picture's questions by their own
+    length; equal ones keep their order.
     """
     longest: dict[Path, int] = {}
     first: dict[Path, int] = {}
-    for place, (image, length) in enumerate(zip(images, lengths, strict=True)):
+    for index, (image, length) in enumerate(zip(images, lengths, strict=True)):
         longest[image] = max(longest.get(image, 0), length)
-        first.setdefault(image, place)
+        first.setdefault(image, index)
 
-    def turn(place: int) -> tuple[int, int, int]:
-        image = images[place]
-        return longest[image], first[image], lengths[place]
+    def key(index: int) -> tuple[int, int, int]:
+        image = images[index]
+        return longest[image], first[image], lengths[index]
 
-    return sorted(range(len(images)), key=turn)
+    return sorted(range(len(images)), key=key)
 
 
 class PrefixCache:
-    """The prefixes of pictures whose questions come one batch after another.
+    """The keys and values of the prefixes of pictures, over consecutive batches.
 
-    Held is only the last picture's: its questions may go on in the next batch.
+    Only the last picture's are kept: its questions may continue in the next batch.
     """
 
     def __init__(self, model: LlavaModel, prefix: Sequence[int]) -> None:
         self._model = model
         self._prefix = prefix
         self._last: Path | None = None
-        self._held: _Layers = []
+        self._cached: _LayerStates = []
 
     def missing(self, images: Sequence[Path]) -> list[Path]:
-        """The pictures among `images`, each once, that are still to be read."""
+        """Return the pictures among `images`, each once, that are not cached."""
         return [image for image in dict.fromkeys(images) if image != self._last]
 
-    def begun(self, images: Sequence[Path], room: int) -> Cache:
-        """A cache with the prefix of each image in its row, and room for `room` tokens a row.
+    def batch_cache(self, images: Sequence[Path], capacity: int) -> Cache:
+        """Return a KV cache with each image's prefix in its row, for `capacity` tokens per row.
 
         Raises:
             DataError: a picture can't be read.
         """
         new = self.missing(images)
-        # Outside of inference mode: the features are remembered, and may be trained on later.
+        # Outside of inference mode: the features are cached, and may be trained on later.
         features = self._model.image_features(new) if new else None
         with torch.inference_mode():
-            return self._spread(images, self._layers(images, features), room)
+            return self._expand(images, self._states(images, features), capacity)
 
-    def _layers(self, images: Sequence[Path], features: Tensor | None) -> _Layers:
-        """Of the held picture, where it goes on, and then of the new ones, by their features."""
-        held = self._held if self._last in images else []
-        # It is not held beside what is read now for longer than needed.
-        self._held = []
+    def _states(self, images: Sequence[Path], features: Tensor | None) -> _LayerStates:
+        """Return the cached picture's states, if it is in `images`, then those of the new ones."""
+        cached = self._cached if self._last in images else []
+        # Freed early: it should not stay in memory next to the new states.
+        self._cached = []
         if features is None:
-            return held
-        read = self._read(features)
-        for number, (keys, values) in enumerate(held):
-            more_keys, more_values = read[number]
-            read[number] = torch.cat([keys, more_keys]), torch.cat([values, more_values])
-        return read
+            return cached
+        states = self._prefill(features)
+        for number, (keys, values) in enumerate(cached):
+            new_keys, new_values = states[number]
+            states[number] = torch.cat([keys, new_keys]), torch.cat([values, new_values])
+        return states
 
-    def _read(self, features: Tensor) -> _Layers:
+    def _prefill(self, features: Tensor) -> _LayerStates:
         model = self._model
         ids = torch.tensor([self._prefix] * len(features), device=model.device)
         cache = preallocated_cache(model, len(self._prefix))
@@ -91,19 +91,19 @@ class PrefixCache:
         )
         return [keys_and_values(layer) for layer in cache.layers]
 
-    def _spread(self, images: Sequence[Path], layers: _Layers, room: int) -> Cache:
-        """The layers' pictures, each in the rows of its questions; the last one is held.
+    def _expand(self, images: Sequence[Path], states: _LayerStates, capacity: int) -> Cache:
+        """Copy each picture's states to the rows of its questions, and keep the last picture's.
 
-        `layers` are used up.
+        Consumes `states`.
         """
-        known = [self._last] if self._last in images else []
-        place = {image: row for row, image in enumerate([*known, *self.missing(images)])}
-        rows = torch.tensor([place[image] for image in images], device=self._model.device)
-        cache = preallocated_cache(self._model, room)
+        cached = [self._last] if self._last in images else []
+        index = {image: row for row, image in enumerate([*cached, *self.missing(images)])}
+        rows = torch.tensor([index[image] for image in images], device=self._model.device)
+        cache = preallocated_cache(self._model, capacity)
         self._last, last = images[-1], rows[-1:]
-        for number in range(len(layers)):
-            # Let go one by one: all of them beside the cache would be twice the memory.
-            keys, values = layers.pop(0)
+        for number in range(len(states)):
+            # Freed one by one: all of them beside the cache would take twice the memory.
+            keys, values = states.pop(0)
             cache.update(keys[rows], values[rows], number)
-            self._held.append((keys[last], values[last]))
+            self._cached.append((keys[last], values[last]))
         return cache

@@ -1,9 +1,9 @@
-"""Which stage a picture belongs to, told from the picture alone.
+"""The router: it selects the stage of a picture from the picture alone.
 
-A bank's releases have prototypes (common/image_prototype.py). A picture goes to the stage whose
-prototype has the largest cosine to its feature; how sure that is comes from the softmax over
-the cosines, at the temperature that DISCO takes (arXiv 2503.12897). Nothing here is learned,
-and nothing reads a question.
+A bank's releases have image prototypes (common/image_prototype.py). A picture is routed to the
+stage whose prototype has the largest cosine similarity to its feature; probabilities are the
+softmax over the cosines, at DISCO's temperature (arXiv 2503.12897). Nothing here is learned,
+and the question is not used.
 Legend of shapes: V width of the tower.
 """
 
@@ -17,12 +17,13 @@ import numpy.typing as npt
 
 from common.errors import BankError
 from common.image_prototype import ImagePrototype
+from common.printable import counted
 
-#: A picture is like nothing known where its largest cosine is so many standard deviations
-#: under the mean of the known pictures' own cosines. Measured without training (docs/log.md):
-#: of held-out pictures of the demo's nine tasks 98 % are known by it, and 32 % of those of a
-#: task that is left out. A rule for each prototype apart (mean - 4 deviations) lets 72 %
-#: of them pass, as stages of many kinds of pictures have wide ones.
+#: A picture is unknown if its largest cosine is more than so many standard deviations below the
+#: mean of the known pictures' own cosines. Measured without training (docs/log.md): 98 % of the
+#: held-out pictures of the demo's nine tasks are known, and 32 % of those of a task that is
+#: left out. With a threshold per prototype (mean - 4 deviations) 72 % of the latter would be,
+#: because stages with many kinds of pictures have large deviations.
 DEVIATIONS: Final = 1.5
 
 
@@ -31,8 +32,8 @@ class Choice:
     """A stage that a picture may belong to.
 
     Attributes:
-        probability: its share of the softmax over all stages.
-        cosine: of the picture's feature to the stage's prototype.
+        probability: from the softmax over all stages.
+        cosine: the cosine of the picture's feature and the stage's prototype.
     """
 
     stage: int
@@ -42,11 +43,11 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Routing:
-    """Where a picture goes.
+    """The router's result for a picture.
 
     Attributes:
         choices: every stage that has a prototype, the likeliest first; never empty.
-        known: whether the picture is like those that any of them has learned from.
+        known: whether the picture is similar to training pictures of any of them.
     """
 
     choices: tuple[Choice, ...]
@@ -54,39 +55,39 @@ class Routing:
 
     @property
     def best(self) -> Choice:
-        """The stage that it goes to."""
+        """The stage that the picture is routed to."""
         return self.choices[0]
 
 
 def route(
     feature: npt.NDArray[np.float64], prototypes: Mapping[int, ImagePrototype], temperature: float
 ) -> Routing:
-    """Where the picture with this feature (V,) goes; of equal stages to the earliest.
+    """Route the picture with this feature (V,); of equal stages the earliest is chosen.
 
-    A prototype of another width is of another model's features, and is passed over.
+    Prototypes of another width, from another model's features, are ignored.
 
     Raises:
         BankError: none is left.
     """
     width = feature.size
-    fitting = {stage: one for stage, one in prototypes.items() if one.vector.size == width}
-    if not fitting:
+    matching = {stage: one for stage, one in prototypes.items() if one.vector.size == width}
+    if not matching:
         raise BankError(
-            f"router: found {len(prototypes)} prototypes, none of {width} numbers as this base "
-            "model's, expected at least one"
+            f"router: found {counted(len(prototypes), 'prototype')}, none with the {width} numbers "
+            "of this base model's features, expected at least one"
         )
-    cosines = {stage: _cosine(feature, one) for stage, one in sorted(fitting.items())}
+    cosines = {stage: _cosine(feature, one) for stage, one in sorted(matching.items())}
     largest = max(cosines.values())
     weights = {stage: math.exp((value - largest) / temperature) for stage, value in cosines.items()}
     total = sum(weights.values())
     choices = [Choice(stage, weights[stage] / total, value) for stage, value in cosines.items()]
     # Sorting is stable: equal stages stay in their order.
     choices.sort(key=lambda choice: -choice.cosine)
-    return Routing(tuple(choices), largest >= cosine_threshold(list(fitting.values())))
+    return Routing(tuple(choices), largest >= cosine_threshold(list(matching.values())))
 
 
 def cosine_threshold(prototypes: Sequence[ImagePrototype]) -> float:
-    """The cosine from which on a picture is like the known ones.
+    """Return the smallest cosine with which a picture counts as known.
 
     The cosines of all stages' pictures to their own prototypes, each stage counting alike,
     have the mean M = mean(mean_i) and the variance mean(std_i^2 + (mean_i - M)^2).

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.inference.router import DEVIATIONS, cosine_threshold, route
-from client.orders.routed_answers import shares_of
+from client.orders.routed_answers import routing_shares
 from common.errors import BankError
 from common.image_prototype import ImagePrototype
 from common.plan import Plan
@@ -84,7 +84,7 @@ def test_a_picture_unlike_all_is_not_known_and_still_has_a_best_guess():
 def test_a_prototype_of_another_width_is_passed_over():
     routing = route(feature(1, 0), {0: prototype(1.0, 0.0, 0.0), 1: prototype(0.0, 0.5)}, 0.05)
     assert [choice.stage for choice in routing.choices] == [1]
-    with pytest.raises(BankError, match="router: found 1 prototypes, none of 2 numbers"):
+    with pytest.raises(BankError, match="router: found 1 prototype, none with the 2 numbers"):
         route(feature(1, 0), {0: prototype(1.0, 0.0, 0.0)}, 0.05)
 
 
@@ -97,5 +97,5 @@ def three_stages() -> Plan:
 
 
 def test_shares_count_the_own_stage_and_the_own_modality():
-    found = shares_of(three_stages(), 0, [0, 0, 1, 2])
+    found = routing_shares(three_stages(), 0, [0, 0, 1, 2])
     assert found == {"router_stage": 0.5, "router_modality": 0.75}
