@@ -8,10 +8,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from common.contrastive import Prototypes, Similarity
-from common.methods.mslora_cr import MSLoRACR
 from common.plan import Plan, Stage
-from common.plan_fields import Composition
 from common.rules.interface import Factor
 from cost.geometry import LLAVA_MED, Geometry
 from cost.sizes import BlobSizes, blob_sizes, index_bytes, release_bytes
@@ -166,7 +163,7 @@ def plan_cost(plan: Plan, geometry: Geometry, model: str, assumed: DataAssumptio
         model=model,
         base=geometry.parameters,
         adapted=decoder.linear_parameters,
-        adapter=decoder.adapter_parameters(plan.method.rank),
+        adapter=plan.method.adapter_parameters(list(decoder.adapted().values())),
         adapter_bytes=sizes.adapter,
         plan_bytes=sizes.plan,
         assumed=assumed,
@@ -193,32 +190,11 @@ def attached_adapters(plan: Plan, stage: int) -> AttachedAdapters:
     """
     method, learns = plan.method, plan.rule.trained_factors(1) is not Factor.B
     return AttachedAdapters(
-        rank=method.rank,
+        rank=method.layout.rank,
         earlier=len(plan.frozen_stages(stage)),
-        composition=method.hold if isinstance(method, MSLoRACR) else Composition.FOLD,
+        composition=method.composition,
         a_learns=learns,
     )
-
-
-def regularizer_numbers(plan: Plan, stage: int, geometry: Geometry) -> int:
-    """Return how many numbers the stage's regularizer keeps (client/training/regularizer.py)."""
-    method, decoder = plan.method, geometry.decoder
-    if not isinstance(method, MSLoRACR) or method.contrast is None:
-        return 0
-    before = plan.stages[:stage]
-    modalities = {one.modality for one in before}
-    count = len(before) if method.contrast.prototypes is Prototypes.TASK else len(modalities)
-    match method.contrast.similarity:
-        case Similarity.EXP:
-            return count * decoder.adapter_parameters(method.rank)
-        case Similarity.GRASSMANN:
-            columns = sum(inputs for _, inputs in decoder.linears().values())
-            return count * decoder.layers * method.rank * columns
-        case Similarity.ATTRACT:
-            attracted = plan.stages[stage].modality in modalities
-            return attracted * decoder.adapter_parameters(method.rank)
-        case Similarity.NONE:
-            return 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +218,9 @@ def _stage_cost(inputs: _Inputs, number: int) -> StageCost:
     drawn, steps = questions_and_steps(plan, stage, assumed)
     own = [one for one in inputs.sent if one.after == number]
     rounds = [one for one in own if one.round]
-    adapter = geometry.decoder.adapter_parameters(adapters.rank)
+    layers = list(geometry.decoder.adapted().values())
+    adapter = plan.method.adapter_parameters(layers)
+    regularizer = plan.method.regularizer_parameters(plan.modalities, number, layers)
     return StageCost(
         name=stage.name,
         modality=stage.modality,
@@ -259,9 +237,7 @@ def _stage_cost(inputs: _Inputs, number: int) -> StageCost:
         ),
         down=sum(one.down for one in own),
         up=sum(one.up for one in own),
-        memory=step_memory(
-            geometry, rows, adapters, setting, regularizer_numbers(plan, number, geometry)
-        ),
+        memory=step_memory(geometry, rows, adapters, setting, regularizer),
         host=number * geometry.decoder.largest_pair(adapters.rank) * 4,
         operations=each,
         drawn=drawn,
@@ -275,7 +251,7 @@ def questions_and_steps(plan: Plan, stage: Stage, assumed: DataAssumptions) -> t
 
     They are drawn as in client/training/loop.py, `RoundSchedule.batches`.
     """
-    if plan.method.name == "zero_shot":
+    if not plan.method.trains:
         return 0, 0
     drawn = max(1, round(stage.local_epochs * assumed.questions))
     return stage.rounds * drawn, stage.rounds * math.ceil(drawn / stage.batch_size)

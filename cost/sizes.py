@@ -47,12 +47,12 @@ def blob_sizes(plan: Plan, geometry: Geometry) -> BlobSizes:
 
 def blank_adapter(plan: Plan, geometry: Geometry) -> Adapter:
     """Return an adapter of the plan's shapes whose zeros take no memory."""
-    rank = plan.method.rank
+    layout = plan.method.layout
     pairs = {
-        name: Pair(_zeros(rank, inputs), _zeros(outputs, rank))
+        name: Pair(_zeros(layout.rank, inputs), _zeros(outputs, layout.rank))
         for name, (outputs, inputs) in geometry.decoder.adapted().items()
     }
-    return Adapter(pairs, plan.method.alpha / rank)
+    return Adapter(pairs, layout.scale)
 
 
 def adapter_bytes(adapter: Adapter, wire: Precision) -> int:

@@ -8,7 +8,6 @@ from common.plan_fields import Modality
 from report.continual_metrics import MatrixMetrics, matrix_metrics
 
 #: Joint training learns all tasks in every stage, so these metrics are not defined for it.
-_JOINT = "joint"
 _OF_OWN_STAGES = ("aia", "bwt", "forgetting", "fwt", "learning_gain", "transfer")
 
 
@@ -116,6 +115,7 @@ class RunReport:
         aggregation_error: for each release, the relative Frobenius norm of the sites' mean
             update minus the released adapter; None where unknown.
         routed: results with the router; None where the plan has none.
+        all_tasks_at_once: whether every stage trains on all tasks, so that none has its own.
         versions: package name -> version.
     """
 
@@ -134,6 +134,7 @@ class RunReport:
     provenance: Provenance
     versions: Mapping[str, str]
     routed: Routed | None = None
+    all_tasks_at_once: bool = False
 
     def __post_init__(self) -> None:
         count = len(self.stages)
@@ -166,7 +167,7 @@ def learned_score(report: RunReport, task: int) -> float | None:
 
 def judged_when_learned(report: RunReport) -> bool:
     """Return whether a task has a stage of its own, as in all methods but joint training."""
-    return report.method != _JOINT
+    return not report.all_tasks_at_once
 
 
 def metrics_by_kind(report: RunReport) -> dict[Metric, MatrixMetrics]:
@@ -180,7 +181,7 @@ def metrics_by_kind(report: RunReport) -> dict[Metric, MatrixMetrics]:
     }
     if judged_when_learned(report):
         return found
-    why = f"a stage of each task's own, which {_JOINT} has not"
+    why = f"a stage of each task's own, which {report.method} has not"
     missing = dict.fromkeys(_OF_OWN_STAGES, why)
     return {
         kind: replace(

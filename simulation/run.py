@@ -69,7 +69,7 @@ def simulate(file: Path, options: SimulationOptions) -> list[RunReport]:
         for run in runs:
             _check_resumable(run)
         reports = [_report_of(run, options, base_model) for run in runs]
-        reports = _with_single_task_scores(reports)
+        reports = _with_single_task_scores(runs, reports)
         if len(reports) > 1 or runs[0].folder.root != options.out:
             paired = [
                 PairedRun(report, partial(answers_of, run.plan, run.folder, run.sites))
@@ -137,12 +137,14 @@ def _report_of(run: PlannedRun, options: SimulationOptions, base_model: Path) ->
     return replace(report, method=run.method)
 
 
-def _with_single_task_scores(reports: Sequence[RunReport]) -> list[RunReport]:
-    """Add each task's score by a model of its own, where `separate` ran with the same seed."""
+def _with_single_task_scores(
+    runs: Sequence[PlannedRun], reports: Sequence[RunReport]
+) -> list[RunReport]:
+    """Add each task's score by a model of its own, where a run with the same seed has one."""
     alone = {
         report.seed: tuple(report.scores[task][task] for task in range(len(report.stages)))
-        for report in reports
-        if report.method == "separate"
+        for run, report in zip(runs, reports, strict=True)
+        if run.plan.method.independent_stages
     }
     return [replace(report, single_task=alone.get(report.seed)) for report in reports]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from common.adapter import AdapterSource
-from common.plan_fields import Modality, Slug, Strict
+from common.plan_fields import Composition, Modality, Slug, Strict
 
 #: (outputs, inputs) of a linear layer.
 LayerShape = tuple[int, int]
@@ -72,14 +72,19 @@ class MethodSettings(Strict):
         raise NotImplementedError
 
     @property
-    def frozen_products(self) -> bool:
-        """Whether the frozen adapters are low-rank products of their own in each step."""
-        return False
+    def composition(self) -> Composition:
+        """How the frozen adapters are held in memory while a stage trains."""
+        return Composition.FOLD
 
     @property
     def site_dependent_start(self) -> str | None:
-        """The setting by which sites begin a stage with different adapters; None where all agree."""
+        """The setting by which sites begin a stage with different adapters; None without one."""
         return None
+
+    @property
+    def independent_stages(self) -> bool:
+        """Whether each stage is trained on the base model alone, as if no other were there."""
+        return False
 
     def frozen_stages(self, modalities: Sequence[Modality], stage: int) -> tuple[int, ...]:
         """Return the earlier stages whose adapters are frozen under the one that trains."""

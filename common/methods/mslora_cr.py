@@ -56,9 +56,15 @@ class MSLoRACR(LoraSettings):
         return label if self.start is Start.FRESH else f"{label}_{self.start}"
 
     @property
-    def frozen_products(self) -> bool:
-        """Whether the earlier adapters are stacked rather than folded."""
-        return self.hold is Composition.STACK
+    def composition(self) -> Composition:
+        """How the earlier adapters are held in memory."""
+        return self.hold
+
+    @property
+    def independent_stages(self) -> bool:
+        """Whether nothing of an earlier stage is summed, compared with or begun with."""
+        fresh = self.start is Start.FRESH
+        return self.active is Active.NONE and self.contrast is None and fresh
 
     @property
     def site_dependent_start(self) -> str | None:

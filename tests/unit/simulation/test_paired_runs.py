@@ -1,5 +1,6 @@
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -42,6 +43,7 @@ def ran(
     ]
     of = {which: answers(one, seed, which[0]) for which, one in marks.items()}
     told = report(scores=scores, method=method, seed=seed, metrics=metrics)
+    told = replace(told, all_tasks_at_once=method == "joint")
     return PairedRun(told, lambda task, after: of[task, after])
 
 
