@@ -147,7 +147,7 @@ def _describe_prototypes(plan: Plan, planned: Sequence[PlannedStage], site: Site
     return [
         "With the last round of each of these stages a prototype leaves: the mean of the frozen "
         "vision tower's features over the task's training images, the spread of the features "
-        "around it, and the number of images. It is a mean and no image, but whoever has it learns "
+        "around it, and the number of images. It is a mean and not an image, but whoever has it learns "
         "what kind of images they are. "
         f"Of fewer than {fewest} different images none leaves (the larger of "
         "the plan's router.minimum and this site's policy.images). It is released with the "
@@ -163,7 +163,7 @@ def _describe_scoring(plan: Plan) -> str:
         Earlier.NONE: "after it",
     }[evaluation.earlier]
     later = "after every stage of the plan" if evaluation.future else later
-    when = f"before its own stage, {later}" if evaluation.zero_shot else later
+    when = f"before the task's own stage, {later}" if evaluation.zero_shot else later
     routed = ""
     if plan.routing is not None:
         routed = (

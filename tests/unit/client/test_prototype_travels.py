@@ -130,10 +130,10 @@ def test_approving_a_plan_that_routes_says_what_a_prototype_is(tmp_path: Path):
 @pytest.mark.parametrize(
     ("wanted", "said"),
     [
-        ({}, "scored before its own stage, after it and after each later one."),
+        ({}, "scored before the task's own stage, after it and after each later one."),
         ({"earlier": "last", "zero_shot": False}, "scored after it and after the plan's last one."),
-        ({"earlier": "none"}, "scored before its own stage, after it."),
-        ({"future": True}, "scored before its own stage, after every stage of the plan."),
+        ({"earlier": "none"}, "scored before the task's own stage, after it."),
+        ({"future": True}, "scored before the task's own stage, after every stage of the plan."),
     ],
 )
 def test_approving_a_plan_says_when_questions_are_scored(
