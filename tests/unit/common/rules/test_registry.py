@@ -1,6 +1,5 @@
 """A rule is one file of common/rules/: a new one is found by plan, client and server."""
 
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-import common.rules
 from common.adapter import Adapter, Pair
 from common.bank.bank import Bank, verify_bank
 from common.bank.check import Expected
@@ -20,41 +18,9 @@ from common.rules.interface import Factor
 from common.rules.registry import rule_named, rules
 from server.aggregation.aggregate import SiteUpdate, aggregate
 from server.run.stage import train_stage
+from tests.unit.new_rule import LARGEST_SITE, rule_file
 from tests.unit.small_bank import BASE, KEY, blob, draft
 from tests.unit.small_round import document, journal, run_context
-
-#: A rule that takes the factors of the site with the most examples.
-LARGEST_SITE = """
-from common.adapter import Pair
-from common.linear_algebra.layer_factors import in_float32
-from common.rules.interface import Factor, FirstA, LayerError, MaskedSums, MergedLayer, Rule
-
-def trained_factors(round):
-    return Factor.A if round == 1 else Factor.BOTH
-
-def merge(layer):
-    largest = max(layer.sites, key=lambda site: site.weight).factors
-    return MergedLayer(Pair(in_float32(largest.a), in_float32(largest.b)), LayerError(1.0, 4.0))
-
-RULE = Rule(
-    name="largest_site", trained_factors=trained_factors, first_a=FirstA.UNIFORM,
-    starts_may_differ=True, layouts_may_differ=False, masked_sums=MaskedSums.IMPOSSIBLE,
-    merge=merge,
-)
-"""
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder whose files are in the package of rules, too."""
-    path, before = tmp_path / "rules", set(sys.modules)
-    path.mkdir()
-    monkeypatch.setattr(common.rules, "__path__", [*common.rules.__path__, str(path)])
-    rules.cache_clear()
-    yield path
-    for name in set(sys.modules) - before:
-        del sys.modules[name]
-    rules.cache_clear()
 
 
 def plan_with(**changes: Any) -> Plan:
@@ -66,8 +32,14 @@ def update(site: str, examples: int, value: float, rank: int = 2) -> SiteUpdate:
     return SiteUpdate(site, examples, Adapter({"layer": pair}, 1.0))
 
 
-def test_a_new_rule_is_one_new_file(folder: Path, tmp_path: Path):
-    (folder / "largest_site.py").write_text(LARGEST_SITE)
+@pytest.fixture
+def largest_site(tmp_path: Path) -> Iterator[None]:
+    with rule_file(tmp_path / "rules", "largest_site"):
+        yield
+
+
+@pytest.mark.usefixtures("largest_site")
+def test_a_new_rule_is_one_new_file(tmp_path: Path):
     # The plan knows it, and says so where another is asked for.
     found = plan_with(aggregation="largest_site")
     with pytest.raises(PlanError, match="'frozen_a', 'largest_site' or 'svd'"):
@@ -78,7 +50,7 @@ def test_a_new_rule_is_one_new_file(folder: Path, tmp_path: Path):
     with pytest.raises(PlanError, match="or the rule 'largest_site' or 'svd'"):
         plan_with(aggregation="fedavg", method=nearest)
     # It says what is trained.
-    assert [found.rule.trained_factors(number) for number in (1, 2)] == [Factor.A, Factor.BOTH]
+    assert [found.rule.trained_factors(number) for number in (1, 2)] == [Factor.B, Factor.BOTH]
     # Its own merge and error are those of the aggregate: sqrt(1 / 4).
     updates = [update("a", 1, 1.0), update("b", 3, 5.0)]
     merged = aggregate(found.rule, updates, None, 2)
@@ -94,9 +66,9 @@ def test_a_new_rule_is_one_new_file(folder: Path, tmp_path: Path):
 
 
 @pytest.mark.parametrize("text", ["", "RULE = 'nothing'", LARGEST_SITE])
-def test_a_file_without_a_rule_of_its_own_name_is_an_error(folder: Path, text: str):
-    (folder / "other_name.py").write_text(text)
-    with pytest.raises(TypeError, match=r"common\.rules\.other_name: found RULE = .* 'other_name'"):
+def test_a_file_without_a_rule_of_its_own_name_is_an_error(tmp_path: Path, text: str):
+    said = r"common\.rules\.other_name: found RULE = .* 'other_name'"
+    with rule_file(tmp_path / "rules", "other_name", text), pytest.raises(TypeError, match=said):
         rules()
 
 
