@@ -12,7 +12,7 @@ from client.site.config import Federation, Site
 from client.site.policy import approval_file, fewest_images
 from common.durable import DISK, write_file
 from common.errors import SiteFailed
-from common.plan import Earlier, Plan, Stage
+from common.plan.plan import Earlier, Plan, Stage
 from common.plan_fields import Precision
 from common.printable import counted
 
@@ -147,10 +147,9 @@ def _describe_prototypes(plan: Plan, planned: Sequence[PlannedStage], site: Site
     return [
         "With the last round of each of these stages a prototype leaves: the mean of the frozen "
         "vision tower's features over the task's training images, the spread of the features "
-        "around it, and the number of images. It is a mean and not an image, but whoever has it learns "
-        "what kind of images they are. "
-        f"Of fewer than {fewest} different images none leaves (the larger of "
-        "the plan's router.minimum and this site's policy.images). It is released with the "
+        "around it, and the number of images. It is a mean and not an image, but it reveals what "
+        f"kind of images they are. Of fewer than {fewest} different images none leaves (the larger "
+        "of the plan's router.minimum and this site's policy.images). It is released with the "
         "adapter, to whoever gets the bank."
     ]
 

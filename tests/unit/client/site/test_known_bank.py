@@ -7,6 +7,7 @@ import pytest
 
 from client.site.failures import OrderRefused
 from client.site.known_bank import check_bank
+from common.durable import DISK
 from common.exchange import Order, Reason, ReleaseRef, Work
 
 ONE, TWO, OTHER = "1" * 64, "2" * 64, "f" * 64
@@ -26,6 +27,12 @@ def evaluation(*releases: str) -> Order:
     return order(*releases, work=Work.EVALUATE, stage=0, round=0)
 
 
+def prototyped(digest: str, stage: int = 0) -> Order:
+    return order(
+        ONE, TWO, work=Work.EVALUATE, stage=0, round=0, prototypes=(ReleaseRef(stage, digest),)
+    )
+
+
 def files(store: Path) -> set[str]:
     return {file.relative_to(store).as_posix() for file in store.rglob("*")}
 
@@ -37,6 +44,65 @@ def refused(store: Path, order: Order) -> Reason:
         check_bank(store, order)
     assert files(store) == before
     return caught.value.reason
+
+
+def why(store: Path, order: Order) -> str:
+    with pytest.raises(OrderRefused) as caught:
+        check_bank(store, order)
+    return str(caught.value)
+
+
+def test_a_refusal_says_what_was_found_and_what_is_known(tmp_path: Path):
+    folder = tmp_path / "chain" / PLAN
+    check_bank(tmp_path, evaluation(ONE, TWO))
+    check_bank(tmp_path, prototyped(ONE, stage=1))
+    remove = f"if the plan was started anew, remove {folder}"
+    assert why(tmp_path, evaluation(ONE, OTHER)) == (
+        f"order: found release 2 to be {OTHER[:12]}, expected {TWO[:12]}; {remove}"
+    )
+    assert why(tmp_path, prototyped(OTHER, stage=1)) == (
+        f"order: found the prototype of release 2 to be {OTHER[:12]}, expected {ONE[:12]}; {remove}"
+    )
+    assert why(tmp_path, order(ONE)) == (
+        "order: found stage 2 to train, expected one after stage 2, which is released; " + remove
+    )
+    swapped = (ReleaseRef(0, ONE), ReleaseRef(2, TWO))
+    assert why(tmp_path, order(releases=swapped)) == (
+        "order: found stage 3 as release 2, expected the stages in their order"
+    )
+
+
+def test_names_that_are_no_releases_are_passed_over(tmp_path: Path):
+    check_bank(tmp_path, evaluation(ONE))
+    folder = tmp_path / "chain" / PLAN
+    for name in (f"1-{TWO}.tmp", f"x1-{TWO}", f"prototype-1-{TWO}", f"1-{TWO[1:]}", f"-1-{TWO}"):
+        (folder / name).touch()
+    check_bank(tmp_path, evaluation(ONE, OTHER))
+
+
+def test_both_digests_of_a_release_that_somebody_added_to_are_named(tmp_path: Path):
+    check_bank(tmp_path, evaluation(ONE))
+    (tmp_path / "chain" / PLAN / f"0-{OTHER}").touch()
+    assert f"expected {ONE[:12]}, {OTHER[:12]}; " in why(tmp_path, evaluation(ONE))
+
+
+def test_what_is_remembered_is_on_the_disk_with_the_folders_around_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    synced: list[tuple[Path, set[str]]] = []
+
+    def sync(path: Path) -> None:
+        synced.append((path, {file.name for file in path.iterdir()}))
+
+    monkeypatch.setattr(DISK, "sync", sync)
+    check_bank(tmp_path, evaluation(ONE, TWO))
+    folder = tmp_path / "chain" / PLAN
+    assert synced == [
+        (folder.parent, {PLAN}), (tmp_path, {"chain"}), (folder, {f"0-{ONE}", f"1-{TWO}"}),
+    ]  # fmt: skip
+    assert all(file.stat().st_mode & 0o777 == 0o600 for file in folder.iterdir())
+    check_bank(tmp_path, evaluation(ONE))
+    assert len(synced) == 3
 
 
 def test_a_bank_grows_and_its_beginnings_stay_good(tmp_path: Path):
@@ -61,17 +127,12 @@ def test_another_bank_is_refused(tmp_path: Path):
 
 
 def test_a_release_has_one_prototype(tmp_path: Path):
-    def routed(digest: str, stage: int = 0) -> Order:
-        return order(
-            ONE, TWO, work=Work.EVALUATE, stage=0, round=0, prototypes=(ReleaseRef(stage, digest),)
-        )
-
     check_bank(tmp_path, evaluation(ONE))
-    check_bank(tmp_path, routed(OTHER))
-    check_bank(tmp_path, routed(OTHER))
-    check_bank(tmp_path, routed(ONE, stage=1))
-    assert refused(tmp_path, routed(TWO)) is Reason.BANK
-    assert refused(tmp_path, routed(OTHER, stage=1)) is Reason.BANK
+    check_bank(tmp_path, prototyped(OTHER))
+    check_bank(tmp_path, prototyped(OTHER))
+    check_bank(tmp_path, prototyped(ONE, stage=1))
+    assert refused(tmp_path, prototyped(TWO)) is Reason.BANK
+    assert refused(tmp_path, prototyped(OTHER, stage=1)) is Reason.BANK
     # What a prototype is called is no release's name.
     check_bank(tmp_path, evaluation(ONE, TWO))
 
