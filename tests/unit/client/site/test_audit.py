@@ -7,7 +7,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -250,6 +251,15 @@ def test_an_order_is_told_with_all_that_came_with_it():
     assert [part.what for part in parts] == [
         "the plan", "release 1", "the adapter so far", "something not asked for",
     ]  # fmt: skip
+    assert [(part.size, part.sha256) for part in parts] == [
+        (len(blob), digest) for digest, blob in blobs.items()
+    ]
+    late = (ReleaseRef(2, sha256(RELEASE)), ReleaseRef(3, sha256(PLAN)))
+    routed = replace(ORDER, plan="p", releases=late[:1], prototypes=late[1:])
+    others = audit.delivered_blobs(Delivery(order=routed, blobs=blobs))
+    assert [part.what for part in others] == [
+        "the prototype of release 4", "release 3", "the adapter so far", "something not asked for",
+    ]  # fmt: skip
     told = audit.describe(
         AuditEntry(time=NOON, kind=MessageKind.ORDER, subject=SUBJECT, parts=parts[:1])
     )
@@ -272,12 +282,63 @@ def test_a_refusal_is_told_with_its_reason_and_where_more_is():
     )
 
 
-@pytest.mark.parametrize("kind", list(MessageKind))
-def test_every_kind_of_message_has_words(kind: MessageKind):
-    known = AuditEntry(time=NOON, kind=kind, subject=SUBJECT, reason="why")
-    unnamed = SUBJECT.model_copy(update={"name": None})
-    for one in (known, known.model_copy(update={"subject": unnamed})):
-        assert audit.describe(one).startswith("2026-11-23 04:10:11 UTC  ")
+THIRD = audit.Subject(order="o" * 64, work="train", plan="ab" * 32, name="demo", stage=2, round=4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "verb", "content"),
+    [
+        ("question", "received  ", "the question which site this is"),
+        ("order", "received  ", "the order to train stage 3, round 4 of plan demo"),
+        ("unreadable", "received  ", "the order to train stage 3, round 4 of plan demo"),
+        (
+            "presence",
+            "sent      ",
+            "its pseudonym, the digest of its code and those of the blobs in its store",
+        ),
+        (
+            "update",
+            "sent      ",
+            "; and the counts of examples and steps, losses, time and memory",
+        ),
+        (
+            "scores",
+            "sent      ",
+            "the scores for the order to train stage 3, round 4 of plan demo: counts and "
+            "fractions, no answer",
+        ),
+        (
+            "working",
+            "sent      ",
+            "that it is still working on the order to train stage 3, round 4 of plan demo",
+        ),
+        (
+            "lacks",
+            "sent      ",
+            "that it lacks parts of the order to train stage 3, round 4 of plan demo",
+        ),
+        (
+            "failure",
+            "sent      ",
+            "that it did not do the order to train stage 3, round 4 of plan demo: why",
+        ),
+    ],
+)
+def test_every_kind_of_message_has_words(kind: str, verb: str, content: str):
+    entry = AuditEntry(time=NOON, kind=MessageKind(kind), subject=THIRD, reason="why")
+    assert audit.describe(entry) == f"2026-11-23 04:10:11 UTC  {verb}{content}"
+
+
+def test_a_plan_that_is_not_here_is_named_by_its_digest_and_an_evaluation_has_no_round():
+    unnamed = THIRD.model_copy(update={"name": None, "round": 0, "work": "evaluate"})
+    said = audit.describe(AuditEntry(time=NOON, kind=MessageKind.ORDER, subject=unnamed))
+    assert said.endswith("received  the order to evaluate stage 3 of plan abababababab")
+
+
+def test_a_time_is_told_in_utc():
+    east = timezone(timedelta(hours=9))
+    entry = AuditEntry(time=NOON.astimezone(east), kind=MessageKind.QUESTION)
+    assert audit.describe(entry).startswith("2026-11-23 04:10:11 UTC  ")
 
 
 def test_a_summary_counts_orders_once_and_bytes_as_they_left():
