@@ -8,7 +8,7 @@ from common.durable import DISK, write_file, write_new_file
 from common.errors import StateError
 from common.signing import SigningKey
 from server.coordinator.certificates import renew_server, write_certificates
-from server.coordinator.plan_template import PLAN_TEMPLATE
+from server.coordinator.plan_template import plan_template
 from server.coordinator.state import CoordinatorSettings, State
 
 #: Names that every server certificate has.
@@ -40,7 +40,7 @@ def init_coordinator(root: Path, settings: CoordinatorSettings) -> State:
     write_new_file(state.secret, os.urandom(_SECRET_BYTES).hex().encode())
     SigningKey.generate().save(state.key)
     (state.flower / "config.toml").write_text(_flower_config(state, settings), encoding="utf-8")
-    (state.plans / "first.yaml").write_text(PLAN_TEMPLATE, encoding="utf-8")
+    (state.plans / "first.yaml").write_text(plan_template(), encoding="utf-8")
     # Last: a folder without this file is not a coordinator.
     _write_settings(state, settings)
     return state

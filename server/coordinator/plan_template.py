@@ -1,6 +1,14 @@
 """The plan that `fedmslora coordinator init` leaves to be edited."""
 
-PLAN_TEMPLATE = """\
+from common.rules.registry import expected_names
+
+
+def plan_template() -> str:
+    """Return the text of a plan of one stage, with a comment on every field."""
+    return _TEMPLATE.replace("RULES", expected_names().replace("'", ""))
+
+
+_TEMPLATE = """\
 # What the federation will do, stage by stage. It travels to every site, so it holds no path
 # and no hospital's name: sites are the pseudonyms under which they were enrolled.
 # Once a run of it has begun it does not change; a new plan has a new name.
@@ -24,7 +32,7 @@ method:
   # experiments none gained anything (docs/results.md).
   contrast: null
 
-# How a round's updates become one adapter: fedavg, svd, frozen_a or alternating.
+# How a round's updates become one adapter: RULES.
 aggregation: svd
 # The number format in which adapters travel and are released.
 wire: bf16
