@@ -40,7 +40,7 @@ from client.model.packing import PackedLayout
 from client.model.preprocess import Preprocess, Preprocessor, StoredFeatures, extractor_digest
 from client.model.prompt import Tokenizer
 from common.errors import ModelError
-from common.plan import VisionWeights
+from common.plan.plan import VisionWeights
 from common.plan_fields import Precision
 
 _DTYPES: Final = {Precision.FP32: torch.float32, Precision.BF16: torch.bfloat16}

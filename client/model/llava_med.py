@@ -28,7 +28,7 @@ from client.model.llava_med_files import LlavaMedFolder, has_weights, read_json_
 from client.model.llava_med_tokenizer import IMAGE_TOKEN, read_tokenizer
 from client.model.llava_med_weights import StoredWeight, first_names, read_weights
 from common.errors import ModelError
-from common.plan import VisionWeights
+from common.plan.plan import VisionWeights
 
 #: Prefixes of names in a layout, and the prefixes that transformers' LLaVA has instead.
 _Names: TypeAlias = tuple[tuple[str, str], ...]

@@ -1,26 +1,25 @@
-"""The tokenizer that LLaVA-Med ships, read from its sentencepiece model alone.
+"""The tokenizer that LLaVA-Med ships, built from its sentencepiece model.
 
-transformers reads such a file with the package `sentencepiece`, whose generated code asks
-for a newer protobuf than flwr 1.41 allows (sentencepiece 0.2.3), and reports that as a
-missing `tiktoken`. It also merges pieces in the order of their ids and not of their scores,
-which tells two words with two spaces between them otherwise than the reference does
-(transformers 5.23). Of the file we need the pieces and their scores: the format is
-protobuf's, and few lines read it.
+transformers would read such a file with the package `sentencepiece`, whose generated code
+needs a newer protobuf than flwr 1.41 allows (sentencepiece 0.2.3), and reports that as a
+missing `tiktoken`. It also merges pieces in the order of their ids instead of their scores,
+which tokenizes two words with two spaces between them differently from the reference
+(transformers 5.23). Only the pieces and their scores are needed, and transformers' own copy of
+the file format reads them.
 """
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
-import struct
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from google.protobuf.message import DecodeError
 from transformers import LlamaTokenizer
 from transformers.tokenization_utils_base import generate_merges
 
 from common.errors import ModelError
 
-#: The token that stands for the image: an id that no text yields, so that the vocabulary
-#: keeps its size. Mistral's piece of the byte 0.
+#: The token that marks the image: an id that no text yields, so that the vocabulary keeps its
+#: size. Mistral's piece of the byte 0.
 IMAGE_TOKEN: Final = 3
 
 _FIRST_PIECES: Final = ["<unk>", "<s>", "</s>", "<0x00>"]
@@ -29,10 +28,10 @@ _BPE: Final = 2
 
 
 def read_tokenizer(file: Path, vocabulary: int) -> LlamaTokenizer:
-    """The tokenizer of a sentencepiece model, which must have `vocabulary` pieces.
+    """Read the tokenizer of a sentencepiece model, which must have `vocabulary` pieces.
 
-    Every text gets a space in front, and so does what follows a special token in it, as
-    with `legacy=True` in the reference. Of `tokenizer_config.json` nothing is taken.
+    A space is added before every text, and after a special token in it, as with `legacy=True`
+    in the reference. `tokenizer_config.json` is not used.
 
     Raises:
         ModelError: the file is missing, damaged or of another kind.
@@ -44,7 +43,7 @@ def read_tokenizer(file: Path, vocabulary: int) -> LlamaTokenizer:
     if first != _FIRST_PIECES:
         raise ModelError(
             f"{file}: found the pieces {first} in front, "
-            f"expected {_FIRST_PIECES}, of which the last will stand for the image"
+            f"expected {_FIRST_PIECES}, of which the last marks the image"
         )
     if len(scores) != vocabulary:
         raise ModelError(
@@ -56,73 +55,19 @@ def read_tokenizer(file: Path, vocabulary: int) -> LlamaTokenizer:
 
 
 def _read(file: Path) -> tuple[dict[str, float], int]:
-    """The pieces with their scores, in the order of their ids, and the kind of model."""
+    """Return the scores by piece, in the order of their ids, and the model type."""
+    # Of transformers' two copies the one for protobuf from 4 on (5.23); registers its types.
+    from transformers.utils import sentencepiece_model_pb2_new
+
+    proto: Any = sentencepiece_model_pb2_new
     try:
-        blob = file.read_bytes()
+        model = proto.ModelProto.FromString(file.read_bytes())
     except OSError as error:
         raise ModelError(f"{file}: the tokenizer can't be read ({error.strerror})") from None
-    scores: dict[str, float] = {}
-    kind = 1  # Where the file says nothing.
-    try:
-        for number, value in _fields(blob):
-            # ModelProto: 1 is a SentencePiece; 2 is the TrainerSpec, whose 3 is the kind.
-            if number == 1 and isinstance(value, bytes):
-                piece, score = _piece(value)
-                scores[piece] = score
-            elif number == 2 and isinstance(value, bytes):
-                kind = next((v for n, v in _fields(value) if n == 3 and isinstance(v, int)), kind)
-    except ValueError:
-        raise ModelError(f"{file}: found a truncated file, or no sentencepiece model") from None
-    return scores, kind
-
-
-def _piece(message: bytes) -> tuple[str, float]:
-    """Text and score of a SentencePiece: its fields 1 and 2."""
-    text, score = "", 0.0
-    for number, value in _fields(message):
-        if number == 1 and isinstance(value, bytes):
-            text = value.decode("utf-8")
-        elif number == 2 and isinstance(value, bytes) and len(value) == 4:
-            (score,) = struct.unpack("<f", value)
-    return text, score
-
-
-def _fields(blob: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Numbers and values of a protobuf message's fields; a message in it stays bytes.
-
-    Raises:
-        ValueError: the message is cut off, or none.
-    """
-    at = 0
-    while at < len(blob):
-        key, at = _varint(blob, at)
-        match key & 7:
-            case 0:
-                value, at = _varint(blob, at)
-                yield key >> 3, value
-                continue
-            case 1:
-                size = 8
-            case 2:
-                size, at = _varint(blob, at)
-            case 5:
-                size = 4
-            case kind:
-                raise ValueError(f"no field has the kind {kind}")
-        if at + size > len(blob):
-            raise ValueError("the last field is cut off")
-        yield key >> 3, blob[at : at + size]
-        at += size
-
-
-def _varint(blob: bytes, at: int) -> tuple[int, int]:
-    """The number that starts at `at`, and where it ends."""
-    value = 0
-    for shift in range(0, 70, 7):
-        if at >= len(blob):
-            break
-        value |= (blob[at] & 0x7F) << shift
-        at += 1
-        if blob[at - 1] < 0x80:
-            return value, at
-    raise ValueError("a number without an end")
+    except DecodeError:
+        model = None
+    # protobuf returns text that is not UTF-8 as bytes.
+    if model is None or not all(isinstance(piece.piece, str) for piece in model.pieces):
+        raise ModelError(f"{file}: found a truncated file, or no sentencepiece model")
+    scores = {piece.piece: piece.score for piece in model.pieces}
+    return scores, model.trainer_spec.model_type

@@ -22,7 +22,7 @@ from client.model.llava_med_files import LlavaMedFolder
 from client.model.llava_med_tokenizer import read_tokenizer
 from client.model.prompt import IGNORE_INDEX, encode_example, encode_prompt
 from common.errors import DataError
-from common.plan import VisionWeights
+from common.plan.plan import VisionWeights
 from common.plan_fields import Precision
 from tests.flow.original_llava import (
     CONFIG,

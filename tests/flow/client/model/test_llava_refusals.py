@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from client.model.base_digest import base_digest
 from client.model.llava import load_llava
 from common.errors import ModelError
-from common.plan import VisionWeights
+from common.plan.plan import VisionWeights
 from common.plan_fields import Precision
 from tests.flow.original_llava import (
     TOWER,
@@ -122,7 +122,7 @@ CASES: dict[str, tuple[Change, str]] = {
     "an index that is no JSON": (text(INDEX, "{"), f"{INDEX}: found no JSON, expected an object"),
     "an index of other folders": (
         indexed("model.norm.weight", "../model.safetensors"),
-        f"{INDEX}, weight_map: expected names of files in the same folder",
+        f"{INDEX}, weight_map: found none, or one with other entries, expected",
     ),
     "no weights": (gone(INDEX), "found no weights, expected one of model.safetensors, "),
     "a weight too many": (
@@ -280,7 +280,9 @@ def test_code_in_a_weights_file_is_refused_and_not_run(
     told = f"{TOWER}/pytorch_model.bin: found a truncated or damaged file, or one with code in it"
     assert refused(base).startswith(told)
     torch.save([torch.ones(1)], file)
-    assert refused(base).startswith(f"{TOWER}/pytorch_model.bin: found something else than weights")
+    assert refused(base).startswith(
+        f"{TOWER}/pytorch_model.bin: found no mapping of names to weights"
+    )
     assert "the code has run" not in capsys.readouterr().out
 
 

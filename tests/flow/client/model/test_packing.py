@@ -28,7 +28,7 @@ from common.adapter import arrays, from_bytes
 from common.errors import ModelError
 from common.exchange import Update
 from common.metrics import AnswerKind
-from common.plan import Plan
+from common.plan.plan import Plan
 from common.plan_fields import Composition, Precision
 from common.process.progress import ProgressEvent
 from common.rules.interface import Factor

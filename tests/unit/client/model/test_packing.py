@@ -14,8 +14,8 @@ from client.model.packing import PackedLayout, group_by_image, image_numbers, pa
 from client.model.prompt import IGNORE_INDEX, EncodedExample
 from client.training.loop import RoundSchedule
 from common.metrics import AnswerKind
-from common.plan import Plan
-from common.plan_file import parse_plan
+from common.plan.file import parse_plan
+from common.plan.plan import Plan
 
 HEAD = [1, 7, 6, 6]
 PREFIX = len(HEAD)
