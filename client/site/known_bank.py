@@ -42,7 +42,7 @@ def check_bank(store: Path, order: Order) -> None:
         _check_same(ref, known, "release", folder)
     for ref in order.prototypes:
         _check_same(ref, prototypes, "the prototype of release", folder)
-    released = max([*known, len(order.releases) - 1], default=-1)
+    released = max([*known, len(order.releases) - 1])
     if order.work is Work.TRAIN and order.stage <= released:
         raise OrderRefused(
             Reason.RELEASED,

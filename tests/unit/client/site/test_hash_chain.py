@@ -82,8 +82,8 @@ def test_a_log_of_other_lines_is_named_by_its_first(log: Path):
     other = lines(log)[0].replace(b'"before":"0', b'"before":"1')
     log.write_bytes(other)
     assert why(log) == (
-        f"{log}, line 1: found a line of hash {'0' * 12}, expected 1{'0' * 11}; it was changed after "
-        "it was written"
+        f"{log}, line 1: found a line of hash {'0' * 12}, expected 1{'0' * 11}; it was changed "
+        "after it was written"
     )
 
 
@@ -164,7 +164,11 @@ def test_a_write_that_the_system_cuts_short_is_continued(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     write = os.write
-    monkeypatch.setattr(os, "write", lambda log, text: write(log, bytes(text[:7])))
+
+    def short(log: int, text: memoryview) -> int:
+        return write(log, bytes(text[:7]))
+
+    monkeypatch.setattr(os, "write", short)
     append(tmp_path / "log.jsonl", "in", {"n": 0}, "")
     assert list(entries(tmp_path / "log.jsonl")) == [(1, {"n": 0})]
     assert verify(tmp_path / "log.jsonl").lines == 1
@@ -173,7 +177,7 @@ def test_a_write_that_the_system_cuts_short_is_continued(
 def test_a_full_disk_leaves_the_lines_before(log: Path, monkeypatch: pytest.MonkeyPatch):
     whole, write = log.read_bytes(), os.write
 
-    def full(file: int, text: bytes) -> int:
+    def full(file: int, text: memoryview) -> int:
         write(file, bytes(text[:7]))
         raise OSError(28, "No space left on device")
 

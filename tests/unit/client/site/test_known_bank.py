@@ -150,9 +150,21 @@ def test_a_stage_in_the_orders_own_bank_is_released_too(tmp_path: Path):
     assert refused(tmp_path, order(ONE, stage=0)) is Reason.RELEASED
 
 
-def test_releases_out_of_order_are_no_bank(tmp_path: Path):
-    swapped = (ReleaseRef(1, ONE), ReleaseRef(0, TWO))
-    assert refused(tmp_path, order(ONE, TWO, releases=swapped)) is Reason.BANK
+@pytest.mark.parametrize("stages", [(1, 0), (0, 2), (0, 0), (1,)])
+def test_releases_out_of_order_are_no_bank(tmp_path: Path, stages: tuple[int, ...]):
+    refs = tuple(ReleaseRef(stage, str(number) * 64) for number, stage in enumerate(stages))
+    assert refused(tmp_path, order(releases=refs, stage=9)) is Reason.BANK
+
+
+def test_a_long_bank_is_a_bank(tmp_path: Path):
+    refs = tuple(ReleaseRef(stage, f"{stage:064x}") for stage in range(300))
+    check_bank(tmp_path, order(releases=refs, stage=300))
+    assert refused(tmp_path, order(releases=refs, stage=299)) is Reason.RELEASED
+
+
+def test_the_first_stage_may_be_trained_before_there_is_any_release(tmp_path: Path):
+    check_bank(tmp_path, order(stage=0))
+    assert files(tmp_path) == set()
 
 
 def test_a_site_that_joins_late_takes_the_bank_as_it_is(tmp_path: Path):
