@@ -1,6 +1,6 @@
 """A site's text is one short line, without a letter that a terminal acts on."""
 
-from common.printable import printable
+from common.printable import counted, printable
 
 
 def test_printable_text_stays():
@@ -15,3 +15,8 @@ def test_what_is_too_long_is_cut_and_marked():
     assert printable("x" * 400) == "x" * 400
     assert printable("x" * 401) == "x" * 400 + " ..."
     assert printable("\n" * 10**6) == "?" * 400 + " ..."
+
+
+def test_a_number_comes_with_its_noun():
+    assert [counted(number, "round") for number in (0, 1, 2)] == ["0 rounds", "1 round", "2 rounds"]
+    assert [counted(number, "entry", "entries") for number in (1, 3)] == ["1 entry", "3 entries"]
