@@ -15,8 +15,7 @@ from common.bank.check import Expected
 from common.bank.release import Draft, Release, signed_bytes
 from common.durable import Disk
 from common.errors import BankError
-from common.plan import BaseModelPin
-from common.plan_fields import Precision
+from common.plan_fields import BaseModelPin, Precision
 from common.signing import SigningKey
 from tests.unit.small_bank import BASE, KEY, adapter, bank_of, blob, draft
 
