@@ -4,6 +4,7 @@ import os
 import resource
 import signal
 import time
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
@@ -17,7 +18,9 @@ from client.site.blob_store import (
     missing,
     put,
     remove_leftovers,
+    stamp,
     stored_digests,
+    verified_file,
     write_atomically,
 )
 from common.durable import DISK
@@ -57,6 +60,56 @@ def test_a_name_that_is_no_digest_reaches_no_file(tmp_path: Path):
     assert missing(tmp_path, ["../secret"]) == ("../secret",)
     with pytest.raises(SiteFailed, match="not a SHA-256 digest"):
         get(tmp_path, "../secret")
+
+
+@pytest.mark.parametrize("name", ["../secret", "A" * 64, "a" * 63, "a" * 65, ""])
+def test_only_a_digest_names_a_blob(tmp_path: Path, name: str):
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "secret").write_bytes(b"not for you")
+    (tmp_path / "blobs" / f"{name.replace('/', '')}x").write_bytes(b"no blob")
+    assert stored_digests(tmp_path) == ()
+    assert stamp(tmp_path, name) is None
+    assert missing(tmp_path, [name]) == (name,)
+    for read in (get, verified_file):
+        with pytest.raises(SiteFailed, match=r"^an order names a blob by something"):
+            read(tmp_path, name)
+
+
+def test_a_blob_that_is_not_there_is_named_without_a_path(tmp_path: Path):
+    for read in (get, verified_file):
+        with pytest.raises(SiteFailed, match=r"^found no blob aaaaaaaaaaaa in the site's store$"):
+            read(tmp_path, "a" * 64)
+    assert stamp(tmp_path, "a" * 64) is None
+
+
+def test_a_verified_file_is_the_blobs_own(tmp_path: Path):
+    digest = put(tmp_path, b"release")
+    assert verified_file(tmp_path, digest) == tmp_path / "blobs" / digest
+    assert verified_file(tmp_path, digest).read_bytes() == b"release"
+
+
+def test_a_stamp_says_whether_a_blob_was_written_again(tmp_path: Path):
+    digest = put(tmp_path, b"release")
+    before = stamp(tmp_path, digest)
+    assert before is not None
+    put(tmp_path, b"release")  # it is there already
+    assert stamp(tmp_path, digest) == before
+    (tmp_path / "blobs" / digest).unlink()
+    put(tmp_path, b"release")
+    assert stamp(tmp_path, digest) != before
+
+
+@pytest.mark.parametrize("read", [get, verified_file])
+def test_a_damaged_blob_is_removed_and_said(tmp_path: Path, read: Callable[[Path, str], object]):
+    digest = put(tmp_path, b"release")
+    (tmp_path / "blobs" / digest).write_bytes(b"relaase")
+    with pytest.raises(SiteFailed) as caught:
+        read(tmp_path, digest)
+    assert str(caught.value) == (
+        f"found the digest {sha256(b'relaase')[:12]} in the site's store, expected {digest[:12]}; "
+        "the damaged blob is removed, so that it will be sent again"
+    )
+    assert stored_digests(tmp_path) == ()
 
 
 def test_a_flipped_bit_is_found_and_the_blob_asked_for_again(tmp_path: Path):
