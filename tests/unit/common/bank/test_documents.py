@@ -40,17 +40,21 @@ def test_every_document_is_read_back(bank: Bank):
         assert Release.from_bytes(release.to_bytes(), "here") == release
 
 
+def compact(text: bytes) -> bytes:
+    return json.dumps(json.loads(text)).encode()
+
+
+# The first one sorts behind the right text, the others before it.
+LAYOUTS: list[Callable[[bytes], bytes]] = [
+    lambda text: text + b"\n",
+    lambda text: text[:-1],
+    lambda text: b" " + text,
+    compact,
+]
+
+
 @pytest.mark.parametrize("kind", [Index, Release])
-@pytest.mark.parametrize(
-    "change",
-    [
-        # The one makes the text sort behind the right one, the others before it.
-        lambda text: text + b"\n",
-        lambda text: text[:-1],
-        lambda text: b" " + text,
-        lambda text: json.dumps(json.loads(text)).encode(),
-    ],
-)
+@pytest.mark.parametrize("change", LAYOUTS)
 def test_another_layout_of_the_same_values_is_refused(
     bank: Bank, kind: type[Index] | type[Release], change: Callable[[bytes], bytes]
 ):
