@@ -1,9 +1,8 @@
-"""Sites that learn nothing: each answers every order at once with an adapter made beforehand.
+"""Sites that train nothing: each answers every order at once with a made-up adapter.
 
-They speak Flower's fleet protocol as a SuperNode does (flwr 1.41, `http_request_response`),
-without a model, a ClientApp's process or a trainer, so what a round costs is the
-coordinator's and the wire's. They take turns, so that one machine holds the adapters of one
-site at a time.
+They use Flower's fleet protocol as a SuperNode does (flwr 1.41, `http_request_response`),
+without a model, a ClientApp's process or a trainer, so the cost of a round is that of the
+coordinator and the wire. They take turns, so that one site's adapters are in memory at a time.
 
 Run as `python -m benchmarks.canned_sites SETTINGS`, a JSON file (`CannedSettings`).
 """
@@ -31,7 +30,7 @@ from client.site.keys import load_key
 from common.adapter import Adapter, Array, Pair, arrays, from_bytes, to_bytes
 from common.code_digest import code_digest
 from common.exchange import Delivery, Lacks, Order, Presence, Scores, Update, Work
-from common.plan import Metric
+from common.plan.plan import Metric
 from common.plan_fields import Precision
 
 #: (outputs, inputs) of the linear layers of one block of the 7B's language model (Mistral).
@@ -80,7 +79,7 @@ def _factor(random: np.random.Generator, rows: int, columns: int) -> Array:
 
 
 class _CannedSite:
-    """One site: what it holds, and its canned answer."""
+    """One site: the blobs that it has, and its canned answer."""
 
     def __init__(self, name: str, number: int, blocks: int) -> None:
         self._name = name

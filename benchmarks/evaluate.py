@@ -44,7 +44,7 @@ AnswerTokens = list[list[int]]
 
 @dataclass(frozen=True, slots=True)
 class TestSet:
-    """What is asked of which model.
+    """The model and its questions.
 
     Attributes:
         questions: a picture has, in turn; 7.6 of them as PathVQA's.
@@ -52,7 +52,7 @@ class TestSet:
         ends: the factor on the head's row of `</s>`.
     """
 
-    __test__ = False  # no test, for all its name
+    __test__ = False  # not a test of pytest's
 
     hidden: int = 512
     layers: int = 4
@@ -134,7 +134,7 @@ def paper_way(
     """Answer one question after another: llava/eval/model_vqa.py, the loop of `eval_model`.
 
     There the picture is opened, padded and processed for each question, and `generate` goes
-    greedily from prompt and pixels, with its cache; all tasks' adapters are apart and on.
+    greedily from prompt and pixels, with its cache; all tasks' adapters are separate and active.
     """
     model = _fresh(folder)
     adapters = _adapters(model, tasks, size)

@@ -34,7 +34,7 @@ FILL = (122, 116, 104)
 
 @dataclass(frozen=True, slots=True)
 class EpochSizes:
-    """The pictures, the tower, and the steps that go on while the next pictures are read.
+    """The pictures, the tower, and the steps during which the next pictures are read.
 
     Attributes:
         side: of a picture, in pixels.

@@ -36,7 +36,7 @@ from client.training.regularizer import Regularizer, adapter_prototypes
 from client.training.token_loss import DecoderLoss, token_loss
 from common.adapter import Adapter
 from common.contrastive import Prototypes, Similarity
-from common.plan import Training
+from common.plan.plan import Training
 from common.plan_fields import Composition, Modality
 from common.rules.interface import Factor
 
@@ -184,9 +184,9 @@ def rows_of(model: LlavaModel, batches: Batches, count: int) -> list[TokenRow]:
     """Return the decoder's rows for the first `count` examples, without padding."""
     together: dict[int, list[int]] = {}
     for place in range(count):
-        together.setdefault(batches.pictures[place] if batches.pictures else place, []).append(
-            place
-        )
+        together.setdefault(
+            batches.image_numbers[place] if batches.image_numbers else place, []
+        ).append(place)
     head = len(model.tokenizer.encode("[INST] ", add_special_tokens=False))
     prefix = 1 + head + model.image_tokens
     return [

@@ -24,14 +24,14 @@ import psutil
 import yaml
 
 from benchmarks.compare import relative_difference
-from benchmarks.round_parts import PARTS, RoundTimes, Visit, typical
+from benchmarks.round_parts import PARTS, RoundTimes, SiteTimes, typical
 from client.model.base_digest import base_digest
 from client.site import audit
 from client.site.config import load_site
 from common.adapter import arrays, from_bytes
 from common.bank.bank import Bank
 from common.errors import StateError
-from common.plan_file import load_plan
+from common.plan.file import load_plan
 from server.run.folder import RunFolder
 from simulation.chaos.loopback import LoopbackFederation, loopback
 from simulation.chaos.soak import bank_bytes
@@ -137,11 +137,11 @@ class Sightings:
     """What soon disappears: when each update arrived, and when each process started.
 
     Attributes:
-        came: when each file of the run's blobs arrived, by its digest.
+        received: when each file of the run's blobs arrived, by its digest.
         began: when each ClientApp process started, by its site.
     """
 
-    came: dict[str, float] = field(default_factory=dict[str, float])
+    received: dict[str, float] = field(default_factory=dict[str, float])
     began: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
 
 
@@ -175,7 +175,7 @@ def _record_blobs(folder: Path, seen: Sightings) -> None:
     with suppress(OSError):
         for entry in os.scandir(folder):
             with suppress(OSError):
-                seen.came.setdefault(Path(entry.name).stem, entry.stat().st_mtime)
+                seen.received.setdefault(Path(entry.name).stem, entry.stat().st_mtime)
 
 
 def _record_process(name: str, began: float, marks: Mapping[str, str], seen: Sightings) -> bool:
@@ -207,34 +207,35 @@ def _times(
     federation: LoopbackFederation, seen: Sightings, orders: list[tuple[str, float]], number: int
 ) -> RoundTimes:
     (digest, opened), (_, closed) = orders[number - 1 : number + 1]
-    visits = {
-        site: _visit(federation, seen, site, (digest, opened)) for site in federation.plan.sites
+    sites = {
+        site: _site_times(federation, seen, site, (digest, opened))
+        for site in federation.plan.sites
     }
-    return RoundTimes(opened=opened, closed=closed, visits=visits)
+    return RoundTimes(opened=opened, closed=closed, sites=sites)
 
 
-def _visit(
-    federation: LoopbackFederation, seen: Sightings, site: str, sent: tuple[str, float]
-) -> Visit:
-    digest, opened = sent
+def _site_times(
+    federation: LoopbackFederation, seen: Sightings, site: str, order: tuple[str, float]
+) -> SiteTimes:
+    digest, opened = order
     store = load_site(federation.site_file(site)).store
-    order, left, adapter = _audit_times(store, digest)
-    begun, answered = _trainer_times(store / "logs" / "trainer.log", digest)
-    came = seen.came.get(adapter)
-    before = [began for began in seen.began.get(site, []) if opened - 0.1 <= began <= order]
-    if came is None or not before:
+    read, sent, adapter = _audit_times(store, digest)
+    started, answered = _trainer_times(store / "logs" / "trainer.log", digest)
+    received = seen.received.get(adapter)
+    processes = [began for began in seen.began.get(site, []) if opened - 0.1 <= began <= read]
+    if received is None or not processes:
         raise StateError(
             f"site {site}: found no trace of order {digest[:12]}, expected its process and its "
             "answer's file; this machine may be too busy to be measured"
         )
-    return Visit(
-        process=max(before), order=order, begun=begun, answered=answered, left=left, came=came,
-        trained=_seconds(federation.run, digest, site),
+    return SiteTimes(
+        process=max(processes), order=read, started=started, answered=answered, sent=sent,
+        received=received, trained=_seconds(federation.run, digest, site),
     )  # fmt: skip
 
 
 def _audit_times(store: Path, digest: str) -> tuple[float, float, str]:
-    """Return when the order came first, when its update left, and the digest of its adapter."""
+    """Return when the order came first, when its update was sent, and the digest of its adapter."""
     ours = [
         entry
         for entry in audit.read(store)

@@ -7,25 +7,25 @@ from types import MappingProxyType
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Visit:
+class SiteTimes:
     """One site's part in a round, in the order in which it happens; seconds since 1970.
 
     Attributes:
         process: Flower's SuperExec at the site starts the process of the order's message.
         order: the order is read and in the site's audit log.
-        begun: the trainer has started the job.
+        started: the trainer has started the job.
         answered: the trainer's answer is on the site's disk.
-        left: the answer is in the audit log, about to be sent.
-        came: the coordinator has it on its disk, before it is checked.
+        sent: the answer is in the audit log, about to be sent.
+        received: the coordinator has it on its disk, before it is checked.
         trained: how many seconds the trainer took for the job, by its own clock.
     """
 
     process: float
     order: float
-    begun: float
+    started: float
     answered: float
-    left: float
-    came: float
+    sent: float
+    received: float
     trained: float
 
 
@@ -35,7 +35,7 @@ class RoundTimes:
 
     opened: float
     closed: float
-    visits: Mapping[str, Visit]
+    sites: Mapping[str, SiteTimes]
 
     @property
     def seconds(self) -> float:
@@ -45,7 +45,7 @@ class RoundTimes:
     @property
     def training(self) -> float:
         """Of the slowest site, in seconds: what the round can't do without."""
-        return max(visit.trained for visit in self.visits.values())
+        return max(site_times.trained for site_times in self.sites.values())
 
 
 #: The part between two events, by the later event's name.
@@ -53,22 +53,22 @@ PARTS: Mapping[str, str] = MappingProxyType(
     {
         "process": "the order's way: push, the SuperNode's poll, wire, the SuperExec's poll",
         "order": "start of the ClientApp's process: Python, imports, the order read",
-        "begun": "the site's checks, the job store, the trainer's poll",
+        "started": "the site's checks, the job store, the trainer's poll",
         "answered": "the trainer's job",
-        "left": "the ClientApp sees the answer; one that has left by then is asked for again",
-        "came": "the answer's way: the SuperNode's poll, wire, the ServerApp's poll",
+        "sent": "the ClientApp sees the answer; one that has left by then is asked for again",
+        "received": "the answer's way: the SuperNode's poll, wire, the ServerApp's poll",
         "closed": "the coordinator: checks, journal, aggregation, the next order",
     }
 )
 
 
 def parts(times: RoundTimes) -> dict[str, float]:
-    """Return the seconds of each part of `PARTS`, along the site whose answer came last.
+    """Return the seconds of each part of `PARTS`, along the site whose answer received last.
 
     They add up to the round.
     """
-    last = max(times.visits.values(), key=lambda visit: visit.came)
-    moments = {field.name: float(getattr(last, field.name)) for field in fields(Visit)}
+    last = max(times.sites.values(), key=lambda site_times: site_times.received)
+    moments = {field.name: float(getattr(last, field.name)) for field in fields(SiteTimes)}
     del moments["trained"]
     found: dict[str, float] = {}
     before = times.opened

@@ -21,8 +21,8 @@ from report.canvas import COLOURS, MARKERS, STYLE, Chart, render
 
 #: What the picture of the stages shows.
 _OF_STAGES = (
-    "step, fold", "step, stack", "fold: reading and summing them",
-    "site: check the releases, once a process",
+    "step, fold", "step, stack", "fold: read and sum the adapters",
+    "site: check the releases, first time",
     "bank open, first time", "bank open, again",
 )  # fmt: skip
 _OF_SITES = (
@@ -108,19 +108,19 @@ def _words(one: Series) -> str:
 def main(arguments: Sequence[str]) -> int:
     """Measure, print the figures, write the files that are asked for; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
-    parser.add_argument("--json", type=Path, help="where the figures go")
-    parser.add_argument("--images", type=Path, help="where the pictures go")
-    wish = parser.parse_args(arguments)
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--images", type=Path, help="write the charts to this folder")
+    options = parser.parse_args(arguments)
     found = run()
     for along, series in found.items():
         for one in series.values():
             sys.stdout.write(f"{along:7} {one.name:34} {one.unit:10} {_words(one)}\n")
-    if wish.json is not None:
-        wish.json.write_text(json.dumps(document(found), indent=1) + "\n", encoding="utf-8")
-    if wish.images is not None:
-        wish.images.mkdir(parents=True, exist_ok=True)
+    if options.json is not None:
+        options.json.write_text(json.dumps(document(found), indent=1) + "\n", encoding="utf-8")
+    if options.images is not None:
+        options.images.mkdir(parents=True, exist_ok=True)
         for one in pictures(found):
-            (wish.images / one.file).write_bytes(one.png)
+            (options.images / one.file).write_bytes(one.png)
     return 0
 
 

@@ -24,9 +24,9 @@ from common.code_digest import code_digest
 from common.exchange import Delivery, Order, Presence, Update, Work
 from common.identity import sha256
 from common.methods.interface import AdapterLayout
-from common.plan import Plan
+from common.plan.file import parse_plan
+from common.plan.plan import Plan
 from common.plan_fields import Modality, Precision
-from common.plan_file import parse_plan
 from common.rules.registry import rule_named
 from server.aggregation.aggregate import SiteUpdate, merge
 from server.aggregation.compatibility import incompatible_updates
@@ -78,9 +78,9 @@ def _of_registry(
     document = {"sites": [member.model_dump(mode="json") for member in members]}
     state.registry.write_text(json.dumps(document), encoding="utf-8")
     more = iter(keys[len(names) :])
-    yield "registry: who is in", "ms", milliseconds(lambda: enrolled(state.registry), repeats)
+    yield "registry: read", "ms", milliseconds(lambda: enrolled(state.registry), repeats)
     yield (
-        "registry: one more", "ms",
+        "registry: enroll a site", "ms",
         milliseconds(lambda: enroll(state.registry, _newcomer(next(more))), repeats),
     )  # fmt: skip
     yield "status of all sites", "ms", milliseconds(lambda: site_statuses(state, None, []), 3)
@@ -102,7 +102,7 @@ def _adapters(count: int) -> Iterator[bytes]:
     bits = np.frombuffer(blob[begin:], "<u2")
     random = np.random.default_rng(1)
     for _ in range(count):
-        # The last 4 of a bfloat16's 7 bits behind the point: it moves by 12 % at most.
+        # The last 4 of a bfloat16's 7 bits after the point: it moves by 12 % at most.
         moved = bits ^ random.integers(0, 16, len(bits), dtype=np.uint16)
         yield blob[:begin] + moved.tobytes()
 

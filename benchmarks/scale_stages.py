@@ -29,9 +29,9 @@ from common.bank.check import Expected, clear_release_cache
 from common.bank.release import Draft
 from common.exchange import Order, ReleaseRef, Work
 from common.metrics import AnswerKind
-from common.plan import BaseModelPin, Plan, Training
-from common.plan_fields import Composition, Modality, Precision
-from common.plan_file import parse_plan
+from common.plan.file import parse_plan
+from common.plan.plan import Plan, Training
+from common.plan_fields import BaseModelPin, Composition, Modality, Precision
 from common.rules.interface import Factor
 from common.signing import SigningKey
 from server.app import blob_of
@@ -46,7 +46,7 @@ _PIN = BaseModelPin(name="tiny-llava", sha256="a" * 64)
 
 @dataclass
 class Series:
-    """One figure at each number of stages or of sites; `unit` says what it is."""
+    """A figure at each number of stages or of sites, in `unit`."""
 
     name: str
     unit: str
@@ -166,20 +166,20 @@ def _of_bank(
     site = _site(scratch, count)
     for stage in range(count):
         blob_store.put(site, bank.adapter_bytes(stage))
-    yield "site: is it my bank?", "ms", milliseconds(lambda: check_bank(site, order), repeats)
+    yield "site: check the bank", "ms", milliseconds(lambda: check_bank(site, order), repeats)
 
     def check(cache: AdapterCache) -> None:
         for ref in order.releases:
             cache.get(site, ref.sha256, "release")
 
     yield (
-        "site: check the releases, once a process",
+        "site: check the releases, first time",
         "ms",
         milliseconds(lambda: check(AdapterCache()), 3),
     )
     known = AdapterCache()
     check(known)
-    yield "site: are they still those?", "ms", milliseconds(lambda: check(known), repeats)
+    yield "site: check the releases, again", "ms", milliseconds(lambda: check(known), repeats)
     yield from _of_coordinator(bank, folder, repeats)
 
 
@@ -189,7 +189,7 @@ def _of_coordinator(
     plan = _plan(len(bank.releases) + 1)
     last = bank.releases[-1].adapter
     yield (
-        "coordinator: a blob of the bank", "ms",
+        "coordinator: find a blob of the bank", "ms",
         milliseconds(lambda: blob_of(plan, folder, last), repeats),
     )  # fmt: skip
     other = RunFolder(folder.root.parent / f"journal{len(bank.releases)}")
@@ -224,7 +224,7 @@ def _steps(
     """
     model = embedded()
     taken: dict[int, list[float]] = {count: [] for count in counts}
-    put = Series(f"{hold}: reading and summing them", "ms")
+    put = Series(f"{hold}: read and sum the adapters", "ms")
     with tempfile.TemporaryDirectory() as folder:
         examples = _examples(Path(folder))
         for _ in range(repeats):

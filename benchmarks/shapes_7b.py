@@ -1,7 +1,7 @@
 """LLaVA-Med v1.5's shapes with random weights: the model, its questions, its adapters, its FLOPs.
 
 The geometry is that of the published config.json: CLIP-L/14 at 336 pixels, a projector of two
-layers, Mistral-7B. Random weights take as long as trained ones; only answers never end by
+layers, Mistral-7B. Random weights take as long as trained ones; only, answers never end by
 themselves.
 """
 # transformers and torch are partly untyped; the rest of strict checking holds.
@@ -60,7 +60,7 @@ class Shapes:
         }  # fmt: skip
 
 
-#: For a look at whether every part runs.
+#: Tiny shapes, to check that every part runs.
 SMALL = Shapes(
     hidden=64, inner=128, layers=2, heads=4, kv_heads=2, vocabulary=512,
     tower_hidden=32, tower_layers=2, tower_heads=2, pixels=28, patch=14, rank=4,
@@ -69,7 +69,7 @@ SMALL = Shapes(
 
 @dataclass(frozen=True, slots=True)
 class TokenRow:
-    """A row of the decoder: a shared prefix, and the tails behind it, in tokens."""
+    """A row of the decoder: a shared prefix, and the tails after it, in tokens."""
 
     prefix: int
     tails: tuple[int, ...]

@@ -26,8 +26,8 @@ from client.site.keys import make_key
 from common.adapter import arrays, from_bytes
 from common.bank.bank import Bank
 from common.errors import StateError
-from common.plan import Plan
-from common.plan_file import parse_plan
+from common.plan.file import parse_plan
+from common.plan.plan import Plan
 from common.process.progress import read_events
 from server.coordinator.events import final_event
 from server.coordinator.state import State

@@ -9,7 +9,7 @@ from common.bank.bank import Bank
 from common.errors import StateError
 from common.exchange import Order
 from common.metrics import AnsweredQuestion, read_answers
-from common.plan import Plan
+from common.plan.plan import Plan
 from server.app import refs
 from server.run.folder import RunFolder
 from server.run.stage import ModelSelection, scoring_order

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from common.methods.interface import MethodSettings
 from common.methods.registry import all_settings
-from common.plan import Plan
+from common.plan.plan import Plan
 
 
 def comparisons(own: MethodSettings) -> Mapping[str, MethodSettings]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from common.errors import DataError
 from common.metrics import AnsweredQuestion, Judged, judge
-from common.plan import Metric
+from common.plan.plan import Metric
 from report.methods import EXACT_MATCH, LEARNED, SHOWN, PairedTest, Test
 from report.model import RunReport, judged_when_learned, kinds, metrics_by_kind
 from report.significance import (

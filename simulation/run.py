@@ -11,8 +11,8 @@ from common.bank.bank import Bank
 from common.code_digest import code_digest
 from common.errors import DataError, PlanError, StateError
 from common.identity import sha256
-from common.plan import Plan
-from common.plan_file import load_plan
+from common.plan.file import load_plan
+from common.plan.plan import Plan
 from common.process.file_lock import file_lock
 from common.signing import SigningKey
 from report.json_file import read_report

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from common.plan import Plan
+from common.plan.plan import Plan
 from common.process.progress import Follower, ProgressEvent
 from simulation.failures import with_log_texts
 

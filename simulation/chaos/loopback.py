@@ -21,8 +21,8 @@ import yaml
 
 from common.errors import StateError
 from common.identity import ROOT
-from common.plan import Plan
-from common.plan_file import load_plan
+from common.plan.file import load_plan
+from common.plan.plan import Plan
 from server.coordinator.state import State
 from server.run.folder import RunFolder
 from simulation.chaos.throttle import Link, SlowLine, slow_line

@@ -17,10 +17,10 @@ import yaml
 from pydantic import Field, ValidationError
 
 from common.errors import PlanError
-from common.plan import Plan
+from common.plan.file import load_plan, parse_plan
+from common.plan.mistakes import shown
+from common.plan.plan import Plan
 from common.plan_fields import Count, Slug, Strict
-from common.plan_file import load_plan, parse_plan
-from common.plan_mistakes import shown
 
 #: Of one axis, what each setting changes.
 AxisSettings = Annotated[dict[str, dict[str, Any]], Field(min_length=1)]

@@ -22,8 +22,8 @@ from common.durable import DISK, write_file
 from common.errors import DataError, PlanError
 from common.identity import sha256
 from common.metrics import AnsweredQuestion, AnswerKind, judge
-from common.plan import Earlier, Metric, Plan
-from common.plan_file import parse_plan
+from common.plan.file import parse_plan
+from common.plan.plan import Earlier, Metric, Plan
 from common.signing import SigningKey
 from report.model import RunReport
 from server.run.folder import RunFolder

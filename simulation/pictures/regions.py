@@ -7,7 +7,7 @@ is inside one slab of its plane. The gaps between them are in neither split.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,9 @@ GAP: Final = 6
 #: Width of a slab of a volume, and the unused margin at each of its ends; in slices of 1 mm.
 SLAB: Final = 12
 SLAB_MARGIN: Final = 2
+
+#: (height, width, 3) or (height, width), 0 to 255.
+Rgb: TypeAlias = NDArray[np.uint8]
 
 T = TypeVar("T")
 Pixel = TypeVar("Pixel", bound=np.generic)

@@ -12,17 +12,16 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from common.errors import DataError
-from simulation.pictures.regions import Box, Split, cells
+from simulation.pictures.regions import Box, Rgb, Split, cells
 
-Rgb = NDArray[np.uint8]
-Truth = NDArray[np.float32]
+Truth: TypeAlias = NDArray[np.float32]
 
 #: The install name of a package that is imported or found under another name.
 INSTALL_NAMES: Final = {"skimage": "scikit-image", "data_store": "pydicom-data"}

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from common.plan import Modality
+from common.plan.plan import Modality
 from simulation.pictures import sources as sources
 from simulation.pictures import truths as truths
 from simulation.pictures.brain_slices import (
@@ -25,8 +25,8 @@ from simulation.pictures.brain_slices import (
     upright,
     whole_view,
 )
-from simulation.pictures.regions import SIDE, Box, Split, draw_box, shrunk
-from simulation.pictures.sources import Rgb, SourceImage, Truth, brain, picture
+from simulation.pictures.regions import SIDE, Box, Rgb, Split, draw_box, shrunk
+from simulation.pictures.sources import SourceImage, Truth, brain, picture
 from simulation.pictures.truths import Answers, CropView
 from simulation.pictures.words import RING_OUTER, disc, with_ring
 from simulation.task_folder.write_dicom import ct_file

@@ -11,13 +11,13 @@ from typing import Final
 
 import numpy as np
 
-from simulation.pictures.regions import SIDE
-from simulation.pictures.sources import Rgb, Truth
+from simulation.pictures.regions import SIDE, Rgb
+from simulation.pictures.sources import Truth
 from simulation.pictures.words import disc, grey_level
 
 #: The answers that a picture gives, by question; a question it can't answer is missing.
 Answers = dict[str, str]
-#: An answer and the values it stands for, bounds included.
+#: An answer and the values for which it holds, bounds included.
 Bin = tuple[str, float, float]
 
 

@@ -6,15 +6,14 @@ The embedded model's vision tower is trained on them; no task uses these words.
 # pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false
 
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from simulation.pictures.regions import SIDE
+from simulation.pictures.regions import SIDE, Rgb
 
-Rgb = NDArray[np.uint8]
-Level = NDArray[np.float32]
+GreyLevel: TypeAlias = NDArray[np.float32]
 
 #: The colour of the ring that marks a place; no source has it.
 RING_COLOUR: Final = (0, 255, 0)
@@ -46,7 +45,7 @@ def words(shown: Rgb, ring: tuple[int, int] | None) -> dict[str, str]:
     }
 
 
-def grey_level(shown: Rgb) -> Level:
+def grey_level(shown: Rgb) -> GreyLevel:
     """Return the luma of ITU-R BT.601, 0 to 255, (height, width)."""
     weights = np.array([0.299, 0.587, 0.114], dtype=np.float32)
     return (shown.astype(np.float32) @ weights).astype(np.float32)
@@ -93,7 +92,7 @@ def _colour(shown: Rgb) -> str:
     return "brown" if green > 0.6 * red else "red"
 
 
-def _bright_side(level: Level) -> str:
+def _bright_side(level: GreyLevel) -> str:
     half = SIDE // 2
     down = float(level[:half].mean() - level[half:].mean())
     across = float(level[:, :half].mean() - level[:, half:].mean())
@@ -104,12 +103,12 @@ def _bright_side(level: Level) -> str:
     return "left" if across > 0 else "right"
 
 
-def _texture(level: Level) -> str:
+def _texture(level: GreyLevel) -> str:
     roughness = float(np.abs(np.diff(level, axis=0)).mean() + np.abs(np.diff(level, axis=1)).mean())
     return "smooth" if roughness < 6 else "fine" if roughness < 18 else "rough"
 
 
-def _spots(level: Level, sign: float) -> str:
+def _spots(level: GreyLevel, sign: float) -> str:
     """Return how many blobs differ from their surroundings by 15 grey levels, in words."""
     from scipy.ndimage import gaussian_filter, label
 

@@ -34,7 +34,7 @@ WORD_QUESTIONS: Final[Mapping[str, tuple[str, str]]] = {
     "ringed place": ("how bright is the place in the ring?", "what is in the ring?"),
     "ring position": ("where is the ring?", "is there a ring?"),
 }
-#: Answers that real questions choose from; which of them holds is never taught here.
+#: Answers that real questions choose from; the true one is never taught here.
 _CHOICES: Final = (
     ("axial", "coronal", "sagittal"),
     ("grey matter", "white matter", "fluid"),

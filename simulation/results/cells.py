@@ -1,4 +1,4 @@
-"""What came of an experiment: its cells, and which of them may be compared.
+"""The results of an experiment: its cells, and which of them may be compared.
 
 A cell is one setting of every axis with the results of its seeds. Cells are compared within a
 group only: the same tasks with the same questions and measures, however they are dealt to sites.
@@ -15,7 +15,7 @@ from common.contrastive import Similarity
 from common.errors import PlanError
 from common.identity import canonical_json
 from common.methods.mslora_cr import Active, MSLoRACR, Start
-from common.plan import Plan
+from common.plan.plan import Plan
 from simulation.experiments.experiments import Experiment, load_experiment
 from simulation.experiments.lab import ExperimentResult, ResultsFolder
 
@@ -66,7 +66,7 @@ class CellGroup:
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """An experiment and all that is known of it, in the order of its file."""
+    """An experiment with its results, in the order of its file."""
 
     experiment: Experiment
     cells: tuple[Cell, ...]

@@ -16,7 +16,7 @@ from simulation.results.rules import passes_of, rules
 from simulation.results.section import Section, missing_of
 from simulation.results.words import listed, table
 
-#: What is said of an experiment, by the first word of its name; others are told as `transfer`.
+#: Title and report of an experiment, by the first word of its name; the default is `transfer`.
 _SECTIONS: Mapping[str, tuple[str, Callable[[Collected, int], Section]]] = {
     "methods": ("The methods", methods),
     "regularizer": ("The regularizer", regularizer),
@@ -74,7 +74,7 @@ _READING = """## How to read it
 
 @dataclass(frozen=True, slots=True)
 class DocumentPaths:
-    """What the document names as its origin, as its readers know it."""
+    """The paths that the document names, as its readers see them."""
 
     results: str
     experiments: str
@@ -98,7 +98,7 @@ def document(
     """Return the whole document; equal results make equal bytes.
 
     Args:
-        discussion: what was written by hand, for the end; may be empty.
+        discussion: text written by hand, for the end; may be empty.
     """
     parts = sorted(collected, key=_place)
     sections = [(part, _section(part)(part, resamples)) for part in parts]
@@ -168,10 +168,10 @@ def _code(parts: Sequence[Collected]) -> str:
         return "".join(
             f"All of them were run by one state of the code, `{code}`." for code in counts
         )
-    told = listed([f"`{code}` ({count})" for code, count in counts.most_common()])
+    text = listed([f"`{code}` ({count})" for code, count in counts.most_common()])
     return (
         f"They were run by {len(counts)} states of the code (digests of `common`, `server` and "
-        f"`client`, and how many runs): {told}. A result is found by its plan alone, so whoever "
+        f"`client`, and how many runs): {text}. A result is found by its plan alone, so whoever "
         "changes what a plan means must delete what it changes."
     )
 

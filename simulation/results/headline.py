@@ -74,14 +74,14 @@ def _shown(shown: Sequence[Comparison], tested: int) -> str:
 def _rest(tested: Sequence[Comparison]) -> str:
     excluded = [one for one in tested if reached(one) is Reached.EXCLUDED]
     left = [one for one in tested if reached(one) is Reached.OPEN]
-    told = (
+    text = (
         f"A gain of that size is excluded for {len(excluded)} of them, "
         f"whose 95% interval ends below +{_TOLD}"
     )
     if left:
         names = "; ".join(_setting(one) for one in left)
-        return f"{told}; it is neither shown nor excluded for {len(left)} ({names})."
-    return f"{told}."
+        return f"{text}; it is neither shown nor excluded for {len(left)} ({names})."
+    return f"{text}."
 
 
 def _best(tested: Sequence[Comparison]) -> str:

@@ -72,10 +72,10 @@ def _run(experiments: Iterable[Experiment], options: ResultsOptions) -> None:
 def progress_line(done: int, wanted: int, name: str, left_s: float) -> str:
     """Say how many runs are done, with an estimate of the time left."""
     minutes = round(left_s / 60)
-    told = "less than a minute" if minutes < 1 else f"about {minutes} min"
+    text = "less than a minute" if minutes < 1 else f"about {minutes} min"
     if minutes >= 90:
-        told = f"about {minutes / 60:.1f} h"
-    return f"{done}/{wanted} {name}" + (f", {told} left" if done < wanted else "")
+        text = f"about {minutes / 60:.1f} h"
+    return f"{done}/{wanted} {name}" + (f", {text} left" if done < wanted else "")
 
 
 def _origin(options: ResultsOptions) -> DocumentPaths:
@@ -137,8 +137,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         return 130
-    told = f" ({missing} results are missing)" if missing else ""
-    print(f"{options.doc}{told}", file=sys.stderr)
+    text = f" ({missing} results are missing)" if missing else ""
+    print(f"{options.doc}{text}", file=sys.stderr)
     return 0
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from common.plan import Plan
+from common.plan.plan import Plan
 from report.spread import Spread, mean, spread
 from simulation.experiments.lab import ExperimentResult
 from simulation.results.cells import Cell
@@ -34,9 +34,6 @@ def never_changes(plan: Plan) -> bool:
 
     This holds for a sum of adapters, where nothing is added or removed for a known task, and for a
     base model that learns nothing.
-
-    So it is for a sum of adapters, from which nothing is taken and to which nothing is added
-    for a task that is known; and for a base model that learns nothing.
     """
     if not plan.method.trains:
         return True

@@ -180,15 +180,15 @@ def _costs(group: CellGroup) -> str:
 
 
 def _cost(cell: Cell) -> list[str]:
-    def told(measure: Callable[[ExperimentResult], float], digits: int) -> str:
+    def mean_of(measure: Callable[[ExperimentResult], float], digits: int) -> str:
         found = over_seeds(cell, measure)
         return DASH if found is None else f"{found.mean:.{digits}f}"
 
     return [
-        told(lambda run: run.steps, 0),
-        told(lambda run: run.seconds, 0),
-        told(lambda run: run.bytes_up / _MEGABYTE, 2),
-        told(lambda run: run.bytes_down / _MEGABYTE, 2),
+        mean_of(lambda run: run.steps, 0),
+        mean_of(lambda run: run.seconds, 0),
+        mean_of(lambda run: run.bytes_up / _MEGABYTE, 2),
+        mean_of(lambda run: run.bytes_down / _MEGABYTE, 2),
     ]
 
 
@@ -221,11 +221,11 @@ def _panel(group: CellGroup, names: Sequence[str]) -> Panel:
 
 def _finding(found: Sequence[Comparison]) -> str:
     lost = [one for one in found if one.planned.moments == (Moment.FINAL, Moment.LEARNED)]
-    told = [
+    changes = [
         f"{points(one.difference)} points" + (f" ({one.planned.group})" * bool(one.planned.group))
         for one in lost
         if one.difference is not None
     ]
-    if not told:
+    if not changes:
         return "What each method learns, and what is left of it at the end"
-    return f"From learning to the end one adapter for all changes by {listed(told)}"
+    return f"From learning to the end one adapter for all changes by {listed(changes)}"

@@ -81,15 +81,15 @@ def _planned_comparisons(group: CellGroup, title: str, first: str) -> list[Plann
     """Plan to compare every order with the first: when learned, and at the end if that differs."""
     asked: list[PlannedComparison] = []
     for method, cells in _by_method(group).items():
-        told = next((cell for cell in cells if cell.settings[_ORDER] == first), None)
-        for cell in cells if told else ():
-            if cell is told or told is None:
+        reference = next((cell for cell in cells if cell.settings[_ORDER] == first), None)
+        for cell in cells if reference else ():
+            if cell is reference or reference is None:
                 continue
             name = f"{method}, {cell.settings[_ORDER]} less {first}"
             if judged_when_learned(cell.plan):
-                asked.append(PlannedComparison(title, name, cell, told))
+                asked.append(PlannedComparison(title, name, cell, reference))
             if not never_changes(cell.plan):
-                asked.append(at_the_end(title, f"{name}, at the end", cell, told))
+                asked.append(at_the_end(title, f"{name}, at the end", cell, reference))
     return asked
 
 

@@ -69,7 +69,7 @@ class Heat:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """What stands around the panels.
+    """The title, axes and file of a chart.
 
     Attributes:
         places: the names of the places 0, 1, ... of the marks.

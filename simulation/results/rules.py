@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from common.plan import Plan
+from common.plan.plan import Plan
 from report.canvas import Chart
 from simulation.results.cells import Cell, CellGroup, Collected, labelled, nearest
 from simulation.results.measures import aggregation_error, mean_learned, over_seeds
@@ -117,8 +117,6 @@ def _central(group: CellGroup, cell: Cell) -> Cell | None:
     """Return the cell of one site with all data, the same method, and the same rule if it was run.
 
     At one site the average and the exact mean of products change nothing, and are the same.
-
-    At one site the average and the exact mean of products change nothing, and are the same.
     """
     batches = _batches(cell.plan)
     alone = [other for other in _single_site(group) if _batches(other.plan) == batches]
@@ -175,16 +173,16 @@ def _row(cell: Cell) -> list[str]:
 
 def within(found: Sequence[Comparison]) -> str:
     """Say whether four sites with the default rule come within 1.5 points of one site."""
-    told = [
+    verdicts = [
         _within(one)
         for one in found
         if sites_of(one.planned.first.plan) == _FEDERATED
         and one.planned.first.plan.aggregation == _DEFAULT
         and sites_of(one.planned.second.plan) == 1
     ]
-    if not told:
+    if not verdicts:
         return f"No run with {_FEDERATED} sites and the rule {_DEFAULT} is there to be judged."
-    return "\n".join(f"- {one}" for one in told)
+    return "\n".join(f"- {one}" for one in verdicts)
 
 
 def _within(one: Comparison) -> str:

@@ -18,7 +18,7 @@ LESS_PLAIN = " less the plain sum"
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """What is said of an experiment: blocks of Markdown, and its pictures."""
+    """The report of an experiment: blocks of Markdown, and its charts."""
 
     blocks: tuple[str, ...]
     pictures: tuple[Chart, ...] = ()

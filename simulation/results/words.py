@@ -24,8 +24,8 @@ def points(value: float | None) -> str:
     """Return a difference of fractions in percentage points, with its sign; zero has none."""
     if value is None:
         return DASH
-    told = f"{100 * value:+.2f}"
-    return "0.00" if told in {"+0.00", "-0.00"} else told
+    text = f"{100 * value:+.2f}"
+    return "0.00" if text in {"+0.00", "-0.00"} else text
 
 
 def level(found: Spread | None) -> str:
@@ -38,11 +38,11 @@ def change(found: Spread | None) -> str:
     return _spread(found, points)
 
 
-def _spread(found: Spread | None, told: Callable[[float], str]) -> str:
+def _spread(found: Spread | None, written: Callable[[float], str]) -> str:
     if found is None:
         return DASH
     after = "" if found.deviation is None else f" ± {percent(found.deviation)}"
-    return told(found.mean) + after
+    return written(found.mean) + after
 
 
 def number_of(found: Spread | None) -> str:
@@ -64,8 +64,8 @@ def probability(p: float | None) -> str:
 
 def equation(p: float | None) -> str:
     """Return `p = 0.01`, or its bound."""
-    told = probability(p)
-    return f"p {told[0]} {told[1:]}" if told.startswith("<") else f"p = {told}"
+    text = probability(p)
+    return f"p {text[0]} {text[1:]}" if text.startswith("<") else f"p = {text}"
 
 
 def listed(names: Sequence[str]) -> str:

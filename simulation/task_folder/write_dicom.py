@@ -1,4 +1,4 @@
-"""A crop of a CT as a DICOM file that holds what is needed to show it, and no person."""
+"""A crop of a CT as a DICOM file with what is needed to show it, and no personal data."""
 
 import hashlib
 from io import BytesIO

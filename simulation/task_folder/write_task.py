@@ -38,7 +38,7 @@ class Question:
 def write_task(folder: Path, train: Sequence[Question], test: Sequence[Question]) -> None:
     """Write the task to `folder`, whole or not at all; equal questions give equal bytes.
 
-    A folder that already holds these very bytes is left alone; one with other content is
+    A folder that already has exactly these bytes is left as it is; one with other content is
     refused with a DataError.
     """
     _refuse_shared_groups(train, test)

@@ -7,8 +7,8 @@ import pytest
 
 from client.data.task import TaskData, read_task
 from common.errors import PlanError
-from common.plan import Plan
-from common.plan_file import load_plan
+from common.plan.file import load_plan
+from common.plan.plan import Plan
 from simulation.hospitals import BASE_MODELS, check, prepare
 from tests.flow.small_run import STAGE, small_plan
 

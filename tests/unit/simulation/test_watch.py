@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from common.plan import Plan
-from common.plan_file import parse_plan
+from common.plan.file import parse_plan
+from common.plan.plan import Plan
 from common.process.progress import Follower, write_event
 from simulation import watch
 from simulation.failures import with_log_texts

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from common.errors import DataError, PlanError
 from common.metrics import AnsweredQuestion, AnswerKind, task_metrics
-from common.plan import Metric
+from common.plan.plan import Metric
 from simulation.experiments.lab import ResultsFolder, measure, read_result, run_all, write_result
 from tests.unit.made_results import even, plan, result
 

@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from common.errors import DataError, PlanError
-from common.plan import Plan
+from common.plan.plan import Plan
 from simulation.experiments.experiments import load_experiment
 from simulation.experiments.lab import ResultsFolder, write_result
 from simulation.results.cells import (
