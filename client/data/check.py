@@ -35,7 +35,7 @@ class Published:
 
     Attributes:
         task: the task's name in the authors' scripts.
-        shares: whether pictures occur in both train and test in the data set's own split, so
+        shares: whether images occur in both train and test in the data set's own split, so
             that it is no mistake in a folder.
     """
 
@@ -49,7 +49,7 @@ class Published:
 PUBLISHED: Mapping[str, Published] = MappingProxyType(
     {
         "PathVQA": Published("pathvqa", 3391, 3370),
-        # VQA-RAD was split by question; SLAKE by picture.
+        # VQA-RAD was split by question; SLAKE by image.
         "Slake-VQARad": Published("slake-vqarad", 688, 824, shares=True),
         "Fitzpatrick": Published("derm", 1948, 1271),
         "PCam": Published("PCAM", 6555, 0),
@@ -69,8 +69,8 @@ class TaskCheck:
         train: readable training questions.
         closed, open: readable test questions, by the kind of their answer.
         images: different existing files that the questions refer to.
-        missing, unreadable: pictures that don't exist, or can't be decoded.
-        shared: test pictures that are also training pictures, under whatever name.
+        missing, unreadable: images that don't exist, or can't be decoded.
+        shared: test images that are also training images, under whatever name.
         optionless: closed questions whose answer is none of the options that they name.
         repeated: ids of more than one question in the same file.
         errors: why the task can't be used as it is, one sentence each.
@@ -91,7 +91,7 @@ class TaskCheck:
     notes: tuple[str, ...]
 
 
-#: Called with a task's name, the number of its pictures decoded so far, and of all of them.
+#: Called with a task's name, the number of its images decoded so far, and of all of them.
 OnImagesDecoded: TypeAlias = Callable[[str, int, int], None]
 
 
@@ -128,7 +128,7 @@ def missing_published(folders: Sequence[Path]) -> list[str]:
 
 
 def may_share(folder: Path) -> bool:
-    """Return whether `folder` is a data set whose own split shares pictures with the test."""
+    """Return whether `folder` is a data set whose own split shares images with the test."""
     known = PUBLISHED.get(folder.name)
     return known is not None and known.shares
 
@@ -136,7 +136,7 @@ def may_share(folder: Path) -> bool:
 def check_tasks(
     folders: Sequence[Path], workers: int, on_decoded: OnImagesDecoded
 ) -> Iterator[TaskCheck]:
-    """Check each folder; pictures are decoded in up to `workers` processes.
+    """Check each folder; images are decoded in up to `workers` processes.
 
     Raises:
         DataError: one of these processes died.
@@ -149,7 +149,7 @@ def check_tasks(
 
 
 def count_decoded(task: str, images: int, on_decoded: OnImagesDecoded) -> OnImageDecoded:
-    """Return a callback for each decoded picture, which calls `on_decoded` with their number."""
+    """Return a callback for each decoded image, which calls `on_decoded` with their number."""
     done = count(1)
     on_decoded(task, 0, images)
     return lambda: on_decoded(task, next(done), images)
@@ -163,19 +163,19 @@ def _may_be_task(folder: Path) -> bool:
     return folder.name in PUBLISHED or _is_task(folder)
 
 
-def _check(folder: Path, contents: TaskContents, pictures: DecodedImages) -> TaskCheck:
-    shared = pictures.shared(images_of(contents.train), images_of(contents.test))
+def _check(folder: Path, contents: TaskContents, decoded: DecodedImages) -> TaskCheck:
+    shared = decoded.shared(images_of(contents.train), images_of(contents.test))
     not_listed = [*_mismatches(folder, contents, OptionMatch.NOT_LISTED)]
     unknown = [*_mismatches(folder, contents, OptionMatch.UNKNOWN)]
     kinds = Counter(example.kind for example in contents.test)
-    damaged = pictures.mistakes
+    damaged = decoded.mistakes
     sharing = [] if may_share(folder) else shared_image_errors(folder, shared)
     return TaskCheck(
         folder=folder,
         train=len(contents.train),
         closed=kinds[AnswerKind.CLOSED],
         open=kinds[AnswerKind.OPEN],
-        images=len(pictures.digests) + len(damaged),
+        images=len(decoded.digests) + len(damaged),
         missing=len(contents.missing),
         unreadable=len(damaged),
         shared=len(shared),
@@ -224,8 +224,8 @@ def _notes(
         )
     if shared and may_share(folder):
         yield (
-            f"found {counted(shared, 'picture')} in both {TRAIN_FILE} and {TEST_FILE}, as in the "
-            "data set's own split: the score says little about new pictures"
+            f"found {counted(shared, 'image')} in both {TRAIN_FILE} and {TEST_FILE}, as in the "
+            "data set's own split: the score says little about new images"
         )
     for file, examples in ((TRAIN_FILE, contents.train), (TEST_FILE, contents.test)):
         if repeats := _repeated_ids(examples):

@@ -247,6 +247,6 @@ def _percentile_levels(values: Levels, inside: Levels) -> Levels:
     """Rescale between two percentiles of `inside`, the pixels with a measurement."""
     low, high = np.percentile(inside, (DARK_PERCENTILE, BRIGHT_PERCENTILE))
     if low == high:
-        # A nearly empty picture, such as a bone scan: its content is in the last percent.
+        # A nearly empty image, such as a bone scan: its content is in the last percent.
         low, high = inside.min(), inside.max()
     return rescale(values, float(low), float(high))

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TypeAlias
 
-#: Inode, modification time (ns), change time (ns) and size in bytes. Two pictures of one size
+#: Inode, modification time (ns), change time (ns) and size in bytes. Two images of one size
 #: from one archive may swap names, which only the change time shows.
 FileStamp: TypeAlias = tuple[int, int, int, int]
 

@@ -1,4 +1,4 @@
-"""Grey levels from black to white, and the limit on picture sizes."""
+"""Grey levels from black to white, and the limit on image sizes."""
 
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -16,14 +16,14 @@ MAX_PIXELS: Final = 89_478_485
 
 
 def check_size(file: Path, width: int, height: int) -> None:
-    """Check that a picture has pixels, and at most `MAX_PIXELS`.
+    """Check that an image has pixels, and at most `MAX_PIXELS`.
 
     Raises:
         DataError: it does not.
     """
     if width < 1 or height < 1:
         raise DataError(
-            f"{file}: found a picture of {width} x {height} pixels, expected at least one"
+            f"{file}: found an image of {width} x {height} pixels, expected at least one"
         )
     if width * height > MAX_PIXELS:
         raise DataError(

@@ -1,4 +1,4 @@
-"""Checks of picture files: which can be decoded, and which are one picture under two names."""
+"""Checks of image files: which can be decoded, and which are one image under two names."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,24 +12,24 @@ from typing import TypeAlias
 from common.errors import DataError
 from common.identity import sha256
 
-#: Pictures that one process decodes at a time; fewer are not worth a process.
+#: Images that one process decodes at a time; fewer are not worth a process.
 _CHUNK = 64
 
 
 @dataclass(frozen=True, slots=True)
 class DecodedImages:
-    """The results of decoding pictures.
+    """The results of decoding images.
 
     Attributes:
-        digests: SHA-256 of the pixels as the model would see them, of each intact picture.
-        mistakes: one sentence for each other picture.
+        digests: SHA-256 of the pixels as the model would see them, of each intact image.
+        mistakes: one sentence for each other image.
     """
 
     digests: dict[Path, str] = field(default_factory=dict[Path, str])
     mistakes: dict[Path, str] = field(default_factory=dict[Path, str])
 
     def shared(self, train: Iterable[Path], test: Iterable[Path]) -> dict[Path, Path]:
-        """Return each picture of `test` that is also in `train`, with its first name there."""
+        """Return each image of `test` that is also in `train`, with its first name there."""
         digests = self.digests
         trained = {
             digests[image]: image for image in sorted(train, reverse=True) if image in digests
@@ -38,14 +38,14 @@ class DecodedImages:
         return {image: trained[digest] for image, digest in known if digest in trained}
 
 
-#: Called after each picture.
+#: Called after each image.
 OnImageDecoded: TypeAlias = Callable[[], None]
 
 
 def decode_images(
     images: Sequence[Path], workers: int = 1, on_decoded: OnImageDecoded = lambda: None
 ) -> DecodedImages:
-    """Decode every picture completely, in up to `workers` processes.
+    """Decode every image completely, in up to `workers` processes.
 
     Raises:
         DataError: a process died, as when the system kills one that takes too much memory.
@@ -60,7 +60,7 @@ def decode_images(
     return results
 
 
-#: A picture, the digest of its pixels, and if there is none what is wrong with it.
+#: An image, the digest of its pixels, and if there is none what is wrong with it.
 _Result: TypeAlias = tuple[Path, str | None, str]
 
 
@@ -75,7 +75,7 @@ def _decoded(images: Sequence[Path], workers: int) -> Iterator[_Result]:
         yield from pool.map(_decode, images, chunksize=_CHUNK)
     except BrokenProcessPool:
         raise DataError(
-            f"one of {workers} processes that decode pictures died, expected none to; fewer "
+            f"one of {workers} processes that decode images died, expected none to; fewer "
             "workers need less memory"
         ) from None
     finally:
@@ -83,11 +83,11 @@ def _decoded(images: Sequence[Path], workers: int) -> Iterator[_Result]:
 
 
 def _decode(image: Path) -> _Result:
-    # Pillow and pydicom are imported only where pictures are decoded.
+    # Pillow and pydicom are imported only where images are decoded.
     from client.data.images import load_image
 
     try:
-        picture = load_image(image)
+        pixels = load_image(image)
     except DataError as error:
         return image, None, str(error)
-    return image, sha256(f"{picture.size}".encode() + picture.tobytes()), ""
+    return image, sha256(f"{pixels.size}".encode() + pixels.tobytes()), ""

@@ -1,7 +1,7 @@
-"""Loading of picture files, DICOM included, as the RGB images that a model sees.
+"""Loading of image files, DICOM included, as the RGB images that a model sees.
 
 Whatever a file contains, the result is a complete image or a `DataError` of one sentence,
-never a partial picture or a library's traceback. JPEG orientation tags are not applied, and
+never a partial image or a library's traceback. JPEG orientation tags are not applied, and
 only the first page of a TIFF is read, as in the reference.
 """
 
@@ -36,14 +36,14 @@ _DICOM_MARK_AT: Final = 128
 
 
 def load_image(file: Path) -> "Image":
-    """Decode the picture in `file` completely, in mode RGB.
+    """Decode the image in `file` completely, in mode RGB.
 
-    Grey pictures of more than 8 bits are scaled by their own darkest and brightest pixel;
+    Grey images of more than 8 bits are scaled by their own darkest and brightest pixel;
     DICOM files as their header says (client/data/dicom.py), and of several frames the middle
     one is used.
 
     Raises:
-        DataError: there is no such file, or no complete picture of a supported format.
+        DataError: there is no such file, or no complete image of a supported format.
     """
     # Sloppy headers make both libraries warn, and pydicom may quote a patient's data.
     with warnings.catch_warnings():
@@ -73,13 +73,13 @@ def decode_image(file: Path) -> "Image":
     """
     if not file.is_file():
         found = "a folder" if file.is_dir() else "no file"
-        raise DataError(f"{file}: found {found}, expected a picture")
+        raise DataError(f"{file}: found {found}, expected an image")
     head = _read_head(file)
     if not head:
-        raise DataError(f"{file}: found an empty file, expected a picture")
+        raise DataError(f"{file}: found an empty file, expected an image")
     dicom = head[_DICOM_MARK_AT:] == _DICOM_MARK or has_dicom_suffix(file)
     if not dicom:
-        return _load_picture(file)
+        return _load_plain_image(file)
     # pydicom 3.0 also logs its warnings, which would end up in the trainer's log.
     logging.getLogger("pydicom").propagate = False
     return _to_rgb(read_levels(file))
@@ -111,7 +111,7 @@ def _read_head(file: Path) -> bytes:
         raise DataError(f"{file}: found a file that can't be opened ({error.strerror})") from None
 
 
-def _load_picture(file: Path) -> "Image":
+def _load_plain_image(file: Path) -> "Image":
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -123,7 +123,7 @@ def _load_picture(file: Path) -> "Image":
         raise
     except UnidentifiedImageError:
         raise DataError(
-            f"{file}: found no picture, or one truncated beyond recognition, "
+            f"{file}: found no image, or one truncated beyond recognition, "
             f"expected {', '.join(PICTURE_FORMATS)} or DICOM"
         ) from None
     except Image.DecompressionBombError:
@@ -133,7 +133,7 @@ def _load_picture(file: Path) -> "Image":
     # Pillow's decoders can raise nearly any exception on damaged bytes.
     except Exception as error:
         raise DataError(
-            f"{file}: found a truncated or damaged picture "
+            f"{file}: found a truncated or damaged image "
             f"({_first_line(error)}), expected a whole one"
         ) from None
 

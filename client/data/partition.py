@@ -1,8 +1,8 @@
-"""Partitioning of tasks among sites: each picture, with all its questions, goes to one site.
+"""Partitioning of tasks among sites: each image, with all its questions, goes to one site.
 
-Pictures are identified by their pixels, as in the check of train against test: a copy under
+Images are identified by their pixels, as in the check of train against test: a copy under
 another name could otherwise go to a second site, which no site alone can detect. The price is
-that each picture is decoded once. A picture of several tasks goes to one site in all of them.
+that each image is decoded once. An image of several tasks goes to one site in all of them.
 """
 
 import json
@@ -35,8 +35,8 @@ class PartitionSettings:
     Attributes:
         sites: their names, as in plans.
         weights: one per site: its part of the questions is its weight over the sum of all.
-        seed: decides which site is served first, and which pictures it gets.
-        copy: make copies of the pictures instead of symbolic links to the originals.
+        seed: decides which site is served first, and which images it gets.
+        copy: make copies of the images instead of symbolic links to the originals.
 
     Raises:
         DataError: no site, one that no plan could name, one twice, or not one weight of at
@@ -68,7 +68,7 @@ class PartitionSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiteShare:
-    """The number of training questions, test questions and picture files of a task at a site."""
+    """The number of training questions, test questions and image files of a task at a site."""
 
     task: str
     site: str
@@ -79,7 +79,7 @@ class SiteShare:
 
 @dataclass(frozen=True, slots=True)
 class _RawRecord:
-    """The text of a JSON object in its file, its picture, and its number of questions."""
+    """The text of a JSON object in its file, its image, and its number of questions."""
 
     text: str
     image: Path
@@ -94,7 +94,7 @@ class _TaskRecords:
 
     @property
     def images(self) -> list[Path]:
-        """Each picture file once, in the order of the records."""
+        """Each image file once, in the order of the records."""
         return list(dict.fromkeys(record.image for record in (*self.train, *self.test)))
 
 
@@ -112,15 +112,15 @@ def partition_tasks(
     """Write each site's part of the tasks to `out`/SITE/TASK/, and return the shares by task.
 
     Records keep their text and their order; equal tasks and settings give equal bytes. Of a
-    record with a list of pictures only the first, which alone is ever read, is included.
+    record with a list of images only the first, which alone is ever read, is included.
 
     Args:
         folders: tasks in the paper's layout, absolute paths; all of each must be usable.
         out: a new or an empty folder; it is filled completely or not at all.
-        workers: processes that decode pictures.
+        workers: processes that decode images.
 
     Raises:
-        DataError: `out` is not empty; a task can't be read, or has a damaged picture; or a
+        DataError: `out` is not empty; a task can't be read, or has a damaged image; or a
             site would get no training or no test question of a task.
     """
     home = _empty_target(out)
@@ -149,16 +149,16 @@ def assign_images(
     assigned: Mapping[str, str],
     settings: PartitionSettings,
 ) -> dict[str, str]:
-    """Return the site of each picture of a task: as in `assigned`, or with the largest deficit.
+    """Return the site of each image of a task: as in `assigned`, or with the largest deficit.
 
     A site's deficit is its part of the questions, by its weight, minus what it was given;
-    pictures with most questions are assigned first. So each site ends within one picture's
-    questions of its part, in train and in test, as long as no picture is in both or in
-    `assigned`. Pictures in both are assigned before the others, by the deficit in both.
+    images with most questions are assigned first. So each site ends within one image's
+    questions of its part, in train and in test, as long as no image is in both or in
+    `assigned`. Images in both are assigned before the others, by the deficit in both.
 
     Args:
         task: its name; each task is shuffled differently.
-        counts: training and test questions of each picture, by its digest.
+        counts: training and test questions of each image, by its digest.
         assigned: sites by digest, from tasks that were partitioned before.
     """
     totals = _sum(counts.values())
@@ -188,7 +188,7 @@ def assign_images(
 def _deficit(
     questions: QuestionCounts, totals: QuestionCounts, given: QuestionCounts, part: float
 ) -> float:
-    """Return what a site lacks of its part, summed over the files that a picture occurs in."""
+    """Return what a site lacks of its part, summed over the files that an image occurs in."""
     return sum(part - given[file] / totals[file] for file, number in enumerate(questions) if number)
 
 
@@ -268,13 +268,13 @@ def _next_element(text: str, at: int) -> int:
 
 
 def _digests(task: _TaskRecords, workers: int, on_decoded: OnImagesDecoded) -> Mapping[Path, str]:
-    """Return the digest of each picture's pixels."""
+    """Return the digest of each image's pixels."""
     name, images = task.folder.name, task.images
-    pictures = decode_images(images, workers, count_decoded(name, len(images), on_decoded))
-    if mistakes := [*pictures.mistakes.values()]:
+    decoded = decode_images(images, workers, count_decoded(name, len(images), on_decoded))
+    if mistakes := [*decoded.mistakes.values()]:
         more = f" ({len(mistakes) - 1} more of {name}'s are damaged)" if mistakes[1:] else ""
         raise DataError(f"{mistakes[0]}{more}")
-    return pictures.digests
+    return decoded.digests
 
 
 def _counts(task: _TaskRecords, digests: Mapping[Path, str]) -> dict[str, QuestionCounts]:
@@ -286,7 +286,7 @@ def _counts(task: _TaskRecords, digests: Mapping[Path, str]) -> dict[str, Questi
 
 
 def _select(task: _TaskRecords, images: Container[Path]) -> _TaskRecords:
-    """Return the task's records of these pictures."""
+    """Return the task's records of these images."""
     train, test = (
         tuple(record for record in records if record.image in images)
         for records in (task.train, task.test)
@@ -304,7 +304,7 @@ def _check_parts(
                 raise DataError(
                     f"{task.folder / file}: found no question left for site {site!r} (the weights "
                     f"of {_listed(settings.sites)} are {_listed(settings.weights)}, and all "
-                    "questions about a picture stay together), expected at least one"
+                    "questions about an image stay together), expected at least one"
                 )
 
 
@@ -330,21 +330,21 @@ def _write(part: _TaskRecords, partial: Path, home: Path, copy: bool) -> None:
         DISK.sync(folder / file)
     for image in part.images:
         inside = image.relative_to(part.folder)
-        picture = folder / inside
-        picture.parent.mkdir(parents=True, exist_ok=True)
+        target = folder / inside
+        target.parent.mkdir(parents=True, exist_ok=True)
         if copy:
-            _copy(source / inside, picture)
+            _copy(source / inside, target)
         else:
             beside = (home / name / inside).parent
-            picture.symlink_to(os.path.relpath(source / inside, beside))
+            target.symlink_to(os.path.relpath(source / inside, beside))
 
 
-def _copy(picture: Path, to: Path) -> None:
+def _copy(image: Path, target: Path) -> None:
     """Link the file, which takes no space, or copy it if that is not possible."""
     try:
-        os.link(picture.resolve(), to)
+        os.link(image.resolve(), target)
     except OSError:
-        shutil.copyfile(picture, to)
+        shutil.copyfile(image, target)
 
 
 def _listed(values: Iterable[object]) -> str:

@@ -10,13 +10,13 @@ from typing import cast
 
 from common.metrics import AnswerKind
 
-#: Marks the picture in a question; tokenization moves it to the front, as the reference does.
+#: Marks the image in a question; tokenization moves it to the front, as the reference does.
 IMAGE_MARK = "<image>"
 
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """A sentence on what is wrong; `missing` is the name of a picture that does not exist."""
+    """A sentence on what is wrong; `missing` is the name of an image that does not exist."""
 
     text: str
     missing: str | None = None
@@ -102,7 +102,7 @@ def as_list(value: object) -> list[object]:
 
 
 def strip_image_mark(text: str) -> str:
-    """Remove the picture's mark from a question."""
+    """Remove the image's mark from a question."""
     return text.replace(IMAGE_MARK, "").strip()
 
 

@@ -2,8 +2,8 @@
 
 A task is a folder with `train.json` (a list of records with "id", "image", "conversations"
 and, if known, "answer_type"), `test.jsonl` (one record per line with "question_id", "image",
-"text", "gt", "answer_type") and the pictures below it. Reading decodes no picture, but every
-picture must exist; `check_task` decodes them, too.
+"text", "gt", "answer_type") and the images below it. Reading decodes no image, but every
+image must exist; `check_task` decodes them, too.
 """
 
 import os
@@ -41,7 +41,7 @@ LISTED_MISTAKES = 20
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One question about one picture, with its true answer.
+    """One question about one image, with its true answer.
 
     `question_id` is the file's own, as text, and not always unique; the questions of a longer
     conversation get the suffixes `/1`, `/2`.
@@ -68,7 +68,7 @@ class TaskContents:
 
     Attributes:
         mistakes: one sentence each, with the file and the entry or line.
-        missing: the names of pictures that do not exist in the folder.
+        missing: the names of images that do not exist in the folder.
     """
 
     train: tuple[Example, ...]
@@ -77,12 +77,12 @@ class TaskContents:
     missing: frozenset[str]
 
 
-#: Returns the picture of a relative name, or a pair of texts: found, expected.
+#: Returns the image of a relative name, or a pair of texts: found, expected.
 _FindImage: TypeAlias = Callable[[str], Path | tuple[str, str]]
 
 
 def read_task(folder: Path) -> TaskData:
-    """Read the questions of the task in `folder`; every picture exists, none is decoded.
+    """Read the questions of the task in `folder`; every image exists, none is decoded.
 
     Raises:
         DataError: one line for each mistake in either file, at most `LISTED_MISTAKES`.
@@ -114,33 +114,33 @@ def inspect_task(folder: Path) -> TaskContents:
 
 
 def check_task(folder: Path, *, may_share: bool = False) -> TaskData:
-    """Read a task, and check that every picture decodes and is not both in train and test.
+    """Read a task, and check that every image decodes and is not both in train and test.
 
-    Pictures are compared as the model would see them, so a copy under another name or in
-    another format counts as the same picture. With `may_share` pictures may be in both: the
-    score then says less about new pictures.
+    Images are compared as the model would see them, so a copy under another name or in
+    another format counts as the same image. With `may_share` images may be in both: the
+    score then says less about new images.
 
     Raises:
-        DataError: as `read_task`, and one line for each picture that is damaged or shared.
+        DataError: as `read_task`, and one line for each image that is damaged or shared.
     """
     data = read_task(folder)
     train, test = images_of(data.train), images_of(data.test)
-    pictures = decode_images(list(dict.fromkeys([*train, *test])))
-    shared = {} if may_share else pictures.shared(train, test)
-    _raise_for([*pictures.mistakes.values(), *shared_image_errors(folder, shared)])
+    decoded = decode_images(list(dict.fromkeys([*train, *test])))
+    shared = {} if may_share else decoded.shared(train, test)
+    _raise_for([*decoded.mistakes.values(), *shared_image_errors(folder, shared)])
     return data
 
 
 def images_of(examples: Iterable[Example]) -> list[Path]:
-    """Return the pictures of `examples`, each once."""
+    """Return the images of `examples`, each once."""
     return list(dict.fromkeys(example.image for example in examples))
 
 
 def shared_image_errors(folder: Path, shared: Mapping[Path, Path]) -> list[str]:
-    """Return a sentence for each test picture that is also a training picture."""
+    """Return a sentence for each test image that is also a training image."""
     return [
-        f"{folder / TEST_FILE}: field 'image': found {_name(image, folder)}, the same picture as "
-        f"{_name(trained, folder)} in {TRAIN_FILE}, expected other pictures than in training"
+        f"{folder / TEST_FILE}: field 'image': found {_name(image, folder)}, the same image as "
+        f"{_name(trained, folder)} in {TRAIN_FILE}, expected other images than in training"
         for image, trained in shared.items()
     ]
 
@@ -160,7 +160,7 @@ def _name(image: Path, folder: Path) -> str:
 
 
 def _image_finder(folder: Path) -> _FindImage:
-    """Return a function that finds pictures in `folder`; it lists each directory only once.
+    """Return a function that finds images in `folder`; it lists each directory only once.
 
     Symbolic links are followed, because the site's administrator made them. A name in the
     task's files can't lead out of the folder.
@@ -174,7 +174,7 @@ def _image_finder(folder: Path) -> _FindImage:
             return f"{name!r}, which leads out of the folder", f"a path in {folder}"
         directory, base = posixpath.split(inside)
         if base not in listed(os.path.join(folder, directory)):
-            return f"{name!r}, where there is no file", f"a picture in {folder}"
+            return f"{name!r}, where there is no file", f"an image in {folder}"
         return folder / inside
 
     return find
@@ -231,7 +231,7 @@ def _test_items(file: Path, find: _FindImage) -> list[Example | Mistake]:
 def _repeated(item: Example, where: str, first: int) -> Mistake:
     return Mistake(
         f"{where}: field 'question_id': found {item.question_id!r} again (first on line {first}), "
-        "with the same question and picture, expected an id of its own"
+        "with the same question and image, expected an id of its own"
     )
 
 
@@ -280,7 +280,7 @@ def _test_items_of(record: Record | Mistake, find: _FindImage) -> Iterator[Examp
 
 
 def _image(record: Record, find: _FindImage) -> Path | Mistake:
-    """Return the record's picture; of a list the first."""
+    """Return the record's image; of a list the first."""
     given = record.fields.get("image")
     value = next(iter(as_list(given)), given)
     if not isinstance(value, str):

@@ -1,6 +1,6 @@
-"""Greedy decoding of answers to questions about pictures, with a KV cache.
+"""Greedy decoding of answers to questions about images, with a KV cache.
 
-The prompts of a picture share their prefix (client/inference/prefix_cache.py).
+The prompts of an image share their prefix (client/inference/prefix_cache.py).
 Legend of shapes: B batch, T tokens of the longest prompt, or of the longest part after the
 prefix, D width of the decoder.
 """
@@ -33,7 +33,7 @@ def generate_answers(
     """Return the greedily decoded answer to each question.
 
     Raises:
-        DataError: a picture can't be read.
+        DataError: an image can't be read.
     """
     rows = generate_tokens(model, questions, max_new_tokens, batch_size)
     return [model.tokenizer.decode(row, skip_special_tokens=True).strip() for row in rows]
@@ -45,7 +45,7 @@ def generate_tokens(
     """Return the tokens of every answer, without `</s>`.
 
     Raises:
-        DataError: a picture can't be read.
+        DataError: an image can't be read.
     """
     if not questions:
         return []
@@ -79,7 +79,7 @@ class _BatchGenerator:
         """Return the new tokens of every prompt, without `</s>`.
 
         Raises:
-            DataError: a picture can't be read.
+            DataError: an image can't be read.
         """
         model, longest = self._model, max(map(len, prompts))
         # Most answers are short: the cache grows when a long one needs it.

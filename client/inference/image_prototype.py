@@ -1,6 +1,6 @@
-"""A site's image prototype: the mean of the frozen tower's features of its training pictures.
+"""A site's image prototype: the mean of the frozen tower's features of its training images.
 
-Legend of shapes: V width of the tower, N patches, I pictures.
+Legend of shapes: V width of the tower, N patches, I images.
 """
 # pyright: reportUnknownMemberType=false
 
@@ -16,26 +16,26 @@ from common.image_prototype import SHORTEST, ImagePrototype, fault_of
 
 
 def image_feature(model: Backbone, image: Path) -> npt.NDArray[np.float64]:
-    """Return the tower's features of a picture, averaged over patches and normalized; shape (V,).
+    """Return the tower's features of an image, averaged over patches and normalized; shape (V,).
 
     Raises:
-        DataError: the picture can't be read, or its features are zero or not finite.
+        DataError: the image can't be read, or its features are zero or not finite.
     """
     features = model.image_features([image])[0].double().mean(0).cpu().numpy()
     length = float(np.linalg.norm(features))
     if not length > 0 or not np.isfinite(length):
-        raise DataError(f"{image}: found a picture without a feature, expected one with a feature")
+        raise DataError(f"{image}: found an image without a feature, expected one with a feature")
     return features / length
 
 
 def image_features(model: Backbone, images: Iterable[Path]) -> npt.NDArray[np.float64]:
-    """Return the features of the different pictures, shape (I, V).
+    """Return the features of the different images, shape (I, V).
 
     A copy under another name, or in another format with the same pixels, counts as the same
-    picture: the mean over copies of one picture would reveal its own feature.
+    image: the mean over copies of one image would reveal its own feature.
 
     Raises:
-        DataError: a picture can't be read.
+        DataError: an image can't be read.
     """
     found: dict[bytes, npt.NDArray[np.float64]] = {}
     for image in dict.fromkeys(images):
@@ -45,7 +45,7 @@ def image_features(model: Backbone, images: Iterable[Path]) -> npt.NDArray[np.fl
 
 
 def prototype_of_features(features: npt.NDArray[np.float64]) -> ImagePrototype | None:
-    """Return the prototype of pictures with these features (I, V); None if they cancel out."""
+    """Return the prototype of images with these features (I, V); None if they cancel out."""
     mean = features.mean(0)
     length = float(np.linalg.norm(mean))
     if length < SHORTEST:
@@ -59,10 +59,10 @@ def prototype_of_features(features: npt.NDArray[np.float64]) -> ImagePrototype |
 def prototype_of_images(
     model: Backbone, images: Sequence[Path], fewest: int
 ) -> ImagePrototype | None:
-    """Return the prototype of these pictures; None if fewer than `fewest` are different.
+    """Return the prototype of these images; None if fewer than `fewest` are different.
 
     Raises:
-        DataError: a picture can't be read.
+        DataError: an image can't be read.
     """
     features = image_features(model, images)
     return prototype_of_features(features) if len(features) >= fewest else None

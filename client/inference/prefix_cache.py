@@ -1,7 +1,7 @@
-"""A prefix cache: `<s>[INST]<image>` is prefilled once for all questions of a picture.
+"""A prefix cache: `<s>[INST]<image>` is prefilled once for all questions of an image.
 
 Of a prompt's 604 tokens 580 are this prefix. Its keys and values do not depend on what comes
-after it, so every question of the picture can start from them.
+after it, so every question of the image can start from them.
 """
 # torch and transformers leave parts of their interfaces untyped.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -18,14 +18,14 @@ from transformers import Cache
 from client.inference.kv_cache import keys_and_values, preallocated_cache
 from client.model.llava import LlavaModel
 
-#: Keys and values, both (P pictures, heads, prefix, width), of each decoder layer.
+#: Keys and values, both (P images, heads, prefix, width), of each decoder layer.
 _LayerStates: TypeAlias = list[tuple[Tensor, Tensor]]
 
 
 def answering_order(images: Sequence[Path], lengths: Sequence[int]) -> list[int]:
-    """Order questions by picture, then by length, so that the cache is used and padding is short.
+    """Order questions by image, then by length, so that the cache is used and padding is short.
 
-    Pictures are ordered by their longest question, and a picture's questions by their own
+    Images are ordered by their longest question, and an image's questions by their own
     length; equal ones keep their order.
     """
     longest: dict[Path, int] = {}
@@ -42,9 +42,9 @@ def answering_order(images: Sequence[Path], lengths: Sequence[int]) -> list[int]
 
 
 class PrefixCache:
-    """The keys and values of the prefixes of pictures, over consecutive batches.
+    """The keys and values of the prefixes of images, over consecutive batches.
 
-    Only the last picture's are kept: its questions may continue in the next batch.
+    Only the last image's are kept: its questions may continue in the next batch.
     """
 
     def __init__(self, model: LlavaModel, prefix: Sequence[int]) -> None:
@@ -54,14 +54,14 @@ class PrefixCache:
         self._cached: _LayerStates = []
 
     def missing(self, images: Sequence[Path]) -> list[Path]:
-        """Return the pictures among `images`, each once, that are not cached."""
+        """Return the images among `images`, each once, that are not cached."""
         return [image for image in dict.fromkeys(images) if image != self._last]
 
     def batch_cache(self, images: Sequence[Path], capacity: int) -> Cache:
         """Return a KV cache with each image's prefix in its row, for `capacity` tokens per row.
 
         Raises:
-            DataError: a picture can't be read.
+            DataError: an image can't be read.
         """
         new = self.missing(images)
         # Outside of inference mode: the features are cached, and may be trained on later.
@@ -70,7 +70,7 @@ class PrefixCache:
             return self._expand(images, self._states(images, features), capacity)
 
     def _states(self, images: Sequence[Path], features: Tensor | None) -> _LayerStates:
-        """Return the cached picture's states, if it is in `images`, then those of the new ones."""
+        """Return the cached image's states, if it is in `images`, then those of the new ones."""
         cached = self._cached if self._last in images else []
         # Freed early: it should not stay in memory next to the new states.
         self._cached = []
@@ -92,7 +92,7 @@ class PrefixCache:
         return [keys_and_values(layer) for layer in cache.layers]
 
     def _expand(self, images: Sequence[Path], states: _LayerStates, capacity: int) -> Cache:
-        """Copy each picture's states to the rows of its questions, and keep the last picture's.
+        """Copy each image's states to the rows of its questions, and keep the last image's.
 
         Consumes `states`.
         """

@@ -1,6 +1,6 @@
-"""The router: it selects the stage of a picture from the picture alone.
+"""The router: it selects the stage of an image from the image alone.
 
-A bank's releases have image prototypes (common/image_prototype.py). A picture is routed to the
+A bank's releases have image prototypes (common/image_prototype.py). An image is routed to the
 stage whose prototype has the largest cosine similarity to its feature; probabilities are the
 softmax over the cosines, at DISCO's temperature (arXiv 2503.12897). Nothing here is learned,
 and the question is not used.
@@ -19,21 +19,21 @@ from common.errors import BankError
 from common.image_prototype import ImagePrototype
 from common.printable import counted
 
-#: A picture is unknown if its largest cosine is more than so many standard deviations below the
-#: mean of the known pictures' own cosines. Measured without training (docs/log.md): 98 % of the
-#: held-out pictures of the demo's nine tasks are known, and 32 % of those of a task that is
+#: An image is unknown if its largest cosine is more than so many standard deviations below the
+#: mean of the known images' own cosines. Measured without training (docs/log.md): 98 % of the
+#: held-out images of the demo's nine tasks are known, and 32 % of those of a task that is
 #: left out. With a threshold per prototype (mean - 4 deviations) 72 % of the latter would be,
-#: because stages with many kinds of pictures have large deviations.
+#: because stages with many kinds of images have large deviations.
 DEVIATIONS: Final = 1.5
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A stage that a picture may belong to.
+    """A stage that an image may belong to.
 
     Attributes:
         probability: from the softmax over all stages.
-        cosine: the cosine of the picture's feature and the stage's prototype.
+        cosine: the cosine of the image's feature and the stage's prototype.
     """
 
     stage: int
@@ -43,11 +43,11 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Routing:
-    """The router's result for a picture.
+    """The router's result for an image.
 
     Attributes:
         choices: every stage that has a prototype, the likeliest first; never empty.
-        known: whether the picture is similar to training pictures of any of them.
+        known: whether the image is similar to training images of any of them.
     """
 
     choices: tuple[Choice, ...]
@@ -55,14 +55,14 @@ class Routing:
 
     @property
     def best(self) -> Choice:
-        """The stage that the picture is routed to."""
+        """The stage that the image is routed to."""
         return self.choices[0]
 
 
 def route(
     feature: npt.NDArray[np.float64], prototypes: Mapping[int, ImagePrototype], temperature: float
 ) -> Routing:
-    """Route the picture with this feature (V,); of equal stages the earliest is chosen.
+    """Route the image with this feature (V,); of equal stages the earliest is chosen.
 
     Prototypes of another width, from another model's features, are ignored.
 
@@ -87,9 +87,9 @@ def route(
 
 
 def cosine_threshold(prototypes: Sequence[ImagePrototype]) -> float:
-    """Return the smallest cosine with which a picture counts as known.
+    """Return the smallest cosine with which an image counts as known.
 
-    The cosines of all stages' pictures to their own prototypes, each stage counting alike,
+    The cosines of all stages' images to their own prototypes, each stage counting alike,
     have the mean M = mean(mean_i) and the variance mean(std_i^2 + (mean_i - M)^2).
     """
     means = np.array([one.mean for one in prototypes])

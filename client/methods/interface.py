@@ -18,7 +18,7 @@ from client.training.optimizer import LocalOptimizer, MakeOptimizer
 from common.adapter import Adapter, AdapterSource
 from common.methods.interface import MethodSettings
 from common.methods.registry import installed_methods
-from common.plan import Plan, Stage
+from common.plan.plan import Plan, Stage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,10 +64,10 @@ class Assignment:
         released = [self.bank[stage] for stage in self.active]
         return released if self.candidate is None else [*released, self.candidate]
 
-    def schedule(self, examples: int, pictures: tuple[int, ...] = ()) -> RoundSchedule:
+    def schedule(self, examples: int, image_numbers: tuple[int, ...] = ()) -> RoundSchedule:
         """Return the round's schedule over so many examples of the stage's own task.
 
-        `pictures`: see `RoundSchedule`; those of `other_tasks` follow the stage's own.
+        `image_numbers`: see `RoundSchedule`; those of `other_tasks` follow the stage's own.
         """
         return RoundSchedule(
             plan=self.plan,
@@ -76,7 +76,7 @@ class Assignment:
             site=self.site,
             examples=examples,
             examples_by_stage=self._examples_by_stage(examples) if self.other_tasks else (),
-            pictures=pictures,
+            image_numbers=image_numbers,
             checkpoint=self.checkpoint,
         )
 

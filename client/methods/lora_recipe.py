@@ -83,7 +83,7 @@ def train_attached(
         ):
             batches = Batches(model, everything, training.packing, prefetcher)
             loss_of = token_loss(optimizer.network, batches, training.micro_batch, optimizer.shard)
-            schedule = assignment.schedule(len(examples), batches.pictures)
+            schedule = assignment.schedule(len(examples), batches.image_numbers)
             prefetch = partial(prefetch_own, batches, training.micro_batch, optimizer.shard)
             loss_of = with_prefetch(loss_of, schedule.batches(), prefetch)
             result = train(schedule, optimizer, loss_of, penalty, on_progress)

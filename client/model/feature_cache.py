@@ -1,4 +1,4 @@
-"""An in-memory cache of image features: the tower is frozen, so each picture is encoded once."""
+"""An in-memory cache of image features: the tower is frozen, so each image is encoded once."""
 # pyright: reportUnknownMemberType=false
 
 from collections import OrderedDict
@@ -14,12 +14,12 @@ from common.errors import DataError
 
 _Key: TypeAlias = tuple[Path, FileStamp, int]
 
-#: Room for the features of 43,000 pictures of the small model, or of 450 of the 7B.
+#: Room for the features of 43,000 images of the small model, or of 450 of the 7B.
 MAX_BYTES: Final = 512 * 2**20
 
 
 class FeatureCache:
-    """Features by picture file; the least recently used are evicted first."""
+    """Features by image file; the least recently used are evicted first."""
 
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
         self._max_bytes = max_bytes
@@ -36,7 +36,7 @@ class FeatureCache:
     def get(self, file: Path, compute: Callable[[Path], Tensor]) -> Tensor:
         """Return the features of `file`, cached or computed by `compute`.
 
-        A file with another stamp counts as another picture.
+        A file with another stamp counts as another image.
 
         Raises:
             DataError: there is no such file.
@@ -54,20 +54,20 @@ class FeatureCache:
 
 
 def _key(file: Path) -> _Key:
-    # Simulated sites of one process may share pictures: a feature's last bits depend on the
+    # Simulated sites of one process may share images: a feature's last bits depend on the
     # number of threads.
     return file, image_stamp(file), torch.get_num_threads()
 
 
 def image_stamp(file: Path) -> FileStamp:
-    """Return the stamp of a picture file.
+    """Return the stamp of an image file.
 
     Raises:
         DataError: there is no such file.
     """
     stamp = file_stamp(file)
     if stamp is None:
-        raise DataError(f"{file}: found no file, expected a picture")
+        raise DataError(f"{file}: found no file, expected an image")
     return stamp
 
 

@@ -1,6 +1,6 @@
 """The image features of a site on its disk, for later epochs and processes.
 
-Features are patient data, because they describe a picture. So they stay in the site's own
+Features are patient data, because they describe an image. So they stay in the site's own
 store, only its owner can read them, and they contain no name of a file or a person. Each entry
 is one file named by a digest (client/model/preprocess.py, `feature_key`): the entry's SHA-256,
 then the tensor in safetensors. Entries are optional: a damaged one is removed, and without a
@@ -30,7 +30,7 @@ Write: TypeAlias = Callable[[Path, bytes], None]
 
 #: Room that is left on the disk: for two checkpoints of the 7B at rank 64, and one adapter.
 MIN_FREE_BYTES: Final = 5 * 2**30
-#: An entry not used for so long is removed, so that the features of removed pictures are, too.
+#: An entry not used for so long is removed, so that the features of removed images are, too.
 MAX_UNUSED_S: Final = 30 * 24 * 3600.0
 #: A temporary file younger than this may still be written by another process.
 _GRACE_S: Final = 3600.0

@@ -282,7 +282,7 @@ def _pixels(tower: Path, config: LlavaConfig) -> CLIPImageProcessorPil:
     except Exception as error:
         raise ModelError(f"{file}: the image settings can't be used ({_line(error)})") from None
     if found != (side, side):
-        raise ModelError(f"{file}: found pictures of {found} pixels, expected {(side, side)}")
+        raise ModelError(f"{file}: found images of {found} pixels, expected {(side, side)}")
     return pixels
 
 

@@ -1,6 +1,6 @@
-"""Packing: all questions of one picture in one row, behind one shared image prefix.
+"""Packing: all questions of one image in one row, behind one shared image prefix.
 
-A row is the prefix `<s>[INST]<image>` of one picture, and one segment per question: all its
+A row is the prefix `<s>[INST]<image>` of one image, and one segment per question: all its
 tokens after the image, up to `</s>`. A token attends to the prefix and to its own segment, as
 far as they come before it, and its position is the one that it has in a row of its question
 alone. So every question has the loss and the gradients that it would have alone, while the
@@ -78,7 +78,7 @@ def pack_questions(questions: Sequence[EncodedExample], prefix: int) -> PackedRo
 
 
 def image_numbers(examples: Iterable[Example]) -> tuple[int, ...]:
-    """Return the number of each example's picture, in order of first occurrence."""
+    """Return the number of each example's image, in order of first occurrence."""
     return number_distinct(example.image for example in examples)
 
 
@@ -88,26 +88,24 @@ def number_distinct(values: Iterable[Hashable]) -> tuple[int, ...]:
     return tuple(numbers.setdefault(value, len(numbers)) for value in values)
 
 
-def group_by_image(chosen: Iterable[int], pictures: Sequence[int]) -> list[list[int]]:
-    """Group the chosen examples by picture, keeping their order."""
+def group_by_image(chosen: Iterable[int], numbers: Sequence[int]) -> list[list[int]]:
+    """Group the chosen examples by image, keeping their order."""
     groups: dict[int, list[int]] = {}
     for index in chosen:
-        groups.setdefault(pictures[index], []).append(index)
+        groups.setdefault(numbers[index], []).append(index)
     return list(groups.values())
 
 
-def shuffle_by_image(generator: np.random.Generator, pictures: Numbers) -> Numbers:
-    """Return one epoch: pictures in random order, and the questions of each likewise."""
-    shuffled = generator.permutation(len(pictures))
-    rank = generator.permutation(int(pictures.max()) + 1)
-    return shuffled[np.argsort(rank[pictures[shuffled]], kind="stable")]
+def shuffle_by_image(generator: np.random.Generator, numbers: Numbers) -> Numbers:
+    """Return one epoch: images in random order, and the questions of each likewise."""
+    shuffled = generator.permutation(len(numbers))
+    rank = generator.permutation(int(numbers.max()) + 1)
+    return shuffled[np.argsort(rank[numbers[shuffled]], kind="stable")]
 
 
-def shuffle_image_runs(
-    generator: np.random.Generator, drawn: Numbers, pictures: Numbers
-) -> Numbers:
-    """Shuffle runs of consecutive examples of one picture, keeping each run together."""
-    of_drawn = pictures[drawn]
+def shuffle_image_runs(generator: np.random.Generator, drawn: Numbers, numbers: Numbers) -> Numbers:
+    """Shuffle runs of consecutive examples of one image, keeping each run together."""
+    of_drawn = numbers[drawn]
     run = np.cumsum(np.concatenate([[0], of_drawn[1:] != of_drawn[:-1]]))
     rank = generator.permutation(int(run[-1]) + 1)
     return drawn[np.argsort(rank[run], kind="stable")]

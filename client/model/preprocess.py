@@ -1,4 +1,4 @@
-"""Preprocessing of picture files for the vision tower: pixels, or features from the store.
+"""Preprocessing of image files for the vision tower: pixels, or features from the store.
 
 All of it may run on any thread; the tower itself is not used.
 """
@@ -39,7 +39,7 @@ _PACKAGES: Final = (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StoredFeatures:
-    """A picture whose features were in the store.
+    """An image whose features were in the store.
 
     Attributes:
         stamp: the file's stamp when it was read.
@@ -52,7 +52,7 @@ class StoredFeatures:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImagePixels:
-    """A picture whose features the tower has to compute.
+    """An image whose features the tower has to compute.
 
     Attributes:
         stamp: the file's stamp when it was read.
@@ -66,7 +66,7 @@ class ImagePixels:
 
 
 Preprocessed: TypeAlias = StoredFeatures | ImagePixels
-#: Preprocesses a picture file.
+#: Preprocesses an image file.
 Preprocess: TypeAlias = Callable[[Path], Preprocessed]
 
 
@@ -85,7 +85,7 @@ class Preprocessor:
     read: Callable[[Path], Image] = load_image
 
     def __call__(self, file: Path) -> Preprocessed:
-        """Return the picture's stored features, or its pixels.
+        """Return the image's stored features, or its pixels.
 
         Raises:
             DataError: it can't be read.
@@ -117,12 +117,12 @@ class Preprocessor:
 
 
 def feature_key(content: str, extractor: str) -> str:
-    """Return the store's key of a picture's features, from its digest and the extractor's."""
+    """Return the store's key of an image's features, from its digest and the extractor's."""
     return sha256(canonical_json([content, extractor]).encode())
 
 
 def extractor_digest(model: str, device: torch.device) -> str:
-    """Return a digest of everything except the picture that decides the bits of its features.
+    """Return a digest of everything except the image that decides the bits of its features.
 
     `model` identifies the weights and their precision. The rest is this process's: the code,
     the packages and the device, for a CPU with the number of threads of the calling thread
@@ -136,7 +136,7 @@ def extractor_digest(model: str, device: torch.device) -> str:
 def _content_digest(file: Path, stamp: FileStamp) -> str:
     # Keyed by the stamp, too: a file that is replaced is read again.
     digest = sha256(file.read_bytes())
-    # The same bytes may be a picture under one name, and none under another.
+    # The same bytes may be an image under one name, and none under another.
     return f"{digest}.dcm" if has_dicom_suffix(file) else digest
 
 

@@ -15,7 +15,7 @@ from common.bank.bank import Bank
 from common.bank.release import Release
 from common.errors import BankError, DataError, ModelError
 from common.metrics import AnswerKind
-from common.plan import Router, VisionWeights
+from common.plan.plan import Router, VisionWeights
 from common.plan_fields import Composition, Precision
 
 
@@ -96,7 +96,7 @@ def _check(bank: Bank, base_model: Path, inquiry: Inquiry) -> None:
     if not inquiry.question.strip():
         raise DataError("question: found nothing, expected a question")
     if not inquiry.image.is_file():
-        raise DataError(f"{inquiry.image}: found no file, expected a picture")
+        raise DataError(f"{inquiry.image}: found no file, expected an image")
     found, pin = base_digest(base_model), bank.base_model
     if found != pin.sha256:
         raise ModelError(

@@ -51,17 +51,17 @@ class Batches:
         packing: bool = False,
         prefetcher: Prefetcher[Preprocessed] | None = None,
     ) -> None:
-        """With `packing`, a batch's questions about one picture share a row.
+        """With `packing`, a batch's questions about one image share a row.
 
-        A `prefetcher` preprocesses the pictures announced with `prefetch`.
+        A `prefetcher` preprocesses the images announced with `prefetch`.
         """
         self._model = model
         self._examples = examples
         self._prefetcher = prefetcher
         self._preprocess = None if prefetcher is None else prefetcher.get
         self._encoded: dict[int, EncodedExample] = {}
-        #: The number of each example's picture; empty without packing.
-        self.pictures = image_numbers(examples) if packing else ()
+        #: The number of each example's image; empty without packing.
+        self.image_numbers = image_numbers(examples) if packing else ()
 
     def label_count(self, chosen: Sequence[int]) -> int:
         """Return how many tokens of the chosen examples have a label."""
@@ -73,14 +73,18 @@ class Batches:
         return len(self._encode(index).ids)
 
     def prefetch(self, chosen: Sequence[int]) -> None:
-        """Start preprocessing the pictures of the examples to be collated next, in this order."""
+        """Start preprocessing the images of the examples to be collated next, in this order."""
         if self._prefetcher is not None:
-            pictures = (self._examples[i].image for i in chosen)
-            self._prefetcher.prefetch(file for file in pictures if file not in self._model.cache)
+            images = (self._examples[i].image for i in chosen)
+            self._prefetcher.prefetch(file for file in images if file not in self._model.cache)
 
     def collate(self, chosen: Sequence[int]) -> Batch:
         """Return the chosen examples, padded on the right, on the model's device."""
-        groups = group_by_image(chosen, self.pictures) if self.pictures else [[i] for i in chosen]
+        groups = (
+            group_by_image(chosen, self.image_numbers)
+            if self.image_numbers
+            else [[i] for i in chosen]
+        )
         rows = [self._row(group) for group in groups]
         width = max(len(row.ids) for row in rows)
         ids = pad_rows([row.ids for row in rows], width, self._model.tokenizer.eos_token_id)
@@ -89,10 +93,10 @@ class Batches:
         shifted = np.roll(labels, -1, axis=1)
         shifted[:, -1] = IGNORE_INDEX
         positions = np.flatnonzero(shifted != IGNORE_INDEX)
-        pictures = [self._examples[group[0]].image for group in groups]
+        images = [self._examples[group[0]].image for group in groups]
         return Batch(
             ids=self._send(ids),
-            features=self._model.image_features(pictures, self._preprocess),
+            features=self._model.image_features(images, self._preprocess),
             label_positions=self._send(positions),
             labels=self._send(shifted.reshape(-1)[positions]),
             layout=self._layout(rows, width) if len(rows) < len(chosen) else None,

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from client.training.optimizer import Penalty, adamw, sum_losses
 from common.identity import ROOT
-from common.plan import Training
+from common.plan.plan import Training
 
 _CONFIGS: Final = ROOT / "configs"
 _MOMENTS: Final = ("exp_avg", "exp_avg_sq")

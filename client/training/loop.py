@@ -21,7 +21,7 @@ from client.training.optimizer import Optimizer, Penalty
 from common.code_digest import code_digest
 from common.errors import SiteFailed
 from common.identity import seed_for
-from common.plan import Plan
+from common.plan.plan import Plan
 
 #: Terms whose sum is the mean loss of the chosen examples (each of shape (), with its graph).
 LossOf: TypeAlias = Callable[[Sequence[int]], Iterable[Tensor]]
@@ -63,7 +63,7 @@ class RoundSchedule:
         examples_by_stage: the number of examples of each stage's task, for training on all
             tasks together; the stage's own examples then come first. Empty for training on
             the stage's own task alone.
-        pictures: the number of each example's picture, to draw the examples of one picture
+        image_numbers: the number of each example's image, to draw the examples of one image
             together; empty to draw each example by itself.
         checkpoint: stores the unfinished round; None for no checkpoints.
     """
@@ -74,7 +74,7 @@ class RoundSchedule:
     site: str
     examples: int
     examples_by_stage: tuple[int, ...] = ()
-    pictures: tuple[int, ...] = ()
+    image_numbers: tuple[int, ...] = ()
     checkpoint: Checkpoint | None = None
 
     def batches(self) -> list[list[int]]:
@@ -82,7 +82,7 @@ class RoundSchedule:
 
         Sizes differ by at most one: the gradient of a small last batch would be noisy. The
         number of epochs may be fractional; the order depends on (plan seed, stage, round,
-        site) alone. With `pictures`, an epoch takes them in random order, each with all its
+        site) alone. With `image_numbers`, an epoch takes them in random order, each with all its
         questions, and only the border between two batches separates those.
         """
         stage = self.plan.stages[self.stage]
@@ -110,8 +110,8 @@ class RoundSchedule:
                 if self.examples_by_stage[stage]
             ]
         )
-        if self.pictures:
-            order = shuffle_image_runs(generator, drawn, np.asarray(self.pictures))
+        if self.image_numbers:
+            order = shuffle_image_runs(generator, drawn, np.asarray(self.image_numbers))
         else:
             order = generator.permutation(drawn)
         start = sum(map(self._questions_of_stage, range(self.stage)))
@@ -133,9 +133,9 @@ class RoundSchedule:
         """Draw `drawn` examples of the half-open range `indices`, epoch by epoch."""
         first, end = indices
         epochs = range(math.ceil(drawn / (end - first)))
-        if self.pictures:
-            # Renumbered, because the numbers of other tasks' pictures may come before or after.
-            own = np.asarray(number_distinct(self.pictures[first:end]))
+        if self.image_numbers:
+            # Renumbered, because the numbers of other tasks' images may come before or after.
+            own = np.asarray(number_distinct(self.image_numbers[first:end]))
             permutations = [shuffle_by_image(generator, own) for _ in epochs]
         else:
             permutations = [generator.permutation(end - first) for _ in epochs]

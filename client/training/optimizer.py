@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from common.plan import Training
+from common.plan.plan import Training
 
 #: Adds the regularizer's gradient to `.grad` of the parameters and returns its value (shape ()).
 Penalty: TypeAlias = Callable[[], Tensor]

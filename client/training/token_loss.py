@@ -62,7 +62,7 @@ def own_micro_batches(
     batches: Batches, micro_batch: int | None, shard: tuple[int, int], chosen: Sequence[int]
 ) -> list[Sequence[int]]:
     """Return this process's micro-batches of a batch, in the order in which they are taken."""
-    if not batches.pictures:  # the questions of a picture stay together
+    if not batches.image_numbers:  # the questions of a picture stay together
         chosen = sort_by_length(chosen, batches.token_count, micro_batch, shard[1])
     return micro_batches(chosen, micro_batch, shard)
 

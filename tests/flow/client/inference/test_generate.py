@@ -1,6 +1,6 @@
 """Our batched greedy answers are those of transformers' generate, question by question.
 
-`generate` reads every prompt whole and alone; ours share what a picture's prompts begin with.
+`generate` reads every prompt whole and alone; ours share what an image's prompts begin with.
 """
 # pyright: reportUnknownMemberType=false
 
@@ -29,7 +29,7 @@ from tests.flow.tiny_llava import write_llava, write_picture
 
 TEXTS = [
     "what is this ?",
-    "is the left side of the picture red or blue ?",
+    "is the left side of the image red or blue ?",
     "no ?",
     "what colour is the right side ?",
     "yes ?",
@@ -51,7 +51,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> LlavaModel:
 
 @pytest.fixture(scope="module")
 def questions(tmp_path_factory: pytest.TempPathFactory) -> list[Example]:
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     return [
         Example(str(i), write_picture(folder / f"{i}.png", i), text, "x", AnswerKind.OPEN)
         for i, text in enumerate(TEXTS)
@@ -106,7 +106,7 @@ def test_no_question_has_no_answer(model: LlavaModel):
 
 @pytest.fixture(scope="module")
 def album(tmp_path_factory: pytest.TempPathFactory) -> list[Example]:
-    """Pictures with three questions, with one, with two, and the first one again as a copy."""
+    """Images with three questions, with one, with two, and the first one again as a copy."""
     folder = tmp_path_factory.mktemp("album")
     files = [write_picture(folder / f"{number}.png", number) for number in range(3)]
     files.append(Path(shutil.copy(files[0], folder / "copy.png")))
@@ -164,7 +164,7 @@ def test_the_prefix_of_a_picture_is_read_once_for_all_its_questions(
     # A token of a question at least stands behind the image, so nothing else is as long.
     assert sum(rows for rows, tokens in seen if tokens == prefix) == 2
     assert sum(rows for rows, tokens in seen if tokens != prefix) == 5
-    # Questions of a picture follow each other, so these batches need no padding but to the
+    # Questions of an image follow each other, so these batches need no padding but to the
     # longest of each: the image stands in none of them.
     longest = max(len(TEXTS[i].encode()) for i in (0, 2, 3, 4, 6)) + 3
     assert all(tokens <= longest for _, tokens in seen)
@@ -186,7 +186,7 @@ def test_the_questions_of_one_picture_go_on_in_the_next_batch_from_the_same_pref
 def test_the_prefixes_are_let_go_layer_by_layer_as_the_batchs_cache_fills(
     model: LlavaModel, album: list[Example], monkeypatch: pytest.MonkeyPatch, batch_size: int
 ):
-    """Else both would be in memory at once, and where each picture is another, twice as much."""
+    """Else both would be in memory at once, and where each image is another, twice as much."""
     read: list[ref[torch.Tensor]] = []
     there: list[int] = []
     update, held_by = PreallocatedLayer.update, prefix_cache.keys_and_values
@@ -246,5 +246,5 @@ def test_a_picture_that_is_gone_is_an_error_that_names_it(
 ):
     gone = tmp_path / "gone.png"
     lost = [Example(str(i), gone, text, "x", AnswerKind.OPEN) for i, text in enumerate(TEXTS[:2])]
-    with pytest.raises(DataError, match=r"gone\.png: found no file, expected a picture"):
+    with pytest.raises(DataError, match=r"gone\.png: found no file, expected an image"):
         generate_answers(model, [*album, *lost], 3, 4)

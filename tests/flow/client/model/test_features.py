@@ -1,4 +1,4 @@
-"""A site's work with features on its disk and pictures read ahead: the same to the last bit."""
+"""A site's work with features on its disk and images read ahead: the same to the last bit."""
 # pyright: reportUnknownMemberType=false
 
 import os
@@ -44,7 +44,7 @@ def no_need_of_room(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def looked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """One entry for each picture that the tower looks at."""
+    """One entry for each image that the tower looks at."""
     found: list[int] = []
     look = LlavaModel._tower_features  # pyright: ignore[reportPrivateUsage]
 
@@ -57,7 +57,7 @@ def looked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def trained(site: Site, remembered: bool = False) -> bytes:
-    """The adapter of a round, by a process that remembers no picture unless `remembered`."""
+    """The adapter of a round, by a process that remembers no image unless `remembered`."""
     if not remembered:
         as_in_a_new_process()
     update = do(order_of(site, plan_of(site)), site, lambda _: None, None)
@@ -114,8 +114,8 @@ def test_the_answers_of_a_process_that_looks_at_nothing_are_the_same(
 def test_a_picture_that_cant_be_read_stops_the_training_with_its_sentence(tmp_path: Path):
     site = site_in(write_site(tmp_path / "site"), tmp_path / "store")
     for number in range(4):
-        (site.data / "first" / f"p{number}.png").write_bytes(b"no picture")
-    with pytest.raises(DataError, match=r"p\d\.png: found no picture, or one truncated"):
+        (site.data / "first" / f"p{number}.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"p\d\.png: found no image, or one truncated"):
         trained(site)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("ahead")]
 
@@ -146,7 +146,7 @@ def test_pictures_that_change_names_are_seen_anew_though_bytes_and_time_of_chang
     tmp_path: Path,
 ):
     site = site_in(write_site(tmp_path / "site"), tmp_path / "store")
-    # As an archive leaves pictures of one size: written in the same second.
+    # As an archive leaves images of one size: written in the same second.
     one, other = (site.data / "first" / f"p{number}.png" for number in range(2))
     for number, file in enumerate((one, other)):
         write_picture(file.with_suffix(".bmp"), number).rename(file)

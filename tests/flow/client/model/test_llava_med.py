@@ -57,7 +57,7 @@ def load(folder: Path, vision: VisionWeights = OPENAI) -> LlavaModel:
 
 
 def published_pixels(file: Path) -> Tensor:
-    """A square with CLIP's mean colour around the picture, then CLIP's own processing."""
+    """A square with CLIP's mean colour around the image, then CLIP's own processing."""
     picture = load_image(file)
     side = max(picture.size)
     square = Image.new("RGB", (side, side), (122, 116, 104))

@@ -203,7 +203,7 @@ CASES: dict[str, tuple[Change, str]] = {
     ),
     "image settings of another tower": (
         text(f"{TOWER}/preprocessor_config.json", '{"size": 224, "crop_size": 224}'),
-        f"{TOWER}/preprocessor_config.json: found pictures of (224, 224) pixels, expected (336",
+        f"{TOWER}/preprocessor_config.json: found images of (224, 224) pixels, expected (336",
     ),
 }
 

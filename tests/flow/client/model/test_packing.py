@@ -1,4 +1,4 @@
-"""Questions of one picture in one row: the numbers that they have each in a row of its own."""
+"""Questions of one image in one row: the numbers that they have each in a row of its own."""
 # torch and transformers leave parts of their interfaces untyped.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
@@ -43,15 +43,15 @@ from tests.flow.small_site import (
 from tests.flow.some_adapters import some_adapter
 from tests.flow.tiny_llava import WORDS, write_llava, write_picture
 
-#: Four questions of one picture, one of another, and three of a third, not in that order.
+#: Four questions of one image, one of another, and three of a third, not in that order.
 ASKED = [
     (0, "what is this ?", "red"),
-    (1, "is it the left side of the picture ?", "no the right side"),
+    (1, "is it the left side of the image ?", "no the right side"),
     (0, "what colour ?", "blue green red yes"),
     (2, "is this it ?", "yes"),
     (0, "which side ?", "left"),
-    (2, "which side is it , the left or the right side ?", "the right side of this picture"),
-    (0, "is this picture red ?", "no"),
+    (2, "which side is it , the left or the right side ?", "the right side of this image"),
+    (0, "is this image red ?", "no"),
     (2, "it ?", "green"),
 ]
 ROW = {0: [0, 2, 4, 6], 1: [1], 2: [3, 5, 7]}
@@ -84,7 +84,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def examples(tmp_path_factory: pytest.TempPathFactory) -> list[Example]:
-    pictures = tmp_path_factory.mktemp("pictures")
+    pictures = tmp_path_factory.mktemp("images")
     files = [write_picture(pictures / f"{n}.png", n) for n in range(3)]
     return [
         Example(str(i), files[picture], question, answer, AnswerKind.OPEN)
@@ -285,7 +285,7 @@ def test_another_question_moves_no_other_answers_logits_at_all(
 def test_a_longer_question_moves_no_other_answers_logits_beyond_rounding(
     exact: LlavaModel, examples: list[Example]
 ):
-    new = [replace(examples[0], question="what is the colour of this picture ?"), *examples[1:]]
+    new = [replace(examples[0], question="what is the colour of this image ?"), *examples[1:]]
     before, after = (
         answer_logits(exact, Batches(exact, those, packing=True).collate(range(len(ASKED))))
         for those in (examples, new)
@@ -316,7 +316,7 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def rows_apart(monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
-    """Questions are drawn by picture, and each has a row of its own."""
+    """Questions are drawn by image, and each has a row of its own."""
 
     def apart(chosen: Sequence[int], _: Sequence[int]) -> list[list[int]]:
         return [[i] for i in chosen]

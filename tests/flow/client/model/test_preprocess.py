@@ -1,4 +1,4 @@
-"""From a picture's file to what the tower takes: the same bits by every way."""
+"""From an image's file to what the tower takes: the same bits by every way."""
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
 import os
@@ -164,7 +164,7 @@ def test_no_name_of_a_picture_is_in_the_store(processor: CLIPImageProcessorPil, 
         assert path.is_dir() or b"anna" not in path.read_bytes()
 
 
-@pytest.mark.parametrize("content", [None, b"", b"no picture", b"\xff\xd8\xff\xe0 cut off"])
+@pytest.mark.parametrize("content", [None, b"", b"no image", b"\xff\xd8\xff\xe0 cut off"])
 def test_a_picture_that_cant_be_read_is_refused_in_the_same_sentence_by_every_way(
     processor: CLIPImageProcessorPil, tmp_path: Path, content: bytes | None
 ):
@@ -186,7 +186,7 @@ def test_a_picture_that_cant_be_read_is_refused_in_the_same_sentence_by_every_wa
 
 
 def test_a_folder_is_no_picture_by_any_way(processor: CLIPImageProcessorPil, tmp_path: Path):
-    with pytest.raises(DataError, match="found a folder, expected a picture"):
+    with pytest.raises(DataError, match="found a folder, expected an image"):
         preparation(processor, store_in(tmp_path))(tmp_path)
 
 
@@ -212,7 +212,7 @@ def test_two_threads_at_once_prepare_the_same_bits_as_one(
 
 
 def test_the_benchmark_reads_features_that_are_to_the_bit_those_of_the_plain_way():
-    size = benchmark.Size(pictures=3, side=64, seen=28, width=64, batch=2, step_s=0.0)
+    size = benchmark.EpochSizes(pictures=3, side=64, seen=28, width=64, batch=2, step_s=0.0)
     found = benchmark.run(repeats=1, size=size).to_json()
     assert found["name"] == "features" and found["equal_to"] == 0.0
     assert found["settings"]["first_epoch"] > 0

@@ -20,8 +20,8 @@ from client.training.loop import Progress, TrainResult
 from common.adapter import Adapter, Pair, to_bytes
 from common.durable import Disk
 from common.errors import SiteFailed
+from common.plan.file import parse_plan
 from common.plan_fields import Precision
-from common.plan_file import parse_plan
 from tests.flow.tiny_llava import write_llava, write_task
 
 QUESTIONS = [
@@ -97,7 +97,7 @@ class Work:
     def train(
         self, checkpoint: Checkpoint | None, report: Callable[[Progress], None] = lambda _: None
     ) -> tuple[bytes, TrainResult]:
-        # As in a fresh process: the model is read again, and no picture has been seen.
+        # As in a fresh process: the model is read again, and no image has been seen.
         assignment = self.assignment(checkpoint)
         start = some_adapter(assignment.bank[0].loaded(), 2)
         examples: Sequence[Example] = read_task(self.shared / "task").train

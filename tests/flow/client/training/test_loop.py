@@ -22,15 +22,15 @@ from client.training.loop import Progress, RoundSchedule, train
 from client.training.optimizer import LocalOptimizer, backward, sum_losses
 from client.training.token_loss import DecoderLoss, micro_batches, sort_by_length, token_loss
 from common.errors import SiteFailed
-from common.plan import Plan
+from common.plan.file import parse_plan
+from common.plan.plan import Plan
 from common.plan_fields import Precision
-from common.plan_file import parse_plan
 from common.rules.interface import Factor
 from tests.flow.tiny_llava import write_llava, write_task
 
 QUESTIONS = [
     ("what is this ?", "red"),
-    ("is it the left side of the picture ?", "no the right side"),
+    ("is it the left side of the image ?", "no the right side"),
     ("what colour ?", "blue green red yes"),
     ("is this it ?", "yes"),
     ("which side ?", "left"),

@@ -22,7 +22,7 @@ from client.training.optimizer import LocalOptimizer
 from client.training.regularizer import AdapterPrototype, Regularizer, RegularizerWeights
 from client.training.token_loss import DecoderLoss, token_loss
 from common.contrastive import Similarity
-from common.plan import Training
+from common.plan.plan import Training
 from common.plan_fields import Composition, Precision
 from common.rules.interface import Factor
 from tests.flow.some_adapters import some_adapter
@@ -30,7 +30,7 @@ from tests.flow.tiny_llava import write_llava, write_task
 
 QUESTIONS = [
     ("what is this ?", "red"),
-    ("is it the left side of the picture ?", "no the right side"),
+    ("is it the left side of the image ?", "no the right side"),
     ("what colour ?", "blue green red yes"),
     ("is this it ?", "yes"),
     ("which side ?", "left"),
@@ -170,7 +170,7 @@ def test_a_step_asks_the_device_for_nothing(
 
     try:
         with model.checkpointed() if checkpointed else nullcontext():
-            # The first step looks at the pictures, and makes the optimizer's state.
+            # The first step looks at the images, and makes the optimizer's state.
             step()
             found, count = heard(step)
     finally:

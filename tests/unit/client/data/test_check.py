@@ -25,7 +25,7 @@ LESION = "(1) akiec: bowen's disease\nOnly output the name: ['akiec', 'bcc', 'nv
 
 
 def asked(at: int, grey: int, question: str = "Which organ?", answer: str = "liver") -> Fields:
-    """A test question about the picture of that grey."""
+    """A test question about the image of that grey."""
     closed = answer in ("yes", "no", "normal", "pneumonia", "Spleen")
     return {
         "question_id": at,
@@ -37,13 +37,13 @@ def asked(at: int, grey: int, question: str = "Which organ?", answer: str = "liv
 
 
 def learned(at: int, grey: int, question: str = "Which organ?", answer: str = "liver") -> Fields:
-    """A training question about the picture of that grey; it does not say its kind."""
+    """A training question about the image of that grey; it does not say its kind."""
     talk = [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
     return {"id": at, "image": f"images/{grey}.png", "conversations": talk}
 
 
 def task(folder: Path, train: Sequence[Fields], test: Sequence[Fields]) -> Path:
-    """A task's folder with pictures of the greys 0 to 3."""
+    """A task's folder with images of the greys 0 to 3."""
     (folder / "images").mkdir(parents=True)
     for grey in range(4):
         Image.new("RGB", (4, 3), (grey, grey, grey)).save(folder / "images" / f"{grey}.png")
@@ -95,7 +95,7 @@ def test_a_picture_that_does_not_decode_is_one_error(tmp_path: Path):
     found = checked(folder)
     assert (found.unreadable, found.images) == (1, 2)
     (error,) = found.errors
-    assert error == f"{folder}/images/0.png: found an empty file, expected a picture"
+    assert error == f"{folder}/images/0.png: found an empty file, expected an image"
 
 
 def test_a_picture_of_train_in_the_test_is_an_error_whatever_its_name_is(tmp_path: Path):
@@ -104,13 +104,13 @@ def test_a_picture_of_train_in_the_test_is_an_error_whatever_its_name_is(tmp_pat
     found = checked(folder)
     assert found.shared == 1
     (error,) = found.errors
-    assert "found 'images/3.png', the same picture as 'images/0.png' in train.json" in error
+    assert "found 'images/3.png', the same image as 'images/0.png' in train.json" in error
 
 
 def test_where_the_data_set_itself_shares_pictures_it_is_a_note(tmp_path: Path):
     found = checked(task(tmp_path / "Slake-VQARad", [learned(1, 0)], [asked(1, 0)]))
     assert found.shared == 1 and found.errors == ()
-    assert any("found 1 picture in both train.json and test.jsonl" in note for note in found.notes)
+    assert any("found 1 image in both train.json and test.jsonl" in note for note in found.notes)
 
 
 def test_an_answer_that_is_none_of_the_demanded_options_is_an_error(tmp_path: Path):
@@ -209,7 +209,7 @@ def test_only_options_behind_a_demand_are_demanded():
 def test_several_processes_find_what_one_does(tmp_path: Path):
     for at in range(150):
         Image.new("RGB", (2, 2), (at // 2, 0, 0)).save(tmp_path / f"{at}.png")
-    (tmp_path / "7.png").write_bytes(b"no picture")
+    (tmp_path / "7.png").write_bytes(b"no image")
     images = [tmp_path / f"{at}.png" for at in range(150)]
     seen: list[None] = []
     several = decode_images(images, 2, lambda: seen.append(None))

@@ -352,7 +352,7 @@ def test_a_transfer_syntax_that_nobody_knows_is_named(tmp_path: Path):
 @pytest.mark.parametrize(
     ("elements", "found"),
     [
-        ({"Rows": 0}, "found a picture of 128 x 0 pixels"),
+        ({"Rows": 0}, "found an image of 128 x 0 pixels"),
         ({"Rows": 65535, "Columns": 65535}, "found 65535 x 65535 pixels"),
         (
             {"PhotometricInterpretation": "CMYK"},

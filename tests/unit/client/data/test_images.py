@@ -1,4 +1,4 @@
-"""Picture files become whole RGB images, or one clear sentence."""
+"""Image files become whole RGB images, or one clear sentence."""
 
 import io
 import logging
@@ -28,18 +28,18 @@ def picture(pixels: npt.NDArray[Any], kind: str, **options: object) -> bytes:
     return written.getvalue()
 
 
-# Pictures
+# Images
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP"])
 def test_a_lossless_picture_comes_back_as_it_was_written(tmp_path: Path, kind: str):
-    file = tmp_path / "picture"
+    file = tmp_path / "image"
     file.write_bytes(picture(RAMP, kind))
     np.testing.assert_array_equal(pixels_of(file), RAMP)
 
 
 def test_a_jpeg_is_what_pillow_decodes(tmp_path: Path):
-    file = tmp_path / "picture.jpg"
+    file = tmp_path / "image.jpg"
     file.write_bytes(picture(RAMP, "JPEG"))
     with Image.open(file) as image:
         np.testing.assert_array_equal(pixels_of(file), np.asarray(image))
@@ -47,14 +47,14 @@ def test_a_jpeg_is_what_pillow_decodes(tmp_path: Path):
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 def test_sixteen_bits_of_grey_are_scaled_by_their_range(tmp_path: Path, kind: str):
-    file = tmp_path / "picture"
+    file = tmp_path / "image"
     file.write_bytes(picture(np.array([[1000, 2000], [1500, 1400]], np.uint16), kind))
     # (v - 1000) / 1000 * 255: 0, 255, 127.5 (even neighbour: 128), 102
     np.testing.assert_array_equal(greys_of(file), [[0, 255], [128, 102]])
 
 
 def test_a_grey_float_tiff_is_scaled_and_one_with_nan_is_refused(tmp_path: Path):
-    file = tmp_path / "picture.tif"
+    file = tmp_path / "image.tif"
     file.write_bytes(picture(np.array([[-1.0, 4.0], [0.0, 1.0]], np.float32), "TIFF"))
     np.testing.assert_array_equal(greys_of(file), [[0, 255], [51, 102]])
     file.write_bytes(picture(np.array([[np.nan, 4.0]], np.float32), "TIFF"))
@@ -63,13 +63,13 @@ def test_a_grey_float_tiff_is_scaled_and_one_with_nan_is_refused(tmp_path: Path)
 
 
 def test_a_picture_of_one_deep_grey_is_black_not_an_error(tmp_path: Path):
-    file = tmp_path / "picture.png"
+    file = tmp_path / "image.png"
     file.write_bytes(picture(np.full((2, 2), 700, np.uint16), "PNG"))
     assert not greys_of(file).any()
 
 
 def test_palettes_with_transparency_and_alpha_become_rgb(tmp_path: Path):
-    file = tmp_path / "picture.png"
+    file = tmp_path / "image.png"
     Image.fromarray(RAMP).quantize(16).save(file, transparency=bytes(range(16)))
     assert pixels_of(file).shape == RAMP.shape
     Image.fromarray(RAMP).convert("RGBA").save(file)
@@ -84,7 +84,7 @@ def test_a_picture_cut_off_anywhere_is_refused_or_whole(
     tmp_path: Path, kind: str, options: dict[str, object]
 ):
     whole = picture(RAMP, kind, **options)
-    file = tmp_path / "picture"
+    file = tmp_path / "image"
     file.write_bytes(whole)
     expected = pixels_of(file)
     for length in range(1, len(whole), 7):
@@ -106,13 +106,13 @@ def test_a_truncated_png_is_named_with_what_was_expected(tmp_path: Path):
 
 def test_missing_empty_folder_and_foreign_files_are_each_named(tmp_path: Path):
     (tmp_path / "empty.png").touch()
-    (tmp_path / "text.png").write_text("no picture at all")
-    (tmp_path / "text.dcm").write_text("no picture at all")
+    (tmp_path / "text.png").write_text("no image at all")
+    (tmp_path / "text.dcm").write_text("no image at all")
     (tmp_path / "folder.png").mkdir()
     for name, found in {
         "none.png": "found no file",
         "empty.png": "found an empty file",
-        "text.png": "found no picture",
+        "text.png": "found no image",
         "text.dcm": "found a file that is not DICOM",
         "folder.png": "found a folder",
     }.items():
@@ -122,9 +122,9 @@ def test_missing_empty_folder_and_foreign_files_are_each_named(tmp_path: Path):
 
 
 def test_kinds_that_pillow_hands_to_other_programs_are_not_opened(tmp_path: Path):
-    file = tmp_path / "picture.eps"
+    file = tmp_path / "image.eps"
     file.write_bytes(picture(RAMP, "EPS"))
-    with pytest.raises(DataError, match="found no picture"):
+    with pytest.raises(DataError, match="found no image"):
         load_image(file)
 
 
@@ -165,7 +165,7 @@ def test_padding_puts_the_picture_in_the_middle_of_its_square(width: int, height
     np.testing.assert_array_equal(padded, expected)
 
 
-# What a library says of a picture
+# What a library says of an image
 
 
 def sloppy_dicom(file: Path) -> Path:

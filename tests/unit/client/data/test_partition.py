@@ -1,4 +1,4 @@
-"""`fedmslora data partition` splits tasks: nothing is lost, and no picture is at two sites."""
+"""`fedmslora data partition` splits tasks: nothing is lost, and no image is at two sites."""
 
 import json
 import os
@@ -23,14 +23,14 @@ from client.data.partition import (
 from client.data.task import Example, check_task, read_task
 from commands.data import app
 from common.errors import DataError
-from common.plan_file import load_plan
+from common.plan.file import load_plan
 from simulation.hospitals import check
 from tests.flow.small_run import STAGE, small_plan
 
 
 @dataclass(frozen=True)
 class Picture:
-    """Questions of one picture, whose grey no other picture has."""
+    """Questions of one image, whose grey no other image has."""
 
     grey: int
     train: int = 0
@@ -65,7 +65,7 @@ def write(folder: Path, pictures: Sequence[Picture]) -> Path:
     return folder
 
 
-#: Twelve pictures with one to three training questions, twelve with one or two of the test.
+#: Twelve images with one to three training questions, twelve with one or two of the test.
 USUAL = [
     *(Picture(at, train=1 + at % 3) for at in range(12)),
     *(Picture(20 + at, test=1 + at % 2) for at in range(12)),
@@ -320,7 +320,7 @@ def test_a_site_that_would_get_no_question_is_refused(tmp_path: Path):
     source = write(tmp_path / "t", few)
     sentence = refused(source, tmp_path / "out", deal_of())
     assert sentence.startswith(f"{source}/test.jsonl: found no question left for site '")
-    assert "(the weights of a, b, c are 1, 1, 1, and all questions about a picture" in sentence
+    assert "(the weights of a, b, c are 1, 1, 1, and all questions about an image" in sentence
     assert os.listdir(tmp_path) == ["t"]
 
 
@@ -329,8 +329,7 @@ def test_a_damaged_picture_is_refused_and_others_are_counted(tmp_path: Path):
     for at in (3, 4, 21):
         (source / f"images/{at}.png").write_bytes(b"")
     assert refused(source, tmp_path / "out", deal_of()) == (
-        f"{source}/images/3.png: found an empty file, expected a picture "
-        "(2 more of t's are damaged)"
+        f"{source}/images/3.png: found an empty file, expected an image (2 more of t's are damaged)"
     )
     assert os.listdir(tmp_path) == ["t"]
 

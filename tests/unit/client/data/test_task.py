@@ -46,7 +46,7 @@ def exam_line(**changes: object) -> Fields:
 def task(
     folder: Path, train: Sequence[object] | None = None, test: Sequence[object] | None = None
 ) -> Path:
-    """A task's folder with three different pictures, and good entries where none are given."""
+    """A task's folder with three different images, and good entries where none are given."""
     (folder / "images").mkdir(parents=True)
     for grey, name in enumerate("abc"):
         Image.new("RGB", (4, 3), (grey, 0, 0)).save(folder / "images" / f"{name}.png")
@@ -290,7 +290,7 @@ def test_a_test_question_id_counts_once_as_text_or_number(tmp_path: Path):
     lines = [exam_line(), exam_line(question_id="8"), exam_line(question_id="7")]
     assert mistakes_of(task(tmp_path / "task", test=lines)) == [
         "test.jsonl: line 3: field 'question_id': found '7' again (first on line 1), "
-        "with the same question and picture, expected an id of its own"
+        "with the same question and image, expected an id of its own"
     ]
 
 
@@ -349,7 +349,7 @@ def test_checking_reports_every_picture_that_reading_did_not_decode(tmp_path: Pa
         check_task(folder)
     first, second = str(caught.value).splitlines()
     assert first.startswith(f"{folder}/images/a.png: found a truncated")
-    assert second == f"{folder}/images/c.png: found an empty file, expected a picture"
+    assert second == f"{folder}/images/c.png: found an empty file, expected an image"
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP"])
@@ -361,14 +361,14 @@ def test_a_picture_in_both_train_and_test_is_found_under_any_name_and_format(
     with pytest.raises(DataError) as caught:
         check_task(folder)
     assert str(caught.value) == (
-        f"{folder}/test.jsonl: field 'image': found 'images/copy.png', the same picture as "
-        "'images/a.png' in train.json, expected other pictures than in training"
+        f"{folder}/test.jsonl: field 'image': found 'images/copy.png', the same image as "
+        "'images/a.png' in train.json, expected other images than in training"
     )
 
 
 def test_a_picture_may_serve_train_and_test_where_that_is_allowed(tmp_path: Path):
     folder = task(tmp_path / "task", test=[exam_line(image="images/a.png")])
-    with pytest.raises(DataError, match=r"found 'images/a\.png', the same picture as"):
+    with pytest.raises(DataError, match=r"found 'images/a\.png', the same image as"):
         check_task(folder)
     assert check_task(folder, may_share=True) == read_task(folder)
 

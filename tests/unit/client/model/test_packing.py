@@ -1,4 +1,4 @@
-"""Rows of several questions, what their tokens see, and the order in which pictures come."""
+"""Rows of several questions, what their tokens see, and the order in which images come."""
 # pyright: reportUnknownMemberType=false
 
 from collections import Counter
@@ -95,7 +95,7 @@ def plan_of(**changes: Any) -> Plan:
     )
 
 
-#: 20 questions of 6 pictures, not in order of them.
+#: 20 questions of 6 images, not in order of them.
 PICTURES = tuple(
     np.random.default_rng(0).permutation([0] * 7 + [1] * 1 + [2] * 4 + [3, 4, 5, 5] * 2).tolist()
 )
@@ -110,12 +110,12 @@ def schedule_of(
         round=number,
         site="a",
         examples=len(pictures),
-        pictures=pictures,
+        image_numbers=pictures,
     )
 
 
 def runs(taken: list[int], pictures: tuple[int, ...]) -> list[int]:
-    """The picture of each stretch of questions of one picture."""
+    """The image of each stretch of questions of one image."""
     of = [pictures[i] for i in taken]
     return [p for i, p in enumerate(of) if i == 0 or of[i - 1] != p]
 
@@ -180,13 +180,13 @@ def test_joint_training_draws_every_tasks_questions_as_often_pictures_together(p
                 site="a",
                 examples=held[stage],
                 examples_by_stage=held,
-                pictures=pictures if pictured else (),
+                image_numbers=pictures if pictured else (),
             )
             chosen = [i for batch in schedule.batches() for i in batch]
             taken.update(places[i] for i in chosen)
             stretches += len(runs(chosen, pictures))
     assert taken == Counter([(0, k) for k in range(20)] * 4 + [(1, k) for k in range(6)] * 4)
-    # 4 epochs of 9 pictures; a border of a round may cut one, a new epoch may go on with one.
+    # 4 epochs of 9 images; a border of a round may cut one, a new epoch may go on with one.
     assert (stretches <= 36 + 4) is pictured
 
 

@@ -86,13 +86,13 @@ def test_what_is_expected_again_is_made_once():
 def test_an_error_comes_out_where_the_thing_is_asked_for_and_only_there():
     def make(file: Path) -> str:
         if file == A:
-            raise DataError(f"{file}: found no file, expected a picture")
+            raise DataError(f"{file}: found no file, expected an image")
         return file.name
 
     with prefetching(make) as prefetcher:
         prefetcher.prefetch([A, B])
         assert prefetcher.get(B) == "b"
-        with pytest.raises(DataError, match=r"^a: found no file, expected a picture$"):
+        with pytest.raises(DataError, match=r"^a: found no file, expected an image$"):
             prefetcher.get(A)
 
 
