@@ -24,7 +24,7 @@ from client.site.policy import check_format, fewest_images
 from common.code_digest import code_digest
 from common.errors import Refusal, SiteFailed
 from common.exchange import Delivery, Failure, Order, Presence, Reason, Reply, Update
-from common.plan import Plan
+from common.plan.plan import Plan
 from common.wire import wire_bytes
 
 #: Folder with one site file per simulated site; a real site names its own in the node config.

@@ -71,7 +71,7 @@ def ask(
     from client.orders.ask import Inquiry
     from client.orders.ask import ask as answered
     from common.bank.bank import Bank
-    from common.plan import VisionWeights
+    from common.plan.plan import VisionWeights
 
     opened = Bank.open(bank)
     inquiry = Inquiry(

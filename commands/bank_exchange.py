@@ -16,10 +16,10 @@ from common.printable import counted
 if TYPE_CHECKING:
     from common.bank.bank import Bank
     from common.bank.release import Release
-    from common.plan import BaseModelPin
+    from common.plan_fields import BaseModelPin
     from common.signing import SigningKey
-    from interchange.paper_chain import Chain
-    from interchange.paper_tasks import Label
+    from interchange.paper_chain import PaperChain
+    from interchange.paper_tasks import TaskLabel
 
 Folder = Annotated[Path, typer.Argument(metavar="BANK", help="The bank's folder.")]
 Which = Annotated[
@@ -136,17 +136,17 @@ def import_folders(
     from common.bank.bank import Bank
     from common.bank.release import INDEX_FILE
     from interchange.paper_chain import import_chain, read_chain
-    from interchange.paper_tasks import Said, labels
+    from interchange.paper_tasks import TaskOptions, task_labels
 
     chain = read_chain(folders, separate)
-    said = Said(task or (), name or (), modality or ())
-    called = labels(said, [one.found_name for one in chain.tasks])
+    options = TaskOptions(task or (), name or (), modality or ())
+    labels = task_labels(options, [one.found_name for one in chain.tasks])
     opened = Bank.open(out) if (out / INDEX_FILE).exists() else None
     pin = _pin(base_name, base_sha256, base_model, opened)
     target = opened or (out, pin)
-    grown, new = import_chain(chain, called, target, partial(_key, key, out))
+    grown, new = import_chain(chain, labels, target, partial(_key, key, out))
     if as_json:
-        print_json(_imported(grown, chain, called, new))
+        print_json(_imported(grown, chain, labels, new))
         return
     for release in new:
         typer.echo(f"{release.folder}  {release.modality.value}  rank {release.rank}")
@@ -170,7 +170,7 @@ def identity(bank: "Bank") -> dict[str, Any]:
 
 
 def _imported(
-    bank: "Bank", chain: "Chain", called: "tuple[Label, ...]", new: "tuple[Release, ...]"
+    bank: "Bank", chain: "PaperChain", labels: "tuple[TaskLabel, ...]", new: "tuple[Release, ...]"
 ) -> dict[str, Any]:
     hashes = {release.name: release.hash for release in new}
     tasks = [
@@ -185,7 +185,7 @@ def _imported(
             "dropped": list(one.folder.dropped),
             "release": hashes.get(label.name),
         }
-        for one, label in zip(chain.tasks, called, strict=True)
+        for one, label in zip(chain.tasks, labels, strict=True)
     ]
     signers = sorted({release.signer for release in new})
     return {**identity(bank), "imported": len(new), "tasks": tasks, "signers": signers}
@@ -224,7 +224,7 @@ def _pin_of(name: str | None, sha256: str | None) -> "BaseModelPin":
     from pydantic import ValidationError
 
     from common.errors import BankError
-    from common.plan import BaseModelPin
+    from common.plan_fields import BaseModelPin
 
     if name is None or sha256 is None:
         raise BankError(

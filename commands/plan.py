@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from common.plan import Plan
+    from common.plan.plan import Plan
     from cost.geometry import Geometry
     from cost.plan import DataAssumptions, PlanCost
 
@@ -61,7 +61,7 @@ def cost(
 
     Example: fedmslora plan cost configs/paper8_federated.yaml --model 7b --tflops 400
     """
-    from common.plan_file import load_plan
+    from common.plan.file import load_plan
     from cost.plan import plan_cost
 
     wanted = {"questions": questions, "images": images, "tokens": tokens, "labels": labels}

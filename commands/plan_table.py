@@ -5,7 +5,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from common.plan import Plan
+from common.plan.plan import Plan
 from cost.plan import PlanCost, StageCost
 
 _UNITS = ("", " k", " M", " G", " T", " P", " E", " Z")

@@ -53,7 +53,7 @@ def simulate(
     Example: fedmslora simulate configs/demo.yaml --out runs/demo
     """
     with _stoppable():
-        from common.plan_file import load_plan
+        from common.plan.file import load_plan
 
         # A mistake in the plan is reported before the slow imports.
         name = load_plan(plan).name

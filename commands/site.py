@@ -92,7 +92,7 @@ def approve(
     """
     from client.site.approval import approve as record
     from client.site.approval import describe_plan
-    from common.plan_file import load_plan
+    from common.plan.file import load_plan
 
     machine, loaded = _machine(site), load_plan(plan)
     for line in describe_plan(loaded, machine.site):
@@ -118,7 +118,7 @@ def check(
     Example: fedmslora site check --plan demo.yaml --site north/site.yaml
     """
     from client.node.check import check_site
-    from common.plan_file import load_plan
+    from common.plan.file import load_plan
 
     machine = _machine(site)
     loaded = None if plan is None else load_plan(plan)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from common.identity import ROOT, files_digest, sha256
-from common.methods.registry import installed_methods
+from common.outside_methods import outside_methods
 
 #: What is covered: whole folders, and single files.
 COVERED: Final = (
@@ -43,11 +43,11 @@ def code_digest() -> str:
 
     Methods from outside the tree count, too: all files of their packages.
     """
-    found = [files_digest(ROOT, code_files(ROOT))]
-    for method in installed_methods().values():
-        if method.folder is not None:
-            found.append(files_digest(method.folder, list(_files(method.folder))))
-    return found[0][:16] if len(found) == 1 else sha256(" ".join(found).encode())[:16]
+    digest = files_digest(ROOT, code_files(ROOT))
+    for method in outside_methods():
+        own = files_digest(method.folder, _files(method.folder))
+        digest = sha256(f"{digest} {method.name} {own}".encode())
+    return digest[:16]
 
 
 def _files(path: Path) -> Iterator[Path]:

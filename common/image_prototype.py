@@ -17,7 +17,6 @@ import numpy as np
 
 from common.errors import BankError
 from common.identity import canonical_json
-from common.plan import Plan, Router
 from common.plan_fields import Precision
 from common.tensors import Array, TensorWriter, read_array, read_header
 
@@ -55,14 +54,6 @@ class ImagePrototype:
         mean(f . m / |m|) = m . m / |m| for m = mean(f) and |f| = 1.
         """
         return float(np.linalg.norm(self.vector.astype(np.float64)))
-
-
-def router_of_round(plan: Plan, stage: int, round_number: int) -> Router | None:
-    """Return the router whose prototype the update of this round has; None if it has none.
-
-    A stage's images do not change from round to round, so only the last round's update has it.
-    """
-    return plan.routing if round_number == plan.stages[stage].rounds else None
 
 
 def to_bytes(prototype: ImagePrototype) -> bytes:

@@ -51,3 +51,10 @@ class Composition(StrEnum):
 
     FOLD = "fold"
     STACK = "stack"
+
+
+class BaseModelPin(Strict):
+    """The frozen model that everything is added to, pinned by the digest of its files."""
+
+    name: Slug
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

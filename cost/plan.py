@@ -8,7 +8,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from common.plan import Plan, Stage
+from common.plan.plan import Plan, Stage
 from common.rules.interface import Factor
 from cost.geometry import LLAVA_MED, Geometry
 from cost.sizes import BlobSizes, blob_sizes, index_bytes, release_bytes

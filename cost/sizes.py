@@ -18,7 +18,7 @@ from common.identity import canonical_json
 from common.image_prototype import ImagePrototype
 from common.image_prototype import to_bytes as prototype_to_bytes
 from common.metrics import AnsweredQuestion, AnswerKind, task_metrics
-from common.plan import Plan
+from common.plan.plan import Plan
 from common.plan_fields import Precision
 from cost.geometry import Geometry
 

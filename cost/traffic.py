@@ -23,8 +23,7 @@ from common.exchange import (
     Work,
 )
 from common.identity import sha256
-from common.image_prototype import router_of_round
-from common.plan import Plan
+from common.plan.plan import Plan
 from common.wire import wire_bytes
 from cost.sizes import NUMBER, BlobSizes, placeholder_metrics
 
@@ -83,7 +82,7 @@ class _RunSoFar:
     def _answer_bytes(self, order: Order, site: str) -> int:
         if order.work is Work.EVALUATE:
             return _scores_bytes(site, routed=bool(order.prototypes))
-        given = router_of_round(self.plan, order.stage, order.round) is not None
+        given = self.plan.router_of_round(order.stage, order.round) is not None
         return (
             _update_bytes(site, prototype=given)
             + self.sizes.adapter

@@ -1,9 +1,9 @@
-"""The paper's checkpoints in our terms: names, scales and tasks. No torch.
+"""Names, settings and metadata of the paper's checkpoints, translated to ours. No torch.
 
-A run of MSLoRA-CR (arXiv 2508.11673) leaves a folder for each task. In it `cl_lora.bin` holds
-what that task trained, as `paper_name` names it, and `config.json` the model's settings;
-`mslora_cfg` in them has the rank and alpha. Loading, their code takes one rank and one alpha
-for all the tasks that it sums.
+A run of MSLoRA-CR (arXiv 2508.11673) writes a folder for each task: `cl_lora.bin` with the
+task's trained factors, named as by `paper_name`, and `config.json` with the model's settings,
+where `mslora_cfg` has rank and alpha. When loading, their code uses one rank and one alpha for
+all the tasks that it sums.
 """
 
 import json
@@ -21,9 +21,9 @@ from common.tensors import read_header
 
 CHECKPOINT_FILE = "cl_lora.bin"
 SETTINGS_FILE = "config.json"
-#: Regularizer weights that training left behind where it learned them; no adapter needs them.
+#: Learned regularizer weights, which some checkpoints contain; adapters don't need them.
 LEFTOVERS = frozenset({"alpha", "beta"})
-#: Where a decoder's layer lies in their model, and in transformers' LLaVA.
+#: The path of the decoder in their model, and in transformers' LLaVA.
 _THEIRS, _OURS = "model.", "model.language_model."
 _NAME = re.compile(
     r"model\.(layers\.\d{1,4}(?:\.\w+)+)\.cl_lora_pool\.task_(\d{1,4})_lora\.lora_([AB])", re.ASCII
@@ -31,18 +31,18 @@ _NAME = re.compile(
 _LAYER = re.compile(r"model\.language_model\.(layers\.(\d{1,4})(?:\.\w+)+)", re.ASCII)
 _MOST_SETTINGS_BYTES = 2**18
 _LARGEST = 1e9
-#: safetensors' metadata entry in which an adapter has its scale (common/adapter.py).
+#: The metadata entry of an adapter's safetensors file with its scale (common/adapter.py).
 _METADATA = "fedmslora"
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """A folder's config.json: all of it, and what the adapters in the folder need.
+class PaperSettings:
+    """A task folder's config.json.
 
     Attributes:
         document: the whole file.
         rank: rows of every A.
-        alpha: a number; `alpha / rank` stands before every B A.
+        alpha: every product B A is scaled by `alpha / rank`.
     """
 
     document: Mapping[str, Any]
@@ -51,42 +51,42 @@ class Settings:
 
     @property
     def scale(self) -> float:
-        """The factor before every b @ a, computed as their code does."""
+        """The factor of every B A, computed as in their code."""
         return self.alpha / self.rank
 
-    def as_task(self, number: int) -> "Settings":
-        """As the run of this task (0 is the first) wrote them: its `max_task` counts itself."""
+    def as_task(self, number: int) -> "PaperSettings":
+        """Return the settings as the run of this task (0 is the first) wrote them."""
         cfg = {**self.document["mslora_cfg"], "max_task": number + 1}
-        return Settings({**self.document, "mslora_cfg": cfg}, self.rank, self.alpha)
+        return PaperSettings({**self.document, "mslora_cfg": cfg}, self.rank, self.alpha)
 
     def to_bytes(self) -> bytes:
-        """The text of a config.json."""
+        """Return the content of config.json."""
         return (json.dumps(self.document, indent=2, sort_keys=True) + "\n").encode()
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
-    """Where an imported adapter came from; it is kept inside the adapter's own file.
+class ImportOrigin:
+    """The origin of an imported adapter, stored in the adapter's own file.
 
     Attributes:
-        task: the number that the paper's code knew it by.
+        task: the task's number in the paper's code.
         settings: its folder's config.json.
         files: SHA-256 of the folder's two files, by name.
     """
 
     task: int
-    settings: Settings
+    settings: PaperSettings
     files: Mapping[str, str]
 
 
 def paper_name(module: str, task: int, factor: str) -> str:
-    """How their code names factor `A` or `B` of a layer of our model; task 0 is the first."""
+    """Return their name of factor `A` or `B` of a layer of our model; task 0 is the first."""
     layer = module.removeprefix(_OURS)
     return f"{_THEIRS}{layer}.cl_lora_pool.task_{task}_lora.lora_{factor}"
 
 
-def our_name(name: str) -> tuple[int, str, str] | None:
-    """The task, our path of the layer and the factor that one of their names stands for."""
+def parse_paper_name(name: str) -> tuple[int, str, str] | None:
+    """Return the task, our path of the layer and the factor of one of their names."""
     if (match := _NAME.fullmatch(name)) is None:
         return None
     layer, task, factor = match.groups()
@@ -94,32 +94,32 @@ def our_name(name: str) -> tuple[int, str, str] | None:
 
 
 def peft_name(module: str, factor: str) -> str:
-    """How a bank names factor `A` or `B` of a layer."""
+    """Return a bank's name of factor `A` or `B` of a layer."""
     return name_of_a(module) if factor == "A" else name_of_b(module)
 
 
-def in_their_order(modules: list[str], source: str) -> list[str]:
-    """The layers, first to last.
+def paper_order(modules: list[str], source: str) -> list[str]:
+    """Sort the layers from first to last.
 
     Raises:
-        BankError: a layer that is not the decoder's, for which their code has no name.
+        BankError: a layer is outside the decoder; their format has no name for it.
     """
     numbers: dict[str, int] = {}
     for module in modules:
         if (match := _LAYER.fullmatch(module)) is None:
             raise BankError(
-                f"{source}: found an adapter on {module}, expected layers of the decoder alone "
+                f"{source}: found an adapter on {module}, expected only layers of the decoder "
                 f"({_OURS}layers.*): the paper's format has no name for others"
             )
         numbers[module] = int(match.group(2))
     return sorted(modules, key=lambda module: (numbers[module], module))
 
 
-def read_settings(file: Path) -> Settings:
-    """A folder's config.json.
+def read_settings(file: Path) -> PaperSettings:
+    """Read a task folder's config.json.
 
     Raises:
-        BankError: there is none, it is no JSON, or it has no rank and alpha.
+        BankError: there is none, it is not JSON, or it has no rank and alpha.
     """
     try:
         with file.open("rb") as stream:
@@ -127,7 +127,7 @@ def read_settings(file: Path) -> Settings:
     except FileNotFoundError:
         raise BankError(
             f"{file.parent}: found no {SETTINGS_FILE}, expected the one that training wrote "
-            f"beside {CHECKPOINT_FILE}: it has the rank and alpha"
+            f"beside {CHECKPOINT_FILE}, with rank and alpha"
         ) from None
     except OSError as error:
         raise BankError(f"{file}: can't be read ({error.strerror})") from None
@@ -140,11 +140,11 @@ def read_settings(file: Path) -> Settings:
     return settings_of(document, str(file))
 
 
-def settings_of(document: object, source: str) -> Settings:
-    """A config.json's content, checked; `source` names it in an error.
+def settings_of(document: object, source: str) -> PaperSettings:
+    """Check the content of a config.json; `source` names it in errors.
 
     Raises:
-        BankError: no `mslora_cfg`, or no rank and alpha in it that can be used.
+        BankError: there is no `mslora_cfg`, or no valid rank and alpha in it.
     """
     whole = cast(dict[str, Any], document) if isinstance(document, dict) else {}
     cfg: object = whole.get("mslora_cfg")
@@ -159,11 +159,11 @@ def settings_of(document: object, source: str) -> Settings:
         raise BankError(f"{source}: lora_rank: found {_shown(rank)}, expected a whole number >= 1")
     if type(alpha) not in (int, float) or not 0 < cast(float, alpha) <= _LARGEST:
         raise BankError(f"{source}: lora_alpha: found {_shown(alpha)}, expected a number > 0")
-    return Settings(whole, rank, cast(float, alpha))
+    return PaperSettings(whole, rank, cast(float, alpha))
 
 
-def settings_for(task: int, rank: int, scale: float, source: str) -> Settings:
-    """What their code needs to load an adapter that we trained.
+def settings_for(task: int, rank: int, scale: float, source: str) -> PaperSettings:
+    """Return the settings with which their code loads an adapter that was trained here.
 
     Raises:
         BankError: there is no alpha for this scale; `source` names the adapter.
@@ -174,13 +174,13 @@ def settings_for(task: int, rank: int, scale: float, source: str) -> Settings:
 
 
 def alpha_for(scale: float, rank: int, source: str) -> float:
-    """The alpha with `alpha / rank == scale`, exactly; an int where there is one.
+    """Return the alpha with exactly `alpha / rank == scale`, as an int if it is whole.
 
     Raises:
-        BankError: no float64 has this quotient, or it is not above 0.
+        BankError: no float64 has this quotient, or it is not positive.
     """
     if rank < 1:
-        raise BankError(f"{source}: found no low-rank factor, so there is nothing to export")
+        raise BankError(f"{source}: found no low-rank factors, expected some to export")
     near = scale * rank
     if 0 < near <= _LARGEST:
         for alpha in (near, math.nextafter(near, 0.0), math.nextafter(near, math.inf)):
@@ -188,12 +188,12 @@ def alpha_for(scale: float, rank: int, source: str) -> float:
                 return int(alpha) if alpha.is_integer() else alpha
     raise BankError(
         f"{source}: found the scale {scale!r} at rank {rank}, expected alpha / rank with an "
-        "alpha above 0: the paper's format can't say it"
+        "alpha above 0: the paper's format has no other scale"
     )
 
 
-def metadata_of(origin: Origin) -> dict[str, str]:
-    """The metadata of an imported adapter's file: its scale, as ours have it, and its origin."""
+def metadata_of(origin: ImportOrigin) -> dict[str, str]:
+    """Return the metadata of an imported adapter's file: its scale and its origin."""
     entry = {
         "scale": origin.settings.scale,
         "origin": {
@@ -206,11 +206,11 @@ def metadata_of(origin: Origin) -> dict[str, str]:
     return {_METADATA: canonical_json(entry)}
 
 
-def origin_of(blob: bytes, source: str) -> Origin | None:
-    """Where an adapter was imported from; None for one that was trained here.
+def origin_of(blob: bytes, source: str) -> ImportOrigin | None:
+    """Return where an adapter was imported from; None for one that was trained here.
 
     Raises:
-        BankError: it is no adapter, or says where it came from in another way than ours.
+        BankError: it is not an adapter, or its origin has another format than ours.
     """
     header = read_header(lambda at, count: blob[at : at + count], len(blob), source)
     try:
@@ -218,9 +218,11 @@ def origin_of(blob: bytes, source: str) -> Origin | None:
         if found is None:
             return None
         settings = settings_of(found["config"], source)
-        return Origin(int(found["task"]), settings, dict(found["files"]))
+        return ImportOrigin(int(found["task"]), settings, dict(found["files"]))
     except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
-        raise BankError(f"{source}: its origin can't be read: it was written by others") from None
+        raise BankError(
+            f"{source}: found an origin in an unknown format, expected one written by bank import"
+        ) from None
 
 
 def _shown(value: object) -> str:

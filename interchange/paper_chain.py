@@ -1,4 +1,4 @@
-"""The paper's chain of tasks into a bank, and a stage of a bank back into such a chain."""
+"""Import of the paper's chain of tasks into a bank, and export of a stage as such a chain."""
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
@@ -11,89 +11,89 @@ from common.code_digest import code_digest
 from common.durable import DISK, Files, remove_if_there, write_file, write_folder, writing
 from common.errors import BankError
 from common.identity import canonical_json, sha256
-from common.plan import BaseModelPin
+from common.plan_fields import BaseModelPin
 from common.signing import SigningKey
 from interchange.names import (
     CHECKPOINT_FILE,
     SETTINGS_FILE,
-    Settings,
+    PaperSettings,
     origin_of,
     settings_for,
 )
 from interchange.paper_checkpoint import (
-    Factors,
+    PaperFactors,
     PaperFolder,
     checkpoint_bytes,
-    difference,
-    factors_in,
+    first_difference,
+    read_factors,
     read_folder,
 )
-from interchange.paper_tasks import Label, name_in_folder
+from interchange.paper_tasks import TaskLabel, name_in_folder
 
-#: Who an imported adapter was trained by: nobody that is known, on data that are not.
+#: The sites of an imported adapter and their examples: unknown.
 IMPORTED = {"imported": 0}
 
 
 @dataclass(frozen=True, slots=True)
 class PaperTask:
-    """A task's adapter, in the folder that it is taken from."""
+    """A task's adapter in its folder."""
 
     folder: PaperFolder
     number: int
 
     @property
-    def factors(self) -> Factors:
-        """Its factors by layer."""
+    def factors(self) -> PaperFactors:
+        """Its factors, by layer."""
         return self.folder.tasks[self.number]
 
     @property
     def source(self) -> str:
-        """How an error names it."""
+        """Its name in errors."""
         return f"{self.folder.folder / CHECKPOINT_FILE}: task_{self.number}"
 
     @property
     def found_name(self) -> str | None:
-        """What its folder's name calls it."""
+        """Its name according to its folder's name, if that is known."""
         return name_in_folder(self.folder.folder.name, self.number)
 
 
 @dataclass(frozen=True, slots=True)
-class Chain:
-    """Tasks as they follow each other; where `separate`, none is summed with another."""
+class PaperChain:
+    """Tasks in their order; if `separate`, none is summed with another."""
 
     tasks: tuple[PaperTask, ...]
     separate: bool
 
 
-def read_chain(folders: Sequence[Path], separate: bool) -> Chain:
-    """The tasks in these folders, or in the folders within them, in the order of their numbers.
+def read_chain(folders: Sequence[Path], separate: bool) -> PaperChain:
+    """Read the tasks in these folders or their sub-folders, in the order of their numbers.
 
-    A chain's task that several folders hold must be the same in all of them, bit for bit.
-    Runs of their own that are `separate` all have the number 0 and stay in the given order.
+    A task that is in several folders of a chain must be the same in all of them, bit for bit.
+    Runs that are `separate` all have the number 0 and keep the given order.
 
     Raises:
-        BankError: a folder is not sound, tasks are missing or disagree, or they have other
-            shapes, ranks or alphas: nothing could sum them then.
+        BankError: a folder is invalid, tasks are missing or contradict each other, or their
+            shapes, ranks or alphas differ, so that they can't be summed.
     """
     read = [read_folder(folder) for given in folders for folder in _task_folders(given)]
-    tasks = _each_alone(read) if separate else _in_a_row(read)
+    tasks = _separate_tasks(read) if separate else _chained_tasks(read)
     for task in tasks:
-        _check_fits(tasks[0], task, separate)
-    return Chain(tuple(tasks), separate)
+        _check_same_layout(tasks[0], task, separate)
+    return PaperChain(tuple(tasks), separate)
 
 
 def import_chain(
-    chain: Chain,
-    labels: Sequence[Label],
+    chain: PaperChain,
+    labels: Sequence[TaskLabel],
     bank: Bank | tuple[Path, BaseModelPin],
     key: Callable[[], SigningKey],
     files: Files = DISK,
 ) -> tuple[Bank, tuple[Release, ...]]:
-    """The chain is released in a bank, or in a new one in that folder; what is new in it.
+    """Release the chain into a bank, or into a new one in that folder; return what is new.
 
-    Task i of a chain is release i. One that the bank already has must be the same. A new bank
-    appears whole or not at all; one that grows has all of a release or nothing of it, and the
-    same import goes on behind the last. `key` is asked for once nothing is left to refuse.
+    Task i of a chain becomes release i. A release that the bank already has must be the same.
+    A new bank is created atomically; an existing one is extended release by release, and the
+    same import continues after the last. `key` is called after all checks.
 
     Raises:
         BankError: the bank has another release in a task's place, or can't be written.
@@ -101,7 +101,7 @@ def import_chain(
     if isinstance(bank, Bank):
         _check_continues(chain, labels, bank)
         before = len(bank.releases)
-        grown = _grown(chain, labels, bank, key(), files)
+        grown = _add_releases(chain, labels, bank, key(), files)
         return grown, grown.releases[before:]
     folder, pin = bank
     if folder.is_symlink() or (folder.exists() and not _is_empty(folder)):
@@ -109,20 +109,20 @@ def import_chain(
     if not chain.separate and chain.tasks[0].number:
         raise BankError(f"{chain.tasks[0].source}: found no earlier one, expected task_0 first")
     signer = key()
-    with _appearing(folder, files) as temporary:
-        grown = _grown(chain, labels, Bank.create(temporary, pin, files), signer, files)
+    with _atomic_folder(folder, files) as temporary:
+        grown = _add_releases(chain, labels, Bank.create(temporary, pin, files), signer, files)
     return Bank.open(folder), grown.releases
 
 
 def export_chain(bank: Bank, upto: int, folder: Path, files: Files = DISK) -> tuple[str, ...]:
-    """`folder` has `task_0`, `task_1`, ...: what is summed for stage `upto`, for the paper's code.
+    """Write the adapters that stage `upto` sums as `task_0`, `task_1`, ..., for the paper's code.
 
-    Returns the names of the tasks' folders, in the order in which their code takes them. A
-    release that was imported comes back with its numbers' bits and its settings.
+    Returns the names of the tasks' folders, in the order in which their code takes them. An
+    imported release is exported with the same bits and settings.
 
     Raises:
-        BankError: the folder exists, their format can't hold the adapters, one was changed,
-            or the disk can't be written.
+        BankError: the folder exists, their format can't represent the adapters, one was
+            changed, or the disk can't be written.
     """
     if folder.exists() or folder.is_symlink():
         raise BankError(f"{folder}: found something there, expected a folder that does not exist")
@@ -130,11 +130,11 @@ def export_chain(bank: Bank, upto: int, folder: Path, files: Files = DISK) -> tu
     _check_one_rank(bank, summed)
     layout: dict[str, tuple[int, int]] = {}
     names: list[str] = []
-    with _appearing(folder, files) as temporary:
+    with _atomic_folder(folder, files) as temporary:
         for number, release in enumerate(summed):
             source = str(bank.folder / release.folder / ADAPTER_FILE)
             blob = bank.adapter_bytes(release.stage)
-            factors = factors_in(blob, source)
+            factors = read_factors(blob, source)
             _check_shapes(layout, factors, source)
             settings = _settings(blob, release, number, source)
             names.append(f"task_{number}")
@@ -148,14 +148,14 @@ def export_chain(bank: Bank, upto: int, folder: Path, files: Files = DISK) -> tu
 
 
 def _task_folders(given: Path) -> list[Path]:
-    """The folder itself, or the tasks' folders in it, by name."""
+    """Return the folder itself, or the tasks' folders in it, by name."""
     if (given / CHECKPOINT_FILE).exists() or not given.is_dir():
         return [given]
     within = sorted(file.parent for file in given.glob(f"*/{CHECKPOINT_FILE}"))
     return within or [given]
 
 
-def _each_alone(folders: Sequence[PaperFolder]) -> list[PaperTask]:
+def _separate_tasks(folders: Sequence[PaperFolder]) -> list[PaperTask]:
     for folder in folders:
         if len(folder.tasks) != 1:
             raise BankError(
@@ -165,13 +165,13 @@ def _each_alone(folders: Sequence[PaperFolder]) -> list[PaperTask]:
     return [PaperTask(folder, next(iter(folder.tasks))) for folder in folders]
 
 
-def _in_a_row(folders: Sequence[PaperFolder]) -> list[PaperTask]:
+def _chained_tasks(folders: Sequence[PaperFolder]) -> list[PaperTask]:
     tasks: dict[int, PaperTask] = {}
     # A task's own folder comes before those of later tasks.
     for folder in sorted(folders, key=lambda folder: max(folder.tasks)):
         for number in sorted(folder.tasks):
             task = PaperTask(folder, number)
-            _check_agrees(tasks.setdefault(number, task), task)
+            _check_same_adapter(tasks.setdefault(number, task), task)
     for number in range(min(tasks), max(tasks)):
         if number not in tasks:
             raise BankError(
@@ -181,15 +181,15 @@ def _in_a_row(folders: Sequence[PaperFolder]) -> list[PaperTask]:
     return [tasks[number] for number in sorted(tasks)]
 
 
-def _check_agrees(first: PaperTask, again: PaperTask) -> None:
-    if (where := difference(first.factors, again.factors)) is not None:
+def _check_same_adapter(first: PaperTask, again: PaperTask) -> None:
+    if (where := first_difference(first.factors, again.factors)) is not None:
         raise BankError(
             f"{again.source}: {where} differs from the one in {first.folder.folder}, expected the "
             "same adapter in both (take runs that are no chain with --separate)"
         )
 
 
-def _check_fits(first: PaperTask, task: PaperTask, separate: bool) -> None:
+def _check_same_layout(first: PaperTask, task: PaperTask, separate: bool) -> None:
     ours, theirs = first.folder.settings, task.folder.settings
     if not separate and (ours.rank, ours.alpha) != (theirs.rank, theirs.alpha):
         raise BankError(
@@ -202,8 +202,8 @@ def _check_fits(first: PaperTask, task: PaperTask, separate: bool) -> None:
     _check_shapes(layout, task.factors, task.source)
 
 
-def _check_shapes(layout: dict[str, tuple[int, int]], factors: Factors, source: str) -> None:
-    """A layer has the inputs and outputs that it has in the adapters before; adds to `layout`."""
+def _check_shapes(layout: dict[str, tuple[int, int]], factors: PaperFactors, source: str) -> None:
+    """Check that each layer has the same shape in all adapters; adds new layers to `layout`."""
     for module, pair in factors.items():
         sizes = pair["A"].shape[1], pair["B"].shape[0]
         if layout.setdefault(module, sizes) != sizes:
@@ -213,8 +213,8 @@ def _check_shapes(layout: dict[str, tuple[int, int]], factors: Factors, source: 
             )
 
 
-def _check_continues(chain: Chain, labels: Sequence[Label], bank: Bank) -> None:
-    """What the bank has of the chain is the same, and the rest fits behind it."""
+def _check_continues(chain: PaperChain, labels: Sequence[TaskLabel], bank: Bank) -> None:
+    """Check that the bank's releases are the chain's first tasks, and that the rest can follow."""
     known = len(bank.releases)
     if not chain.separate and chain.tasks[0].number > known:
         raise BankError(
@@ -234,7 +234,7 @@ def _check_continues(chain: Chain, labels: Sequence[Label], bank: Bank) -> None:
 
 
 def _check_rank_continues(bank: Bank, task: PaperTask) -> None:
-    """Their code gives one rank and alpha to all that it sums; another would be another model."""
+    """Check rank and scale: their code uses one rank and alpha for all adapters that it sums."""
     theirs = task.folder.settings
     for release in bank.releases:
         if (release.rank, release.scale) != (theirs.rank, theirs.scale):
@@ -245,9 +245,9 @@ def _check_rank_continues(bank: Bank, task: PaperTask) -> None:
             )
 
 
-def _check_released(bank: Bank, release: Release, task: PaperTask, label: Label) -> None:
+def _check_released(bank: Bank, release: Release, task: PaperTask, label: TaskLabel) -> None:
     source = str(bank.folder / release.folder)
-    where = difference(factors_in(bank.adapter_bytes(release.stage), source), task.factors)
+    where = first_difference(read_factors(bank.adapter_bytes(release.stage), source), task.factors)
     if where is not None:
         raise BankError(
             f"{task.source}: {where} differs from {source}, expected the same adapter: this bank "
@@ -260,8 +260,8 @@ def _check_released(bank: Bank, release: Release, task: PaperTask, label: Label)
         )
 
 
-def _grown(
-    chain: Chain, labels: Sequence[Label], bank: Bank, key: SigningKey, files: Files
+def _add_releases(
+    chain: PaperChain, labels: Sequence[TaskLabel], bank: Bank, key: SigningKey, files: Files
 ) -> Bank:
     before = len(bank.releases)
     for task, label in zip(chain.tasks, labels, strict=True):
@@ -271,8 +271,8 @@ def _grown(
     return bank
 
 
-def _draft(bank: Bank, task: PaperTask, label: Label, separate: bool) -> Draft:
-    """What is known of an imported adapter: where it came from, and nothing of its training."""
+def _draft(bank: Bank, task: PaperTask, label: TaskLabel, separate: bool) -> Draft:
+    """Return the release of an imported adapter; nothing is known of its training."""
     stage = len(bank.releases)
     return Draft(
         stage=stage,
@@ -280,14 +280,14 @@ def _draft(bank: Bank, task: PaperTask, label: Label, separate: bool) -> Draft:
         modality=label.modality,
         task=label.task,
         parent=bank.head,
-        # In a plan's place, what it was made of: the two files' digests.
+        # The digest of the two files' digests, in place of a plan's.
         plan=sha256(canonical_json(dict(task.folder.files)).encode()),
         sums=(stage,) if separate else tuple(range(stage + 1)),
         sites=IMPORTED,
         rule="fedavg",
         error=0.0,
         scores={},
-        # The code that brought it here; the code that trained it is not known.
+        # The code that imported it; the code that trained it is not known.
         code=code_digest(),
     )
 
@@ -303,8 +303,8 @@ def _check_one_rank(bank: Bank, summed: Sequence[Release]) -> None:
             )
 
 
-def _settings(blob: bytes, release: Release, number: int, source: str) -> Settings:
-    """The config.json of a release as task `number` of a chain."""
+def _settings(blob: bytes, release: Release, number: int, source: str) -> PaperSettings:
+    """Return the config.json of a release as task `number` of a chain."""
     if (origin := origin_of(blob, source)) is None:
         return settings_for(number, release.rank, release.scale, source)
     return origin.settings if origin.task == number else origin.settings.as_task(number)
@@ -315,11 +315,11 @@ def _is_empty(folder: Path) -> bool:
 
 
 @contextmanager
-def _appearing(folder: Path, files: Files) -> Generator[Path]:
-    """A folder to fill under a temporary name; it gets its own name once it is whole.
+def _atomic_folder(folder: Path, files: Files) -> Generator[Path]:
+    """Yield a temporary folder that is renamed to `folder` at the end: atomic creation.
 
     Raises:
-        BankError: it can't be written; nothing is left of it then.
+        BankError: it can't be written; nothing is left behind.
     """
     temporary = writing(folder)
     try:

@@ -1,4 +1,4 @@
-"""One folder of the paper's checkpoints, read and written (interchange/names.py says what it is).
+"""Reading and writing one folder of the paper's checkpoints (interchange/names.py has the format).
 
 Nothing is computed: every number keeps its bits and its format of 16 or 32 bits.
 """
@@ -28,28 +28,28 @@ from interchange.names import (
     CHECKPOINT_FILE,
     LEFTOVERS,
     SETTINGS_FILE,
-    Origin,
-    Settings,
-    in_their_order,
+    ImportOrigin,
+    PaperSettings,
     metadata_of,
-    our_name,
     paper_name,
+    paper_order,
+    parse_paper_name,
     peft_name,
     read_settings,
 )
 
 #: A layer's path in our model -> its factors "A" (rank, inputs) and "B" (outputs, rank).
-Factors: TypeAlias = Mapping[str, Mapping[str, Tensor]]
+PaperFactors: TypeAlias = Mapping[str, Mapping[str, Tensor]]
 
 _FORMATS = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
-#: What torch.load raises on a file that is none of torch.save's, or not whole.
+#: What torch.load raises on a file that is damaged or was not written by torch.save.
 _DAMAGED = (
     UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, IndexError, TypeError,
     AttributeError, AssertionError, OverflowError, ImportError, MemoryError,
 )  # fmt: skip
 
-#: How torch 2.13 says that a pickle asks for a function or a class, or has an operation that
-#: it knows of no tensor's file: only its text tells that from a damaged file.
+#: In torch 2.13's messages on a pickle that calls functions or classes, or has operations that
+#: no file of tensors has; only the text distinguishes it from a damaged file.
 _MIGHT_RUN = re.compile(
     r"unsupported global|unrecognized function|can only (?:create|build)|operand 1\d\d", re.I
 )
@@ -57,23 +57,23 @@ _MIGHT_RUN = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class PaperFolder:
-    """A task's folder, read and found sound.
+    """A task's folder, read and checked.
 
     Attributes:
         tasks: the adapters in it, by the number of their task; 0 is the first. Training
-            writes one; a folder may hold more.
-        dropped: what is in the file beside adapters.
+            writes one; a folder may have more.
+        dropped: names in the file that are not of adapters.
         files: SHA-256 of the folder's two files, by name.
     """
 
     folder: Path
-    settings: Settings
-    tasks: Mapping[int, Factors]
+    settings: PaperSettings
+    tasks: Mapping[int, PaperFactors]
     dropped: tuple[str, ...]
     files: Mapping[str, str]
 
     def blob(self, number: int) -> bytes:
-        """One task's adapter as a bank stores it: safetensors, with its origin inside."""
+        """Return one task's adapter as a bank stores it: safetensors, with its origin."""
         named = {
             peft_name(module, factor): tensor.clone(memory_format=torch.contiguous_format)
             for module, factors in self.tasks[number].items()
@@ -81,28 +81,29 @@ class PaperFolder:
         }
         alone = set(self.tasks) == {number}
         settings = self.settings if alone else self.settings.as_task(number)
-        return save(named, metadata_of(Origin(number, settings, self.files)))
+        return save(named, metadata_of(ImportOrigin(number, settings, self.files)))
 
 
 def read_folder(folder: Path) -> PaperFolder:
-    """A task's folder, every number of it checked. Its tensors may stay on the disk until used.
+    """Read a task's folder and check every number. Tensors may be memory-mapped.
 
     Raises:
-        BankError: a file is missing, damaged or another, a pickle holds more than tensors, a
-            factor has no partner, another shape than the rank, or a value that is not finite.
+        BankError: a file is missing, damaged or of another kind, a pickle has more than
+            tensors, a factor has no partner or does not have the rank, or a value is not
+            finite.
     """
     file = folder / CHECKPOINT_FILE
     if not file.is_file():
         raise BankError(
-            f"{folder}: found no {CHECKPOINT_FILE}, expected the folder of a task, with "
-            f"{CHECKPOINT_FILE} and {SETTINGS_FILE}, or a folder of such"
+            f"{folder}: found no {CHECKPOINT_FILE}, expected a task's folder with "
+            f"{CHECKPOINT_FILE} and {SETTINGS_FILE}, or a folder of these"
         )
     settings = read_settings(folder / SETTINGS_FILE)
     tensors = _loaded(file)
     dropped = tuple(sorted(LEFTOVERS & tensors.keys()))
     tasks: dict[int, dict[str, dict[str, Tensor]]] = {}
     for name in tensors.keys() - LEFTOVERS:
-        if (parts := our_name(name)) is None:
+        if (parts := parse_paper_name(name)) is None:
             raise BankError(
                 f"{file}: found the name {name[:120]!r}, expected such as "
                 f"{paper_name('model.language_model.layers.0.self_attn.q_proj', 0, 'A')!r}"
@@ -117,11 +118,11 @@ def read_folder(folder: Path) -> PaperFolder:
     return PaperFolder(folder, settings, tasks, dropped, files)
 
 
-def factors_in(blob: bytes, source: str) -> Factors:
-    """The factors of a bank's adapter, in the numbers' own format.
+def read_factors(blob: bytes, source: str) -> PaperFactors:
+    """Return the factors of a bank's adapter, in their own number format.
 
     Raises:
-        BankError: it holds what the paper's format has no name for.
+        BankError: it has arrays for which the paper's format has no name.
     """
     stored = StoredAdapter.in_bytes(blob, source)
     if stored.extra_names:
@@ -135,12 +136,12 @@ def factors_in(blob: bytes, source: str) -> Factors:
         raise BankError(f"{source}: not an adapter in safetensors: {error}") from None
     return {
         module: {factor: named[peft_name(module, factor)] for factor in "AB"}
-        for module in in_their_order(list(stored.modules), source)
+        for module in paper_order(list(stored.modules), source)
     }
 
 
-def checkpoint_bytes(factors: Factors, number: int) -> bytes:
-    """A `cl_lora.bin` that holds these factors as task `number` and nothing else."""
+def checkpoint_bytes(factors: PaperFactors, number: int) -> bytes:
+    """Return a `cl_lora.bin` with these factors as task `number`."""
     tensors = {
         paper_name(module, number, factor): tensor
         for module, pair in factors.items()
@@ -151,8 +152,8 @@ def checkpoint_bytes(factors: Factors, number: int) -> bytes:
     return stream.getvalue()
 
 
-def difference(one: Factors, other: Factors) -> str | None:
-    """Where two adapters are not the same bit for bit, as a name; None where they are."""
+def first_difference(one: PaperFactors, other: PaperFactors) -> str | None:
+    """Return the name of the first difference between two adapters; None if all bits are equal."""
     for module in sorted(one.keys() | other.keys()):
         if module not in one or module not in other:
             return module
@@ -170,10 +171,10 @@ def _same_bits(one: Tensor, other: Tensor) -> bool:
 
 
 def _loaded(file: Path) -> dict[str, Tensor]:
-    """The named tensors of a file; no code in it is run."""
+    """Load the named tensors of a file; no code in it is run."""
     try:
         with warnings.catch_warnings():
-            # On odd files torch says in a warning what is refused below anyway.
+            # torch warns of unusual files, which are refused below anyway.
             warnings.simplefilter("ignore", UserWarning)
             found: object = torch.load(
                 file, map_location="cpu", weights_only=True, mmap=_can_be_mapped(file)
@@ -198,21 +199,21 @@ def _loaded(file: Path) -> dict[str, Tensor]:
 def _reason(error: Exception) -> str:
     if isinstance(error, UnpicklingError) and _MIGHT_RUN.search(str(error)):
         return (
-            "found a pickle that holds more than tensors and might run code, expected tensors "
-            "alone: nothing of it was run"
+            "found a pickle with more than tensors, which might run code, expected only tensors; "
+            "nothing of it was run"
         )
-    return "found no whole file of torch.save, expected named tensors: it is cut off, or another"
+    return "found no complete file of torch.save, expected named tensors"
 
 
 def _can_be_mapped(file: Path) -> bool:
-    """Whether its tensors lie in it as they are: a zip archive without compression."""
+    """Return whether its tensors can be memory-mapped: a zip archive without compression."""
     with suppress(zipfile.BadZipFile, OSError, ValueError), zipfile.ZipFile(file) as archive:
         return all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
     return False
 
 
 def _check_task(
-    modules: Mapping[str, Mapping[str, Tensor]], settings: Settings, source: str
+    modules: Mapping[str, Mapping[str, Tensor]], settings: PaperSettings, source: str
 ) -> None:
     for module, factors in sorted(modules.items()):
         for factor, other in ("AB", "BA"):
@@ -232,18 +233,18 @@ def _check_task(
 
 
 def _check_tensor(tensor: Tensor, source: str) -> None:
-    """A matrix of numbers that a bank can store, all of them there and finite."""
+    """Check that a tensor is a matrix that a bank can store, complete and finite."""
     wrong: dict[str, Callable[[], bool]] = {
         f"the format {tensor.dtype}, expected one of {', '.join(_FORMATS.values())}": lambda: (
             tensor.dtype not in _FORMATS
         ),
-        "a sparse tensor, or one without numbers, expected a plain one": lambda: (
+        "a sparse tensor or one without data, expected a dense one": lambda: (
             tensor.layout is not torch.strided or tensor.device.type != "cpu"
         ),
         f"the shape {tuple(tensor.shape)}, expected a matrix": lambda: (
             tensor.dim() != 2 or tensor.numel() == 0
         ),
-        # One stored number may stand for as many as a file likes.
+        # A tensor with stride 0 may repeat one stored number.
         "fewer numbers than its shape has, expected all of them": lambda: (
             tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size()
         ),

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from common.errors import DataError
-from common.plan import Metric
+from common.plan.plan import Metric
 from report.json_file import REPORT_FILE, read_document
 from report.model import RunReport, kinds, metrics_by_kind
 from report.spread import Spread, spread

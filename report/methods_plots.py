@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from common.plan import Metric
+from common.plan.plan import Metric
 from report.canvas import COLOURS, INK, MARKERS, MUTED, Chart, render, wrapped, xy
 from report.format import mean_spread, readable
 from report.headlines import MethodScores, comparison_headline, scores_by_method

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from common.plan import Metric
+from common.plan.plan import Metric
 from common.plan_fields import Modality
 from report.continual_metrics import MatrixMetrics, matrix_metrics
 

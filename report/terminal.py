@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from common.plan import Metric
+from common.plan.plan import Metric
 from common.printable import counted
 from report.format import (
     DASH,

@@ -16,8 +16,8 @@ from common.bank.release import INDEX_FILE, Draft
 from common.code_digest import code_digest
 from common.errors import BankError, Refusal, StateError
 from common.exchange import ReleaseRef, Scores
-from common.plan import Plan
-from common.plan_file import load_plan
+from common.plan.file import load_plan
+from common.plan.plan import Plan
 from common.process.progress import ProgressEvent, write_event
 from common.signing import SigningKey
 from report.model import RunReport

@@ -13,7 +13,7 @@ from client.model.backbone import Prediction
 from client.model.feature_store import FeatureStore
 from client.model.llava import LlavaModel, load_llava
 from client.model.lora import AdaptedLayers
-from common.plan import VisionWeights
+from common.plan.plan import VisionWeights
 from common.plan_fields import Precision
 
 

@@ -9,7 +9,7 @@ from client.model.backbone import LOADERS, Backbone
 from client.model.base_digest import base_digest
 from client.model.llava_med_files import model_type
 from common.errors import ModelError
-from common.plan import VisionWeights
+from common.plan.plan import VisionWeights
 from common.plan_fields import Precision
 
 

@@ -22,7 +22,7 @@ from client.site.keys import load_key
 from client.site.policy import approval_file, fewest_images
 from common.errors import Refusal
 from common.metrics import AnswerKind
-from common.plan import Plan
+from common.plan.plan import Plan
 from common.printable import counted
 
 #: Bytes that a site needs besides its adapters: logs, plans, the trainer's own files.

@@ -16,8 +16,8 @@ from client.site.known_bank import check_bank
 from client.site.policy import check_code_and_approval, check_format, check_order
 from common.errors import PlanError
 from common.exchange import Answer, Delivery, Failure, Lacks, Order, Reply, Working
-from common.plan import Plan
-from common.plan_file import parse_plan
+from common.plan.file import parse_plan
+from common.plan.plan import Plan
 from common.process.progress import write_event
 
 if TYPE_CHECKING:

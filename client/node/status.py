@@ -13,7 +13,7 @@ from client.site.config import Site
 from client.site.failures import FAILURES_FILE
 from common.errors import Refusal
 from common.exchange import Order, Work
-from common.plan import Plan
+from common.plan.plan import Plan
 from common.process.supervise import running_pid
 
 

@@ -10,7 +10,7 @@ from client.site.config import Site
 from client.site.failures import OrderRefused
 from client.site.policy import check_examples, check_order, check_stage
 from common.exchange import Order, Reason, Work
-from common.plan import Plan, Stage
+from common.plan.plan import Plan, Stage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

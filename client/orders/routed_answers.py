@@ -11,7 +11,7 @@ from client.methods.interface import Assignment
 from client.model.backbone import Prediction
 from common.exchange import ROUTER_MODALITY, ROUTER_STAGE
 from common.image_prototype import ImagePrototype
-from common.plan import Plan, Router
+from common.plan.plan import Plan, Router
 
 #: A method's way of answering.
 AnswerWith: TypeAlias = Callable[[Assignment, Sequence[Example]], list[Prediction]]

@@ -15,8 +15,8 @@ from client.site.adapter_cache import AdapterCache
 from client.site.config import Site
 from common.adapter import StoredAdapter
 from common.exchange import Order
-from common.plan import Plan
-from common.plan_file import parse_plan
+from common.plan.file import parse_plan
+from common.plan.plan import Plan
 
 
 class SiteSession:

@@ -10,7 +10,7 @@ from client.data.task import read_task
 from client.methods.interface import Assignment, method_code
 from client.site.config import Device, Site
 from common.errors import SiteFailed
-from common.plan import Plan
+from common.plan.plan import Plan
 
 
 def trial_step(plan: Plan, site: Site, stage: int) -> tuple[float, float]:

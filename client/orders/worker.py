@@ -30,7 +30,7 @@ from client.training.checkpoint import Checkpoint
 from client.training.deepspeed import ZeroOptimizer
 from client.training.optimizer import Optimizer
 from common.errors import Refusal
-from common.plan import Training
+from common.plan.plan import Training
 from common.process import progress
 from common.process.die_with_parent import die_with_parent
 

@@ -10,8 +10,7 @@ from client.site.config import Plans, Site
 from client.site.failures import OrderRefused
 from common.code_digest import code_digest
 from common.exchange import Order, Reason, Work
-from common.image_prototype import router_of_round
-from common.plan import Plan, Stage
+from common.plan.plan import Plan, Stage
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -124,7 +123,7 @@ def fewest_images(plan: Plan, stage: int, round_number: int, site: Site) -> int 
 
     `stage` is 0-based.
     """
-    router = router_of_round(plan, stage, round_number)
+    router = plan.router_of_round(stage, round_number)
     return None if router is None else max(router.minimum, site.policy.images)
 
 

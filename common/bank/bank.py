@@ -46,7 +46,7 @@ from common.errors import BankError
 from common.identity import sha256
 from common.image_prototype import ImagePrototype
 from common.image_prototype import from_bytes as prototype_from
-from common.plan import BaseModelPin
+from common.plan_fields import BaseModelPin
 from common.signing import SigningKey
 
 #: Stands for the signature in a release that is not signed yet.

@@ -19,7 +19,7 @@ from common.bank.release import (
 from common.durable import WRITING
 from common.errors import BankError
 from common.identity import canonical_json
-from common.plan import BaseModelPin
+from common.plan_fields import BaseModelPin
 
 #: The index as it will be once the release that is being written is in it. It distinguishes a
 #: release whose writing was interrupted from a folder that somebody else put there.

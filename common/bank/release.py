@@ -13,8 +13,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from common.errors import BankError
 from common.identity import canonical_json, sha256
-from common.plan import BaseModelPin
-from common.plan_fields import Modality, Slug, TaskName
+from common.plan_fields import BaseModelPin, Modality, Slug, TaskName
 from common.signing import verify_signature
 
 #: The version of the folder's layout; a reader refuses any other.

@@ -10,9 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
-from importlib.util import find_spec
-from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any, Final, cast
 
@@ -21,9 +18,8 @@ from pydantic_core import PydanticCustomError
 import common.methods
 from common.errors import PlanError
 from common.methods.interface import MethodSettings
+from common.outside_methods import outside_methods
 
-#: The group of entry points under which a package offers a method.
-GROUP: Final = "fedmslora.methods"
 #: The type of the error that a plan without a known method gets.
 UNKNOWN: Final = "unknown_method"
 
@@ -35,13 +31,11 @@ class InstalledMethod:
     Attributes:
         settings: module of the settings and traits.
         client: module of the code at a site; imported there alone, as it needs torch.
-        folder: of a method from outside the tree, whose files count in the code digest.
     """
 
     name: str
     settings: str
     client: str
-    folder: Path | None = None
 
     def settings_class(self) -> type[MethodSettings]:
         """Return the one subclass of `MethodSettings` that the module of settings defines.
@@ -84,7 +78,10 @@ def installed_methods() -> Mapping[str, InstalledMethod]:
         for module in iter_modules(common.methods.__path__)
         if module.name not in _SHARED
     ]
-    outside = [_from_entry_point(point) for point in entry_points(group=GROUP)]
+    outside = [
+        InstalledMethod(method.name, f"{method.package}.settings", f"{method.package}.client")
+        for method in outside_methods()
+    ]
     found: dict[str, InstalledMethod] = {}
     for method in (*built_in, *outside):
         if method.name in found:
@@ -95,17 +92,6 @@ def installed_methods() -> Mapping[str, InstalledMethod]:
 
 #: Modules of this package that are no method.
 _SHARED: Final = ("interface", "lora_adapters", "registry")
-
-
-def _from_entry_point(point: EntryPoint) -> InstalledMethod:
-    spec = find_spec(point.value)
-    if spec is None or not spec.submodule_search_locations:
-        raise PlanError(
-            f"entry point {point.name!r} of {GROUP}: found {point.value!r}, expected an installed "
-            "package with the modules settings and client"
-        )
-    folder = Path(next(iter(spec.submodule_search_locations)))
-    return InstalledMethod(point.name, f"{point.value}.settings", f"{point.value}.client", folder)
 
 
 def all_settings() -> Mapping[str, type[MethodSettings]]:

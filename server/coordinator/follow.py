@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from common.errors import StateError
-from common.plan import Plan
-from common.plan_file import load_plan
+from common.plan.file import load_plan
+from common.plan.plan import Plan
 from common.process.progress import ProgressEvent, read_events
 from server.coordinator.events import final_event
 from server.coordinator.state import RequestedRun, State

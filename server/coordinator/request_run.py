@@ -5,7 +5,7 @@ from pathlib import Path
 
 from common.durable import DISK, write_file
 from common.errors import StateError
-from common.plan_file import load_plan
+from common.plan.file import load_plan
 from common.process.progress import read_events
 from common.signing import SigningKey
 from server.coordinator.registry import enrolled

@@ -10,9 +10,9 @@ from pathlib import Path
 from common.bank.bank import Bank
 from common.bank.release import INDEX_FILE
 from common.errors import Refusal
-from common.plan import Plan
+from common.plan.file import load_plan
+from common.plan.plan import Plan
 from common.plan_fields import Modality
-from common.plan_file import load_plan
 from common.process.progress import ProgressEvent, read_events
 from server.coordinator.events import final_event
 from server.coordinator.registry import enrolled

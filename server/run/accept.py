@@ -11,7 +11,7 @@ import numpy as np
 from common.adapter import AdapterSource, StoredAdapter, each_array, finite_fault
 from common.errors import BankError
 from common.exchange import Answer, Order, Scores, Update, Work
-from common.image_prototype import from_bytes, router_of_round
+from common.image_prototype import from_bytes
 from server.aggregation.compatibility import difference
 from server.run.journal import AcceptedUpdate, Journal
 
@@ -169,7 +169,7 @@ def _fault_of_prototype(order: Order, update: Update, journal: Journal) -> str |
     """Check the prototype, if there is one: in the round that asks for it, of enough images."""
     if update.prototype is None:
         return None
-    router = journal.plan and router_of_round(journal.plan, order.stage, order.round)
+    router = journal.plan and journal.plan.router_of_round(order.stage, order.round)
     if router is None:
         return "prototype: found one, expected none with this order"
     try:
@@ -187,9 +187,11 @@ def _fault_of_prototype(order: Order, update: Update, journal: Journal) -> str |
 def _fault_of_adapter(order: Order, digest: str, journal: Journal) -> str | None:
     try:
         found = StoredAdapter.in_file(journal.blobs.path(digest), "adapter")
-        return (
-            finite_fault(found) or _fault_of_layout(order, found, journal) or _fault_of_size(found)
-        )
+        fault = finite_fault(found)
+        if fault is None and order.adapter is not None:
+            ordered = StoredAdapter.in_file(journal.blobs.path(order.adapter), "the order")
+            fault = difference(found.layout(), ordered.layout())
+        return fault or _fault_of_size(found)
     except BankError as error:
         return str(error)
 
@@ -201,10 +203,3 @@ def _fault_of_size(found: AdapterSource) -> str | None:
         if (largest := float(np.abs(value).max())) > _LARGEST:
             return f"{name}: found the value {largest:.3g}, expected at most {_LARGEST:g}"
     return None
-
-
-def _fault_of_layout(order: Order, found: StoredAdapter, journal: Journal) -> str | None:
-    if order.adapter is None:
-        return None
-    ordered = StoredAdapter.in_file(journal.blobs.path(order.adapter), "the order")
-    return difference(found.layout(), ordered.layout())

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from common.adapter import StoredAdapter
-from common.plan import Plan
+from common.plan.plan import Plan
 from common.process.progress import OnEvent
 from server.run.accept import Ask
 from server.run.journal import Journal

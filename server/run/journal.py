@@ -18,7 +18,7 @@ from common.durable import DISK, Files
 from common.errors import StateError
 from common.exchange import Answer, Order, Scores, Update
 from common.identity import canonical_json, sha256
-from common.plan import Plan
+from common.plan.plan import Plan
 from server.run.folder import Blobs, RunFolder
 from server.run.plan_changes import differing_fields
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from common.errors import SiteFailed
 from common.exchange import Order, Scores, Work
-from common.plan import Stage
+from common.plan.plan import Stage
 from common.printable import printable
 from server.run.accept import AcceptedScores, Refused, Waiting
 from server.run.context import RunContext

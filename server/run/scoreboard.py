@@ -8,7 +8,7 @@ from typing import TypeAlias
 from common.bank.bank import Bank
 from common.code_digest import code_digest
 from common.exchange import ROUTER_MODALITY, ROUTER_STAGE, Scores, Work
-from common.plan import Plan
+from common.plan.plan import Plan
 from report.model import (
     LossPoint,
     PlanFacts,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from common.code_digest import code_digest
 from common.exchange import Order, ReleaseRef, Scores, Work
-from common.plan import Plan
+from common.plan.plan import Plan
 from server.aggregation.aggregate import SiteUpdate, merge
 from server.aggregation.compatibility import incompatible_updates
 from server.run.context import RunContext

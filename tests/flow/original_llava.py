@@ -30,7 +30,7 @@ from transformers import (
 from transformers.utils import sentencepiece_model_pb2_new
 
 from client.model.llava_med_tokenizer import read_tokenizer
-from common.plan import VisionWeights
+from common.plan.plan import VisionWeights
 
 _Made = TypeVar("_Made")
 

@@ -13,9 +13,9 @@ from client.site.config import Device, Plans, Policy, Site
 from client.training.checkpoint import Checkpoint
 from common.code_digest import code_digest
 from common.exchange import Answer, Order, ReleaseRef, Update, Work
-from common.plan import Plan
+from common.plan.file import parse_plan
+from common.plan.plan import Plan
 from common.plan_fields import Modality
-from common.plan_file import parse_plan
 from common.process.progress import OnEvent
 from tests.flow.tiny_llava import write_llava, write_task
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import yaml
 
-from common.plan import Plan
-from common.plan_file import parse_plan
+from common.plan.file import parse_plan
+from common.plan.plan import Plan
 from simulation.experiments.experiments import load_experiment
 from simulation.experiments.lab import ExperimentResult, ResultsFolder, write_result
 from simulation.results.cells import Cell, Collected, collect

@@ -7,8 +7,7 @@ import numpy as np
 from common.adapter import Adapter, Pair, to_bytes
 from common.bank.bank import Bank
 from common.bank.release import Draft
-from common.plan import BaseModelPin
-from common.plan_fields import Modality, Precision
+from common.plan_fields import BaseModelPin, Modality, Precision
 from common.signing import SigningKey
 
 BASE = BaseModelPin(name="tiny", sha256="a" * 64)

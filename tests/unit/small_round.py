@@ -9,8 +9,8 @@ import numpy as np
 
 from common.adapter import Adapter, Pair, StoredAdapter, to_bytes
 from common.exchange import Answer, Order, Scores, Update, Work
-from common.plan import Plan
-from common.plan_file import parse_plan
+from common.plan.file import parse_plan
+from common.plan.plan import Plan
 from common.process.progress import ProgressEvent
 from server.run.accept import Accept, Done, Received, Refused, Waiting, durable
 from server.run.context import RunContext

@@ -8,9 +8,9 @@ import pytest
 from common.contrastive import Similarity
 from common.errors import ModelError
 from common.methods.mslora_cr import Active, MSLoRACR
-from common.plan import Metric, Plan
+from common.plan.file import load_plan
+from common.plan.plan import Metric, Plan
 from common.plan_fields import Modality, Precision
-from common.plan_file import load_plan
 from simulation.hospitals import BASE_MODELS, check
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"

@@ -25,9 +25,9 @@ from client.model.lora_init import kaiming_adapter
 from client.training.batches import Batches
 from client.training.token_loss import DecoderLoss
 from common.metrics import AnswerKind
-from common.plan import Plan
+from common.plan.file import load_plan
+from common.plan.plan import Plan
 from common.plan_fields import Composition, Precision
-from common.plan_file import load_plan
 from common.rules.interface import Factor
 from cost.geometry import read_geometry
 from cost.plan import (

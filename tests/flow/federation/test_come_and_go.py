@@ -17,8 +17,8 @@ from common.adapter import from_bytes
 from common.bank.bank import Bank
 from common.code_digest import code_digest
 from common.exchange import Order, Update, Work
-from common.plan import Plan
-from common.plan_file import load_plan
+from common.plan.file import load_plan
+from common.plan.plan import Plan
 from report.json_file import read_report
 from report.write import write_report
 from server import app as coordinator

@@ -11,7 +11,7 @@ import yaml
 
 from common.bank.bank import Bank
 from common.errors import BankError, DataError, ModelError, SiteFailed, StateError
-from common.plan_file import load_plan
+from common.plan.file import load_plan
 from report.json_file import read_report
 from simulation import run
 from simulation.baselines import with_seed
@@ -212,7 +212,7 @@ def test_a_base_model_that_the_plan_does_not_pin_is_refused(tmp_path: Path):
 
 
 def test_a_bank_from_another_base_model_is_refused(tmp_path: Path):
-    from common.plan import BaseModelPin
+    from common.plan_fields import BaseModelPin
 
     Bank.create(tmp_path / "run/bank", BaseModelPin(name="other", sha256="cd" * 32))
     with pytest.raises(BankError, match="found the base model other"):

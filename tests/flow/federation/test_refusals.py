@@ -16,8 +16,9 @@ from pydicom.data import get_testdata_file
 import fedmslora
 from common.bank.bank import Bank
 from common.identity import sha256
-from common.plan import BaseModelPin
-from common.plan_file import load_plan
+from common.plan.file import load_plan
+from common.plan_fields import BaseModelPin
+from common.process.file_lock import file_lock
 from server.run.folder import RunFolder
 from server.run.journal import Journal
 from simulation.hospitals import BASE_MODELS, prepare
@@ -175,7 +176,7 @@ def remove_task(task: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (drop_image, "field 'image': found 'images/00000.png', where no file is"),
+        (drop_image, "field 'image': found 'images/00000.png', where there is no file"),
         (truncate_image, "images/00000.png: found "),
         (empty_test_set, "test.jsonl: found no questions, expected at least one"),
         (drop_answer, "train.json: entry 1: field 'conversations': found blank text"),
@@ -255,11 +256,8 @@ def test_a_folder_that_cannot_be_written(refused: Refused, tmp_path: Path):
 
 
 def test_a_folder_that_another_process_uses(refused: Refused, tmp_path: Path):
-    import fcntl
-
     (tmp_path / "run").mkdir()
-    with (tmp_path / "run/.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with file_lock(tmp_path / "run/.lock"):
         (line,) = refused("simulate", plan_file(tmp_path), "--out", tmp_path / "run")
     assert line.startswith(
         f"{tmp_path / 'run'}: found another fedmslora running in this folder, expected none"

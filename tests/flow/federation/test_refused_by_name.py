@@ -24,8 +24,8 @@ from client.node.jobs import Jobs
 from common.adapter import Adapter, from_bytes, to_bytes
 from common.bank.bank import Bank
 from common.exchange import Delivery, Order, Update, Work, read_reply
-from common.plan import Plan
-from common.plan_file import load_plan
+from common.plan.file import load_plan
+from common.plan.plan import Plan
 from common.process.progress import ProgressEvent
 from server import network
 from server.app import SiteConnection, run

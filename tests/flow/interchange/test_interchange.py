@@ -26,11 +26,11 @@ from common.adapter import Adapter, Pair, to_bytes
 from common.bank.bank import Bank
 from common.durable import Disk
 from common.errors import BankError, Refusal
+from common.plan.file import load_plan
 from common.plan_fields import Precision
-from common.plan_file import load_plan
 from common.signing import SigningKey
 from interchange.paper_chain import export_chain, import_chain, read_chain
-from interchange.paper_tasks import Said, labels
+from interchange.paper_tasks import TaskOptions, task_labels
 from tests.flow.interchange.test_bank_export import close, load, logits, small_llava, touched
 from tests.unit.small_bank import BASE, KEY, draft
 from tests.unit.small_paper import SHAPES, chain, read, same, settings, tensors, write
@@ -287,7 +287,7 @@ def test_a_bank_of_another_chain_or_model_is_left_as_it_is(tmp_path: Path):
     assert "found rank 2 and alpha 4" in refusal(*into, scaled, *THREE[:2])
     assert "expected discs:fundus" in refusal(*into, folders[0], "--task", "discs:ct")
     assert "discs is released" in refusal(*into, folders[2], "--task", "discs:fundus")
-    assert "found a bank on llava-med-v1_5" in refusal(
+    assert "found the base model llava-med-v1_5" in refusal(
         *into, *folders, *THREE, "--base-sha256", "b" * 64
     )
     late = write(tmp_path / "other" / "late", tensors([4]), settings(5))
@@ -341,7 +341,7 @@ def test_one_bad_folder_of_many_leaves_nothing_behind(tmp_path: Path):
     (folders[2] / "cl_lora.bin").write_bytes(whole[: len(whole) // 2])
     assert "task_2/cl_lora.bin" in refusal("import", tmp_path / "bank", *folders, *ON, *THREE)
     assert added(tmp_path, before) == set()
-    assert "expected the folder of a task" in refusal("import", tmp_path / "bank", tmp_path, *ON)
+    assert "expected a task's folder" in refusal("import", tmp_path / "bank", tmp_path, *ON)
 
 
 class Full(Disk):
@@ -359,7 +359,7 @@ class Full(Disk):
 
 def test_a_full_disk_leaves_no_half_of_a_bank_or_an_export(tmp_path: Path):
     found = read_chain(chain(tmp_path / "run", 2), separate=False)
-    called = labels(Said(tasks=["a:ct", "b:mr"]), [None, None])
+    called = task_labels(TaskOptions(tasks=["a:ct", "b:mr"]), [None, None])
     for left in range(100):
         target = (tmp_path / "bank", BASE)
         try:
@@ -406,7 +406,7 @@ def test_the_base_model_can_be_a_folder(tmp_path: Path):
 def test_a_key_does_not_lie_in_the_bank_that_travels(tmp_path: Path):
     folders = chain(tmp_path / "run", 3)
     into = ("import", tmp_path / "bank", *folders, *ON, *THREE)
-    assert "found the key in the bank" in refusal(*into, "--key", tmp_path / "bank" / "key")
+    assert "found the key inside the bank" in refusal(*into, "--key", tmp_path / "bank" / "key")
     output(*into)
     signer = SigningKey.load(tmp_path / "bank.key").public_hex
     assert {release.signer for release in Bank.open(tmp_path / "bank").releases} == {signer}

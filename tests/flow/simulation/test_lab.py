@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from common.errors import PlanError
-from common.plan import Plan
-from common.plan_file import parse_plan
+from common.plan.file import parse_plan
+from common.plan.plan import Plan
 from simulation.baselines import with_seed
 from simulation.experiments.experiments import load_experiment
 from simulation.experiments.lab import ExperimentResult, ResultsFolder, run_all

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from commands.coordinator import app
 from common.errors import PlanError, Refusal, StateError
-from common.plan_file import load_plan
+from common.plan.file import load_plan
 from common.process.progress import write_event
 from server.coordinator.init import init_coordinator
 from server.coordinator.processes import ProcessName, command, environment

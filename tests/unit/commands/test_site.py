@@ -20,7 +20,7 @@ from commands.site import app
 from common.errors import Refusal
 from common.exchange import Order, ReleaseRef, Work
 from common.identity import sha256
-from common.plan_file import load_plan
+from common.plan.file import load_plan
 from server.coordinator.certificates import write_certificates
 
 ROOT = Path(__file__).resolve().parents[3]

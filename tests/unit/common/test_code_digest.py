@@ -24,7 +24,7 @@ LEFT_OUT = [
 ]
 DECIDING = [
     "common/exchange.py",
-    "common/plan.py",
+    "common/plan/plan.py",
     "common/methods/mslora_cr.py",
     "common/rules/svd.py",
     "common/linear_algebra/krylov.py",

@@ -15,11 +15,10 @@ from common.image_prototype import (
     fault_of,
     from_bytes,
     merge_prototypes,
-    router_of_round,
     to_bytes,
 )
+from common.plan.file import parse_plan
 from common.plan_fields import Precision
-from common.plan_file import parse_plan
 from common.tensors import TensorWriter
 from tests.unit.small_round import plan
 
@@ -167,9 +166,9 @@ def test_what_is_no_prototype_is_refused_in_one_sentence(strange: bytes):
 
 def test_a_prototype_is_wanted_in_the_last_round_of_a_plan_that_routes():
     routed = plan().model_copy(update={"router": parse_router()})
-    assert router_of_round(plan(), 0, 2) is None
-    assert router_of_round(routed, 0, 1) is None
-    assert router_of_round(routed, 0, 2) == routed.router
+    assert plan().router_of_round(0, 2) is None
+    assert routed.router_of_round(0, 1) is None
+    assert routed.router_of_round(0, 2) == routed.router
 
 
 def parse_router():

@@ -21,7 +21,7 @@ from common.metrics import (
     read_answers,
     task_metrics,
 )
-from common.plan import Metric
+from common.plan.plan import Metric
 from common.vqa_words import normalize
 from tests.unit.common import paper_reference
 from tests.unit.common.paper_reference import CASES, EXCERPT

@@ -10,9 +10,9 @@ import pytest
 
 from common.adapter import to_bytes
 from common.errors import ModelError
-from common.plan import Plan
+from common.plan.file import parse_plan
+from common.plan.plan import Plan
 from common.plan_fields import Composition, Precision
-from common.plan_file import parse_plan
 from common.tensors import read_header
 from cost.geometry import LLAVA_MED, DecoderShape, Geometry, TowerShape, read_geometry
 from cost.plan import PATHVQA, DataAssumptions, default_assumptions, plan_cost, questions_and_steps

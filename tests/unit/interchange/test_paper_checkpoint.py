@@ -17,9 +17,14 @@ from torch import Tensor
 from common.adapter import Adapter, Pair, from_bytes, to_bytes
 from common.errors import BankError
 from common.plan_fields import Modality
-from interchange.names import alpha_for, our_name, paper_name, settings_of
-from interchange.paper_checkpoint import checkpoint_bytes, difference, factors_in, read_folder
-from interchange.paper_tasks import PAPER_TASKS, Label, Said, labels, name_in_folder
+from interchange.names import alpha_for, paper_name, parse_paper_name, settings_of
+from interchange.paper_checkpoint import (
+    checkpoint_bytes,
+    first_difference,
+    read_factors,
+    read_folder,
+)
+from interchange.paper_tasks import PAPER_TASKS, TaskLabel, TaskOptions, name_in_folder, task_labels
 from tests.unit.small_paper import RANK, read, same, settings, tensors, write
 
 Q = "model.layers.0.self_attn.q_proj.cl_lora_pool.task_0_lora.lora_"
@@ -59,10 +64,10 @@ def changed(tmp_path: Path, **replaced: Tensor | None) -> str:
 def test_a_layer_has_their_name_and_ours():
     name = "model.layers.31.mlp.gate_proj.cl_lora_pool.task_7_lora.lora_B"
     ours = (7, "model.language_model.layers.31.mlp.gate_proj", "B")
-    assert our_name(name) == ours
+    assert parse_paper_name(name) == ours
     assert paper_name(ours[1], ours[0], ours[2]) == name
     for other in (f"module.{name}", name + ".weight", name.replace("task_7", "task_x"), "alpha"):
-        assert our_name(other) is None
+        assert parse_paper_name(other) is None
 
 
 @pytest.mark.parametrize("dtype", FORMATS)
@@ -75,7 +80,7 @@ def test_a_folder_keeps_every_bit_on_its_way_through_a_banks_format(
     folder = write(tmp_path / "x", named, settings(4))
     torch.save(named, folder / "cl_lora.bin", _use_new_zipfile_serialization=zipped)
     blob = read_folder(folder).blob(3)
-    (folder / "cl_lora.bin").write_bytes(checkpoint_bytes(factors_in(blob, "x"), 3))
+    (folder / "cl_lora.bin").write_bytes(checkpoint_bytes(read_factors(blob, "x"), 3))
     assert same(read(folder), named)
 
 
@@ -105,7 +110,7 @@ def test_regularizer_weights_that_were_trained_are_dropped_and_named(tmp_path: P
 def read_back(blob: bytes, number: int, tmp_path: Path) -> dict[str, Tensor]:
     file = tmp_path / "back" / "cl_lora.bin"
     file.parent.mkdir()
-    file.write_bytes(checkpoint_bytes(factors_in(blob, "x"), number))
+    file.write_bytes(checkpoint_bytes(read_factors(blob, "x"), number))
     return read(file.parent)
 
 
@@ -126,7 +131,7 @@ def test_a_zip_archive_that_somebody_compressed_reads_the_same(tmp_path: Path):
     with zipfile.ZipFile(packed / "cl_lora.bin", "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in entries.items():
             archive.writestr(name, content)
-    assert difference(read_folder(packed).tasks[0], plain.tasks[0]) is None
+    assert first_difference(read_folder(packed).tasks[0], plain.tasks[0]) is None
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -141,7 +146,7 @@ def test_code_in_a_pickle_is_refused_and_does_not_run(tmp_path: Path, zipped: bo
     }[place]
     folder = write(tmp_path / "x", {}, settings(1))
     torch.save(named, folder / "cl_lora.bin", _use_new_zipfile_serialization=zipped)
-    assert "holds more than tensors and might run code" in refused(folder)
+    assert "found a pickle with more than tensors, which might run code" in refused(folder)
     assert not proof.exists()
     torch.load(folder / "cl_lora.bin", weights_only=False)
     assert proof.exists(), "the file would have shown that it ran"
@@ -158,7 +163,7 @@ def test_a_bare_pickle_with_code_is_refused_and_does_not_run(
     call = Call(function, argument.format(proof))
     folder = write(tmp_path / "x", {}, settings(1))
     (folder / "cl_lora.bin").write_bytes(pickle.dumps(call, protocol))
-    assert "holds more than tensors and might run code" in refused(folder)
+    assert "found a pickle with more than tensors, which might run code" in refused(folder)
     assert not proof.exists()
     pickle.loads((folder / "cl_lora.bin").read_bytes())
     assert proof.exists(), "the file would have shown that it ran"
@@ -170,7 +175,7 @@ def test_a_file_that_is_cut_off_anywhere_is_one_sentence(tmp_path: Path):
     whole = file.read_bytes()
     for length in (0, 1, 100, len(whole) // 2, len(whole) - 1):
         file.write_bytes(whole[:length])
-        assert "cut off, or another" in refused(folder)
+        assert "found no complete file of torch.save" in refused(folder)
 
 
 @pytest.mark.parametrize(
@@ -230,7 +235,7 @@ def test_settings_without_a_rank_and_alpha_are_one_sentence(tmp_path: Path, text
         ("A", torch.zeros(2, 6, dtype=torch.float64), "the format torch.float64"),
         ("A", torch.zeros(2, 6, dtype=torch.int8), "the format torch.int8"),
         ("A", torch.zeros(2, 6).to_sparse(), "a sparse tensor"),
-        ("A", torch.zeros(2, 6, device="meta"), "without numbers"),
+        ("A", torch.zeros(2, 6, device="meta"), "one without data"),
         ("A", torch.zeros(1, 1).expand(2, 6), "fewer numbers than its shape has"),
     ],
 )
@@ -247,18 +252,18 @@ def test_adapters_differ_by_a_bit_of_one_number(tmp_path: Path):
     one = read_folder(write(tmp_path / "x", named, settings(1))).tasks[0]
     named[Q + "A"][0, 0] = -0.0
     other = read_folder(write(tmp_path / "y", named, settings(1))).tasks[0]
-    assert difference(one, one) is None
-    assert difference(one, other) == f"{OUR_Q}.lora_A"
+    assert first_difference(one, one) is None
+    assert first_difference(one, other) == f"{OUR_Q}.lora_A"
 
 
 def test_what_has_no_name_in_their_format_is_refused():
     pair = Pair(np.ones((1, 3), np.float32), np.ones((2, 1), np.float32))
     tower = Adapter({"model.vision_tower.layers.0.q_proj": pair}, 1.0)
     with pytest.raises(BankError, match=r"found an adapter on model\.vision_tower"):
-        factors_in(to_bytes(tower), "x")
+        read_factors(to_bytes(tower), "x")
     prompts = Adapter({OUR_Q: pair}, 1.0, {"prompts": np.ones(2, np.float32)})
     with pytest.raises(BankError, match="found the array 'prompts'"):
-        factors_in(to_bytes(prompts), "x")
+        read_factors(to_bytes(prompts), "x")
 
 
 @pytest.mark.parametrize(
@@ -276,12 +281,14 @@ def test_a_scale_is_an_alpha_over_the_rank(scale: float, rank: int, alpha: float
     ("scale", "rank"), [(0.7, 3), (-1.0, 2), (0.0, 2), (float("inf"), 2), (1e300, 2)]
 )
 def test_a_scale_without_an_alpha_is_one_sentence(scale: float, rank: int):
-    with pytest.raises(BankError, match=r"x: found the scale .* the paper's format can't say it"):
+    with pytest.raises(
+        BankError, match=r"x: found the scale .* the paper's format has no other scale"
+    ):
         alpha_for(scale, rank, "x")
 
 
 def test_the_papers_tasks_are_called_by_their_number_or_their_folders():
-    eight = labels(Said(), [None] * 8)
+    eight = task_labels(TaskOptions(), [None] * 8)
     assert [label.name for label in eight] == [
         "pathvqa", "slake-vqarad", "derm", "pcam", "cxp", "ham", "nmi", "iu-x-ray"
     ]  # fmt: skip
@@ -289,43 +296,48 @@ def test_the_papers_tasks_are_called_by_their_number_or_their_folders():
         "PathVQA", "Slake-VQARad", "Fitzpatrick", "PCam", "CXP", "HAM", "WSI-DX", "IU-X-Ray"
     ]  # fmt: skip
     assert "".join(label.modality.value[0] for label in eight) == "prdprdpr"
-    six = labels(Said(), [None] * 6)
+    six = task_labels(TaskOptions(), [None] * 6)
     assert list(six) == [label for label in eight if label.name not in ("derm", "ham")]
-    assert six[2] == PAPER_TASKS["PCAM"] == Label("pcam", "PCam", Modality.PATHOLOGY)
+    assert six[2] == PAPER_TASKS["PCAM"] == TaskLabel("pcam", "PCam", Modality.PATHOLOGY)
     assert name_in_folder("pathvqa_slake-vqarad_derm", 2) == "derm"
     assert name_in_folder("pathvqa_slake-vqarad_derm", 3) is None
     assert name_in_folder("task_0", 0) is None
-    assert [label.name for label in labels(Said(), ["nmi", "derm"])] == ["nmi", "derm"]
+    assert [label.name for label in task_labels(TaskOptions(), ["nmi", "derm"])] == ["nmi", "derm"]
 
 
 def test_tasks_are_called_what_the_user_says():
-    said = labels(Said(tasks=["Eyes:fundus", "lungs:ct"]), [None, None])
+    said = task_labels(TaskOptions(tasks=["Eyes:fundus", "lungs:ct"]), [None, None])
     assert [(one.task, one.name, one.modality) for one in said] == [
         ("Eyes", "eyes", Modality.FUNDUS),
         ("lungs", "lungs", Modality.CT),
     ]
-    assert labels(Said(names=["Eyes", "lungs"], modalities=["fundus", "ct"]), [None] * 2) == said
-    numbered = labels(Said(modalities=["ct", "mr"]), [None, None])
+    assert (
+        task_labels(TaskOptions(names=["Eyes", "lungs"], modalities=["fundus", "ct"]), [None] * 2)
+        == said
+    )
+    numbered = task_labels(TaskOptions(modalities=["ct", "mr"]), [None, None])
     assert [one.name for one in numbered] == ["task_0", "task_1"]
-    assert labels(Said(names=["PCAM"]), [None]) == (PAPER_TASKS["PCAM"],)
-    assert labels(Said(modalities=["ct"]), ["PCAM"]) == (Label("pcam", "PCam", Modality.CT),)
+    assert task_labels(TaskOptions(names=["PCAM"]), [None]) == (PAPER_TASKS["PCAM"],)
+    assert task_labels(TaskOptions(modalities=["ct"]), ["PCAM"]) == (
+        TaskLabel("pcam", "PCam", Modality.CT),
+    )
 
 
 @pytest.mark.parametrize(
     ("said", "message"),
     [
-        (Said(), "--task: found none for 2 tasks"),
-        (Said(tasks=["a:ct"]), "--task: found 1, expected 2"),
-        (Said(tasks=["a:ct", "b"]), "found 'b', expected NAME:MODALITY"),
-        (Said(tasks=["a:ct", "b:xry"]), "found 'xry', expected one of pathology"),
-        (Said(tasks=["a:ct", "a b:ct"]), "found the name 'a b'"),
-        (Said(tasks=["a:ct", "A:ct"]), "found the name 'a' twice"),
-        (Said(tasks=["a:ct", "b:ct"], names=["a"]), "expected one way alone"),
-        (Said(names=["a", "b"]), "found 'a' without a modality"),
-        (Said(names=["a"], modalities=["ct", "ct"]), "--name: found 1, expected 2"),
-        (Said(modalities=["ct"]), "--modality: found 1, expected 2"),
+        (TaskOptions(), "--task: found none for 2 tasks"),
+        (TaskOptions(tasks=["a:ct"]), "--task: found 1, expected 2"),
+        (TaskOptions(tasks=["a:ct", "b"]), "found 'b', expected NAME:MODALITY"),
+        (TaskOptions(tasks=["a:ct", "b:xry"]), "found 'xry', expected one of pathology"),
+        (TaskOptions(tasks=["a:ct", "a b:ct"]), "found the name 'a b'"),
+        (TaskOptions(tasks=["a:ct", "A:ct"]), "found the name 'a' twice"),
+        (TaskOptions(tasks=["a:ct", "b:ct"], names=["a"]), "expected only one of these"),
+        (TaskOptions(names=["a", "b"]), "found 'a' without a modality"),
+        (TaskOptions(names=["a"], modalities=["ct", "ct"]), "--name: found 1, expected 2"),
+        (TaskOptions(modalities=["ct"]), "--modality: found 1, expected 2"),
     ],
 )
-def test_what_is_said_of_the_tasks_must_fit(said: Said, message: str):
+def test_what_is_said_of_the_tasks_must_fit(said: TaskOptions, message: str):
     with pytest.raises(BankError, match=message):
-        labels(said, [None, None])
+        task_labels(said, [None, None])

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from common.errors import DataError
-from common.plan import Metric
+from common.plan.plan import Metric
 from fedmslora import app
 from report.format import p_value
 from report.json_file import read_report

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from common.errors import DataError, StateError
-from common.plan import Metric
+from common.plan.plan import Metric
 from common.plan_fields import Modality
 from report.continual_metrics import METRICS
 from report.headlines import (

@@ -23,7 +23,7 @@ from client.training.token_loss import DecoderLoss
 from common.adapter import Adapter, Pair, from_bytes, to_bytes
 from common.errors import PlanError
 from common.exchange import Reason, ReleaseRef, Scores, Update, Work
-from common.plan import Plan
+from common.plan.plan import Plan
 from common.plan_fields import Composition, Precision
 from common.process.progress import ProgressEvent
 from simulation.baselines import comparisons, known_methods, with_method

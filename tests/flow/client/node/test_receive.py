@@ -32,7 +32,7 @@ from common.exchange import (
     Working,
 )
 from common.identity import canonical_json, sha256
-from common.plan import Plan
+from common.plan.plan import Plan
 from common.plan_fields import Modality
 from tests.flow.small_site import plan_of, site_in, write_site
 

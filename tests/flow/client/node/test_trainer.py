@@ -21,7 +21,7 @@ from client.node.jobs import Jobs
 from client.node.trainer import DEATHS, main, trainer_is_running
 from client.site.config import Site
 from common.exchange import Answer, Order, Reason, Scores, Update, Work
-from common.plan import Plan
+from common.plan.plan import Plan
 from tests.flow.small_site import (
     do,
     order_of,

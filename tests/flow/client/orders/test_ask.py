@@ -26,9 +26,8 @@ from common.bank.bank import Bank
 from common.errors import Refusal
 from common.image_prototype import to_bytes as prototype_bytes
 from common.metrics import AnswerKind
-from common.plan import BaseModelPin
-from common.plan_fields import Composition, Modality, Precision
-from common.plan_file import load_plan
+from common.plan.file import load_plan
+from common.plan_fields import BaseModelPin, Composition, Modality, Precision
 from common.signing import SigningKey
 from simulation.hospitals import BASE_MODELS, prepare
 from tests.flow.small_run import OTHER, STAGE, small_plan
@@ -195,7 +194,9 @@ def test_a_bank_on_another_base_model_or_without_prototypes_is_refused(
     foreign = Bank.create(tmp_path / "foreign", BaseModelPin(name="large", sha256="a" * 64))
     foreign.add(draft(foreign, "ct"), to_bytes(Adapter({}, 1.0)), KEY)
     on = ("--bank", foreign.folder)
-    assert "found the base model large, which does not come with fedmslora" in refusal(image, "?", *on)
+    assert "found the base model large, which does not come with fedmslora" in refusal(
+        image, "?", *on
+    )
     assert "found no prototype in its 1 releases" in refusal(image, "?", *on, "--base-model", TINY)
     said = refusal(image, "?", *on, "--base-model", TINY, "--stage", "ct")
     assert "expected the bank's large" in said

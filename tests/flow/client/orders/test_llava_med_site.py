@@ -15,7 +15,8 @@ from common.adapter import Adapter, from_bytes, to_bytes
 from common.bank.bank import Bank
 from common.errors import ModelError
 from common.exchange import Answer, Order, Scores, Update, Work
-from common.plan import BaseModelPin, Plan, VisionWeights
+from common.plan.plan import Plan, VisionWeights
+from common.plan_fields import BaseModelPin
 from tests.flow.original_llava import TOWER, Models, make_models, write_original, write_twin
 from tests.flow.small_site import (
     QUESTIONS,

@@ -17,9 +17,9 @@ from client.site.config import Device, Plans, Policy, Site
 from client.site.finding import Level
 from common.adapter import to_bytes
 from common.errors import DataError
-from common.plan import Plan
+from common.plan.file import parse_plan
+from common.plan.plan import Plan
 from common.plan_fields import Modality, Precision
-from common.plan_file import parse_plan
 from tests.flow.tiny_llava import write_llava, write_picture, write_task
 
 QUESTIONS = [("Is it round?", "yes"), ("Is it square?", "no"), ("What is it?", "a cell")] * 4

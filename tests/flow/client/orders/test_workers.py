@@ -33,8 +33,8 @@ from common.code_digest import code_digest
 from common.errors import DataError, SiteFailed
 from common.exchange import Order, ReleaseRef, Update, Work
 from common.identity import ROOT
-from common.plan import Plan
-from common.plan_file import parse_plan
+from common.plan.file import parse_plan
+from common.plan.plan import Plan
 from common.process.progress import OnEvent, ProgressEvent
 from tests.flow.small_site import do
 from tests.flow.tiny_llava import write_llava, write_task

@@ -22,8 +22,8 @@ from client.site.config import Device, Federation, Plans, Policy, Site
 from client.site.finding import Finding, Level, ok, problem
 from client.site.keys import make_key
 from common.errors import SiteFailed
+from common.plan.file import load_plan
 from common.plan_fields import Modality
-from common.plan_file import load_plan
 from server.coordinator.certificates import load_authority, write_certificates
 
 ROOT = Path(__file__).resolve().parents[4]

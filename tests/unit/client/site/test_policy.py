@@ -12,9 +12,9 @@ from client.site.policy import approval_file, check_examples, check_format, chec
 from common.code_digest import code_digest
 from common.errors import DataError
 from common.exchange import Order, Reason, ReleaseRef, Work
-from common.plan import Plan
+from common.plan.file import parse_plan
+from common.plan.plan import Plan
 from common.plan_fields import Modality
-from common.plan_file import parse_plan
 from simulation.failures import with_log_texts
 
 STAGE: dict[str, Any] = {

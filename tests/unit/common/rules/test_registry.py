@@ -12,8 +12,8 @@ from common.adapter import Adapter, Pair
 from common.bank.bank import Bank, verify_bank
 from common.bank.check import Expected
 from common.errors import AggregationError, PlanError, SiteFailed
-from common.plan import Plan
-from common.plan_file import parse_plan
+from common.plan.file import parse_plan
+from common.plan.plan import Plan
 from common.rules.interface import Factor
 from common.rules.registry import rule_named, rules
 from server.aggregation.aggregate import SiteUpdate, aggregate

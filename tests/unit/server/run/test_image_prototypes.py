@@ -15,8 +15,8 @@ from common.bank.bank import Bank, verify_bank
 from common.bank.check import Expected
 from common.errors import BankError
 from common.image_prototype import ImagePrototype, fault_of, from_bytes, merge_prototypes, to_bytes
-from common.plan import Plan
-from common.plan_file import parse_plan
+from common.plan.file import parse_plan
+from common.plan.plan import Plan
 from server.run.image_prototypes import release_prototype
 from server.run.journal import Journal
 from server.run.stage import train_stage

@@ -1,8 +1,8 @@
 """The score matrix: what is recorded is where it belongs."""
 
 from common.exchange import Scores
-from common.plan import Plan
-from common.plan_file import parse_plan
+from common.plan.file import parse_plan
+from common.plan.plan import Plan
 from server.run.scoreboard import Scoreboard
 from tests.unit.small_round import document
 

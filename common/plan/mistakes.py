@@ -7,7 +7,7 @@ from typing import Any, TypeAlias, cast
 from pydantic_core import ErrorDetails
 
 from common.methods.registry import UNKNOWN
-from common.plan import Plan
+from common.plan.plan import Plan
 from common.rules.registry import rules
 
 #: Fields as a YAML file gives them: anything may stand anywhere.

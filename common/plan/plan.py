@@ -1,4 +1,4 @@
-"""A plan: what a federation will do, stage by stage. common/plan_file.py reads it.
+"""A plan: what a federation will do, stage by stage. common/plan/file.py reads it.
 
 A plan travels to every site, so it holds no path and no hospital's name: sites are
 pseudonyms (`a`, `north`), a base model is a name and a digest.
@@ -21,6 +21,7 @@ from common.identity import canonical_json, sha256
 from common.methods.interface import MethodSettings
 from common.methods.registry import parse_method
 from common.plan_fields import (
+    BaseModelPin,
     Count,
     Fraction,
     Modality,
@@ -57,13 +58,6 @@ class Earlier(StrEnum):
     ALL = "all"
     LAST = "last"
     NONE = "none"
-
-
-class BaseModelPin(Strict):
-    """The frozen model that everything is added to, pinned by the digest of its files."""
-
-    name: Slug
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Training(Strict):
@@ -198,6 +192,13 @@ class Plan(Strict):
     def routing(self) -> Router | None:
         """The router, where the method leaves it a choice."""
         return self.router if self.method.routable else None
+
+    def router_of_round(self, stage: int, round_number: int) -> Router | None:
+        """Return the router whose prototype the update of this round has; None if it has none.
+
+        A stage's images do not change from round to round, so only the last round's has it.
+        """
+        return self.routing if round_number == self.stages[stage].rounds else None
 
     def frozen_stages(self, stage: int) -> tuple[int, ...]:
         """Return the earlier stages whose adapters are frozen under stage `stage` (0-based)."""

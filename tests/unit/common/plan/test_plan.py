@@ -6,11 +6,11 @@ import yaml
 
 from common.errors import PlanError
 from common.methods.mslora_cr import Active
-from common.plan import Metric
+from common.plan.file import load_plan, parse_plan
+from common.plan.plan import Metric
 from common.plan_fields import Modality
-from common.plan_file import load_plan, parse_plan
 
-CONFIGS = sorted((Path(__file__).resolve().parents[3] / "configs").glob("*.yaml"))
+CONFIGS = sorted((Path(__file__).resolve().parents[4] / "configs").glob("*.yaml"))
 
 
 def stage(name: str, modality: str = "ct", **changes: Any) -> dict[str, Any]:

@@ -11,16 +11,9 @@ from pydantic import BaseModel, ValidationError
 
 from common.errors import PlanError
 from common.methods.registry import all_settings
-from common.plan import (
-    BaseModelPin,
-    Evaluation,
-    Plan,
-    Router,
-    Simulation,
-    Stage,
-    Training,
-)
-from common.plan_mistakes import cross_mistakes, sentence, shown, start_mistakes
+from common.plan.mistakes import cross_mistakes, sentence, shown, start_mistakes
+from common.plan.plan import Evaluation, Plan, Router, Simulation, Stage, Training
+from common.plan_fields import BaseModelPin
 
 
 def load_plan(file: Path) -> Plan:
