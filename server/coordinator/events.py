@@ -11,7 +11,7 @@ _FINAL = ("done", "failed")
 def final_event(events: Sequence[ProgressEvent]) -> ProgressEvent | None:
     """Return the event that ended the run; None if it has not ended.
 
-    Of several only the last one counts: a run that failed and was requested again goes on
-    writing to the same file.
+    Of several only the last one counts: a run that failed and was requested again
+    continues to write to the same file.
     """
     return next((event for event in reversed(events) if event["event"] in _FINAL), None)

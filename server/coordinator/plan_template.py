@@ -1,4 +1,4 @@
-"""The plan that `fedmslora coordinator init` leaves to be edited."""
+"""The plan that `fedmslora coordinator init` writes as a template."""
 
 from common.rules.registry import expected_names
 
@@ -9,15 +9,15 @@ def plan_template() -> str:
 
 
 _TEMPLATE = """\
-# What the federation will do, stage by stage. It travels to every site, so it holds no path
-# and no hospital's name: sites are the pseudonyms under which they were enrolled.
-# Once a run of it has begun it does not change; a new plan has a new name.
+# What the federation will do, stage by stage. The plan is sent to every site, so it has no paths
+# and no hospitals' names: sites are the pseudonyms under which they were enrolled.
+# Once its run has begun, a plan can't be changed; another plan needs another name.
 name: first
 # Any whole number: equal plans, data and seeds give equal adapters.
 seed: 7
 
-# The frozen model that everything is added to. Every site must have the same, and
-# `fedmslora site check --plan` compares its files with this digest.
+# The frozen base model. Every site must have the same one; `fedmslora site check --plan`
+# compares its files with this digest.
 base_model:
   name: tiny-llava
   sha256: "f63bf5251d981d9079b940006b0a9ecc07db5f294b35f30664a64239cf443ac4"
@@ -26,10 +26,10 @@ method:
   name: mslora_cr
   rank: 8
   alpha: 8
-  # Which earlier adapters are summed under the one that trains: all, same_modality or none.
+  # Which earlier adapters are active while a stage trains: all, same_modality or none.
   active: all
   # The paper's regularizer is {similarity: exp, weight: 0.1, orthogonality: 0.01}; in our
-  # experiments none gained anything (docs/results.md).
+  # experiments no regularizer improved the scores (docs/results.md).
   contrast: null
 
 # How a round's updates become one adapter: RULES.
@@ -40,7 +40,7 @@ wire: bf16
 stages:
   - name: stain
     modality: pathology
-    # The folder of the task in each site's data.
+    # The task's folder in each site's data.
     task: stain
     sites: [north, south]
     rounds: 3
@@ -48,8 +48,8 @@ stages:
     learning_rate: 5e-3
     batch_size: 16
     max_new_tokens: 8
-    # Fewest sites whose update makes a round; without it, all of them.
+    # The fewest updates that complete a round; without this field, all sites are needed.
     quorum: 1
-    # After so long a round goes on without the sites that have not answered.
+    # After so long a round ends without the sites that have not answered.
     deadline_hours: 72.0
 """
