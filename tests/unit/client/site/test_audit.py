@@ -69,6 +69,15 @@ def test_each_line_has_the_hash_of_the_one_before(tmp_path: Path):
     assert found == ["0" * 64, *map(sha256, lines(tmp_path)[:-1])]
 
 
+def test_a_line_that_is_no_entry_is_named(tmp_path: Path):
+    written(tmp_path, 2)
+    hash_chain.append(tmp_path / audit.AUDIT_FILE, "in", {"kind": "order"}, "")
+    with pytest.raises(StateError) as caught:
+        list(audit.read(tmp_path))
+    file = tmp_path / audit.AUDIT_FILE
+    assert str(caught.value) == f"{file}, line 3: can't be read as an entry"
+
+
 def test_only_its_owner_reads_it(tmp_path: Path):
     written(tmp_path)
     for file in (tmp_path / audit.AUDIT_FILE, head(tmp_path)):
@@ -347,6 +356,7 @@ def test_a_summary_counts_orders_once_and_bytes_as_they_left():
     failure = Failure(site="north", error="E", reference="r")
     update = audit.reply_entry(UPDATE, SUBJECT, NOON, 1000)
     entries = [
+        AuditEntry(time=NOON, kind=MessageKind.QUESTION),
         order,
         update,
         update,
