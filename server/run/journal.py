@@ -279,6 +279,17 @@ class Journal:
         query = "select 1 from rounds where digest = ? and refusals is not null"
         return bool(self._rows(query, order.digest))
 
+    def rounds(self) -> list[tuple[int, int, ClosedRound]]:
+        """Return (stage, round, result) of every closed round, in order."""
+        rows = self._rows(
+            "select stage, round, sites, refusals, adapter, error from rounds"
+            " where adapter is not null order by stage, round, rowid"
+        )
+        return [
+            (stage, number, ClosedRound(json.loads(sites), tuple(json.loads(why)), adapter, error))
+            for stage, number, sites, why, adapter, error in rows
+        ]
+
     def updates(self, stage: int) -> list[tuple[int, AcceptedUpdate]]:
         """Return (round, update) of a stage by round and site.
 

@@ -112,6 +112,7 @@ def test_a_closed_round_keeps_the_numbers_and_drops_the_updates(tmp_path: Path):
     closed = ClosedRound({"a": 3}, ("b was late",), book.blobs.put(adapter(9.0)), 0.25)
     book.close_round(ORDER, closed)
     assert book.closed_round(ORDER) == closed
+    assert book.rounds() == [(0, 1, closed)]
     assert [file.stem for file in book.blobs.folder.iterdir()] == [closed.adapter]
     assert [(n, u.site, u.loss) for n, u in book.updates(0)] == [(1, "a", 0.5)]
     book.prune(1)
