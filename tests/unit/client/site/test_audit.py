@@ -69,9 +69,11 @@ def test_each_line_has_the_hash_of_the_one_before(tmp_path: Path):
     assert found == ["0" * 64, *map(sha256, lines(tmp_path)[:-1])]
 
 
-def test_a_line_that_is_no_entry_is_named(tmp_path: Path):
+@pytest.mark.parametrize("changes", [{"time": None}, {"size": "10"}, {"more": 1}])
+def test_a_line_that_is_no_entry_is_named(tmp_path: Path, changes: dict[str, object]):
     written(tmp_path, 2)
-    hash_chain.append(tmp_path / audit.AUDIT_FILE, "in", {"kind": "order"}, "")
+    fields = {**entry().model_dump(mode="json"), **changes}
+    hash_chain.append(tmp_path / audit.AUDIT_FILE, "in", fields, "")
     with pytest.raises(StateError) as caught:
         list(audit.read(tmp_path))
     file = tmp_path / audit.AUDIT_FILE

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from client.site import blob_store
 from client.site.blob_store import (
     GRACE_S,
     get,
@@ -110,6 +111,41 @@ def test_a_damaged_blob_is_removed_and_said(tmp_path: Path, read: Callable[[Path
         "the damaged blob is removed, so that it will be sent again"
     )
     assert stored_digests(tmp_path) == ()
+
+
+@pytest.mark.parametrize("damage", [bytes([number]) for number in range(8)])
+def test_any_other_bytes_are_damage(tmp_path: Path, damage: bytes):
+    digest = put(tmp_path, b"release")
+    (tmp_path / "blobs" / digest).write_bytes(damage)
+    with pytest.raises(SiteFailed, match="the damaged blob is removed"):
+        get(tmp_path, digest)
+
+
+def test_a_damaged_blob_that_another_process_removes_first_is_said_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    digest = put(tmp_path, b"release")
+
+    def meanwhile(blob: bytes) -> str:
+        (tmp_path / "blobs" / digest).unlink()
+        return sha256(blob + b"!")
+
+    monkeypatch.setattr(blob_store, "sha256", meanwhile)
+    with pytest.raises(SiteFailed, match="the damaged blob is removed"):
+        get(tmp_path, digest)
+
+
+@pytest.mark.parametrize("grace_s", [-1.0, GRACE_S])
+def test_a_blob_that_another_process_removes_first_is_no_fault(tmp_path: Path, grace_s: float):
+    digest = put(tmp_path, b"spent")
+
+    class Meanwhile(set[str]):
+        def __contains__(self, key: object) -> bool:
+            (tmp_path / "blobs" / digest).unlink()
+            return False
+
+    keep_only(tmp_path, Meanwhile(), grace_s)
+    assert files_in(tmp_path) == []
 
 
 def test_a_flipped_bit_is_found_and_the_blob_asked_for_again(tmp_path: Path):
