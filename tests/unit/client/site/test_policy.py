@@ -167,8 +167,8 @@ def test_the_same_code_is_taken_as_it_comes_from_the_wire(tmp_path: Path):
 
 
 def test_a_stage_far_beyond_the_plan_is_refused(tmp_path: Path):
-    with pytest.raises(OrderRefused, match="found an order of stage 1001, expected one of its 4"):
-        check_order(order_of(stage=1000), PLAN, site_of(tmp_path))
+    with pytest.raises(OrderRefused, match="found an order of stage 1002, expected one of its 4"):
+        check_order(order_of(stage=1001), PLAN, site_of(tmp_path))
 
 
 def test_a_policy_without_a_limit_of_rounds_takes_any_number(tmp_path: Path):
