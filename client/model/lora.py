@@ -25,11 +25,9 @@ from torch.nn import functional
 from client.model.offload import offload
 from common.adapter import Adapter, AdapterSource, Array, Pair, name_of_a, name_of_b
 from common.errors import BankError, ModelError
+from common.methods.lora_adapters import LORA_TARGETS
 from common.plan_fields import Composition
 from common.rules.interface import Factor
-
-#: The linear layers of the language model (7 a layer); tower, projector and head stay out.
-TARGETS = r".*language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
 
 
 class _FrozenSum:
@@ -259,7 +257,7 @@ class AdaptedLayers:
                 )
 
 
-def inject_adapter_layers(model: nn.Module, targets: str = TARGETS) -> AdaptedLayers:
+def inject_adapter_layers(model: nn.Module, targets: str = LORA_TARGETS) -> AdaptedLayers:
     """Replace every linear layer whose whole path matches `targets` by an `AdaptedLinear`.
 
     In place; afterwards no parameter of the model is trained.

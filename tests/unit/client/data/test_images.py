@@ -2,9 +2,11 @@
 
 import io
 import logging
+import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from client.data import grey_levels
+from client.data import dicom, grey_levels, images
 from client.data.images import decode_image, decoder_warnings_ignored, load_image, pad_to_square
 from common.errors import DataError
 from tests.unit.loaded import greys_of, pixels_of
@@ -217,3 +219,13 @@ def test_what_pydicom_quotes_of_a_header_reaches_no_log_and_no_screen(
     np.testing.assert_array_equal(np.asarray(here), np.asarray(aside))
     assert np.asarray(here)[..., 0].tolist() == [[0, 51], [102, 255]]
     assert "ANNA" not in " ".join([*heard.lines, *capfd.readouterr()])
+
+
+@pytest.mark.parametrize("module", [dicom, grey_levels, images])
+def test_a_decoders_warning_that_names_our_module_is_ignored_too(module: ModuleType):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserWarning, match="a header"):
+            warnings.warn_explicit("a header", UserWarning, "x.py", 1, module.__name__)
+        with decoder_warnings_ignored():
+            warnings.warn_explicit("a header", UserWarning, "x.py", 1, module.__name__)

@@ -278,7 +278,8 @@ def test_copies_are_made_where_hard_links_can_not_be_had(
     dealt(write(tmp_path / "t", USUAL), tmp_path / "out", deal_of(copy=True))
     copied = list((tmp_path / "out").rglob("*.png"))
     assert len(copied) == 24 and {path.stat().st_nlink for path in copied} == {1}
-    assert all(check_task(tmp_path / "out" / site / "t") for site in "abc")
+    for site in "abc":
+        check_task(tmp_path / "out" / site / "t")
 
 
 def test_a_deal_passes_the_check_and_a_simulation_takes_it(tmp_path: Path):

@@ -19,7 +19,6 @@ from torch.nn import functional
 
 from client.model import lora
 from client.model.lora import (
-    TARGETS,
     AdaptedLayers,
     inject_adapter_layers,
     merge_permanently,
@@ -27,6 +26,7 @@ from client.model.lora import (
 from client.model.lora_init import kaiming_adapter, orthonormal_adapter
 from common.adapter import Adapter, Pair, StoredAdapter, to_bytes
 from common.errors import BankError, ModelError, PlanError
+from common.methods.lora_adapters import LORA_TARGETS
 from common.plan_fields import Composition
 from common.rules.interface import Factor
 
@@ -240,18 +240,18 @@ def test_shapes_are_outputs_by_inputs():
 def test_targets_are_the_linears_of_the_language_model_alone():
     path = "model.language_model.layers.31."
     for name in ("self_attn.q_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj"):
-        assert re.fullmatch(TARGETS, path + name)
+        assert re.fullmatch(LORA_TARGETS, path + name)
     for name in (
         "model.vision_tower.encoder.layers.3.self_attn.q_proj",
         "model.multi_modal_projector.linear_1",
         "lm_head",
     ):
-        assert not re.fullmatch(TARGETS, name)
+        assert not re.fullmatch(LORA_TARGETS, name)
 
 
 def test_a_model_without_targets_is_refused():
     with pytest.raises(ModelError, match="found no linear layer that matches"):
-        inject_adapter_layers(small(), TARGETS)
+        inject_adapter_layers(small(), LORA_TARGETS)
 
 
 def test_an_adapter_of_another_model_is_refused_by_its_layer():

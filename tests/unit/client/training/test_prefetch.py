@@ -96,12 +96,16 @@ def test_an_error_comes_out_where_the_thing_is_asked_for_and_only_there():
             prefetcher.get(A)
 
 
-def test_an_error_of_what_nobody_asks_for_is_nobodys():
+def test_an_error_on_a_file_that_is_never_taken_is_not_raised():
+    failed = threading.Semaphore(0)
+
     def make(file: Path) -> str:
+        failed.release()
         raise DataError(f"{file}: found no file")
 
     with prefetching(make) as prefetcher:
         prefetcher.prefetch([A, B])
+        assert failed.acquire(timeout=60)
 
 
 def test_the_thread_ends_with_the_block_whatever_ends_it():
