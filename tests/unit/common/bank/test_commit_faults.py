@@ -267,6 +267,24 @@ def test_a_bank_that_can_not_be_created_is_not_there_and_can_be_created_later(
         assert verify_bank(folder, Expected()).releases == ()
 
 
+@pytest.mark.parametrize("fault", [Fault.FULL, Fault.FAILED_YET_DONE])
+def test_a_bank_that_can_not_be_created_leaves_a_folder_that_was_there_empty(
+    tmp_path: Path, fault: Fault
+):
+    for at in count():
+        folder = tmp_path / fault.name / str(at)
+        folder.mkdir(parents=True)
+        disk = Faulty(at, fault)
+        try:
+            Bank.create(folder, BASE, disk)
+        except BankError as error:
+            assert str(error) == f"{folder}: can't create a bank (No space left on device)"
+        if not disk.fired:
+            break
+        assert folder.is_dir() and not list(folder.iterdir())
+        assert Bank.create(folder, BASE) == verify_bank(folder, Expected())
+
+
 @pytest.mark.parametrize("fault", [Fault.FULL, Fault.CUT_OFF])
 def test_an_export_that_can_not_be_written_leaves_no_adapter(
     one: Bank, tmp_path: Path, fault: Fault

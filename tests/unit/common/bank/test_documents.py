@@ -93,7 +93,7 @@ def test_what_is_no_document_is_refused_without_a_field(text: bytes, said: str):
 
 
 def test_the_first_wrong_field_of_a_document_is_named(bank: Bank):
-    listed = [{"folder": "000-ct", "hash": "A" * 64}]
+    listed = [{"folder": "000-ct", "hash": "A" * 64}, {"folder": "1", "hash": "B"}]
     assert refused(Index.from_bytes, index_with(bank, releases=listed)) == (
         "here: field releases.0.hash: string should match pattern '^[0-9a-f]{64}$'"
     )
