@@ -146,8 +146,8 @@ def enroll(
         raise StateError(f"enroll: found no {missing}, expected SITE.pub, --name and --modality")
     site = _site(name, modality, registry.read_public_key(key))
     new = registry.enroll(opened.registry, site)
-    done = "is enrolled" if new else "was already enrolled"
-    typer.echo(f"{name} {done}. {_apply(opened)}")
+    effect = _apply(opened)
+    typer.echo(f"{name} is enrolled. {effect}" if new else f"{name} was already enrolled.")
     typer.echo(
         f"Next: give the site {opened.ca} and the address {opened.settings.address}. The site "
         "runs fedmslora site check, then fedmslora site start."

@@ -38,9 +38,11 @@ class BlobSizes:
 
 def blob_sizes(plan: Plan, geometry: Geometry) -> BlobSizes:
     """Return the sizes of the plan's blobs on this model."""
+    mean = np.zeros(geometry.feature_width, np.float32)
+    prototype = ImagePrototype(mean, NUMBER, 1000)
     return BlobSizes(
         adapter=adapter_bytes(blank_adapter(plan, geometry), plan.wire),
-        prototype=len(_prototype(geometry.feature_width)),
+        prototype=len(prototype_to_bytes(prototype)),
         plan=len(plan.canonical().encode()),
     )
 
@@ -126,10 +128,6 @@ def _release(plan: Plan, stage: int, adapter: Adapter) -> Release:
         signature=_SIGNATURE,
         prototype=_DIGEST if plan.routing is not None else None,
     )
-
-
-def _prototype(width: int) -> bytes:
-    return prototype_to_bytes(ImagePrototype(np.zeros(width, np.float32), NUMBER, 1000))
 
 
 def _zeros(rows: int, columns: int) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:

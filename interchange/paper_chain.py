@@ -104,7 +104,9 @@ def import_chain(
         grown = _add_releases(chain, labels, bank, key(), files)
         return grown, grown.releases[before:]
     folder, pin = bank
-    if folder.is_symlink() or (folder.exists() and not _is_empty(folder)):
+    if folder.is_symlink() or (
+        folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
+    ):
         raise BankError(f"{folder}: found something there, expected a bank or a new folder")
     if not chain.separate and chain.tasks[0].number:
         raise BankError(f"{chain.tasks[0].source}: found no earlier one, expected task_0 first")
@@ -308,10 +310,6 @@ def _settings(blob: bytes, release: Release, number: int, source: str) -> PaperS
     if (origin := origin_of(blob, source)) is None:
         return settings_for(number, release.rank, release.scale, source)
     return origin.settings if origin.task == number else origin.settings.as_task(number)
-
-
-def _is_empty(folder: Path) -> bool:
-    return folder.is_dir() and not any(folder.iterdir())
 
 
 @contextmanager

@@ -176,16 +176,12 @@ def _stages(report: RunReport) -> list[dict[str, Any]]:
             "learned": learned_score(report, task),
             "gain": gain(report, task),
             "last": report.scores[-1][task],
-            "error": _at(report.aggregation_error, task),
+            # An unfinished run has fewer releases than stages.
+            "error": dict(enumerate(report.aggregation_error)).get(task),
             "measured": report.task_metrics[task] if task < len(report.task_metrics) else {},
         }
         for task, stage in enumerate(report.stages)
     ]
-
-
-def _at(values: Sequence[float | None], index: int) -> float | None:
-    """Return the value, or None beyond the last one: an unfinished run has fewer releases."""
-    return values[index] if index < len(values) else None
 
 
 def _kinds(report: RunReport) -> list[dict[str, Any]]:

@@ -40,6 +40,12 @@ def test_show_finds_a_release_by_name_before_position(bank: Bank, which: str):
     assert document["stage"] == 1 and document["sites"] == {"north": 12, "south": 30}
 
 
+def test_one_release_is_counted_as_one(tmp_path: Path):
+    folder = bank_of(tmp_path / "bank", "discs").folder
+    assert f"{folder}: 1 release on base model" in output("list", folder)
+    assert "1 release verified" in output("verify", folder)
+
+
 def test_verify_says_what_it_checked(bank: Bank):
     text = output("verify", bank.folder, "--signer", KEY.public_hex, "--head", bank.head)
     assert "2 releases verified" in text and bank.head in text and KEY.public_hex in text
