@@ -105,7 +105,11 @@ def run(tasks: int = 7, repeats: int = 5, size: StepSizes | None = None) -> Step
         ways["fold_one_copy"] = partial(one_copy_step, size)
         memory = {way: _memory(step_after) for way, step_after in ways.items()}
     settings = {**asdict(size), "earlier_tasks": tasks, "growth_tasks": MANY, "threads": 1}
-    settings |= {"dtype": "float32", "ours_is": "fold, analytic regularizer", "torch": _version()}
+    settings |= {
+        "dtype": "float32",
+        "ours_is": "fold, analytic regularizer",
+        "torch": str(torch.__version__),
+    }
     settings["growth_is_of"] = "CPU time of forward, backward, optimizer; no regularizer"
     settings["memory_is_of"] = MEMORY_IS
     equal_to = difference(timing.our_result, timing.their_result)
@@ -323,7 +327,3 @@ def trained_adapter(shapes: Mapping[str, tuple[int, int]], rank: int, seed: int)
         for name, pair in fresh.pairs.items()
     }
     return Adapter(pairs, 1.0)
-
-
-def _version() -> str:
-    return str(torch.__version__)

@@ -14,6 +14,7 @@ from common.durable import DISK, write_file
 from common.errors import DataError, ModelError, PlanError, StateError
 from common.identity import seed_for
 from common.plan.plan import Modality, Plan, Simulation
+from common.printable import counted
 from simulation.data_sources import DataSource, data_source
 from simulation.task_folder.write_task import Question, write_task
 
@@ -168,9 +169,8 @@ def _deal_mistakes(plan: Plan, simulation: Simulation, source: str) -> Iterable[
     for task in dict.fromkeys(stage.task for stage in plan.stages):
         sites = len(_holders(plan, task))
         if simulation.deal is not None and len(simulation.deal) != sites:
-            found = len(simulation.deal)
             yield (
-                f"{source}: simulation.deal: found {found} number{'' if found == 1 else 's'}, "
+                f"{source}: simulation.deal: found {counted(len(simulation.deal), 'number')}, "
                 f"expected {sites}: one for each site of the task {task!r}"
             )
 

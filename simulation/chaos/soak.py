@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 from common.bank.bank import Bank
 from common.errors import Refusal, StateError
+from common.printable import counted
 from common.process.progress import Say, read_events
 from server.coordinator.events import final_event
 from server.run.folder import RunFolder
@@ -108,7 +109,8 @@ class Verdict:
     def last_line(self) -> str:
         """The count of kills, and whether the banks are equal."""
         banks = "the banks are equal" if self.equal else "THE BANKS DIFFER"
-        return f"{self.kills} kills, {self.stops} stops, {self.seconds:.0f} s: {banks}"
+        kills, stops = counted(self.kills, "kill"), counted(self.stops, "stop")
+        return f"{kills}, {stops}, {self.seconds:.0f} s: {banks}"
 
 
 def soak(plan: Path, out: Path, kills: int, seed: int, pace: StrikePace | None = None) -> Verdict:
@@ -284,7 +286,9 @@ def main() -> int:
     for fault in verdict.faults:
         print(fault)
     print(
-        f"{verdict.answers} answers in the journal, each once" if not verdict.faults else "FAILED"
+        f"{counted(verdict.answers, 'answer')} in the journal, each once"
+        if not verdict.faults
+        else "FAILED"
     )
     print(verdict.last_line)
     return 0 if verdict.passed else 1

@@ -81,13 +81,10 @@ def _brain_crop(rng: np.random.Generator) -> tuple[str, NDArray[np.uint8]]:
     own = plane_slabs(plane, Split.TRAIN)
     index = draw_slice(rng, own[int(rng.integers(len(own)))])
     flat = upright(brain().t1, plane, index)
-    box = whole_view(rng) if rng.random() < 0.5 else _inner_view(rng)
+    inner = Box(40, 40, CANVAS - 80, CANVAS - 80)
+    box = whole_view(rng) if rng.random() < 0.5 else draw_box(rng, inner, 44, 100)
     shown = np.repeat(shrunk(box.of(flat))[..., None], 3, axis=2)
     return VIEWS[plane], _lit(rng, shown)
-
-
-def _inner_view(rng: np.random.Generator) -> Box:
-    return draw_box(rng, Box(40, 40, CANVAS - 80, CANVAS - 80), 44, 100)
 
 
 def _ring(rng: np.random.Generator) -> tuple[int, int]:

@@ -101,7 +101,10 @@ def document(
         discussion: text written by hand, for the end; may be empty.
     """
     parts = sorted(collected, key=_place)
-    sections = [(part, _section(part)(part, resamples)) for part in parts]
+    sections = [
+        (part, _SECTIONS.get(_kind(part), _SECTIONS["transfer"])[1](part, resamples))
+        for part in parts
+    ]
     by_hand = "only the discussion at the end is not" if discussion else "none is written by hand"
     top = _TOP.format(results=origin.results, by_hand=by_hand)
     reading = _READING.format(headline=f"{100 * HEADLINE:.2f}", resamples=f"{resamples:,}")
@@ -122,10 +125,6 @@ def _place(part: Collected) -> tuple[int, str]:
     kinds = list(_SECTIONS)
     kind = _kind(part)
     return (kinds.index(kind) if kind in kinds else len(kinds), part.experiment.name)
-
-
-def _section(part: Collected) -> Callable[[Collected, int], Section]:
-    return _SECTIONS.get(_kind(part), _SECTIONS["transfer"])[1]
 
 
 def _title(part: Collected) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from common.durable import DISK, write_file
 from common.errors import PlanError, Refusal, StateError
+from common.printable import counted
 from report.significance import RESAMPLES
 from simulation.experiments.experiments import Experiment
 from simulation.experiments.lab import ResultsFolder, run_all
@@ -45,10 +46,11 @@ def make_results(options: ResultsOptions) -> int:
         _run(_chosen(experiments, options), options)
     results = ResultsFolder(options.results)
     collected = [collect(experiment, results) for experiment in experiments]
-    _write(
-        document(collected, _origin(options), _discussion(options.doc), options.resamples),
-        options.doc,
+    paths = DocumentPaths(
+        options.results.as_posix(), options.experiments.as_posix(), _images(options.doc).name
     )
+    made = document(collected, paths, _discussion(options.doc), options.resamples)
+    _write(made, options.doc)
     return sum(part.missing for part in collected)
 
 
@@ -76,12 +78,6 @@ def progress_line(done: int, wanted: int, name: str, left_s: float) -> str:
     if minutes >= 90:
         text = f"about {minutes / 60:.1f} h"
     return f"{done}/{wanted} {name}" + (f", {text} left" if done < wanted else "")
-
-
-def _origin(options: ResultsOptions) -> DocumentPaths:
-    return DocumentPaths(
-        options.results.as_posix(), options.experiments.as_posix(), _images(options.doc).name
-    )
 
 
 def _images(doc: Path) -> Path:
@@ -135,9 +131,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(refusal, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
+        print("stopped; the same command continues from here", file=sys.stderr)
         return 130
-    text = f" ({missing} results are missing)" if missing else ""
+    text = f" ({counted(missing, 'result is', 'results are')} missing)" if missing else ""
     print(f"{options.doc}{text}", file=sys.stderr)
     return 0
 

@@ -156,7 +156,7 @@ def _identity(group: CellGroup) -> str:
         return "No run of a method that keeps what it learned is there yet."
     names = ", ".join(group.label(cell) for cell in cells)
     lost = [abs(value) for run in runs if (value := backward_transfer(run)) is not None]
-    measured = sum(_measured_again(run) for run in runs)
+    measured = sum(None not in run.final for run in runs)
     again = f"of the {len(runs)} runs {measured} were scored again after the last stage"
     if any(lost):
         return (
@@ -168,10 +168,6 @@ def _identity(group: CellGroup) -> str:
         f"estimate: the model that answers a task is the same at the end; {again}. So a test of "
         "sequential against them is the test of sequential against 0."
     )
-
-
-def _measured_again(result: ExperimentResult) -> bool:
-    return None not in result.final
 
 
 def _costs(group: CellGroup) -> str:

@@ -49,18 +49,14 @@ def missing_of(collected: Collected) -> str:
         for cell in group.cells
         if cell.missing
     ]
-    parts = [
-        f"{'; '.join(name for name, _ in own)} ({_numbered(seeds)})"
-        for seeds, own in groupby(lacking, key=lambda one: one[1])
-    ]
+    parts: list[str] = []
+    for seeds, own in groupby(lacking, key=lambda one: one[1]):
+        names = "; ".join(name for name, _ in own)
+        parts.append(f"{names} (seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))})")
     return (
         f"**{collected.missing} of {all_runs} runs have no result yet**: "
         f"{'; '.join(parts)}. The figures below are of what is there."
     )
-
-
-def _numbered(seeds: Sequence[int]) -> str:
-    return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
 
 
 def group_heading(group: CellGroup) -> list[str]:

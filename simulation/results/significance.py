@@ -103,7 +103,10 @@ def _compare(planned: PlannedComparison, resamples: int) -> Comparison:
         for seed in sorted(planned.first.results.keys() & planned.second.results.keys())
         if (pair := _score_pair(planned, seed))
     }
-    differences = {seed: _difference(*pair) for seed, pair in pairs.items()}
+    differences = {
+        seed: without_rounding(mean([first[task].score - second[task].score for task in first]))
+        for seed, (first, second) in pairs.items()
+    }
     comparison = Comparison(planned=planned, differences=differences)
     if len(differences) > 1:
         t = paired_t(list(differences.values()))
@@ -141,10 +144,6 @@ def _score_pair(planned: PlannedComparison, seed: int) -> ScorePair | None:
 def _compared_tasks(planned: PlannedComparison, result: ExperimentResult) -> list[str]:
     names = sorted(stage.name for stage in result.plan.stages)
     return [name for name in names if planned.tasks is None or name in planned.tasks]
-
-
-def _difference(first: TaskScores, second: TaskScores) -> float:
-    return without_rounding(mean([first[task].score - second[task].score for task in first]))
 
 
 def _answers(

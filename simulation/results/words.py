@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 
+from common.printable import counted
 from report.significance import LEVEL
 from report.spread import Spread
 from simulation.results.significance import Comparison
@@ -119,8 +120,9 @@ def overview(comparisons: Sequence[Comparison]) -> str:
     worse = [one for one in tested if one.significant and (one.difference or 0) < 0]
     rest = [one for one in tested if one not in better and one not in worse]
     said = [
-        f"Over seeds and after Holm (p < {LEVEL}), {len(better)} of {_comparisons(len(tested))} "
-        f"show a gain{_which(better)} and {len(worse)} a loss{_which(worse)}."
+        f"Over seeds and after Holm (p < {LEVEL}), "
+        f"{len(better)} of {counted(len(tested), 'comparison')} show a gain{_which(better)} "
+        f"and {len(worse)} a loss{_which(worse)}."
     ]
     if rest:
         alone = [one for one in rest if one.t and one.t.p < LEVEL]
@@ -129,10 +131,6 @@ def overview(comparisons: Sequence[Comparison]) -> str:
             f"{len(alone)} of them would be without the correction{_which(alone)}."
         )
     return " ".join(said)
-
-
-def _comparisons(number: int) -> str:
-    return f"{number} comparison{'' if number == 1 else 's'}"
 
 
 def _which(comparisons: Sequence[Comparison]) -> str:

@@ -190,7 +190,8 @@ def test_true_lessons_hold_and_untrue_ones_are_about_some_picture():
         assert row.picture is not None and len(row.lessons) == 5
         if album.kinds[row.picture] is None:
             assert {answer for _, answer in row.lessons} <= set(album.words[row.picture].values())
-        assert teacher.untrue_row(rng).picture is not None
+        untrue = teacher.untrue_row(rng)
+        assert untrue.picture in range(len(album.kinds)) and untrue.lessons
         assert teacher.text_row(rng).picture is None
 
 

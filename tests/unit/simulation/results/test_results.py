@@ -342,8 +342,21 @@ def test_holm_takes_all_comparisons_of_an_experiment_together():
     ps = [one.t.p for one in found if one.t]
     assert ps[0] < ps[1]
     assert [one.holm for one in found] == [2 * ps[0], max(2 * ps[0], ps[1])]
-    answers = [one.answers.p for one in found if one.answers]
-    assert max(one.holm_answers or 0 for one in found) >= max(answers)
+    drawn = [one.questions.p for one in found if one.questions]
+    assert drawn[0] < drawn[1]
+    assert [one.holm_questions for one in found] == [2 * drawn[0], max(2 * drawn[0], drawn[1])]
+
+
+def test_holm_takes_the_right_answers_of_all_comparisons_together_by_hand():
+    def answering(right: int) -> Cell:
+        marks = [[1.0] * right + [0.0] * (8 - right), [0.0] * 8, [0.0] * 8]
+        return Cell({}, plan(), (0,), {0: result(plan(), marks)})
+
+    base = answering(0)
+    found = compared([PlannedComparison("", str(n), answering(n), base) for n in (8, 6, 0)], DRAWS)
+    assert [one.answers.p for one in found if one.answers] == [2 / 2**8, 2 / 2**6, 1.0]
+    # Three comparisons: the smallest p times 3, the next times 2, the last as it is.
+    assert [one.holm_answers for one in found] == [6 / 2**8, 4 / 2**6, 1.0]
 
 
 def test_tasks_are_paired_by_name_whatever_their_order():
