@@ -104,9 +104,7 @@ def import_chain(
         grown = _add_releases(chain, labels, bank, key(), files)
         return grown, grown.releases[before:]
     folder, pin = bank
-    if folder.is_symlink() or (
-        folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
-    ):
+    if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
         raise BankError(f"{folder}: found something there, expected a bank or a new folder")
     if not chain.separate and chain.tasks[0].number:
         raise BankError(f"{chain.tasks[0].source}: found no earlier one, expected task_0 first")

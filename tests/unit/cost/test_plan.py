@@ -311,7 +311,7 @@ def test_the_banks_bytes_are_its_adapters_and_little_else():
 
 def test_of_all_earlier_adapters_one_layer_is_in_the_machines_memory():
     found = plan_cost(plan(), EMBEDDED, "embedded", ASSUMED)
-    each = 4 * plan().method.rank * (EMBEDDED.decoder.width + EMBEDDED.decoder.inner)
+    each = 4 * plan().method.layout.rank * (EMBEDDED.decoder.width + EMBEDDED.decoder.inner)
     assert [stage.host for stage in found.stages] == [0, each, 2 * each]
 
 
