@@ -53,22 +53,23 @@ def why(store: Path, order: Order) -> str:
 
 
 def test_a_refusal_says_what_was_found_and_what_is_known(tmp_path: Path):
-    folder = tmp_path / "chain" / PLAN
-    check_bank(tmp_path, evaluation(ONE, TWO))
-    check_bank(tmp_path, prototyped(ONE, stage=1))
+    folder, four = tmp_path / "chain" / PLAN, tuple(f"{number:064x}" for number in range(4))
+    check_bank(tmp_path, evaluation(*four))
+    mean = {"work": Work.EVALUATE, "stage": 0, "round": 0}
+    check_bank(tmp_path, order(*four, **mean, prototypes=(ReleaseRef(3, ONE),)))
     remove = f"if the plan was started anew, remove {folder}"
-    assert why(tmp_path, evaluation(ONE, OTHER)) == (
-        f"order: found release 2 to be {OTHER[:12]}, expected {TWO[:12]}; {remove}"
+    assert why(tmp_path, evaluation(*four[:3], OTHER)) == (
+        f"order: found release 4 to be {OTHER[:12]}, expected {four[3][:12]}; {remove}"
     )
-    assert why(tmp_path, prototyped(OTHER, stage=1)) == (
-        f"order: found the prototype of release 2 to be {OTHER[:12]}, expected {ONE[:12]}; {remove}"
+    assert why(tmp_path, order(*four, **mean, prototypes=(ReleaseRef(3, OTHER),))) == (
+        f"order: found the prototype of release 4 to be {OTHER[:12]}, expected {ONE[:12]}; {remove}"
     )
-    assert why(tmp_path, order(ONE)) == (
-        "order: found stage 2 to train, expected one after stage 2, which is released; " + remove
+    assert why(tmp_path, order(*four, stage=3)) == (
+        f"order: found stage 4 to train, expected one after stage 4, which is released; {remove}"
     )
-    swapped = (ReleaseRef(0, ONE), ReleaseRef(2, TWO))
-    assert why(tmp_path, order(releases=swapped)) == (
-        "order: found stage 3 as release 2, expected the stages in their order"
+    gap = (*(ReleaseRef(stage, name) for stage, name in enumerate(four[:3])), ReleaseRef(5, ONE))
+    assert why(tmp_path, order(releases=gap)) == (
+        "order: found stage 6 as release 4, expected the stages in their order"
     )
 
 
