@@ -245,6 +245,8 @@ def test_what_only_repeats_itself_is_written_once(tmp_path: Path):
         audit.write(tmp_path, later)
     kinds = [found.kind for found in audit.read(tmp_path)]
     assert kinds == [MessageKind.ORDER, MessageKind.WORKING, MessageKind.UPDATE, MessageKind.UPDATE]
+    directions = [json.loads(line)["direction"] for line in lines(tmp_path)]
+    assert directions == ["in", "out", "out", "out"]
 
 
 def test_an_update_is_told_in_words_and_never_in_text_of_the_data():
@@ -265,11 +267,11 @@ def test_an_order_is_told_with_all_that_came_with_it():
     assert [(part.size, part.sha256) for part in parts] == [
         (len(blob), digest) for digest, blob in blobs.items()
     ]
-    late = (ReleaseRef(2, sha256(RELEASE)), ReleaseRef(3, sha256(PLAN)))
+    late = (ReleaseRef(3, sha256(RELEASE)), ReleaseRef(5, sha256(PLAN)))
     routed = replace(ORDER, plan="p", releases=late[:1], prototypes=late[1:])
     others = audit.delivered_blobs(Delivery(order=routed, blobs=blobs))
     assert [part.what for part in others] == [
-        "the prototype of release 4", "release 3", "the adapter so far", "something not asked for",
+        "the prototype of release 6", "release 4", "the adapter so far", "something not asked for",
     ]  # fmt: skip
     told = audit.describe(
         AuditEntry(time=NOON, kind=MessageKind.ORDER, subject=SUBJECT, parts=parts[:1])
