@@ -7,14 +7,11 @@ from typing import Final, Self
 from common.methods.interface import AdapterLayout, LayerShape, MethodSettings
 from common.plan_fields import Count, Modality, Positive
 
+_LINEAR = r"layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
 #: Names of the adapted modules: the linear layers of the language model, seven a layer; the
 #: vision tower, the projector and the head keep their weights.
-LORA_TARGETS: Final = (
-    r".*language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
-)
-_WEIGHT: Final = re.compile(
-    r"(?!.*vision_tower).*layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)\.weight"
-)
+LORA_TARGETS: Final = rf".*language_model\.{_LINEAR}"
+_WEIGHT: Final = re.compile(rf"(?!.*vision_tower).*{_LINEAR}\.weight")
 
 
 class LoraSettings(MethodSettings):

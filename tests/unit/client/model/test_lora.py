@@ -219,7 +219,7 @@ def test_only_the_ordered_factors_learn(train: Factor, expected: str):
     assert learning == {id(p) for p in adapted.trainable_parameters()}
 
 
-def test_the_current_adapter_is_what_was_begun_and_a_copy():
+def test_the_attached_adapter_is_returned_as_a_copy():
     adapted = inject_adapter_layers(small(torch.float32), TWO)
     begun = some_adapter(1)
     adapted.attach(begun, Factor.BOTH)
@@ -304,7 +304,7 @@ def test_a_rank_beyond_a_layers_inputs_has_no_orthonormal_rows():
 
 
 @pytest.mark.parametrize("hold", list(Composition))
-def test_folded_for_good_a_layer_gives_the_same_bits_from_one_copy(hold: Composition):
+def test_a_permanently_merged_layer_gives_the_same_bits_from_one_copy(hold: Composition):
     model = small(torch.float32)
     adapted = inject_adapter_layers(model, TWO)
     adapted.freeze_adapters([some_adapter(1), some_adapter(2)], hold)
@@ -327,7 +327,7 @@ def frozen_tensors(adapted: AdaptedLayers) -> list[torch.Tensor | None]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_frozen_sum_has_the_same_bits_whatever_was_held_before(dtype: torch.dtype):
+def test_a_frozen_sum_has_the_same_bits_whatever_was_frozen_before(dtype: torch.dtype):
     adapters = [some_adapter(seed) for seed in range(4)]
     kept = inject_adapter_layers(small(dtype), TWO)
     turns = [[0], [0, 1], [0, 1], [0, 1, 2], [1, 0, 2], [3], [], [0, 1, 2, 3], [0, 1], [0, 1, 2]]
@@ -342,7 +342,7 @@ def test_a_frozen_sum_has_the_same_bits_whatever_was_held_before(dtype: torch.dt
 
 
 @pytest.mark.parametrize("hold", list(Composition))
-def test_the_very_adapters_that_are_held_are_not_summed_again(hold: Composition):
+def test_the_same_adapter_objects_are_not_summed_again(hold: Composition):
     adapted, adapters = inject_adapter_layers(small(), TWO), [some_adapter(1), some_adapter(2)]
     adapted.freeze_adapters(adapters, hold)
     before = frozen_tensors(adapted)
@@ -361,7 +361,7 @@ def test_the_very_adapters_that_are_held_are_not_summed_again(hold: Composition)
         assert all(a is not b for a, b in changed if a is not None)
 
 
-def test_held_adapters_are_not_kept_alive_by_the_model():
+def test_frozen_adapters_are_not_kept_alive_by_the_model():
     adapted, adapter = inject_adapter_layers(small(), TWO), some_adapter(1)
     adapted.freeze_adapters([adapter], Composition.FOLD)
     alive = weakref.ref(adapter)
@@ -370,7 +370,7 @@ def test_held_adapters_are_not_kept_alive_by_the_model():
 
 
 @pytest.mark.parametrize("hold", list(Composition))
-def test_what_lies_in_files_is_summed_to_the_same_bits_one_layer_at_a_time(
+def test_adapters_in_files_are_summed_to_the_same_bits_one_layer_at_a_time(
     tmp_path: Path, hold: Composition
 ):
     layers, adapters = [f"body.{number}" for number in range(8)], list[Adapter]()
@@ -409,7 +409,7 @@ class Wide(nn.Module):
             nn.init.zeros_(layer.weight)  # pyright: ignore[reportArgumentType]
 
 
-def test_folded_for_good_a_sum_can_be_folded_in_once_more():
+def test_after_a_permanent_merge_an_adapter_can_be_folded_again():
     model, adapter = small(), some_adapter(1)
     adapted = inject_adapter_layers(model, TWO)
     adapted.freeze_adapters([adapter], Composition.FOLD)
@@ -420,7 +420,7 @@ def test_folded_for_good_a_sum_can_be_folded_in_once_more():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_weight_that_waits_comes_back_with_every_bit(
+def test_an_offloaded_weight_is_restored_bit_by_bit(
     dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ):
     adapters, x = [some_adapter(seed) for seed in range(3)], some_inputs(dtype)
@@ -451,7 +451,7 @@ def test_a_weight_that_waits_comes_back_with_every_bit(
     assert torch.equal(model(x), adapted_anew(adapters, Composition.FOLD)(x))
 
 
-def test_without_memory_for_a_weights_way_back_the_next_order_finds_its_place(
+def test_after_running_out_of_memory_on_the_way_back_the_next_call_restores_the_weight(
     monkeypatch: pytest.MonkeyPatch,
 ):
     # The device "meta", which has no numbers, stands for a GPU.
