@@ -197,6 +197,23 @@ def test_a_disk_that_fails_at_any_call_leaves_the_bank_as_it_was(one: Bank, faul
     ]  # fmt: skip
 
 
+def test_the_old_index_is_restored_whichever_sorts_first(tmp_path: Path):
+    sorts_first: set[bool] = set()
+    for name in "abcdefgh":
+        bank, disk = bank_of(tmp_path / name, name), Faulty(None)
+        grown = copy_of(bank, f"{name}-grown")
+        grown = grown.add(draft(grown, "mr"), ADAPTER, KEY, disk)
+        sorts_first.add(grown.index.to_bytes() < bank.index.to_bytes())
+        before = tree(bank.folder)
+        # The last call but one is the sync of the new index's name.
+        assert disk.calls[-2:] == ["sync", "remove"]
+        failing = Faulty(len(disk.calls) - 2, Fault.FAILED_YET_DONE)
+        with pytest.raises(BankError, match="the bank is as it was before"):
+            bank.add(draft(bank, "mr"), ADAPTER, KEY, failing)
+        assert tree(bank.folder) == before
+    assert sorts_first == {False, True}
+
+
 @pytest.mark.parametrize("fault", [Fault.CUT_OFF, Fault.POWER_CUT])
 def test_a_run_cut_off_at_any_call_leaves_the_old_head_or_the_new_one(one: Bank, fault: Fault):
     whole = tree(released(one))

@@ -162,6 +162,33 @@ def test_positions_that_do_not_end_with_the_release_s_own_are_refused(
         bank.add(replace(draft(bank, "mr"), sums=sums), blob(1), KEY)
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("stage", "1", "stage: input should be a valid integer"),
+        ("stage", -1, "stage: input should be greater than or equal to 0"),
+        ("rank", -1, "rank: input should be greater than or equal to 0"),
+        ("error", "0.1", "error: input should be a valid number"),
+        ("sites", {"north": 1.0}, "sites.north: input should be a valid integer"),
+        ("scale", float("inf"), "scale: input should be a finite number"),
+        ("modality", "xx", "modality: input should be"),
+        ("signature", "0" * 127, "signature: string should match pattern"),
+    ],
+)
+def test_a_wrong_value_in_a_release_is_named(bank: Bank, field: str, value: object, said: str):
+    document: dict[str, Any] = json.loads(bank.releases[1].to_bytes())
+    text = json.dumps({**document, field: value}, indent=1, sort_keys=True) + "\n"
+    assert refused(Release.from_bytes, text.encode()).startswith(f"here: field {said}")
+
+
+def test_a_document_is_ascii_whatever_a_metric_is_called(tmp_path: Path):
+    bank = Bank.create(tmp_path / "bank", BASE)
+    named = replace(draft(bank, "ct"), scores={"pr\u00e9cision": 0.5})
+    bank = bank.add(named, blob(0), KEY)
+    assert b'"pr\\u00e9cision": 0.5' in (bank.folder / "000-ct/release.json").read_bytes()
+    assert Bank.open(bank.folder) == bank
+
+
 def test_the_values_of_a_bank_can_not_be_changed(bank: Bank):
     values: list[tuple[object, str]] = [
         (bank, "releases"),

@@ -17,7 +17,7 @@ def test_an_export_is_the_sum_of_the_releases_that_the_stage_sums(tmp_path: Path
     bank = bank_of(tmp_path / "bank", "ct", "mr")
     # The third release sums itself and the first one alone.
     bank = bank.add(replace(draft(bank, "us"), sums=(0, 2)), blob(2), KEY)
-    folder = tmp_path / "exports" / "us"
+    folder = tmp_path / "exports" / "of" / "us"
     assert export(bank, 2, folder) == folder
     read = from_bytes((folder / "adapter_model.safetensors").read_bytes(), "export")
     assert read.scale == 1.0 and list(read.pairs) == ["q"]
