@@ -88,9 +88,11 @@ def test_a_log_of_other_lines_is_named_by_its_first(log: Path):
 
 
 def test_a_tail_that_was_cut_off_is_named(log: Path):
-    log.write_bytes(b"".join(lines(log)[:1]))
+    for number in (3, 4):
+        append(log, "in", {"n": number}, "")
+    log.write_bytes(b"".join(lines(log)[:3]))
     said = (
-        f"{log}, line 2: found the end of the log, expected 3 lines as log.head says; its tail was "
+        f"{log}, line 4: found the end of the log, expected 5 lines as log.head says; its tail was "
         "cut off. To begin a new log, move both files away"
     )
     assert why(log) == said
