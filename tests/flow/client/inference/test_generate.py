@@ -29,7 +29,7 @@ from tests.flow.tiny_llava import write_llava, write_picture
 
 TEXTS = [
     "what is this ?",
-    "is the left side of the image red or blue ?",
+    "is the left side of the picture red or blue ?",
     "no ?",
     "what colour is the right side ?",
     "yes ?",
@@ -145,14 +145,14 @@ def watched(model: LlavaModel) -> Generator[list[tuple[int, int]]]:
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 5, 8])
-def test_answers_are_those_of_generate_where_pictures_have_several_questions(
+def test_answers_are_those_of_generate_where_images_have_several_questions(
     model: LlavaModel, album: list[Example], expected: list[str], batch_size: int
 ):
     assert generate_answers(model, album, 30, batch_size) == expected
 
 
 @pytest.mark.parametrize("batch_size", [2, 3, 8])
-def test_the_prefix_of_a_picture_is_read_once_for_all_its_questions(
+def test_the_prefix_of_an_image_is_prefilled_once_for_all_its_questions(
     model: LlavaModel, album: list[Example], batch_size: int
 ):
     three = [question for question in album if question.image == album[0].image]
@@ -170,7 +170,7 @@ def test_the_prefix_of_a_picture_is_read_once_for_all_its_questions(
     assert all(tokens <= longest for _, tokens in seen)
 
 
-def test_the_questions_of_one_picture_go_on_in_the_next_batch_from_the_same_prefix(
+def test_the_prefix_cache_serves_questions_of_one_image_in_the_next_batch(
     model: LlavaModel, album: list[Example]
 ):
     one = [
@@ -183,7 +183,7 @@ def test_the_questions_of_one_picture_go_on_in_the_next_batch_from_the_same_pref
 
 
 @pytest.mark.parametrize("batch_size", [4, 8])
-def test_the_prefixes_are_let_go_layer_by_layer_as_the_batchs_cache_fills(
+def test_prefixes_are_freed_layer_by_layer_as_the_batch_cache_fills(
     model: LlavaModel, album: list[Example], monkeypatch: pytest.MonkeyPatch, batch_size: int
 ):
     """Else both would be in memory at once, and where each image is another, twice as much."""
@@ -209,7 +209,9 @@ def test_the_prefixes_are_let_go_layer_by_layer_as_the_batchs_cache_fills(
     assert max(there) <= 2 and there.count(1) == len(read) // 2
 
 
-def test_pictures_of_one_question_each_are_read_whole(model: LlavaModel, questions: list[Example]):
+def test_images_with_one_question_each_do_not_use_the_prefix_cache(
+    model: LlavaModel, questions: list[Example]
+):
     with watched(model) as seen:
         generate_answers(model, questions, 1, 4)
     assert [rows for rows, _ in seen] == [4, 3]
@@ -224,7 +226,7 @@ def test_the_answers_are_the_same_in_any_order_and_whatever_was_asked_before(
     assert generate_tokens(model, album, 30, 3) == first
 
 
-def test_a_decoder_that_looks_back_less_far_reads_every_prompt_whole(
+def test_with_a_short_sliding_window_the_prefix_cache_is_not_used(
     tmp_path: Path, album: list[Example]
 ):
     folder = write_llava(tmp_path / "base", seed=3)
@@ -241,7 +243,7 @@ def test_a_decoder_that_looks_back_less_far_reads_every_prompt_whole(
     assert generate_answers(far, album, 12, 3) != texts, "the window should change something"
 
 
-def test_a_picture_that_is_gone_is_an_error_that_names_it(
+def test_an_image_that_is_gone_is_an_error_that_names_it(
     model: LlavaModel, album: list[Example], tmp_path: Path
 ):
     gone = tmp_path / "gone.png"

@@ -69,7 +69,7 @@ def entries(site: Site) -> list[Path]:
     return sorted(path for path in (site.store / "features").rglob("*") if path.is_file())
 
 
-def test_kept_features_change_no_bit_and_spare_the_tower(
+def test_stored_features_change_no_bit_and_the_tower_does_not_run(
     folder: Path, tmp_path: Path, looked: list[int]
 ):
     without = trained(site_in(folder, tmp_path / "without", feature_cache_gib=0))
@@ -111,7 +111,7 @@ def test_the_answers_of_a_process_that_looks_at_nothing_are_the_same(
     assert len(looked) == 4
 
 
-def test_a_picture_that_cant_be_read_stops_the_training_with_its_sentence(tmp_path: Path):
+def test_an_image_that_cant_be_read_stops_the_training_with_its_sentence(tmp_path: Path):
     site = site_in(write_site(tmp_path / "site"), tmp_path / "store")
     for number in range(4):
         (site.data / "first" / f"p{number}.png").write_bytes(b"no image")
@@ -142,7 +142,7 @@ def test_a_training_that_goes_on_ends_with_the_same_bytes_and_no_thread(
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("ahead")]
 
 
-def test_pictures_that_change_names_are_seen_anew_though_bytes_and_time_of_change_are_as_many(
+def test_images_that_swap_names_are_encoded_again_though_size_and_time_are_equal(
     tmp_path: Path,
 ):
     site = site_in(write_site(tmp_path / "site"), tmp_path / "store")
@@ -159,7 +159,7 @@ def test_pictures_that_change_names_are_seen_anew_though_bytes_and_time_of_chang
     assert after == trained(site_in(tmp_path / "site", tmp_path / "fresh")) != before
 
 
-def test_a_picture_that_changed_since_it_was_read_ahead_is_read_again(folder: Path, tmp_path: Path):
+def test_an_image_that_changed_since_it_was_prefetched_is_read_again(folder: Path, tmp_path: Path):
     assignment = assignment_of(
         order_of(site := site_in(folder, tmp_path), plan_of(site)), site, None
     )

@@ -72,7 +72,7 @@ def test_several_vision_layers_and_the_class_token_are_taken_as_configured(
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
-def test_a_pictures_features_do_not_depend_on_its_company(folder: Path, tmp_path: Path):
+def test_an_images_features_do_not_depend_on_the_rest_of_its_batch(folder: Path, tmp_path: Path):
     model = load_llava(folder, Precision.FP32, CPU)
     files = [write_picture(tmp_path / f"{i}.png", i) for i in range(5)]
     together = model.image_features(files)
@@ -210,7 +210,7 @@ def test_the_digest_of_transformers_layout_is_that_of_plans_which_pin_it(folder:
     assert base_digest(folder) == files_digest(folder, files)
 
 
-def test_the_cache_looks_once_and_again_when_a_picture_changes(tmp_path: Path):
+def test_the_cache_computes_once_and_again_when_an_image_changes(tmp_path: Path):
     looked: list[Path] = []
 
     def look(file: Path) -> torch.Tensor:
@@ -258,6 +258,6 @@ def test_the_cache_looks_again_on_another_number_of_threads(tmp_path: Path):
     assert cache.get(file, lambda _: torch.ones(4)) is first
 
 
-def test_a_picture_that_is_gone_is_named(tmp_path: Path):
+def test_an_image_that_is_gone_is_named(tmp_path: Path):
     with pytest.raises(DataError, match=r"gone\.png: found no file"):
         FeatureCache().get(tmp_path / "gone.png", lambda _: torch.zeros(1))

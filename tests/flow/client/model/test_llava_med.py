@@ -152,7 +152,7 @@ def test_the_vocabulary_keeps_its_size_and_the_image_is_a_token_that_no_text_yie
         encode_prompt(model.tokenizer, "what is \0 this ?", 3, 576)
 
 
-def test_labels_are_the_answer_the_space_behind_it_and_the_end(folder: Path):
+def test_labels_are_the_answer_the_space_after_it_and_the_end(folder: Path):
     coder: Any = read_tokenizer(folder / "tokenizer.model", len(pieces()))
     found = encode_example(coder, "is it ?", "left  side", 3, 576)
     head = ["<s>", "▁[", "INST", "]", "▁"]

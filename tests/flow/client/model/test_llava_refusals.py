@@ -209,7 +209,7 @@ CASES: dict[str, tuple[Change, str]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_it_is_told_in_one_sentence_what_is_wrong(whole: Path, tmp_path: Path, case: str):
+def test_one_sentence_says_what_is_wrong(whole: Path, tmp_path: Path, case: str):
     base = Path(shutil.copytree(whole, tmp_path / "base"))
     change, expected = CASES[case]
     change(base)

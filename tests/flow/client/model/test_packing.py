@@ -46,12 +46,12 @@ from tests.flow.tiny_llava import WORDS, write_llava, write_picture
 #: Four questions of one image, one of another, and three of a third, not in that order.
 ASKED = [
     (0, "what is this ?", "red"),
-    (1, "is it the left side of the image ?", "no the right side"),
+    (1, "is it the left side of the picture ?", "no the right side"),
     (0, "what colour ?", "blue green red yes"),
     (2, "is this it ?", "yes"),
     (0, "which side ?", "left"),
-    (2, "which side is it , the left or the right side ?", "the right side of this image"),
-    (0, "is this image red ?", "no"),
+    (2, "which side is it , the left or the right side ?", "the right side of this picture"),
+    (0, "is this picture red ?", "no"),
     (2, "it ?", "green"),
 ]
 ROW = {0: [0, 2, 4, 6], 1: [1], 2: [3, 5, 7]}
@@ -145,7 +145,7 @@ def difference(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
     )
 
 
-def test_a_batch_has_one_row_a_picture_and_one_padding_for_all(
+def test_a_batch_has_one_row_an_image_and_one_padding_for_all(
     single: LlavaModel, examples: list[Example]
 ):
     apart, together = (
@@ -185,7 +185,7 @@ def test_loss_and_every_gradient_are_those_of_one_question_a_row(
 
 
 @pytest.mark.parametrize("micro_batch", [1, 3, 5])
-def test_a_picture_cut_by_a_micro_batch_changes_nothing(
+def test_an_image_cut_by_a_micro_batch_changes_nothing(
     exact: LlavaModel, examples: list[Example], micro_batch: int
 ):
     apart = gradients(exact, Batches(exact, examples))
@@ -193,7 +193,7 @@ def test_a_picture_cut_by_a_micro_batch_changes_nothing(
     assert difference(together, apart) < 1e-10
 
 
-def test_a_batch_without_two_questions_of_a_picture_needs_no_mask(
+def test_a_batch_without_two_questions_of_an_image_needs_no_mask(
     single: LlavaModel, examples: list[Example]
 ):
     apart, together = (
@@ -218,7 +218,7 @@ def test_a_sliding_window_looks_as_far_back_as_in_a_row_of_its_own(
     assert difference(apart, wide) > 1e-3, "the window is shorter than the questions"
 
 
-def test_layers_that_see_differently_are_refused_for_packed_rows(
+def test_layers_with_different_attention_are_refused_for_packed_rows(
     single: LlavaModel, examples: list[Example], monkeypatch: pytest.MonkeyPatch
 ):
     text: Any = single.network.config.text_config
@@ -285,7 +285,7 @@ def test_another_question_moves_no_other_answers_logits_at_all(
 def test_a_longer_question_moves_no_other_answers_logits_beyond_rounding(
     exact: LlavaModel, examples: list[Example]
 ):
-    new = [replace(examples[0], question="what is the colour of this image ?"), *examples[1:]]
+    new = [replace(examples[0], question="what is the colour of this picture ?"), *examples[1:]]
     before, after = (
         answer_logits(exact, Batches(exact, those, packing=True).collate(range(len(ASKED))))
         for those in (examples, new)

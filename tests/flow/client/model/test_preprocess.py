@@ -56,22 +56,18 @@ def keep(prepare: Preprocessor, file: Path, features: torch.Tensor) -> None:
     prepare.store.save(key, features)
 
 
-def test_the_pixels_are_those_of_the_padded_picture(
-    processor: CLIPImageProcessorPil, tmp_path: Path
-):
+def test_the_pixels_are_those_of_the_padded_image(processor: CLIPImageProcessorPil, tmp_path: Path):
     file = write_picture(tmp_path / "a.png", 1, (70, 31))
     square = pad_to_square(load_image(file), (127, 102, 76))
     expected = processor(square, return_tensors="pt")["pixel_values"]
     assert torch.equal(pixels_of(preparation(processor), file).pixels, expected)
 
 
-def test_nothing_is_to_be_kept_where_there_is_no_store(
-    processor: CLIPImageProcessorPil, tmp_path: Path
-):
+def test_without_a_store_there_is_no_key(processor: CLIPImageProcessorPil, tmp_path: Path):
     assert pixels_of(preparation(processor), write_picture(tmp_path / "a.png", 1)).key is None
 
 
-def test_what_was_kept_of_a_picture_is_found_under_any_name_of_it(
+def test_stored_features_are_found_under_any_name_of_the_image(
     processor: CLIPImageProcessorPil, tmp_path: Path
 ):
     prepare, features = preparation(processor, store_in(tmp_path)), torch.randn(4, 3)
@@ -84,7 +80,7 @@ def test_what_was_kept_of_a_picture_is_found_under_any_name_of_it(
     assert kept(prepare, write_picture(tmp_path / "a.png", 2)) is None
 
 
-def test_a_picture_that_is_replaced_is_another(processor: CLIPImageProcessorPil, tmp_path: Path):
+def test_an_image_that_is_replaced_is_another(processor: CLIPImageProcessorPil, tmp_path: Path):
     prepare = preparation(processor, store_in(tmp_path))
     file = write_picture(tmp_path / "a.png", 1)
     keep(prepare, file, torch.ones(4, 3))
@@ -94,7 +90,7 @@ def test_a_picture_that_is_replaced_is_another(processor: CLIPImageProcessorPil,
     assert kept(prepare, file) is None
 
 
-def test_nothing_is_kept_of_a_picture_as_what_it_was_before(
+def test_features_of_a_replaced_image_are_not_found_by_its_name(
     processor: CLIPImageProcessorPil, tmp_path: Path
 ):
     prepare, file = preparation(processor, store_in(tmp_path)), tmp_path / "a.bmp"
@@ -109,7 +105,7 @@ def test_nothing_is_kept_of_a_picture_as_what_it_was_before(
     assert None not in keys and keys[0] != keys[1]
 
 
-def test_a_picture_that_is_replaced_while_it_is_read_is_not_kept(
+def test_an_image_replaced_while_it_is_read_is_not_stored(
     processor: CLIPImageProcessorPil, tmp_path: Path
 ):
     file = write_picture(tmp_path / "a.png", 1)
@@ -123,16 +119,14 @@ def test_a_picture_that_is_replaced_while_it_is_read_is_not_kept(
     assert pixels_of(prepare, file).key is None
 
 
-def test_another_maker_finds_nothing(processor: CLIPImageProcessorPil, tmp_path: Path):
+def test_another_extractor_finds_nothing(processor: CLIPImageProcessorPil, tmp_path: Path):
     store, file = store_in(tmp_path), write_picture(tmp_path / "a.png", 1)
     keep(preparation(processor, store, "fp32"), file, torch.ones(4, 3))
     assert kept(preparation(processor, store, "bf16"), file) is None
     assert kept(preparation(processor, store, "fp32"), file) is not None
 
 
-def test_what_is_read_by_its_name_is_kept_under_its_name(
-    processor: CLIPImageProcessorPil, tmp_path: Path
-):
+def test_a_dicom_suffix_is_part_of_the_key(processor: CLIPImageProcessorPil, tmp_path: Path):
     prepare, file = preparation(processor, store_in(tmp_path)), write_picture(tmp_path / "a.png", 1)
     keep(prepare, file, torch.ones(4, 3))
     as_dicom = file.rename(tmp_path / "a.dcm")
@@ -140,13 +134,13 @@ def test_what_is_read_by_its_name_is_kept_under_its_name(
         prepare(as_dicom)
 
 
-def test_another_cpu_is_another_maker(monkeypatch: pytest.MonkeyPatch):
+def test_another_cpu_is_another_extractor(monkeypatch: pytest.MonkeyPatch):
     here = extractor_digest("model", CPU)
     monkeypatch.setattr(preprocess, "_cpu", lambda: "another")
     assert extractor_digest("model", CPU) != here
 
 
-def test_the_maker_is_the_model_the_device_and_the_threads():
+def test_the_extractor_digest_depends_on_model_and_threads():
     before, one = torch.get_num_threads(), extractor_digest("model", CPU)
     try:
         assert extractor_digest("model", CPU) == one != extractor_digest("other", CPU)
@@ -156,7 +150,7 @@ def test_the_maker_is_the_model_the_device_and_the_threads():
         torch.set_num_threads(before)
 
 
-def test_no_name_of_a_picture_is_in_the_store(processor: CLIPImageProcessorPil, tmp_path: Path):
+def test_no_name_of_an_image_is_in_the_store(processor: CLIPImageProcessorPil, tmp_path: Path):
     file = write_picture(tmp_path / "data" / "anna-smith.png", 1)
     keep(preparation(processor, store_in(tmp_path)), file, torch.ones(4, 3))
     paths = list((tmp_path / "features").rglob("*"))
@@ -166,7 +160,7 @@ def test_no_name_of_a_picture_is_in_the_store(processor: CLIPImageProcessorPil, 
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no image", b"\xff\xd8\xff\xe0 cut off"])
-def test_a_picture_that_cant_be_read_is_refused_in_the_same_sentence_by_every_way(
+def test_an_image_that_cant_be_read_is_refused_in_the_same_sentence_by_every_way(
     processor: CLIPImageProcessorPil, tmp_path: Path, content: bytes | None
 ):
     file = tmp_path / "a.png"
@@ -186,7 +180,7 @@ def test_a_picture_that_cant_be_read_is_refused_in_the_same_sentence_by_every_wa
         assert str(aside.value) == str(expected.value)
 
 
-def test_a_folder_is_no_picture_by_any_way(processor: CLIPImageProcessorPil, tmp_path: Path):
+def test_a_folder_is_no_image_by_any_way(processor: CLIPImageProcessorPil, tmp_path: Path):
     with pytest.raises(DataError, match="found a folder, expected an image"):
         preparation(processor, store_in(tmp_path))(tmp_path)
 

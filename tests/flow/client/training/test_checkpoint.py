@@ -262,12 +262,12 @@ def test_a_kill_at_any_call_of_a_save_leaves_the_old_state_or_the_new(tmp_path: 
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_a_disk_that_cannot_be_written_is_said(tmp_path: Path):
+def test_an_unwritable_disk_is_an_error(tmp_path: Path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(SiteFailed, match="could not write a checkpoint"):
         Checkpoint(tmp_path / "file", 0.0).save({}, {"x": torch.zeros(1)})
 
 
-def test_a_job_stays_wanted_where_nobody_says_otherwise(tmp_path: Path):
+def test_a_job_is_not_cancelled_by_default(tmp_path: Path):
     assert never_cancelled()
     Checkpoint(tmp_path, 0.0).raise_if_cancelled()

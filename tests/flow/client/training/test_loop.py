@@ -30,7 +30,7 @@ from tests.flow.tiny_llava import write_llava, write_task
 
 QUESTIONS = [
     ("what is this ?", "red"),
-    ("is it the left side of the image ?", "no the right side"),
+    ("is it the left side of the picture ?", "no the right side"),
     ("what colour ?", "blue green red yes"),
     ("is this it ?", "yes"),
     ("which side ?", "left"),
@@ -212,7 +212,7 @@ def test_two_steps_are_those_of_adamw_by_hand():
     assert result.loss == pytest.approx(sum(losses) / 2, rel=1e-5)
 
 
-def test_the_regularizer_adds_its_gradient_once_a_step_and_its_mean_is_told():
+def test_the_regularizer_adds_its_gradient_once_a_step_and_its_mean_is_reported():
     pulled, plain = nn.Parameter(torch.tensor([1.0])), nn.Parameter(torch.tensor([1.0]))
     called: list[float] = []
 
@@ -231,7 +231,7 @@ def test_the_regularizer_adds_its_gradient_once_a_step_and_its_mean_is_told():
     assert trained.regularizer == pytest.approx(sum(called) / len(called), rel=1e-6)
 
 
-def test_progress_is_told_every_ten_steps_and_at_the_end():
+def test_progress_is_reported_every_ten_steps_and_at_the_end():
     parameter = nn.Parameter(torch.tensor([1.0]))
     told: list[Progress] = []
     schedule = schedule_of(examples=25, batch_size=1, round=2)
@@ -404,9 +404,7 @@ def test_without_a_mask_the_hidden_states_are_transformers_own_to_the_last_bit(
             assert torch.equal(model.hidden(embedded), theirs)
 
 
-def test_an_images_features_stand_in_its_places_and_text_in_the_others(
-    model: LlavaModel, batches: Batches
-):
+def test_image_features_replace_the_image_tokens_and_no_others(model: LlavaModel, batches: Batches):
     batch = batches.collate(range(3))
     network: Any = model.network.model
     there = batch.ids == model.image_token

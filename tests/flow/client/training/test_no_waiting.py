@@ -30,7 +30,7 @@ from tests.flow.tiny_llava import write_llava, write_task
 
 QUESTIONS = [
     ("what is this ?", "red"),
-    ("is it the left side of the image ?", "no the right side"),
+    ("is it the left side of the picture ?", "no the right side"),
     ("what colour ?", "blue green red yes"),
     ("is this it ?", "yes"),
     ("which side ?", "left"),
@@ -135,7 +135,7 @@ ASKED: list[Callable[[Tensor], object]] = [
 
 
 @pytest.mark.parametrize("ask", ASKED)
-def test_waiting_is_heard(ask: Callable[[Tensor], object]):
+def test_device_synchronization_is_detected(ask: Callable[[Tensor], object]):
     found, _ = heard(lambda: ask(torch.arange(3.0)))
     assert found
 

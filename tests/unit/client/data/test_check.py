@@ -81,7 +81,7 @@ def test_a_good_task_is_counted_and_has_neither_errors_nor_notes(tmp_path: Path)
     assert found.errors == () and found.notes == ()
 
 
-def test_missing_pictures_are_counted_once_and_told_at_every_question(tmp_path: Path):
+def test_missing_images_are_counted_once_and_reported_at_every_question(tmp_path: Path):
     folder = task(tmp_path / "t", [learned(1, 9), learned(2, 9)], [asked(1, 1), asked(2, 8)])
     found = checked(folder)
     assert (found.missing, found.images, found.open) == (2, 1, 1)
@@ -89,7 +89,7 @@ def test_missing_pictures_are_counted_once_and_told_at_every_question(tmp_path: 
     assert found.errors[0].startswith(f"{folder}/train.json: entry 1: field 'image': found")
 
 
-def test_a_picture_that_does_not_decode_is_one_error(tmp_path: Path):
+def test_an_image_that_does_not_decode_is_one_error(tmp_path: Path):
     folder = task(tmp_path / "t", [learned(1, 0), learned(2, 0)], [asked(1, 1)])
     (folder / "images/0.png").write_bytes(b"")
     found = checked(folder)
@@ -98,7 +98,7 @@ def test_a_picture_that_does_not_decode_is_one_error(tmp_path: Path):
     assert error == f"{folder}/images/0.png: found an empty file, expected an image"
 
 
-def test_a_picture_of_train_in_the_test_is_an_error_whatever_its_name_is(tmp_path: Path):
+def test_an_image_of_train_in_the_test_is_an_error_whatever_its_name_is(tmp_path: Path):
     folder = task(tmp_path / "t", [learned(1, 0)], [asked(1, 3), asked(2, 3)])
     Image.new("RGB", (4, 3)).save(folder / "images/3.png", "BMP")
     found = checked(folder)
@@ -107,7 +107,7 @@ def test_a_picture_of_train_in_the_test_is_an_error_whatever_its_name_is(tmp_pat
     assert "found 'images/3.png', the same image as 'images/0.png' in train.json" in error
 
 
-def test_where_the_data_set_itself_shares_pictures_it_is_a_note(tmp_path: Path):
+def test_where_the_data_set_itself_shares_images_it_is_a_note(tmp_path: Path):
     found = checked(task(tmp_path / "Slake-VQARad", [learned(1, 0)], [asked(1, 0)]))
     assert found.shared == 1 and found.errors == ()
     assert any("found 1 image in both train.json and test.jsonl" in note for note in found.notes)
@@ -154,9 +154,7 @@ def test_an_id_of_two_questions_is_a_note_and_one_of_the_same_question_an_error(
 
 
 @pytest.mark.parametrize("name", ["train.json", "test.jsonl"])
-def test_a_file_that_is_not_there_is_an_error_and_the_rest_is_still_looked_at(
-    tmp_path: Path, name: str
-):
+def test_a_missing_file_is_an_error_and_the_rest_is_still_checked(tmp_path: Path, name: str):
     folder = task(tmp_path / "t", [learned(1, 0)], [asked(1, 1)])
     (folder / name).unlink()
     found = checked(folder)
@@ -193,13 +191,13 @@ def test_the_papers_counts_add_up_to_those_of_its_answer_files():
         ("Which organ does 'x' mark? Answer in a word.", "heart", OptionMatch.UNKNOWN),
     ],
 )
-def test_an_answer_stands_to_the_options_of_its_question(
+def test_an_answer_is_matched_to_the_options_of_its_question(
     question: str, answer: str, expected: OptionMatch
 ):
     assert match_options(question, answer) is expected
 
 
-def test_only_options_behind_a_demand_are_demanded():
+def test_only_options_after_a_requiring_verb_are_required():
     assert required_options(FILM) == ("normal", "pneumonia")
     assert required_options(LESION) == ("akiec", "bcc", "nv")
     assert required_options('Is it "purple" or "brown"?') == ()
@@ -291,7 +289,7 @@ def test_the_command_has_an_example():
     assert "Example: fedmslora data check data/MSLoRA_CR" in run("--help").output
 
 
-def test_folders_behind_symbolic_links_are_looked_into(tmp_path: Path):
+def test_folders_behind_symbolic_links_are_checked(tmp_path: Path):
     task(tmp_path / "disk" / "t", [learned(1, 0)], [asked(1, 1)])
     (tmp_path / "site").mkdir()
     os.symlink(tmp_path / "disk" / "t", tmp_path / "site" / "t")

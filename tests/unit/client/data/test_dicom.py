@@ -255,7 +255,7 @@ def test_the_colour_bars_look_alike_however_they_are_stored(name: str):
 @pytest.mark.parametrize(
     "name", ["MR_small_RLE.dcm", "MR_small_bigendian.dcm", "MR_small_jp2klossless.dcm"]
 )
-def test_lossless_encodings_of_one_slice_give_one_picture(name: str):
+def test_lossless_encodings_of_one_slice_give_one_image(name: str):
     np.testing.assert_array_equal(pixels_of(shipped(name)), pixels_of(shipped("MR_small.dcm")))
 
 
@@ -362,7 +362,7 @@ def test_a_transfer_syntax_that_nobody_knows_is_named(tmp_path: Path):
         ({"PhotometricInterpretation": None}, "found a DICOM header that doesn't say"),
     ],
 )
-def test_headers_that_describe_no_picture_are_refused(
+def test_headers_that_describe_no_image_are_refused(
     tmp_path: Path, elements: dict[str, object], found: str
 ):
     file = edited("CT_small.dcm", tmp_path / "a.dcm", **elements)

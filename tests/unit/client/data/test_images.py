@@ -34,7 +34,7 @@ def picture(pixels: npt.NDArray[Any], kind: str, **options: object) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP"])
-def test_a_lossless_picture_comes_back_as_it_was_written(tmp_path: Path, kind: str):
+def test_a_lossless_image_comes_back_as_it_was_written(tmp_path: Path, kind: str):
     file = tmp_path / "image"
     file.write_bytes(picture(RAMP, kind))
     np.testing.assert_array_equal(pixels_of(file), RAMP)
@@ -64,7 +64,7 @@ def test_a_grey_float_tiff_is_scaled_and_one_with_nan_is_refused(tmp_path: Path)
         load_image(file)
 
 
-def test_a_picture_of_one_deep_grey_is_black_not_an_error(tmp_path: Path):
+def test_an_image_of_one_deep_grey_is_black_not_an_error(tmp_path: Path):
     file = tmp_path / "image.png"
     file.write_bytes(picture(np.full((2, 2), 700, np.uint16), "PNG"))
     assert not greys_of(file).any()
@@ -82,7 +82,7 @@ def test_palettes_with_transparency_and_alpha_become_rgb(tmp_path: Path):
     ("kind", "options"),
     [("PNG", {}), ("JPEG", {}), ("JPEG", {"progressive": True}), ("TIFF", {}), ("BMP", {})],
 )
-def test_a_picture_cut_off_anywhere_is_refused_or_whole(
+def test_an_image_cut_off_anywhere_is_refused_or_whole(
     tmp_path: Path, kind: str, options: dict[str, object]
 ):
     whole = picture(RAMP, kind, **options)
@@ -156,7 +156,7 @@ def test_a_png_of_no_pixels_is_refused(tmp_path: Path):
 
 
 @given(st.integers(1, 9), st.integers(1, 9))
-def test_padding_puts_the_picture_in_the_middle_of_its_square(width: int, height: int):
+def test_padding_puts_the_image_in_the_middle_of_its_square(width: int, height: int):
     fill = (122, 116, 104)
     inside = np.full((height, width, 3), 7, np.uint8)
     padded = np.asarray(pad_to_square(Image.fromarray(inside), fill))

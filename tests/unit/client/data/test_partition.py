@@ -124,7 +124,7 @@ def refused(folder: Path, out: Path, deal: PartitionSettings) -> str:
 # Who gets what
 
 
-def test_every_question_is_at_one_site_and_every_picture_at_one_only(tmp_path: Path):
+def test_every_question_is_at_one_site_and_every_image_at_one_only(tmp_path: Path):
     source = write(tmp_path / "t", USUAL)
     counts = dealt(source, tmp_path / "out", deal_of())
     whole, parts = read_task(source), [read_task(tmp_path / "out" / s / "t") for s in "abc"]
@@ -152,7 +152,7 @@ def test_weights_are_parts_of_the_questions(tmp_path: Path):
 
 
 @pytest.mark.parametrize("weights", [(1, 1, 1), (5, 1, 1), (2, 3, 7)])
-def test_no_site_is_further_from_its_part_than_one_pictures_questions(weights: tuple[int, ...]):
+def test_no_site_is_further_from_its_part_than_one_images_questions(weights: tuple[int, ...]):
     sizes = {f"train{at}": (1 + at * at % 11, 0) for at in range(40)}
     sizes |= {f"test{at}": (0, 1 + at % 7) for at in range(30)}
     for seed in range(20):
@@ -165,7 +165,7 @@ def test_no_site_is_further_from_its_part_than_one_pictures_questions(weights: t
                 assert abs(got - total * weight / sum(weights)) <= largest
 
 
-def test_a_picture_in_train_and_test_stays_whole_and_both_stay_even(tmp_path: Path):
+def test_an_image_in_train_and_test_stays_whole_and_both_stay_even(tmp_path: Path):
     both = [Picture(at, train=2, test=1) for at in range(6)]
     counts = dealt(
         write(tmp_path / "Slake-VQARad", [*both, *USUAL[12:]]), tmp_path / "out", deal_of()
@@ -175,7 +175,7 @@ def test_a_picture_in_train_and_test_stays_whole_and_both_stay_even(tmp_path: Pa
     assert not (a & b or b & c or a & c)
 
 
-def test_a_copy_under_another_name_and_format_is_the_same_picture(tmp_path: Path):
+def test_a_copy_under_another_name_and_format_is_the_same_image(tmp_path: Path):
     copies = [Picture(5, train=1, file=f"copies/{at}.bmp") for at in range(6)]
     others = [Picture(50 + at, train=3) for at in range(2)]
     tested = [Picture(90 + at, test=1) for at in range(3)]
@@ -187,7 +187,7 @@ def test_a_copy_under_another_name_and_format_is_the_same_picture(tmp_path: Path
     assert (tmp_path / "out" / holder / "t" / "images/5.png").exists()
 
 
-def test_a_picture_of_two_tasks_is_at_one_site(tmp_path: Path):
+def test_an_image_of_two_tasks_is_at_one_site(tmp_path: Path):
     folders = [write(tmp_path / "in" / name, USUAL) for name in ("one", "two")]
     partition_tasks(folders, tmp_path / "out", deal_of(), 1, ignore)
     a, b, c = (
@@ -308,7 +308,7 @@ def test_a_deal_passes_the_check_and_a_simulation_takes_it(tmp_path: Path):
         (("a", "b"), (3, 0), "weights: found 3, 0, expected 2 whole numbers of at least 1"),
     ],
 )
-def test_a_deal_that_can_not_be_is_told_in_a_sentence(
+def test_an_impossible_partition_is_refused_in_a_sentence(
     sites: tuple[str, ...], weights: tuple[int, ...], sentence: str
 ):
     with pytest.raises(DataError) as found:
@@ -325,7 +325,7 @@ def test_a_site_that_would_get_no_question_is_refused(tmp_path: Path):
     assert os.listdir(tmp_path) == ["t"]
 
 
-def test_a_damaged_picture_is_refused_and_others_are_counted(tmp_path: Path):
+def test_a_damaged_image_is_refused_and_others_are_counted(tmp_path: Path):
     source = write(tmp_path / "t", USUAL)
     for at in (3, 4, 21):
         (source / f"images/{at}.png").write_bytes(b"")

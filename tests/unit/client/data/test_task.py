@@ -294,7 +294,7 @@ def test_a_test_question_id_counts_once_as_text_or_number(tmp_path: Path):
     ]
 
 
-def test_a_test_question_id_may_come_again_with_another_question_or_picture(tmp_path: Path):
+def test_a_test_question_id_may_come_again_with_another_question_or_image(tmp_path: Path):
     lines = [exam_line(), exam_line(text="Which side?"), exam_line(image="images/c.png")]
     read = read_task(task(tmp_path / "task", test=lines)).test
     assert [example.question_id for example in read] == ["7", "7", "7"]
@@ -336,7 +336,7 @@ def test_a_directory_is_listed_once_however_many_questions_ask(
 # What only decoding finds
 
 
-def test_checking_reports_every_picture_that_reading_did_not_decode(tmp_path: Path):
+def test_checking_reports_every_image_that_reading_did_not_decode(tmp_path: Path):
     folder = task(tmp_path / "task", train=[train_entry(), train_entry(image="images/c.png")])
     whole = (folder / "images/a.png").read_bytes()
     (folder / "images/a.png").write_bytes(whole[: len(whole) - 24])
@@ -353,7 +353,7 @@ def test_checking_reports_every_picture_that_reading_did_not_decode(tmp_path: Pa
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP"])
-def test_a_picture_in_both_train_and_test_is_found_under_any_name_and_format(
+def test_an_image_in_both_train_and_test_is_found_under_any_name_and_format(
     tmp_path: Path, kind: str
 ):
     folder = task(tmp_path / "task", test=[exam_line(image="images/copy.png")])
@@ -366,14 +366,14 @@ def test_a_picture_in_both_train_and_test_is_found_under_any_name_and_format(
     )
 
 
-def test_a_picture_may_serve_train_and_test_where_that_is_allowed(tmp_path: Path):
+def test_an_image_may_serve_train_and_test_where_that_is_allowed(tmp_path: Path):
     folder = task(tmp_path / "task", test=[exam_line(image="images/a.png")])
     with pytest.raises(DataError, match=r"found 'images/a\.png', the same image as"):
         check_task(folder)
     assert check_task(folder, may_share=True) == read_task(folder)
 
 
-def test_equal_bytes_in_another_shape_are_another_picture(tmp_path: Path):
+def test_equal_bytes_in_another_shape_are_another_image(tmp_path: Path):
     folder = task(tmp_path / "task")
     # images/a.png is as black, 4 wide and 3 high.
     Image.new("RGB", (3, 4)).save(folder / "images/b.png")

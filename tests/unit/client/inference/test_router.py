@@ -25,7 +25,7 @@ def feature(*values: float) -> np.ndarray:
     return found / np.linalg.norm(found)
 
 
-def test_a_picture_goes_to_the_nearest_direction_whatever_the_lengths():
+def test_an_image_is_routed_by_direction_not_length():
     # Angles by hand: 0.6 to the first axis, 0.8 to the second; the first is three times as long.
     routing = route(feature(3, 4), {4: prototype(0.9, 0.0), 7: prototype(0.0, 0.3)}, 0.05)
     assert [choice.stage for choice in routing.choices] == [7, 4]
@@ -73,7 +73,7 @@ def test_the_known_are_those_of_a_mixture_of_all_stages_cosines():
     assert cosine_threshold(parts) == pytest.approx(expected, abs=1e-6)
 
 
-def test_a_picture_unlike_all_is_not_known_and_still_has_a_best_guess():
+def test_an_image_unlike_all_is_not_known_and_still_has_a_best_guess():
     known = {0: prototype(0.9, 0.0, 0.0), 1: prototype(0.0, 0.9, 0.0)}
     assert route(feature(10, 0, 1), known, 0.05).known
     strange = route(feature(1, 0, 10), known, 0.05)
@@ -81,7 +81,7 @@ def test_a_picture_unlike_all_is_not_known_and_still_has_a_best_guess():
     assert strange.best.stage == 0
 
 
-def test_a_prototype_of_another_width_is_passed_over():
+def test_a_prototype_of_another_width_is_ignored():
     routing = route(feature(1, 0), {0: prototype(1.0, 0.0, 0.0), 1: prototype(0.0, 0.5)}, 0.05)
     assert [choice.stage for choice in routing.choices] == [1]
     with pytest.raises(BankError, match="router: found 1 prototype, none with the 2 numbers"):

@@ -50,7 +50,7 @@ def test_what_is_loaded_has_the_bits_and_the_format_of_what_was_saved(
     assert torch.equal(found.view(bits), saved.view(bits))
 
 
-def test_a_part_of_a_larger_tensor_is_kept_alone(tmp_path: Path):
+def test_a_slice_of_a_larger_tensor_is_stored_alone(tmp_path: Path):
     whole = features(1)
     store_of(tmp_path).save(KEYS[0], whole[1:, ::2])
     found = store_of(tmp_path).load(KEYS[0])
@@ -107,7 +107,7 @@ def test_the_least_recently_used_go_and_the_folder_stays_within_its_limit(tmp_pa
     assert there[0] and there[-40:] == [True] * 40 and there[1:20] == [False] * 19
 
 
-def test_an_entry_that_nobody_asked_for_in_a_month_goes(tmp_path: Path):
+def test_an_entry_not_used_for_a_month_is_evicted(tmp_path: Path):
     store = store_of(tmp_path)
     for number in range(3):
         store.save(KEYS[number], features(number))
@@ -162,7 +162,7 @@ def test_half_written_files_go_after_an_hour_and_not_before(tmp_path: Path):
     assert files_in(tmp_path) == sorted([file, new])
 
 
-def test_an_entry_larger_than_a_sixteenth_of_all_is_not_kept(tmp_path: Path):
+def test_an_entry_larger_than_a_sixteenth_of_the_limit_is_not_stored(tmp_path: Path):
     store = store_of(tmp_path, entries=10)
     store.save(KEYS[0], features(1))
     assert files_in(tmp_path) == []
@@ -225,14 +225,14 @@ def test_a_store_that_is_no_folder_ends_the_keeping(
     assert len(caplog.records) == 1
 
 
-def test_no_message_names_a_picture_or_a_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_no_message_names_an_image_or_a_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     (tmp_path / "features").write_text("a file")
     with caplog.at_level(logging.WARNING):
         store_of(tmp_path).save(KEYS[0], features(1))
     assert str(tmp_path) not in caplog.text and KEYS[0] not in caplog.text
 
 
-def test_with_no_room_nothing_is_kept_and_what_was_there_is_removed(tmp_path: Path):
+def test_a_limit_of_0_stores_nothing_and_removes_all_entries(tmp_path: Path):
     store = open_feature_store(tmp_path, 1.0)
     assert store is not None
     store_of(tmp_path).save(KEYS[0], features(1))
@@ -242,7 +242,7 @@ def test_with_no_room_nothing_is_kept_and_what_was_there_is_removed(tmp_path: Pa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["blobs"]
 
 
-def test_with_no_room_nothing_stays_behind_a_link_either(tmp_path: Path):
+def test_a_limit_of_0_removes_entries_behind_a_link_too(tmp_path: Path):
     (tmp_path / "large").mkdir()
     (tmp_path / "features").symlink_to(tmp_path / "large")
     store_of(tmp_path).save(KEYS[0], features(1))
@@ -253,7 +253,7 @@ def test_with_no_room_nothing_stays_behind_a_link_either(tmp_path: Path):
     assert store_of(tmp_path).load(KEYS[0]) is not None
 
 
-def test_what_cant_be_removed_is_said_without_a_name(
+def test_entries_that_cant_be_removed_are_reported_without_a_name(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
     store_of(tmp_path).save(KEYS[0], features(1))

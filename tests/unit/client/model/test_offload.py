@@ -12,7 +12,7 @@ from client.model.offload import offload
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_a_copy_that_waits_is_equal_to_the_last_bit(dtype: torch.dtype):
+def test_an_offloaded_copy_is_bit_identical(dtype: torch.dtype):
     weight = torch.randn(70, 30).to(dtype)
     weight[0, 0], weight[0, 1] = float("nan"), float("-inf")
     copy = offload(weight, spare_bytes=0)
@@ -21,7 +21,7 @@ def test_a_copy_that_waits_is_equal_to_the_last_bit(dtype: torch.dtype):
     assert torch.equal(copy.view(torch.uint8), weight.view(torch.uint8))
 
 
-def test_what_waits_is_in_none_of_the_processs_memory(tmp_path: Path):
+def test_an_offloaded_weight_takes_no_memory_of_the_process(tmp_path: Path):
     weight = torch.randn(1024, 1024)
     copy = offload(weight, spare_bytes=0)
     address = copy.data_ptr()
@@ -46,7 +46,7 @@ def of_mapping(address: int) -> dict[str, int]:
     return found
 
 
-def test_on_a_full_disk_the_weight_itself_waits(monkeypatch: pytest.MonkeyPatch):
+def test_on_a_full_disk_the_weight_itself_is_returned(monkeypatch: pytest.MonkeyPatch):
     def on_a_full_disk() -> BinaryIO:
         return open("/dev/full", "wb")
 
@@ -55,7 +55,7 @@ def test_on_a_full_disk_the_weight_itself_waits(monkeypatch: pytest.MonkeyPatch)
     assert offload(weight, spare_bytes=-(2**60)) is weight
 
 
-def test_a_weight_that_would_fill_the_disk_waits_where_it_is(monkeypatch: pytest.MonkeyPatch):
+def test_a_weight_that_would_fill_the_disk_is_not_offloaded(monkeypatch: pytest.MonkeyPatch):
     weight = torch.randn(2048, 1024)
     status = os.statvfs(gettempdir())
     nearly = type(status)((4096, 4096, 10**6, 9 * 2048, 8 * 2048, 10, 10, 10, 0, 255))
@@ -69,7 +69,7 @@ def test_a_weight_that_would_fill_the_disk_waits_where_it_is(monkeypatch: pytest
     assert offload(weight, spare_bytes=56 * 2**20) is not weight
 
 
-def test_where_no_file_can_be_mapped_the_weight_itself_waits(monkeypatch: pytest.MonkeyPatch):
+def test_without_memory_mapping_the_weight_itself_is_returned(monkeypatch: pytest.MonkeyPatch):
     def unmapped(*_: object, **__: object) -> None:
         raise RuntimeError("unable to open file </proc/self/fd/3> in read-write mode")
 
@@ -78,19 +78,19 @@ def test_where_no_file_can_be_mapped_the_weight_itself_waits(monkeypatch: pytest
     assert offload(weight, spare_bytes=0) is weight
 
 
-def test_weights_that_wait_are_no_open_files():
+def test_offloaded_weights_are_no_open_files():
     before = len(os.listdir("/proc/self/fd"))
     copies = [offload(torch.full((2, 2), float(number)), 0) for number in range(50)]
     assert len(os.listdir("/proc/self/fd")) == before
     assert all(copy.sum() == 4 * number for number, copy in enumerate(copies))
 
 
-def test_a_weight_that_lies_the_other_way_waits_with_every_number_in_its_place():
+def test_a_transposed_weight_is_offloaded_with_its_values_in_place():
     weight = torch.randn(7, 5).t()
     assert torch.equal(offload(weight, spare_bytes=0), weight)
 
 
-def test_no_file_stays_where_it_lay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_no_file_is_left_in_the_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     copy = offload(torch.ones(5, 5), spare_bytes=0)
     assert list(tmp_path.iterdir()) == []

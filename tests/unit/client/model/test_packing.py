@@ -45,7 +45,7 @@ def test_one_question_in_a_row_is_the_question():
     assert row.positions == [*range(len(alone.ids))]
 
 
-def test_a_token_sees_the_prefix_and_its_own_tail_behind_it_and_nothing_else():
+def test_a_token_attends_to_the_prefix_and_its_own_segment_before_it_only():
     # Two tokens of prefix, tails of two and one, one of padding.
     seen = layout_of([0, 1, 2, 3, 2, 0], [0, 0, 1, 1, 2, 3]).attention_mask(None)
     assert seen.shape == (1, 1, 6, 6)
@@ -64,11 +64,11 @@ def test_a_sliding_window_counts_by_positions_and_not_by_places_in_the_row():
     assert seen[0, 0].int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 1, 1, 0], [0, 1, 0, 1]]
 
 
-def test_every_place_sees_something_padding_included():
+def test_every_position_attends_to_something_padding_included():
     assert bool(layout_of([0, 1, 2, 0, 0], [0, 0, 1, 2, 2]).attention_mask(1).any(-1).all())
 
 
-def test_pictures_are_numbered_as_they_first_come_and_their_questions_put_together():
+def test_images_are_numbered_in_order_of_occurrence_and_their_questions_grouped():
     files = ["b", "a", "b", "c", "a"]
     examples = [Example(str(i), Path(f), "q", "a", AnswerKind.OPEN) for i, f in enumerate(files)]
     numbers = image_numbers(examples)
@@ -120,7 +120,7 @@ def runs(taken: list[int], pictures: tuple[int, ...]) -> list[int]:
     return [p for i, p in enumerate(of) if i == 0 or of[i - 1] != p]
 
 
-def test_an_epoch_takes_every_picture_with_all_its_questions_at_a_stretch():
+def test_an_epoch_has_all_questions_of_an_image_in_a_row():
     batches = schedule_of().batches()
     assert [len(batch) for batch in batches] == [4] * 5
     taken = [i for batch in batches for i in batch]
@@ -139,7 +139,7 @@ def test_steps_take_as_many_questions_as_without_packing():
         assert max(counts.values()) - min(counts.get(i, 0) for i in range(20)) <= 1
 
 
-def test_pictures_and_a_pictures_questions_come_in_another_order_each_epoch_and_round():
+def test_images_and_an_images_questions_come_in_another_order_each_epoch_and_round():
     taken = [i for batch in schedule_of(local_epochs=2.0).batches() for i in batch]
     first, second = taken[:20], taken[20:]
     assert runs(first, PICTURES) != runs(second, PICTURES)
@@ -148,7 +148,7 @@ def test_pictures_and_a_pictures_questions_come_in_another_order_each_epoch_and_
     assert schedule_of(number=2).batches() != schedule_of(number=1).batches()
 
 
-def test_the_order_of_pictures_is_drawn_from_plan_round_and_site_alone():
+def test_the_order_of_images_is_drawn_from_plan_round_and_site_alone():
     torch.manual_seed(1)
     np.random.seed(1)
     first = schedule_of().batches()
@@ -157,13 +157,13 @@ def test_the_order_of_pictures_is_drawn_from_plan_round_and_site_alone():
     assert schedule_of().batches() == first
 
 
-def test_the_order_does_not_depend_on_how_pictures_are_numbered():
+def test_the_order_does_not_depend_on_how_images_are_numbered():
     turned = tuple(9 - number for number in PICTURES)
     assert schedule_of(turned).batches() == schedule_of(PICTURES).batches()
 
 
 @pytest.mark.parametrize("pictured", [False, True])
-def test_joint_training_draws_every_tasks_questions_as_often_pictures_together(pictured: bool):
+def test_joint_training_draws_every_tasks_questions_as_often_images_together(pictured: bool):
     held = (20, 6)
     other = (10, 10, 10, 11, 11, 12)
     taken: Counter[tuple[int, int]] = Counter()

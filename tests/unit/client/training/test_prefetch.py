@@ -34,7 +34,7 @@ def threads() -> int:
     return sum(thread.name.startswith("prefetch") for thread in threading.enumerate())
 
 
-def test_what_is_expected_is_made_aside_and_what_is_not_is_made_here():
+def test_announced_files_are_made_on_the_thread_and_others_by_the_caller():
     hand = Hand()
     with prefetching(hand) as prefetcher:
         prefetcher.prefetch([A])
@@ -44,7 +44,7 @@ def test_what_is_expected_is_made_aside_and_what_is_not_is_made_here():
     assert hand.made == [(A, True), (B, False)]
 
 
-def test_what_the_thread_has_not_begun_is_made_here_and_only_once():
+def test_a_file_that_the_thread_has_not_begun_is_made_by_the_caller_and_only_once():
     hand = Hand()
     with prefetching(hand) as prefetcher:
         prefetcher.prefetch([A, B])
@@ -61,7 +61,7 @@ def test_a_file_that_is_taken_twice_is_made_twice():
         assert [prefetcher.get(A), prefetcher.get(A)] == ["a", "a"]
 
 
-def test_what_is_no_longer_expected_is_neither_made_nor_kept():
+def test_files_no_longer_announced_are_neither_made_nor_kept():
     hand = Hand()
     with prefetching(hand) as prefetcher:
         prefetcher.prefetch([A, B])
@@ -73,7 +73,7 @@ def test_what_is_no_longer_expected_is_neither_made_nor_kept():
     assert B not in [file for file, _ in hand.made]
 
 
-def test_what_is_expected_again_is_made_once():
+def test_a_file_announced_again_is_made_once():
     made: list[Path] = []
     with prefetching(made.append) as prefetcher:
         prefetcher.prefetch([A, B])
@@ -108,7 +108,7 @@ def test_an_error_on_a_file_that_is_never_taken_is_not_raised():
         assert failed.acquire(timeout=60)
 
 
-def test_the_thread_ends_with_the_block_whatever_ends_it():
+def test_the_thread_ends_with_the_block_also_after_an_error():
     before = threads()
     hand = Hand()
     hand.go.release()
@@ -121,7 +121,7 @@ def test_the_thread_ends_with_the_block_whatever_ends_it():
     assert len(hand.made) <= 4
 
 
-def test_no_thread_is_started_where_nothing_is_expected():
+def test_no_thread_is_started_without_announced_files():
     before = threads()
     with prefetching(str) as prefetcher:
         prefetcher.prefetch([])
@@ -129,7 +129,7 @@ def test_no_thread_is_started_where_nothing_is_expected():
         assert threads() == before
 
 
-def test_the_switch_for_warnings_is_as_before_afterwards():
+def test_the_warning_filters_are_restored():
     before = list(warnings.filters)
     with prefetching(str) as prefetcher:
         prefetcher.prefetch([A, B])
@@ -137,7 +137,7 @@ def test_the_switch_for_warnings_is_as_before_afterwards():
     assert list(warnings.filters) == before
 
 
-def test_each_batch_is_announced_with_the_one_behind_it():
+def test_each_batch_is_prefetched_with_the_next_one():
     told: list[Sequence[Sequence[int]]] = []
 
     def work(chosen: Sequence[int]) -> int:
@@ -155,7 +155,7 @@ def test_a_training_may_go_on_from_any_batch():
     assert told == [[[3], [4, 5]], [[7]]]
 
 
-def test_at_most_what_is_expected_is_held():
+def test_only_announced_files_are_kept():
     with prefetching(str) as prefetcher:
         for number in range(50):
             prefetcher.prefetch([Path(str(number)), Path(str(number + 1))])
