@@ -17,11 +17,13 @@ import numpy as np
 from threadpoolctl import threadpool_limits  # pyright: ignore[reportMissingTypeStubs]
 
 from benchmarks.compare import BenchmarkResult, Timing, benchmark_result, relative_difference
-from common.adapter import Adapter, Array, Pair, StoredAdapter, from_bytes, to_bytes
+from common.adapter import Adapter, Pair, StoredAdapter, from_bytes, to_bytes
 from common.plan_fields import Precision
 from common.rules.interface import Rule
 from common.rules.registry import rule_named
-from server.aggregation.aggregate import WORKERS, Merged, SiteUpdate, merge
+from common.tensors import Array
+from server.aggregation.aggregate import WORKERS, Merged, merge
+from server.aggregation.round import SiteUpdate
 
 SEED = 20250811
 #: Modules up to this smaller side have their dense SVD taken, to compare with.

@@ -27,11 +27,12 @@ from flwr.supernode.fleet_http_connection import http_request_response
 from pydantic import BaseModel
 
 from client.site.keys import load_key
-from common.adapter import Adapter, Array, Pair, arrays, from_bytes, to_bytes
+from common.adapter import Adapter, Pair, arrays, from_bytes, to_bytes
 from common.code_digest import code_digest
 from common.exchange import Delivery, Lacks, Order, Presence, Scores, Update, Work
 from common.plan.plan import Metric
 from common.plan_fields import Precision
+from common.tensors import Array
 
 #: (outputs, inputs) of the linear layers of one block of the 7B's language model (Mistral).
 BLOCK = {

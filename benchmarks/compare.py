@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from common.adapter import Array
+from common.tensors import Array
 
 T = TypeVar("T")
 

@@ -28,8 +28,9 @@ from common.plan.file import parse_plan
 from common.plan.plan import Plan
 from common.plan_fields import Modality, Precision
 from common.rules.registry import rule_named
-from server.aggregation.aggregate import SiteUpdate, merge
+from server.aggregation.aggregate import merge
 from server.aggregation.compatibility import incompatible_updates
+from server.aggregation.round import SiteUpdate
 from server.coordinator.registry import EnrolledSite, enroll, enrolled
 from server.coordinator.state import State
 from server.coordinator.status import site_statuses

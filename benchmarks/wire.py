@@ -26,12 +26,13 @@ from client.site.keys import make_key
 from common.adapter import arrays, from_bytes
 from common.bank.bank import Bank
 from common.errors import StateError
+from common.identity import ROOT
 from common.plan.file import parse_plan
 from common.plan.plan import Plan
 from common.process.progress import read_events
 from server.coordinator.events import final_event
 from server.coordinator.state import State
-from server.coordinator.superlink import ROOT, SuperLink, SuperLinkUnavailable
+from server.coordinator.superlink import SuperLink, SuperLinkUnavailable
 from simulation.chaos.loopback import (
     command,
     init_coordinator,

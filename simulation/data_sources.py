@@ -11,7 +11,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Final, Protocol
 
 from common.errors import PlanError
-from common.plan.plan import Modality
+from common.plan_fields import Modality
 from simulation.task_folder.write_task import Question
 
 GROUP: Final = "fedmslora.data_sources"

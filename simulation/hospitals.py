@@ -13,7 +13,8 @@ from client.model.base_digest import base_digest
 from common.durable import DISK, write_file
 from common.errors import DataError, ModelError, PlanError, StateError
 from common.identity import seed_for
-from common.plan.plan import Modality, Plan, Simulation
+from common.plan.plan import Plan, Simulation
+from common.plan_fields import Modality
 from common.printable import counted
 from simulation.data_sources import DataSource, data_source
 from simulation.task_folder.write_task import Question, write_task

@@ -23,11 +23,12 @@ from torch import nn
 from torch.nn import functional
 
 from client.model.offload import offload
-from common.adapter import Adapter, AdapterSource, Array, Pair, name_of_a, name_of_b
+from common.adapter import Adapter, AdapterSource, Pair, name_of_a, name_of_b
 from common.errors import BankError, ModelError
 from common.methods.lora_adapters import LORA_TARGETS
 from common.plan_fields import Composition
 from common.rules.interface import Factor
+from common.tensors import Array
 
 
 class _FrozenSum:

@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from common.adapter import Adapter, AdapterSource, Array, Pair
+from common.adapter import Adapter, AdapterSource, Pair
 from common.errors import PlanError
 from common.identity import seed_for
+from common.tensors import Array
 
 
 def kaiming_adapter(

@@ -38,10 +38,11 @@ import torch
 from torch import nn
 
 from client.training.contrastive import AttractTerm, ContrastiveTerm, ExpTerm, GrassmannTerm
-from common.adapter import Adapter, AdapterSource, Array, Pair, name_of_a, name_of_b
+from common.adapter import Adapter, AdapterSource, Pair, name_of_a, name_of_b
 from common.contrastive import Prototypes, Similarity
 from common.errors import BankError
 from common.plan_fields import Modality
+from common.tensors import Array
 
 FactorPairs: TypeAlias = Mapping[str, tuple[nn.Parameter, nn.Parameter]]
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from common.adapter import Array
 from common.linear_algebra.low_rank import TruncatedSVD, noise_of, truncate
 from common.linear_algebra.product_sum import ProductSum
+from common.tensors import Array
 
 #: Oversampling: directions that are searched beside those that are kept. 16 were up to a fifth
 #: quicker and took a fifth more memory.

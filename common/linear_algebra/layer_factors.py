@@ -8,10 +8,10 @@ from math import prod
 
 import numpy as np
 
-from common.adapter import Array
 from common.array_reader import ArrayReader, read_all
 from common.linear_algebra.low_rank import Tall, squared_norm, tall
 from common.linear_algebra.product_sum import Product, ProductSum
+from common.tensors import Array
 
 #: With more ranks than this, all sites' together, their factors are worked on group by group: side
 #: by side they take eight square matrices of so many rows, at 512 17 MB, and more time.

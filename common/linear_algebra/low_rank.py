@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from common.adapter import Array
+from common.tensors import Array
 
 #: Numbers held in float64 at a time, 1 MB. A layer of the 7B has up to 14336 rows, and 16
 #: columns a site.

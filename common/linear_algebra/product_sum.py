@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from common.adapter import Array
 from common.linear_algebra.low_rank import Tall, not_below_zero
+from common.tensors import Array
 
 #: Rows of a group's factor that are made at a time: with 256 columns 1 MB.
 ROWS = 512

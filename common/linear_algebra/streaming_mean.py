@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from common.adapter import Array
 from common.array_reader import ArrayReader
+from common.tensors import Array
 
 #: Numbers of a site that are read at a time; with fewer, the calls themselves take the time.
 READ = 2**17

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from common.adapter import Array, Pair
+from common.adapter import Pair
 from common.array_reader import read_all
 from common.linear_algebra.krylov import truncated_svd_of_sum
 from common.linear_algebra.layer_factors import (
@@ -20,6 +20,7 @@ from common.linear_algebra.layer_factors import (
 from common.linear_algebra.low_rank import TruncatedSVD, balanced, gauge_fixed, truncated_svd
 from common.linear_algebra.streaming_mean import mean_into
 from common.rules.interface import Factor, FirstA, Layer, LayerError, MaskedSums, MergedLayer, Rule
+from common.tensors import Array
 
 
 def trained_factors(round: int) -> Factor:

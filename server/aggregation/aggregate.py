@@ -19,7 +19,6 @@ from threadpoolctl import threadpool_limits  # pyright: ignore[reportMissingType
 from common.adapter import (
     Adapter,
     AdapterSource,
-    Array,
     from_arrays,
     name_of_a,
     name_of_b,
@@ -32,6 +31,7 @@ from common.linear_algebra.low_rank import squared_norm, tall
 from common.linear_algebra.streaming_mean import mean
 from common.plan_fields import Precision
 from common.rules.interface import FindError, LayerError, MergedLayer, Rule
+from common.tensors import Array
 from server.aggregation.round import SiteUpdate as SiteUpdate
 from server.aggregation.round import ValidatedUpdates, validated
 

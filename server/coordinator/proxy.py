@@ -1,9 +1,9 @@
 """The reverse proxy at the coordinator's edge: the only process that is open to the outside.
 
 Flower's SuperLink serves all its APIs at one port, and neither its Control nor its Runtime API
-authenticates who calls it (docs/adr/0007-closed-by-default.md). So the SuperLink stays inside, and this proxy
-forwards the Fleet API alone, with which a site's SuperNode works and whose requests are signed
-by the site's key. It answers requests for messages by long polling
+authenticates who calls it (docs/adr/0007-closed-by-default.md). So the SuperLink stays inside,
+and this proxy forwards the Fleet API alone, with which a site's SuperNode works and whose
+requests are signed by the site's key. It answers requests for messages by long polling
 (server/coordinator/long_poll.py).
 """
 

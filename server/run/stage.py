@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from common.code_digest import code_digest
 from common.exchange import Order, ReleaseRef, Scores, Work
 from common.plan.plan import Plan
-from server.aggregation.aggregate import SiteUpdate, merge
+from server.aggregation.aggregate import merge
 from server.aggregation.compatibility import incompatible_updates
+from server.aggregation.round import SiteUpdate
 from server.run.context import RunContext
 from server.run.journal import AcceptedUpdate, ClosedRound
 from server.run.order_run import OrderRun

@@ -18,12 +18,13 @@ from urllib.parse import quote
 
 from common.bank.bank import Bank
 from common.errors import Refusal, StateError
+from common.identity import ROOT
 from common.printable import counted
 from common.process.progress import Say, read_events
 from server.coordinator.events import final_event
 from server.run.folder import RunFolder
 from simulation.chaos.adversary import Adversary, StrikePace, adversary
-from simulation.chaos.loopback import ROOT, LoopbackFederation, loopback, run_command
+from simulation.chaos.loopback import LoopbackFederation, loopback, run_command
 from simulation.engines import Engine
 from simulation.run import SimulationOptions, simulate
 

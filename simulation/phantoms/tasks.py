@@ -11,7 +11,7 @@ from typing import Final, TypeAlias
 
 import numpy as np
 
-from common.plan.plan import Modality
+from common.plan_fields import Modality
 from simulation.phantoms.factors import (
     FACTORS,
     ImageFactors,

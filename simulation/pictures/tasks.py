@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from common.plan.plan import Modality
+from common.plan_fields import Modality
 from simulation.pictures import sources as sources
 from simulation.pictures import truths as truths
 from simulation.pictures.brain_slices import (

@@ -10,9 +10,9 @@ import pytest
 
 from benchmarks import aggregate as bench
 from benchmarks.aggregate import AdapterSizes, CallTime, Turn
-from common.adapter import Array
 from common.plan_fields import Precision
 from common.rules.svd import RULE as SVD
+from common.tensors import Array
 from server.aggregation.aggregate import merge
 
 SMALL = AdapterSizes(blocks=3, shapes={"q": (160, 170), "k": (60, 170)}, sites=3, rank=4)

@@ -9,14 +9,15 @@ import pytest
 from client.data.task import read_task
 from common.errors import PlanError
 from common.plan.file import load_plan
-from common.plan.plan import Modality, Plan
+from common.plan.plan import Plan
+from common.plan_fields import Modality
 from simulation.data_sources import BUILT_IN, data_source
 from simulation.hospitals import BASE_MODELS, check, prepare
 from tests.flow.small_run import STAGE, small_plan
 
 _TOY = """
 import numpy as np
-from common.plan.plan import Modality
+from common.plan_fields import Modality
 from simulation.data_sources import DataSource
 from simulation.task_folder.write_task import Question
 

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.adapter import Array
 from common.linear_algebra import krylov
 from common.linear_algebra.krylov import truncated_svd_of_sum
 from common.linear_algebra.low_rank import TruncatedSVD, tall
 from common.linear_algebra.product_sum import Product, ProductSum
+from common.tensors import Array
 
 seeds = st.integers(0, 2**32 - 1)
 quick = settings(max_examples=15, deadline=None)

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.adapter import Array
 from common.linear_algebra import low_rank
 from common.linear_algebra.low_rank import tall, truncated_svd
+from common.tensors import Array
 
 seeds = st.integers(0, 2**32 - 1)
 quick = settings(max_examples=25, deadline=None)

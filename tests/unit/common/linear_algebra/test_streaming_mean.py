@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.adapter import Array
 from common.array_reader import in_memory
 from common.linear_algebra import streaming_mean as of
 from common.linear_algebra.streaming_mean import mean, mean_into
+from common.tensors import Array
 
 
 @settings(max_examples=60, deadline=None)

@@ -16,7 +16,8 @@ from common.plan.file import parse_plan
 from common.plan.plan import Plan
 from common.rules.interface import Factor
 from common.rules.registry import rule_named, rules
-from server.aggregation.aggregate import SiteUpdate, aggregate
+from server.aggregation.aggregate import aggregate
+from server.aggregation.round import SiteUpdate
 from server.run.stage import train_stage
 from tests.unit.new_rule import LARGEST_SITE, rule_file
 from tests.unit.small_bank import BASE, KEY, blob, draft

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from common.adapter import Array
 from common.array_reader import in_memory, read_all
 from common.linear_algebra.layer_factors import Factors, SiteFactors
 from common.rules.interface import Factor, FirstA, Layer, MaskedSums, Rule
 from common.rules.registry import rules
+from common.tensors import Array
 
 every_rule = pytest.mark.parametrize("rule", rules().values(), ids=rules().keys())
 INPUTS, OUTPUTS, RANK = 7, 5, 2

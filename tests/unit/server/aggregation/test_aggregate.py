@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits  # pyright: ignore[reportMissingTypeStubs]
 
-from common.adapter import Adapter, AdapterSource, Array, Pair, StoredAdapter, from_bytes, to_bytes
+from common.adapter import Adapter, AdapterSource, Pair, StoredAdapter, from_bytes, to_bytes
 from common.errors import AggregationError
 from common.linear_algebra import layer_factors, low_rank
 from common.plan_fields import Precision
@@ -24,8 +24,10 @@ from common.rules.frozen_a import RULE as FROZEN_A
 from common.rules.interface import Factor, Layer, LayerError, Rule
 from common.rules.registry import rules
 from common.rules.svd import RULE as SVD
+from common.tensors import Array
 from server.aggregation import aggregate as aggregation
-from server.aggregation.aggregate import SiteUpdate, aggregate, merge, norm
+from server.aggregation.aggregate import aggregate, merge, norm
+from server.aggregation.round import SiteUpdate
 
 SHAPES = {"q": (9, 12), "v": (7, 5)}
 seeds = st.integers(0, 2**32 - 1)

@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits  # pyright: ignore[reportMissingTypeStubs]
 
-from common.adapter import Adapter, Array, Pair, StoredAdapter, to_bytes
+from common.adapter import Adapter, Pair, StoredAdapter, to_bytes
 from common.errors import AggregationError
 from common.linear_algebra import krylov, layer_factors, product_sum
 from common.linear_algebra.krylov import truncated_svd_of_sum
@@ -23,8 +23,10 @@ from common.rules.fedavg import RULE as FEDAVG
 from common.rules.interface import Rule
 from common.rules.registry import rules
 from common.rules.svd import RULE as SVD
+from common.tensors import Array
 from server.aggregation import aggregate as aggregation
-from server.aggregation.aggregate import SiteUpdate, aggregate, merge
+from server.aggregation.aggregate import aggregate, merge
+from server.aggregation.round import SiteUpdate
 
 seeds = st.integers(0, 2**32 - 1)
 quick = settings(max_examples=15, deadline=None)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from common.errors import DataError
 from common.identity import canonical_json, sha256
-from common.plan.plan import Modality
+from common.plan_fields import Modality
 from simulation.pictures import sources as sources
 from simulation.pictures import truths as truths
 from simulation.pictures.brain_slices import MIDDLE_X, Plane, plane_slabs, upright
