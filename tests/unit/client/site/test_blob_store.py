@@ -275,6 +275,14 @@ def test_what_is_written_outlasts_a_power_cut_right_after_it(tmp_path: Path):
     assert get(tmp_path, digest) == b"release"
 
 
+def test_a_new_folder_is_on_the_disk_before_what_is_in_it(tmp_path: Path):
+    disk = Faulty(None)
+    make_folders(tmp_path / "a" / "b", disk)
+    assert disk.calls == ["make_folder", "sync", "make_folder", "sync"]
+    make_folders(tmp_path / "a" / "b", disk)
+    assert len(disk.calls) == 4
+
+
 class Interrupted(Faulty):
     """A disk of a process that is stopped before each rename, while another writes the same."""
 

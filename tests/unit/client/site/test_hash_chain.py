@@ -68,14 +68,29 @@ def test_a_changed_line_is_named_with_both_hashes(log: Path):
     )
 
 
-def test_a_changed_last_line_is_named_with_both_hashes(log: Path):
+@pytest.mark.parametrize("number", range(3, 10))
+def test_a_changed_last_line_is_named_with_both_hashes(log: Path, number: int):
     first, second, third = lines(log)
-    changed = third.replace(b'"n":2', b'"n":7')
+    changed = third.replace(b'"n":2', f'"n":{number}'.encode())
     log.write_bytes(first + second + changed)
     assert why(log) == (
         f"{log}, line 3: found a line of hash {sha256(changed)[:12]}, expected "
         f"{sha256(third)[:12]}; it was changed after it was written"
     )
+
+
+def test_a_long_log_is_checked_to_its_last_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    file = tmp_path / "log.jsonl"
+
+    def soon(_: object) -> None:
+        """No power is cut here."""
+
+    monkeypatch.setattr(os, "fsync", soon)
+    for number in range(300):
+        append(file, "in", {"n": number}, "")
+    assert verify(file).lines == 300
+    file.write_bytes(b"".join(lines(file)[:-1]) + lines(file)[-1].replace(b'"n":299', b'"n":300'))
+    assert why(file).startswith(f"{file}, line 300: found a line of hash ")
 
 
 def test_a_log_of_other_lines_is_named_by_its_first(log: Path):
@@ -203,6 +218,20 @@ def test_a_line_is_on_the_disk_before_its_head(log: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(os, "fsync", counted)
     append(log, "in", {"n": 3}, "")
     assert synced[0] == 4
+
+
+def test_a_log_has_a_head_before_its_first_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Else a crash right after that line would look like a head that was removed."""
+    file, write = tmp_path / "log.jsonl", os.write
+    heads: list[Head] = []
+
+    def watched(log: int, text: memoryview) -> int:
+        heads.append(Head.model_validate_json(head_file(file).read_bytes()))
+        return write(log, text)
+
+    monkeypatch.setattr(os, "write", watched)
+    append(file, "in", {"n": 0}, "")
+    assert heads == [Head()]
 
 
 def test_a_log_that_another_process_keeps_locked_is_not_waited_for_without_end(
