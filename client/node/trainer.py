@@ -73,10 +73,10 @@ def trainer_is_running(store: Path) -> bool:
 def _serve(jobs: Jobs, session: "SiteSession") -> NoReturn:
     log.info("site %s: the trainer is ready", session.site.name)
     while True:
-        _next_job(jobs, session)
         # Here and not only with an order: what has expired is removed while no order comes, too.
         if session.features is not None:
             session.features.evict_if_due()
+        _next_job(jobs, session)
 
 
 def _next_job(jobs: Jobs, session: "SiteSession") -> None:
