@@ -50,13 +50,13 @@ class TextCoder(Tokenizer, Protocol):
     """What we use of a tokenizer: both directions."""
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
-        """The text of `token_ids`."""
+        """Return the text of `token_ids`."""
         ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LlavaModel:
-    """A frozen LLaVA whose decoder can wear adapters (`adapted`).
+    """A frozen LLaVA whose decoder can have adapters attached (`adapted`).
 
     Attributes:
         image_token: the id that stands for one image feature in a prompt.
@@ -81,11 +81,11 @@ class LlavaModel:
         return self.network.lm_head.weight.device
 
     def preparation(self) -> Preprocessor:
-        """How a picture file becomes what the tower takes, settled as this thread is."""
+        """Return how a picture file is preprocessed for the tower, as this thread is configured."""
         return Preprocessor(self.pixels, self.kept, extractor_digest(self.identity, self.device))
 
     def image_features(self, images: Sequence[Path], prepare: Preprocess | None = None) -> Tensor:
-        """The tower's features of picture files, (B, N, V), on the device.
+        """Return the tower's features of picture files, (B, N, V), on the device.
 
         With `prepare` the pictures may have been read before (client/training/prefetch.py).
 
@@ -97,14 +97,14 @@ class LlavaModel:
         return self.send(torch.stack(found))
 
     def send(self, tensor: Tensor) -> Tensor:
-        """`tensor` on the model's device; nothing waits for a GPU to have it."""
+        """Return `tensor` on the model's device, without waiting for a GPU."""
         if self.device.type == "cuda":
             # Only from pinned memory a copy goes on while the program does.
             return tensor.pin_memory().to(self.device, non_blocking=True)
         return tensor.to(self.device)
 
     def embed(self, ids: Tensor, features: Tensor) -> Tensor:
-        """The decoder's inputs (B, T, D): text embeddings, with the image in its places."""
+        """Return the decoder's inputs (B, T, D): text embeddings, with the image in its places."""
         network = self.network.model
         with torch.no_grad():
             text = network.language_model.embed_tokens(ids)
@@ -116,7 +116,7 @@ class LlavaModel:
             return torch.where(there.unsqueeze(-1), spread, text)
 
     def hidden(self, embedded: Tensor, layout: PackedLayout | None = None) -> Tensor:
-        """The decoder's last hidden states (B, T, D), for training.
+        """Return the decoder's last hidden states (B, T, D), for training.
 
         Without a layout every row is one question, and there is no mask: padding stands on
         the right, where causal attention never looks back from.
@@ -140,7 +140,7 @@ class LlavaModel:
         ).last_hidden_state
 
     def _window(self) -> int | None:
-        """How far back every layer of the decoder looks; None: as far as there is anything."""
+        """Return the sliding window of the decoder's layers; None where attention is full."""
         text: Any = self.network.config.text_config
         kinds = sorted(set(getattr(text, "layer_types", None) or ()))
         if kinds not in ([], ["full_attention"], ["sliding_attention"]):
@@ -151,17 +151,17 @@ class LlavaModel:
         return None if kinds == ["full_attention"] else getattr(text, "sliding_window", None)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Logits (..., vocabulary) of hidden states (..., D)."""
+        """Return logits (..., vocabulary) of hidden states (..., D)."""
         return self.network.lm_head(hidden)
 
     def new_cache(self) -> DynamicCache:
-        """An empty cache of keys and values for answering."""
+        """Return an empty KV cache for answering."""
         text: Any = self.network.config.text_config
         return DynamicCache(config=text)
 
     @contextmanager
     def checkpointed(self) -> Generator[None]:
-        """While this lasts, the decoder's layers are recomputed in the backward pass."""
+        """Checkpoint gradients: recompute the decoder's layers in the backward pass."""
         layers: Any = self.network.model.language_model.layers
         for layer in layers:
             # Set here and not by transformers' own switch, which makes the embedding require
@@ -179,7 +179,7 @@ class LlavaModel:
                 layer.gradient_checkpointing = layer.training = False
 
     def _look(self, prepare: Preprocess, file: Path) -> Tensor:
-        """(N, V) of one picture, from the disk or from the tower; kept, if it was not."""
+        """Return (N, V) of one picture, from the disk or from the tower, and store it."""
         prepared = prepare(file)
         if prepared.stamp != image_stamp(file):
             prepared = self.preparation()(file)  # it has changed since
@@ -192,7 +192,7 @@ class LlavaModel:
 
     @torch.no_grad()
     def _tower_features(self, pixels: Tensor) -> Tensor:
-        """(N, V) of one picture, alone in its batch.
+        """Return (N, V) of one picture, alone in its batch.
 
         A picture's features then don't depend, in the last bit, on which others are with
         it: a run that is resumed with an empty cache ends with the same bytes.
@@ -220,7 +220,7 @@ class _NothingPast(Cache):
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: object, **__: object
     ) -> tuple[Tensor, Tensor]:
-        """What came in."""
+        """Return what came in."""
         return key_states, value_states
 
 
@@ -262,7 +262,7 @@ def load_llava(
 
 
 def _parts(folder: Path) -> ModelParts:
-    """What a folder in transformers' layout holds; its weights are left to transformers."""
+    """Read a folder in transformers' layout; its weights are left to transformers."""
     config = _config(folder)
     tokenizer, pixels = _coders(folder)
     return ModelParts(config, None, tokenizer, pixels)
@@ -298,10 +298,10 @@ def _network(folder: Path, parts: ModelParts, dtype: torch.dtype) -> LlavaForCon
 
 
 def _check_loaded(folder: Path, info: Mapping[str, Any]) -> None:
-    """`info` is transformers' account of a loading, and it has nothing to say.
+    """Check transformers' report of loading: no weight is missing, unused or of another shape.
 
     Raises:
-        ModelError: it has.
+        ModelError: one is.
     """
     # A missing weight would be a random one with only a warning; an unused one is a sign
     # of another architecture.
@@ -316,7 +316,7 @@ def _check_loaded(folder: Path, info: Mapping[str, Any]) -> None:
 
 
 def _coders(folder: Path) -> tuple[Any, CLIPImageProcessorPil]:
-    """The tokenizer, and what turns pictures into the tower's pixels."""
+    """Load the tokenizer and the image processor."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         # transformers' default would change with torchvision installed, and resize otherwise.

@@ -47,7 +47,7 @@ def execute(
             a loss that is not finite.
         PlanError, ModelError, BankError, DataError: what the order names, or what the site
             has, can't be used.
-        NotWanted: the order is no longer wanted, as it turned out at a checkpoint.
+        JobCancelled: the order is no longer wanted, as it turned out at a checkpoint.
     """
     started = time.monotonic()
     resolved = resolve(order, session)

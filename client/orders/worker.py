@@ -39,7 +39,7 @@ _PATIENCE: Final = timedelta(minutes=20)
 
 
 def main(folder: Path) -> int:
-    """This process's part of the job: 0 where it is done, 2 where it can't be done.
+    """Do this process's part of the job; return 0, or 2 where it can't be done.
 
     A refusal would be the same at every try, so it is written down. Any other error ends
     this process, and the job is tried again.
@@ -86,7 +86,7 @@ def _zero_optimizer(
 
 
 def _join(folder: Path, device: torch.device) -> None:
-    """This process is one of a group: of one machine, so they meet in a file and not at a port."""
+    """Join the process group: of one machine, so its processes meet in a file, not at a port."""
     place, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))

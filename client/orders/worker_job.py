@@ -23,7 +23,7 @@ _JOB, _UPDATE, _ADAPTER, _REFUSAL = "job.json", "update.json", "adapter", "refus
 
 @dataclass(frozen=True, slots=True)
 class WorkerJob:
-    """What the workers are to do.
+    """A job for the workers.
 
     Attributes:
         site: the site as one worker sees it.
@@ -38,7 +38,7 @@ class WorkerJob:
 
 
 def write_job(folder: Path, job: WorkerJob) -> None:
-    """The job is in the folder."""
+    """Write the job into the folder."""
     kept = None if job.checkpoints is None else [str(job.checkpoints[0]), job.checkpoints[1]]
     document = {
         "order": job.order.header(),
@@ -50,7 +50,7 @@ def write_job(folder: Path, job: WorkerJob) -> None:
 
 
 def read_job(folder: Path) -> WorkerJob:
-    """What `write_job` wrote."""
+    """Read what `write_job` wrote."""
     document = json.loads((folder / _JOB).read_bytes())
     kept = document["checkpoints"]
     return WorkerJob(
@@ -62,13 +62,13 @@ def read_job(folder: Path) -> WorkerJob:
 
 
 def leave_update(folder: Path, update: Update) -> None:
-    """The job is done."""
+    """Write the update: the job is done."""
     write_file(folder / _ADAPTER, update.adapter, DISK)
     _write(folder / _UPDATE, update.header())
 
 
 def found_update(folder: Path) -> Update | None:
-    """What the job came to; None before it is done."""
+    """Read the job's update; None before it is done."""
     if not (folder / _UPDATE).exists():
         return None
     header = json.loads((folder / _UPDATE).read_bytes())
@@ -76,12 +76,12 @@ def found_update(folder: Path) -> Update | None:
 
 
 def leave_refusal(folder: Path, error: Exception) -> None:
-    """The job can't be done, now or at another try."""
+    """Write why the job can't be done, now or at another try."""
     _write(folder / _REFUSAL, {"error": type(error).__name__, "text": str(error)})
 
 
 def found_refusal(folder: Path) -> Exception | None:
-    """Why the job can't be done, as the error that the worker had; None where nobody said."""
+    """Read why the job can't be done, as the worker's error; None where no worker wrote it."""
     if not (folder / _REFUSAL).exists():
         return None
     document = json.loads((folder / _REFUSAL).read_bytes())

@@ -98,12 +98,12 @@ class WorkerGroup:
         self._end()
 
     def broken(self) -> bool:
-        """Whether a worker died, or all have ended."""
+        """Return whether a worker died, or all have ended."""
         codes = [process.poll() for process in self._processes]
         return None not in codes or any(codes)
 
     def wait(self) -> None:
-        """The workers have had their time to end by themselves."""
+        """Give the workers time to end by themselves."""
         until = time.monotonic() + _END_S
         while not self.broken() and time.monotonic() < until:
             time.sleep(_POLL_S)
@@ -118,7 +118,7 @@ class WorkerGroup:
 def _try(
     folder: Path, job: WorkerJob, site: Site, tell: OnEvent, checkpoint: Checkpoint | None
 ) -> Update | None:
-    """The update, or None where a worker died."""
+    """Try the job once; return the update, or None where a worker died."""
     remove_if_there(folder, DISK)
     folder.mkdir(parents=True)
     write_job(folder, job)
@@ -142,7 +142,7 @@ def _try(
 
 
 def _asked_at_checkpoints(checkpoint: Checkpoint | None) -> Callable[[], None]:
-    """Raises NotWanted where a new checkpoint is there and the job is no longer wanted."""
+    """Return a check for each new checkpoint: it raises where the job is no longer requested."""
     seen = [_latest(checkpoint)]
 
     def ask() -> None:
@@ -176,7 +176,7 @@ def _start(folder: Path, site: Site, place: int) -> subprocess.Popen[bytes]:
 
 
 def _seen_by_one(site: Site) -> Site:
-    """The site as one worker sees it: alone, with its share of the threads, from any folder."""
+    """Return the site as one worker sees it: alone, with its share of the threads."""
     paths = {name: getattr(site, name).absolute() for name in ("data", "base_model", "store")}
     threads = max(1, site.threads // site.workers)
     return site.model_copy(update={**paths, "workers": 1, "threads": threads})

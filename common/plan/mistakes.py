@@ -15,7 +15,7 @@ Fields: TypeAlias = Mapping[str, Any]
 
 
 def cross_mistakes(document: Fields) -> list[str]:
-    """Mistakes that concern several fields; whatever has the wrong type is passed over."""
+    """Return mistakes that concern several fields; what has the wrong type is passed over."""
     stages: list[Any] = _listed(document.get("stages"))
     mistakes: list[str] = []
     first: dict[str, int] = {}
@@ -58,7 +58,7 @@ def start_mistakes(plan: Plan) -> list[str]:
 
 
 def sentence(detail: ErrorDetails, document: Fields, fields: Iterable[str]) -> str:
-    """One mistake as `where: found this, expected that`."""
+    """Return one mistake as `where: found this, expected that`."""
     where = _where(detail["loc"], document)
     kind, field = detail["type"], str(detail["loc"][-1]) if detail["loc"] else ""
     if kind == "extra_forbidden":
@@ -93,7 +93,7 @@ def _expected(detail: ErrorDetails) -> str:
 
 
 def _where(location: Sequence[int | str], document: Fields) -> str:
-    """`stage 2 'fundus', rounds` for ("stages", 1, "rounds")."""
+    """Return `stage 2 'fundus', rounds` for ("stages", 1, "rounds")."""
     parts = list(location)
     label = ""
     if len(parts) >= 2 and parts[0] == "stages" and isinstance(parts[1], int):
@@ -109,7 +109,7 @@ def _stage_label(number: int, stage: object) -> str:
 
 
 def shown(value: object) -> str:
-    """A value as a mistake shows it."""
+    """Return a value as a mistake shows it."""
     text = "nothing" if value is None else repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 

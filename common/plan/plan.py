@@ -75,7 +75,7 @@ class Training(Strict):
 
     @model_serializer(mode="wrap")
     def _without_what_is_off(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """A plan without packing says nothing of it, so its digest does not know of it."""
+        """Leave packing out where it is off, so that such plans keep their digest."""
         found = cast(dict[str, Any], whole(self))
         return found if self.packing else {k: v for k, v in found.items() if k != "packing"}
 
@@ -166,9 +166,9 @@ class Plan(Strict):
         return sha256(self.canonical().encode())
 
     def canonical(self) -> str:
-        """The plan as canonical JSON: what travels, and what is hashed.
+        """Return the plan as canonical JSON: what travels, and what is hashed.
 
-        Without a router it says nothing of one, so such a plan's digest does not know of them.
+        A plan without a router does not have the field, so such plans keep their digest.
         """
         without = None if self.router else {"router"}
         return canonical_json(self.model_dump(mode="json", exclude=without))
@@ -213,7 +213,7 @@ class Plan(Strict):
         return self.method.answering_stages(self.modalities, task, after)
 
     def scored_after(self, stage: int) -> range:
-        """The tasks that are scored with what the bank knows after stage `stage`."""
+        """Return the tasks that are scored once `stage` is released."""
         count = len(self.stages)
         again = self.evaluation.earlier is Earlier.ALL or (
             self.evaluation.earlier is Earlier.LAST and stage == count - 1
