@@ -44,7 +44,7 @@ def test_what_is_left_out_has_one_default(tmp_path: Path):
     text = GOOD.replace(FEDERATION, "").replace("plans: approved", "plans: any")
     site = load_site(written(tmp_path, text))
     assert (site.workers, site.zero, site.checkpoint_seconds, site.federation) == (1, 2, 300, None)
-    assert site.feature_cache_gib == 8
+    assert (site.feature_cache_gib, site.policy.images) == (8, 50)
 
 
 def test_features_of_pictures_need_not_be_kept(tmp_path: Path):

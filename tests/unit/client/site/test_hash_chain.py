@@ -16,7 +16,7 @@ from common.process.file_lock import file_lock
 @pytest.fixture
 def log(tmp_path: Path) -> Path:
     """A log of three lines."""
-    file = tmp_path / "store" / "log.jsonl"
+    file = tmp_path / "site" / "store" / "log.jsonl"
     for number in range(3):
         append(file, "in", {"n": number}, "")
     return file
@@ -127,6 +127,33 @@ def test_a_line_or_a_head_that_is_no_json_is_named(log: Path):
     assert why(log) == f"{head_file(log)}: can't be read as the end of {log}"
 
 
+def test_a_number_in_quotes_is_no_number(log: Path):
+    before = log.read_bytes()
+    line = {"number": "4", "before": sha256(lines(log)[2]), "direction": "in", "entry": {}}
+    log.write_bytes(before + json.dumps(line).encode() + b"\n")
+    assert why(log) == f"{log}, line 4: can't be read as a line of the log"
+    log.write_bytes(before)
+    head = json.loads(head_file(log).read_bytes())
+    head_file(log).write_text(json.dumps({**head, "lines": "3"}))
+    assert why(log) == f"{head_file(log)}: can't be read as the end of {log}"
+
+
+def test_a_head_that_another_process_has_just_made_is_read(
+    log: Path, monkeypatch: pytest.MonkeyPatch
+):
+    read, tries = Path.read_bytes, list[Path]()
+
+    def late(file: Path) -> bytes:
+        tries.append(file)
+        if len(tries) == 1:
+            raise FileNotFoundError
+        return read(file)
+
+    monkeypatch.setattr(Path, "read_bytes", late)
+    assert verify(log).lines == 3
+    assert tries == [head_file(log), head_file(log)]
+
+
 def test_a_log_whose_head_was_removed_is_named(log: Path):
     head_file(log).unlink()
     assert why(log) == (
@@ -207,17 +234,18 @@ def test_a_full_disk_leaves_the_lines_before(log: Path, monkeypatch: pytest.Monk
 
 
 def test_a_line_is_on_the_disk_before_its_head(log: Path, monkeypatch: pytest.MonkeyPatch):
-    synced: list[int] = []
+    synced: list[tuple[Path, int, int]] = []
     sync = os.fsync
 
-    def counted(file: int) -> None:
-        synced.append(verify(log).lines if not synced else -1)
-        assert Head.model_validate_json(head_file(log).read_bytes()).lines == 3 or len(synced) > 1
+    def watched(file: int) -> None:
+        head = Head.model_validate_json(head_file(log).read_bytes())
+        synced.append((Path(f"/proc/self/fd/{file}").readlink(), verify(log).lines, head.lines))
         sync(file)
 
-    monkeypatch.setattr(os, "fsync", counted)
+    monkeypatch.setattr(os, "fsync", watched)
     append(log, "in", {"n": 3}, "")
-    assert synced[0] == 4
+    assert synced[0] == (log, 4, 3)
+    assert synced[-1] == (log.parent, 4, 4)
 
 
 def test_a_log_has_a_head_before_its_first_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
