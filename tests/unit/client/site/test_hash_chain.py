@@ -129,7 +129,8 @@ def test_a_line_or_a_head_that_is_no_json_is_named(log: Path):
 
 def test_a_number_in_quotes_is_no_number(log: Path):
     before = log.read_bytes()
-    line = {"number": "4", "before": sha256(lines(log)[2]), "direction": "in", "entry": {}}
+    line: dict[str, object] = {"number": "4", "before": sha256(lines(log)[2])}
+    line |= {"direction": "in", "entry": {}}
     log.write_bytes(before + json.dumps(line).encode() + b"\n")
     assert why(log) == f"{log}, line 4: can't be read as a line of the log"
     log.write_bytes(before)
