@@ -170,9 +170,10 @@ def test_flower_s_own_program_would_have_begun_the_same_process(
 
 
 def test_another_version_of_flower_is_refused(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(importlib.metadata, "version", gives("1.42.0"))
-    with pytest.raises(SiteFailed, match=r"found version 1\.42\.0, expected 1\.41\.0"):
+    monkeypatch.setattr(importlib.metadata, "version", gives("9.9.9"))
+    with pytest.raises(SiteFailed) as caught:
         processes.check_flower()
+    assert str(caught.value).startswith(f"flwr: found version 9.9.9, expected {processes.FLOWER}: ")
 
 
 def test_a_flower_with_other_steps_is_refused(monkeypatch: pytest.MonkeyPatch):
