@@ -4,9 +4,9 @@ import sys
 import warnings
 from typing import NoReturn
 
-# typer, which flwr 1.41 imports, uses a name that click has deprecated; not ours to fix.
+# typer, which flwr 1.42 imports, uses a name that click has deprecated; not ours to fix.
 warnings.filterwarnings("ignore", category=DeprecationWarning, module="typer")
-# peft 0.21 reads a property that transformers 5.23 has deprecated; not ours to fix.
+# peft 0.21 reads a property that transformers 5.24 has deprecated; not ours to fix.
 warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
 
 import typer  # noqa: E402 - after the filter

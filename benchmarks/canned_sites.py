@@ -1,6 +1,6 @@
 """Sites that train nothing: each answers every order at once with a made-up adapter.
 
-They use Flower's fleet protocol as a SuperNode does (flwr 1.41, `http_request_response`),
+They use Flower's fleet protocol as a SuperNode does (flwr 1.42, `http_request_response`),
 without a model, a ClientApp's process or a trainer, so the cost of a round is that of the
 coordinator and the wire. They take turns, so that one site's adapters are in memory at a time.
 

@@ -138,7 +138,7 @@ def run(sites: Sequence[int] = (2,), megabytes: int = 30) -> dict[str, Any]:
             "costs": [cost.to_json() for cost in costs],
             "growth": costs[-1].peak["serverapp"] / first.peak["serverapp"],
             "adapters_in_memory": max(cost.peak["serverapp"] / cost.adapter for cost in costs),
-            "theirs": plain.to_json() | {"how": "flwr 1.41 FedAvg over float32 arrays"},
+            "theirs": plain.to_json() | {"how": "flwr 1.42 FedAvg over float32 arrays"},
         },
     }
 
@@ -304,7 +304,7 @@ def _plain_bundle() -> bytes:
 name = "plain-round"
 version = "0.1.0"
 license = "Apache-2.0"
-dependencies = ["flwr==1.41.0"]
+dependencies = ["flwr==1.42.0"]
 [tool.flwr.app]
 publisher = "fedmslora"
 [tool.flwr.app.components]

@@ -69,7 +69,7 @@ def use_own_app(load: Callable[[], App]) -> None:
 
 
 def run() -> None:
-    """Do what the program `flwr-clientapp` of flwr 1.41 does with its arguments."""
+    """Do what the program `flwr-clientapp` of flwr 1.42 does with its arguments."""
     parser = argparse.ArgumentParser(description="Run a Flower ClientApp")
     parser.add_argument("--runtime-api-address", required=True)
     add_args_flwr_app_common(parser)

@@ -12,3 +12,8 @@ def printable(text: str) -> str:
 def counted(number: int, singular: str, plural: str | None = None) -> str:
     """Return the number with its noun, as in `1 round` and `2 rounds`."""
     return f"{number} {singular if number == 1 else plural or singular + 's'}"
+
+
+def one_line(error: Exception) -> str:
+    """Return an error's text in one line of at most 200 characters, for a sentence of ours."""
+    return " ".join(str(error).split())[:200]

@@ -56,7 +56,7 @@ def from_record(record: RecordDict) -> tuple[dict[str, Any], dict[str, bytes]]:
     return header, {name: array.data for name, array in _blobs(record).items()}
 
 
-# Not `record.array_records`: that makes a view in a reference cycle (flwr 1.41), which keeps a
+# Not `record.array_records`: that makes a view in a reference cycle (flwr 1.42), which keeps a
 # message of hundreds of MB in memory until the garbage collector runs (measured).
 def _header(record: RecordDict) -> str:
     header = record["header"]

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from common.errors import ModelError
 
-#: The path of the decoder's layers in a LLaVA of transformers (5.23), as in adapters' names.
+#: The path of the decoder's layers in a LLaVA of transformers (5.24), as in adapters' names.
 _LAYER: Final = "model.language_model.layers"
 
 

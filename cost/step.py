@@ -4,7 +4,7 @@ Operations are those of matrix products, two for each multiplication with its ad
 torch's own counter has them; attention is counted in full, though half of it is masked. Norms,
 activations and the optimizer are left out: a thousandth of the total at the 7B. Memory is what
 torch keeps for the backward pass of client/model/lora.py's layers in Mistral's decoder
-(transformers 5.23). tests/flow/cost/test_cost_measured.py compares both with measured steps.
+(transformers 5.24). tests/flow/cost/test_cost_measured.py compares both with measured steps.
 """
 
 from dataclasses import dataclass

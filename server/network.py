@@ -45,7 +45,7 @@ UPGRADE_S = 60.0
 NODE_LIST_S = 2.0
 #: The slowest connection that a message's time to live allows for.
 SLOWEST_BYTES_S = 20_000.0
-#: flwr 1.41: the errors that decoding a site's malformed message can raise. Those of the connection
+#: flwr 1.42: the errors that decoding a site's malformed message can raise. Those of the connection
 #: to the SuperLink (httpx) are none of them: they end this process, and Flower starts another.
 _MALFORMED = (
     ValueError, LookupError, TypeError, AttributeError, AssertionError, OverflowError,

@@ -60,7 +60,7 @@ class InProcessGrid(Grid):
         ids: list[str] = []
         for message in messages:
             message_id = f"message-{len(self.replies) + len(ids)}-{id(message)}"
-            # flwr 1.41: an id is set by the sender, and the field has no setter.
+            # flwr 1.42: an id is set by the sender, and the field has no setter.
             message.metadata.__dict__["_message_id"] = message_id
             context = self.contexts[message.metadata.dst_node_id]
             self.replies[message_id] = self.client(message, context)

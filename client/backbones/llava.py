@@ -36,7 +36,7 @@ class LlavaBackbone:
 
     def with_features(self, store: FeatureStore | None) -> "LlavaBackbone":
         """Return the same model with a store for the vision tower's features."""
-        return replace(self, model=replace(self.model, kept=store))
+        return replace(self, model=replace(self.model, feature_store=store))
 
     def image_features(self, images: Sequence[Path]) -> Tensor:
         """Return the vision tower's patch features, (B, N, V), before the projector."""

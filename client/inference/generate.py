@@ -172,7 +172,7 @@ class _DecoderState:
             inputs_embeds=embedded,
             attention_mask=None if self._mask is None else self._mask[:, : self._length],
             position_ids=self._positions[:, before : self._length],
-            past_key_values=self._cache,
+            cache=self._cache,
             use_cache=True,
         ).last_hidden_state
         return self.model.logits(hidden[:, -1]).argmax(-1)

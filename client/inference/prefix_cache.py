@@ -87,7 +87,7 @@ class PrefixCache:
         ids = torch.tensor([self._prefix] * len(features), device=model.device)
         cache = preallocated_cache(model, len(self._prefix))
         model.network.model.language_model(
-            inputs_embeds=model.embed(ids, features), past_key_values=cache, use_cache=True
+            inputs_embeds=model.embed(ids, features), cache=cache, use_cache=True
         )
         return [keys_and_values(layer) for layer in cache.layers]
 

@@ -79,7 +79,7 @@ def train_attached(
         everything = [*examples, *chain(*assignment.other_tasks.values())]
         with (
             model.checkpointed() if training.gradient_checkpointing else nullcontext(),
-            prefetching(replace(model.preparation(), read=decode_image)) as prefetcher,
+            prefetching(replace(model.preprocessor(), read=decode_image)) as prefetcher,
         ):
             batches = Batches(model, everything, training.packing, prefetcher)
             loss_of = token_loss(optimizer.network, batches, training.micro_batch, optimizer.shard)

@@ -42,11 +42,12 @@ from client.model.prompt import Tokenizer
 from common.errors import ModelError
 from common.plan.plan import VisionWeights
 from common.plan_fields import Precision
+from common.printable import one_line
 
 _DTYPES: Final = {Precision.FP32: torch.float32, Precision.BF16: torch.bfloat16}
 
 
-class TextCoder(Tokenizer, Protocol):
+class DecodingTokenizer(Tokenizer, Protocol):
     """What we use of a tokenizer: both directions."""
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
@@ -62,38 +63,42 @@ class LlavaModel:
         image_token: the id that stands for one image feature in a prompt.
         image_tokens: how many of them an image takes.
         identity: digest of the weights and their precision.
-        kept: features on the disk; None where they are not kept.
+        feature_store: features on the disk; None where they are not stored.
     """
 
     network: LlavaForConditionalGeneration
     adapted: AdaptedLayers
-    tokenizer: TextCoder
+    tokenizer: DecodingTokenizer
     pixels: CLIPImageProcessorPil
     image_token: int
     image_tokens: int
     cache: FeatureCache
     identity: str
-    kept: FeatureStore | None = None
+    feature_store: FeatureStore | None = None
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.network.lm_head.weight.device
 
-    def preparation(self) -> Preprocessor:
+    def preprocessor(self) -> Preprocessor:
         """Return how a picture file is preprocessed for the tower, as this thread is configured."""
-        return Preprocessor(self.pixels, self.kept, extractor_digest(self.identity, self.device))
+        return Preprocessor(
+            self.pixels, self.feature_store, extractor_digest(self.identity, self.device)
+        )
 
-    def image_features(self, images: Sequence[Path], prepare: Preprocess | None = None) -> Tensor:
+    def image_features(
+        self, images: Sequence[Path], preprocess: Preprocess | None = None
+    ) -> Tensor:
         """Return the tower's features of picture files, (B, N, V), on the device.
 
-        With `prepare` the pictures may have been read before (client/training/prefetch.py).
+        With `preprocess` the pictures may have been read before (client/training/prefetch.py).
 
         Raises:
             DataError: a picture can't be read.
         """
-        look = partial(self._look, prepare or self.preparation())
-        found = [self.cache.get(image, look) for image in images]
+        encode = partial(self._encode_image, preprocess or self.preprocessor())
+        found = [self.cache.get(image, encode) for image in images]
         return self.send(torch.stack(found))
 
     def send(self, tensor: Tensor) -> Tensor:
@@ -126,11 +131,9 @@ class LlavaModel:
         """
         decoder = self.network.model.language_model
         if layout is None:
-            past = _NothingPast()
-            return decoder(
-                inputs_embeds=embedded, past_key_values=past, use_cache=False
-            ).last_hidden_state
-        # A mask of four dimensions is taken as it is by all layers (transformers 5.23); one
+            past = _NoCache()
+            return decoder(inputs_embeds=embedded, cache=past, use_cache=False).last_hidden_state
+        # A mask of four dimensions is taken as it is by all layers (transformers 5.24); one
         # of two, or none, is made causal over all that stands before in the row.
         return decoder(
             inputs_embeds=embedded,
@@ -166,7 +169,7 @@ class LlavaModel:
         for layer in layers:
             # Set here and not by transformers' own switch, which makes the embedding require
             # a gradient for good. `training` is what a layer goes by; it is not handed down,
-            # so that no dropout inside wakes up (transformers 5.23); without any there is
+            # so that no dropout inside wakes up (transformers 5.24); without any there is
             # nothing random to be repeated either.
             layer._gradient_checkpointing_func = partial(
                 checkpoint, use_reentrant=False, preserve_rng_state=False
@@ -178,16 +181,16 @@ class LlavaModel:
             for layer in layers:
                 layer.gradient_checkpointing = layer.training = False
 
-    def _look(self, prepare: Preprocess, file: Path) -> Tensor:
+    def _encode_image(self, preprocess: Preprocess, file: Path) -> Tensor:
         """Return (N, V) of one picture, from the disk or from the tower, and store it."""
-        prepared = prepare(file)
+        prepared = preprocess(file)
         if prepared.stamp != image_stamp(file):
-            prepared = self.preparation()(file)  # it has changed since
+            prepared = self.preprocessor()(file)  # it has changed since
         if isinstance(prepared, StoredFeatures):
             return prepared.features
         features = self._tower_features(prepared.pixels)
-        if self.kept is not None and prepared.key is not None:
-            self.kept.save(prepared.key, features)
+        if self.feature_store is not None and prepared.key is not None:
+            self.feature_store.save(prepared.key, features)
         return features
 
     @torch.no_grad()
@@ -207,10 +210,10 @@ class LlavaModel:
         return (whole[1:] if config.vision_feature_select_strategy == "default" else whole).cpu()
 
 
-class _NothingPast(Cache):
+class _NoCache(Cache):
     """A memory of keys and values that holds none: each layer gets back what it brings.
 
-    Without one, transformers 5.23 looks at the positions for packed rows, on the host, and
+    Without one, transformers 5.24 looks at the positions for packed rows, on the host, and
     waits for the device at every forward pass.
     """
 
@@ -291,7 +294,7 @@ def _network(folder: Path, parts: ModelParts, dtype: torch.dtype) -> LlavaForCon
             output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"{folder}: the model can't be loaded ({_line(error)})") from None
+        raise ModelError(f"{folder}: the model can't be loaded ({one_line(error)})") from None
     network, info = loaded
     _check_loaded(folder, info)
     return network
@@ -322,12 +325,10 @@ def _coders(folder: Path) -> tuple[Any, CLIPImageProcessorPil]:
         # transformers' default would change with torchvision installed, and resize otherwise.
         pixels = CLIPImageProcessorPil.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
-        message = f"{folder}: the tokenizer or the image settings can't be loaded ({_line(error)})"
+        message = (
+            f"{folder}: the tokenizer or the image settings can't be loaded ({one_line(error)})"
+        )
         raise ModelError(message) from None
     if tokenizer.bos_token_id is None or tokenizer.eos_token_id is None:
         raise ModelError(f"{folder}: found a tokenizer without <s> and </s>, expected both")
     return tokenizer, pixels
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

@@ -29,6 +29,7 @@ from client.model.llava_med_tokenizer import IMAGE_TOKEN, read_tokenizer
 from client.model.llava_med_weights import StoredWeight, first_names, read_weights
 from common.errors import ModelError
 from common.plan.plan import VisionWeights
+from common.printable import one_line
 
 #: Prefixes of names in a layout, and the prefixes that transformers' LLaVA has instead.
 _Names: TypeAlias = tuple[tuple[str, str], ...]
@@ -165,7 +166,7 @@ def llava_config(original: LlavaMedFolder) -> LlavaConfig:
         )
     # transformers' checks raise exceptions of several kinds, with texts of many lines.
     except Exception as error:
-        raise ModelError(f"{where}: found sizes that make no model ({_line(error)})") from None
+        raise ModelError(f"{where}: found sizes that make no model ({one_line(error)})") from None
 
 
 def _check_settings(where: Path, found: Mapping[str, Any]) -> None:
@@ -202,7 +203,7 @@ def _vision_config(original: LlavaMedFolder) -> CLIPVisionConfig:
     try:
         return CLIPVisionConfig(**{name: found[name] for name in _VISION if name in found})
     except Exception as error:
-        raise ModelError(f"{file}: found sizes that make no model ({_line(error)})") from None
+        raise ModelError(f"{file}: found sizes that make no model ({one_line(error)})") from None
 
 
 def weight_shapes(config: LlavaConfig) -> dict[str, tuple[int, ...]]:
@@ -280,11 +281,7 @@ def _pixels(tower: Path, config: LlavaConfig) -> CLIPImageProcessorPil:
         found = tuple(trial.shape[-2:])
     # A wrong setting can fail anywhere, with any exception.
     except Exception as error:
-        raise ModelError(f"{file}: the image settings can't be used ({_line(error)})") from None
+        raise ModelError(f"{file}: the image settings can't be used ({one_line(error)})") from None
     if found != (side, side):
         raise ModelError(f"{file}: found images of {found} pixels, expected {(side, side)}")
     return pixels
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

@@ -1,10 +1,10 @@
 """The tokenizer that LLaVA-Med ships, built from its sentencepiece model.
 
 transformers would read such a file with the package `sentencepiece`, whose generated code
-needs a newer protobuf than flwr 1.41 allows (sentencepiece 0.2.3), and reports that as a
+needs a newer protobuf than flwr 1.42 allows (sentencepiece 0.2.3), and reports that as a
 missing `tiktoken`. It also merges pieces in the order of their ids instead of their scores,
 which tokenizes two words with two spaces between them differently from the reference
-(transformers 5.23). Only the pieces and their scores are needed, and transformers' own copy of
+(transformers 5.24). Only the pieces and their scores are needed, and transformers' own copy of
 the file format reads them.
 """
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -56,7 +56,7 @@ def read_tokenizer(file: Path, vocabulary: int) -> LlamaTokenizer:
 
 def _read(file: Path) -> tuple[dict[str, float], int]:
     """Return the scores by piece, in the order of their ids, and the model type."""
-    # Of transformers' two copies the one for protobuf from 4 on (5.23); registers its types.
+    # Of transformers' two copies the one for protobuf from 4 on (5.24); registers its types.
     from transformers.utils import sentencepiece_model_pb2_new
 
     proto: Any = sentencepiece_model_pb2_new

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from client.model.llava_med_files import WeightFiles, weight_files
 from common.errors import ModelError
+from common.printable import one_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ def _slices(file: Path) -> list[StoredWeight]:
         slices = {name: opened.get_slice(name) for name in opened.keys()}
     except (OSError, SafetensorError) as error:
         raise ModelError(
-            f"{file}: found a truncated or damaged file ({_line(error)}), expected safetensors"
+            f"{file}: found a truncated or damaged file ({one_line(error)}), expected safetensors"
         ) from None
     return [StoredWeight(file, name, tuple(s.get_shape()), s) for name, s in slices.items()]
 
@@ -76,7 +77,7 @@ def _tensors(file: Path) -> list[StoredWeight]:
     except Exception as error:
         raise ModelError(
             f"{file}: found a truncated or damaged file, or one with code in it "
-            f"({_line(error)}), expected weights"
+            f"({one_line(error)}), expected weights"
         ) from None
     if not isinstance(found, dict) or not all(isinstance(t, Tensor) for t in found.values()):
         raise ModelError(f"{file}: found no mapping of names to weights, expected one")
@@ -96,7 +97,3 @@ def _check_index(weights: WeightFiles, index: Path, stored: list[StoredWeight]) 
                 f"{index}: found {len(odd)} weights {what}, expected none; "
                 f"the first: {first_names(odd)}"
             )
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:120]

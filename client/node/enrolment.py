@@ -13,7 +13,7 @@ from client.site.config import Federation
 from client.site.finding import Finding, Level, ok, problem
 from client.site.keys import load_key
 
-#: flwr 1.41 looks up the key, then refuses so short an interval, and only then would mark the
+#: flwr 1.42 looks up the key, then refuses so short an interval, and only then would mark the
 #: node as online: so a known key and an unknown one get two different refusals.
 _NO_INTERVAL: Final = 0.0
 

@@ -23,7 +23,7 @@ from common.process.flower_environment import CHUNK_SIZE, flower_environment
 from common.process.supervise import Program
 
 #: The version of Flower whose process client/launcher.py replaces steps of.
-FLOWER: Final = "1.41.0"
+FLOWER: Final = "1.42.0"
 #: What SuperExec runs for a message to a site.
 PROGRAM: Final = "flwr-clientapp"
 #: How often SuperExec asks the SuperNode of the same machine for messages, in seconds: a short

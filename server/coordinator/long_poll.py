@@ -1,6 +1,6 @@
 """Long polling: a request for messages is answered when there is one, or after a while.
 
-Flower's SuperNode (1.41) requests messages, and sleeps for 3 s where there is none: a round
+Flower's SuperNode (1.42) requests messages, and sleeps for 3 s where there is none: a round
 would begin so much later. With long polling the response comes as soon as the ServerApp
 notifies the node (server/coordinator/notify.py), and a hundred idle sites make six requests a
 second instead of thirty.
@@ -25,7 +25,7 @@ class LongPoll:
 
     Attributes:
         stopping: whether the server is about to stop; then no request waits any longer.
-        max_wait_s: the longest that one waits. A SuperNode (flwr 1.41) takes 30 s of silence
+        max_wait_s: the longest that one waits. A SuperNode (flwr 1.42) takes 30 s of silence
             for a lost connection, and so may whatever is between.
     """
 

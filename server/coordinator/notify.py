@@ -1,6 +1,6 @@
 """Notifications from the ServerApp to the proxy: a message waits for a node.
 
-Flower's SuperNode (1.41) requests messages, and where there is none it asks again after 3 s.
+Flower's SuperNode (1.42) requests messages, and where there is none it asks again after 3 s.
 The proxy can answer such a request later, once there is a message (server/coordinator/
 long_poll.py), if the ServerApp, which sends the messages (server/network.py), tells it. Both
 have access to the coordinator's folder, also in containers, so a notification is a file there

@@ -102,7 +102,7 @@ def _superexec(state: State) -> Sequence[str]:
 def _program(name: str) -> str:
     program = Path(_scripts_folder()) / name
     if not program.exists():
-        raise StateError(f"{program}: found no such program, expected it to come with flwr 1.41.0")
+        raise StateError(f"{program}: found no such program, expected it to come with flwr 1.42.0")
     return str(program)
 
 

@@ -140,7 +140,7 @@ class ReverseProxy:
         except ClientDisconnect:
             return
         except (_BodyTooLarge, TimeoutError, httpx.TransportError) as error:
-            # A SuperNode retries after 502, 503 and 504 (flwr 1.41, supercore/retry).
+            # A SuperNode retries after 502, 503 and 504 (flwr 1.42, supercore/retry).
             await _refuse(_STATUS.get(type(error), 502), request, send)
         else:
             await _send_response(response, request, send, deadline)

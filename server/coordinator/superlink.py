@@ -36,7 +36,7 @@ from server.coordinator.state import State
 
 #: How many of the newest runs are listed; only the last one can be active.
 _NEWEST = 20
-#: flwr 1.41, HEARTBEAT_PATIENCE.
+#: flwr 1.42, HEARTBEAT_PATIENCE.
 _HEARTBEAT_PATIENCE = 2
 
 _Response = TypeVar("_Response")

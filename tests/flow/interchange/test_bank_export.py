@@ -102,7 +102,7 @@ def load(folder: Path) -> PeftModel:
     with warnings.catch_warnings():
         # A factor that PEFT could not place, or did not find, is only a warning there.
         warnings.simplefilter("error", UserWarning)
-        # peft 0.21 -> transformers 5.23 renamed is_gradient_checkpointing; not ours to fix.
+        # peft 0.21 -> transformers 5.24 renamed is_gradient_checkpointing; not ours to fix.
         warnings.simplefilter("ignore", FutureWarning)
         return PeftModel.from_pretrained(small_llava(), str(folder)).eval()
 

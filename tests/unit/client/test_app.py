@@ -43,7 +43,7 @@ SECRET = "patient-4711"
 
 @pytest.fixture(autouse=True)
 def in_a_flower_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    # flwr 1.41: a message can be made only where a task runs.
+    # flwr 1.42: a message can be made only where a task runs.
     for name in ("_run_id", "_task_id", "_node_id"):
         monkeypatch.setattr(TaskIdentity, name, 1)
 

@@ -165,7 +165,7 @@ def test_an_image_that_changed_since_it_was_prefetched_is_read_again(folder: Pat
     )
     model = load_llava(site.base_model, assignment.plan.training.precision, torch.device("cpu"))
     file = write_picture(tmp_path / "a.png", 1)
-    before = model.preparation()(file)
+    before = model.preprocessor()(file)
     write_picture(file, 2, (20, 20))
     expected = model.image_features([write_picture(tmp_path / "b.png", 2, (20, 20))])
     assert torch.equal(model.image_features([file], lambda _: before), expected)

@@ -153,7 +153,7 @@ def test_a_refusal_is_returned_at_once(notifications: Notifications):
 
 
 def test_a_signature_that_expired_meanwhile_is_no_refusal(notifications: Notifications):
-    # A SuperNode (flwr 1.41) that is refused with 401 ends.
+    # A SuperNode (flwr 1.42) that is refused with 401 ends.
     superlink = SuperLink(NOTHING, httpx.Response(401), then=lambda: notifications.notify(NODE))
     assert run(lambda gone: polling(notifications).respond(NODE, superlink, gone)) == b""
     assert superlink.asked == 2
