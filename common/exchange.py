@@ -18,8 +18,7 @@ from common.errors import SiteFailed
 from common.identity import canonical_json, sha256
 from common.wire import UNREADABLE, check_digest, from_record, texts, to_record, typed
 
-#: Metrics: the shares of the test images that a router assigned to the task's own stage, and to
-#: any stage of its modality.
+#: Metrics: the shares of test images routed to the task's own stage, and to one of its modality.
 ROUTER_STAGE, ROUTER_MODALITY = "router_stage", "router_modality"
 
 

@@ -31,4 +31,3 @@ def test_a_file_moved_renamed_or_changed_changes_the_digest(tmp_path: Path):
     others = [{"a/x": b"1", "y": b"3"}, {"b/x": b"1", "y": b"2"}, {"a/x": b"12", "y": b""}]
     for number, files in enumerate(others, 2):
         assert digest_of(files, tmp_path / str(number)) != base
-
