@@ -1,4 +1,5 @@
 """The guides of docs/architecture.md, followed to the letter in a copy of the tree."""
+# pyright: reportUnknownMemberType=false
 
 import json
 import os

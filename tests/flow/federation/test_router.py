@@ -115,7 +115,7 @@ def test_a_flipped_byte_in_a_prototype_is_found(finished: Path):
 
 
 def test_what_left_stands_in_the_audit_log_in_words(finished: Path):
-    told = [audit.words(entry) for entry in audit.read(finished / "sites" / "a" / "store")]
+    told = [audit.describe(entry) for entry in audit.read(finished / "sites" / "a" / "store")]
     prototypes = [line for line in told if "the prototype of stage 1" in line]
     assert len(prototypes) == 1
     assert "the prototype of stage 1, round 2 of plan small: " in prototypes[0]
@@ -131,7 +131,7 @@ def test_a_site_with_too_few_pictures_keeps_its_prototype_and_the_run_goes_on(tm
     (report,) = read_report(tmp_path / "run")
     assert report.routed is None
     assert report.scores[0][0] is not None
-    told = [audit.words(entry) for entry in audit.read(tmp_path / "run/sites/a/store")]
+    told = [audit.describe(entry) for entry in audit.read(tmp_path / "run/sites/a/store")]
     (line,) = [line for line in told if "withheld" in line]
     assert line.endswith("withheld: the prototype, of fewer than 31 different images")
     assert "round 2 of plan small" in line
