@@ -176,7 +176,7 @@ def test_what_cannot_be_asked_is_refused_in_one_sentence(
     on = ("--bank", bank.folder)
     (tmp_path / "text.png").write_text("no picture")
     assert "found no file" in refusal(tmp_path / "none.png", "what ?", *on)
-    assert "found no picture" in refusal(tmp_path / "text.png", "what ?", *on)
+    assert "found no image" in refusal(tmp_path / "text.png", "what ?", *on)
     assert "question: found nothing" in refusal(image, " ", *on)
     assert "found no release 'mr', expected one of: cxp, pcam" in refusal(
         image, "what ?", *on, "--stage", "mr"

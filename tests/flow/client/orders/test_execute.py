@@ -336,7 +336,7 @@ def test_an_adapter_of_another_model_is_refused(site: Site, shared: Path):
     first = adapter_of(trained(order_of(site, plan), site))
     renamed = replace(first, pairs={f"x.{name}": pair for name, pair in first.pairs.items()})
     blob = to_bytes(renamed)
-    with pytest.raises(BankError, match="the base model has none so named"):
+    with pytest.raises(BankError, match="the base model has none of that name"):
         do(order_of(site, plan, round=2, adapter=blob), site, ignore, None)
 
 

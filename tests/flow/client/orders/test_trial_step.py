@@ -50,7 +50,7 @@ def test_a_check_tells_what_the_sites_own_policy_will_keep_back(site: Site):
     plan = plan_for(site, router={"minimum": 2})
     found = {finding.name: finding for finding in check_site(strict, plan)}
     assert found["policy cells"].level is Level.PROBLEM
-    said = "found 12 training questions, the site's own policy.examples asks for 13"
+    said = "found 12 training questions, expected at least the policy.examples of the site file, 13"
     assert found["policy cells"].text == said
     assert found["prototype cells"].level is Level.WARNING
     assert "of fewer than 50 no prototype leaves" in found["prototype cells"].text
