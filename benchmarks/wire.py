@@ -188,10 +188,10 @@ def _ours(setup: WireSetup) -> WireCost:
     file.write_text(setup.plan.canonical())
     down, up = setup.line.down.carried, setup.line.up.carried
     run_command("coordinator", "run", str(file), "--detach", "--state", str(setup.state.root))
-    events = setup.state.events_file(setup.plan.name)
+    events_file = setup.state.events_file(setup.plan.name)
     closed: dict[int, float] = {}
     deadline = time.monotonic() + _PATIENCE_S
-    while (last := final_event(events := read_events(events)[0])) is None:
+    while (last := final_event(events := read_events(events_file)[0])) is None:
         setup.memory.sample()
         for one in events:
             if one["event"] == "round":
