@@ -5,6 +5,7 @@ subclass of `MethodSettings`, and `client/methods/NAME.py` its code at a site. N
 names it: everybody else asks the traits below.
 """
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
@@ -48,7 +49,8 @@ class AdapterLayout:
 class MethodSettings(Strict):
     """A plan's `method`: its fields are the subclass's own, its traits are these methods.
 
-    Stages are 0-based positions in the plan; `modalities[i]` is the modality of stage i.
+    Stages are 0-based positions in the plan; `modalities[i]` is the modality of stage i. The
+    abstract ones have no default: a method without them is refused when plans are read.
     """
 
     #: The name of the method's pair of files.
@@ -67,9 +69,9 @@ class MethodSettings(Strict):
         return self.name
 
     @property
+    @abstractmethod
     def layout(self) -> AdapterLayout:
         """What the adapter of a stage looks like."""
-        raise NotImplementedError
 
     @property
     def composition(self) -> Composition:
@@ -86,23 +88,23 @@ class MethodSettings(Strict):
         """Whether each stage is trained on the base model alone, as if no other were there."""
         return False
 
+    @abstractmethod
     def frozen_stages(self, modalities: Sequence[Modality], stage: int) -> tuple[int, ...]:
         """Return the earlier stages whose adapters are frozen under the one that trains."""
-        raise NotImplementedError
 
+    @abstractmethod
     def answering_stages(
         self, modalities: Sequence[Modality], task: int, after: int
     ) -> tuple[int, ...]:
         """Return the stages whose adapters answer `task` once stage `after` is released."""
-        raise NotImplementedError
 
+    @abstractmethod
     def adapts(self, weight: str) -> bool:
         """Return whether the base model's weight of this name gets a pair of factors."""
-        raise NotImplementedError
 
+    @abstractmethod
     def adapter_parameters(self, layers: Sequence[LayerShape]) -> int:
         """Return the numbers of one adapter on adapted layers of these shapes."""
-        raise NotImplementedError
 
     def regularizer_parameters(
         self, modalities: Sequence[Modality], stage: int, layers: Sequence[LayerShape]

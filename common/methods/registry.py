@@ -23,6 +23,9 @@ from common.outside_methods import outside_methods
 #: The type of the error that a plan without a known method gets.
 UNKNOWN: Final = "unknown_method"
 
+#: Modules of this package that are no method.
+_SHARED: Final = ("interface", "lora_adapters", "registry")
+
 
 @dataclass(frozen=True, slots=True)
 class InstalledMethod:
@@ -41,7 +44,8 @@ class InstalledMethod:
         """Return the one subclass of `MethodSettings` that the module of settings defines.
 
         Raises:
-            PlanError: the module can't be imported, or defines none or several.
+            PlanError: the module can't be imported, defines none or several, or one that lacks
+                a trait.
         """
         try:
             module = import_module(self.settings)
@@ -60,6 +64,11 @@ class InstalledMethod:
             raise PlanError(
                 f"method {self.name!r}: found {len(found)} subclasses of MethodSettings in "
                 f"{self.settings}, expected one"
+            )
+        if lacking := sorted(found[0].__abstractmethods__):
+            raise PlanError(
+                f"method {self.name!r}: found no {', '.join(lacking)} in {found[0].__name__} of "
+                f"{self.settings}, expected every trait without a default"
             )
         return found[0]
 
@@ -88,10 +97,6 @@ def installed_methods() -> Mapping[str, InstalledMethod]:
             raise PlanError(f"method {method.name!r}: found it twice, expected one of this name")
         found[method.name] = method
     return dict(sorted(found.items()))
-
-
-#: Modules of this package that are no method.
-_SHARED: Final = ("interface", "lora_adapters", "registry")
 
 
 def all_settings() -> Mapping[str, type[MethodSettings]]:

@@ -179,6 +179,18 @@ def test_an_outside_method_of_a_known_name_or_without_a_package_is_one_sentence(
             python(ROOT, *show, packages=package)
 
 
+def test_an_outside_method_without_a_trait_is_refused_when_a_plan_is_read(
+    package: Path, tmp_path: Path
+):
+    settings = package / "outside_package" / "settings.py"
+    settings.write_text(settings.read_text().replace("def frozen_stages", "def thawed_stages"))
+    plan = plan_file(tmp_path, "phantoms", "CXP", method={"name": "outside", "width": 3})
+    said = "method 'outside': found no frozen_stages in PromptVector of outside_package.settings"
+    with pytest.raises(AssertionError, match=said) as caught:
+        python(ROOT, "fedmslora.py", "plan", "cost", str(plan), packages=package)
+    assert "Traceback" not in str(caught.value)
+
+
 @pytest.fixture
 def clip(tmp_path: Path) -> Path:
     """A tiny CLIP of random weights in transformers' layout."""
