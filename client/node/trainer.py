@@ -66,7 +66,7 @@ def run_trainer(site: Site) -> None:
 
 
 def trainer_is_running(store: Path) -> bool:
-    """Whether a trainer works on this store."""
+    """Return whether a trainer works on this store."""
     return is_locked(_lock_file(store))
 
 

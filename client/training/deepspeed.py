@@ -131,7 +131,7 @@ class ZeroOptimizer:
         self._engine.backward(loss * world_size)
 
     def _flat_partitions(self) -> list[nn.Parameter]:
-        """This process's partitions of the trained parameters, each flat and in fp32."""
+        """Return this process's partitions of the trained parameters, each flat and in fp32."""
         optimizer = self._engine.optimizer
         if self._stage < 3:
             return optimizer.single_partition_of_fp32_groups

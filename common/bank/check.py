@@ -52,7 +52,7 @@ class Chain:
 
 
 def read_index(folder: Path) -> Index:
-    """The bank's index.
+    """Return the bank's index.
 
     Raises:
         BankError: there is none, or it was changed.

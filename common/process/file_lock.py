@@ -50,7 +50,7 @@ def file_lock(
 
 
 def is_locked(file: Path) -> bool:
-    """Whether a process holds the lock on `file`; False where there is no such file."""
+    """Return whether a process holds the lock on `file`; False where there is no such file."""
     try:
         descriptor = os.open(file, os.O_RDONLY)
     except FileNotFoundError:
@@ -63,7 +63,7 @@ def is_locked(file: Path) -> bool:
 
 
 def _acquired(descriptor: int, patience_s: float, on_wait: Callable[[], None] | None) -> bool:
-    """Whether the lock was free within `patience_s` seconds; it is held then."""
+    """Return whether the lock was free within `patience_s` seconds; it is held then."""
     deadline, pause_s = time.monotonic() + patience_s, _FIRST_PAUSE_S
     while not _try(descriptor, fcntl.LOCK_EX):
         if time.monotonic() >= deadline:

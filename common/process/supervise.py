@@ -173,7 +173,7 @@ class _Child:
         self._signal(signal.SIGTERM)
 
     def ended(self) -> bool:
-        """Whether the program itself has ended."""
+        """Return whether the program itself has ended."""
         return self._process is None or self._process.poll() is not None
 
     def kill(self) -> None:

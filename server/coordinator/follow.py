@@ -46,7 +46,7 @@ class RunFollower:
                 yield line
 
     def ended(self) -> bool:
-        """Whether the run is done.
+        """Return whether the run is done.
 
         Raises:
             StateError: it failed, or somebody stopped it.

@@ -120,7 +120,7 @@ class Keeper:
         write_event(self._state.run(run).progress, "keeper", event)
 
     def _has_lost_its_process(self, run: str, active: Sequence[FlowerRun], now: float) -> bool:
-        """Whether Flower still lists a run as running whose ServerApp has died."""
+        """Return whether Flower still lists a run as running whose ServerApp has died."""
         running = any(one.status == "running" for one in active)
         if self._locked_at is None or not running or is_running(self._state.run(run)):
             self._locked_at = now

@@ -99,5 +99,5 @@ class LongPoll:
 
 
 def is_empty(response: httpx.Response) -> bool:
-    """Whether a response reports success and has no body: the node has no message."""
+    """Return whether a response reports success and has no body: the node has no message."""
     return response.status_code == 200 and response.headers.get("content-length") == "0"

@@ -42,7 +42,7 @@ class Notifications:
         self._touch(_HEARTBEAT)
 
     def is_alive(self) -> bool:
-        """Whether the last heartbeat is recent."""
+        """Return whether the last heartbeat is recent."""
         return abs(time.time() - self._modified_ns(_HEARTBEAT) / 1e9) < STALE_S
 
     def _touch(self, name: str) -> None:

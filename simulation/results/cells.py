@@ -165,7 +165,7 @@ def _hospitals(plan: Plan, task: str) -> int:
 
 
 def is_plain_sum(plan: Plan) -> bool:
-    """Whether all earlier adapters are summed, nothing is regularized, every start is fresh."""
+    """Return whether a plan sums all earlier adapters, regularizes nothing and starts fresh."""
     method = plan.method
     if not isinstance(method, MSLoRACR):
         return False

@@ -30,7 +30,7 @@ TaskScores = Mapping[str, TaskScore]
 
 
 def never_changes(plan: Plan) -> bool:
-    """Whether the model that answers a task at the end is the one from when it was learned.
+    """Return whether the model that answers a task at the end is the one from when it was learned.
 
     This holds for a sum of adapters, where nothing is added or removed for a known task, and for a
     base model that learns nothing.
@@ -45,7 +45,7 @@ def never_changes(plan: Plan) -> bool:
 
 
 def judged_when_learned(plan: Plan) -> bool:
-    """Whether tasks have a score when learned; joint training has no stage of one task."""
+    """Return whether tasks have a score when learned; joint training has no stage of one task."""
     return not plan.method.trains_on_all_tasks
 
 
