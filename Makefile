@@ -11,7 +11,8 @@ demo: $(VENV)/.sim
 
 test: $(VENV)/.test
 	@# Two files at a time: many tests wait for processes or for a slow line.
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	@# The files of real processes come first and wait much, so they are not left for the end.
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/.test
 	$(BIN)/ruff format --check .
