@@ -173,7 +173,7 @@ def plan_cost(plan: Plan, geometry: Geometry, model: str, assumed: DataAssumptio
 
 def micro_batch(plan: Plan, stage: int, geometry: Geometry, assumed: DataAssumptions) -> MicroBatch:
     """Return the micro-batch of the stage's training."""
-    size = plan.training.micro_batch or plan.stages[stage].batch_size
+    size = plan.training.micro_batch or plan.stages[stage].site_batch_size
     return MicroBatch(
         questions=size,
         prefix=geometry.image_tokens + PROMPT_TOKENS,
@@ -254,4 +254,4 @@ def questions_and_steps(plan: Plan, stage: Stage, assumed: DataAssumptions) -> t
     if not plan.method.trains:
         return 0, 0
     drawn = max(1, round(stage.local_epochs * assumed.questions))
-    return stage.rounds * drawn, stage.rounds * math.ceil(drawn / stage.batch_size)
+    return stage.rounds * drawn, stage.rounds * math.ceil(drawn / stage.site_batch_size)

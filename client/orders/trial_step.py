@@ -21,7 +21,7 @@ def trial_step(plan: Plan, site: Site, stage: int) -> tuple[float, float]:
         DataError, ModelError: what the site has can't be used.
     """
     task = plan.stages[stage]
-    examples = read_task(site.data / task.task).train[: task.batch_size]
+    examples = read_task(site.data / task.task).train[: task.site_batch_size]
     torch.set_num_threads(site.threads)
     cuda = torch.cuda.is_available() and site.device is not Device.CPU
     one_step = task.model_copy(update={"rounds": 1, "local_epochs": 1.0})

@@ -87,7 +87,7 @@ class RoundSchedule:
         """
         stage = self.plan.stages[self.stage]
         drawn = max(1, round(stage.local_epochs * self.examples))
-        steps = math.ceil(drawn / stage.batch_size)
+        steps = math.ceil(drawn / stage.site_batch_size)
         if self.examples_by_stage:
             chosen = self._joint_permutation()
         else:

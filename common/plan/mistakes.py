@@ -7,7 +7,7 @@ from typing import Any, TypeAlias, cast
 from pydantic_core import ErrorDetails
 
 from common.methods.registry import UNKNOWN
-from common.plan.plan import Plan
+from common.plan.plan import BatchScope, Plan
 from common.rules.registry import rules
 
 #: Fields as a YAML file gives them: anything may stand anywhere.
@@ -29,6 +29,7 @@ def cross_mistakes(document: Fields) -> list[str]:
                 "expected a name of its own"
             )
         mistakes += [f"{where}, {text}" for text in _site_mistakes(sites, quorum)]
+        mistakes += [f"{where}, {text}" for text in _batch_mistakes(fields, len(sites))]
     return mistakes
 
 
@@ -40,6 +41,19 @@ def _site_mistakes(sites: list[Any], quorum: object) -> list[str]:
     if sites and isinstance(quorum, int) and quorum > len(sites):
         mistakes.append(f"quorum: found {quorum}, expected at most its {len(sites)} sites")
     return mistakes
+
+
+def _batch_mistakes(stage: Fields, sites: int) -> list[str]:
+    """Return where a global batch can't be shared equally by the stage's sites."""
+    size = stage.get("batch_size")
+    if stage.get("batch") != BatchScope.GLOBAL or not isinstance(size, int) or not sites:
+        return []
+    if size >= sites and size % sites == 0:
+        return []
+    return [
+        f"batch_size: found {size} of all {sites} sites together (batch: global), expected a "
+        f"multiple of {sites}, so that each site takes as many"
+    ]
 
 
 def start_mistakes(plan: Plan) -> list[str]:

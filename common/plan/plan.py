@@ -60,6 +60,13 @@ class Earlier(StrEnum):
     NONE = "none"
 
 
+class BatchScope(StrEnum):
+    """Whose examples a stage's batch_size counts: each site's, or all its sites' together."""
+
+    SITE = "site"
+    GLOBAL = "global"
+
+
 class Training(Strict):
     """What holds for every stage's training: AdamW, cosine schedule over the whole stage."""
 
@@ -102,7 +109,9 @@ class Stage(Strict):
     rounds: Count
     local_epochs: Positive
     learning_rate: Positive
+    #: Examples of an optimizer step: of each site, or of all sites together, as `batch` says.
     batch_size: Count
+    batch: BatchScope = BatchScope.SITE
     metric: Metric = Metric.ACCURACY
     max_new_tokens: Count = 100
     #: Fewest sites whose update makes a round; null asks for all of them.
@@ -110,6 +119,22 @@ class Stage(Strict):
     #: After so long a round goes on without the sites that have not answered, if the quorum
     #: holds. A simulation never waits.
     deadline_hours: Positive = 72.0
+
+    @model_serializer(mode="wrap")
+    def _without_the_usual_scope(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave `batch` out where it is each site's, so that such plans keep their digest."""
+        found = cast(dict[str, Any], whole(self))
+        usual = self.batch is BatchScope.SITE
+        return {k: v for k, v in found.items() if k != "batch"} if usual else found
+
+    @property
+    def site_batch_size(self) -> int:
+        """Examples of an optimizer step at one site.
+
+        Under a global batch they are an equal share of it, however many sites answer.
+        """
+        shared = self.batch is BatchScope.GLOBAL
+        return self.batch_size // len(self.sites) if shared else self.batch_size
 
 
 class Router(Strict):

@@ -46,6 +46,7 @@ stages:
     rounds: 3
     local_epochs: 3
     learning_rate: 5e-3
+    # Examples of an optimizer step at each site; with `batch: global` of all sites together.
     batch_size: 16
     max_new_tokens: 8
     # The fewest updates that complete a round; without this field, all sites are needed.

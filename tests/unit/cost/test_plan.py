@@ -15,7 +15,14 @@ from common.plan.plan import Plan
 from common.plan_fields import Composition, Precision
 from common.tensors import read_header
 from cost.geometry import LLAVA_MED, DecoderShape, Geometry, TowerShape, read_geometry
-from cost.plan import PATHVQA, DataAssumptions, default_assumptions, plan_cost, questions_and_steps
+from cost.plan import (
+    PATHVQA,
+    DataAssumptions,
+    default_assumptions,
+    micro_batch,
+    plan_cost,
+    questions_and_steps,
+)
 from cost.sizes import adapter_bytes, blank_adapter, blob_sizes
 from cost.step import (
     AttachedAdapters,
@@ -265,6 +272,10 @@ def test_steps_are_those_of_the_training_loop():
     one = plan()
     # 1.5 epochs of 100 questions in batches of 8, twice.
     assert questions_and_steps(one, one.stages[0], ASSUMED) == (300, 38)
+    shared = plan(stages=[{**one.stages[0].model_dump(mode="json"), "batch": "global"}])
+    # Of 8 questions of both sites each takes 4: twice the steps, a smaller micro-batch.
+    assert questions_and_steps(shared, shared.stages[0], ASSUMED) == (300, 76)
+    assert micro_batch(shared, 0, EMBEDDED, ASSUMED).questions == 4
     idle = plan(method={"name": "zero_shot", "rank": 2, "alpha": 2})
     assert questions_and_steps(idle, idle.stages[0], ASSUMED) == (0, 0)
     assert plan_cost(idle, EMBEDDED, "embedded", ASSUMED).total()["operations"] == 0

@@ -48,7 +48,9 @@ def plan_of(**changes: Any) -> Plan:
         "learning_rate": 0.01,
         "batch_size": 4,
     }
-    stage.update({name: value for name, value in changes.items() if name in {*stage, "quorum"}})
+    stage.update(
+        {name: value for name, value in changes.items() if name in {*stage, "quorum", "batch"}}
+    )
     return parse_plan(
         {
             "name": "plan",
@@ -75,6 +77,14 @@ def test_an_epoch_takes_every_example_once_in_batches_of_nearly_equal_size():
     batches = schedule_of(examples=10, batch_size=4).batches()
     assert sorted(i for batch in batches for i in batch) == list(range(10))
     assert sorted(map(len, batches)) == [3, 3, 4]
+
+
+def test_sites_that_share_a_batch_make_as_many_steps_as_one_site_with_all_their_data():
+    one = schedule_of(examples=40, batch_size=8)
+    each = schedule_of(examples=20, batch_size=8, sites=["a", "b"], batch="global")
+    assert {len(batch) for batch in each.batches()} == {4}
+    assert len(each.batches()) == len(one.batches()) == 5
+    assert [each.rate(step, 5) for step in range(5)] == [one.rate(step, 5) for step in range(5)]
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,24 @@ def test_the_digest_follows_the_content_and_not_the_order_of_fields():
     assert other.digest != plain.digest
 
 
+def test_a_global_batch_is_shared_equally_by_the_stages_sites():
+    whole = [stage("one"), stage("two", batch="global"), stage("three", sites=["a"])]
+    plan = parse_plan(document(stages=whole), "p.yaml")
+    assert [one.site_batch_size for one in plan.stages] == [8, 4, 8]
+
+
+def test_the_usual_scope_of_a_batch_is_not_written_and_changes_no_digest():
+    usual = parse_plan(document(), "p.yaml")
+    said = parse_plan(document(stages=[stage("one", batch="site"), *document()["stages"][1:]]), "p")
+    shared = document(stages=[stage("one", batch="global"), *document()["stages"][1:]])
+    assert '"batch":' not in usual.canonical()
+    assert said.digest == usual.digest
+    assert parse_plan(shared, "p").canonical().count('"batch":"global"') == 1
+    assert parse_plan(yaml.safe_load(parse_plan(shared, "p").canonical()), "p") == parse_plan(
+        shared, "p"
+    )
+
+
 def test_every_mistake_is_named_at_once_with_stage_and_field():
     bad = [stage("one", rounds=0), stage("one", "xry", lerning_rate=1), stage("two", sites=[])]
     lines = mistakes(stages=bad, method={"name": "mslora_cr", "rank": 0, "alpha": 1})
@@ -101,6 +119,19 @@ def test_every_mistake_is_named_at_once_with_stage_and_field():
         ({"aggregation": ["svd"]}, "aggregation: found ['svd'], expected one of 'alternating', "),
         ({"stages": [stage("one", learning_rate=float("nan"))]}, "learning_rate: found nan"),
         ({"stages": [stage("A b")]}, "name: found 'A b', expected text like"),
+        (
+            {"stages": [stage("one", batch="global", batch_size=9)]},
+            "stage 1 'one', batch_size: found 9 of all 2 sites together (batch: global), "
+            "expected a multiple of 2",
+        ),
+        (
+            {"stages": [stage("one", batch="global", batch_size=1)]},
+            "batch_size: found 1 of all 2 sites together",
+        ),
+        (
+            {"stages": [stage("one", batch="all")]},
+            "batch: found 'all', expected one of 'site' or 'global'",
+        ),
     ],
 )
 def test_a_mistake_names_what_was_found_and_what_was_expected(changes: Any, said: str):
