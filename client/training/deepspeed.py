@@ -158,5 +158,6 @@ def _config(stage: int, training: Training) -> dict[str, Any]:
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "managed_gradient_accumulation": False,
-        "gradient_clipping": training.max_grad_norm,
+        # DeepSpeed takes 0 for no clipping.
+        "gradient_clipping": training.max_grad_norm or 0.0,
     }

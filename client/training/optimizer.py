@@ -94,7 +94,8 @@ class LocalOptimizer:
         self._optimizer.zero_grad()
         loss = sum_losses(losses, backward)
         value = None if penalty is None else penalty()
-        nn.utils.clip_grad_norm_(self._parameters, self._max_grad_norm)
+        if self._max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(self._parameters, self._max_grad_norm)
         self._optimizer.step()
         return loss, value
 

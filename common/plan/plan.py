@@ -72,7 +72,8 @@ class Training(Strict):
 
     warmup: Fraction = 0.03
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    max_grad_norm: Positive = 1.0
+    #: Longer gradients are scaled to this norm, over all trained factors; null clips none.
+    max_grad_norm: Positive | None = 1.0
     precision: Precision = Precision.FP32
     #: Examples of one forward pass; null takes the stage's whole batch at once.
     micro_batch: Count | None = None

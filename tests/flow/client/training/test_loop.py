@@ -222,6 +222,23 @@ def test_two_steps_are_those_of_adamw_by_hand():
     assert result.loss == pytest.approx(sum(losses) / 2, rel=1e-5)
 
 
+def test_without_a_largest_norm_no_gradient_is_clipped():
+    """Two steps with gradients of different sizes, since AdamW's first forgets the size."""
+    found: list[float] = []
+    for largest in (None, 1e9, 2.0):
+        parameter = nn.Parameter(torch.tensor([3.0]))
+        schedule = schedule_of(rounds=1, examples=8, training={"max_grad_norm": largest})
+        sizes = iter((1.0, 0.1))
+
+        def loss_of(chosen: Sequence[int]) -> list[Tensor]:
+            return quadratic(parameter, next(sizes))(chosen)  # noqa: B023
+
+        train(schedule, descent_of(parameter, schedule), loss_of, None, silent)
+        found.append(parameter.item())
+    free, high, clipped = found
+    assert free == high != clipped
+
+
 def test_the_regularizer_adds_its_gradient_once_a_step_and_its_mean_is_reported():
     pulled, plain = nn.Parameter(torch.tensor([1.0])), nn.Parameter(torch.tensor([1.0]))
     called: list[float] = []

@@ -84,6 +84,14 @@ def test_the_usual_scope_of_a_batch_is_not_written_and_changes_no_digest():
     )
 
 
+def test_a_plan_may_clip_no_gradient_and_others_keep_their_digest():
+    free = parse_plan(document(training={"max_grad_norm": None}), "p")
+    assert free.training.max_grad_norm is None
+    assert parse_plan(yaml.safe_load(free.canonical()), "again").digest == free.digest
+    # What a plan without the field was hashed with before null was allowed.
+    assert '"max_grad_norm":1.0' in parse_plan(document(), "p").canonical()
+
+
 def test_every_mistake_is_named_at_once_with_stage_and_field():
     bad = [stage("one", rounds=0), stage("one", "xry", lerning_rate=1), stage("two", sites=[])]
     lines = mistakes(stages=bad, method={"name": "mslora_cr", "rank": 0, "alpha": 1})
