@@ -13,7 +13,8 @@ from client.model.base_digest import base_digest
 from common.durable import DISK, write_file
 from common.errors import DataError, ModelError, PlanError, StateError
 from common.identity import seed_for
-from common.plan.plan import Plan, Simulation
+from common.plan.plan import Plan
+from common.plan.simulation import NOT_OF_DATA, Simulation
 from common.plan_fields import Modality
 from common.printable import counted
 from simulation.data_sources import DataSource, data_source
@@ -85,7 +86,7 @@ def _check_data(folders: Iterable[Path]) -> None:
 
 def _claim(plan: Plan, sites: Path, data: Path | None) -> None:
     """Reserve `sites` for this plan's data: what was made for another plan is not reused."""
-    made = plan.simulation and plan.simulation.model_dump(mode="json", exclude={"compare"})
+    made = plan.simulation and plan.simulation.model_dump(mode="json", exclude=set(NOT_OF_DATA))
     made_of = {
         "data": str(data.resolve()) if data else None,
         "simulation": made,

@@ -12,7 +12,8 @@ from pydantic import BaseModel, ValidationError
 from common.errors import PlanError
 from common.methods.registry import all_settings
 from common.plan.mistakes import cross_mistakes, sentence, shown, start_mistakes
-from common.plan.plan import Evaluation, Plan, Router, Simulation, Stage, Training
+from common.plan.plan import Evaluation, Plan, Router, Stage, Training
+from common.plan.simulation import Simulation
 from common.plan_fields import BaseModelPin
 
 

@@ -4,7 +4,6 @@ A plan travels to every site, so it holds no path and no hospital's name: sites 
 pseudonyms (`a`, `north`), a base model is a name and a digest.
 """
 
-from collections.abc import Mapping
 from enum import StrEnum
 from functools import cached_property
 from typing import Annotated, Any, cast
@@ -20,6 +19,7 @@ from pydantic import (
 from common.identity import canonical_json, sha256
 from common.methods.interface import MethodSettings
 from common.methods.registry import parse_method
+from common.plan.simulation import Simulation
 from common.plan_fields import (
     BaseModelPin,
     Count,
@@ -145,25 +145,6 @@ class Router(Strict):
     minimum: Count = 50
     #: Of the softmax over the cosines, as in DISCO (arXiv 2503.12897).
     temperature: Positive = 0.05
-
-
-class Simulation(Strict):
-    """How one machine stands in for the hospitals; real sites ignore it."""
-
-    #: A data source by its name (simulation/data_sources.py), checked where a simulation starts.
-    data: Slug
-    #: Methods run beside the plan's own, on the same data.
-    compare: tuple[Slug, ...] = ()
-    #: Share of each task's usual training questions.
-    train_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
-    #: The same for some tasks, in its place.
-    train_fractions: Mapping[TaskName, Annotated[float, Field(gt=0, le=1)]] = Field({})
-    #: Most test questions of a hospital and task; null takes all.
-    test_questions: Count | None = None
-    label_noise: Fraction = 0.0
-    #: How many hospitals' data each of a task's sites holds, in their order: [3] pools at one
-    #: site what [1, 1, 1] leaves at three. Null deals one to each.
-    deal: Annotated[tuple[Count, ...], Field(min_length=1)] | None = None
 
 
 class Plan(Strict):

@@ -24,6 +24,7 @@ from common.identity import sha256
 from common.metrics import AnsweredQuestion, AnswerKind, judge
 from common.plan.file import parse_plan
 from common.plan.plan import Earlier, Metric, Plan
+from common.plan.simulation import NOT_OF_DATA
 from common.signing import SigningKey
 from report.model import RunReport
 from server.run.folder import RunFolder
@@ -245,7 +246,7 @@ def measure(answer: AnsweredQuestion, metric: Metric) -> float:
 
 def _data_of(plan: Plan) -> str:
     """Return a key that is equal where the sites' data are the same."""
-    made = plan.simulation and plan.simulation.model_dump(mode="json", exclude={"compare"})
+    made = plan.simulation and plan.simulation.model_dump(mode="json", exclude=set(NOT_OF_DATA))
     return json.dumps([plan.seed, made, [[stage.task, stage.sites] for stage in plan.stages]])
 
 

@@ -213,3 +213,13 @@ def test_tasks_to_come_are_scored_without_those_that_nobody_wants_again():
     wanted = {"earlier": "last", "future": True}
     plan = parse_plan(document(evaluation=wanted), "test")
     assert [list(plan.scored_after(number)) for number in range(3)] == [[1, 2], [2], [0, 1, 2]]
+
+
+def test_what_a_simulation_does_not_ask_for_is_not_in_the_plan():
+    plain = parse_plan(document(simulation={"data": "phantoms"}), "p.yaml")
+    told = yaml.safe_load(plain.canonical())["simulation"]
+    assert not {"learning_rates", "curve", "curve_schedule"} & set(told)
+    asked = {"learning_rates": {"local": 1e-3}, "curve": [10], "curve_schedule": "passes"}
+    full = parse_plan(document(simulation={"data": "phantoms", **asked}), "p.yaml")
+    told = yaml.safe_load(full.canonical())["simulation"]
+    assert {name: told[name] for name in asked} == asked
