@@ -47,7 +47,7 @@ class Simulation(Strict):
     def _without_what_is_off(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what is not asked for, so that such plans keep their digest."""
         found = cast(dict[str, Any], whole(self))
-        off = {name for name in _LEFT_OUT if not found[name]}
+        off = {name for name in _LEFT_OUT if not getattr(self, name)}
         if not self.curve:
             off.add("curve_schedule")
         return {name: value for name, value in found.items() if name not in off}
