@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from benchmarks import scale
-from benchmarks.scale_stages import Series
+from benchmarks.scale import __main__ as scale
+from benchmarks.scale.stages import Series
 
 
 @pytest.fixture(scope="module")

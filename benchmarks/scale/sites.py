@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from benchmarks.scale_stages import RANK, Series, embedded, milliseconds
+from benchmarks.scale.stages import RANK, Series, embedded, milliseconds
 from benchmarks.step import trained_adapter
 from common.adapter import StoredAdapter, to_bytes
 from common.code_digest import code_digest

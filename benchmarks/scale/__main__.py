@@ -14,8 +14,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.scale_sites import SITES, sites
-from benchmarks.scale_stages import STAGES, Series, stages
+from benchmarks.scale.sites import SITES, sites
+from benchmarks.scale.stages import STAGES, Series, stages
 from benchmarks.step import one_thread
 from report.canvas import COLOURS, MARKERS, STYLE, Chart, render
 
