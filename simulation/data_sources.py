@@ -48,10 +48,13 @@ class DataSource:
     Attributes:
         tasks: the modality of each task, by the name that a plan's stages give as `task`.
         questions: makes a hospital's share of a task.
+        validation: the same with validation questions in place of the test's; none of their
+            pictures or regions is for training or for the test. None for a source that has none.
     """
 
     tasks: Mapping[str, Modality]
     questions: MakeQuestions
+    validation: MakeQuestions | None = None
 
 
 def data_source(name: str, plan: str) -> DataSource:

@@ -14,7 +14,7 @@ from common.durable import DISK, write_file
 from common.errors import DataError, ModelError, PlanError, StateError
 from common.identity import seed_for
 from common.plan.plan import Plan
-from common.plan.simulation import NOT_OF_DATA, Simulation
+from common.plan.simulation import NOT_OF_DATA, ScoredSplit, Simulation
 from common.plan_fields import Modality
 from common.printable import counted
 from simulation.data_sources import DataSource, data_source
@@ -155,8 +155,14 @@ def _check_tasks(plan: Plan, source: str) -> None:
             f"{source}: simulation: found nothing, expected the data that stands in for the "
             "hospitals'; or give their folder with --data"
         )
-    known = data_source(plan.simulation.data, source).tasks
+    found = data_source(plan.simulation.data, source)
+    known = found.tasks
     mistakes = [*_deal_mistakes(plan, plan.simulation, source)]
+    if plan.simulation.split is ScoredSplit.VALIDATION and found.validation is None:
+        mistakes.append(
+            f"{source}: simulation.split: found 'validation', expected 'test': the data source "
+            f"{plan.simulation.data!r} has no validation questions"
+        )
     mistakes += [
         f"{source}: stage {number} {stage.name!r}, task: found {stage.task!r}, "
         f"expected one of {', '.join(map(repr, known))}"
@@ -206,10 +212,12 @@ def _questions(
     holders = _holders(plan, task)
     deal = simulation.deal or (1,) * len(holders)
     place = holders.index(site)
+    validated = simulation.split is ScoredSplit.VALIDATION
+    make = source.validation if validated and source.validation else source.questions
     train: list[Question] = []
     test: list[Question] = []
     for position in range(sum(deal[:place]), sum(deal[: place + 1])):
-        learned, asked = source.questions(task, position, sum(deal), plan.seed)
+        learned, asked = make(task, position, sum(deal), plan.seed)
         learned, asked = _reduced(simulation, plan.seed, task, learned, asked)
         first = 1 + max((question.group for question in (*train, *test)), default=-1)
         train += [replace(question, group=question.group + first) for question in learned]

@@ -19,6 +19,13 @@ class CurveSchedule(StrEnum):
     PASSES = "passes"
 
 
+class ScoredSplit(StrEnum):
+    """Which questions stand in for the sites' test questions in a simulation."""
+
+    TEST = "test"
+    VALIDATION = "validation"
+
+
 class Simulation(Strict):
     """How one machine stands in for the hospitals; real sites ignore it."""
 
@@ -42,6 +49,9 @@ class Simulation(Strict):
     #: How many hospitals' data each of a task's sites holds, in their order: [3] pools at one
     #: site what [1, 1, 1] leaves at three. Null deals one to each.
     deal: Annotated[tuple[Count, ...], Field(min_length=1)] | None = None
+    #: With `validation` sites are scored on questions that are neither for training nor for the
+    #: test: for choosing settings, such as a learning rate.
+    split: ScoredSplit = ScoredSplit.TEST
 
     @model_serializer(mode="wrap")
     def _without_what_is_off(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -50,6 +60,8 @@ class Simulation(Strict):
         off = {name for name in _LEFT_OUT if not getattr(self, name)}
         if not self.curve:
             off.add("curve_schedule")
+        if self.split is ScoredSplit.TEST:
+            off.add("split")
         return {name: value for name, value in found.items() if name not in off}
 
 

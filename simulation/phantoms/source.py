@@ -25,20 +25,33 @@ def phantom_questions(
     task: str, position: int, hospitals: int, seed: int
 ) -> tuple[list[Question], list[Question]]:
     """Make the training and test questions of one hospital, each of which has its own scanner."""
+    return _two_parts(("train", "test"), task, position, hospitals, seed)
+
+
+def phantom_validation(
+    task: str, position: int, hospitals: int, seed: int
+) -> tuple[list[Question], list[Question]]:
+    """Make the same training questions, and as many validation questions as the test has."""
+    return _two_parts(("train", "validation"), task, position, hospitals, seed)
+
+
+def _two_parts(
+    parts: tuple[str, str], task: str, position: int, hospitals: int, seed: int
+) -> tuple[list[Question], list[Question]]:
     counts = [-(-count // hospitals) for count in (TASKS[task].train, TASKS[task].test)]
-    train, test = (
+    train, asked = (
         phantom_task(task, count, seed_for(seed, part, task, position), position)
-        for part, count in zip(("train", "test"), counts, strict=True)
+        for part, count in zip(parts, counts, strict=True)
     )
     # The groups of both count from 0; no picture is in both.
     shift = 1 + max(question.group for question in train)
-    return train, [replace(question, group=question.group + shift) for question in test]
+    return train, [replace(question, group=question.group + shift) for question in asked]
 
 
 def phantom_task(name: str, questions: int, seed: int, site: int) -> list[Question]:
     """Make `questions` questions of the task as `site` sees it; equal arguments give equal bytes.
 
-    Train and test are two seeds.
+    Train, validation and test are three seeds.
 
     Raises:
         DataError: no task has this name.
@@ -64,5 +77,7 @@ def _questions_of(case: Case, group: int, rng: np.random.Generator, site: int) -
 
 
 SOURCE: Final = DataSource(
-    tasks={name: task.modality for name, task in TASKS.items()}, questions=phantom_questions
+    tasks={name: task.modality for name, task in TASKS.items()},
+    questions=phantom_questions,
+    validation=phantom_validation,
 )

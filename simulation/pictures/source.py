@@ -13,7 +13,7 @@ import numpy as np
 from common.errors import DataError
 from common.identity import seed_for
 from simulation.data_sources import DataSource
-from simulation.pictures.regions import Split, share
+from simulation.pictures.regions import Split, hold_out, share
 from simulation.pictures.tasks import ALL, Crop, PictureTask, Region
 from simulation.task_folder.write_task import Question
 
@@ -39,6 +39,42 @@ def picture_questions(
     train = crops(found, Split.TRAIN, position, hospitals, seed)
     test = crops(found, Split.TEST, position, hospitals, seed)
     return _questions(train, 0), _questions(test, len(train))
+
+
+def picture_validation(
+    task: str, position: int, hospitals: int, seed: int
+) -> tuple[list[Question], list[Question]]:
+    """Make the training and validation questions of one hospital.
+
+    The validation regions are some of the training regions, from which nothing is then learned.
+    As with the test, every hospital draws its own pictures from all of them.
+
+    Raises:
+        DataError: no task has this name.
+    """
+    train, validation = validation_crops(_task(task), position, hospitals, seed)
+    return _questions(train, 0), _questions(validation, len(train))
+
+
+def validation_crops(
+    task: PictureTask, site: int, sites: int, seed: int
+) -> tuple[list[Crop], list[Crop]]:
+    """Return the training and validation crops of one site; no region is in both."""
+    learned, held_out = hold_out(task.regions(Split.TRAIN))
+    parts = {
+        "train without validation": (share(learned, site, sites), TRAIN_QUESTIONS),
+        "validation": (held_out, TEST_QUESTIONS),
+    }
+    train, validation = (
+        _balanced(
+            np.random.default_rng(seed_for(seed, "pictures", task.name, part, site, sites)),
+            task,
+            regions,
+            count // sites,
+        )
+        for part, (regions, count) in parts.items()
+    )
+    return train, validation
 
 
 def crops(task: PictureTask, split: Split, site: int, sites: int, seed: int) -> list[Crop]:
@@ -94,5 +130,7 @@ def _task(name: str) -> PictureTask:
 
 
 SOURCE: Final = DataSource(
-    tasks={task.name: task.modality for task in ALL}, questions=picture_questions
+    tasks={task.name: task.modality for task in ALL},
+    questions=picture_questions,
+    validation=picture_validation,
 )

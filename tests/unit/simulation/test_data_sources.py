@@ -99,3 +99,14 @@ def test_an_unknown_source_is_refused_by_name_before_anything_is_written(tmp_pat
 def test_every_built_in_source_has_tasks_with_modalities(name: str):
     tasks = data_source(name, "plan.yaml").tasks
     assert tasks and all(isinstance(modality, Modality) for modality in tasks.values())
+
+
+@pytest.mark.usefixtures("toy")
+def test_a_source_without_validation_questions_is_refused_where_they_are_asked_for(
+    tmp_path: Path,
+):
+    stages = [{**STAGE, "task": "teeth", "modality": "xray"}]
+    simulation = {"data": "toy", "split": "validation"}
+    plan = load_plan(small_plan(tmp_path / "plan.yaml", stages=stages, simulation=simulation))
+    with pytest.raises(PlanError, match="the data source 'toy' has no validation questions"):
+        check(plan, "plan.yaml", None, None)

@@ -59,3 +59,18 @@ def test_a_deal_has_a_number_for_each_site(tmp_path: Path):
         "plan.yaml: simulation.deal: found 1 number, expected 2: one for each site of the task "
         "'CXP'"
     )
+
+
+def test_a_plan_scored_on_validation_learns_the_same_and_never_sees_the_test(tmp_path: Path):
+    usual = made(plan_of(tmp_path, ["a", "b"]), tmp_path / "usual")
+    plan = plan_of(tmp_path, ["a", "b"], split="validation")
+    tuned = made(plan, tmp_path / "tuned")
+    assert '"split":"validation"' in plan.canonical()
+    assert "split" not in plan_of(tmp_path, ["a", "b"], split="test").canonical()
+    for site in ("a", "b"):
+        (learned, tested), (same, validated) = asked(usual[site]), asked(tuned[site])
+        assert same == learned
+        assert len(validated) == len(tested)
+        assert {picture for picture, *_ in validated}.isdisjoint(
+            {picture for picture, *_ in [*learned, *tested]}
+        )

@@ -11,7 +11,13 @@ from common.errors import DataError
 from simulation.phantoms.canvas import SIZE, Ellipse, X, Y, coverage, paint
 from simulation.phantoms.factors import FACTORS, ImageKind, draw_factors
 from simulation.phantoms.images import render
-from simulation.phantoms.source import QUESTIONS_PER_IMAGE, SOURCE, phantom_task
+from simulation.phantoms.source import (
+    QUESTIONS_PER_IMAGE,
+    SOURCE,
+    phantom_questions,
+    phantom_task,
+    phantom_validation,
+)
 from simulation.phantoms.words import PLAIN, plain_answer, plain_choice, plain_questions
 from simulation.task_folder.write_task import Question
 
@@ -46,6 +52,16 @@ def test_equal_arguments_give_equal_questions_and_another_seed_other_pictures(na
     once, again, other = (phantom_task(name, 8, seed, 1) for seed in (3, 3, 4))
     assert facts_of(once) == facts_of(again)
     assert {q.image.tobytes() for q in once}.isdisjoint(q.image.tobytes() for q in other)
+
+
+def test_validation_leaves_training_as_it_is_and_draws_pictures_of_its_own():
+    train, test = phantom_questions("PCAM", 2, 40, 3)
+    same, validation = phantom_validation("PCAM", 2, 40, 3)
+    assert facts_of(same) == facts_of(train)
+    assert len(validation) == len(test)
+    pictures = [{q.image.tobytes() for q in part} for part in (train, test, validation)]
+    assert len(set[bytes]().union(*pictures)) == sum(map(len, pictures))
+    assert {q.group for q in train}.isdisjoint({q.group for q in validation})
 
 
 @pytest.mark.parametrize("kind", ImageKind)

@@ -19,8 +19,8 @@ from common.plan_fields import Modality
 from simulation.pictures import sources as sources
 from simulation.pictures import truths as truths
 from simulation.pictures.brain_slices import MIDDLE_X, Plane, plane_slabs, upright
-from simulation.pictures.regions import GAP, Box, Split, cells, share, shrunk, slabs
-from simulation.pictures.source import SOURCE, crops, picture_questions
+from simulation.pictures.regions import GAP, Box, Split, cells, hold_out, share, shrunk, slabs
+from simulation.pictures.source import SOURCE, crops, picture_questions, picture_validation
 from simulation.pictures.sources import package_file, picture
 from simulation.pictures.tasks import ALL, MATTER, Crop, CropLocation, PictureTask
 from simulation.pictures.truths import CropView
@@ -106,8 +106,33 @@ def test_sites_share_all_regions_and_no_region_goes_to_two() -> None:
 @needs_pictures
 @pytest.mark.parametrize("name", NAMES)
 def test_no_test_cut_out_touches_a_training_cut_out(name: str) -> None:
-    train, test = drawn(name, Split.TRAIN), drawn(name, Split.TEST)
-    for one, other in product(train, test):
+    check_apart(drawn(name, Split.TRAIN), drawn(name, Split.TEST))
+
+
+@needs_pictures
+@pytest.mark.parametrize("name", NAMES)
+def test_no_validation_cut_out_touches_one_to_learn_from(name: str) -> None:
+    # Both are training regions, so that neither touches the test's.
+    learned, held_out = hold_out(task(name).regions(Split.TRAIN))
+    assert not {*learned} & {*held_out}
+    rng = np.random.default_rng(1)
+    ones, others = ([region(rng) for region in part] for part in (learned, held_out))
+    check_apart(ones, others)
+    assert {one.location.source for one in ones} == {one.location.source for one in others}
+
+
+@needs_pictures
+def test_a_site_is_validated_on_as_many_questions_as_the_test_has() -> None:
+    train, validation = picture_validation("stain", 1, 3, 0)
+    _, test = picture_questions("stain", 1, 3, 0)
+    assert abs(len(validation) - len(test)) <= 2
+    assert {q.group for q in train}.isdisjoint({q.group for q in validation})
+    assert {(q.question, q.answer) for q in validation} == {(q.question, q.answer) for q in test}
+
+
+def check_apart(ones: list[Crop], others: list[Crop]) -> None:
+    """Check that no cut-out of one list has a pixel of another's, or a slice near it."""
+    for one, other in product(ones, others):
         if one.location.source != other.location.source:
             continue
         if one.location.slice is None:
