@@ -171,7 +171,7 @@ class Update:
         examples: number of training examples, its weight in the mean.
         steps: number of optimizer steps.
         loss: mean training loss of the round, cross-entropy in nats.
-        regularizer: mean value of the regularizer over the round.
+        regularizer: mean value of the regularizer over the round, with the proximal term.
         adapter: the improved adapter, safetensors.
         seconds: wall time of the work at the site.
         peak_memory: largest resident memory of the site's process so far, in bytes.

@@ -213,7 +213,11 @@ def _stage_cost(inputs: _Inputs, number: int) -> StageCost:
     plan, geometry, assumed = inputs.plan, inputs.geometry, inputs.assumed
     stage, adapters = plan.stages[number], attached_adapters(plan, number)
     rows, training = micro_batch(plan, number, geometry, assumed), plan.training
-    setting = MemorySettings(training.precision, training.gradient_checkpointing)
+    setting = MemorySettings(
+        precision=training.precision,
+        checkpointed=training.gradient_checkpointing,
+        proximal=training.proximal is not None,
+    )
     each = question_operations(geometry, rows, adapters, checkpointed=setting.checkpointed)
     drawn, steps = questions_and_steps(plan, stage, assumed)
     own = [one for one in inputs.sent if one.after == number]

@@ -77,10 +77,15 @@ class AttachedAdapters:
 
 @dataclass(frozen=True, slots=True)
 class MemorySettings:
-    """The settings of a plan that decide memory."""
+    """The settings of a plan that decide memory.
+
+    Attributes:
+        proximal: whether the factors of the round's start are kept, too.
+    """
 
     precision: Precision
     checkpointed: bool
+    proximal: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +124,8 @@ class StepMemory:
     Attributes:
         weights: the frozen model.
         held: the frozen adapters' factors; folded ones take no memory of their own.
-        trained: the factors that train, their gradients and AdamW's moments.
+        trained: the factors that train, their gradients, AdamW's moments, and with a proximal
+            term their values at the round's start.
         compared: the adapters that the regularizer compares with.
         activations: kept for the backward pass.
         logits: the logits at the labels, with what the loss keeps of them.
@@ -193,7 +199,7 @@ def step_memory(
     return StepMemory(
         weights=geometry.parameters * size,
         held=decoder.adapter_parameters(adapters.stacked) * size,
-        trained=(factors + 3 * learned) * _SINGLE,
+        trained=(factors + (3 + setting.proximal) * learned) * _SINGLE,
         compared=compared * _SINGLE,
         activations=_activations(decoder, inputs, kept, setting),
         # The logits, their float32 copy if they have fewer bits, and the loss's own.

@@ -21,6 +21,7 @@ from client.training.batches import Batches
 from client.training.loop import OnProgress, TrainResult, train
 from client.training.optimizer import Penalty, backward
 from client.training.prefetch import prefetching, with_prefetch
+from client.training.proximal import with_proximal_term
 from client.training.token_loss import DecoderLoss, prefetch_own, token_loss
 from common.adapter import Adapter, AdapterSource
 from common.errors import ModelError
@@ -71,9 +72,14 @@ def train_attached(
     penalty: Penalty | None,
     on_progress: OnProgress,
 ) -> tuple[Adapter, TrainResult]:
-    """Train the attached adapter for one round, detach it and return it with the losses."""
+    """Train the attached adapter for one round, detach it and return it with the losses.
+
+    The plan's proximal term is added to the penalty.
+    """
     training = assignment.plan.training
     factors = [factor for pair in model.adapted.attached_pairs().values() for factor in pair]
+    if training.proximal is not None:
+        penalty = with_proximal_term(penalty, factors, training.proximal)
     try:
         optimizer = assignment.make_optimizer(DecoderLoss(model), factors, training)
         everything = [*examples, *chain(*assignment.other_tasks.values())]

@@ -24,13 +24,14 @@ from client.site import blob_store
 from client.site.policy import fewest_images
 from client.training.checkpoint import Checkpoint
 from client.training.loop import Progress
-from common.adapter import to_bytes
+from common.adapter import Adapter, to_bytes
 from common.errors import SiteFailed
 from common.exchange import Answer, Order, Scores, Update, Work
 from common.image_prototype import from_bytes as prototype_from
 from common.image_prototype import to_bytes as prototype_bytes
 from common.metrics import AnsweredQuestion, majority_answers, task_metrics
 from common.process.progress import OnEvent
+from common.rules.interface import BeforeSending
 
 
 def execute(
@@ -119,6 +120,8 @@ def train_here(resolved: ResolvedOrder, assignment: Assignment, on_event: OnEven
         on_event(asdict(progress))
 
     improved, result = method.train(assignment, adapter, examples, on_progress)
+    if plan.rule.before_sending is not None:
+        improved = prepared(improved, adapter, plan.rule.before_sending)
     return Update(
         order=resolved.order.digest,
         site=resolved.site.name,
@@ -128,6 +131,12 @@ def train_here(resolved: ResolvedOrder, assignment: Assignment, on_event: OnEven
         regularizer=result.regularizer,
         adapter=to_bytes(improved, plan.wire),
     )
+
+
+def prepared(trained: Adapter, start: Adapter, before_sending: BeforeSending) -> Adapter:
+    """Return the trained adapter as the rule has it sent, layer by layer."""
+    pairs = {name: before_sending(pair, start.pairs[name]) for name, pair in trained.pairs.items()}
+    return replace(trained, pairs=pairs)
 
 
 def image_prototype(resolved: ResolvedOrder, session: SiteSession) -> bytes | None:

@@ -225,6 +225,19 @@ def balanced(svd: TruncatedSVD, spare_RN: Array, rank: int) -> tuple[Array, Arra
     return b_MK, a_KN
 
 
+def with_orthonormal_a(svd: TruncatedSVD, spare_RN: Array, rank: int) -> tuple[Array, Array]:
+    """Return factors (b, a) of the SVD with orthonormal rows of a, largest singular value first.
+
+    The singular values go into b. Directions that the SVD lacks are taken from `spare`, with
+    B = 0; where `spare` has none left, rows of a are zero.
+    """
+    rows = _completed(svd.right, spare_RN, rank)
+    b_MK, a_KN = np.zeros((len(svd.left), rank)), np.zeros((rank, rows.shape[1]))
+    b_MK[:, : len(svd.singular)] = svd.left * svd.singular
+    a_KN[: len(rows)] = rows
+    return b_MK, a_KN
+
+
 def _completed(rows_KN: Array, spare_RN: Array, rank: int) -> Array:
     """Complete orthonormal rows up to `rank` with the leading directions that `spare` adds."""
     if len(rows_KN) >= rank or not np.any(spare_RN):

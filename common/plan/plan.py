@@ -80,12 +80,15 @@ class Training(Strict):
     gradient_checkpointing: bool = False
     #: The questions of one picture share its prefix, and are drawn together.
     packing: bool = False
+    #: mu of FedProx: mu / 2 |theta - theta of the round's start|^2 is added to a site's loss.
+    proximal: Positive | None = None
 
     @model_serializer(mode="wrap")
     def _without_what_is_off(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave packing out where it is off, so that such plans keep their digest."""
+        """Leave out what is off, so that plans from before there was a field keep their digest."""
         found = cast(dict[str, Any], whole(self))
-        return found if self.packing else {k: v for k, v in found.items() if k != "packing"}
+        off = {name for name in ("packing", "proximal") if not getattr(self, name)}
+        return {name: value for name, value in found.items() if name not in off}
 
 
 class Evaluation(Strict):

@@ -36,7 +36,7 @@ def merge(layer: Layer) -> MergedLayer:
         if not equal(site.factors.a, a):
             raise AggregationError(
                 f"site {site.site}: {layer.name} has another A than {origin}; "
-                "frozen_a expects one that nobody changes"
+                "expected one that nobody changes"
             )
     return MergedLayer(Pair(in_float32(a), mean(layer.all_b, layer.weights)), EXACT)
 

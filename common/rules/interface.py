@@ -112,6 +112,11 @@ class MergedLayer:
     error: LayerError | FindError
 
 
+#: Gives the factors of a layer that a site sends, from those that it has trained and those that
+#: its round began with.
+BeforeSending: TypeAlias = Callable[[Pair, Pair], Pair]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
     """An aggregation rule: how a round's updates become one adapter, and what follows from it.
@@ -127,6 +132,8 @@ class Rule:
 
             AggregationError: the sites' factors can't be merged by this rule.
             LinAlgError: the numbers are too large for float64.
+        before_sending: what a site does with the factors of a layer before it sends them; None
+            where it sends them as they were trained.
     """
 
     name: str
@@ -136,3 +143,4 @@ class Rule:
     layouts_may_differ: bool
     masked_sums: MaskedSums
     merge: Callable[[Layer], MergedLayer]
+    before_sending: BeforeSending | None = None

@@ -218,6 +218,17 @@ def test_a_plan_that_packs_is_reckoned_as_packed():
         assert (other.steps, other.drawn) == (one.steps, one.drawn)
 
 
+@pytest.mark.parametrize("rule", ["fedavg", "frozen_a"])
+def test_a_proximal_term_keeps_a_copy_of_what_trains(rule: str):
+    free, near = (
+        plan_cost(plan(aggregation=rule, training=training), EMBEDDED, "tiny", ASSUMED).stages[0]
+        for training in ({}, {"proximal": 0.1})
+    )
+    layers = EMBEDDED.decoder.adapted().values()
+    trained = sum(2 * (rows + (columns if rule == "fedavg" else 0)) for rows, columns in layers)
+    assert near.memory.trained - free.memory.trained == 4 * trained
+
+
 def test_what_a_fold_holds_does_not_grow_and_a_stack_does():
     rows, setting = (
         MicroBatch(questions=8, prefix=20, tail=10, labels=3),

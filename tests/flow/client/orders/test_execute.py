@@ -28,7 +28,7 @@ from client.site.failures import OrderRefused
 from client.training.checkpoint import Checkpoint, JobCancelled
 from client.training.loop import OnProgress, TrainResult, train
 from client.training.optimizer import LocalOptimizer
-from common.adapter import Adapter, from_bytes, to_bytes
+from common.adapter import Adapter, Pair, from_bytes, to_bytes
 from common.errors import BankError, DataError, SiteFailed
 from common.exchange import Answer, Order, Reason, ReleaseRef, Scores, Update, Work
 from common.methods.interface import MethodSettings
@@ -175,6 +175,25 @@ def test_alternating_trains_b_in_odd_rounds_and_a_in_even_ones(site: Site):
         before, after = adapter_of(first).pairs[name], adapter_of(third).pairs[name]
         assert np.array_equal(pair.b, before.b) and not np.array_equal(pair.a, before.a)
         assert np.array_equal(pair.a, after.a) and not np.array_equal(pair.b, after.b)
+
+
+def test_rotated_sends_the_product_of_fedavg_nearer_to_the_start(site: Site):
+    averaged, rotated = (staged(plan_of(site, r), 0, rounds=2) for r in ("fedavg", "rotated"))
+    first = trained(order_of(site, averaged), site).adapter
+    plain, turned = (
+        adapter_of(trained(order_of(site, plan, round=2, adapter=first), site))
+        for plan in (averaged, rotated)
+    )
+
+    def from_start(pair: Pair, name: str) -> float:
+        begun = from_bytes(first, "test").pairs[name]
+        return float(np.square(pair.a - begun.a).sum() + np.square(pair.b - begun.b).sum())
+
+    for name, pair in turned.pairs.items():
+        other = plain.pairs[name]
+        np.testing.assert_allclose(pair.b @ pair.a, other.b @ other.a, atol=1e-6)
+        assert from_start(pair, name) <= from_start(other, name)
+        assert not np.array_equal(pair.a, other.a)
 
 
 def test_sequential_goes_on_with_the_release_before(site: Site):

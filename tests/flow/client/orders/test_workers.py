@@ -179,7 +179,11 @@ ROUNDING = 2e-6
         (1, "DeepSpeedZeroOptimizer", {"rule": "alternating"}),
         (2, "DeepSpeedZeroOptimizer", {"packing": True, "micro_batch": 3}),
         (3, "DeepSpeedZeroOptimizer_Stage3", {"gradient_checkpointing": True}),
-        (3, "DeepSpeedZeroOptimizer_Stage3", {"rule": "frozen_a", "micro_batch": None}),
+        (
+            3,
+            "DeepSpeedZeroOptimizer_Stage3",
+            {"rule": "frozen_a", "micro_batch": None, "proximal": 0.1},
+        ),
     ],
 )
 def test_two_processes_come_to_what_one_comes_to(

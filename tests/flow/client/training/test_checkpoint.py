@@ -66,7 +66,9 @@ def some_adapter(adapter: Adapter, seed: int) -> Adapter:
 class Work:
     """One round of the second stage, which may be cut off and begun again."""
 
-    def __init__(self, shared: Path, method: str = "mslora_cr", rule: str = "svd") -> None:
+    def __init__(
+        self, shared: Path, method: str = "mslora_cr", rule: str = "svd", **training: Any
+    ) -> None:
         self.shared = shared
         self.method = METHODS[method]
         stages = [
@@ -80,7 +82,7 @@ class Work:
             {
                 "name": "plan", "seed": 7, "method": PLANS[method], "aggregation": rule,
                 "base_model": {"name": "tiny", "sha256": base_digest(shared / "base")},
-                "stages": stages,
+                "stages": stages, "training": training,
             },
             "test",
         )  # fmt: skip
@@ -118,21 +120,23 @@ class Work:
 
 
 @pytest.mark.parametrize(
-    ("method", "rule"),
+    ("method", "rule", "training"),
     [
-        ("mslora_cr", "svd"),
-        ("mslora_cr", "frozen_a"),
-        ("mslora_cr", "alternating"),
-        ("sequential", "svd"),
+        ("mslora_cr", "svd", {}),
+        ("mslora_cr", "frozen_a", {}),
+        ("mslora_cr", "alternating", {}),
+        ("sequential", "svd", {}),
+        # Near to the round's start, and not to where it was cut off.
+        ("sequential", "svd", {"proximal": 0.5}),
     ],
 )
 def test_cut_off_and_resumed_ends_with_the_same_bytes(
-    shared: Path, tmp_path: Path, method: str, rule: str
+    shared: Path, tmp_path: Path, method: str, rule: str, training: dict[str, Any]
 ):
-    work = Work(shared, method, rule)
+    work = Work(shared, method, rule, **training)
     adapter, trained = work.train(None)
     assert trained.steps == STEPS
-    assert (trained.regularizer > 0) == (method == "mslora_cr")
+    assert (trained.regularizer > 0) == (method == "mslora_cr" or "proximal" in training)
     for steps in (1, 7, 10, 12):
         folder = tmp_path / str(steps)
         work.cut_off(folder, steps)

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,14 @@ def test_every_mistake_is_named_at_once_with_stage_and_field():
     ]
 
 
+def test_a_plan_without_a_proximal_term_does_not_have_the_field():
+    plain = parse_plan(document(), "p")
+    assert "proximal" not in plain.canonical()
+    near = parse_plan(document(training={"proximal": 0.1}), "p")
+    assert '"proximal":0.1' in near.canonical()
+    assert parse_plan(json.loads(near.canonical()), "p").digest == near.digest != plain.digest
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -121,8 +130,8 @@ def test_every_mistake_is_named_at_once_with_stage_and_field():
         ({"method": {"name": "mslora"}}, "method, name: found 'mslora', expected one of"),
         (
             {"aggregation": "mean"},
-            "aggregation: found 'mean', expected one of 'alternating', 'fedavg', 'frozen_a' or "
-            "'svd'",
+            "aggregation: found 'mean', expected one of 'alternating', 'fedavg', 'fedsvd', "
+            "'frozen_a', 'rotated' or 'svd'",
         ),
         ({"aggregation": ["svd"]}, "aggregation: found ['svd'], expected one of 'alternating', "),
         ({"stages": [stage("one", learning_rate=float("nan"))]}, "learning_rate: found nan"),

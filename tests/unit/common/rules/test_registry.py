@@ -43,7 +43,7 @@ def largest_site(tmp_path: Path) -> Iterator[None]:
 def test_a_new_rule_is_one_new_file(tmp_path: Path):
     # The plan knows it, and says so where another is asked for.
     found = plan_with(aggregation="largest_site")
-    with pytest.raises(PlanError, match="'frozen_a', 'largest_site' or 'svd'"):
+    with pytest.raises(PlanError, match="'frozen_a', 'largest_site', 'rotated' or 'svd'"):
         plan_with(aggregation="largest")
     # Sites may begin with different adapters if it says that they may.
     nearest = {"name": "mslora_cr", "rank": 2, "alpha": 2, "contrast": None, "start": "nearest"}
@@ -77,7 +77,8 @@ def test_a_rule_that_is_not_there_is_an_error_that_lists_those_that_are():
     with pytest.raises(PlanError) as caught:
         rule_named("mean")
     assert str(caught.value) == (
-        "aggregation: found 'mean', expected one of 'alternating', 'fedavg', 'frozen_a' or 'svd'"
+        "aggregation: found 'mean', expected one of 'alternating', 'fedavg', 'fedsvd', 'frozen_a', "
+        "'rotated' or 'svd'"
     )
 
 
