@@ -1,5 +1,5 @@
 """The proximal term against autograd of its formula, and what it does to a training."""
-# pyright: reportUnknownMemberType=false
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
 
 import torch
 from torch import Tensor, nn
