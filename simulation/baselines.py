@@ -7,25 +7,28 @@ from common.methods.registry import all_settings
 from common.plan.plan import Plan
 
 
-def comparisons(own: MethodSettings) -> Mapping[str, MethodSettings]:
-    """Return what every installed method offers to be compared with, by label."""
+def comparisons(own: MethodSettings, stages: int) -> Mapping[str, MethodSettings]:
+    """Return what every installed method offers to compare `own` with, by label.
+
+    `stages` is the number of the plan's stages.
+    """
     return {
         label: settings
         for method in all_settings().values()
-        for label, settings in method.comparisons(own).items()
+        for label, settings in method.comparisons(own, stages).items()
     }
 
 
 def known_methods(plan: Plan) -> list[str]:
     """Return the labels of the plan's own method and of what it can be compared with."""
-    return list(dict.fromkeys([plan.method.label, *comparisons(plan.method)]))
+    return list(dict.fromkeys([plan.method.label, *comparisons(plan.method, len(plan.stages))]))
 
 
 def with_method(plan: Plan, label: str) -> Plan:
     """Return the plan with a method of `known_methods`; its own gives the plan unchanged."""
     if label == plan.method.label:
         return plan
-    return changed(plan, method=comparisons(plan.method)[label])
+    return changed(plan, method=comparisons(plan.method, len(plan.stages))[label])
 
 
 def with_seed(plan: Plan, seed: int) -> Plan:

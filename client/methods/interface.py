@@ -37,7 +37,7 @@ class Assignment:
         checkpoint: where a round of training is kept while it lasts; None keeps nothing.
         make_optimizer: makes the optimizer: of this process, or of several together.
         other_tasks: the site's training questions of the plan's other tasks, by stage, for a
-            method that trains on all of them; empty for any other.
+            method that trains on them, too; empty for any other.
     """
 
     plan: Plan
@@ -69,13 +69,15 @@ class Assignment:
 
         `image_numbers`: see `RoundSchedule`; those of `other_tasks` follow the stage's own.
         """
+        together = bool(self.other_tasks) and self.plan.method.trains_on_all_tasks
         return RoundSchedule(
             plan=self.plan,
             stage=self.stage,
             round=self.round,
             site=self.site,
             examples=examples,
-            examples_by_stage=self._examples_by_stage(examples) if self.other_tasks else (),
+            examples_by_stage=self._examples_by_stage(examples) if together else (),
+            replayed=() if together else tuple(map(len, self.other_tasks.values())),
             image_numbers=image_numbers,
             checkpoint=self.checkpoint,
         )

@@ -20,7 +20,7 @@ class ResolvedOrder:
     Attributes:
         data: the site's questions of the stage's task.
         other_tasks: training questions of the plan's other tasks at this site, by stage, for
-            a method that trains on all of them; empty for any other, and to evaluate.
+            a method that trains on them, too; empty for any other, and to evaluate.
     """
 
     order: Order
@@ -62,8 +62,8 @@ def resolve(order: Order, session: SiteSession) -> ResolvedOrder:
         return ResolvedOrder(order=order, plan=plan, site=site, data=data)
     others = [
         number
-        for number, stage in enumerate(plan.stages)
-        if plan.method.trains_on_all_tasks and number != order.stage and site.name in stage.sites
+        for number in plan.method.other_tasks(len(plan.stages), order.stage)
+        if site.name in plan.stages[number].sites
     ]
     for number in others:
         check_stage(number, plan, site)

@@ -25,7 +25,7 @@ def answer_routed(
 ) -> tuple[list[Prediction], dict[str, float]]:
     """Answer each question by the stage that its picture chooses; return how often it is right.
 
-    A stage answers with all adapters that it was trained with. The shares are of different
+    A stage answers with the adapters that answer its task by now. The shares are of different
     picture files.
 
     Raises:
@@ -41,8 +41,10 @@ def answer_routed(
     answered: dict[int, Prediction] = {}
     for stage in sorted(set(chosen.values())):
         places = [place for place, q in enumerate(questions) if chosen[q.image] == stage]
-        summed = replace(assignment, active=plan.summed_stages(stage))
-        predictions = answer(summed, [questions[place] for place in places])
+        active = plan.answering_stages(stage, max(assignment.bank))
+        predictions = answer(
+            replace(assignment, active=active), [questions[place] for place in places]
+        )
         answered.update(zip(places, predictions, strict=True))
     shares = routing_shares(plan, assignment.stage, list(chosen.values()))
     return [answered[place] for place in range(len(questions))], shares

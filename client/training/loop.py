@@ -63,6 +63,8 @@ class RoundSchedule:
         examples_by_stage: the number of examples of each stage's task, for training on all
             tasks together; the stage's own examples then come first. Empty for training on
             the stage's own task alone.
+        replayed: the number of examples that the site has kept of each earlier task, of which
+            the method's `replayed_share` is drawn; they follow the stage's own examples.
         image_numbers: the number of each example's image, to draw the examples of one image
             together; empty to draw each example by itself.
         checkpoint: stores the unfinished round; None for no checkpoints.
@@ -74,6 +76,7 @@ class RoundSchedule:
     site: str
     examples: int
     examples_by_stage: tuple[int, ...] = ()
+    replayed: tuple[int, ...] = ()
     image_numbers: tuple[int, ...] = ()
     checkpoint: Checkpoint | None = None
 
@@ -90,10 +93,36 @@ class RoundSchedule:
         steps = math.ceil(drawn / stage.site_batch_size)
         if self.examples_by_stage:
             chosen = self._joint_permutation()
+        elif self.replayed:
+            chosen = self._replay_permutation(drawn)
         else:
             seed = seed_for(self.plan.seed, "batches", self.stage, self.round, self.site)
             chosen = self._draw(np.random.default_rng(seed), (0, self.examples), drawn)
         return [part.tolist() for part in np.array_split(chosen, steps)]
+
+    def _replay_permutation(self, drawn: int) -> Permutation:
+        """Return `drawn` examples in random order: the stage's own, and earlier tasks' among them.
+
+        The earlier tasks have the method's share, each as much of it as any other, so that the
+        number of steps is that of the stage's own task whatever the site has kept.
+        """
+        seed = seed_for(self.plan.seed, "replay", self.stage, self.round, self.site)
+        generator = np.random.default_rng(seed)
+        again = min(drawn - 1, round(self.plan.method.replayed_share * drawn))
+        counts = [drawn - again, *map(len, np.array_split(range(again), len(self.replayed)))]
+        ends = np.cumsum([0, self.examples, *self.replayed]).tolist()
+        parts = [
+            self._draw(generator, indices, count)
+            for indices, count in zip(pairwise(ends), counts, strict=True)
+            if count
+        ]
+        return self._shuffled(generator, np.concatenate(parts))
+
+    def _shuffled(self, generator: np.random.Generator, drawn: Permutation) -> Permutation:
+        """Return the drawn examples in random order, those of one image together if need be."""
+        if self.image_numbers:
+            return shuffle_image_runs(generator, drawn, np.asarray(self.image_numbers))
+        return generator.permutation(drawn)
 
     def _joint_permutation(self) -> Permutation:
         """Return this round's part of one long random order of all stages' questions.
@@ -110,10 +139,7 @@ class RoundSchedule:
                 if self.examples_by_stage[stage]
             ]
         )
-        if self.image_numbers:
-            order = shuffle_image_runs(generator, drawn, np.asarray(self.image_numbers))
-        else:
-            order = generator.permutation(drawn)
+        order = self._shuffled(generator, drawn)
         start = sum(map(self._questions_of_stage, range(self.stage)))
         of_stage = order[start : start + self._questions_of_stage(self.stage)]
         rounds = np.array_split(of_stage, self.plan.stages[self.stage].rounds)
@@ -222,7 +248,7 @@ def _key(schedule: RoundSchedule, optimizer: Optimizer) -> CheckpointKey:
         "round": schedule.round,
         "site": schedule.site,
         "examples": schedule.examples,
-        "of_stages": ",".join(map(str, schedule.examples_by_stage)),
+        "of_stages": ",".join(map(str, schedule.examples_by_stage or schedule.replayed)),
         "code": code_digest(),
         "layout": optimizer.layout,
     }

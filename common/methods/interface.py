@@ -88,6 +88,16 @@ class MethodSettings(Strict):
         """Whether each stage is trained on the base model alone, as if no other were there."""
         return False
 
+    @property
+    def replayed_share(self) -> float:
+        """The share of a stage's questions that a site draws from those of earlier tasks."""
+        return 0.0
+
+    def other_tasks(self, stages: int, stage: int) -> tuple[int, ...]:
+        """Return the other stages whose training questions a site trains on, if it has them."""
+        everything = range(stages) if self.trains_on_all_tasks else ()
+        return tuple(other for other in everything if other != stage)
+
     @abstractmethod
     def frozen_stages(self, modalities: Sequence[Modality], stage: int) -> tuple[int, ...]:
         """Return the earlier stages whose adapters are frozen under the one that trains."""
@@ -121,6 +131,9 @@ class MethodSettings(Strict):
         return []
 
     @classmethod
-    def comparisons(cls, own: "MethodSettings") -> Mapping[str, Self]:
-        """Return this method's settings to compare a plan's own method with, by label."""
+    def comparisons(cls, own: "MethodSettings", stages: int) -> Mapping[str, Self]:
+        """Return this method's settings to compare a plan's own method with, by label.
+
+        `stages` is the number of the plan's stages, for a method whose size follows from it.
+        """
         return {}

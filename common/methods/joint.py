@@ -1,19 +1,48 @@
 """Settings of joint training: one LoRA on the questions of every task at once."""
 
 from collections.abc import Mapping
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
-from common.methods.interface import MethodSettings
+from pydantic import SerializerFunctionWrapHandler, model_serializer
+
+from common.methods.interface import AdapterLayout, MethodSettings
 from common.methods.lora_adapters import OneAdapterSettings
+from common.plan_fields import Count
 
 
 class Joint(OneAdapterSettings):
-    """Joint training of one adapter, meant as an upper bound.
+    """Joint training of one adapter on all tasks at once.
+
+    `joint` has the rank of one stage's adapter: where a method with an adapter a stage ends with
+    T of them, it has a T-th of their parameters, so it is a baseline and no upper bound.
+    `joint_wide` has T times the rank, as many parameters as T adapters, and is meant as the bound.
+    alpha grows with the rank, so that alpha / rank, the factor of B A, stays. AdamW's steps do
+    not shrink with the rank, so one of `joint_wide` changes B A by more: it needs a learning rate
+    of its own (docs/log.md).
 
     All tasks at once only if each of a stage's sites holds all of them.
     """
 
     trains_on_all_tasks: ClassVar[bool] = True
+
+    #: The adapter has the parameters of so many adapters of this rank and alpha.
+    adapters: Count = 1
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_off(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave `adapters` out where it is 1, so that such plans keep their digest."""
+        found = cast(dict[str, Any], whole(self))
+        return found if self.adapters > 1 else {k: v for k, v in found.items() if k != "adapters"}
+
+    @property
+    def label(self) -> str:
+        """`joint`, or `joint_wide` with the parameters of several adapters."""
+        return self.name if self.adapters == 1 else f"{self.name}_wide"
+
+    @property
+    def layout(self) -> AdapterLayout:
+        """Rank and alpha, times the adapters whose parameters it has."""
+        return AdapterLayout(self.rank * self.adapters, self.alpha * self.adapters)
 
     def notes(self, tasks: int) -> list[str]:
         """Return that each stage trains on all tasks of the site."""
@@ -22,6 +51,7 @@ class Joint(OneAdapterSettings):
         return ["Method joint: each stage trains on the training questions of all these tasks."]
 
     @classmethod
-    def comparisons(cls, own: MethodSettings) -> Mapping[str, Self]:
-        """Return the baseline at the own method's rank."""
-        return {"joint": cls.like(own, name="joint")}
+    def comparisons(cls, own: MethodSettings, stages: int) -> Mapping[str, Self]:
+        """Return it with the parameters of one stage's adapter, and with those of all stages'."""
+        offered = [cls.like(own, name="joint"), cls.like(own, name="joint", adapters=stages)]
+        return {settings.label: settings for settings in offered}

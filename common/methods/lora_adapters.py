@@ -34,7 +34,7 @@ class LoraSettings(MethodSettings):
 
     def adapter_parameters(self, layers: Sequence[LayerShape]) -> int:
         """Return the numbers of one A and one B a layer: rank * (inputs + outputs)."""
-        return sum(self.rank * (outputs + inputs) for outputs, inputs in layers)
+        return sum(self.layout.rank * (outputs + inputs) for outputs, inputs in layers)
 
     @classmethod
     def like(cls, own: MethodSettings, **fields: object) -> Self:
@@ -45,7 +45,7 @@ class LoraSettings(MethodSettings):
 
     def summary(self) -> str:
         """Return the method's name and its rank."""
-        return f"{self.name}, rank {self.rank}"
+        return f"{self.name}, rank {self.layout.rank}"
 
 
 class OneAdapterSettings(LoraSettings):

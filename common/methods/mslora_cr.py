@@ -116,7 +116,7 @@ class MSLoRACR(LoraSettings):
                 return 0
 
     @classmethod
-    def comparisons(cls, own: MethodSettings) -> Mapping[str, Self]:
+    def comparisons(cls, own: MethodSettings, stages: int) -> Mapping[str, Self]:
         """Return separate adapters, and all adapters summed: alone, and with each regularizer."""
         given = own.contrast if isinstance(own, MSLoRACR) else None
         contrast = given or Contrast()

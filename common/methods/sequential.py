@@ -11,6 +11,6 @@ class Sequential(OneAdapterSettings):
     """Sequential fine-tuning of one adapter."""
 
     @classmethod
-    def comparisons(cls, own: MethodSettings) -> Mapping[str, Self]:
+    def comparisons(cls, own: MethodSettings, stages: int) -> Mapping[str, Self]:
         """Return the baseline at the own method's rank."""
         return {"sequential": cls.like(own, name="sequential")}

@@ -17,6 +17,6 @@ class ZeroShot(OneAdapterSettings):
         return ["Method zero_shot trains nothing: its adapters go back as they came."]
 
     @classmethod
-    def comparisons(cls, own: MethodSettings) -> Mapping[str, Self]:
+    def comparisons(cls, own: MethodSettings, stages: int) -> Mapping[str, Self]:
         """Return the baseline at the own method's rank."""
         return {"zero_shot": cls.like(own, name="zero_shot")}

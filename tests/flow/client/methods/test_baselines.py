@@ -92,7 +92,7 @@ def some_adapter(site: Site, seed: int, size: float = 0.5) -> Adapter:
 
 def test_every_baseline_is_a_method_that_a_site_has(site: Site):
     plan = plan_of(site)
-    for name in comparisons(plan.method):
+    for name in comparisons(plan.method, len(plan.stages)):
         method = with_method(plan, name).method
         assert method.label == name
         assert callable(method_code(method).train)

@@ -5,6 +5,7 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ QUESTIONS = [
     ("which side ?", "left"),
 ]
 
+MSLORA = {"name": "mslora_cr", "rank": 2, "alpha": 2.0, "contrast": None}
+
 
 def plan_of(**changes: Any) -> Plan:
     stage: dict[str, Any] = {
@@ -56,7 +59,7 @@ def plan_of(**changes: Any) -> Plan:
             "name": "plan",
             "seed": 7,
             "base_model": {"name": "tiny", "sha256": "0" * 64},
-            "method": {"name": "mslora_cr", "rank": 2, "alpha": 2.0, "contrast": None},
+            "method": changes.get("method", MSLORA),
             "aggregation": "fedavg",
             "training": changes.get("training", {}),
             "stages": [stage],
@@ -157,6 +160,52 @@ def test_training_on_all_tasks_takes_each_question_as_often_as_its_own_stage_wou
             firsts.append({names[place][0] for batch in batches for place in batch})
     assert taken == {**{(0, k): 2 for k in range(8)}, **{(1, k): 6 for k in range(5)}}
     assert all(both == {0, 1} for both in firsts), "tasks are mixed in every round"
+
+
+def replaying(held: tuple[int, ...], share: float = 0.5, **changes: Any) -> RoundSchedule:
+    """A round of stage 0 with 12 questions of its own and these of earlier tasks."""
+    plan = plan_of(method={"name": "replay", "rank": 2, "alpha": 2.0, "share": share})
+    fields: dict[str, Any] = {"round": 1, "examples": 12, **changes}
+    return RoundSchedule(plan=plan, stage=0, site="a", replayed=held, **fields)
+
+
+@pytest.mark.parametrize(
+    ("share", "counts"),
+    [(0.5, (6, 3, 3)), (0.25, (9, 2, 1)), (0.99, (1, 6, 5)), (0.01, (12, 0, 0))],
+)
+def test_replay_gives_each_earlier_task_as_much_of_the_share_as_any_other(
+    share: float, counts: tuple[int, ...]
+):
+    schedule = replaying((2, 40), share)
+    batches = schedule.batches()
+    assert [len(batch) for batch in batches] == [
+        len(one) for one in schedule_of(examples=12).batches()
+    ]
+    drawn = [i for batch in batches for i in batch]
+    ranges = (range(12), range(12, 14), range(14, 54))
+    assert tuple(sum(i in own for i in drawn) for own in ranges) == counts
+    # Without repetition within an epoch of each: of two kept questions three are drawn.
+    repeats = Counter(drawn)
+    assert max(repeats[i] for i in range(12)) == 1
+    assert max(repeats[i] for i in ranges[2]) <= 1
+
+
+def test_replay_is_mixed_in_every_round_and_drawn_anew_for_the_next():
+    first, second = replaying((20,)), replaying((20,), round=2)
+    assert first.batches() == replaying((20,)).batches() != second.batches()
+    assert all(min(batch) < 12 <= max(batch) for batch in replaying((20,), share=0.5).batches())
+
+
+def test_replay_keeps_the_questions_of_a_picture_together():
+    numbers = (*(i // 3 for i in range(12)), *(4 + i // 3 for i in range(12)))
+    drawn = [i for batch in replaying((12,), image_numbers=numbers).batches() for i in batch]
+    runs = [numbers[i] for i in drawn]
+    changes = sum(one != other for one, other in pairwise(runs))
+    assert changes == len(set(runs)) - 1 == 3
+
+
+def test_without_kept_questions_replay_is_sequential_training():
+    assert replaying(()).batches() == schedule_of(examples=12).batches()
 
 
 def test_training_on_all_tasks_is_one_cosine_over_all_stages_by_their_steps():
