@@ -53,12 +53,15 @@ def show(bank: Folder, stage: Which, as_json: Json = False) -> None:
     """
     from common.bank.bank import Bank
 
-    release = Bank.open(bank).named(stage)
+    opened = Bank.open(bank)
+    release = opened.named(stage)
+    later = [one.name for one in opened.summed_by(release.stage)]
     if as_json:
-        print_json(_document(release))
+        print_json({**_document(release), "summed_by": later})
         return
     typer.echo(release.folder)
-    for name, lines in _fields(release).items():
+    without = f"{', '.join(later)}: without this release none of them answers" if later else "none"
+    for name, lines in {**_fields(release), "summed by": [without]}.items():
         for label, line in zip_longest([name], lines, fillvalue=""):
             typer.echo(f"  {label:<18}{line}")
 

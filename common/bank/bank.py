@@ -201,6 +201,10 @@ class Bank:
             )
         return self.releases[stage]
 
+    def summed_by(self, stage: int) -> tuple[Release, ...]:
+        """Return the later releases that sum this one: who withdraws it takes those, too."""
+        return tuple(one for one in self.releases[stage + 1 :] if stage in one.sums)
+
     def named(self, name: str) -> Release:
         """Return the release of that name or folder, or else the one at that position.
 

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from typer.testing import CliRunner
 from commands.bank import app
 from common.bank.bank import Bank
 from common.errors import BankError
-from tests.unit.small_bank import KEY, bank_of
+from tests.unit.small_bank import KEY, bank_of, blob, draft
 
 
 @pytest.fixture
@@ -38,6 +39,17 @@ def test_show_finds_a_release_by_name_before_position(bank: Bank, which: str):
     assert "001-7" in text and "north: 12" in text and "accuracy: 0.7500" in text
     document = json.loads(output("show", bank.folder, which, "--json"))
     assert document["stage"] == 1 and document["sites"] == {"north": 12, "south": 30}
+
+
+def test_show_names_the_releases_that_a_withdrawal_would_take_along(bank: Bank):
+    alone = replace(draft(bank, "alone"), sums=(2,))
+    grown = bank.add(alone, blob(2), KEY)
+    grown = grown.add(replace(draft(grown, "skips"), sums=(0, 2, 3)), blob(3), KEY)
+    of_each = {"discs": ["7", "skips"], "7": [], "alone": ["skips"], "skips": []}
+    for name, later in of_each.items():
+        assert json.loads(output("show", bank.folder, name, "--json"))["summed_by"] == later
+    assert "summed by         7, skips: without this release" in output("show", bank.folder, "0")
+    assert "summed by         none" in output("show", bank.folder, "7")
 
 
 def test_one_release_is_counted_as_one(tmp_path: Path):
