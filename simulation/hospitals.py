@@ -1,23 +1,29 @@
 """The simulated hospitals: for each site a folder with its site file, its data and its store."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-
-import numpy as np
 
 from client.data.check import may_share
 from client.data.task import check_task
 from client.model.base_digest import base_digest
 from common.durable import DISK, write_file
 from common.errors import DataError, ModelError, PlanError, StateError
-from common.identity import seed_for
 from common.plan.plan import Plan
-from common.plan.simulation import NOT_OF_DATA, ScoredSplit, Simulation
+from common.plan.simulation import NOT_OF_DATA, ScoredSplit, Simulation, UnseenHospital
 from common.plan_fields import Modality
 from common.printable import counted
+from report.heterogeneity.model import HospitalTask
 from simulation.data_sources import DataSource, data_source
+from simulation.heterogeneity.draw import TaskDraw, UnseenDraw, questions_of
+from simulation.heterogeneity.facts import (
+    facts_of,
+    unseen_folder,
+    unseen_hospitals,
+    unseen_tasks,
+    write_facts,
+)
 from simulation.task_folder.write_task import Question, write_task
 
 #: Folders of the base models that come with the project, by their name in a plan.
@@ -45,6 +51,11 @@ def check(plan: Plan, source: str, data: Path | None, base_model: Path | None) -
     elif not data.is_dir():
         found = "a file" if data.exists() else "nothing"
         raise DataError(f"{data}: found {found}, expected a folder with one folder for each site")
+    elif plan.simulation and plan.simulation.hospitals:
+        raise PlanError(
+            f"{source}: simulation.hospitals: found it with --data, expected one of the two: "
+            "only data that are made can be made to differ"
+        )
     else:
         _check_data(data / site / stage.task for stage in plan.stages for site in stage.sites)
     return folder
@@ -67,6 +78,10 @@ def prepare(plan: Plan, sites: Path, data: Path | None, base_model: Path) -> Non
         if data is None:
             _make_data(plan, name, own)
         _write_site_file(sites / name / "site.yaml", name, own, base_model)
+    for hospital in unseen_hospitals(plan) if data is None else ():
+        folder = unseen_folder(sites, hospital.name)
+        _make_unseen(plan, hospital, folder / "data")
+        _write_site_file(folder / "site.yaml", hospital.name, folder / "data", base_model)
     if data is None:
         _check_data(
             sites / name / "data" / stage.task for stage in plan.stages for name in stage.sites
@@ -191,12 +206,27 @@ def _make_data(plan: Plan, site: str, folder: Path) -> None:
     for task in dict.fromkeys(stage.task for stage in plan.stages if site in stage.sites):
         if (folder / task).exists():
             continue
-        train, test = _questions(plan, simulation, source, task, site)
+        train, test, facts = _questions(plan, simulation, source, task, site)
         if not train or not test:
             raise DataError(
                 f"{folder / task}: found no question for site {site}, expected at least one"
             )
+        # First, so that a task that is there has them.
+        write_facts(folder.parent, task, facts)
         write_task(folder / task, train, test)
+
+
+def _make_unseen(plan: Plan, hospital: UnseenHospital, folder: Path) -> None:
+    """Write the test questions of a hospital that trains nothing."""
+    simulation = plan.simulation
+    assert simulation is not None
+    make = questions_of(simulation, data_source(simulation.data, plan.name))
+    for task in unseen_tasks(plan, hospital):
+        if (folder / task).exists():
+            continue
+        drawn = UnseenDraw(simulation, make, plan.seed, task, hospital.name).questions()
+        write_facts(folder.parent, task, [facts_of(hospital.name, task, drawn)])
+        write_task(folder / task, drawn.train, drawn.test)
 
 
 def _holders(plan: Plan, task: str) -> list[str]:
@@ -207,46 +237,22 @@ def _holders(plan: Plan, task: str) -> list[str]:
 
 def _questions(
     plan: Plan, simulation: Simulation, source: DataSource, task: str, site: str
-) -> tuple[list[Question], list[Question]]:
+) -> tuple[list[Question], list[Question], list[HospitalTask]]:
     """Return the questions of all hospitals that the site stands for, image groups renumbered."""
     holders = _holders(plan, task)
     deal = simulation.deal or (1,) * len(holders)
     place = holders.index(site)
-    validated = simulation.split is ScoredSplit.VALIDATION
-    make = source.validation if validated and source.validation else source.questions
+    differences = simulation.hospitals
+    names = (differences and differences.names) or tuple(holders)
+    draw = TaskDraw(simulation, questions_of(simulation, source), plan.seed, task, sum(deal), names)
     train: list[Question] = []
     test: list[Question] = []
+    facts: list[HospitalTask] = []
     for position in range(sum(deal[:place]), sum(deal[: place + 1])):
-        learned, asked = make(task, position, sum(deal), plan.seed)
-        learned, asked = _reduced(simulation, plan.seed, task, learned, asked)
+        drawn = draw.hospital(position)
         first = 1 + max((question.group for question in (*train, *test)), default=-1)
-        train += [replace(question, group=question.group + first) for question in learned]
-        test += [replace(question, group=question.group + first) for question in asked]
-    return train, test
-
-
-def _reduced(
-    simulation: Simulation,
-    seed: int,
-    task: str,
-    train: Sequence[Question],
-    test: Sequence[Question],
-) -> tuple[list[Question], list[Question]]:
-    """Keep as many questions, with as much label noise, as the plan says."""
-    rng = np.random.default_rng(seed_for(seed, "thinned"))
-    fraction = simulation.train_fractions.get(task, simulation.train_fraction)
-    kept = list(train[: max(1, round(fraction * len(train)))])
-    return _noisy(kept, simulation.label_noise, rng), list(test[: simulation.test_questions])
-
-
-def _noisy(train: list[Question], share: float, rng: np.random.Generator) -> list[Question]:
-    """Replace a share of the answers by another answer to the same question."""
-    given: dict[str, list[str]] = {}
-    for question in train:
-        given.setdefault(question.question, []).append(question.answer)
-    return [
-        replace(question, answer=str(rng.choice(given[question.question])))
-        if rng.random() < share
-        else question
-        for question in train
-    ]
+        train += [replace(question, group=question.group + first) for question in drawn.train]
+        test += [replace(question, group=question.group + first) for question in drawn.test]
+        if differences is not None:
+            facts.append(facts_of(names[position], task, drawn))
+    return train, test, facts

@@ -92,6 +92,17 @@ def read_task(folder: Path) -> TaskData:
     return TaskData(contents.train, contents.test)
 
 
+def read_test(folder: Path) -> tuple[Example, ...]:
+    """Read the test questions of the task in `folder`, which may have none to train on.
+
+    Raises:
+        DataError: as `read_task`, of this one file.
+    """
+    test = _test_items(folder / TEST_FILE, _image_finder(folder))
+    _raise_for([item.text for item in test if isinstance(item, Mistake)])
+    return _examples(test)
+
+
 def inspect_task(folder: Path) -> TaskContents:
     """Read the questions of the task in `folder`, and collect all mistakes in its files.
 

@@ -11,9 +11,10 @@ from pydantic import BaseModel, ValidationError
 
 from common.errors import PlanError
 from common.methods.registry import all_settings
+from common.plan.hospital_mistakes import hospital_mistakes
 from common.plan.mistakes import cross_mistakes, sentence, shown, start_mistakes
 from common.plan.plan import Evaluation, Plan, Router, Stage, Training
-from common.plan.simulation import Simulation
+from common.plan.simulation import HospitalDifferences, Simulation, UnseenHospital
 from common.plan_fields import BaseModelPin
 
 
@@ -51,7 +52,7 @@ def parse_plan(document: Mapping[str, Any], source: str) -> Plan:
         details = [d for d in error.errors() if not (d["type"] == "too_short" and d["input"])]
         mistakes = [sentence(detail, document, _known_fields()) for detail in details] + mistakes
     else:
-        mistakes += start_mistakes(plan)
+        mistakes += [*start_mistakes(plan), *hospital_mistakes(plan)]
         if not mistakes:
             return plan
     raise PlanError("\n".join(f"{source}: {mistake}" for mistake in mistakes))
@@ -86,7 +87,8 @@ _PlanLoader.add_implicit_resolver(  # pyright: ignore[reportUnknownMemberType]
 def _known_fields() -> frozenset[str]:
     """Return every field of every part of a plan, for a hint at what was meant."""
     parts: list[type[BaseModel]] = [
-        Plan, Stage, Training, Evaluation, Router, Simulation, BaseModelPin
+        Plan, Stage, Training, Evaluation, Router, BaseModelPin,
+        Simulation, HospitalDifferences, UnseenHospital,
     ]  # fmt: skip
     parts += all_settings().values()
     # A method may have parts of its own, such as a regularizer's settings.

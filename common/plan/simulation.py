@@ -26,6 +26,39 @@ class ScoredSplit(StrEnum):
     VALIDATION = "validation"
 
 
+class UnseenHospital(Strict):
+    """A hospital that trains nothing and only gets the bank, with test questions of its own."""
+
+    name: Slug
+    #: The tasks that it asks about; null: every task of the plan.
+    tasks: Annotated[tuple[TaskName, ...], Field(min_length=1)] | None = None
+
+
+class HospitalDifferences(Strict):
+    """How the simulated hospitals differ; each difference is off by default.
+
+    What is drawn for a hospital depends on the plan's seed and the hospital's name.
+    """
+
+    #: The hospitals that `deal` gives to the sites, in its order; without `deal` every site is
+    #: a hospital of its own, and this is null.
+    names: Annotated[tuple[Slug, ...], Field(min_length=1)] | None = None
+    #: Strength of the scanners through which each hospital's training and test pictures are
+    #: seen: gamma, noise, blur, colour and resolution.
+    scanners: Fraction = 0.0
+    #: Concentration of the Dirichlet from which the shares of a task's answers are drawn.
+    label_skew: Positive | None = None
+    #: Whether a hospital's test questions are skewed as its training questions are.
+    skewed_tests: bool = False
+    #: Each hospital's share of a task's training questions; shared anew where a task has fewer.
+    size_shares: Mapping[Slug, Annotated[float, Field(gt=0, le=1)]] | None = None
+    #: The same shares drawn from a Dirichlet of this concentration.
+    size_skew: Positive | None = None
+    #: Share of a hospital's training questions whose answer is replaced by a wrong one.
+    noisy_labels: Mapping[Slug, Fraction] = Field({})
+    unseen: tuple[UnseenHospital, ...] = ()
+
+
 class Simulation(Strict):
     """How one machine stands in for the hospitals; real sites ignore it."""
 
@@ -52,6 +85,8 @@ class Simulation(Strict):
     #: With `validation` sites are scored on questions that are neither for training nor for the
     #: test: for choosing settings, such as a learning rate.
     split: ScoredSplit = ScoredSplit.TEST
+    #: How the hospitals differ; null: as far as the data source makes them.
+    hospitals: HospitalDifferences | None = None
 
     @model_serializer(mode="wrap")
     def _without_what_is_off(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -66,6 +101,6 @@ class Simulation(Strict):
 
 
 #: Fields that a serialized plan does not have where they are empty.
-_LEFT_OUT = ("learning_rates", "curve")
+_LEFT_OUT = ("learning_rates", "curve", "hospitals")
 #: Fields on which the hospitals' data do not depend.
 NOT_OF_DATA = frozenset({"compare", "learning_rates", "curve", "curve_schedule"})

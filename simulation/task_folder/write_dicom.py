@@ -19,7 +19,7 @@ def ct_file(hounsfield: NDArray[np.float32], centre: float, width: float) -> byt
     stored = np.rint(hounsfield).astype("<i2")
     image = Dataset()
     image.SOPClassUID = CTImageStorage
-    image.SOPInstanceUID = _uid(stored.tobytes())
+    image.SOPInstanceUID = pixels_uid(stored.tobytes())
     image.Modality = "CT"
     image.PatientIdentityRemoved = "YES"
     image.SamplesPerPixel = 1
@@ -38,6 +38,6 @@ def ct_file(hounsfield: NDArray[np.float32], centre: float, width: float) -> byt
     return buffer.getvalue()
 
 
-def _uid(blob: bytes) -> str:
+def pixels_uid(blob: bytes) -> str:
     """Return a UID under 2.25, DICOM's root for numbers of 128 bits (PS3.5 B.2)."""
     return f"2.25.{int.from_bytes(hashlib.sha256(blob).digest()[:16], 'big')}"

@@ -38,6 +38,8 @@ class Question:
 def write_task(folder: Path, train: Sequence[Question], test: Sequence[Question]) -> None:
     """Write the task to `folder`, whole or not at all; equal questions give equal bytes.
 
+    A hospital that trains nothing has no train.json.
+
     A folder that already has exactly these bytes is left as it is; one with other content is
     refused with a DataError.
     """
@@ -55,7 +57,8 @@ def _files(train: Sequence[Question], test: Sequence[Question]) -> dict[str, byt
             blobs[name] = question.dicom or _png(question.image)
     learned = [_train_entry(f"train-{i}", names[q.group], q) for i, q in enumerate(train)]
     asked = [_test_entry(f"test-{i}", names[q.group], q) for i, q in enumerate(test)]
-    blobs["train.json"] = (json.dumps(learned, indent=1) + "\n").encode()
+    if train:
+        blobs["train.json"] = (json.dumps(learned, indent=1) + "\n").encode()
     blobs["test.jsonl"] = "".join(json.dumps(entry) + "\n" for entry in asked).encode()
     return blobs
 

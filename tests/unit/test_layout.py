@@ -39,8 +39,8 @@ FLOORS: Mapping[str, tuple[str, ...]] = {
         "node", "",
     ),
     "simulation": (
-        "task_folder", "data_sources.py", "phantoms", "pictures", "pretraining", "", "experiments",
-        "results", "chaos",
+        "task_folder", "data_sources.py", "heterogeneity", "phantoms", "pictures", "pretraining",
+        "", "experiments", "results", "chaos",
     ),
 }  # fmt: skip
 MOST_MODULES = 20

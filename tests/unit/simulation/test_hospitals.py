@@ -1,14 +1,16 @@
 """How data are dealt to simulated sites."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from client.data.task import TaskData, read_task
+from client.data.task import TaskData, read_task, read_test
 from common.errors import PlanError
 from common.plan.file import load_plan
 from common.plan.plan import Plan
+from simulation.heterogeneity.facts import simulated_hospitals
 from simulation.hospitals import BASE_MODELS, check, prepare
 from tests.flow.small_run import STAGE, small_plan
 
@@ -74,3 +76,80 @@ def test_a_plan_scored_on_validation_learns_the_same_and_never_sees_the_test(tmp
         assert {picture for picture, *_ in validated}.isdisjoint(
             {picture for picture, *_ in [*learned, *tested]}
         )
+
+
+DIFFERENT = {
+    "scanners": 0.5, "label_skew": 0.4, "size_shares": {"a": 0.6, "b": 0.4},
+    "noisy_labels": {"b": 0.25}, "unseen": [{"name": "coast"}],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def different(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the data of two hospitals and an unseen one that differ in every way."""
+    folder = tmp_path_factory.mktemp("different")
+    made(plan_of(folder, ["a", "b"], hospitals=DIFFERENT, label_noise=0.0), folder / "made")
+    return folder / "made"
+
+
+def test_hospitals_that_differ_are_made_again_byte_by_byte(different: Path, tmp_path: Path):
+    made(plan_of(tmp_path, ["a", "b"], hospitals=DIFFERENT, label_noise=0.0), tmp_path / "made")
+    one, two = (
+        {
+            file.relative_to(folder).as_posix(): file.read_bytes()
+            for file in folder.rglob("data/CXP/**/*")
+            if file.is_file()
+        }
+        for folder in (different, tmp_path / "made")
+    )
+    assert one == two
+    assert {name.split("/data/")[0] for name in one} == {"a", "b", "_unseen/coast"}
+
+
+def test_what_was_drawn_is_kept_beside_the_data(different: Path, tmp_path: Path):
+    plan = plan_of(tmp_path, ["a", "b"], hospitals=DIFFERENT, label_noise=0.0)
+    a, b, coast = simulated_hospitals(plan, different)
+    assert [one.name for one in (a, b, coast)] == ["a", "b", "coast"]
+    assert [one.unseen for one in (a, b, coast)] == [False, False, True]
+    assert a.scanner is not None and a.scanner != b.scanner
+    for told in (a, b):
+        (task,), held = told.tasks, read_task(different / told.name / "data/CXP")
+        assert (task.train, task.test) == (len(held.train), len(held.test))
+        assert Counter(task.answers) == Counter(one.answer for one in held.train)
+    assert (a.tasks[0].train, b.tasks[0].train) == (12, 8)
+    assert (a.tasks[0].wrong_labels, b.tasks[0].wrong_labels) == (0, 2)
+    assert (coast.tasks[0].train, coast.tasks[0].test) == (0, 5)
+    own = different / "_unseen/coast/data/CXP"
+    assert len(read_test(own)) == 5
+    assert not (own / "train.json").exists()
+
+
+def test_dealt_hospitals_keep_their_differences_wherever_they_are(tmp_path: Path):
+    different = {name: value for name, value in DIFFERENT.items() if name != "unseen"}
+    apart = made(plan_of(tmp_path, ["a", "b"], hospitals=different), tmp_path / "apart")
+    named = different | {"names": ["a", "b"]}
+    pooled = made(plan_of(tmp_path, ["c"], deal=[2], hospitals=named), tmp_path / "pooled")
+    assert asked(pooled["c"]) == asked(*apart.values())
+
+
+def test_an_unseen_hospital_does_not_depend_on_the_sites(different: Path, tmp_path: Path):
+    unseen = {"scanners": 0.5, "unseen": [{"name": "coast"}]}
+    made(plan_of(tmp_path, ["a", "b", "c"], hospitals=unseen), tmp_path / "three")
+    two, three = (
+        [
+            (one.image.read_bytes(), one.question, one.answer)
+            for one in read_test(folder / "_unseen/coast/data/CXP")
+        ]
+        for folder in (different, tmp_path / "three")
+    )
+    assert two == three
+
+
+def test_given_data_can_not_be_made_to_differ(tmp_path: Path):
+    plan = plan_of(tmp_path, ["a", "b"], hospitals=DIFFERENT)
+    with pytest.raises(PlanError) as refused:
+        check(plan, "plan.yaml", tmp_path, None)
+    assert str(refused.value) == (
+        "plan.yaml: simulation.hospitals: found it with --data, expected one of the two: "
+        "only data that are made can be made to differ"
+    )
