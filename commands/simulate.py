@@ -24,7 +24,14 @@ def simulate(
     ] = None,
     methods: Annotated[
         str | None,
-        typer.Option(help="Methods to compare, for example sequential,mslora_cr."),
+        typer.Option(help="What to compare, for example local,mslora_cr,pooled."),
+    ] = None,
+    curve: Annotated[
+        str | None,
+        typer.Option(
+            help="With local: each hospital also trains on so many of a task's questions, "
+            "for example 10,40,160."
+        ),
     ] = None,
     seeds: Annotated[
         int, typer.Option(min=1, help="Number of runs of each method, with consecutive seeds.")
@@ -69,6 +76,7 @@ def simulate(
             data=data.resolve() if data else None,
             base_model=base_model.resolve() if base_model else None,
             quiet=json_out,
+            curve=_numbers(curve) if curve else None,
         )
         simulate(plan, options)
     if json_out:
@@ -85,16 +93,26 @@ def report(
 
     Example: fedmslora report runs/demo
     """
+    from report.hospitals.json_part import read_hospitals
     from report.json_file import read_report
     from report.methods import read_tests
     from report.write import write_report
 
-    write_report(folder, read_report(folder), read_tests(folder))
+    write_report(folder, read_report(folder), read_tests(folder), read_hospitals(folder))
     if json_out:
         typer.echo((folder / "report.json").read_text(encoding="utf-8"), nl=False)
     else:
         _print_comparison(folder)
         typer.echo(f"report: {folder / 'report.html'}")
+
+
+def _numbers(text: str) -> list[int]:
+    from common.errors import PlanError
+
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+        raise PlanError(f"--curve: found {text!r}, expected whole numbers such as 10,40,160")
+    return [int(part) for part in parts]
 
 
 def _engine(name: str) -> "Engine":
@@ -108,12 +126,15 @@ def _engine(name: str) -> "Engine":
 
 
 def _print_comparison(folder: Path) -> None:
-    """Print the comparison of methods, if there are several runs."""
+    """Print what every hospital gains, and the comparison of methods, where there are."""
+    from report.hospitals.json_part import read_hospitals
     from report.json_file import read_report
     from report.methods import read_tests
-    from report.terminal import comparison_text
+    from report.terminal import comparison_text, hospitals_text
 
-    reports = read_report(folder)
+    reports, hospitals = read_report(folder), read_hospitals(folder)
+    if hospitals is not None:
+        typer.echo(hospitals_text(hospitals) + "\n")
     if len(reports) > 1:
         typer.echo(comparison_text(reports, read_tests(folder)) + "\n")
 

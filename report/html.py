@@ -34,6 +34,16 @@ from report.headlines import (
     scores_by_method,
     why_no_drop,
 )
+from report.hospitals.model import HospitalsReport
+from report.hospitals.template import HOSPITALS
+from report.hospitals.words import (
+    gain_headline,
+    how_measured,
+    table_heads,
+    table_rows,
+    who_gains,
+    worth_sentences,
+)
 from report.methods import SHOWN, PairedTest, summaries
 from report.methods_template import METHODS
 from report.model import RunReport, kinds, learned_score, metrics_by_kind
@@ -52,12 +62,15 @@ class KeyFigure:
 
 
 def render_page(
-    reports: Sequence[RunReport], charts: Sequence[Chart], tests: Sequence[PairedTest] = ()
+    reports: Sequence[RunReport],
+    charts: Sequence[Chart],
+    tests: Sequence[PairedTest] = (),
+    hospitals: HospitalsReport | None = None,
 ) -> str:
     """Render the page of one or several comparable runs; it shows the first one in full."""
     run = reports[0]
     environment = Environment(
-        loader=DictLoader({"methods": METHODS}),
+        loader=DictLoader({"methods": METHODS, "hospitals": HOSPITALS}),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -67,7 +80,7 @@ def render_page(
     return environment.from_string(PAGE).render(
         run=run,
         style=Markup(STYLE),
-        headline=forgetting_headline(run),
+        headline=forgetting_headline(run) if hospitals is None else gain_headline(hospitals),
         opening=_opening(run),
         key_figures=_key_figures(run),
         reading=_how_to_read(run),
@@ -84,7 +97,24 @@ def render_page(
         provenance=_provenance(run),
         chart=partial(_chart, charts),
         **_comparison(reports, tests),
+        **_hospitals(hospitals),
     )
+
+
+def _hospitals(report: HospitalsReport | None) -> dict[str, Any]:
+    if report is None:
+        return {"hospitals": ()}
+    columns = dict.fromkeys(column for one in report.hospitals for column in one.mean)
+    return {
+        "hospitals": report.hospitals,
+        "who_gains": who_gains(report),
+        "how_measured": how_measured(report),
+        "has_no_data": any(one.no_data for one in report.hospitals),
+        "hospital_heads": table_heads(report),
+        "hospital_rows": table_rows(report),
+        "task_columns": list(columns),
+        "worths": worth_sentences(report),
+    }
 
 
 def _chart(charts: Sequence[Chart], file: str) -> Markup:

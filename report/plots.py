@@ -30,6 +30,8 @@ from report.canvas import (
 )
 from report.format import readable
 from report.headlines import forgetting_headline, learning_headline
+from report.hospitals.model import HospitalsReport
+from report.hospitals.plots import curves_chart, hospitals_chart
 from report.methods_plots import comparison, methods
 from report.model import LossPoint, RunReport
 from report.routing import routing_headline
@@ -37,10 +39,12 @@ from report.routing import routing_headline
 _MEGABYTE = 1e6
 
 
-def draw(reports: Sequence[RunReport]) -> list[Chart]:
+def draw(reports: Sequence[RunReport], hospitals: HospitalsReport | None = None) -> list[Chart]:
     """Draw every chart that has something to show."""
     first = reports[0]
     makers: list[Callable[[], Chart | None]] = [
+        lambda: hospitals_chart(hospitals),
+        lambda: curves_chart(hospitals),
         lambda: _score_matrix(first),
         lambda: _score_lines(first),
         lambda: _routed_matrix(first),

@@ -112,11 +112,7 @@ def bootstrap(
         means += _resampled(np.asarray(group, np.float64), generator, resamples)
     means /= len(groups)
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
-    # The means of equal differences may differ from them in the last bits.
-    rounding = 1e-12 * max(float(np.abs(group).max()) for group in groups)
-    beyond = min(int((means <= rounding).sum()), int((means >= -rounding).sum()))
-    # One is added to both counts, since the observed sample is one of the possible draws.
-    p = min(1.0, 2 * (1 + beyond) / (1 + resamples))
+    p = _two_sided(means, max(float(np.abs(group).max()) for group in groups))
     difference = math.fsum(float(np.mean(group)) for group in groups) / len(groups)
     return Bootstrap(difference, float(low), float(high), p)
 
@@ -134,6 +130,58 @@ def _resampled(
         for start in range(0, resamples, step)
     ]
     return np.concatenate(chunks)
+
+
+@dataclass(frozen=True, slots=True)
+class Clusters:
+    """The differences of one task at one site, by picture.
+
+    Attributes:
+        sums: of the differences of each picture's questions; shape (pictures,).
+        counts: the number of each picture's questions; shape (pictures,).
+        weight: of the group's mean difference in the total.
+    """
+
+    sums: NDArray[np.float64]
+    counts: NDArray[np.float64]
+    weight: float
+
+
+def cluster_bootstrap(
+    groups: Sequence[Clusters],
+    generator: np.random.Generator,
+    resamples: int = RESAMPLES,
+    confidence: float = 1 - LEVEL,
+) -> Bootstrap:
+    """Return the weighted sum of the groups' mean differences, with a percentile interval.
+
+    Pictures are drawn with replacement within their group, with all their questions: these are
+    not independent (Field and Welsh, doi 10.1111/j.1467-9868.2007.00593.x). A group's mean is
+    over its questions.
+    """
+    assert groups and all(len(group.sums) for group in groups), "a group has a picture at least"
+    totals = np.zeros(resamples)
+    for group in groups:
+        size = len(group.sums)
+        step = max(1, _DRAWN_AT_ONCE // size)
+        for start in range(0, resamples, step):
+            stop = min(start + step, resamples)
+            drawn = generator.integers(size, size=(stop - start, size))
+            means = group.sums[drawn].sum(axis=1) / group.counts[drawn].sum(axis=1)
+            totals[start:stop] += group.weight * means
+    low, high = np.quantile(totals, [(1 - confidence) / 2, (1 + confidence) / 2])
+    parts = (group.weight * group.sums.sum() / group.counts.sum() for group in groups)
+    largest = max(float(np.abs(group.sums).max()) for group in groups)
+    return Bootstrap(math.fsum(parts), float(low), float(high), _two_sided(totals, largest))
+
+
+def _two_sided(means: NDArray[np.float64], largest: float) -> float:
+    """Return the bootstrap's p; `largest` is the greatest difference, for rounding."""
+    # The means of equal differences may differ from them in the last bits.
+    rounding = 1e-12 * largest
+    beyond = min(int((means <= rounding).sum()), int((means >= -rounding).sum()))
+    # One is added to both counts, since the observed sample is one of the possible draws.
+    return min(1.0, 2 * (1 + beyond) / (1 + len(means)))
 
 
 def paired_t(differences: Sequence[float]) -> PairedT:

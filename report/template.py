@@ -42,6 +42,7 @@ tbody th { font-weight: 500; min-width: 8.5rem; max-width: 16rem; white-space: n
   overflow-wrap: break-word; }
 .list { white-space: normal; min-width: 7rem; text-align: left; }
 td small, th small { display: block; color: var(--muted); font-weight: 400; font-size: 0.78rem; }
+tr.together th, tr.together td { border-top: 1px solid #c3ccd5; font-weight: 600; }
 tr.part th { padding-top: 1.1rem; color: var(--muted); font-size: 0.82rem; }
 .matrix table { border-collapse: separate; border-spacing: 3px; }
 .matrix th, .matrix td { border: 0; }
@@ -89,6 +90,10 @@ PAGE = """<!doctype html>
 <dd class="under">{{ figure.note | wbr }}</dd></div>
 {% endfor %}
 </dl>
+
+{% if hospitals %}
+{% include "hospitals" %}
+{% endif %}
 
 <h2>What the model knows after every stage</h2>
 <p>{{ reading }}</p>

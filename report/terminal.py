@@ -15,6 +15,15 @@ from report.format import (
     signed_spread,
     whole,
 )
+from report.hospitals.model import HospitalsReport
+from report.hospitals.words import (
+    gain_headline,
+    how_measured,
+    table_heads,
+    table_rows,
+    who_gains,
+    worth_sentences,
+)
 from report.methods import SHOWN, MethodSummary, PairedTest, summaries
 from report.model import RunReport, kinds
 from report.tests_table import HEADS, comparison_rows
@@ -30,6 +39,14 @@ def comparison_text(reports: Sequence[RunReport], tests: Sequence[PairedTest]) -
     if tests:
         parts.append(_tests_table(reports[0].method, tests))
     return "\n\n".join(parts)
+
+
+def hospitals_text(report: HospitalsReport) -> str:
+    """Return a table with a row for each hospital, which gains nothing, and what it is worth."""
+    rows = [[f"{row.name} ({row.note})", *row.cells] for row in table_rows(report)]
+    sentences = [who_gains(report), how_measured(report), *worth_sentences(report)]
+    table = _table(["hospital", *table_heads(report)], rows)
+    return "\n".join([gain_headline(report), "", table, *filter(None, sentences)])
 
 
 def _metrics_table(rows: Sequence[MethodSummary], kind: Metric, tasks: int) -> str:

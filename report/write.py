@@ -7,6 +7,8 @@ from pathlib import Path
 
 from common.durable import DISK, remove_if_there, write_file, writing
 from common.errors import StateError
+from report.hospitals.json_part import hospitals_document
+from report.hospitals.model import HospitalsReport
 from report.json_file import REPORT_FILE, check_comparable, to_document
 from report.methods import PairedTest, methods_document
 from report.model import RunReport
@@ -15,13 +17,17 @@ PAGE_FILE = "report.html"
 
 
 def write_report(
-    folder: Path, reports: Sequence[RunReport], tests: Sequence[PairedTest] = ()
+    folder: Path,
+    reports: Sequence[RunReport],
+    tests: Sequence[PairedTest] = (),
+    hospitals: HospitalsReport | None = None,
 ) -> None:
     """Write report.json, the charts and report.html of one or several runs of a plan.
 
     The page shows the first run in full. With more runs (other methods or seeds), the document
     has all of them under `comparison`, and under `methods` their summary: mean and deviation
-    over seeds, cost, and the paired `tests`. Equal reports give equal bytes.
+    over seeds, cost, and the paired `tests`. What every hospital gains is in `hospitals`,
+    `all_hospitals`, `hospital_curves` and `hospitals_of`. Equal reports give equal bytes.
 
     Raises:
         DataError: the runs have different stages, so they can't be compared.
@@ -41,11 +47,13 @@ def write_report(
     if len(reports) > 1:
         document["comparison"] = [to_document(report) for report in reports]
         document["methods"] = methods_document(reports, tests)
+    if hospitals is not None:
+        document |= hospitals_document(hospitals)
     text = json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-    charts = draw(reports)
+    charts = draw(reports, hospitals)
     files = {REPORT_FILE: text.encode()}
     files |= {chart.file: chart.png for chart in charts}
-    files[PAGE_FILE] = render_page(reports, charts, tests).encode()
+    files[PAGE_FILE] = render_page(reports, charts, tests, hospitals).encode()
     for name, content in files.items():
         _write_atomically(folder / name, content)
 

@@ -169,17 +169,23 @@ def score_routed(
     context: RunContext, after: int, bank: Bank
 ) -> Iterator[tuple[int, Mapping[str, Scores]]]:
     """Yield as `score_known` does, with the stage chosen for each image, if the plan routes."""
-    prototypes = tuple(
-        ReleaseRef(release.stage, release.prototype)
-        for release in bank.releases[: after + 1]
-        if release.prototype is not None
-    )
-    if context.plan.routing is None or not prototypes:
+    model = routed_selection(bank, after)
+    if context.plan.routing is None or not model.prototypes:
         return
     for task in context.plan.scored_after(after):
         context.on_event({"event": "scoring", "stage": after, "task": task})
-        model = ModelSelection(refs(bank)[: after + 1], prototypes=prototypes)
         yield task, score_task(context, task, model, OFFLINE_GRACE_S)
+
+
+def routed_selection(bank: Bank, after: int) -> ModelSelection:
+    """Return the model after a stage, of which each image chooses its stage by a prototype."""
+    releases = bank.releases[: after + 1]
+    prototypes = tuple(
+        ReleaseRef(release.stage, release.prototype)
+        for release in releases
+        if release.prototype is not None
+    )
+    return ModelSelection(refs(bank)[: after + 1], prototypes=prototypes)
 
 
 def train_and_score(context: RunContext, number: int, bank: Bank) -> tuple[Draft, str]:

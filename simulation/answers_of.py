@@ -10,7 +10,7 @@ from common.errors import StateError
 from common.exchange import Order
 from common.metrics import AnsweredQuestion, read_answers
 from common.plan.plan import Plan
-from server.app import refs
+from server.app import refs, routed_selection
 from server.run.folder import RunFolder
 from server.run.stage import ModelSelection, scoring_order
 
@@ -28,20 +28,30 @@ def answers_of(
     Raises:
         StateError: a site has no such answers.
     """
-    order = _order(plan, Bank.open(folder.bank), task, after)
-    stage, found = plan.stages[task], list[AnsweredQuestion]()
-    for site in stage.sites:
-        file = sites / site / "store" / "answers" / f"{stage.name}-{order.digest[:12]}.jsonl"
-        if not file.exists():
-            raise StateError(
-                f"{file}: found nothing, expected the answers to {stage.name!r} "
-                f"after stage {after + 1}"
-            )
-        found += read_answers(file)
-    return found
+    order = order_after(plan, folder, task, after)
+    stage = plan.stages[task]
+    return [one for site in stage.sites for one in site_answers(plan, sites / site, order)]
 
 
-def _order(plan: Plan, bank: Bank, task: int, after: int) -> Order:
+def site_answers(plan: Plan, site: Path, order: Order) -> list[AnsweredQuestion]:
+    """Read one site's answers to a scoring order.
+
+    Args:
+        site: its folder.
+
+    Raises:
+        StateError: it has none.
+    """
+    name = plan.stages[order.stage].name
+    file = site / "store" / "answers" / f"{name}-{order.digest[:12]}.jsonl"
+    if not file.exists():
+        raise StateError(f"{file}: found nothing, expected the answers to {name!r}")
+    return read_answers(file)
+
+
+def order_after(plan: Plan, folder: RunFolder, task: int, after: int) -> Order:
+    """Return the order by which a task was scored after a stage."""
+    bank = Bank.open(folder.bank)
     if task == after:
         candidate = bank.release(task).adapter
         return scoring_order(
@@ -49,3 +59,20 @@ def _order(plan: Plan, bank: Bank, task: int, after: int) -> Order:
         )
     model = ModelSelection(refs(bank)[: after + 1], plan.answering_stages(task, after))
     return scoring_order(plan, task, model)
+
+
+def order_at_end(plan: Plan, folder: RunFolder, task: int) -> Order:
+    """Return the order by which a task was scored last: after the last stage, or its own."""
+    return order_after(plan, folder, task, last_scored(plan, task))
+
+
+def routed_order_at_end(plan: Plan, folder: RunFolder, task: int) -> Order | None:
+    """Return the same where each picture chose its stage; None without a router."""
+    model = routed_selection(Bank.open(folder.bank), last_scored(plan, task))
+    return scoring_order(plan, task, model) if plan.routing and model.prototypes else None
+
+
+def last_scored(plan: Plan, task: int) -> int:
+    """Return the last stage after which a task is scored."""
+    last = len(plan.stages) - 1
+    return last if task in plan.scored_after(last) else task

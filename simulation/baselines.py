@@ -1,10 +1,21 @@
-"""What a plan's method is compared with: the same plan, stages and data, another method."""
+"""What a plan's method is compared with: the same stages and data, another method or other sites.
 
-from collections.abc import Mapping
+`local` is the plan's own method at each hospital alone, as if it used the product by itself;
+`pooled` is the same with the data of all hospitals at one site.
+"""
 
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from common.errors import PlanError
 from common.methods.interface import MethodSettings
 from common.methods.registry import all_settings
-from common.plan.plan import Plan
+from common.plan.plan import BatchScope, Earlier, Plan, Stage
+
+LOCAL: Final = "local"
+POOLED: Final = "pooled"
+#: The longest name of a task's folder.
+_LONGEST_NAME = 40
 
 
 def comparisons(own: MethodSettings, stages: int) -> Mapping[str, MethodSettings]:
@@ -21,19 +32,123 @@ def comparisons(own: MethodSettings, stages: int) -> Mapping[str, MethodSettings
 
 def known_methods(plan: Plan) -> list[str]:
     """Return the labels of the plan's own method and of what it can be compared with."""
-    return list(dict.fromkeys([plan.method.label, *comparisons(plan.method, len(plan.stages))]))
+    offered = comparisons(plan.method, len(plan.stages))
+    return list(dict.fromkeys([plan.method.label, *offered, LOCAL, POOLED]))
+
+
+def check_labels(plan: Plan, labels: Iterable[str], where: str) -> None:
+    """Check that each label is one of `known_methods`.
+
+    Raises:
+        PlanError: naming `where` they are given, and those that are none.
+    """
+    known = known_methods(plan)
+    if unknown := [repr(name) for name in labels if name not in known]:
+        raise PlanError(
+            f"{where}: found {', '.join(unknown)}, expected some of {', '.join(map(repr, known))}"
+        )
+
+
+def check_learning_rates(plan: Plan) -> None:
+    """Check that the plan's `simulation.learning_rates` are of what it can be compared with.
+
+    Raises:
+        PlanError: one is not.
+    """
+    where = "the plan's simulation.learning_rates"
+    rates = plan.simulation.learning_rates if plan.simulation else {}
+    check_labels(plan, rates, where)
+    if plan.method.label in rates:
+        raise PlanError(
+            f"{where}: found {plan.method.label!r}, expected only what it is compared with: the "
+            "learning rate of the plan's own method is each stage's"
+        )
 
 
 def with_method(plan: Plan, label: str) -> Plan:
-    """Return the plan with a method of `known_methods`; its own gives the plan unchanged."""
+    """Return the plan with a method of `comparisons`, at its own learning rate if it has one.
+
+    The label of the plan's own method gives the plan unchanged.
+    """
     if label == plan.method.label:
         return plan
-    return changed(plan, method=comparisons(plan.method, len(plan.stages))[label])
+    method = comparisons(plan.method, len(plan.stages))[label]
+    return changed(with_learning_rate(plan, label), method=method)
 
 
 def with_seed(plan: Plan, seed: int) -> Plan:
     """Return the plan with another seed: other data, other starts, other batches."""
     return changed(plan, seed=seed)
+
+
+def with_learning_rate(plan: Plan, label: str) -> Plan:
+    """Return the plan with the learning rate that its simulation gives to the label, if any."""
+    rate = plan.simulation.learning_rates.get(label) if plan.simulation else None
+    if rate is None:
+        return plan
+    stages = tuple(stage.model_copy(update={"learning_rate": rate}) for stage in plan.stages)
+    return changed(plan, stages=stages)
+
+
+def local_plan(plan: Plan, site: str) -> Plan:
+    """Return the plan of one hospital alone: its own stages, with the same method and passes.
+
+    Its batches are those that it has in the federation. The base model, routed pictures and the
+    earlier tasks after every stage are scored in the federation's run only.
+    """
+    stages = tuple(
+        _at_one_site(stage, site, stage.site_batch_size)
+        for stage in with_learning_rate(plan, LOCAL).stages
+        if site in stage.sites
+    )
+    all_again = plan.evaluation.earlier is Earlier.ALL
+    scored = {"earlier": Earlier.LAST} if all_again else {}
+    evaluation = plan.evaluation.model_copy(update={**scored, "future": False, "zero_shot": False})
+    return changed(plan, stages=stages, evaluation=evaluation, router=None, simulation=None)
+
+
+def pooled_plan(plan: Plan) -> Plan:
+    """Return the plan with all data at one site: the same stages, method, passes and batches."""
+    tasks = pooled_tasks(plan)
+    stages = tuple(
+        _at_one_site(stage, POOLED, stage.batch_size).model_copy(update={"task": task})
+        for stage, task in zip(with_learning_rate(plan, POOLED).stages, tasks, strict=True)
+    )
+    evaluation = plan.evaluation.model_copy(update={"zero_shot": False})
+    return changed(plan, stages=stages, evaluation=evaluation, router=None, simulation=None)
+
+
+def pooled_tasks(plan: Plan) -> list[str]:
+    """Return the name of each stage's pooled data; a task has several if its sites change."""
+    sites = {(stage.task, frozenset(stage.sites)) for stage in plan.stages}
+    tasks = [task for task, _ in sites]
+    return [
+        stage.task
+        if tasks.count(stage.task) == 1
+        else f"{stage.task[: _LONGEST_NAME - 4]}-{number}"
+        for number, stage in enumerate(plan.stages, 1)
+    ]
+
+
+def _at_one_site(stage: Stage, site: str, batch_size: int) -> Stage:
+    changes = {"sites": (site,), "quorum": None, "batch_size": batch_size, "batch": BatchScope.SITE}
+    return stage.model_copy(update=changes)
+
+
+def with_equal_steps(plan: Plan, questions: Mapping[str, int], first: int) -> Plan:
+    """Return the plan with as many steps on the first questions of a task as on all of them.
+
+    Args:
+        questions: the training questions that the site has of each task.
+        first: how many of each task it trains on, where it has so many.
+    """
+    stages = tuple(
+        stage.model_copy(
+            update={"local_epochs": stage.local_epochs * max(1.0, questions[stage.task] / first)}
+        )
+        for stage in plan.stages
+    )
+    return changed(plan, stages=stages)
 
 
 def changed(plan: Plan, **changes: object) -> Plan:

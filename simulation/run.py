@@ -1,32 +1,35 @@
 """`fedmslora simulate`: the runs that a plan asks for, one after another, on one machine."""
 
 from collections.abc import Generator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
-from client.site import blob_store
-from common.bank.bank import Bank
-from common.code_digest import code_digest
-from common.errors import DataError, PlanError, StateError
-from common.identity import sha256
+from common.errors import PlanError, StateError
 from common.plan.file import load_plan
 from common.plan.plan import Plan
 from common.process.file_lock import file_lock
-from common.signing import SigningKey
 from report.json_file import read_report
 from report.model import RunReport
 from report.write import write_report
-from server.app import open_bank
 from server.run.folder import RunFolder
-from server.run.journal import Journal
 from simulation.answers_of import answers_of
-from simulation.baselines import known_methods, with_method, with_seed
-from simulation.engines import Engine, run_apps
+from simulation.baselines import (
+    LOCAL,
+    POOLED,
+    check_labels,
+    check_learning_rates,
+    with_method,
+    with_seed,
+)
+from simulation.engines import Engine
+from simulation.hospital_scores import SeedRuns, hospitals_report
 from simulation.hospitals import check, prepare
 from simulation.paired_runs import PairedRun, paired_tests
-from simulation.watch import watching
+from simulation.planned_run import PlannedRun, carry_out, check_resumable, finished
+from simulation.single_site import carry_out_all, curve_runs, local_runs, pooled_run
 
 _LOCK_FILE = ".lock"
 
@@ -42,99 +45,142 @@ class SimulationOptions:
     data: Path | None
     base_model: Path | None
     quiet: bool
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedRun:
-    """One method with one seed: its plan, its folder, and the folder of the sites it shares."""
-
-    method: str
-    plan: Plan
-    folder: RunFolder
-    sites: Path
+    curve: Sequence[int] | None = None
 
 
 def simulate(file: Path, options: SimulationOptions) -> list[RunReport]:
     """Run every method and seed, and return their reports, the plan's own method first.
 
-    A finished run is not run again; an interrupted one is resumed.
+    A finished run is not run again; an interrupted one is resumed. `local` has no report of its
+    own, since a hospital alone does not run all stages: its scores are in the hospitals' part.
 
     Raises:
         Refusal: with one clear sentence; nothing half-written is left.
     """
     plan = load_plan(file)
-    runs = planned_runs(plan, options)
+    labels = _labels(plan, options)
     base_model = check(plan, str(file), options.data, options.base_model)
+    seeds = [
+        _Seed(with_seed(plan, seed), _root(plan, seed, options))
+        for seed in range(plan.seed, plan.seed + options.seeds)
+    ]
+    federated = [_federated_runs(seed, labels, options) for seed in seeds]
     with _locked(options.out):
-        for run in runs:
-            _check_resumable(run)
-        reports = [_report_of(run, options, base_model) for run in runs]
-        reports = _with_single_task_scores(runs, reports)
-        if len(reports) > 1 or runs[0].folder.root != options.out:
-            paired = [
-                PairedRun(report, partial(answers_of, run.plan, run.folder, run.sites))
-                for run, report in zip(runs, reports, strict=True)
-            ]
-            # Data that is given stays the same; only what is made follows the seed.
-            tests = paired_tests(paired, same_questions=options.data is not None)
-            write_report(options.out, reports, tests)
-    return reports
+        for run in chain(*federated):
+            check_resumable(run)
+        for run in chain(*federated):
+            if finished(run) is None:
+                carry_out(run, options.engine, base_model, options.quiet)
+        for seed in seeds if not federated[0] else ():
+            prepare(seed.plan, seed.root / "sites", options.data, base_model)
+        by_seed = [
+            _seed_runs(seed, own, labels, options)
+            for seed, own in zip(seeds, federated, strict=True)
+        ]
+        single = [run for one in by_seed for run in one.single_site]
+        carry_out_all(single, options.engine, base_model, options.quiet)
+        return _write_report(by_seed, options)
 
 
-def planned_runs(plan: Plan, options: SimulationOptions) -> list[PlannedRun]:
-    """List the runs: the plan's own method in the folder itself, the others in subfolders.
+@dataclass(frozen=True, slots=True)
+class _Seed:
+    """The federation's plan with one seed, and the folder of the runs with this seed."""
+
+    plan: Plan
+    root: Path
+
+
+def _labels(plan: Plan, options: SimulationOptions) -> list[str]:
+    """Return each label once, the plan's own method first.
 
     Raises:
-        PlanError: there is no such method.
+        PlanError: one is unknown, or needs another beside it.
     """
-    own, runs = plan.method.label, list[PlannedRun]()
-    methods = _methods(plan, options.methods)
-    for seed in range(plan.seed, plan.seed + options.seeds):
-        root = options.out if seed == plan.seed else options.out / "seeds" / str(seed)
-        for method in methods:
-            folder = root if method == own else root / "methods" / method
-            varied = with_method(with_seed(plan, seed), method)
-            runs.append(PlannedRun(method, varied, RunFolder(folder), root / "sites"))
-    return runs
-
-
-def _methods(plan: Plan, asked: Sequence[str] | None) -> list[str]:
-    """Return each method once, the plan's own first."""
-    own, known = plan.method.label, known_methods(plan)
+    own = plan.method.label
     compared = plan.simulation.compare if plan.simulation else ()
-    methods = [own, *compared] if asked is None else asked
-    unknown = [repr(name) for name in methods if name not in known]
-    if unknown:
-        where = "the plan's simulation.compare" if asked is None else "--methods"
+    labels = [own, *compared] if options.methods is None else options.methods
+    where = "the plan's simulation.compare" if options.methods is None else "--methods"
+    check_labels(plan, labels, where)
+    check_learning_rates(plan)
+    if set(labels) == {LOCAL}:
         raise PlanError(
-            f"{where}: found {', '.join(unknown)}, expected some of {', '.join(map(repr, known))}"
+            f"{where}: found {LOCAL!r} alone, expected a method or {POOLED!r} beside it: what it "
+            "scores is in the report of that one"
         )
-    return sorted(dict.fromkeys(methods), key=lambda name: name != own)
+    if _curve(plan, options) and LOCAL not in labels:
+        raise PlanError(
+            f"{where}: found no {LOCAL!r}, expected it for the curve of the hospitals alone"
+        )
+    return sorted(dict.fromkeys(labels), key=lambda name: name != own)
 
 
-def _check_resumable(run: PlannedRun) -> None:
-    """Check that what the run's folder holds belongs to this very run."""
-    if run.folder.journal.exists():
-        Journal(run.folder, run.plan).close()
-    if run.folder.bank.exists():
-        open_bank(run.plan, run.folder)
+def _curve(plan: Plan, options: SimulationOptions) -> list[int]:
+    """Return the numbers of questions of the curve, from the fewest."""
+    planned = plan.simulation.curve if plan.simulation else ()
+    return sorted(set(planned if options.curve is None else options.curve))
 
 
-def _report_of(run: PlannedRun, options: SimulationOptions, base_model: Path) -> RunReport:
-    """Return the run's report; start or resume the run unless it is finished."""
-    report = _finished(run)
-    if report is None:
-        title = f"{run.plan.name}, {run.method}, seed {run.plan.seed}"
-        watched = watching(title, run.plan, run.folder.progress, run.sites)
-        with nullcontext() if options.quiet else watched:
-            run.folder.root.mkdir(parents=True, exist_ok=True)
-            prepare(run.plan, run.sites, options.data, base_model)
-            _write_run_files(run)
-            run_apps(
-                options.engine, run.folder.plan, run.folder.root, run.sites, len(run.plan.sites)
-            )
-        report = read_report(run.folder.root)[0]
-    return replace(report, method=run.method)
+def _root(plan: Plan, seed: int, options: SimulationOptions) -> Path:
+    return options.out if seed == plan.seed else options.out / "seeds" / str(seed)
+
+
+def _federated_runs(
+    seed: _Seed, labels: Sequence[str], options: SimulationOptions
+) -> list[PlannedRun]:
+    """List the runs with all sites: the plan's own method in the root itself, others below it."""
+    own, root = seed.plan.method.label, seed.root
+    return [
+        PlannedRun(
+            label=label,
+            plan=with_method(seed.plan, label),
+            folder=RunFolder(root if label == own else root / "methods" / label),
+            sites=root / "sites",
+            data=options.data,
+        )
+        for label in labels
+        if label not in (LOCAL, POOLED)
+    ]
+
+
+def _seed_runs(
+    seed: _Seed,
+    federated: Sequence[PlannedRun],
+    labels: Sequence[str],
+    options: SimulationOptions,
+) -> SeedRuns:
+    """Return the runs of a seed; those with one site are on the sites' data, which are there."""
+    plan, root, alone = seed.plan, seed.root, LOCAL in labels
+
+    def task_folder(site: str, task: str) -> Path:
+        own = options.data / site if options.data else root / "sites" / site / "data"
+        return own / task
+
+    return SeedRuns(
+        plan=plan,
+        task_folder=task_folder,
+        federated=federated,
+        local=local_runs(plan, root, task_folder) if alone else (),
+        pooled=pooled_run(plan, root, task_folder) if POOLED in labels else None,
+        curve=curve_runs(plan, root, task_folder, _curve(plan, options)) if alone else (),
+    )
+
+
+def _write_report(seeds: Sequence[SeedRuns], options: SimulationOptions) -> list[RunReport]:
+    """Write the report of all finished runs, and return them."""
+    pooled = [[] if one.pooled is None else [one.pooled] for one in seeds]
+    runs = [run for one, more in zip(seeds, pooled, strict=True) for run in (*one.federated, *more)]
+    read = [replace(read_report(run.folder.root)[0], method=run.label) for run in runs]
+    reports = _with_single_task_scores(runs, read)
+    hospitals = hospitals_report(seeds) if any(one.single_site for one in seeds) else None
+    if hospitals or len(reports) > 1 or runs[0].folder.root != options.out:
+        paired = [
+            PairedRun(report, partial(answers_of, run.plan, run.folder, run.sites))
+            for run, report in zip(runs, reports, strict=True)
+        ]
+        # Data that is given stays the same; only what is made follows the seed.
+        tests = paired_tests(paired, same_questions=options.data is not None)
+        write_report(options.out, reports, tests, hospitals)
+    return reports
 
 
 def _with_single_task_scores(
@@ -144,38 +190,9 @@ def _with_single_task_scores(
     alone = {
         report.seed: tuple(report.scores[task][task] for task in range(len(report.stages)))
         for run, report in zip(runs, reports, strict=True)
-        if run.plan.method.independent_stages
+        if run.plan.method.independent_stages and run.label != POOLED
     }
     return [replace(report, single_task=alone.get(report.seed)) for report in reports]
-
-
-def _finished(run: PlannedRun) -> RunReport | None:
-    """Return the run's report if this version of the code has finished the run."""
-    with suppress(DataError):
-        report = read_report(run.folder.root)[0]
-        made = (report.plan.hash, report.provenance.code, report.provenance.bank_head)
-        if made == (run.plan.digest, code_digest(), Bank.open(run.folder.bank).head):
-            return report
-    return None
-
-
-def _write_run_files(run: PlannedRun) -> None:
-    """Write the plan and the signing key that the ServerApp reads."""
-    if not run.folder.journal.exists():
-        # A blob that another method left at a site would be neither sent nor counted.
-        for site in run.plan.sites:
-            blob_store.keep_only(run.sites / site / "store", (), grace_s=-1)
-    run.folder.plan.write_text(run.plan.canonical() + "\n", encoding="utf-8")
-    if not run.folder.key.exists():
-        simulation_key(run.plan).save(run.folder.key)
-
-
-def simulation_key(plan: Plan) -> SigningKey:
-    """Return the signing key of a plan's simulation: no secret, so that equal runs are equal.
-
-    A real coordinator makes a secret key.
-    """
-    return SigningKey.from_seed(bytes.fromhex(sha256(f"simulation {plan.digest}".encode())))
 
 
 @contextmanager

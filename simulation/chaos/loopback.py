@@ -27,7 +27,7 @@ from server.coordinator.state import State
 from server.run.folder import RunFolder
 from simulation.chaos.throttle import Link, SlowLine, slow_line
 from simulation.hospitals import check, prepare
-from simulation.run import simulation_key
+from simulation.planned_run import simulation_key
 
 COORDINATOR = "coordinator"
 HOSPITALS = "hospitals"

@@ -1,0 +1,172 @@
+"""What every hospital gains, in words and as the rows of a table."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from common.printable import counted
+from report.format import DASH, percent, points, readable
+from report.hospitals.model import (
+    COLUMNS,
+    ROUTED,
+    HospitalResult,
+    HospitalsReport,
+    Interval,
+    LocalCurve,
+    Sample,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class HospitalRow:
+    """One hospital in the table: texts in percent and points, in the order of `table_heads`."""
+
+    name: str
+    note: str
+    cells: tuple[str, ...]
+    together: bool
+
+
+def gain_headline(report: HospitalsReport) -> str:
+    """Return one sentence: what the federation gains over staying alone, of the first measure."""
+    first = report.together[0]
+    gain = first.gain
+    if gain is None:
+        return "The scores of each hospital on its own tasks"
+    if gain.low is not None and gain.low <= 0:
+        return f"No gain over staying alone is shown: {with_interval(gain)} points"
+    share = "" if first.way is None else f", {100 * first.way:.0f} % of the way to pooled data"
+    return (
+        f"By the federation a hospital gains {with_interval(gain)} points over staying alone{share}"
+    )
+
+
+def who_gains(report: HospitalsReport) -> str:
+    """Return which hospitals gain nothing, or that every one gains; "" where it is not known."""
+    known = [(one, one.gain) for one in report.hospitals if one.gain is not None]
+    if not known:
+        return ""
+    nothing = [
+        f"{_at(one, report)} ({with_interval(gain)} points)"
+        for one, gain in known
+        if gain.mean <= 0
+    ]
+    unshown = [
+        f"{_at(one, report)} ({with_interval(gain)} points)"
+        for one, gain in known
+        if gain.mean > 0 and gain.low is not None and gain.low <= 0
+    ]
+    parts = [
+        f"Nothing is gained at {', '.join(nothing)}." if nothing else "",
+        f"No gain is shown at {', '.join(unshown)}: the interval includes zero." if unshown else "",
+    ]
+    return " ".join(part for part in parts if part) or "Every hospital gains."
+
+
+def how_measured(report: HospitalsReport) -> str:
+    """Return over what the intervals are, if there are any."""
+    gain = next((one.gain for one in report.together if one.gain is not None), None)
+    if gain is None or gain.low is None:
+        return ""
+    if gain.over is Sample.SEEDS:
+        return f"In brackets 95 % intervals over {gain.n} seeds (Student's t)."
+    return (
+        f"In brackets 95 % intervals of one seed, by a bootstrap of {gain.n} test pictures with "
+        "all their questions: that another seed would train otherwise is not in them."
+    )
+
+
+def table_heads(report: HospitalsReport) -> list[str]:
+    """Return the headings of the table's columns after the hospital's name."""
+    heads = [*COLUMNS, "gain", "way to pooled"]
+    if _routes(report):
+        heads.append("stage chosen by the picture")
+    heads += [f"no data: {column}" for column in ("base model", *COLUMNS[1:])]
+    return [*heads, *other_methods(report)]
+
+
+def table_rows(report: HospitalsReport) -> list[HospitalRow]:
+    """Return a row for each hospital, and one for all together where there are several."""
+    rows = [(one, False) for one in report.hospitals]
+    for one in report.together:
+        members = [row for row in report.hospitals if row.measure is one.measure]
+        rows += [(one, True)] if len(members) > 1 else []
+    return [
+        HospitalRow(one.site, _note(one, together), tuple(_cells(one, report)), together)
+        for one, together in rows
+    ]
+
+
+def other_methods(report: HospitalsReport) -> list[str]:
+    """Return the labels of other federated methods that were scored by hospital."""
+    known = {*COLUMNS, ROUTED}
+    return [name for name in report.together[0].mean if name not in known]
+
+
+def worth_sentences(report: HospitalsReport) -> list[str]:
+    """Return for each curve what the federation is worth to its hospital."""
+    return [f"{curve.site}: {_worth(curve)}." for curve in report.curves]
+
+
+def worth_headline(curves: Sequence[LocalCurve]) -> str:
+    """Return one sentence: what the federation is worth in pictures of one's own."""
+    beyond = [curve for curve in curves if curve.worth.pictures is None]
+    if beyond:
+        return (
+            f"At {len(beyond)} of {counted(len(curves), 'hospital')} the federation is worth more "
+            "than all pictures of its own"
+        )
+    numbers = sorted(curve.worth.pictures or 0.0 for curve in curves)
+    return (
+        "To a hospital the federation is worth "
+        f"{numbers[0]:.0f} to {numbers[-1]:.0f} pictures of its own for each task"
+    )
+
+
+def with_interval(gain: Interval) -> str:
+    """Return a difference in points, with its interval in brackets."""
+    if gain.low is None or gain.high is None:
+        return points(gain.mean)
+    return f"{points(gain.mean)} [{points(gain.low)}, {points(gain.high)}]"
+
+
+def _worth(curve: LocalCurve) -> str:
+    worth, last = curve.worth, curve.points[-1]
+    if worth.pictures is None:
+        return (
+            f"the federation is worth more than the {last.pictures:.0f} pictures "
+            f"({last.questions:.0f} questions) that it has of a task"
+        )
+    told = (
+        f"the federation is worth {worth.pictures:.0f} local pictures "
+        f"({worth.questions:.0f} questions) of a task"
+    )
+    if worth.low is not None and worth.high is not None:
+        return f"{told}, 95 % interval over seeds {worth.low:.0f} to {worth.high:.0f} pictures"
+    if worth.reached < worth.seeds:
+        return f"{told} in the mean; it is reached in {worth.reached} of {worth.seeds} seeds"
+    return told
+
+
+def _cells(one: HospitalResult, report: HospitalsReport) -> Iterator[str]:
+    yield from (percent(one.mean[column]) for column in COLUMNS)
+    yield DASH if one.gain is None else with_interval(one.gain)
+    yield DASH if one.way is None else f"{100 * one.way:.0f} %"
+    if _routes(report):
+        yield percent(one.mean.get(ROUTED))
+    elsewhere = one.no_data or {}
+    yield from (percent(elsewhere.get(column)) for column in COLUMNS)
+    yield from (percent(one.mean.get(name)) for name in other_methods(report))
+
+
+def _note(one: HospitalResult, together: bool) -> str:
+    measure = readable(one.measure.value)
+    return measure if together else f"{counted(len(one.tasks), 'task')}, {measure}"
+
+
+def _routes(report: HospitalsReport) -> bool:
+    return any(one.mean.get(ROUTED) is not None for one in report.together)
+
+
+def _at(one: HospitalResult, report: HospitalsReport) -> str:
+    several = len({other.measure for other in report.hospitals}) > 1
+    return f"{one.site}, {readable(one.measure.value)}" if several else one.site

@@ -1,0 +1,110 @@
+"""Hospitals alone, federated and pooled: a whole simulation, and its scores read anew."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from client.data.task import read_task
+from common.errors import PlanError
+from common.metrics import read_answers, task_metrics
+from report.hospitals.json_part import read_hospitals
+from report.json_file import read_report
+from simulation.run import simulate
+from tests.flow.small_run import OTHER, STAGE, bank_bytes, options, small_plan
+
+METHODS = ["local", "mslora_cr_ortho", "pooled"]
+FIELDS: dict[str, Any] = {
+    "stages": [{**STAGE, "rounds": 1}, {**OTHER, "rounds": 1, "sites": ["b"]}],
+    "simulation": {"data": "phantoms", "train_fraction": 0.12, "test_questions": 6},
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("finished")
+    plan = small_plan(out / "plan.yaml", **FIELDS)
+    simulate(plan, options(out / "run", methods=METHODS, curve=[4]))
+    return out / "run"
+
+
+def test_a_hospital_alone_ends_with_the_bank_that_it_would_make_without_the_others(
+    finished: Path, tmp_path: Path
+):
+    """Its own plan, run by `simulate` on the same data, gives the same adapters."""
+    stages = [{**stage, "sites": ["b"]} for stage in FIELDS["stages"]]
+    plan = small_plan(tmp_path / "plan.yaml", stages=stages, simulation=None)
+    simulate(plan, options(tmp_path / "b", data=finished / "local/b/data"))
+    own, alone = bank_bytes(tmp_path / "b"), bank_bytes(finished / "local/b")
+    adapters = [name for name in alone if name.endswith(".safetensors")]
+    assert len(adapters) == 2
+    assert {name: own[name] for name in adapters} == {name: alone[name] for name in adapters}
+
+
+def test_what_is_pooled_are_all_questions_of_the_sites_that_hold_a_task(finished: Path):
+    parts = [read_task(finished / f"sites/{site}/data/CXP") for site in "ab"]
+    pooled = read_task(finished / "pooled/data/pooled/CXP")
+    for of in ("train", "test"):
+        told = [(one.question, one.answer, one.image.read_bytes()) for one in getattr(pooled, of)]
+        assert told == [
+            (one.question, one.answer, one.image.read_bytes())
+            for part in parts
+            for one in getattr(part, of)
+        ]
+
+
+def test_the_scores_of_a_hospital_are_those_of_its_own_answers(finished: Path):
+    report = read_hospitals(finished)
+    assert report is not None
+    assert [one.site for one in report.hospitals] == ["a", "b"]
+    told = {one.site: one for one in report.hospitals}
+    own = {
+        task_metrics(read_answers(file))["accuracy"]
+        for file in (finished / "local/b/sites/b/store/answers").glob("pcam-*.jsonl")
+    }
+    # The second stage is the last: scored as it is learned, and as it is released.
+    assert own == {told["b"].tasks["pcam"]["alone"]}
+    (run, pooled) = read_report(finished)
+    assert (run.method, pooled.method) == ("mslora_cr_ortho", "pooled")
+    for stage, sites in ((0, "ab"), (1, "b")):
+        name = run.stages[stage].name
+        for column, whole in (("federated", run.scores), ("pooled", pooled.scores)):
+            # As many test questions at each site.
+            parts = [told[site].tasks[name][column] for site in sites]
+            assert sum(p for p in parts if p) / len(sites) == pytest.approx(whole[1][stage])
+    no_data = told["a"].no_data
+    assert no_data is not None
+    assert (no_data["alone"], no_data["federated"]) == (run.zero_shot[1], run.scores[1][1])
+    assert told["b"].no_data is None
+
+
+def test_the_curve_ends_with_all_questions(finished: Path):
+    report = read_hospitals(finished)
+    assert report is not None
+    curves = {curve.site: curve for curve in report.curves}
+    train = read_task(finished / "sites/a/data/CXP").train
+    assert [point.questions for point in curves["a"].points] == [4, len(train)]
+    told = {one.site: one.mean["alone"] for one in report.hospitals}
+    assert curves["b"].points[-1].score.mean == told["b"]
+    plan = json.loads((finished / "curve/4/a/plan.json").read_text(encoding="utf-8"))
+    assert plan["stages"][0]["local_epochs"] == 0.5 * len(train) / 4
+
+
+def test_a_second_call_runs_nothing_and_writes_the_same_report(finished: Path):
+    journals = sorted(finished.rglob("journal.sqlite"))
+    before = [file.stat().st_mtime_ns for file in journals]
+    report = (finished / "report.json").read_bytes()
+    simulate(finished.parent / "plan.yaml", options(finished, methods=METHODS, curve=[4]))
+    assert len(journals) == 6
+    assert [file.stat().st_mtime_ns for file in journals] == before
+    assert (finished / "report.json").read_bytes() == report
+
+
+def test_what_can_not_be_told_is_refused_before_anything_runs(tmp_path: Path):
+    plan = small_plan(tmp_path / "plan.yaml", **FIELDS)
+    with pytest.raises(PlanError, match="--methods: found 'local' alone, expected a method"):
+        simulate(plan, options(tmp_path / "run", methods=["local"]))
+    with pytest.raises(PlanError, match="--methods: found no 'local', expected it for the curve"):
+        simulate(plan, options(tmp_path / "run", methods=["pooled"], curve=[4]))
+    assert not (tmp_path / "run").exists()
