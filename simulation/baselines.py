@@ -56,7 +56,7 @@ def check_learning_rates(plan: Plan) -> None:
         PlanError: one is not.
     """
     where = "the plan's simulation.learning_rates"
-    rates = plan.simulation.learning_rates if plan.simulation else {}
+    rates = plan.simulation.learning_rates if plan.simulation else dict[str, float]()
     check_labels(plan, rates, where)
     if plan.method.label in rates:
         raise PlanError(

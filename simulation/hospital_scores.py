@@ -101,7 +101,8 @@ def _by_picture(
     """Return the sum of each picture's values, and their number."""
     places = {image: place for place, image in enumerate(dict.fromkeys(images))}
     at = [places[image] for image in images]
-    return np.bincount(at, weights=values), np.bincount(at).astype(np.float64)
+    sums, counts = np.bincount(at, weights=values), np.bincount(at)
+    return sums.astype(np.float64), counts.astype(np.float64)
 
 
 def _marks(runs: SeedRuns, site: str, number: int) -> dict[str, _Marks]:

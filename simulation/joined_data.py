@@ -62,7 +62,8 @@ def first_questions(train: Sequence[Example], count: int, seed: int) -> list[Exa
     for place, example in enumerate(train):
         pictures.setdefault(example.image, []).append(place)
     groups = list(pictures.values())
-    order = np.random.default_rng(seed_for(seed, "first questions")).permutation(len(groups))
+    generator = np.random.default_rng(seed_for(seed, "first questions"))
+    order: list[int] = generator.permutation(len(groups)).tolist()
     places = [place for group in order for place in groups[group]]
     return [train[place] for place in sorted(places[:count])]
 
