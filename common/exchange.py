@@ -20,6 +20,10 @@ from common.wire import UNREADABLE, check_digest, from_record, texts, to_record,
 
 #: Metrics: the shares of test images routed to the task's own stage, and to one of its modality.
 ROUTER_STAGE, ROUTER_MODALITY = "router_stage", "router_modality"
+#: Metrics of closed questions whose options the site knows (client/orders/option_metrics.py).
+AMONG_OPTIONS, AMONG_OPTIONS_BY_MEAN = "accuracy_among_options", "accuracy_among_options_by_mean"
+FREE_ACCURACY, ANSWERED_AN_OPTION = "accuracy_with_options", "answered_an_option"
+OPTION_METRICS = (AMONG_OPTIONS, AMONG_OPTIONS_BY_MEAN, FREE_ACCURACY, ANSWERED_AN_OPTION)
 
 
 class Work(StrEnum):
@@ -234,7 +238,8 @@ class Scores:
         site: the site's pseudonym.
         questions: number of test questions.
         metrics: each a fraction of 0 to 1 (common/metrics.py `task_metrics`). With a router,
-            `ROUTER_STAGE` and `ROUTER_MODALITY` are among them.
+            `ROUTER_STAGE` and `ROUTER_MODALITY` are among them; where the plan's
+            evaluation has options, `OPTION_METRICS`.
         majority: the same metrics of the majority baseline: each question's most frequent
             training answer.
     """

@@ -14,6 +14,7 @@ import numpy as np
 from common.adapter import Adapter, Pair, name_of_a, name_of_b
 from common.bank.peft import release_blobs
 from common.bank.release import CONFIG_FILE, Release, text_of
+from common.exchange import OPTION_METRICS
 from common.identity import canonical_json
 from common.image_prototype import ImagePrototype
 from common.image_prototype import to_bytes as prototype_to_bytes
@@ -98,10 +99,11 @@ def index_bytes(plan: Plan, stages: int) -> int:
     return len(text_of(document))
 
 
-def placeholder_metrics() -> Mapping[str, float]:
+def placeholder_metrics(options: bool = False) -> Mapping[str, float]:
     """Return a placeholder for each metric of closed answers, which most tasks have."""
     closed = AnsweredQuestion(question="q", answer="yes", truth="yes", kind=AnswerKind.CLOSED)
-    return dict.fromkeys(task_metrics([closed]), NUMBER)
+    names = [*task_metrics([closed]), *(OPTION_METRICS if options else ())]
+    return dict.fromkeys(names, NUMBER)
 
 
 def _release(plan: Plan, stage: int, adapter: Adapter) -> Release:
@@ -118,7 +120,7 @@ def _release(plan: Plan, stage: int, adapter: Adapter) -> Release:
         sites=dict.fromkeys(planned.sites, 1000),
         rule=plan.aggregation,
         error=NUMBER,
-        scores=placeholder_metrics(),
+        scores=placeholder_metrics(plan.evaluation.options),
         code=_CODE,
         adapter=_DIGEST,
         config=_DIGEST,

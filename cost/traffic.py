@@ -81,7 +81,9 @@ class _RunSoFar:
 
     def _answer_bytes(self, order: Order, site: str) -> int:
         if order.work is Work.EVALUATE:
-            return _scores_bytes(site, routed=bool(order.prototypes))
+            return _scores_bytes(
+                site, routed=bool(order.prototypes), options=self.plan.evaluation.options
+            )
         given = self.plan.router_of_round(order.stage, order.round) is not None
         return (
             _update_bytes(site, prototype=given)
@@ -182,8 +184,8 @@ def _update_bytes(site: str, *, prototype: bool) -> int:
     return _header_bytes(update)
 
 
-def _scores_bytes(site: str, *, routed: bool) -> int:
-    metrics = placeholder_metrics()
+def _scores_bytes(site: str, *, routed: bool, options: bool) -> int:
+    metrics = placeholder_metrics(options)
     if routed:
         metrics = {**metrics, ROUTER_STAGE: NUMBER, ROUTER_MODALITY: NUMBER}
     scores = Scores(

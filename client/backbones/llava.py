@@ -9,6 +9,7 @@ from torch import Tensor
 
 from client.data.task import Example
 from client.inference.generate import generate_answers
+from client.inference.option_scores import score_options
 from client.model.backbone import Prediction
 from client.model.feature_store import FeatureStore
 from client.model.llava import LlavaModel, load_llava
@@ -45,9 +46,13 @@ class LlavaBackbone:
     def answer(
         self, questions: Sequence[Example], max_new_tokens: int, batch_size: int
     ) -> list[Prediction]:
-        """Return greedily generated answers."""
+        """Return greedily generated answers, and the log-probability of each option."""
         texts = generate_answers(self.model, questions, max_new_tokens, batch_size)
-        return [Prediction(text) for text in texts]
+        scored = score_options(self.model, questions, batch_size)
+        return [
+            Prediction(text, *of_options) if of_options else Prediction(text)
+            for text, of_options in zip(texts, scored, strict=True)
+        ]
 
 
 def load(

@@ -1,9 +1,15 @@
 """The answer options that a question names, and whether an answer is one of them."""
 
 import re
+from collections import Counter
+from collections.abc import Callable, Iterable
 from enum import StrEnum
+from typing import Final
 
 from common.metrics import AnswerKind
+
+#: A question with more known answers than this is no choice between options.
+MOST_OPTIONS: Final = 32
 
 
 class OptionMatch(StrEnum):
@@ -36,6 +42,35 @@ def required_options(question: str) -> tuple[str, ...]:
     *_, end = [0, *(verb.end() for verb in _REQUIRING_VERB.finditer(question))]
     options = tuple(_normalize(quoted) for quoted in _QUOTED.findall(question[end:])) if end else ()
     return options if len(options) > 1 else ()
+
+
+def known_options(train: Iterable[tuple[str, str]]) -> Callable[[str], tuple[str, ...]]:
+    """Return a function of a closed question's text: its options, in name order.
+
+    They are those that the question requires (`required_options`), otherwise the different
+    answers that training has to a question of the same text, each in its most frequent spelling;
+    none where these are fewer than 2 or more than `MOST_OPTIONS`. `train` has (question, answer)
+    pairs. Test answers play no part.
+    """
+    spellings: dict[str, dict[str, Counter[str]]] = {}
+    for question, answer in train:
+        answers = spellings.setdefault(question, {})
+        answers.setdefault(_normalize(answer), Counter())[answer.strip()] += 1
+
+    def options(question: str) -> tuple[str, ...]:
+        answered = spellings.get(question, {})
+        found = required_options(question) or tuple(answered)
+        if not 2 <= len(set(found)) <= MOST_OPTIONS:
+            return ()
+        return tuple(_usual(answered.get(option), option) for option in sorted(set(found)))
+
+    return options
+
+
+def _usual(spellings: Counter[str] | None, option: str) -> str:
+    if spellings is None:
+        return option
+    return min(spellings, key=lambda spelling: (-spellings[spelling], spelling))
 
 
 def match_options(question: str, answer: str) -> OptionMatch:

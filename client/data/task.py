@@ -44,7 +44,7 @@ class Example:
     """One question about one image, with its true answer.
 
     `question_id` is the file's own, as text, and not always unique; the questions of a longer
-    conversation get the suffixes `/1`, `/2`.
+    conversation get the suffixes `/1`, `/2`. With `options` the answer is also chosen among them.
     """
 
     question_id: str
@@ -52,6 +52,7 @@ class Example:
     question: str
     answer: str
     kind: AnswerKind
+    options: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

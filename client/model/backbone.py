@@ -28,11 +28,15 @@ class Prediction:
     """A model's reply to a question.
 
     Attributes:
-        class_scores: of a classifier, the score of each class; None of free text.
+        class_scores: of a classifier, the score of each class; of a language model, where the
+            question has options, the log-probability of each (the sum over its tokens and the
+            end's, nats); None of free text alone.
+        token_means: the same log-probability divided by the number of tokens; None of others.
     """
 
     text: str
     class_scores: Mapping[str, float] | None = None
+    token_means: Mapping[str, float] | None = None
 
 
 class Backbone(Protocol):
@@ -72,6 +76,8 @@ class Backbone(Protocol):
         self, questions: Sequence[Example], max_new_tokens: int, batch_size: int
     ) -> list[Prediction]:
         """Return the reply of the model with its attached adapters to each question.
+
+        Where a question has options, the reply also has a score for each of them.
 
         Raises:
             DataError: a picture can't be read.

@@ -17,6 +17,7 @@ from client.inference.image_prototype import prototype_of_images
 from client.methods.interface import Assignment, method_code
 from client.model.backbone import Prediction
 from client.model.device import configure_torch
+from client.orders.option_metrics import option_metrics, with_options
 from client.orders.resolve import ResolvedOrder, resolve
 from client.orders.routed_answers import answer_routed
 from client.orders.session import SiteSession
@@ -154,6 +155,7 @@ def evaluate(resolved: ResolvedOrder, session: SiteSession) -> Scores:
     """Score the ordered model on the site's test questions; the answers stay in its store."""
     order, plan, data = resolved.order, resolved.plan, resolved.data
     assignment, shares = assignment_of(resolved, session), dict[str, float]()
+    questions = with_options(data) if plan.evaluation.options else data.test
     answer = method_code(plan.method).answer
     if order.prototypes:
         prototypes = {
@@ -163,9 +165,11 @@ def evaluate(resolved: ResolvedOrder, session: SiteSession) -> Scores:
             )
             for ref in order.prototypes
         }
-        predictions, shares = answer_routed(assignment, prototypes, data.test, answer)
+        predictions, shares = answer_routed(assignment, prototypes, questions, answer)
     else:
-        predictions = answer(assignment, data.test)
+        predictions = answer(assignment, questions)
+    if plan.evaluation.options:
+        shares |= option_metrics(questions, predictions)
     name = f"{resolved.stage.name}-{order.digest[:12]}.jsonl"
     file = resolved.site.store / "answers" / name
     blob_store.write_atomically(file, _answer_file(data.test, predictions))

@@ -101,6 +101,14 @@ class Evaluation(Strict):
     #: Whether the base model alone is scored on each task that arrives.
     zero_shot: bool = True
     batch_size: Count = 64
+    #: Closed questions are also answered by the likeliest of their known options.
+    options: bool = False
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_off(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave options out where they are off, so that such plans keep their digest."""
+        found = cast(dict[str, Any], whole(self))
+        return found if self.options else {k: v for k, v in found.items() if k != "options"}
 
 
 class Stage(Strict):
