@@ -47,6 +47,8 @@ from report.hospitals.words import (
 from report.methods import SHOWN, PairedTest, summaries
 from report.methods_template import METHODS
 from report.model import RunReport, kinds, learned_score, metrics_by_kind
+from report.options.rows import option_rows
+from report.options.template import OPTIONS
 from report.routing import routed_rows, routing_headline
 from report.template import PAGE, STYLE
 from report.tests_table import HEADS, comparison_rows
@@ -70,7 +72,7 @@ def render_page(
     """Render the page of one or several comparable runs; it shows the first one in full."""
     run = reports[0]
     environment = Environment(
-        loader=DictLoader({"methods": METHODS, "hospitals": HOSPITALS}),
+        loader=DictLoader({"methods": METHODS, "options": OPTIONS, "hospitals": HOSPITALS}),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -96,6 +98,7 @@ def render_page(
         cost=_cost(run),
         provenance=_provenance(run),
         chart=partial(_chart, charts),
+        option_rows=option_rows(reports),
         **_comparison(reports, tests),
         **_hospitals(hospitals),
     )

@@ -102,6 +102,23 @@ class Routed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ScoresAmongOptions:
+    """Scores of the closed questions whose options the sites know; all of shape (T, T).
+
+    Task j after stage i, a fraction; None where it was not evaluated, or has no such question.
+
+    Attributes:
+        among: the share whose likeliest option is the true answer.
+        free: the share whose free answer is the true one.
+        listed: the share whose free answer is one of the options, right or wrong.
+    """
+
+    among: tuple[tuple[float | None, ...], ...]
+    free: tuple[tuple[float | None, ...], ...]
+    listed: tuple[tuple[float | None, ...], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunReport:
     """One method's run of a plan with one seed. T is the number of stages.
 
@@ -115,6 +132,7 @@ class RunReport:
         aggregation_error: for each release, the relative Frobenius norm of the sites' mean
             update minus the released adapter; None where unknown.
         routed: results with the router; None where the plan has none.
+        options: closed questions scored among their options; None where the plan does not ask.
         all_tasks_at_once: whether every stage trains on all tasks, so that none has its own.
         versions: package name -> version.
     """
@@ -134,6 +152,7 @@ class RunReport:
     provenance: Provenance
     versions: Mapping[str, str]
     routed: Routed | None = None
+    options: ScoresAmongOptions | None = None
     all_tasks_at_once: bool = False
 
     def __post_init__(self) -> None:
@@ -144,6 +163,7 @@ class RunReport:
             "scores": [len(self.scores), *map(len, self.scores)],
             "zero_shot": [len(self.zero_shot)],
             "majority": [len(self.majority)],
+            "options": [count if self.options is None else len(self.options.among)],
             "routed": [count if self.routed is None else len(self.routed.scores)],
             "single_task": [count if self.single_task is None else len(self.single_task)],
         }

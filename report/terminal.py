@@ -26,8 +26,10 @@ from report.hospitals.words import (
 )
 from report.methods import SHOWN, MethodSummary, PairedTest, summaries
 from report.model import RunReport, kinds
+from report.options.rows import OptionRow, option_rows
 from report.tests_table import HEADS, comparison_rows
 
+_OPTIONS = ("free: learned", "end", "among options: learned", "end", "answered an option")
 _COST = ("steps", "training", "whole run", "sent", "received", "peak memory")
 
 
@@ -35,6 +37,8 @@ def comparison_text(reports: Sequence[RunReport], tests: Sequence[PairedTest]) -
     """Return tables: every method's metrics, its cost, and the tests against the first method."""
     rows = summaries(reports)
     parts = [_metrics_table(rows, kind, len(tasks)) for kind, tasks in kinds(reports[0]).items()]
+    if among := option_rows(reports):
+        parts.append(_table(["closed questions", *_OPTIONS], [_option_cells(row) for row in among]))
     parts.append(_table(["cost of a run", *_COST], [_cost_cells(row) for row in rows]))
     if tests:
         parts.append(_tests_table(reports[0].method, tests))
@@ -60,6 +64,11 @@ def _metric_cells(row: MethodSummary, kind: Metric) -> Iterator[str]:
     for name in SHOWN:
         found = row.metrics[kind][name]
         yield mean_spread(found) if name == "last" else signed_spread(found)
+
+
+def _option_cells(row: OptionRow) -> list[str]:
+    free, among = (row.free_learned, row.free_last), (row.among_learned, row.among_last)
+    return [row.method, *map(mean_spread, (*free, *among, row.listed_last))]
 
 
 def _cost_cells(row: MethodSummary) -> list[str]:

@@ -7,7 +7,15 @@ from typing import TypeAlias
 
 from common.bank.bank import Bank
 from common.code_digest import code_digest
-from common.exchange import ROUTER_MODALITY, ROUTER_STAGE, Scores, Work
+from common.exchange import (
+    AMONG_OPTIONS,
+    ANSWERED_AN_OPTION,
+    FREE_ACCURACY,
+    ROUTER_MODALITY,
+    ROUTER_STAGE,
+    Scores,
+    Work,
+)
 from common.plan.plan import Plan
 from report.model import (
     LossPoint,
@@ -17,6 +25,7 @@ from report.model import (
     Routed,
     RunCost,
     RunReport,
+    ScoresAmongOptions,
     SiteCost,
     StageFacts,
 )
@@ -77,6 +86,16 @@ class Scoreboard:
             modality=self._matrix(self.routed_cells, ROUTER_MODALITY),
         )
 
+    def among_options(self) -> ScoresAmongOptions | None:
+        """Return the matrices of closed questions with options; None without any."""
+        if not any(AMONG_OPTIONS in metrics for metrics in self.cells.values()):
+            return None
+        return ScoresAmongOptions(
+            among=self._matrix(self.cells, AMONG_OPTIONS),
+            free=self._matrix(self.cells, FREE_ACCURACY),
+            listed=self._matrix(self.cells, ANSWERED_AN_OPTION),
+        )
+
     def row(self, metrics: Mapping[int, Mapping[str, float]]) -> tuple[float | None, ...]:
         """Return each task's own metric out of `metrics`."""
         return tuple(
@@ -121,6 +140,7 @@ def run_report(plan: Plan, bank: Bank, journal: Journal, board: Scoreboard) -> R
         ),
         scores=board.matrix(),
         routed=board.routed(),
+        options=board.among_options(),
         all_tasks_at_once=plan.method.trains_on_all_tasks,
         zero_shot=board.row(board.before),
         majority=board.row(board.majority),

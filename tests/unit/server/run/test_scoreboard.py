@@ -42,3 +42,23 @@ def test_what_the_router_chose_is_a_matrix_of_its_own():
     assert routed.stage == ((None, None), (None, 0.75))
     assert routed.modality == ((None, None), (None, 1.0))
     assert board.matrix() == ((None, None), (None, None))
+
+
+def test_closed_questions_among_their_options_are_matrices_where_a_task_has_them():
+    board = Scoreboard(two_tasks())
+    board.record_release(1, {"f1": 1.0})
+    assert board.among_options() is None
+    board.record_release(
+        0,
+        {
+            "accuracy": 0.5,
+            "accuracy_among_options": 0.75,
+            "accuracy_with_options": 0.25,
+            "answered_an_option": 1.0,
+        },
+    )
+    found = board.among_options()
+    assert found is not None
+    assert found.among == ((0.75, None), (None, None))
+    assert found.free == ((0.25, None), (None, None))
+    assert found.listed == ((1.0, None), (None, None))
