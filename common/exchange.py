@@ -20,10 +20,6 @@ from common.wire import UNREADABLE, check_digest, from_record, texts, to_record,
 
 #: Metrics: the shares of test images routed to the task's own stage, and to one of its modality.
 ROUTER_STAGE, ROUTER_MODALITY = "router_stage", "router_modality"
-#: Metrics of closed questions whose options the site knows (client/orders/option_metrics.py).
-AMONG_OPTIONS, AMONG_OPTIONS_BY_MEAN = "accuracy_among_options", "accuracy_among_options_by_mean"
-FREE_ACCURACY, ANSWERED_AN_OPTION = "accuracy_with_options", "answered_an_option"
-OPTION_METRICS = (AMONG_OPTIONS, AMONG_OPTIONS_BY_MEAN, FREE_ACCURACY, ANSWERED_AN_OPTION)
 
 
 class Work(StrEnum):

@@ -14,11 +14,10 @@ import numpy as np
 from common.adapter import Adapter, Pair, name_of_a, name_of_b
 from common.bank.peft import release_blobs
 from common.bank.release import CONFIG_FILE, Release, text_of
-from common.exchange import OPTION_METRICS
 from common.identity import canonical_json
 from common.image_prototype import ImagePrototype
 from common.image_prototype import to_bytes as prototype_to_bytes
-from common.metrics import AnsweredQuestion, AnswerKind, task_metrics
+from common.metrics import OPTION_METRICS, AnsweredQuestion, AnswerKind, task_metrics
 from common.plan.plan import Plan
 from common.plan_fields import Precision
 from cost.geometry import Geometry

@@ -11,13 +11,15 @@ from dataclasses import dataclass, replace
 from client.data.answer_options import known_options
 from client.data.task import Example, TaskData
 from client.model.backbone import Prediction
-from common.exchange import (
+from common.metrics import (
     AMONG_OPTIONS,
     AMONG_OPTIONS_BY_MEAN,
     ANSWERED_AN_OPTION,
     FREE_ACCURACY,
+    AnsweredQuestion,
+    AnswerKind,
+    judge,
 )
-from common.metrics import AnsweredQuestion, AnswerKind, judge
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,15 +7,8 @@ from typing import TypeAlias
 
 from common.bank.bank import Bank
 from common.code_digest import code_digest
-from common.exchange import (
-    AMONG_OPTIONS,
-    ANSWERED_AN_OPTION,
-    FREE_ACCURACY,
-    ROUTER_MODALITY,
-    ROUTER_STAGE,
-    Scores,
-    Work,
-)
+from common.exchange import ROUTER_MODALITY, ROUTER_STAGE, Scores, Work
+from common.metrics import AMONG_OPTIONS, ANSWERED_AN_OPTION, FREE_ACCURACY
 from common.plan.plan import Plan
 from report.model import (
     LossPoint,

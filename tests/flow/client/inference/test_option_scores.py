@@ -13,8 +13,8 @@ from client.inference.option_scores import score_options
 from client.model.llava import LlavaModel, load_llava
 from client.model.prompt import IGNORE_INDEX, encode_example
 from client.site.config import Site
-from common.exchange import OPTION_METRICS, Scores, Work
-from common.metrics import AnswerKind
+from common.exchange import Scores, Work
+from common.metrics import OPTION_METRICS, AnswerKind
 from common.plan_fields import Composition, Precision
 from common.process.progress import ProgressEvent
 from common.rules.interface import Factor

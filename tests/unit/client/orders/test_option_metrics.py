@@ -8,8 +8,7 @@ import pytest
 from client.data.task import Example, TaskData
 from client.model.backbone import Prediction
 from client.orders.option_metrics import option_metrics, with_options
-from common.exchange import OPTION_METRICS
-from common.metrics import AnswerKind
+from common.metrics import OPTION_METRICS, AnswerKind
 
 
 def closed(answer: str, question: str = "which plane ?") -> Example:
