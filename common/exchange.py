@@ -233,9 +233,8 @@ class Scores:
         order: digest of the order that it answers.
         site: the site's pseudonym.
         questions: number of test questions.
-        metrics: each a fraction of 0 to 1 (common/metrics.py `task_metrics`). With a router,
-            `ROUTER_STAGE` and `ROUTER_MODALITY` are among them; where the plan's
-            evaluation has options, `OPTION_METRICS`.
+        metrics: each a fraction of 0 to 1: `task_metrics` and, if asked for, `OPTION_METRICS`
+            (common/metrics.py); with a router, `ROUTER_STAGE` and `ROUTER_MODALITY`.
         majority: the same metrics of the majority baseline: each question's most frequent
             training answer.
     """
