@@ -248,6 +248,7 @@ def _plan(base_model: Path, shapes: Shapes) -> dict[str, Any]:
             "name": "mslora_cr",
             "rank": shapes.rank,
             "alpha": shapes.rank,
+            "active": "all",
             "contrast": {"similarity": "exp", "weight": 0.1},
         },
         "aggregation": "svd",

@@ -57,7 +57,7 @@ def plan_of(folder: Path, sites: int, rounds: int, epochs: float) -> Path:
         "name": "round",
         "seed": 7,
         "base_model": {"name": _MODEL, "sha256": base_digest(BASE_MODELS[_MODEL])},
-        "method": {"name": "mslora_cr", "rank": 8, "alpha": 8, "contrast": {}},
+        "method": {"name": "mslora_cr", "rank": 8, "alpha": 8, "active": "all", "contrast": {}},
         "aggregation": "svd",
         "evaluation": {"zero_shot": False},
         "stages": [

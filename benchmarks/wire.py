@@ -264,7 +264,7 @@ def _plan(count: int) -> Plan:
         "learning_rate": 1e-3,
         "batch_size": 1,
     }
-    method = {"name": "mslora_cr", "rank": RANK, "alpha": RANK, "contrast": None}
+    method = {"name": "mslora_cr", "rank": RANK, "alpha": RANK, "active": "all", "contrast": None}
     document = {
         "name": "round",
         "seed": 0,

@@ -131,7 +131,9 @@ def _plan(names: Sequence[str]) -> Plan:
     }  # fmt: skip
     document = {
         "name": "scale", "seed": 1, "base_model": {"name": "tiny-llava", "sha256": "a" * 64},
-        "method": {"name": "mslora_cr", "rank": RANK, "alpha": RANK, "contrast": None},
+        "method": {
+            "name": "mslora_cr", "rank": RANK, "alpha": RANK, "active": "all", "contrast": None
+        },
         "aggregation": "fedavg", "stages": [stage],
     }  # fmt: skip
     return parse_plan(document, "scale")

@@ -135,7 +135,9 @@ def _plan(count: int) -> Plan:
     }  # fmt: skip
     document = {
         "name": "scale", "seed": 1, "base_model": _PIN.model_dump(), "aggregation": "svd",
-        "method": {"name": "mslora_cr", "rank": RANK, "alpha": RANK, "contrast": None},
+        "method": {
+            "name": "mslora_cr", "rank": RANK, "alpha": RANK, "active": "all", "contrast": None
+        },
         "stages": [{**stage, "name": f"stage{number}"} for number in range(count)],
     }  # fmt: skip
     return parse_plan(document, "scale")

@@ -35,7 +35,7 @@ class Start(StrEnum):
 class MSLoRACR(LoraSettings):
     """Modality-specific LoRA with contrastive regularization."""
 
-    active: Active = Active.ALL
+    active: Active = Active.NONE
     hold: Composition = Composition.FOLD
     start: Start = Start.FRESH
     contrast: Contrast | None

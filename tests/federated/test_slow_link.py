@@ -20,7 +20,7 @@ RANK = 104
 
 def test_an_adapter_goes_both_ways_over_a_slow_line_without_a_failed_round(tmp_path: Path):
     stage = {**STAGE, "sites": ["a"], "rounds": 2}
-    method = {"name": "mslora_cr", "rank": RANK, "alpha": RANK, "contrast": None}
+    method = {"name": "mslora_cr", "rank": RANK, "alpha": RANK, "active": "all", "contrast": None}
     plan = small_plan(tmp_path / "plan.yaml", stages=[stage], method=method, aggregation="fedavg")
     with loopback(plan, tmp_path / "real", SLOW) as federation:
         for machine in federation.machines:

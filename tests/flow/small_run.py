@@ -25,7 +25,7 @@ def small_plan(file: Path, **changes: Any) -> Path:
         "name": "small",
         "seed": 5,
         "base_model": {"name": "tiny-llava", "sha256": base_digest(BASE_MODELS["tiny-llava"])},
-        "method": {"name": "mslora_cr", "rank": 4, "alpha": 4, "contrast": {}},
+        "method": {"name": "mslora_cr", "rank": 4, "alpha": 4, "active": "all", "contrast": {}},
         "aggregation": "svd",
         "stages": [STAGE, OTHER],
         "simulation": {"data": "phantoms", "train_fraction": 0.3, "test_questions": 12},

@@ -32,6 +32,7 @@ MSLORA_CR: dict[str, Any] = {
     "name": "mslora_cr",
     "rank": 2,
     "alpha": 2.0,
+    "active": "all",
     "contrast": {"similarity": "exp", "weight": 0.1, "orthogonality": 0.01},
 }
 

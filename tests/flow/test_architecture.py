@@ -107,7 +107,7 @@ def vectors(run: Path) -> list[np.ndarray]:
 def test_a_method_a_rule_and_a_data_source_of_the_guides_run_a_federation_of_two_sites(
     tree: Path, tmp_path: Path
 ):
-    method = {"name": "mslora_cr", "rank": 2, "alpha": 2, "contrast": None}
+    method = {"name": "mslora_cr", "rank": 2, "alpha": 2, "active": "all", "contrast": None}
     plan = plan_file(
         tmp_path, "teeth", "teeth", method=method, aggregation="uniform_b",
         simulation={"data": "teeth", "compare": ["prompt_vector"]},

@@ -30,7 +30,7 @@ def document(**changes: Any) -> dict[str, Any]:
     }  # fmt: skip
     return {
         "name": "p", "seed": 3, "base_model": {"name": "tiny", "sha256": "ab" * 32},
-        "method": {"name": "mslora_cr", "rank": 2, "alpha": 2, "contrast": None},
+        "method": {"name": "mslora_cr", "rank": 2, "alpha": 2, "active": "all", "contrast": None},
         "aggregation": "fedavg", "wire": "fp32", "stages": [stage],
     }  # fmt: skip
 

@@ -26,7 +26,7 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("experiments")
     small_plan(
         folder / "small.yaml",
-        method={"name": "mslora_cr", "rank": 4, "alpha": 4, "contrast": None},
+        method={"name": "mslora_cr", "rank": 4, "alpha": 4, "active": "all", "contrast": None},
         stages=[{**STAGE, **TINY}, {**OTHER, **TINY}],
         simulation={"data": "phantoms", "train_fraction": 0.1, "test_questions": 6},
         evaluation={"earlier": "last", "zero_shot": False},

@@ -35,7 +35,7 @@ def sent() -> Update:
 
 def routing(**router: Any) -> Plan:
     document = json.loads(PLAN.canonical())
-    method = {"name": "mslora_cr", "rank": 2, "alpha": 2, "contrast": None}
+    method = {"name": "mslora_cr", "rank": 2, "alpha": 2, "active": "all", "contrast": None}
     return parse_plan({**document, "method": method, "router": router}, "p")
 
 

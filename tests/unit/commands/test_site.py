@@ -71,7 +71,7 @@ def small_plan(file: Path, **changes: Any) -> Path:
         "name": "small",
         "seed": 5,
         "base_model": {"name": "tiny-llava", "sha256": base_digest(BASE)},
-        "method": {"name": "mslora_cr", "rank": 4, "alpha": 4, "contrast": {}},
+        "method": {"name": "mslora_cr", "rank": 4, "alpha": 4, "active": "all", "contrast": {}},
         "aggregation": "svd",
         "stages": [{**STAGE, **changes}],
     }

@@ -58,7 +58,7 @@ def plan(**changes: Any) -> Plan:
     ]  # fmt: skip
     document: dict[str, Any] = {
         "name": "p", "seed": 3, "base_model": {"name": "tiny", "sha256": "ab" * 32},
-        "method": {"name": "mslora_cr", "rank": 2, "alpha": 2, "contrast": {}},
+        "method": {"name": "mslora_cr", "rank": 2, "alpha": 2, "active": "all", "contrast": {}},
         "aggregation": "fedavg", "wire": "bf16", "stages": stages, **changes,
     }  # fmt: skip
     return parse_plan(document, "p")

@@ -20,7 +20,9 @@ def plan() -> Plan:
     return parse_plan(
         {
             "name": "p", "seed": 3, "base_model": {"name": "tiny", "sha256": "ab" * 32},
-            "method": {"name": "mslora_cr", "rank": 2, "alpha": 2, "contrast": None},
+            "method": {
+                "name": "mslora_cr", "rank": 2, "alpha": 2, "active": "all", "contrast": None
+            },
             "aggregation": "fedavg",
             "stages": [stage, {**stage, "name": "film", "modality": "xray"}],
         },

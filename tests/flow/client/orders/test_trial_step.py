@@ -67,7 +67,7 @@ def plan_for(site: Site, **changes: Any) -> Plan:
         "name": "small",
         "seed": 5,
         "base_model": {"name": "tiny", "sha256": base_digest(site.base_model)},
-        "method": {"name": "mslora_cr", "rank": 4, "alpha": 4, "contrast": {}},
+        "method": {"name": "mslora_cr", "rank": 4, "alpha": 4, "active": "all", "contrast": {}},
         "aggregation": "svd",
         "stages": [stage, {**stage, "name": "second", "task": "cells", "sites": ["north"]}],
         **changes,
@@ -77,7 +77,7 @@ def plan_for(site: Site, **changes: Any) -> Plan:
 
 @pytest.mark.parametrize("method", ["mslora_cr", "sequential"])
 def test_one_step_of_a_later_stage_runs_and_leaves_nothing_behind(site: Site, method: str):
-    contrast: dict[str, Any] = {"contrast": {}} if method == "mslora_cr" else {}
+    contrast: dict[str, Any] = {"active": "all", "contrast": {}} if method == "mslora_cr" else {}
     plan = plan_for(site, method={"name": method, "rank": 4, "alpha": 4, **contrast})
     seconds, loss = trial_step(plan, site, stage=1)
     assert seconds > 0

@@ -96,6 +96,7 @@ def plan_of(
             "training": {"micro_batch": 2, **training},
             "method": {
                 "name": "mslora_cr", "rank": 2, "alpha": 2.0,
+                "active": "all",
                 "contrast": {"similarity": "exp", "weight": weight, "orthogonality": 0.01},
             },
         },
@@ -208,7 +209,17 @@ BASELINE: dict[str, Any] = {"rank": 2, "alpha": 2.0}
     ("stage", "method", "steps"),
     [
         (2, {"name": "joint", **BASELINE}, 6),
-        (3, {"name": "mslora_cr", **BASELINE, "contrast": None, "start": "gradient"}, 6),
+        (
+            3,
+            {
+                "name": "mslora_cr",
+                **BASELINE,
+                "active": "all",
+                "contrast": None,
+                "start": "gradient",
+            },
+            6,
+        ),
         (1, {"name": "zero_shot", **BASELINE}, 0),
     ],
     ids=["joint", "gradient", "zero_shot"],

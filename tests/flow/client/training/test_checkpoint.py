@@ -36,7 +36,7 @@ METHODS: Mapping[str, Method] = {"mslora_cr": mslora_cr, "sequential": sequentia
 PLANS: Mapping[str, dict[str, Any]] = {
     "mslora_cr": {
         "name": "mslora_cr", "rank": 2, "alpha": 2.0,
-        "contrast": {"similarity": "exp", "weight": 0.1, "orthogonality": 0.01},
+        "active": "all", "contrast": {"similarity": "exp", "weight": 0.1, "orthogonality": 0.01},
     },
     "sequential": {"name": "sequential", "rank": 2, "alpha": 2.0},
 }  # fmt: skip

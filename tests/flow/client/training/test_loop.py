@@ -37,7 +37,7 @@ QUESTIONS = [
     ("which side ?", "left"),
 ]
 
-MSLORA = {"name": "mslora_cr", "rank": 2, "alpha": 2.0, "contrast": None}
+MSLORA = {"name": "mslora_cr", "rank": 2, "alpha": 2.0, "active": "all", "contrast": None}
 
 
 def plan_of(**changes: Any) -> Plan:

@@ -41,7 +41,7 @@ def plan_of(method: dict[str, Any]) -> Plan:
 
 
 def offered(label: str) -> MethodSettings:
-    plan = plan_of({"name": "mslora_cr", "contrast": None})
+    plan = plan_of({"name": "mslora_cr", "active": "all", "contrast": None})
     method = with_method(plan, label).method
     assert method.label == label
     return method

@@ -27,7 +27,7 @@ def document(**changes: Any) -> dict[str, Any]:
         "name": "p",
         "seed": 3,
         "base_model": {"name": "tiny", "sha256": "ab" * 32},
-        "method": {"name": "mslora_cr", "rank": 4, "alpha": 4, "contrast": {}},
+        "method": {"name": "mslora_cr", "rank": 4, "alpha": 4, "active": "all", "contrast": {}},
         "aggregation": "svd",
         "stages": [stage("one"), stage("two", "mr"), stage("three")],
     }

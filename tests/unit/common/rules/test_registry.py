@@ -46,7 +46,14 @@ def test_a_new_rule_is_one_new_file(tmp_path: Path):
     with pytest.raises(PlanError, match="'frozen_a', 'largest_site', 'rotated' or 'svd'"):
         plan_with(aggregation="largest")
     # Sites may begin with different adapters if it says that they may.
-    nearest = {"name": "mslora_cr", "rank": 2, "alpha": 2, "contrast": None, "start": "nearest"}
+    nearest = {
+        "name": "mslora_cr",
+        "rank": 2,
+        "alpha": 2,
+        "active": "all",
+        "contrast": None,
+        "start": "nearest",
+    }
     assert plan_with(aggregation="largest_site", method=nearest).rule is found.rule
     with pytest.raises(PlanError, match="or the rule 'largest_site' or 'svd'"):
         plan_with(aggregation="fedavg", method=nearest)
