@@ -34,6 +34,8 @@ from report.headlines import (
     scores_by_method,
     why_no_drop,
 )
+from report.heterogeneity.template import HETEROGENEITY
+from report.heterogeneity.words import heterogeneity_words
 from report.hospitals.model import HospitalsReport
 from report.hospitals.template import HOSPITALS
 from report.hospitals.words import (
@@ -72,7 +74,14 @@ def render_page(
     """Render the page of one or several comparable runs; it shows the first one in full."""
     run = reports[0]
     environment = Environment(
-        loader=DictLoader({"methods": METHODS, "options": OPTIONS, "hospitals": HOSPITALS}),
+        loader=DictLoader(
+            {
+                "methods": METHODS,
+                "options": OPTIONS,
+                "hospitals": HOSPITALS,
+                "heterogeneity": HETEROGENEITY,
+            }
+        ),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -101,6 +110,7 @@ def render_page(
         option_rows=option_rows(reports),
         **_comparison(reports, tests),
         **_hospitals(hospitals),
+        **heterogeneity_words(run),
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from common.plan.plan import Metric
 from common.plan_fields import Modality
 from report.continual_metrics import MatrixMetrics, matrix_metrics
+from report.heterogeneity.model import SimulatedHospital, UnseenReport
 
 #: Joint training learns all tasks in every stage, so these metrics are not defined for it.
 _OF_OWN_STAGES = ("aia", "bwt", "forgetting", "fwt", "learning_gain", "transfer")
@@ -135,6 +136,8 @@ class RunReport:
         options: closed questions scored among their options; None where the plan does not ask.
         all_tasks_at_once: whether every stage trains on all tasks, so that none has its own.
         versions: package name -> version.
+        simulated: how simulated hospitals were made to differ; None where they were not.
+        unseen: scores at hospitals that trained nothing; None where there is none.
     """
 
     plan: PlanFacts
@@ -154,6 +157,8 @@ class RunReport:
     routed: Routed | None = None
     options: ScoresAmongOptions | None = None
     all_tasks_at_once: bool = False
+    simulated: tuple[SimulatedHospital, ...] | None = None
+    unseen: UnseenReport | None = None
 
     def __post_init__(self) -> None:
         count = len(self.stages)

@@ -138,6 +138,10 @@ the last stage that was evaluated.</p>
 {{ chart("routed.png") }}
 {% endif %}
 
+{% if run.simulated %}
+{% include "heterogeneity" %}
+{% endif %}
+
 <h2>What every stage added</h2>
 <p>Scores in percent, in the stage's own measure, on its own test questions. The majority answer
 is the commonest training answer to the same question: what a model can score without looking at

@@ -79,6 +79,8 @@ def simulate(file: Path, options: SimulationOptions) -> list[RunReport]:
         ]
         single = [run for one in by_seed for run in one.single_site]
         carry_out_all(single, options.engine, base_model, options.quiet)
+        for seed, one in zip(seeds, by_seed, strict=True):
+            _report_differences(seed, one)
         return _write_report(by_seed, options)
 
 
@@ -163,6 +165,17 @@ def _seed_runs(
         pooled=pooled_run(plan, root, task_folder) if POOLED in labels else None,
         curve=curve_runs(plan, root, task_folder, _curve(plan, options)) if alone else (),
     )
+
+
+def _report_differences(seed: _Seed, runs: SeedRuns) -> None:
+    """Add to the reports how the hospitals differ, and the scores at those that trained nothing."""
+    if seed.plan.simulation and seed.plan.simulation.hospitals:
+        from simulation.unseen import report_differences
+
+        pooled = [] if runs.pooled is None else [runs.pooled]
+        for run in (*runs.federated, *pooled):
+            # Of a finished run, too: it may have been interrupted just here.
+            report_differences(run, seed.plan, seed.root / "sites")
 
 
 def _write_report(seeds: Sequence[SeedRuns], options: SimulationOptions) -> list[RunReport]:

@@ -153,6 +153,20 @@ def image_prototype(resolved: ResolvedOrder, session: SiteSession) -> bytes | No
 
 def evaluate(resolved: ResolvedOrder, session: SiteSession) -> Scores:
     """Score the ordered model on the site's test questions; the answers stay in its store."""
+    data, metrics = resolved.data, answer_test(resolved, session)
+    majority = majority_answers([(example.question, example.answer) for example in data.train])
+    usual = [Prediction(majority(question.question)) for question in data.test]
+    return Scores(
+        order=resolved.order.digest,
+        site=resolved.site.name,
+        questions=len(data.test),
+        metrics=metrics,
+        majority=task_metrics(_answered(data.test, usual)),
+    )
+
+
+def answer_test(resolved: ResolvedOrder, session: SiteSession) -> dict[str, float]:
+    """Answer the site's test questions, keep the answers in its store, and return the measures."""
     order, plan, data = resolved.order, resolved.plan, resolved.data
     assignment, shares = assignment_of(resolved, session), dict[str, float]()
     questions = with_options(data) if plan.evaluation.options else data.test
@@ -173,15 +187,7 @@ def evaluate(resolved: ResolvedOrder, session: SiteSession) -> Scores:
     name = f"{resolved.stage.name}-{order.digest[:12]}.jsonl"
     file = resolved.site.store / "answers" / name
     blob_store.write_atomically(file, _answer_file(data.test, predictions))
-    majority = majority_answers([(example.question, example.answer) for example in data.train])
-    usual = [Prediction(majority(question.question)) for question in data.test]
-    return Scores(
-        order=order.digest,
-        site=resolved.site.name,
-        questions=len(data.test),
-        metrics={**task_metrics(_answered(data.test, predictions)), **shares},
-        majority=task_metrics(_answered(data.test, usual)),
-    )
+    return {**task_metrics(_answered(data.test, predictions)), **shares}
 
 
 def _peak_memory() -> int:

@@ -14,6 +14,7 @@ from simulation.heterogeneity.facts import simulated_hospitals
 from simulation.hospitals import BASE_MODELS, check, prepare
 from tests.flow.small_run import STAGE, small_plan
 
+EXPERIMENTS = Path(__file__).resolve().parents[3] / "configs" / "experiments"
 _HOSPITALS = {"data": "phantoms", "train_fraction": 0.1, "test_questions": 5, "label_noise": 0.2}
 
 
@@ -153,3 +154,11 @@ def test_given_data_can_not_be_made_to_differ(tmp_path: Path):
         "plan.yaml: simulation.hospitals: found it with --data, expected one of the two: "
         "only data that are made can be made to differ"
     )
+
+
+@pytest.mark.parametrize("name", ["shifted", "shifted_pictures"])
+def test_the_projects_plans_of_hospitals_that_differ_can_be_run(name: str):
+    plan = load_plan(EXPERIMENTS / f"{name}.yaml")
+    check(plan, name, None, None)
+    assert plan.simulation is not None and plan.simulation.hospitals is not None
+    assert plan.simulation.hospitals.unseen
