@@ -1,14 +1,17 @@
 """A plan of two stages and three sites on a few phantoms, and what a run of it leaves."""
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from client.model.base_digest import base_digest
+from server.run.journal import Journal
 from simulation.engines import Engine
 from simulation.hospitals import BASE_MODELS
-from simulation.run import SimulationOptions
+from simulation.run import SimulationOptions, simulate
 
 STAGE: dict[str, Any] = {
     "name": "cxp", "modality": "radiology", "task": "CXP", "sites": ["a", "b"], "rounds": 2,
@@ -49,3 +52,17 @@ def bank_bytes(run: Path) -> dict[str, bytes]:
     bank = run / "bank"
     files = (file for file in bank.rglob("*") if file.is_file())
     return {file.relative_to(bank).as_posix(): file.read_bytes() for file in files}
+
+
+def killed_after(answers: int, plan: Path, out: Path) -> None:
+    """Run the plan, and kill this process when so many answers are in the journal."""
+    record = Journal.record
+
+    def recorded(journal: Journal, *given: Any) -> Any:
+        found = record(journal, *given)
+        if len(journal.traffic()) == answers:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return found
+
+    Journal.record = recorded  # pyright: ignore[reportAttributeAccessIssue]
+    simulate(plan, options(out))

@@ -2,8 +2,7 @@
 
 import json
 import os
-import subprocess
-import sys
+import signal
 from pathlib import Path
 
 import pytest
@@ -17,9 +16,8 @@ from simulation import run
 from simulation.baselines import with_seed
 from simulation.hospitals import prepare
 from simulation.run import simulate
-from tests.flow.small_run import bank_bytes, options, small_plan
-
-ROOT = Path(__file__).resolve().parents[3]
+from tests.flow.forked import exit_code_of
+from tests.flow.small_run import bank_bytes, killed_after, options, small_plan
 
 
 @pytest.fixture(scope="module")
@@ -74,37 +72,7 @@ def test_a_run_killed_at_any_point_goes_on_to_the_same_bank_bytes(finished: Path
     plan, out = small_plan(tmp_path / "plan.yaml"), tmp_path / "run"
     # The last of them in the second stage's second round, with the first stage released.
     for answers in (3, 6, 8, 15):
-        # The process kills itself (SIGKILL) when so many answers are in the journal.
-        code = f"""
-import os, signal
-from pathlib import Path
-from server.run.journal import Journal
-from tests_options import options, plan
-record = Journal.record
-def recorded(self, *args):
-    recorded = record(self, *args)
-    if len(self.traffic()) == {answers}:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return recorded
-Journal.record = recorded
-from simulation.run import simulate
-simulate(plan, options)
-"""
-        (tmp_path / "tests_options.py").write_text(
-            "from pathlib import Path\nfrom simulation.engines import Engine\n"
-            "from simulation.run import SimulationOptions\n"
-            f"plan = Path({str(plan)!r})\n"
-            f"options = SimulationOptions(out=Path({str(out)!r}), engine=Engine.IN_PROCESS,"
-            " methods=None, seeds=1, data=None, base_model=None, quiet=True)\n",
-            encoding="utf-8",
-        )
-        killed = subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", code],
-            cwd=ROOT,
-            env={"PYTHONPATH": f"{ROOT}:{tmp_path}", "PATH": "/usr/bin:/bin", "HOME": "/tmp"},
-            check=False,
-        )
-        assert killed.returncode == -9
+        assert exit_code_of(killed_after, answers, plan, out) == -signal.SIGKILL
     simulate(plan, options(out))
     assert bank_bytes(out) == bank_bytes(finished)
 

@@ -1,10 +1,8 @@
 """A federation with a router: prototypes leave, are released, and pictures choose their stage."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +27,9 @@ from common.plan_fields import Precision
 from report.json_file import read_report
 from simulation.hospitals import BASE_MODELS
 from simulation.run import simulate
-from tests.flow.small_run import OTHER, STAGE, bank_bytes, options, small_plan
+from tests.flow.forked import exit_code_of
+from tests.flow.small_run import OTHER, STAGE, bank_bytes, killed_after, options, small_plan
 
-ROOT = Path(__file__).resolve().parents[3]
 #: Both stages at two sites; a site has 30 different pictures of a task.
 ROUTED = {"router": {"minimum": 20}}
 KILLED_AFTER = 9
@@ -157,25 +155,7 @@ def test_a_baseline_of_one_adapter_is_not_routed(tmp_path: Path):
 def test_a_run_killed_behind_a_prototype_goes_on_to_the_same_bytes(finished: Path, tmp_path: Path):
     plan, out = small_plan(tmp_path / "plan.yaml", **ROUTED), tmp_path / "run"
     for answers in (5, 6, KILLED_AFTER):
-        code = f"""
-import os, signal
-from pathlib import Path
-from server.run.journal import Journal
-record = Journal.record
-def recorded(self, *args):
-    known = record(self, *args)
-    if len(self.traffic()) == {answers}:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return known
-Journal.record = recorded
-from simulation.run import simulate
-from tests.flow.small_run import options
-simulate(Path({str(plan)!r}), options(Path({str(out)!r})))
-"""
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-W", "ignore", "-c", code]
-        killed = subprocess.run(command, cwd=ROOT, env=environment, check=False)
-        assert killed.returncode == -9
+        assert exit_code_of(killed_after, answers, plan, out) == -signal.SIGKILL
     simulate(plan, options(out))
     assert bank_bytes(out) == bank_bytes(finished)
     assert read_report(out)[0].routed == read_report(finished)[0].routed
