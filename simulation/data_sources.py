@@ -30,7 +30,9 @@ class MakeQuestions(Protocol):
     ) -> tuple[list[Question], list[Question]]:
         """Return the hospital's training and test questions; equal arguments give equal bytes.
 
-        No image group is in both.
+        No image group is in both. Another seed gives other pictures, and no training picture of
+        one seed is a test picture of another: a hospital that is to have more of an answer gets
+        training questions of several seeds.
 
         Args:
             task: one of the source's tasks.
