@@ -7,6 +7,7 @@ Differences are always first minus second, and every p is two-sided.
 # pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false
 
 import math
+from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -28,7 +29,7 @@ class McNemar:
     """McNemar's test: the questions on which only one of two models is right.
 
     Attributes:
-        p: exact two-sided binomial probability; 1 where the two never differ.
+        p: two-sided and exact, see `mcnemar`; 1 where the two never differ.
     """
 
     first_only: int
@@ -65,16 +66,46 @@ class PairedT:
     count: int
 
 
-def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> McNemar:
+def mcnemar(
+    first: Sequence[bool], second: Sequence[bool], pictures: Sequence[Hashable] | None = None
+) -> McNemar:
     """Run McNemar's exact test (doi 10.1007/BF02295996); not the mid-p.
+
+    With `pictures` a picture and not a question is the sample: if both models are equally good,
+    each picture's questions won less those lost are as likely with the other sign, and p is that
+    of their sum under all these signs. With one question a picture it is the same test.
 
     Args:
         first, second: whether each model was right, question by question.
+        pictures: of each question; None takes questions as independent.
     """
     pairs = list(zip(first, second, strict=True))
     first_only = sum(1 for one, other in pairs if one and not other)
     second_only = sum(1 for one, other in pairs if other and not one)
-    return McNemar(first_only, second_only, _binomial_p(first_only, second_only))
+    if pictures is None:
+        return McNemar(first_only, second_only, _binomial_p(first_only, second_only))
+    net: dict[Hashable, int] = {}
+    for (one, other), picture in zip(pairs, pictures, strict=True):
+        net[picture] = net.get(picture, 0) + one - other
+    return McNemar(first_only, second_only, _signs_p([*net.values()]))
+
+
+def _signs_p(differences: Sequence[int]) -> float:
+    """Return the two-sided p of the sum under random signs, from its whole distribution."""
+    counts = Counter(abs(one) for one in differences if one)
+    chances = np.ones(1)
+    for size, count in counts.items():
+        # The sum of `count` values of +size or -size, from -size * count in steps of 2 size.
+        of_size = np.zeros(2 * size * count + 1)
+        of_size[:: 2 * size] = [
+            math.exp(math.lgamma(count + 1) - math.lgamma(k + 1) - math.lgamma(count - k + 1)
+                     - count * math.log(2))
+            for k in range(count + 1)
+        ]  # fmt: skip
+        chances = np.convolve(chances, of_size)
+    middle = len(chances) // 2
+    reach = abs(sum(differences))
+    return min(1.0, float(chances[: middle - reach + 1].sum() + chances[middle + reach :].sum()))
 
 
 def _binomial_p(first: int, second: int) -> float:
@@ -95,21 +126,23 @@ def bootstrap(
     groups: Sequence[NDArray[np.float64]],
     generator: np.random.Generator,
     resamples: int = RESAMPLES,
+    pictures: Sequence[Sequence[int]] | None = None,
     confidence: float = 1 - LEVEL,
 ) -> Bootstrap:
     """Return the mean over groups of each group's mean difference, with a percentile interval.
 
-    Questions are drawn with replacement within their group, so every group keeps its size and
-    its weight. Questions are drawn one by one: that several may share an image, which would
-    widen the interval, is not modelled.
+    Pictures are drawn with replacement within their group, each with all its questions, so every
+    group keeps its number of pictures and its weight.
 
     Args:
         groups: the differences by question, one array for each task and seed; none is empty.
+        pictures: the picture of each question, likewise; None gives each question one of its own.
     """
     assert groups and all(len(group) for group in groups), "a group has a question at least"
     means = np.zeros(resamples)
-    for group in groups:
-        means += _resampled(np.asarray(group, np.float64), generator, resamples)
+    shown = pictures or [range(len(group)) for group in groups]
+    for group, own in zip(groups, shown, strict=True):
+        means += _resampled(np.asarray(group, np.float64), own, generator, resamples)
     means /= len(groups)
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
     p = _two_sided(means, max(float(np.abs(group).max()) for group in groups))
@@ -118,17 +151,22 @@ def bootstrap(
 
 
 def _resampled(
-    group: NDArray[np.float64], generator: np.random.Generator, resamples: int
+    group: NDArray[np.float64],
+    pictures: Sequence[int],
+    generator: np.random.Generator,
+    resamples: int,
 ) -> NDArray[np.float64]:
     """Return the means of `resamples` draws from the group, made in chunks to bound memory."""
     if group.min() == group.max():
         return np.full(resamples, group[0])
-    size = len(group)
+    _, place = np.unique(np.asarray(pictures), return_inverse=True)
+    sums, counts = np.bincount(place, weights=group), np.bincount(place)
+    size = len(sums)
     step = max(1, _DRAWN_AT_ONCE // size)
-    chunks = [
-        group[generator.integers(size, size=(min(step, resamples - start), size))].mean(axis=1)
-        for start in range(0, resamples, step)
-    ]
+    chunks: list[NDArray[np.float64]] = []
+    for start in range(0, resamples, step):
+        drawn = generator.integers(size, size=(min(step, resamples - start), size))
+        chunks.append(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1))
     return np.concatenate(chunks)
 
 

@@ -1,9 +1,11 @@
-"""An experiment: one plan, varied along a few axes, each variant with several seeds.
+"""An experiment: one plan, varied along a few axes, each variant at its best rate, with seeds.
 
 configs/experiments/*.yaml: `plan` names the plan that is varied, `axes` names for each axis
 its settings, and each setting says which fields of the plan it changes. `stages.*.sites`
-changes a field of every stage, `stages.order` puts the stages into another order, and `only`
-leaves out combinations whose settings are not among those listed.
+changes a field of every stage, `stages.order` puts the stages into another order, `run: local`
+takes each hospital alone, and `only` leaves out combinations whose settings are not among those
+listed. With `tuning` each combination is first tried with factors of its learning rates, on
+validation questions and with seeds of its own; only the best is run on the test.
 """
 
 import copy
@@ -11,19 +13,41 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Self, cast
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from common.errors import PlanError
 from common.plan.file import load_plan, parse_plan
 from common.plan.mistakes import shown
 from common.plan.plan import Plan
-from common.plan_fields import Count, Slug, Strict
+from common.plan.simulation import ScoredSplit
+from common.plan_fields import Count, Positive, Slug, Strict
+from simulation.baselines import changed
 
 #: Of one axis, what each setting changes.
 AxisSettings = Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
+Seed = Annotated[int, Field(ge=0)]
+#: The path of a setting that says what is run in place of the federation.
+RUN = "run"
+
+
+class Tuning(Strict):
+    """The learning rates that are tried for each combination, on validation questions."""
+
+    #: Factors of every stage's learning rate, rising.
+    rates: Annotated[list[Positive], Field(min_length=1)]
+    #: None of them is one of the seeds of the test.
+    seeds: Annotated[list[Seed], Field(min_length=1)]
+
+
+class Reference(Strict):
+    """What every combination is compared with: itself, but with these settings."""
+
+    settings: Annotated[dict[Slug, str], Field(min_length=1)]
+    #: In points: how much less is called as good.
+    margin: Positive | None = None
 
 
 class Definition(Strict):
@@ -32,10 +56,45 @@ class Definition(Strict):
     #: What the experiment asks, in one sentence.
     question: str
     plan: str
+    #: Experiments are run in the order of this number, the cheapest decisive ones first.
+    priority: Count = 100
     seeds: Count
+    tuning: Tuning | None = None
+    #: Seeds that are run once, at the end, when everything else is decided.
+    holdout: list[Seed] = Field([])
+    references: list[Reference] = Field([])
     axes: Annotated[dict[Slug, AxisSettings], Field(min_length=1)]
     #: Combinations that are run, as the settings that they allow of some axes; null: all.
     only: Annotated[list[dict[Slug, list[str]]], Field(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _rates_rise(self) -> Self:
+        if self.tuning and self.tuning.rates != sorted(set(self.tuning.rates)):
+            raise ValueError("tuning.rates: expected factors that rise")
+        return self
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Combination:
+    """One setting of every axis.
+
+    Attributes:
+        plan: its plan at the first seed and the plan's own learning rates.
+    """
+
+    settings: Mapping[str, str]
+    plan: Plan
+
+    def at(self, seed: int, rate: float = 1.0, split: ScoredSplit = ScoredSplit.TEST) -> Plan:
+        """Return its plan with another seed, a factor of the learning rates, another split."""
+        stages = tuple(
+            # Twelve digits, so that 0.01 * 3 is 0.03.
+            stage.model_copy(update={"learning_rate": float(f"{stage.learning_rate * rate:.12g}")})
+            for stage in self.plan.stages
+        )
+        assert self.plan.simulation is not None, "checked when the experiment is read"
+        simulation = self.plan.simulation.model_copy(update={"split": split})
+        return changed(self.plan, seed=seed, stages=stages, simulation=simulation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +106,28 @@ class Variant:
     plan: Plan
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Experiment:
-    """A whole experiment, its variants in the order of the file."""
+    """A whole experiment, its combinations in the order of the file."""
 
     name: str
     question: str
+    priority: int
     axes: Mapping[str, tuple[str, ...]]
-    variants: tuple[Variant, ...]
+    seeds: tuple[int, ...]
+    holdout: tuple[int, ...]
+    tuning: Tuning | None
+    references: tuple[Reference, ...]
+    combinations: tuple[Combination, ...]
+
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        """Every combination and seed, at the plan's own learning rates."""
+        return tuple(
+            Variant(one.settings, seed, one.at(seed))
+            for one in self.combinations
+            for seed in self.seeds
+        )
 
 
 def load_experiment(file: Path) -> Experiment:
@@ -67,12 +140,41 @@ def load_experiment(file: Path) -> Experiment:
     base = load_plan(file.parent / definition.plan)
     names = {axis: tuple(settings) for axis, settings in definition.axes.items()}
     _check_only(definition, names, file)
-    variants = [
-        Variant(settings, base.seed + number, _varied(base, definition, settings, number, file))
-        for settings in _combinations(definition, names)
-        for number in range(definition.seeds)
-    ]
-    return Experiment(file.stem, definition.question, names, tuple(variants))
+    for reference in definition.references:
+        _check_names({axis: [name] for axis, name in reference.settings.items()}, names,
+                     f"{file}: references")  # fmt: skip
+    seeds = tuple(range(base.seed, base.seed + definition.seeds))
+    _check_seeds(definition, seeds, file)
+    return Experiment(
+        name=file.stem,
+        question=definition.question,
+        priority=definition.priority,
+        axes=names,
+        seeds=seeds,
+        holdout=tuple(definition.holdout),
+        tuning=definition.tuning,
+        references=tuple(definition.references),
+        combinations=tuple(
+            Combination(settings, _varied(base, definition, settings, file))
+            for settings in _combinations(definition, names)
+        ),
+    )
+
+
+def _check_seeds(definition: Definition, seeds: tuple[int, ...], file: Path) -> None:
+    """Check that no seed is for two of tuning, the test and the holdout.
+
+    Raises:
+        PlanError: one is.
+    """
+    tuned = definition.tuning.seeds if definition.tuning else ()
+    all_seeds = [*seeds, *tuned, *definition.holdout]
+    twice = sorted({seed for seed in all_seeds if all_seeds.count(seed) > 1})
+    if twice:
+        raise PlanError(
+            f"{file}: seeds: found {', '.join(map(str, twice))} more than once among those of "
+            "the test, of tuning.seeds and of holdout, expected each once"
+        )
 
 
 def _definition(file: Path) -> Definition:
@@ -96,15 +198,21 @@ def _check_only(definition: Definition, names: Mapping[str, tuple[str, ...]], fi
         PlanError: it is not.
     """
     for rule in definition.only or ():
-        for axis, allowed in rule.items():
-            known = names.get(axis, ())
-            unknown = [name for name in allowed if name not in known]
-            if unknown or axis not in names:
-                found, expected = (unknown, known) if axis in names else ([axis], tuple(names))
-                raise PlanError(
-                    f"{file}: only, {axis}: found {', '.join(map(repr, found))}, "
-                    f"expected some of {', '.join(map(repr, expected))}"
-                )
+        _check_names(rule, names, f"{file}: only")
+
+
+def _check_names(
+    chosen: Mapping[str, list[str]], names: Mapping[str, tuple[str, ...]], where: str
+) -> None:
+    for axis, allowed in chosen.items():
+        known = names.get(axis, ())
+        unknown = [name for name in allowed if name not in known]
+        if unknown or axis not in names:
+            found, expected = (unknown, known) if axis in names else ([axis], tuple(names))
+            raise PlanError(
+                f"{where}, {axis}: found {', '.join(map(repr, found))}, "
+                f"expected some of {', '.join(map(repr, expected))}"
+            )
 
 
 def _combinations(
@@ -119,15 +227,16 @@ def _combinations(
             yield settings
 
 
-def _varied(
-    base: Plan, definition: Definition, settings: Mapping[str, str], number: int, file: Path
-) -> Plan:
+def _varied(base: Plan, definition: Definition, settings: Mapping[str, str], file: Path) -> Plan:
     document = base.model_dump(mode="json")
-    document["seed"] = base.seed + number
     for axis, setting in settings.items():
         for path, value in definition.axes[axis][setting].items():
             _change(document, path, value, f"{file}: {axis}, {setting}")
-    return parse_plan(document, f"{file}: {', '.join(settings.values())}")
+    where = f"{file}: {', '.join(settings.values())}"
+    plan = parse_plan(document, where)
+    if plan.simulation is None:
+        raise PlanError(f"{where}: simulation: found nothing, expected the data of an experiment")
+    return plan
 
 
 def _change(document: dict[str, Any], path: str, value: object, where: str) -> None:
@@ -143,6 +252,9 @@ def _change(document: dict[str, Any], path: str, value: object, where: str) -> N
             raise PlanError(f"{where}: stages.order: found {value}, expected names of stages")
         document["stages"] = [by_name[name] for name in names]
         return
+    if path == RUN:
+        # The result of such a plan is that of the one baseline that it asks for.
+        path, value = "simulation.compare", [value]
     *parents, last = path.split(".")
     places = _places([document], parents)
     # A path that leads nowhere would change nothing without an error.

@@ -1,8 +1,7 @@
 """Runs the plans of experiments, several at a time, and writes the result of each.
 
-A run's result is one small JSON file named by its plan's digest. A plan that has a result is
-not run again. A result is found by its plan as today's code reads it, so that old results
-stay valid when plans get a new field with a default.
+A plan that has a result is not run again. The result of an experiment's `run: local` is that of
+each hospital alone: the sites' answers together, as those of a federation.
 """
 
 import json
@@ -11,102 +10,26 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+from client.data.task import TaskData, read_task
 from common.code_digest import code_digest
-from common.durable import DISK, write_file
-from common.errors import DataError, PlanError
+from common.errors import DataError
 from common.identity import sha256
-from common.metrics import AnsweredQuestion, AnswerKind, judge
-from common.plan.file import parse_plan
-from common.plan.plan import Earlier, Metric, Plan
+from common.metrics import AnsweredQuestion, AnswerKind, task_metrics
+from common.plan.plan import Earlier, Plan
 from common.plan.simulation import NOT_OF_DATA
 from common.signing import SigningKey
 from report.model import RunReport
 from server.run.folder import RunFolder
+from simulation.experiments.no_picture import chance, majority, measure
+from simulation.experiments.result_file import ExperimentResult, ResultsFolder, write_result
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExperimentResult:
-    """The result of one run.
-
-    Attributes:
-        plan: its plan.
-        code: digest of the code that ran.
-        learned: each task's measure when it was learned, fractions.
-        final: the same after the last stage; None where it was not scored.
-        answers: per task the measure of each answer when learned, and
-        final_answers: after the last stage; empty where not scored.
-        steps: optimizer steps of all stages and sites.
-        seconds: the run's time, for orientation.
-        bytes_up, bytes_down: on the wire, of all sites.
-        errors: relative aggregation error of each release.
-    """
-
-    plan: Plan
-    code: str
-    learned: tuple[float, ...]
-    final: tuple[float | None, ...]
-    answers: tuple[tuple[float, ...], ...]
-    final_answers: tuple[tuple[float, ...], ...]
-    steps: int
-    seconds: float
-    bytes_up: int
-    bytes_down: int
-    errors: tuple[float | None, ...]
-
-
-class ResultsFolder:
-    """The results of a folder, by their plans."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._by_plan: dict[str, ExperimentResult] = {}
-        for file in sorted(folder.glob("*.json")):
-            result = read_result(file)
-            self._by_plan[result.plan.digest] = result
-
-    def get(self, plan: Plan) -> ExperimentResult | None:
-        """Return the plan's result, if it was run."""
-        return self._by_plan.get(plan.digest)
-
-
-def read_result(file: Path) -> ExperimentResult:
-    """Read what `write_result` wrote.
-
-    Raises:
-        DataError: it can't be read as one.
-    """
-    try:
-        document = json.loads(file.read_text(encoding="utf-8"))
-        plan = parse_plan(document["plan"], str(file))
-        fields = {name: document[name] for name in document if name != "plan"}
-        fields["answers"] = tuple(_decoded(packed) for packed in fields["answers"])
-        fields["final_answers"] = tuple(_decoded(packed) for packed in fields["final_answers"])
-        for name in ("learned", "final", "errors"):
-            fields[name] = tuple(fields[name])
-        return ExperimentResult(plan=plan, **fields)
-    except (
-        OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, PlanError
-    ) as error:  # fmt: skip
-        raise DataError(f"{file}: can't be read as a result ({error})") from None
-
-
-def write_result(folder: Path, result: ExperimentResult) -> None:
-    """Write a result, whole or not at all."""
-    document = {
-        name: getattr(result, name) for name in ExperimentResult.__slots__ if name != "plan"
-    }
-    document["answers"] = [_encoded(values) for values in result.answers]
-    document["final_answers"] = [_encoded(values) for values in result.final_answers]
-    document["plan"] = result.plan.model_dump(mode="json")
-    folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(document, ensure_ascii=False, sort_keys=True) + "\n"
-    write_file(folder / f"{result.plan.digest[:16]}.json", text.encode(), DISK)
+#: Plans that a process runs one after another, at most.
+_CHUNK = 8
 
 
 def run_all(
@@ -131,7 +54,9 @@ def run_all(
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=spawn, max_tasks_per_child=1) as pool:
         # Small chunks, so that no process is left with a long group at the end.
-        chunks = [group[i : i + 12] for group in groups.values() for i in range(0, len(group), 12)]
+        chunks = [
+            group[i : i + _CHUNK] for group in groups.values() for i in range(0, len(group), _CHUNK)
+        ]
         running = [pool.submit(_run_group, chunk, results, scratch) for chunk in chunks]
         try:
             for finished in as_completed(running):
@@ -200,63 +125,69 @@ def _result(
     with closing(Journal(folder, plan)) as journal:
         steps = sum(update.steps for task in tasks for _, update in journal.updates(task))
 
-    learned = [score for task in tasks if (score := report.scores[task][task]) is not None]
-    assert len(learned) == len(tasks), "a task is scored when it is learned"
-
-    def measured(task: int, after: int) -> tuple[float, ...]:
-        answers = answers_of(plan, folder, sites, task, after)
-        return tuple(measure(answer, plan.stages[task].metric) for answer in answers)
-
+    scores = [score for task in tasks if (score := report.scores[task][task]) is not None]
+    assert len(scores) == len(tasks), "a task is scored when it is learned"
+    held = [_held(plan, sites, task) for task in tasks]
+    learned = [answers_of(plan, folder, sites, task, task) for task in tasks]
+    final = [answers_of(plan, folder, sites, task, last) if again else [] for task in tasks]
+    metrics = [stage.metric for stage in plan.stages]
+    known = [[(one.question, one.answer) for data in own for one in data.train] for own in held]
     return ExperimentResult(
         plan=plan,
         code=code_digest(),
-        learned=tuple(learned),
+        learned=tuple(scores),
         final=tuple(report.scores[last]),
-        answers=tuple(measured(task, task) for task in tasks),
-        final_answers=tuple(measured(task, last) for task in tasks) if again else (),
+        answers=_measures(plan, learned),
+        final_answers=_measures(plan, final) if again else (),
         steps=steps,
         seconds=round(seconds, 1),
         bytes_up=sum(site.bytes_up for site in report.cost.sites.values()),
         bytes_down=sum(site.bytes_down for site in report.cost.sites.values()),
         errors=report.aggregation_error,
+        pictures=tuple(map(_pictures, held, learned)),
+        balanced=tuple(_balanced(own) for own in learned),
+        final_balanced=tuple(_balanced(own) for own in final) if again else (),
+        chance=tuple(map(chance, known, learned, metrics)),
+        majority=tuple(map(majority, known, learned, metrics)),
     )
 
 
-def measure(answer: AnsweredQuestion, metric: Metric) -> float:
-    """Return one answer's contribution to the mean that is a task's measure; a fraction.
+def _held(plan: Plan, sites: Path, task: int) -> list[TaskData]:
+    """Return what each of the task's sites holds of it."""
+    stage = plan.stages[task]
+    return [read_task(sites / site / "data" / stage.task) for site in stage.sites]
+
+
+def _measures(
+    plan: Plan, answers: Sequence[Sequence[AnsweredQuestion]]
+) -> tuple[tuple[float, ...], ...]:
+    return tuple(
+        tuple(measure(one, stage.metric) for one in own)
+        for stage, own in zip(plan.stages, answers, strict=True)
+    )
+
+
+def _balanced(answers: Sequence[AnsweredQuestion]) -> float:
+    return task_metrics(answers)["balanced_accuracy"]
+
+
+def _pictures(held: Sequence[TaskData], answers: Sequence[AnsweredQuestion]) -> tuple[int, ...]:
+    """Return the number of each answer's picture, from 0 in the order in which they come.
 
     Raises:
-        PlanError: the measure is no mean over answers.
+        DataError: the answers are not those of the sites' test questions, in their order.
     """
-    judged = judge(answer)
-    match metric:
-        case Metric.ACCURACY:
-            return float(judged.exact)
-        case Metric.F1:
-            return judged.overlap.f1
-        case Metric.RECALL:
-            return judged.overlap.recall
-        case Metric.BLEU:
-            return judged.bleu.all
-        case Metric.BALANCED_ACCURACY:
-            raise PlanError(
-                f"metric: found {str(metric)!r}, expected one that is a mean over answers"
-            )
+    asked = [(data, one) for data in held for one in data.test]
+    if [(one.question, one.truth) for one in answers] != [(q.question, q.answer) for _, q in asked]:
+        raise DataError(
+            f"found {len(answers)} answers, expected those to the {len(asked)} test questions of "
+            "the sites, in their order"
+        )
+    numbers: dict[Path, int] = {}
+    return tuple(numbers.setdefault(one.image, len(numbers)) for _, one in asked)
 
 
 def _data_of(plan: Plan) -> str:
     """Return a key that is equal where the sites' data are the same."""
     made = plan.simulation and plan.simulation.model_dump(mode="json", exclude=set(NOT_OF_DATA))
     return json.dumps([plan.seed, made, [[stage.task, stage.sites] for stage in plan.stages]])
-
-
-def _encoded(values: Sequence[float]) -> Mapping[str, Any]:
-    """Encode few distinct values as a letter for each answer: short, and exact."""
-    distinct = sorted(set(values))
-    letters = {value: chr(ord("0") + place) for place, value in enumerate(distinct)}
-    return {"values": distinct, "answers": "".join(letters[value] for value in values)}
-
-
-def _decoded(packed: Mapping[str, Any]) -> tuple[float, ...]:
-    """Decode what `_encoded` made."""
-    return tuple(packed["values"][ord(letter) - ord("0")] for letter in packed["answers"])

@@ -4,36 +4,44 @@ A cell is one setting of every axis with the results of its seeds. Cells are com
 group only: the same tasks with the same questions and measures, however they are dealt to sites.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
 import yaml
 
-from common.contrastive import Similarity
 from common.errors import PlanError
 from common.identity import canonical_json
-from common.methods.mslora_cr import Active, MSLoRACR, Start
 from common.plan.plan import Plan
-from simulation.experiments.experiments import Experiment, load_experiment
-from simulation.experiments.lab import ExperimentResult, ResultsFolder
+from common.plan.simulation import NOT_OF_DATA
+from simulation.experiments.experiments import Combination, Experiment, load_experiment
+from simulation.experiments.result_file import ExperimentResult, ResultsFolder
+from simulation.experiments.tuning import TunedRate, rate_of_test, tuned_rate, tuning_plans
+from simulation.results.measures import tuning_score
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Cell:
     """One combination of settings.
 
     Attributes:
-        plan: that of the first seed.
+        plan: that of the first seed, at the rate of the test.
         seeds: those that the experiment asks for.
         results: by seed, where there is one.
+        rate: the factor of the stages' learning rates at which the test was run; None until the
+            grid is complete.
+        grid: what was tried on validation; no scores where nothing was.
+        holdout: the results of the seeds that are opened once at the end.
     """
 
     settings: Mapping[str, str]
     plan: Plan
     seeds: tuple[int, ...]
     results: Mapping[int, ExperimentResult]
+    rate: float | None = 1.0
+    grid: TunedRate = field(default_factory=lambda: TunedRate({}))
+    holdout: Mapping[int, ExperimentResult] = field(default_factory=dict[int, ExperimentResult])
 
     @property
     def missing(self) -> tuple[int, ...]:
@@ -58,11 +66,6 @@ class CellGroup:
         """Return the cell's name within the group."""
         return labelled({axis: cell.settings[axis] for axis in self.axes}) or "the plan"
 
-    @property
-    def plain(self) -> Cell | None:
-        """The first cell with the plain sum of all earlier adapters, if there is one."""
-        return next((cell for cell in self.cells if is_plain_sum(cell.plan)), None)
-
 
 @dataclass(frozen=True, slots=True)
 class Collected:
@@ -71,6 +74,10 @@ class Collected:
     experiment: Experiment
     cells: tuple[Cell, ...]
     groups: tuple[CellGroup, ...]
+    #: Runs of the grids, those of them without a result, and the time of the others.
+    tuning_runs: int = 0
+    missing_tuning: int = 0
+    tuning_seconds: float = 0.0
 
     def tag(self, group: CellGroup) -> str:
         """Return the name that distinguishes the group; empty if it is the only one."""
@@ -78,19 +85,20 @@ class Collected:
 
     @property
     def missing(self) -> int:
-        """How many runs have no result."""
+        """How many runs on the test have no result."""
         return sum(len(cell.missing) for cell in self.cells)
 
 
 def load_experiments(folder: Path) -> list[Experiment]:
-    """Load every experiment of the folder, in name order; the plans they vary may be in it, too.
+    """Load every experiment of the folder, by priority and name; their plans may be in it, too.
 
     Raises:
         PlanError: a file is wrong, or the folder holds no experiment.
     """
     files = sorted(folder.glob("*.yaml"))
     varied = {(folder / plan).resolve() for file in files for plan in _plan_of(file)}
-    found = [load_experiment(file) for file in files if file.resolve() not in varied]
+    loaded = [load_experiment(file) for file in files if file.resolve() not in varied]
+    found = sorted(loaded, key=lambda one: (one.priority, one.name))
     if not found:
         raise PlanError(f"{folder}: found no experiment, expected files NAME.yaml with axes")
     return found
@@ -110,19 +118,33 @@ def _plan_of(file: Path) -> list[str]:
 
 def collect(experiment: Experiment, results: ResultsFolder) -> Collected:
     """Return the experiment with its results."""
-    plans: dict[tuple[str, ...], dict[int, Plan]] = {}
-    settings: dict[tuple[str, ...], Mapping[str, str]] = {}
-    for variant in experiment.variants:
-        key = tuple(variant.settings.values())
-        settings[key] = variant.settings
-        plans.setdefault(key, {})[variant.seed] = variant.plan
-    cells = tuple(_cell(settings[key], of_seed, results) for key, of_seed in plans.items())
-    return Collected(experiment, cells, _groups(cells))
+    cells = tuple(_cell(experiment, one, results) for one in experiment.combinations)
+    grid = [plan for one in experiment.combinations for _, plan in tuning_plans(experiment, one)]
+    found = [result for plan in grid if (result := results.get(plan))]
+    seconds = sum(result.seconds for result in found)
+    missing = len(grid) - len(found)
+    return Collected(experiment, cells, _groups(cells), len(grid), missing, seconds)
 
 
-def _cell(settings: Mapping[str, str], plans: Mapping[int, Plan], results: ResultsFolder) -> Cell:
-    found = {seed: result for seed, plan in plans.items() if (result := results.get(plan))}
-    return Cell(settings, next(iter(plans.values())), tuple(plans), found)
+def _cell(experiment: Experiment, one: Combination, results: ResultsFolder) -> Cell:
+    def score_of(plan: Plan) -> float | None:
+        return tuning_score(results.get(plan))
+
+    rate = rate_of_test(experiment, one, score_of)
+
+    def found(seeds: Sequence[int]) -> dict[int, ExperimentResult]:
+        plans = {} if rate is None else {seed: one.at(seed, rate) for seed in seeds}
+        return {seed: own for seed, plan in plans.items() if (own := results.get(plan))}
+
+    return Cell(
+        settings=one.settings,
+        plan=one.at(experiment.seeds[0], rate or 1.0),
+        seeds=experiment.seeds,
+        results=found(experiment.seeds),
+        rate=rate,
+        grid=tuned_rate(experiment, one, score_of),
+        holdout=found(experiment.holdout),
+    )
 
 
 def _groups(cells: Sequence[Cell]) -> tuple[CellGroup, ...]:
@@ -149,7 +171,8 @@ def data_of(plan: Plan) -> str:
 
     How the questions are divided among sites does not matter.
     """
-    made = plan.simulation and plan.simulation.model_dump(mode="json", exclude={"compare", "deal"})
+    apart = {*NOT_OF_DATA, "deal"}
+    made = plan.simulation and plan.simulation.model_dump(mode="json", exclude=apart)
     asked = sorted(
         [stage.task, stage.metric, _hospitals(plan, stage.task)] for stage in plan.stages
     )
@@ -162,28 +185,6 @@ def _hospitals(plan: Plan, task: str) -> int:
     if deal:
         return sum(deal)
     return len({site for stage in plan.stages if stage.task == task for site in stage.sites})
-
-
-def is_plain_sum(plan: Plan) -> bool:
-    """Return whether a plan sums all earlier adapters, regularizes nothing and starts fresh."""
-    method = plan.method
-    if not isinstance(method, MSLoRACR):
-        return False
-    contrast = method.contrast
-    regularized = contrast is not None and (
-        contrast.orthogonality is not None
-        or (contrast.similarity is not Similarity.NONE and contrast.weight > 0)
-    )
-    return not regularized and method.active is Active.ALL and method.start is Start.FRESH
-
-
-def nearest(cell: Cell, among: Iterable[Cell]) -> Cell | None:
-    """Return the cell with the most settings in common; the first of several."""
-
-    def shared(other: Cell) -> int:
-        return sum(cell.settings[axis] == other.settings[axis] for axis in cell.settings)
-
-    return max(among, key=shared, default=None)
 
 
 def labelled(settings: Mapping[str, str]) -> str:

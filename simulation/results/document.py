@@ -1,28 +1,27 @@
 """docs/results.md: the set-up, how to read it, and a part for each experiment."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import cycle
+from itertools import cycle, groupby
 
+from common.plan.plan import BatchScope, Plan
 from report.canvas import Chart
 from report.significance import RESAMPLES
 from simulation.results.cells import Cell, Collected
-from simulation.results.gains import regularizer, transfer
-from simulation.results.headline import HEADLINE
-from simulation.results.methods import methods
-from simulation.results.order import order
-from simulation.results.rules import passes_of, rules
-from simulation.results.section import Section, missing_of
+from simulation.results.section import Section, section
 from simulation.results.words import listed, table
 
-#: Title and report of an experiment, by the first word of its name; the default is `transfer`.
-_SECTIONS: Mapping[str, tuple[str, Callable[[Collected, int], Section]]] = {
-    "methods": ("The methods", methods),
-    "regularizer": ("The regularizer", regularizer),
-    "transfer": ("What transfers", transfer),
-    "rules": ("Aggregation rules and sites", rules),
-    "order": ("The order of arrival", order),
+#: Titles of experiments, by the first word of their names.
+_TITLES: Mapping[str, str] = {
+    "methods": "The methods",
+    "composition": "What lies under a stage",
+    "rules": "Aggregation rules and sites",
+    "regularizer": "The regularizer",
+    "order": "The order of arrival",
+    "hospitals": "Hospitals that differ",
+    "alone": "Alone, federated, pooled",
+    "curve": "What a federation is worth in pictures",
 }
 
 _TOP = """# Results
@@ -41,35 +40,41 @@ every axis, and each setting is run with several seeds. A seed decides the pictu
 the label noise, the start of each adapter and the order of batches, so runs of one seed have the
 same data and can be compared pair by pair. The base model is the small one that comes with the
 project: the figures compare methods with each other. They say nothing about medicine, nor about
-how a 7B model would do."""
+how a 7B model would do.
+
+**Every setting at its own best learning rate.** Where an experiment has a grid, each setting is
+first run at every factor of the plan's rates, with tuning seeds that are not those of the test, and
+scored on validation questions: other pictures than those of training and of the test. The factor
+with the best mean over tasks and tuning seeds (of equal ones the lower) is then run on the test.
+All of the grid is shown, and a choice at its border is marked. **One thing at a time:** a plan of
+several sites states the batch of all of them together, so that one and four sites make as many
+steps of as many questions."""
 
 _READING = """## How to read it
 
 - **When learned**: the mean over tasks of each task's score right after its own stage. **At the
   end**: the same after the last stage. Scores are percentages of the plan's measure for the task.
   `±` is the standard deviation over seeds, `n` the number of seeds.
+- **Random answer**: the expected score of one of the answers that training gives to the same
+  question, each equally likely. **Commonest answer**: that of always giving training's most
+  frequent one. Neither looks at the picture. **Balanced accuracy**: the share of right answers
+  within each true answer, averaged over these.
 - **Backward transfer**: over all tasks but the last, the score at the end less the score when
-  learned. Below 0 it is forgetting.
-- **Learning gain**: the mean score when learned less that of `separate`, one LoRA for each task,
-  with the same seed and data. `separate` is the same for all settings, so a difference of two means
-  when learned is a difference of learning gain. `joint` learns all tasks at once, so only its score
-  at the end counts. It makes the steps of all stages together, and takes each question as often as
-  its own stage would, in one mixed order.
-- **Plain sum** (`mslora`): all earlier adapters are summed, nothing is regularized.
-- A **difference** is the first less the second, in points of percent. It is tested in three ways.
-  *Over seeds*: Student's t on the differences of seeds, with its 95% interval. The sentences speak
-  of this test, since it counts all that a seed decides. *Over questions*: a bootstrap of
-  {resamples} draws of the questions within each seed and task; it says how sure we are of these
-  very runs. *Right and wrong*: McNemar's exact test on all answers of all seeds together; an
-  answer is right if its measure is 1. Questions that share a picture count as independent, so the
-  last two are too sure of themselves.
+  learned. Below 0 it is forgetting. What forgets an answer's *words*, too, answers with no option
+  of the question.
+- A **difference** is the first less the second, in points of percent. Its interval and p take
+  **seeds and tasks** both as the sample: whether it would hold for other seeds and other tasks
+  (docs/adr/0018-evidence.md has the test, and how often it is wrong). Beside it stand Student's t
+  over seeds alone (other data, the same tasks) and over tasks alone (other tasks, the same seeds).
+  *Over pictures*: a bootstrap of {resamples} draws of the pictures, each with all its questions,
+  within each seed and task, and for right and wrong answers McNemar's test with a picture's
+  questions as one; they say how sure we are of these very runs. An answer is right if its measure
+  is 1.
 - In `p (Holm)` the second number is adjusted by Holm's method for all comparisons of its
-  experiment, each kind of test for itself. **Significant** means that the adjusted p over seeds is
-  below 0.05. With few seeds a real but small difference is often not significant: *not significant*
-  does not mean *equal*, so look at the interval.
-- The paper's gain in the mean is {headline} points. For a setting, a gain of this size is *shown*
-  if the mean difference from the plain sum is at least that large and p over seeds is below 0.05
-  (not adjusted). It is *excluded* if the 95% interval ends below it."""
+  experiment. **Significant** means that it is below 0.05. With few seeds and tasks a real but small
+  difference is often not significant: *not significant* does not mean *equal*, so look at the
+  interval.
+- **Holdout**: seeds that were run once, after everything else was decided."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,57 +105,67 @@ def document(
     Args:
         discussion: text written by hand, for the end; may be empty.
     """
-    parts = sorted(collected, key=_place)
-    sections = [
-        (part, _SECTIONS.get(_kind(part), _SECTIONS["transfer"])[1](part, resamples))
-        for part in parts
-    ]
+    parts = sorted(collected, key=lambda part: (part.experiment.priority, part.experiment.name))
+    sections = [(part, section(part, resamples)) for part in parts]
     by_hand = "only the discussion at the end is not" if discussion else "none is written by hand"
     top = _TOP.format(results=origin.results, by_hand=by_hand)
-    reading = _READING.format(headline=f"{100 * HEADLINE:.2f}", resamples=f"{resamples:,}")
+    reading = _READING.format(resamples=f"{resamples:,}")
     setup = _SETUP.format(experiments=origin.experiments)
     blocks = [top, setup, _overview(parts), _code(parts), _plans(parts), reading]
-    for number, (part, section) in enumerate(sections):
-        blocks += _section_blocks(part, section, f"({chr(ord('a') + number)})", origin)
+    for number, (part, made) in enumerate(sections):
+        blocks += _section_blocks(part, made, f"({chr(ord('a') + number)})", origin)
     blocks += [discussion.strip()] if discussion else []
-    pictures = tuple(picture for _, section in sections for picture in section.pictures)
+    pictures = tuple(picture for _, made in sections for picture in made.pictures)
     return Document("\n\n".join(filter(None, blocks)) + "\n", pictures)
-
-
-def _kind(part: Collected) -> str:
-    return part.experiment.name.split("_")[0]
-
-
-def _place(part: Collected) -> tuple[int, str]:
-    kinds = list(_SECTIONS)
-    kind = _kind(part)
-    return (kinds.index(kind) if kind in kinds else len(kinds), part.experiment.name)
 
 
 def _title(part: Collected) -> str:
     name = part.experiment.name
-    if _kind(part) not in _SECTIONS:
+    kind = name.split("_")[0]
+    if kind not in _TITLES:
         return name
-    title = _SECTIONS[_kind(part)][0]
-    return title if name == _kind(part) else f"{title}: {name}"
+    return _TITLES[kind] if name == kind else f"{_TITLES[kind]}: {name}"
 
 
 def _section_blocks(
-    part: Collected, section: Section, letter: str, origin: DocumentPaths
+    part: Collected, made: Section, letter: str, origin: DocumentPaths
 ) -> list[str]:
-    shown = [f"![{one.description}]({origin.images}/{one.file})" for one in section.pictures]
+    shown = [f"![{one.description}]({origin.images}/{one.file})" for one in made.pictures]
     return [
         f"## {letter} {_title(part)}",
         f"*{part.experiment.question}* What each setting changes is in "
         f"`{origin.experiments}/{part.experiment.name}.yaml`.",
-        missing_of(part),
+        _missing(part),
         *shown,
-        *section.blocks,
+        *made.blocks,
     ]
 
 
+def _missing(part: Collected) -> str:
+    """Say which runs have no result; empty if all have."""
+    if not part.missing and not part.missing_tuning:
+        return ""
+    lacking = [
+        (", ".join(filter(None, [part.tag(group), group.label(cell)])), cell.missing)
+        for group in part.groups
+        for cell in group.cells
+        if cell.missing
+    ]
+    said: list[str] = []
+    for seeds, own in groupby(lacking, key=lambda one: one[1]):
+        names = "; ".join(name for name, _ in own)
+        said.append(f"{names} (seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))})")
+    runs = sum(len(cell.seeds) for cell in part.cells)
+    tuned = f", and {part.missing_tuning} of the grid" if part.missing_tuning else ""
+    return (
+        f"**{part.missing} of {runs} runs on the test have no result yet{tuned}**"
+        f"{': ' if said else ''}{'; '.join(said)}. The figures below are of what is there."
+    )
+
+
 def _overview(parts: Sequence[Collected]) -> str:
-    heads = ("experiment", "plan", "settings", "seeds", "runs", "of them done", "minutes of runs")
+    heads = ("experiment", "plan", "settings", "runs of the grid", "done", "runs on the test",
+             "done", "minutes of runs")  # fmt: skip
     return table(heads, [_overview_row(part) for part in parts])
 
 
@@ -180,14 +195,28 @@ def _plans(parts: Sequence[Collected]) -> str:
     first: dict[str, Cell] = {}
     for part in parts:
         first.setdefault(part.cells[0].plan.name, part.cells[0])
-    return "\n".join(f"- {name}: {_tasks(cell)}." for name, cell in first.items())
+    return "\n".join(
+        f"- {name}, {_batch(cell.plan)}: {_tasks(cell)}." for name, cell in first.items()
+    )
+
+
+def _passes(plan: Plan) -> list[float]:
+    """Return how many epochs each stage trains on its data."""
+    return [stage.rounds * stage.local_epochs for stage in plan.stages]
+
+
+def _batch(plan: Plan) -> str:
+    """Say of how many questions the plan's steps are."""
+    sizes = listed(sorted({str(stage.batch_size) for stage in plan.stages}))
+    shared = any(stage.batch is BatchScope.GLOBAL for stage in plan.stages)
+    return f"batches of {sizes} " + ("of all sites together" if shared else "at each site")
 
 
 def _tasks(cell: Cell) -> str:
     """List modality, passes over the training questions, and test questions of each task."""
     result = next(iter(cell.results.values()), None)
     asked = [f", {len(own)} test questions" for own in result.answers] if result else [""]
-    stages = zip(cell.plan.stages, passes_of(cell.plan), cycle(asked), strict=False)
+    stages = zip(cell.plan.stages, _passes(cell.plan), cycle(asked), strict=False)
     return "; ".join(
         f"{stage.name} ({stage.modality}, {passes:g} passes{questions})"
         for stage, passes, questions in stages
@@ -197,13 +226,14 @@ def _tasks(cell: Cell) -> str:
 def _overview_row(part: Collected) -> list[str]:
     runs = sum(len(cell.seeds) for cell in part.cells)
     seconds = sum(run.seconds for cell in part.cells for run in cell.results.values())
-    plan = part.cells[0].plan
+    plan, grid = part.cells[0].plan, part.tuning_runs
     return [
         part.experiment.name,
         f"{plan.name} ({len(plan.stages)} tasks)",
         str(len(part.cells)),
-        str(max(len(cell.seeds) for cell in part.cells)),
+        str(grid),
+        str(grid - part.missing_tuning),
         str(runs),
         str(runs - part.missing),
-        f"{seconds / 60:.0f}",
+        f"{(seconds + part.tuning_seconds) / 60:.0f}",
     ]

@@ -14,12 +14,16 @@ from pathlib import Path
 
 from common.durable import DISK, write_file
 from common.errors import PlanError, Refusal, StateError
+from common.plan.plan import Plan
 from common.printable import counted
 from report.significance import RESAMPLES
 from simulation.experiments.experiments import Experiment
-from simulation.experiments.lab import ResultsFolder, run_all
+from simulation.experiments.lab import run_all
+from simulation.experiments.result_file import ResultsFolder
+from simulation.experiments.tuning import rate_of_test, tuning_plans
 from simulation.results.cells import collect, load_experiments
 from simulation.results.document import Document, DocumentPaths, document
+from simulation.results.measures import tuning_score
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +36,7 @@ class ResultsOptions:
     workers: int
     only: str | None
     draw_only: bool
+    holdout: bool = False
     resamples: int = RESAMPLES
 
 
@@ -51,7 +56,7 @@ def make_results(options: ResultsOptions) -> int:
     )
     made = document(collected, paths, _discussion(options.doc), options.resamples)
     _write(made, options.doc)
-    return sum(part.missing for part in collected)
+    return sum(part.missing + part.missing_tuning for part in collected)
 
 
 def _chosen(experiments: Sequence[Experiment], options: ResultsOptions) -> list[Experiment]:
@@ -63,12 +68,38 @@ def _chosen(experiments: Sequence[Experiment], options: ResultsOptions) -> list[
 
 
 def _run(experiments: Iterable[Experiment], options: ResultsOptions) -> None:
-    plans = [variant.plan for experiment in experiments for variant in experiment.variants]
-    began = time.monotonic()
+    """Run each experiment's grid, then the test at the chosen rates; one after another.
+
+    Plans go seed by seed, so that an interruption leaves every setting with as many seeds.
+    """
     with tempfile.TemporaryDirectory(prefix="results-") as scratch:
-        for done, wanted, name in run_all(plans, options.results, Path(scratch), options.workers):
-            left = (time.monotonic() - began) / done * (wanted - done)
-            print(progress_line(done, wanted, name, left), file=sys.stderr, flush=True)
+        for experiment in experiments:
+            grid = [
+                plan for one in experiment.combinations for _, plan in tuning_plans(experiment, one)
+            ]
+            _run_plans(f"{experiment.name}, grid", grid, options, Path(scratch))
+            chosen = plans_of_test(experiment, ResultsFolder(options.results), options.holdout)
+            _run_plans(experiment.name, chosen, options, Path(scratch))
+
+
+def plans_of_test(
+    experiment: Experiment, results: ResultsFolder, holdout: bool = False
+) -> list[Plan]:
+    """Return the plans of the test, or of the holdout, at the rates chosen so far."""
+    seeds = experiment.holdout if holdout else experiment.seeds
+    rates = {
+        one: rate_of_test(experiment, one, lambda plan: tuning_score(results.get(plan)))
+        for one in experiment.combinations
+    }
+    return [one.at(seed, rate) for seed in seeds for one, rate in rates.items() if rate is not None]
+
+
+def _run_plans(name: str, plans: Iterable[Plan], options: ResultsOptions, scratch: Path) -> None:
+    began = time.monotonic()
+    by_seed = sorted(plans, key=lambda plan: plan.seed)
+    for done, wanted, _ in run_all(by_seed, options.results, scratch, options.workers):
+        left = (time.monotonic() - began) / done * (wanted - done)
+        print(progress_line(done, wanted, name, left), file=sys.stderr, flush=True)
 
 
 def progress_line(done: int, wanted: int, name: str, left_s: float) -> str:
@@ -115,6 +146,7 @@ def _options(arguments: Sequence[str] | None) -> ResultsOptions:
     add("--doc", type=Path, default=Path("docs/results.md"), help="the document")
     add("--workers", type=int, default=2, help="runs at a time (default: 2)")
     add("--only", metavar="NAME", help="run this experiment alone; all are drawn")
+    add("--holdout", action="store_true", help="open the holdout seeds: once, at the end")
     add("--draw-only", action="store_true", help="run nothing")
     options = ResultsOptions(**vars(parser.parse_args(arguments)))
     if options.workers < 1:

@@ -1,13 +1,12 @@
 """What is measured on a result: scores when learned and at the end, and differences of them."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from common.plan.plan import Plan
-from report.spread import Spread, mean, spread
-from simulation.experiments.lab import ExperimentResult
-from simulation.results.cells import Cell
+from report.spread import mean
+from simulation.experiments.result_file import ExperimentResult
 
 
 class Moment(StrEnum):
@@ -19,10 +18,18 @@ class Moment(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TaskScore:
-    """A task's measure in one run, and that of each answer (empty where not kept); fractions."""
+    """A task's measure in one run, and that of each answer; fractions.
+
+    Attributes:
+        answers: empty where not kept.
+        pictures: the number of each answer's picture; empty where not kept.
+        balanced: the balanced accuracy; None where not kept.
+    """
 
     score: float
     answers: tuple[float, ...]
+    pictures: tuple[int, ...] = ()
+    balanced: float | None = None
 
 
 #: By the name of the stage.
@@ -63,15 +70,30 @@ def scores_of(result: ExperimentResult, moment: Moment) -> TaskScores:
 
 def _score(result: ExperimentResult, task: int, moment: Moment) -> TaskScore | None:
     last = len(result.plan.stages) - 1
-    learned = TaskScore(result.learned[task], result.answers[task])
+    pictures = result.pictures[task] if result.pictures else ()
+    balanced = result.balanced[task] if result.balanced else None
+    learned = TaskScore(result.learned[task], result.answers[task], pictures, balanced)
     if moment is Moment.LEARNED:
         return learned
     final = result.final[task]
     if final is not None:
         if result.final_answers:
-            return TaskScore(final, result.final_answers[task])
-        return TaskScore(final, result.answers[task] if task == last else ())
+            at_end = result.final_balanced[task] if result.final_balanced else None
+            return TaskScore(final, result.final_answers[task], pictures, at_end)
+        return replace(learned, score=final) if task == last else TaskScore(final, ())
     return learned if never_changes(result.plan) else None
+
+
+def tuning_score(result: ExperimentResult | None) -> float | None:
+    """Return what a learning rate is chosen by: the mean over tasks at the end.
+
+    What forgets is so judged at the rate at which it is best in the end. Where the end was not
+    scored, it is the mean when learned.
+    """
+    if result is None:
+        return None
+    final = mean_final(result)
+    return mean_learned(result) if final is None else final
 
 
 def mean_learned(result: ExperimentResult) -> float | None:
@@ -92,6 +114,16 @@ def _mean_score(result: ExperimentResult, moment: Moment) -> float | None:
     return mean([one.score for one in scores.values()])
 
 
+def mean_balanced(result: ExperimentResult) -> float | None:
+    """Return the mean over tasks of the balanced accuracy, at the end where it was scored."""
+    for moment in (Moment.FINAL, Moment.LEARNED):
+        scores = scores_of(result, moment)
+        known = [one.balanced for one in scores.values() if one.balanced is not None]
+        if len(known) == len(result.plan.stages):
+            return mean(known)
+    return None
+
+
 def earlier_tasks(plan: Plan) -> frozenset[str]:
     """Return the tasks that have a stage after them."""
     return frozenset(stage.name for stage in plan.stages[:-1])
@@ -109,26 +141,7 @@ def backward_transfer(result: ExperimentResult) -> float | None:
     return mean([final[task].score - learned[task].score for task in sorted(tasks)])
 
 
-def learning_gain(result: ExperimentResult, separate: ExperimentResult) -> float | None:
-    """Return the mean score when learned less that of a LoRA for each task alone."""
-    learned, alone = mean_learned(result), mean_learned(separate)
-    return None if learned is None or alone is None else learned - alone
-
-
 def aggregation_error(result: ExperimentResult) -> float | None:
     """Return the mean over releases of the relative error of aggregation, where it is known."""
     known = [error for error in result.errors if error is not None]
     return mean(known) if known else None
-
-
-def over_seeds(cell: Cell, measure: Callable[[ExperimentResult], float | None]) -> Spread | None:
-    """Return the measure's spread over the cell's seeds."""
-    return spread([measure(result) for _, result in sorted(cell.results.items())])
-
-
-def gain_over_seeds(cell: Cell, separate: Cell | None) -> Spread | None:
-    """Return the learning gain's spread over the seeds that both cells have."""
-    if separate is None:
-        return None
-    both = sorted(cell.results.keys() & separate.results.keys())
-    return spread([learning_gain(cell.results[seed], separate.results[seed]) for seed in both])

@@ -1,19 +1,44 @@
-"""The part of the document that an experiment gets, and what all such parts have in common."""
+"""The part of the document that an experiment gets: scores, tasks, grids, tests and a picture."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
-from common.errors import PlanError
 from report.canvas import Chart
-from report.spread import spread
+from report.spread import Spread, spread
+from simulation.experiments.result_file import ExperimentResult
 from simulation.results.cells import Cell, CellGroup, Collected
-from simulation.results.measures import Moment, judged_when_learned, scores_of
-from simulation.results.significance import PlannedComparison
-from simulation.results.words import listed, percent, table
+from simulation.results.grid import border_notes, grid_table
+from simulation.results.holdout import holdout_blocks
+from simulation.results.measures import (
+    Moment,
+    aggregation_error,
+    backward_transfer,
+    judged_when_learned,
+    mean_balanced,
+    mean_final,
+    mean_learned,
+    never_changes,
+    scores_of,
+)
+from simulation.results.order import order_sentences
+from simulation.results.over_seeds import over_seeds, task_over_seeds
+from simulation.results.plots import Frame, Panel, difference_mark, dots, mark_of
+from simulation.results.references import margins, planned_comparisons
+from simulation.results.significance import Comparison, compared
+from simulation.results.words import (
+    DASH,
+    change,
+    level,
+    listed,
+    named,
+    overview,
+    percent,
+    points,
+    table,
+    tests_table,
+)
 
-#: How the name of a comparison with the plain sum ends.
-LESS_PLAIN = " less the plain sum"
+_MEGABYTE = 1e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,81 +49,200 @@ class Section:
     pictures: tuple[Chart, ...] = ()
 
 
-def against_plain(collected: Collected) -> list[PlannedComparison]:
-    """Plan to compare each cell with the plain sum of its group, by the mean score when learned."""
+def section(collected: Collected, resamples: int) -> Section:
+    """Report an experiment."""
+    found = compared(planned_comparisons(collected), resamples)
+    blocks: list[str] = []
+    for group in collected.groups:
+        blocks += [f"### {group.title}"] if group.title else []
+        blocks += [_scores(group), _identity(group)]
+        blocks += [
+            "Each task when it was learned, %, with the balanced accuracy in brackets:",
+            _task_table(group, Moment.LEARNED),
+        ]
+        if any(not never_changes(cell.plan) for cell in group.cells):
+            blocks += ["At the end, of those that change:", _task_table(group, Moment.FINAL)]
+        blocks += order_sentences(group)
+    blocks += [*grid_blocks(collected), "### Tests", tests_table(found), overview(found)]
+    blocks += [*margins(found), *holdout_blocks(collected)]
+    return Section(tuple(filter(None, blocks)), tuple(_picture(collected, found)))
+
+
+def grid_blocks(collected: Collected) -> list[str]:
+    """Return what was tried on validation, if anything was."""
+    tuning = collected.experiment.tuning
+    if tuning is None:
+        return []
+    seeds = listed([str(seed) for seed in tuning.seeds])
     return [
-        PlannedComparison(collected.tag(group), f"{group.label(cell)}{LESS_PLAIN}", cell, plain)
-        for group in collected.groups
-        if (plain := group.plain)
-        for cell in group.cells
-        if cell is not plain and judged_when_learned(cell.plan)
+        "### Learning rates",
+        f"The mean over tasks at the end on validation questions, %, mean over the seeds {seeds}, "
+        "by the factor of the plan's learning rates; the bold one is run on the test.",
+        *(grid_table(group, tuning.rates) for group in collected.groups),
+        border_notes(collected),
     ]
 
 
-def missing_of(collected: Collected) -> str:
-    """Say which runs have no result; empty if all have."""
-    if not collected.missing:
+def _scores(group: CellGroup) -> str:
+    heads = ("setting", "rate", "mean when learned, %", "mean at the end, %", "backward transfer",
+             "balanced accuracy, %", "n", "aggregation error", "steps", "MB",
+             "seconds")  # fmt: skip
+    return table(heads, [_score_row(group.label(cell), cell) for cell in group.cells])
+
+
+def _score_row(name: str, cell: Cell) -> list[str]:
+    error = over_seeds(cell, aggregation_error)
+    learned = over_seeds(cell, mean_learned) if judged_when_learned(cell.plan) else None
+    return [
+        name,
+        DASH if cell.rate is None or not cell.plan.method.trains else f"{cell.rate:g}",
+        level(learned),
+        level(over_seeds(cell, mean_final)),
+        _transfer_text(cell),
+        level(over_seeds(cell, mean_balanced)),
+        str(len(cell.results)),
+        DASH if error is None else f"{error.mean:.2g}",
+        _mean_of(cell, lambda run: run.steps, 0),
+        _mean_of(cell, lambda run: (run.bytes_up + run.bytes_down) / _MEGABYTE, 2),
+        _mean_of(cell, lambda run: run.seconds, 0),
+    ]
+
+
+def _mean_of(cell: Cell, measure: Callable[[ExperimentResult], float], digits: int) -> str:
+    found = over_seeds(cell, measure)
+    return DASH if found is None else f"{found.mean:.{digits}f}"
+
+
+def _transfer_text(cell: Cell) -> str:
+    found = over_seeds(cell, backward_transfer)
+    if found and found.mean == found.deviation == 0 and never_changes(cell.plan):
+        return "0"
+    return change(found)
+
+
+def _identity(group: CellGroup) -> str:
+    """Say that methods which answer a task with the model that learned it forget nothing."""
+    cells = [cell for cell in group.cells if never_changes(cell.plan) and cell.results]
+    runs = [result for cell in cells for result in cell.results.values()]
+    lost = [abs(value) for run in runs if (value := backward_transfer(run)) is not None]
+    measured = sum(None not in run.final for run in runs)
+    if not runs or not measured:
         return ""
-    all_runs = sum(len(cell.seeds) for cell in collected.cells)
-    lacking = [
-        (
-            f"{tag}: {group.label(cell)}" if (tag := collected.tag(group)) else group.label(cell),
-            cell.missing,
+    names = ", ".join(group.label(cell) for cell in cells)
+    again = f"of the {len(runs)} runs {measured} were scored again after the last stage"
+    if any(lost):
+        return (
+            f"Of {names} the backward transfer should be 0 by identity, but it is up to "
+            f"{100 * max(lost):.4f} points: {again}."
         )
-        for group in collected.groups
-        for cell in group.cells
-        if cell.missing
-    ]
-    parts: list[str] = []
-    for seeds, own in groupby(lacking, key=lambda one: one[1]):
-        names = "; ".join(name for name, _ in own)
-        parts.append(f"{names} (seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))})")
     return (
-        f"**{collected.missing} of {all_runs} runs have no result yet**: "
-        f"{'; '.join(parts)}. The figures below are of what is there."
+        f"Of {names} the backward transfer is exactly 0 in every run. That is an identity, not an "
+        f"estimate: the model that answers a task is the same at the end; {again}."
     )
 
 
-def group_heading(group: CellGroup) -> list[str]:
-    """Return a heading for the group if it has a name."""
-    return [f"### {group.title}"] if group.title else []
-
-
-def task_names(cells: Sequence[Cell]) -> list[str]:
-    """Return the tasks of all cells, each once, in the order of the first plan that has them."""
-    return list(dict.fromkeys(stage.name for cell in cells for stage in cell.plan.stages))
-
-
-def names_of(group: CellGroup) -> dict[Cell, str]:
-    """Return what each cell is called, the plain sum by that name."""
-    return {cell: "plain sum" if cell is group.plain else group.label(cell) for cell in group.cells}
-
-
-def settings_of(collected: Collected, axis: str) -> tuple[str, ...]:
-    """Return the settings of an axis that the experiment must have.
-
-    Raises:
-        PlanError: it has none of this name.
-    """
-    axes = collected.experiment.axes
-    if axis not in axes:
-        raise PlanError(
-            f"experiment {collected.experiment.name}: found the axes "
-            f"{listed([repr(name) for name in axes])}, expected {axis!r} among them"
-        )
-    return axes[axis]
-
-
-def task_table(group: CellGroup, cells: Sequence[Cell], moment: Moment) -> str:
-    """Return a table of each task's mean score at this moment, a row for each of these cells."""
-    tasks, names = task_names(cells), names_of(group)
+def _task_table(group: CellGroup, moment: Moment) -> str:
+    """Return a table of each task's mean score at a moment, below what sees no picture."""
+    names = list(dict.fromkeys(stage.name for cell in group.cells for stage in cell.plan.stages))
     rows = [
-        [names[cell], *(percent(_task(cell, task, moment), 1) for task in tasks)] for cell in cells
+        ["random answer", *(_without_picture(group, task, "chance") for task in names)],
+        ["commonest answer", *(_without_picture(group, task, "majority") for task in names)],
     ]
-    return table(("", *tasks), rows)
+    for cell in group.cells:
+        learns = moment is Moment.FINAL or judged_when_learned(cell.plan)
+        if learns and not (moment is Moment.FINAL and never_changes(cell.plan)):
+            rows.append([group.label(cell), *(_task(cell, task, moment) for task in names)])
+    heads = [f"{name} ({_asked(group, name)})" for name in names]
+    return table(("questions (pictures) a seed", *heads), rows)
 
 
-def _task(cell: Cell, task: str, moment: Moment) -> float | None:
-    scores = [scores_of(result, moment).get(task) for _, result in sorted(cell.results.items())]
-    found = spread([score and score.score for score in scores])
-    return found and found.mean
+def _task(cell: Cell, task: str, moment: Moment) -> str:
+    found = task_over_seeds(cell, task, moment)
+    if found is None:
+        return DASH
+    balanced = spread(
+        [
+            score and score.balanced
+            for result in cell.results.values()
+            for score in [scores_of(result, moment).get(task)]
+        ]
+    )
+    return percent(found.mean, 1) + (f" ({percent(balanced.mean, 1)})" if balanced else "")
+
+
+def _without_picture(group: CellGroup, task: str, field: str) -> str:
+    def score(run: ExperimentResult, at: int) -> float | None:
+        scores: tuple[float, ...] = getattr(run, field)
+        return scores[at] if scores else None
+
+    found = _of_task(group, task, score)
+    return DASH if found is None else percent(found.mean, 1)
+
+
+def _asked(group: CellGroup, task: str) -> str:
+    questions = _of_task(group, task, lambda run, at: float(len(run.answers[at])))
+    pictures = _of_task(
+        group, task, lambda run, at: float(len({*run.pictures[at]})) if run.pictures else None
+    )
+    if questions is None:
+        return DASH
+    return f"{questions.mean:.0f}" + (f"/{pictures.mean:.0f}" if pictures else "")
+
+
+def _of_task(
+    group: CellGroup, task: str, measure: Callable[[ExperimentResult, int], float | None]
+) -> Spread | None:
+    """Return a measure of a task over all runs of the group, which have the same questions."""
+    values: list[float | None] = []
+    for cell in group.cells:
+        for result in cell.results.values():
+            names = [stage.name for stage in result.plan.stages]
+            if task in names:
+                values.append(measure(result, names.index(task)))
+    return spread(values)
+
+
+def _picture(collected: Collected, found: Sequence[Comparison]) -> list[Chart]:
+    known = [one for one in found if one.difference is not None]
+    names = list(dict.fromkeys(g.label(cell) for g in collected.groups for cell in g.cells))
+    panels = [_panel(group, names) for group in collected.groups]
+    if not any(marks for panel in panels for marks in panel.series.values()):
+        return []
+    if known and len(known) >= len(names) - 1:
+        places = [named(one) for one in known]
+        marks = [difference_mark(place, one) for place, one in enumerate(known)]
+        panels = [Panel("", {"difference": marks}, {})]
+        values = "difference, points; bars: 95% over seeds and tasks"
+    else:
+        places, values = names, "mean over tasks, %; bars: standard deviation over seeds"
+    frame = Frame(
+        file=f"results_{collected.experiment.name}.png",
+        finding=_finding(known),
+        description=f"Dots with bars: {values}.",
+        places=places,
+        values=values,
+    )
+    return [dots(frame, panels)]
+
+
+def _panel(group: CellGroup, names: Sequence[str]) -> Panel:
+    series = {
+        moment.value: [
+            mark_of(names.index(group.label(cell)), found)
+            for cell in group.cells
+            if (found := over_seeds(cell, measure))
+        ]
+        for moment, measure in zip(Moment, (mean_learned, mean_final), strict=True)
+    }
+    return Panel(group.title, series, {})
+
+
+def _finding(known: Sequence[Comparison]) -> str:
+    if not known:
+        return "What each setting learns, and what is left of it at the end"
+    far = max(known, key=lambda one: abs(one.difference or 0.0))
+    sure = "" if far.significant else "not "
+    return (
+        f"The largest of {len(known)} differences is {points(far.difference)} points "
+        f"({named(far)}): {sure}significant"
+    )

@@ -1,8 +1,7 @@
-"""Paired tests of two cells: over seeds, over questions, and over right and wrong answers."""
+"""Paired tests of two cells: over seeds and tasks, over each alone, and over pictures."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +22,10 @@ from report.significance import (
     without_rounding,
 )
 from report.spread import mean
-from simulation.experiments.lab import ExperimentResult
+from simulation.experiments.result_file import ExperimentResult
 from simulation.results.cells import Cell
-from simulation.results.measures import Moment, TaskScores, scores_of
+from simulation.results.measures import Moment, TaskScore, TaskScores, scores_of
+from simulation.results.two_way import TwoWay, two_way
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,7 @@ class PlannedComparison:
 
     Attributes:
         tasks: the stages that count; None takes all.
+        margin: by how much less, as a fraction, the first would still be called as good.
     """
 
     group: str
@@ -42,6 +43,7 @@ class PlannedComparison:
     second: Cell
     moments: tuple[Moment, Moment] = (Moment.LEARNED, Moment.LEARNED)
     tasks: Collection[str] | None = None
+    margin: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,137 +51,159 @@ class Comparison:
     """The outcome of a planned comparison. Differences are fractions, the first less the second.
 
     Attributes:
-        differences: by seed, of the mean over tasks; empty if no seed has both.
-        t: over seeds; None with fewer than two.
-        low, high: the 95% interval that belongs to t.
-        questions: bootstrap over questions within seed and task; None without the answers.
-        answers: on which answers only one is right, that is, has a measure of 1.
-        holm, holm_questions, holm_answers: the three p, adjusted for the experiment.
+        differences: by seed, of each task; empty if no seed has both.
+        both: over seeds and tasks; None with fewer than two of either.
+        seeds, tasks: Student's t over the means of seeds, and of tasks; None with fewer than two.
+        pictures: bootstrap over pictures within seed and task; None without the answers.
+        answers: on which answers only one is right, that is, has a measure of 1; p over pictures.
+        holm: the p of `both`, adjusted for the experiment.
     """
 
     planned: PlannedComparison
-    differences: Mapping[int, float]
-    t: PairedT | None = None
-    low: float | None = None
-    high: float | None = None
-    questions: Bootstrap | None = None
+    differences: Mapping[int, Mapping[str, float]]
+    both: TwoWay | None = None
+    seeds: PairedT | None = None
+    tasks: PairedT | None = None
+    pictures: Bootstrap | None = None
     answers: McNemar | None = None
     holm: float | None = None
-    holm_questions: float | None = None
-    holm_answers: float | None = None
+
+    @property
+    def by_seed(self) -> Mapping[int, float]:
+        """The mean difference over tasks, by seed."""
+        return {seed: mean([*own.values()]) for seed, own in self.differences.items()}
 
     @property
     def difference(self) -> float | None:
-        """The mean difference over seeds."""
-        return mean(list(self.differences.values())) if self.differences else None
+        """The mean difference over seeds and tasks."""
+        return mean([*self.by_seed.values()]) if self.differences else None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95% interval over seeds and tasks, or over seeds where there is but one task."""
+        if self.both is not None:
+            return self.both.low, self.both.high
+        return t_interval(self.seeds) if self.seeds is not None else None
+
+    @property
+    def p(self) -> float | None:
+        """The p that belongs to the interval."""
+        if self.both is not None:
+            return self.both.p
+        return self.seeds.p if self.seeds is not None else None
 
     @property
     def significant(self) -> bool:
-        """Whether the test over seeds is significant after Holm's correction."""
+        """Whether the test is significant after Holm's correction."""
         return self.holm is not None and self.holm < LEVEL
 
 
 def compared(planned: Sequence[PlannedComparison], resamples: int = RESAMPLES) -> list[Comparison]:
-    """Make every comparison; Holm's correction takes all of them, each kind of test by itself."""
+    """Make every comparison; Holm's correction takes all of them."""
     found = [_compare(one, resamples) for one in planned]
-    for field, p_of in _P_VALUES.items():
-        known = [(at, p) for at, one in enumerate(found) if (p := p_of(one)) is not None]
-        for (at, _), p in zip(known, holm([p for _, p in known]), strict=True):
-            found[at] = replace(found[at], **{field: p})
+    known = [(at, p) for at, one in enumerate(found) if (p := one.p) is not None]
+    for (at, _), p in zip(known, holm([p for _, p in known]), strict=True):
+        found[at] = replace(found[at], holm=p)
     return found
-
-
-#: The p that each adjusted field is made of.
-_P_VALUES: Mapping[str, Callable[[Comparison], float | None]] = {
-    "holm": lambda one: one.t and one.t.p,
-    "holm_questions": lambda one: one.questions and one.questions.p,
-    "holm_answers": lambda one: one.answers and one.answers.p,
-}
 
 
 def _compare(planned: PlannedComparison, resamples: int) -> Comparison:
     pairs = {
         seed: pair
         for seed in sorted(planned.first.results.keys() & planned.second.results.keys())
-        if (pair := _score_pair(planned, seed))
+        if (pair := score_pair(planned, planned.first.results[seed], planned.second.results[seed]))
     }
     differences = {
-        seed: without_rounding(mean([first[task].score - second[task].score for task in first]))
+        seed: {
+            task: without_rounding(first[task].score - second[task].score) for task in sorted(first)
+        }
         for seed, (first, second) in pairs.items()
     }
-    comparison = Comparison(planned=planned, differences=differences)
-    if len(differences) > 1:
-        t = paired_t(list(differences.values()))
-        low, high = t_interval(t)
-        comparison = replace(comparison, t=t, low=low, high=high)
-    answers = [_answers(planned, seed, task, pair) for seed, pair in pairs.items()
-               for task in pair[0]]  # fmt: skip
-    if not answers or any(not len(first) for first, _ in answers):
+    rows = [[*own.values()] for own in differences.values()]
+    comparison = Comparison(
+        planned=planned,
+        differences=differences,
+        both=two_way(rows) if rows else None,
+        seeds=_t([mean(row) for row in rows]),
+        tasks=_t([mean(column) for column in zip(*rows, strict=True)]),
+    )
+    answers = [
+        _differences(f"{planned.name}, {task}, seed {seed}", first[task], second[task])
+        for seed, (first, second) in pairs.items()
+        for task in sorted(first)
+    ]
+    if not answers or any(one is None for one in answers):
         return comparison
+    known = [one for one in answers if one is not None]
     test = f"{planned.group} {planned.name} {' '.join(planned.moments)}"
-    by_question = [first - second for first, second in answers]
+    shown = [own.pictures for own in known]
+    by_question = [own.first - own.second for own in known]
     return replace(
         comparison,
-        questions=bootstrap(by_question, generator_for(test), resamples),
-        answers=_right_answers(answers),
+        pictures=bootstrap(by_question, generator_for(test), resamples, shown),
+        answers=_right_answers(known),
     )
 
 
-ScorePair: TypeAlias = tuple[TaskScores, TaskScores]
-_Measures: TypeAlias = NDArray[np.float64]
+def _t(differences: Sequence[float]) -> PairedT | None:
+    rounded = [without_rounding(one) for one in differences]
+    return paired_t(rounded) if len(rounded) > 1 else None
 
 
-def _score_pair(planned: PlannedComparison, seed: int) -> ScorePair | None:
-    """Return the scores of both; None unless both have every task that counts."""
-    cells = (planned.first.results[seed], planned.second.results[seed])
-    tasks = _compared_tasks(planned, cells[0])
-    first, second = (
-        scores_of(result, moment) for result, moment in zip(cells, planned.moments, strict=True)
-    )
+def score_pair(
+    planned: PlannedComparison, one: ExperimentResult, other: ExperimentResult
+) -> tuple[TaskScores, TaskScores] | None:
+    """Return the scores of both of a seed; None unless both have every task that counts."""
+    names = [stage.name for stage in one.plan.stages]
+    tasks = [name for name in names if planned.tasks is None or name in planned.tasks]
+    first, second = scores_of(one, planned.moments[0]), scores_of(other, planned.moments[1])
     if not tasks or not set(tasks) <= first.keys() & second.keys():
         return None
     return {task: first[task] for task in tasks}, {task: second[task] for task in tasks}
 
 
-def _compared_tasks(planned: PlannedComparison, result: ExperimentResult) -> list[str]:
-    names = sorted(stage.name for stage in result.plan.stages)
-    return [name for name in names if planned.tasks is None or name in planned.tasks]
+@dataclass(frozen=True, slots=True, eq=False)
+class _AnswerPair:
+    """The measures of two models' answers to the same questions, and the questions' pictures."""
+
+    first: NDArray[np.float64]
+    second: NDArray[np.float64]
+    pictures: tuple[int, ...]
 
 
-def _answers(
-    planned: PlannedComparison, seed: int, task: str, pair: ScorePair
-) -> tuple[_Measures, _Measures]:
-    """Return the measures of both's answers; both empty where one has not kept them.
+def _differences(where: str, first: TaskScore, second: TaskScore) -> _AnswerPair | None:
+    """Pair the answers; None where one has not kept them, or which picture they are about.
 
     Raises:
         DataError: they can't be answers to the same questions.
     """
-    first, second = (np.array(scores[task].answers, np.float64) for scores in pair)
-    if not len(first) or not len(second):
-        return np.zeros(0), np.zeros(0)
-    if len(first) != len(second):
+    if not first.answers or not second.answers or not first.pictures or not second.pictures:
+        return None
+    if len(first.answers) != len(second.answers) or first.pictures != second.pictures:
         raise DataError(
-            f"{planned.name}, {task}, seed {seed}: found {len(first)} answers against "
-            f"{len(second)}, expected answers to the same questions"
+            f"{where}: found {len(first.answers)} answers against {len(second.answers)}, "
+            "expected answers to the same questions on the same pictures"
         )
-    return first, second
+    ones, others = (np.array(side.answers, np.float64) for side in (first, second))
+    return _AnswerPair(ones, others, first.pictures)
 
 
-def _right_answers(answers: Sequence[tuple[_Measures, _Measures]]) -> McNemar:
+def _right_answers(answers: Sequence[_AnswerPair]) -> McNemar:
     first, second = (
-        [bool(value == 1.0) for pair in answers for value in pair[place].tolist()]
-        for place in (0, 1)
+        [bool(value == 1.0) for pair in answers for value in getattr(pair, side).tolist()]
+        for side in ("first", "second")
     )
-    return mcnemar(first, second)
+    pictures = [(at, one) for at, pair in enumerate(answers) for one in pair.pictures]
+    return mcnemar(first, second, pictures)
 
 
-def backward_transfer_test(
-    group: str, name: str, cell: Cell, tasks: Collection[str]
-) -> PlannedComparison:
+def at_the_end(planned: PlannedComparison) -> PlannedComparison:
+    """Return the comparison of the same two cells after the last stage."""
+    return replace(
+        planned, name=f"{planned.name}, at the end", moments=(Moment.FINAL, Moment.FINAL)
+    )
+
+
+def forgetting(group: str, name: str, cell: Cell, tasks: Collection[str]) -> PlannedComparison:
     """Plan to compare a cell at the end with itself when it learned these tasks."""
     return PlannedComparison(group, name, cell, cell, (Moment.FINAL, Moment.LEARNED), tasks)
-
-
-def at_the_end(group: str, name: str, first: Cell, second: Cell) -> PlannedComparison:
-    """Plan to compare two cells after the last stage."""
-    return PlannedComparison(group, name, first, second, (Moment.FINAL, Moment.FINAL))

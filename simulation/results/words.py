@@ -77,33 +77,30 @@ def listed(names: Sequence[str]) -> str:
 
 
 _HEADS = (
-    "compared", "n", "difference", "95% over seeds", "p (Holm)", "95% over questions",
-    "p (Holm)", "right only in the first, second", "p (Holm)",
+    "compared", "n", "difference", "95% over seeds and tasks", "p (Holm)", "p over seeds",
+    "p over tasks", "95% over pictures", "right only in the first, second", "p over pictures",
 )  # fmt: skip
 
 
 def tests_table(comparisons: Sequence[Comparison]) -> str:
-    """Return a table with a row for each comparison and its three tests."""
+    """Return a table with a row for each comparison and its tests."""
     return table(_HEADS, [_test_row(one) for one in comparisons])
 
 
 def _test_row(one: Comparison) -> list[str]:
-    questions, answers = one.questions, one.answers
+    pictures, answers = one.pictures, one.answers
     return [
         named(one),
         str(len(one.differences)),
         points(one.difference),
-        between(one.low, one.high),
-        _adjusted(one.t and one.t.p, one.holm),
-        between(questions.low, questions.high) if questions else DASH,
-        _adjusted(questions and questions.p, one.holm_questions),
+        between(*(one.interval or (None, None))),
+        DASH if one.p is None else f"{probability(one.p)} ({probability(one.holm)})",
+        probability(one.seeds and one.seeds.p),
+        probability(one.tasks and one.tasks.p),
+        between(pictures.low, pictures.high) if pictures else DASH,
         f"{answers.first_only}, {answers.second_only}" if answers else DASH,
-        _adjusted(answers and answers.p, one.holm_answers),
+        probability(answers and answers.p),
     ]
-
-
-def _adjusted(p: float | None, holm: float | None) -> str:
-    return DASH if p is None else f"{probability(p)} ({probability(holm)})"
 
 
 def named(one: Comparison) -> str:
@@ -112,20 +109,20 @@ def named(one: Comparison) -> str:
 
 
 def overview(comparisons: Sequence[Comparison]) -> str:
-    """Say which comparisons are significant over seeds after Holm, and which are not."""
-    tested = [one for one in comparisons if one.t is not None]
+    """Say which comparisons are significant after Holm, and which are not."""
+    tested = [one for one in comparisons if one.p is not None]
     if not tested:
-        return "Nothing can be tested over seeds yet: it takes two seeds of both."
+        return "Nothing can be tested yet: it takes two seeds of both."
     better = [one for one in tested if one.significant and (one.difference or 0) > 0]
     worse = [one for one in tested if one.significant and (one.difference or 0) < 0]
     rest = [one for one in tested if one not in better and one not in worse]
     said = [
-        f"Over seeds and after Holm (p < {LEVEL}), "
+        f"Over seeds and tasks and after Holm (p < {LEVEL}), "
         f"{len(better)} of {counted(len(tested), 'comparison')} show a gain{_which(better)} "
         f"and {len(worse)} a loss{_which(worse)}."
     ]
     if rest:
-        alone = [one for one in rest if one.t and one.t.p < LEVEL]
+        alone = [one for one in rest if one.p is not None and one.p < LEVEL]
         said.append(
             f"The other {len(rest)} are not significant; "
             f"{len(alone)} of them would be without the correction{_which(alone)}."

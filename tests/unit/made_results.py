@@ -9,7 +9,7 @@ import yaml
 from common.plan.file import parse_plan
 from common.plan.plan import Plan
 from simulation.experiments.experiments import load_experiment
-from simulation.experiments.lab import ExperimentResult, ResultsFolder, write_result
+from simulation.experiments.result_file import ExperimentResult, ResultsFolder, write_result
 from simulation.results.cells import Cell, Collected, collect
 
 STAGE: dict[str, Any] = {
@@ -68,6 +68,7 @@ def result(
         "bytes_up": 1000,
         "bytes_down": 2000,
         "errors": (0.0, 0.1, 0.2),
+        "pictures": tuple(tuple(range(len(own))) for own in learned),
     }
     return ExperimentResult(**{**fields, **changes})
 
@@ -85,7 +86,12 @@ def cell(name: str, scores: Mapping[int, float], **changes: Any) -> Cell:
     """A cell whose tasks have one score in each seed."""
     of = {seed: result(plan(seed=seed, **changes), even(score)) for seed, score in scores.items()}
     first = next(iter(of.values())).plan
-    return Cell({"variant": name}, first, tuple(of), of)
+    return cell_of(first, of, variant=name)
+
+
+def cell_of(first: Plan, of: Mapping[int, ExperimentResult], **settings: str) -> Cell:
+    """A cell with these results, by seed."""
+    return Cell(settings=settings, plan=first, seeds=tuple(of), results=of)
 
 
 def write_experiment(folder: Path, name: str, axes: Mapping[str, Any], **changes: Any) -> Path:

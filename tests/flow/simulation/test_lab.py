@@ -11,7 +11,8 @@ from common.plan.file import parse_plan
 from common.plan.plan import Plan
 from simulation.baselines import with_seed
 from simulation.experiments.experiments import load_experiment
-from simulation.experiments.lab import ExperimentResult, ResultsFolder, run_all
+from simulation.experiments.lab import run_all
+from simulation.experiments.result_file import ExperimentResult, ResultsFolder
 from simulation.results.make_results import ResultsOptions, make_results
 from simulation.results.measures import backward_transfer, never_changes
 from tests.flow.small_run import OTHER, STAGE, small_plan

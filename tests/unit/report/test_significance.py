@@ -200,3 +200,43 @@ def test_holm_adjusts_each_family_apart_and_keeps_the_order():
 def test_holm_lies_between_the_plain_p_and_bonferronis(p_values: list[float]):
     for plain, adjusted in zip(p_values, holm(p_values), strict=True):
         assert plain <= adjusted <= min(1.0, plain * len(p_values))
+
+
+def test_with_one_question_a_picture_mcnemar_is_the_usual_test():
+    rng = np.random.default_rng(2)
+    first, second = (rng.random(60) < share for share in (0.7, 0.5))
+    usual = mcnemar(first.tolist(), second.tolist())
+    clustered = mcnemar(first.tolist(), second.tolist(), list(range(60)))
+    assert (clustered.first_only, clustered.second_only) == (usual.first_only, usual.second_only)
+    assert clustered.p == pytest.approx(usual.p, rel=1e-9)
+
+
+def test_the_p_over_pictures_counts_every_sign_by_hand():
+    # Pictures won less lost: +2, +1, -1, 0; the sum is 2.
+    first = [True, True, True, False, True, False]
+    second = [False, False, False, True, False, True]
+    pictures = ["a", "a", "b", "c", "d", "d"]
+    sums = [2 * a + b + c for a in (1, -1) for b in (1, -1) for c in (1, -1)]
+    expected = sum(abs(one) >= 2 for one in sums) / len(sums)
+    assert mcnemar(first, second, pictures).p == pytest.approx(expected)
+
+
+def test_questions_of_a_picture_make_the_interval_wider():
+    rng = np.random.default_rng(3)
+    by_picture = rng.choice([-1.0, 0.0, 1.0], 40)
+    group, pictures = np.repeat(by_picture, 3), np.repeat(np.arange(40), 3).tolist()
+    alone = bootstrap([group], np.random.default_rng(0), 4000)
+    together = bootstrap([group], np.random.default_rng(0), 4000, [pictures])
+    ratio = (together.high - together.low) / (alone.high - alone.low)
+    # Three equal questions are one: the interval is wider by the square root of 3.
+    assert ratio == pytest.approx(3**0.5, rel=0.06)
+    error = by_picture.std() / 40**0.5
+    assert together.high - together.low == pytest.approx(2 * 1.96 * error, rel=0.06)
+
+
+def test_a_picture_with_more_questions_weighs_more():
+    group, pictures = np.array([1.0, 1.0, 1.0, 0.0]), [0, 0, 0, 1]
+    found = bootstrap([group], np.random.default_rng(0), 4000, [pictures])
+    assert found.difference == 0.75
+    # Both pictures, or one of them twice: means 0.75, 1 and 0.
+    assert (found.low, found.high) == (0.0, 1.0)

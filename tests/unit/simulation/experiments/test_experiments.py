@@ -140,5 +140,7 @@ def test_every_experiment_of_the_project_makes_its_plans(file: Path):
     assert len(found.variants) == len(settings) * len(seeds)
 
 
-def test_the_project_has_the_five_experiments():
-    assert {"methods", "regularizer", "transfer", "rules", "order"} <= {f.stem for f in EXPERIMENTS}
+def test_the_project_has_its_experiments():
+    assert {"rules", "methods", "composition", "regularizer", "order"} <= {
+        f.stem for f in EXPERIMENTS
+    }

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from common.errors import DataError, PlanError
 from common.metrics import AnsweredQuestion, AnswerKind, task_metrics
 from common.plan.plan import Metric
-from simulation.experiments.lab import ResultsFolder, measure, read_result, run_all, write_result
+from simulation.experiments.lab import run_all
+from simulation.experiments.no_picture import measure
+from simulation.experiments.result_file import ResultsFolder, read_result, write_result
 from tests.unit.made_results import even, plan, result
 
 #: Few distinct values, as measures are, and odd ones.

@@ -6,7 +6,7 @@ import pytest
 
 from common.errors import StateError
 from simulation.experiments.experiments import load_experiment
-from simulation.experiments.lab import ResultsFolder, write_result
+from simulation.experiments.result_file import ResultsFolder, write_result
 from simulation.results.cells import Collected, collect, load_experiments
 from simulation.results.document import DocumentPaths, document
 from simulation.results.make_results import ResultsOptions, main, make_results, progress_line
@@ -38,10 +38,18 @@ ONLY: Any = {
 }  # fmt: skip
 
 
+REFERENCES: Any = {
+    "methods": [{"settings": {"method": "separate"}}],
+    "regularizer": [{"settings": {"alpha": "10"}}],
+}
+
+
 def made(folder: Path, seeds: int = 3) -> ResultsOptions:
     """Four experiments with all results but those of the last seed of what is regularized."""
     for name, axes in EXPERIMENTS.items():
-        file = write_experiment(folder / "e", name, axes, only=ONLY.get(name))
+        file = write_experiment(
+            folder / "e", name, axes, only=ONLY.get(name), references=REFERENCES.get(name, [])
+        )
         for variant in load_experiment(file).variants:
             if variant.seed == 2 and "exp" in variant.settings.values():
                 continue
@@ -89,8 +97,8 @@ def test_every_picture_is_shown_and_every_part_has_its_place(tmp_path: Path):
     found = document(known(options), DocumentPaths("r", "e", "images"), "", 100)
     titles = [line for line in found.text.splitlines() if line.startswith("## ")]
     assert titles == [
-        "## Set-up", "## How to read it", "## (a) The methods", "## (b) The regularizer",
-        "## (c) The order of arrival", "## (d) pictures",
+        "## Set-up", "## How to read it", "## (a) The methods", "## (b) The order of arrival",
+        "## (c) pictures", "## (d) The regularizer",
     ]  # fmt: skip
     for picture in found.pictures:
         assert f"](images/{picture.file})" in found.text
@@ -111,10 +119,15 @@ def test_missing_results_are_named_and_the_rest_is_told_with_its_n(tmp_path: Pat
     options = made(tmp_path)
     make_results(options)
     text = options.doc.read_text(encoding="utf-8")
-    assert "**4 of 18 runs have no result yet**: full: exp, alpha 1; full: exp, alpha 10; " in text
-    assert "few: exp, alpha 10 (seed 2)." in text
-    assert "| regularizer | made (3 tasks) | 6 | 3 | 18 | 14 |" in text
-    rows = [line for line in text.splitlines() if line.startswith("| full: exp, alpha 1 less")]
+    assert (
+        "**4 of 18 runs on the test have no result yet**: full, exp, alpha 1; full, exp, alpha 10; "
+        in text
+    )
+    assert "few, exp, alpha 10 (seed 2)." in text
+    assert "| regularizer | made (3 tasks) | 6 | 0 | 0 | 18 | 14 |" in text
+    rows = [
+        line for line in text.splitlines() if line.startswith("| full: exp, alpha 1 less alpha 10")
+    ]
     assert [row.split("|")[2].strip() for row in rows] == ["2"]
 
 
@@ -122,9 +135,8 @@ def test_without_any_result_the_document_claims_nothing(tmp_path: Path):
     options = made(tmp_path, seeds=0)
     make_results(options)
     text = options.doc.read_text(encoding="utf-8")
-    assert "**9 of 9 runs have no result yet**" in text
-    assert "Nothing can be tested over seeds yet" in text
-    assert "No setting can be tested for the paper's gain" in text
+    assert "**9 of 9 runs on the test have no result yet**" in text
+    assert "Nothing can be tested yet" in text
     assert not [*options.doc.parent.rglob("*.png")]
 
 
@@ -146,8 +158,11 @@ def test_nothing_of_this_machine_stands_in_the_document(tmp_path: Path):
         known(options), DocumentPaths("docs/results", "configs/experiments", "images"), "", 100
     )
     assert str(tmp_path) not in found.text
-    assert "| mslora | 10 | 2 | 0.00 | 0.00 |" in found.text
-    assert "- made: one (pathology, 2 passes, 4 test questions); two (radiology" in found.text
+    assert "| 0 | - | 3 | 0.1 | 10 | 0.00 | 2 |" in found.text
+    assert (
+        "- made, batches of 4 at each site: one (pathology, 2 passes, 4 test questions); two ("
+        in found.text
+    )
 
 
 def test_where_all_results_are_there_nothing_is_run(
