@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -36,6 +37,7 @@ from common.identity import ROOT
 from common.plan.file import parse_plan
 from common.plan.plan import Plan
 from common.process.progress import OnEvent, ProgressEvent
+from tests.flow.forked import ForkedModule
 from tests.flow.small_site import do
 from tests.flow.tiny_llava import write_llava, write_task
 
@@ -113,7 +115,14 @@ def order_of(plan: Plan, site: Site, **changes: Any) -> Order:
     return Order(**{**fields, **changes})
 
 
-Process: TypeAlias = subprocess.Popen[bytes]
+Process: TypeAlias = subprocess.Popen[bytes] | ForkedModule
+
+
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers are forked, which saves them 10 s of imports; one test starts them as sites do."""
+    monkeypatch.setattr(workers, "subprocess", SimpleNamespace(Popen=ForkedModule, DEVNULL=None))
+    monkeypatch.setattr(workers, "_POLL_S", 0.02)
 
 
 def ignore(_: ProgressEvent) -> None:
@@ -188,8 +197,15 @@ ROUNDING = 2e-6
     ],
 )
 def test_two_processes_come_to_what_one_comes_to(
-    shared: Path, tmp_path: Path, stage: int, optimizer: str, changes: dict[str, Any]
+    shared: Path,
+    tmp_path: Path,
+    stage: int,
+    optimizer: str,
+    changes: dict[str, Any],
+    request: pytest.FixtureRequest,
 ):
+    if stage > 1:
+        request.getfixturevalue("forked")
     task = task_of(shared, tmp_path / "store", **changes)
     one = task.one()
     two = task.two(stage, Checkpoint(tmp_path / "kept", 0.0))
@@ -205,6 +221,7 @@ def test_two_processes_come_to_what_one_comes_to(
 BASELINE: dict[str, Any] = {"rank": 2, "alpha": 2.0}
 
 
+@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize(
     ("stage", "method", "steps"),
     [
@@ -259,7 +276,7 @@ def test_every_stage_has_its_settings(stage: int):
 
 
 @pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[Process]:
+def started(monkeypatch: pytest.MonkeyPatch, forked: None) -> list[Process]:
     """Every worker that is started from now on."""
     processes: list[Process] = []
     start: Callable[[Path, Site, int], Process] = workers._start  # pyright: ignore[reportPrivateUsage]
@@ -276,7 +293,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Process]:
 def test_given_up_and_killed_it_goes_on_to_the_same_bytes(
     shared: Path, tmp_path: Path, started: list[Process], stage: int
 ):
-    task = task_of(shared, tmp_path / "store", epochs=70.0)
+    task = task_of(shared, tmp_path / "store", epochs=30.0)
     whole = task.two(stage)
     with pytest.raises(JobCancelled):
         task.two(stage, Checkpoint(tmp_path / "kept", 0.0, lambda: False))
