@@ -10,9 +10,9 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from client.data.task import TaskData, read_task
@@ -24,7 +24,9 @@ from common.plan.plan import Earlier, Plan
 from common.plan.simulation import NOT_OF_DATA
 from common.signing import SigningKey
 from report.model import RunReport
+from report.spread import mean
 from server.run.folder import RunFolder
+from simulation.baselines import LOCAL, local_plan
 from simulation.experiments.no_picture import chance, majority, measure
 from simulation.experiments.result_file import ExperimentResult, ResultsFolder, write_result
 
@@ -83,73 +85,136 @@ def _run_group(plans: Sequence[Plan], results: Path, scratch: Path) -> list[str]
 
 
 def _run(plan: Plan, scratch: Path) -> ExperimentResult:
-    """Run the plan with the apps in this process."""
+    """Run the plan, or each of its hospitals alone, with the apps in this process."""
     from simulation.hospitals import check, prepare
 
-    folder, sites = RunFolder(scratch / "run"), scratch / "sites"
+    sites = scratch / "sites"
     base_model = check(plan, plan.name, None, None)
-    folder.root.mkdir()
     prepare(plan, sites, None, base_model)
-    SigningKey.from_seed(bytes.fromhex(sha256(plan.digest.encode()))).save(folder.key)
-    began = time.monotonic()
-    report = _run_apps(plan, folder, sites)
-    result = _result(plan, report, folder, sites, time.monotonic() - began)
-    shutil.rmtree(folder.root)
+    if plan.simulation and LOCAL in plan.simulation.compare:
+        alone = [local_plan(plan, site) for site in plan.sites]
+    else:
+        alone = [plan]
+    finished = [
+        _run_apps(one, RunFolder(scratch / f"run{i}"), sites) for i, one in enumerate(alone)
+    ]
+    for run in finished:
+        shutil.rmtree(run.folder.root)
     for store in sites.glob("*/store"):
         shutil.rmtree(store)
-    return result
+    return _result(plan, finished, sites)
 
 
-def _run_apps(plan: Plan, folder: RunFolder, sites: Path) -> RunReport:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Finished:
+    """A finished run.
+
+    Attributes:
+        learned: by stage name and site, the answers when the stage was learned.
+        final: the same after the last stage; empty where it was not scored.
+        steps: optimizer steps of all stages and sites.
+    """
+
+    folder: RunFolder
+    report: RunReport
+    learned: Mapping[tuple[str, str], Sequence[AnsweredQuestion]]
+    final: Mapping[tuple[str, str], Sequence[AnsweredQuestion]]
+    steps: int
+    seconds: float
+
+
+def _run_apps(plan: Plan, folder: RunFolder, sites: Path) -> _Finished:
+    from contextlib import closing
+
     from client.app import app as client
     from server.app import SiteConnection, run
     from server.network import SIMULATED
+    from server.run.journal import Journal
+    from simulation.answers_of import order_after, site_answers
     from simulation.inprocess import grid_of
 
+    folder.root.mkdir()
+    SigningKey.from_seed(bytes.fromhex(sha256(plan.digest.encode()))).save(folder.key)
+    began = time.monotonic()
     files = [sites / site / "site.yaml" for site in plan.sites]
     grid = grid_of(client, [{"site-file": str(file)} for file in files])
     # Sites answer within the call, so there is nothing to wait for.
-    return run(plan, folder, grid, SiteConnection(replace(SIMULATED, poll_s=0.0)))
-
-
-def _result(
-    plan: Plan, report: RunReport, folder: RunFolder, sites: Path, seconds: float
-) -> ExperimentResult:
-    from contextlib import closing
-
-    from server.run.journal import Journal
-    from simulation.answers_of import answers_of
-
+    report = run(plan, folder, grid, SiteConnection(replace(SIMULATED, poll_s=0.0)))
+    seconds = time.monotonic() - began
     tasks, last = range(len(plan.stages)), len(plan.stages) - 1
     again = plan.evaluation.earlier is not Earlier.NONE
     with closing(Journal(folder, plan)) as journal:
         steps = sum(update.steps for task in tasks for _, update in journal.updates(task))
 
-    scores = [score for task in tasks if (score := report.scores[task][task]) is not None]
-    assert len(scores) == len(tasks), "a task is scored when it is learned"
+    def answers(task: int, after: int) -> dict[tuple[str, str], Sequence[AnsweredQuestion]]:
+        order, stage = order_after(plan, folder, task, after), plan.stages[task]
+        return {(stage.name, site): site_answers(plan, sites / site, order) for site in stage.sites}
+
+    return _Finished(
+        folder=folder,
+        report=report,
+        learned={key: own for task in tasks for key, own in answers(task, task).items()},
+        final={key: own for task in tasks for key, own in answers(task, last).items()}
+        if again
+        else {},
+        steps=steps,
+        seconds=seconds,
+    )
+
+
+def _result(plan: Plan, runs: Sequence[_Finished], sites: Path) -> ExperimentResult:
+    """Return the result of the plan's one run, or of the runs of its hospitals together."""
+    stages, tasks = plan.stages, range(len(plan.stages))
     held = [_held(plan, sites, task) for task in tasks]
-    learned = [answers_of(plan, folder, sites, task, task) for task in tasks]
-    final = [answers_of(plan, folder, sites, task, last) if again else [] for task in tasks]
-    metrics = [stage.metric for stage in plan.stages]
+    learned = _joined(plan, [run.learned for run in runs])
+    final = _joined(plan, [run.final for run in runs])
+    again = all(run.final for run in runs)
+    if len(runs) == 1:
+        report = runs[0].report
+        scores = [score for task in tasks if (score := report.scores[task][task]) is not None]
+        assert len(scores) == len(stages), "a task is scored when it is learned"
+        at_end, errors = report.scores[-1], report.aggregation_error
+    else:
+        scores, ends = _means(plan, learned), _means(plan, final) if again else []
+        at_end = tuple(ends) if again else (*[None] * (len(stages) - 1), scores[-1])
+        errors = (None,) * len(stages)
+    metrics = [stage.metric for stage in stages]
     known = [[(one.question, one.answer) for data in own for one in data.train] for own in held]
+    traffic = [site for run in runs for site in run.report.cost.sites.values()]
     return ExperimentResult(
         plan=plan,
         code=code_digest(),
         learned=tuple(scores),
-        final=tuple(report.scores[last]),
+        final=tuple(at_end),
         answers=_measures(plan, learned),
         final_answers=_measures(plan, final) if again else (),
-        steps=steps,
-        seconds=round(seconds, 1),
-        bytes_up=sum(site.bytes_up for site in report.cost.sites.values()),
-        bytes_down=sum(site.bytes_down for site in report.cost.sites.values()),
-        errors=report.aggregation_error,
+        steps=sum(run.steps for run in runs),
+        seconds=round(sum(run.seconds for run in runs), 1),
+        bytes_up=sum(site.bytes_up for site in traffic),
+        bytes_down=sum(site.bytes_down for site in traffic),
+        errors=errors,
         pictures=tuple(map(_pictures, held, learned)),
         balanced=tuple(_balanced(own) for own in learned),
         final_balanced=tuple(_balanced(own) for own in final) if again else (),
         chance=tuple(map(chance, known, learned, metrics)),
         majority=tuple(map(majority, known, learned, metrics)),
     )
+
+
+def _joined(
+    plan: Plan, found: Sequence[Mapping[tuple[str, str], Sequence[AnsweredQuestion]]]
+) -> list[list[AnsweredQuestion]]:
+    """Return each task's answers, its sites in the plan's order."""
+    by_place = {key: own for answers in found for key, own in answers.items()}
+    return [
+        [one for site in stage.sites for one in by_place.get((stage.name, site), ())]
+        for stage in plan.stages
+    ]
+
+
+def _means(plan: Plan, answers: Sequence[Sequence[AnsweredQuestion]]) -> list[float]:
+    """Return each task's measure over all hospitals' questions together."""
+    return [mean(own) for own in _measures(plan, answers)]
 
 
 def _held(plan: Plan, sites: Path, task: int) -> list[TaskData]:

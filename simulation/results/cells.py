@@ -7,7 +7,6 @@ group only: the same tasks with the same questions and measures, however they ar
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
 
 import yaml
 
@@ -90,30 +89,25 @@ class Collected:
 
 
 def load_experiments(folder: Path) -> list[Experiment]:
-    """Load every experiment of the folder, by priority and name; their plans may be in it, too.
+    """Load every experiment of the folder, by priority and name; plans in it are passed over.
 
     Raises:
         PlanError: a file is wrong, or the folder holds no experiment.
     """
-    files = sorted(folder.glob("*.yaml"))
-    varied = {(folder / plan).resolve() for file in files for plan in _plan_of(file)}
-    loaded = [load_experiment(file) for file in files if file.resolve() not in varied]
-    found = sorted(loaded, key=lambda one: (one.priority, one.name))
+    files = [file for file in sorted(folder.glob("*.yaml")) if not _is_plan(file)]
+    found = sorted(map(load_experiment, files), key=lambda one: (one.priority, one.name))
     if not found:
         raise PlanError(f"{folder}: found no experiment, expected files NAME.yaml with axes")
     return found
 
 
-def _plan_of(file: Path) -> list[str]:
-    """Return the plan that the file names; nothing if it can't be read, which is reported later."""
+def _is_plan(file: Path) -> bool:
+    """Return whether it has stages; what can't be read is reported as an experiment later."""
     try:
         document: object = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return []
-    if not isinstance(document, dict):
-        return []
-    named = cast(dict[object, object], document).get("plan")
-    return [named] if isinstance(named, str) else []
+        return False
+    return isinstance(document, dict) and "stages" in document
 
 
 def collect(experiment: Experiment, results: ResultsFolder) -> Collected:
