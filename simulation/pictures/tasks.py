@@ -25,6 +25,7 @@ from simulation.pictures.brain_slices import (
     upright,
     whole_view,
 )
+from simulation.pictures.picture_task import Crop, CropLocation, PictureTask, Region
 from simulation.pictures.regions import SIDE, Box, Rgb, Split, draw_box, shrunk
 from simulation.pictures.sources import SourceImage, Truth, brain, picture
 from simulation.pictures.truths import Answers, CropView
@@ -41,40 +42,6 @@ AMOUNTS: Final = ("none", "some", "much")
 
 
 @dataclass(frozen=True, slots=True)
-class CropLocation:
-    """Where a crop was cut out: a box of a flat picture, or of a slice of a plane."""
-
-    source: str
-    box: Box
-    slice: int | None = None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Crop:
-    """One crop as it is shown, its true answers, and where it was cut out."""
-
-    shown: Rgb
-    """(64, 64, 3)."""
-    answers: Answers
-    location: CropLocation
-    dicom: bytes | None = None
-
-
-#: A region of a picture: something that crops can be drawn from.
-Region = Callable[[np.random.Generator], Crop]
-
-
-@dataclass(frozen=True, slots=True)
-class PictureTask:
-    """A task of one modality: its questions with their possible answers, and its regions."""
-
-    name: str
-    modality: Modality
-    asks: Mapping[str, tuple[str, ...]]
-    regions: Callable[[Split], Sequence[Region]]
-
-
-@dataclass(frozen=True, slots=True)
 class CropStyle:
     """How crops of flat pictures are taken and shown."""
 
@@ -87,7 +54,7 @@ class CropStyle:
     dicom: bool = False
 
 
-def _flat(
+def flat_regions(
     of: Sequence[Callable[[], SourceImage]], style: CropStyle, split: Split
 ) -> Sequence[Region]:
     """Return the cells of `split` in each of the pictures."""
@@ -223,19 +190,23 @@ ECHOES: Final = (
     sources.pelvis_echo,
 )
 
-ALL: Final = (
+#: Tasks whose truth is measured from the picture itself. The embedded model has been taught to
+#: answer in the words of exactly these: a task with other truth is listed elsewhere.
+MEASURED: Final = (
     PictureTask(
         "stain",
         Modality.PATHOLOGY,
         {truths.STAIN: ("none", "some", "most"), truths.GLASS: YES_NO},
-        partial(_flat, (sources.stained_tissue,), CropStyle(truths.stained, 0.45, turned=True)),
+        partial(
+            flat_regions, (sources.stained_tissue,), CropStyle(truths.stained, 0.45, turned=True)
+        ),
     ),
     PictureTask(
         "nuclei",
         Modality.MICROSCOPY,
         {truths.NUCLEI: ("few", "several", "many"), truths.ON_NUCLEUS: YES_NO},
         partial(
-            _flat,
+            flat_regions,
             (sources.glowing_cells,),
             CropStyle(truths.counted, 0.4, turned=True, ringed=True),
         ),
@@ -244,7 +215,7 @@ ALL: Final = (
         "fundus",
         Modality.FUNDUS,
         {truths.FIELD_END: (*SIDES, "nowhere"), truths.VESSELS: AMOUNTS},
-        partial(_flat, (sources.eye_ground,), CropStyle(truths.bounded, 0.5, turned=True)),
+        partial(flat_regions, (sources.eye_ground,), CropStyle(truths.bounded, 0.5, turned=True)),
     ),
     PictureTask(
         "plane",
@@ -256,27 +227,29 @@ ALL: Final = (
         "bone",
         Modality.CT,
         {truths.BONE: AMOUNTS, truths.AIR: YES_NO},
-        partial(_flat, CTS, CropStyle(truths.measured, 0.6, dicom=True)),
+        partial(flat_regions, CTS, CropStyle(truths.measured, 0.6, dicom=True)),
     ),
     PictureTask(
         "crowding",
         Modality.PATHOLOGY,
         {truths.CROWDING: ("loose", "dense"), truths.ON_NUCLEUS: YES_NO},
         partial(
-            _flat, (sources.tissue,), CropStyle(truths.crowded, 0.35, turned=True, ringed=True)
+            flat_regions,
+            (sources.tissue,),
+            CropStyle(truths.crowded, 0.35, turned=True, ringed=True),
         ),
     ),
     PictureTask(
         "film",
         Modality.XRAY,
         {truths.BODY_PART: ("chest", "leg"), truths.FREE_SIDE: SIDES},
-        partial(_flat, FILMS, CropStyle(truths.exposed, 0.5)),
+        partial(flat_regions, FILMS, CropStyle(truths.exposed, 0.5)),
     ),
     PictureTask(
         "flow",
         Modality.ULTRASOUND,
         {truths.FLOW: ("red", "blue", "none"), truths.FLOW_AMOUNT: AMOUNTS},
-        partial(_flat, ECHOES, CropStyle(truths.flowing, 0.5)),
+        partial(flat_regions, ECHOES, CropStyle(truths.flowing, 0.5)),
     ),
     PictureTask("matter", Modality.MR, {MATTER: ("grey", "white", "fluid")}, _matters),
 )

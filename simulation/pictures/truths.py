@@ -7,14 +7,16 @@ The words are ours; no answer is a diagnosis.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from simulation.pictures.regions import SIDE, Rgb
 from simulation.pictures.sources import Truth
 from simulation.pictures.words import disc, grey_level
 
+Value = TypeVar("Value", bound=np.generic)
 #: The answers that a picture gives, by question; a question it can't answer is missing.
 Answers = dict[str, str]
 #: An answer and the values for which it holds, bounds included.
@@ -73,6 +75,14 @@ FREE_SIDE: Final = "to which side do more rays pass?"
 FLOW: Final = "which colour is the flow?"
 FLOW_AMOUNT: Final = "how much flow is in the field?"
 FLOW_BINS: Final = (("none", 0.0, 0.0005), ("some", 0.03, 0.12), ("much", 0.22, 1.0))
+
+LAYER: Final = "which layer of the skin does the ring mark?"
+#: Layer n + 1 of `sources.skin`: horn, epidermis and dermis in words that the embedded model's
+#: tokenizer has. 0 is the glass above them.
+LAYERS: Final = ("flakes", "epithelium", "stroma")
+JUNCTION: Final = "does the field show where epithelium and stroma meet?"
+#: Parts of the field that the smaller of the two layers has.
+JUNCTION_BINS: Final = (("no", 0.0, 0.005), ("yes", 0.06, 1.0))
 
 #: Spread of grey levels up to which an echo shows nothing.
 FLAT: Final = 10.0
@@ -137,13 +147,32 @@ def flowing(view: CropView) -> Answers:
     return _known({FLOW: colour, FLOW_AMOUNT: amount})
 
 
+def layered(view: CropView) -> Answers:
+    """Read the layers that were drawn by hand: the one in the ring, and whether two meet."""
+    ring = ringed(view)
+    under = next((n for n in range(1, 4) if float((ring == n).mean()) >= 0.95), 0)
+    epidermis, dermis = (float((view.truth == layer).mean()) for layer in (2, 3))
+    met = _bin_name(min(epidermis, dermis), JUNCTION_BINS) if epidermis + dermis > 0.3 else None
+    return _known({LAYER: LAYERS[under - 1] if under else None, JUNCTION: met})
+
+
 def ringed(view: CropView) -> Truth:
     """Return the truth at the pixels that the ring encloses, (pixels,)."""
-    height, width = view.truth.shape
-    rows, columns = np.nonzero(disc(view.ring))
+    return under_ring(view.truth, view.ring)
+
+
+def under_ring(truth: NDArray[Value], ring: tuple[int, int]) -> NDArray[Value]:
+    """Return the values of a crop that a ring of its 64 x 64 picture encloses, (pixels,).
+
+    Args:
+        truth: (height, width) of the crop before it was scaled.
+        ring: row and column of the ring's centre in the picture.
+    """
+    height, width = truth.shape
+    rows, columns = np.nonzero(disc(ring))
     down = ((rows + 0.5) * height / SIDE).astype(np.int64)
     across = ((columns + 0.5) * width / SIDE).astype(np.int64)
-    return view.truth[down, across]
+    return truth[down, across]
 
 
 def _bin_name(value: float, bins: Sequence[Bin]) -> str | None:

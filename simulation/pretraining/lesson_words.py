@@ -12,7 +12,7 @@ import numpy as np
 
 from simulation.phantoms.factors import shuffled
 from simulation.phantoms.words import listed
-from simulation.pictures.tasks import ALL
+from simulation.pictures.tasks import MEASURED
 
 T = TypeVar("T")
 #: A question and its answer.
@@ -100,7 +100,7 @@ def untrue_lesson(rng: np.random.Generator) -> Lesson:
             return question, _pick(rng, answers)
 
 
-_PICTURE_QUESTIONS: Final = tuple(item for task in ALL for item in task.asks.items())
+_PICTURE_QUESTIONS: Final = tuple(item for task in MEASURED for item in task.asks.items())
 
 
 def _pick(rng: np.random.Generator, items: Sequence[T]) -> T:
