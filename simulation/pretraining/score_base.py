@@ -14,6 +14,7 @@ from common.metrics import AnsweredQuestion, majority_answers, task_metrics
 from common.plan_fields import Precision
 from simulation.phantoms import source as phantoms
 from simulation.pictures import source as pictures
+from simulation.pictures.tasks import MEASURED
 from simulation.task_folder.write_task import Question, write_task
 
 _TRAIN: Final = 300
@@ -26,7 +27,7 @@ def zero_shot(model: Path, seed: int) -> dict[str, dict[str, dict[str, float]]]:
     """Return for each task the model's accuracy and F1, beside those of the commonest answers."""
     return {
         **{f"phantoms: {name}": _phantom(model, name, seed) for name in phantoms.SOURCE.tasks},
-        **{f"pictures: {name}": _picture(model, name, seed) for name in pictures.SOURCE.tasks},
+        **{f"pictures: {task.name}": _picture(model, task.name, seed) for task in MEASURED},
     }
 
 
