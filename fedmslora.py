@@ -2,7 +2,7 @@
 
 import sys
 import warnings
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 # typer, which flwr 1.42 imports, uses a name that click has deprecated; not ours to fix.
 warnings.filterwarnings("ignore", category=DeprecationWarning, module="typer")
@@ -20,8 +20,35 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Federated learning of a medical vision-language model, one modality after another.",
 )
+
+
+def _print_version(wanted: bool) -> None:
+    """Print the version and what the other side must have alike, and end."""
+    if wanted:
+        from importlib.metadata import version
+
+        from common.code_digest import code_digest
+
+        typer.echo(f"fedmslora {version('fedmslora')}\ncode digest {code_digest()}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=_print_version,
+            is_eager=True,
+            help="Print the version and the code digest, which all sites must have alike.",
+        ),
+    ] = False,
+) -> None:
+    """Federated learning of a medical vision-language model, one modality after another."""
+
+
 app.command("simulate")(simulate.simulate)
 app.command("report")(simulate.report)
 app.add_typer(answers.app, name="answers")

@@ -49,7 +49,7 @@ def list_releases(bank: Folder, as_json: Json = False) -> None:
 def show(bank: Folder, stage: Which, as_json: Json = False) -> None:
     """Show one release: its origin, scores and signature.
 
-    Example: fedmslora bank show runs/demo/bank histology
+    Example: fedmslora bank show runs/demo/bank matter
     """
     from common.bank.bank import Bank
 

@@ -50,7 +50,7 @@ def export_stage(
 ) -> None:
     """Export the adapters of a stage as one PEFT adapter, or as MSLoRA-CR's folders.
 
-    Example: fedmslora bank export runs/demo/bank histology exported/histology
+    Example: fedmslora bank export runs/demo/bank matter exported/matter
     """
     from common.bank.bank import Bank
 

@@ -1,7 +1,7 @@
 # syntax=docker/dockerfile:1
 # The coordinator: Flower's SuperLink and SuperExec, the reverse proxy (edge), the keeper. No torch.
 # From the root of the repository:
-#   docker build --file docker/coordinator.Dockerfile --tag fedmslora-coordinator:0.5.0 .
+#   docker build --file docker/coordinator.Dockerfile --tag fedmslora-coordinator:0.6.0 .
 FROM python:3.11-slim-bookworm
 
 # The container can write only to its volume and to /tmp.

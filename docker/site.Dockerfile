@@ -1,7 +1,7 @@
 # syntax=docker/dockerfile:1
 # A site: Flower's SuperNode and SuperExec, our launcher and the trainer.
 # From the root of the repository:
-#   docker build --file docker/site.Dockerfile --tag fedmslora-site:0.5.0 .
+#   docker build --file docker/site.Dockerfile --tag fedmslora-site:0.6.0 .
 #
 # torch from a package index includes its CUDA 13.0 libraries, so the smallest CUDA base image is
 # enough; it refuses a driver that is too old. The UBI variant has a maintained Python 3.11; the

@@ -1,12 +1,14 @@
 """The help of every command of the command line, and the old names that still work."""
 
 from collections.abc import Iterator
+from importlib.metadata import version
 
 import click
 import pytest
 import typer.main
 from typer.testing import CliRunner
 
+from common.code_digest import code_digest
 from fedmslora import app
 
 
@@ -61,3 +63,12 @@ def test_every_argument_and_option_is_explained(path: tuple[str, ...]):
     for parameter in COMMANDS[path].params:
         if not getattr(parameter, "hidden", False):
             assert getattr(parameter, "help", None), parameter.name
+
+
+def test_the_version_comes_with_the_digest_that_both_sides_compare():
+    done = CliRunner().invoke(app, ["--version"])
+    assert done.exit_code == 0
+    assert done.stdout.splitlines() == [
+        f"fedmslora {version('fedmslora')}",
+        f"code digest {code_digest()}",
+    ]
