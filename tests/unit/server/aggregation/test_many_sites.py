@@ -144,6 +144,8 @@ def test_neither_order_nor_files_nor_threads_nor_layers_at_a_time_change_a_bit_o
 @pytest.mark.usefixtures("in_groups")
 @every_rule
 def test_many_equal_sites_come_back_bit_for_bit(rule: Rule):
+    if rule.name == "fedsvd":
+        pytest.skip("it makes its own basis in every round: test_rules.py has its product")
     one = sites(1)[0]
     parts = [replace(one, site=f"s{number}", examples=number + 1) for number in range(7)]
     found = aggregate(rule, parts, None, 3)
