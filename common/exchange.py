@@ -27,6 +27,18 @@ class Work(StrEnum):
 
     TRAIN = "train"
     EVALUATE = "evaluate"
+    #: All rounds of a stage at this site alone, from the base model; scores are all that leaves.
+    TRAIN_ALONE = "train_alone"
+
+    @property
+    def words(self) -> str:
+        """As a person reads it."""
+        return self.value.replace("_", " ")
+
+    @property
+    def message_type(self) -> str:
+        """Flower's type of the message that has an order to this work."""
+        return "evaluate" if self is Work.EVALUATE else "train"
 
 
 class Reason(StrEnum):
@@ -36,6 +48,7 @@ class Reason(StrEnum):
     BASE_MODEL = "its base model is not the plan's"
     PLAN = "it has not approved this plan"
     MODALITY = "its policy does not allow this modality"
+    ALONE = "its policy does not allow training alone"
     ROUNDS = "its policy does not allow so many rounds"
     EXAMPLES = "it has fewer examples than its policy asks for"
     RELEASED = "the stage is already released"
@@ -58,7 +71,7 @@ class Order:
     Attributes:
         plan: digest of the plan's canonical JSON.
         stage: the stage (0-based) whose task is trained or scored.
-        round: 1-based round of the stage; 0 in an evaluation.
+        round: 1-based round of the stage; 0 in an evaluation, and where a site trains alone.
         releases: the bank so far, oldest first.
         active: the stages of `releases` that are summed into the model.
         adapter: digest of the stage's adapter so far (safetensors), on top of `active`;

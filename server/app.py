@@ -15,7 +15,7 @@ from common.bank.bank import Bank
 from common.bank.release import INDEX_FILE, Draft
 from common.code_digest import code_digest
 from common.errors import BankError, Refusal, StateError
-from common.exchange import ReleaseRef, Scores
+from common.exchange import Scores
 from common.plan.file import load_plan
 from common.plan.plan import Plan
 from common.process.progress import ProgressEvent, write_event
@@ -28,10 +28,19 @@ from server.network import SIMULATED, Network, Patience
 from server.run.accept import durable
 from server.run.context import RunContext
 from server.run.folder import Blobs, RunFolder, run_lock
+from server.run.hospitals import hospitals_of
 from server.run.image_prototypes import release_prototype
 from server.run.journal import Journal
 from server.run.scoreboard import Scoreboard, run_report
-from server.run.stage import OFFLINE_GRACE_S, ModelSelection, pooled, score_task, train_stage
+from server.run.selection import refs, routed_selection
+from server.run.stage import (
+    OFFLINE_GRACE_S,
+    ModelSelection,
+    pooled,
+    score_task,
+    train_alone,
+    train_stage,
+)
 
 #: Where a simulation says which plan to run, and in which folder; a real coordinator uses
 #: the run config's keys `plan` and `folder`.
@@ -51,8 +60,9 @@ def main(grid: Grid, context: Context) -> None:
     on_event = partial(_write_event, run_folder)
     with run_lock(run_folder, lambda: on_event({"event": "another coordinator holds the run"})):
         try:
-            report = run(load_plan(plan), run_folder, grid, _connection(context))
-            write_report(folder, [report])
+            read = load_plan(plan)
+            report = run(read, run_folder, grid, _connection(context))
+            write_report(folder, [report], (), hospitals_of(read, run_folder))
             on_event({"event": "done", "seconds": report.cost.seconds})
         except Refusal as refusal:
             # A restart would not help; the keeper of the run must know.
@@ -84,6 +94,9 @@ def run(plan: Plan, folder: RunFolder, grid: Grid, connection: "SiteConnection")
             # Of an earlier release, too: a run may have been interrupted just here.
             journal.prune(number + 1)
             board.record_release(number, bank.releases[number].scores)
+            if plan.evaluation.local:
+                on_event({"event": "scoring", "stage": None, "task": number, "alone": True})
+                train_alone(context, number)
             for task, scores in score_known(context, number, bank):
                 board.record_scores(number, task, scores)
             for task, scores in score_routed(context, number, bank):
@@ -123,11 +136,6 @@ def signing_key(folder: RunFolder) -> SigningKey:
     if not folder.key.exists():
         SigningKey.generate().save(folder.key)
     return SigningKey.load(folder.key)
-
-
-def refs(bank: Bank) -> tuple[ReleaseRef, ...]:
-    """Return the bank's releases as orders name them."""
-    return tuple(ReleaseRef(release.stage, release.adapter) for release in bank.releases)
 
 
 def blob_of(plan: Plan, folder: RunFolder, digest: str) -> bytes:
@@ -175,17 +183,6 @@ def score_routed(
     for task in context.plan.scored_after(after):
         context.on_event({"event": "scoring", "stage": after, "task": task})
         yield task, score_task(context, task, model, OFFLINE_GRACE_S)
-
-
-def routed_selection(bank: Bank, after: int) -> ModelSelection:
-    """Return the model after a stage, of which each image chooses its stage by a prototype."""
-    releases = bank.releases[: after + 1]
-    prototypes = tuple(
-        ReleaseRef(release.stage, release.prototype)
-        for release in releases
-        if release.prototype is not None
-    )
-    return ModelSelection(refs(bank)[: after + 1], prototypes=prototypes)
 
 
 def train_and_score(context: RunContext, number: int, bank: Bank) -> tuple[Draft, str]:

@@ -202,7 +202,7 @@ class Network:
         patience = self.patience
         # The reply may be as large as the request; the slack doubles with each lost message.
         life = patience.wait_s + patience.slack_s * site.slack + 2 * size / SLOWEST_BYTES_S
-        site.message = self._push(record, self._nodes[site.name], order.work, life)
+        site.message = self._push(record, self._nodes[site.name], order.work.message_type, life)
         if site.message is None:
             site.retry_later("offline")
             return

@@ -14,6 +14,8 @@ from common.plan.plan import BatchScope, Earlier, Plan, Stage
 
 LOCAL: Final = "local"
 POOLED: Final = "pooled"
+#: What the federation's run scores, and a run with one site does not score again.
+_NOT_AGAIN: Final = {"zero_shot": False, "local": False}
 #: The longest name of a task's folder.
 _LONGEST_NAME = 40
 
@@ -103,7 +105,7 @@ def local_plan(plan: Plan, site: str) -> Plan:
     )
     all_again = plan.evaluation.earlier is Earlier.ALL
     scored = {"earlier": Earlier.LAST} if all_again else {}
-    evaluation = plan.evaluation.model_copy(update={**scored, "future": False, "zero_shot": False})
+    evaluation = plan.evaluation.model_copy(update={**scored, "future": False, **_NOT_AGAIN})
     return changed(plan, stages=stages, evaluation=evaluation, router=None, simulation=None)
 
 
@@ -114,7 +116,7 @@ def pooled_plan(plan: Plan) -> Plan:
         _at_one_site(stage, POOLED, stage.batch_size).model_copy(update={"task": task})
         for stage, task in zip(with_learning_rate(plan, POOLED).stages, tasks, strict=True)
     )
-    evaluation = plan.evaluation.model_copy(update={"zero_shot": False})
+    evaluation = plan.evaluation.model_copy(update=_NOT_AGAIN)
     return changed(plan, stages=stages, evaluation=evaluation, router=None, simulation=None)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.data.task import Example, read_task
+from common.bank.bank import Bank
 from common.exchange import Order
 from common.metrics import AnsweredQuestion, judge
 from common.plan.plan import Plan
@@ -21,7 +22,9 @@ from report.hospitals.gains import (
 from report.hospitals.model import ALONE, FEDERATED, POOLED, ROUTED, HospitalsReport, LocalCurve
 from report.json_file import read_report
 from report.spread import mean
-from simulation.answers_of import order_at_end, routed_order_at_end, site_answers
+from server.run.selection import last_scored, order_at_end, routed_selection
+from server.run.stage import scoring_order
+from simulation.answers_of import site_answers
 from simulation.paired_runs import contributions
 from simulation.planned_run import PlannedRun
 from simulation.single_site import TaskFolder
@@ -110,10 +113,9 @@ def _marks(runs: SeedRuns, site: str, number: int) -> dict[str, _Marks]:
     plan, found = runs.plan, dict[str, list[AnsweredQuestion]]()
     for place, run in enumerate(runs.federated):
         label = run.label if place else FEDERATED
-        found[label] = _answers(run, site, order_at_end(run.plan, run.folder, number))
-        routed = None if place else routed_order_at_end(run.plan, run.folder, number)
-        if routed is not None:
-            found[ROUTED] = _answers(run, site, routed)
+        found[label] = _answers(run, site, number)
+        if not place and (routed := _routed_order(run, number)) is not None:
+            found[ROUTED] = site_answers(run.plan, run.sites / site, routed)
     for run in runs.local:
         if run.hospital == site:
             found[ALONE] = _answers_alone(run, plan.stages[number].name)
@@ -126,22 +128,30 @@ def _marks(runs: SeedRuns, site: str, number: int) -> dict[str, _Marks]:
     }
 
 
-def _answers(run: PlannedRun, site: str, order: Order) -> list[AnsweredQuestion]:
+def _answers(run: PlannedRun, site: str, number: int) -> list[AnsweredQuestion]:
+    """Return a site's last answers to the test questions of a stage of the run."""
+    order = order_at_end(run.plan, Bank.open(run.folder.bank), number)
     return site_answers(run.plan, run.sites / site, order)
+
+
+def _routed_order(run: PlannedRun, number: int) -> Order | None:
+    model = routed_selection(Bank.open(run.folder.bank), last_scored(run.plan, number))
+    has_router = run.plan.routing is not None and model.prototypes
+    return scoring_order(run.plan, number, model) if has_router else None
 
 
 def _answers_alone(run: PlannedRun, stage: str) -> list[AnsweredQuestion]:
     """Return a lone hospital's answers; its plan has only its own stages."""
     number = [one.name for one in run.plan.stages].index(stage)
     assert run.hospital is not None
-    return _answers(run, run.hospital, order_at_end(run.plan, run.folder, number))
+    return _answers(run, run.hospital, number)
 
 
 def _pooled_answers(
     runs: SeedRuns, pooled: PlannedRun, site: str, number: int
 ) -> list[AnsweredQuestion]:
     """Return the answers to one hospital's questions, which follow those of the sites before."""
-    answers = _answers(pooled, POOLED, order_at_end(pooled.plan, pooled.folder, number))
+    answers = _answers(pooled, POOLED, number)
     sites = runs.plan.stages[number].sites
     counts = [len(_asked(runs, one, number)) for one in sites]
     place = sites.index(site)

@@ -152,6 +152,7 @@ def _write_site_file(file: Path, name: str, data: Path, base_model: Path) -> Non
             "rounds": None,
             "examples": 1,
             "images": 1,
+            "train_alone": True,
         },
     }
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ from common.errors import PlanError, StateError
 from common.plan.file import load_plan
 from common.plan.plan import Plan
 from common.process.file_lock import file_lock
+from report.hospitals.json_part import read_hospitals
 from report.json_file import read_report
 from report.model import RunReport
 from report.write import write_report
@@ -184,7 +185,11 @@ def _write_report(seeds: Sequence[SeedRuns], options: SimulationOptions) -> list
     runs = [run for one, more in zip(seeds, pooled, strict=True) for run in (*one.federated, *more)]
     read = [replace(read_report(run.folder.root)[0], method=run.label) for run in runs]
     reports = _with_single_task_scores(runs, read)
-    hospitals = hospitals_report(seeds) if any(one.single_site for one in seeds) else None
+    if any(one.single_site for one in seeds):
+        hospitals = hospitals_report(seeds)
+    else:
+        # A plan may have its sites train alone by an order.
+        hospitals = read_hospitals(runs[0].folder.root)
     if hospitals or len(reports) > 1 or runs[0].folder.root != options.out:
         paired = [
             PairedRun(report, partial(answers_of, run.plan, run.folder, run.sites))

@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 from client.data.task import TaskData, read_test
 from client.model.device import configure_torch
-from client.orders.execute import answer_test
+from client.orders.execute import answer_test, assignment_of
 from client.orders.resolve import ResolvedOrder
 from client.orders.session import Sessions, SiteSession
 from client.site import blob_store
@@ -26,9 +26,9 @@ from common.plan.plan import Metric, Plan
 from report.heterogeneity.model import HospitalScores, UnseenReport
 from report.json_file import read_report
 from report.write import write_report
-from server.app import refs
+from server.run.selection import order_after, refs
 from server.run.stage import ModelSelection, scoring_order
-from simulation.answers_of import order_after, site_answers
+from simulation.answers_of import site_answers
 from simulation.heterogeneity.facts import (
     simulated_hospitals,
     unseen_folder,
@@ -77,7 +77,7 @@ def unseen_report(run: PlannedRun, federation: Plan, made: Path) -> UnseenReport
         scoring_order(plan, stage, ModelSelection(refs(bank), plan.answering_stages(stage, last)))
         for stage in stages
     ]
-    at_end = [order_after(plan, run.folder, stage, last) for stage in stages]
+    at_end = [order_after(plan, bank, stage, last) for stage in stages]
     hospitals: list[HospitalScores] = []
     for hospital in unseen_hospitals(federation):
         session = sessions.of(load_site(unseen_folder(made, hospital.name) / "site.yaml"))
@@ -139,5 +139,6 @@ def _answered(
     for digest in blob_store.missing(site.store, stages):
         blob_store.put(site.store, bank.adapter_bytes(stages[digest]))
     data = TaskData((), read_test(site.data / task))
-    answer_test(ResolvedOrder(order=order, plan=plan, site=site, data=data), session)
+    resolved = ResolvedOrder(order=order, plan=plan, site=site, data=data)
+    answer_test(resolved, assignment_of(resolved, session))
     return site_answers(plan, site.store.parent, order)

@@ -155,6 +155,7 @@ class _View:
         model = "with the base model alone"
         if event["stage"] is not None:
             model = f"after stage {event['stage'] + 1}"
+        model = "by each site, which trains it alone" if event.get("alone") else model
         self._activity = f"scoring {task} {model}"
 
     def _say_scores(self, event: ProgressEvent) -> None:

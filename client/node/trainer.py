@@ -149,7 +149,7 @@ def _free_memory() -> None:
 def _label(order: Order) -> str:
     where = f"stage {order.stage + 1}"
     where += f", round {order.round}" if order.work is Work.TRAIN else ""
-    return f"{order.work} {where} ({order.digest[:12]})"
+    return f"{order.work.words} {where} ({order.digest[:12]})"
 
 
 @contextmanager

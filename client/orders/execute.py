@@ -56,7 +56,9 @@ def execute(
     configure_torch(session.site)
     try:
         if order.work is Work.EVALUATE:
-            return evaluate(resolved, session)
+            return scores_of(resolved, assignment_of(resolved, session))
+        if order.work is Work.TRAIN_ALONE:
+            return train_alone(resolved, session, on_event)
         update = train(resolved, session, on_event, checkpoint)
     except torch.OutOfMemoryError:
         raise SiteFailed(
@@ -151,9 +153,29 @@ def image_prototype(resolved: ResolvedOrder, session: SiteSession) -> bytes | No
     return None if found is None else prototype_bytes(found)
 
 
-def evaluate(resolved: ResolvedOrder, session: SiteSession) -> Scores:
-    """Score the ordered model on the site's test questions; the answers stay in its store."""
-    data, metrics = resolved.data, answer_test(resolved, session)
+def train_alone(resolved: ResolvedOrder, session: SiteSession, on_event: OnEvent) -> Scores:
+    """Train all rounds of the stage at this site alone, from the base model, and score the result.
+
+    The adapter is only ever in this process's memory. Cut off, the training begins again.
+    """
+    plan, examples, method = resolved.plan, resolved.data.train, method_code(resolved.plan.method)
+    base, adapter = assignment_of(resolved, session), None
+
+    def on_progress(progress: Progress) -> None:
+        on_event(asdict(progress))
+
+    for number in range(1, resolved.stage.rounds + 1):
+        assignment = replace(base, round=number, round_start=adapter)
+        begin = method.start(assignment, examples) if adapter is None else adapter
+        adapter, _ = method.train(assignment, begin, examples, on_progress)
+        if plan.rule.before_sending is not None:
+            adapter = prepared(adapter, begin, plan.rule.before_sending)
+    return scores_of(resolved, replace(base, candidate=adapter, other_tasks={}))
+
+
+def scores_of(resolved: ResolvedOrder, assignment: Assignment) -> Scores:
+    """Score a model on the site's test questions; the answers stay in its store."""
+    data, metrics = resolved.data, answer_test(resolved, assignment)
     majority = majority_answers([(example.question, example.answer) for example in data.train])
     usual = [Prediction(majority(question.question)) for question in data.test]
     return Scores(
@@ -165,10 +187,10 @@ def evaluate(resolved: ResolvedOrder, session: SiteSession) -> Scores:
     )
 
 
-def answer_test(resolved: ResolvedOrder, session: SiteSession) -> dict[str, float]:
+def answer_test(resolved: ResolvedOrder, assignment: Assignment) -> dict[str, float]:
     """Answer the site's test questions, keep the answers in its store, and return the measures."""
     order, plan, data = resolved.order, resolved.plan, resolved.data
-    assignment, shares = assignment_of(resolved, session), dict[str, float]()
+    shares = dict[str, float]()
     questions = with_options(data) if plan.evaluation.options else data.test
     answer = method_code(plan.method).answer
     if order.prototypes:

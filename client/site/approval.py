@@ -62,6 +62,7 @@ def describe_plan(plan: Plan, site: Site) -> list[str]:
         *plan.method.notes(len(planned)),
         *_describe_prototypes(plan, planned, site),
         _describe_scoring(plan),
+        *_describe_alone(plan, site),
         f"What leaves this site: after each of {counted(rounds, 'round')} an adapter "
         f"({_size(size)}), the "
         "number of training examples and of steps, two mean losses, the time and the memory that "
@@ -171,6 +172,25 @@ def _describe_scoring(plan: Plan) -> str:
             "modality."
         )
     return f"The test questions of each of these tasks are scored {when}.{routed}"
+
+
+def _describe_alone(plan: Plan, site: Site) -> list[str]:
+    if not plan.evaluation.local:
+        return []
+    asked = (
+        "After each of these stages the plan asks this site to train the stage once more, alone: "
+        "from the base model, on its own data, with as many passes."
+    )
+    if not site.policy.train_alone:
+        return [
+            f"{asked} This site's policy declines it (policy.train_alone: false); the report then "
+            "says that it was not measured here."
+        ]
+    return [
+        f"{asked} It takes as long as the stage's rounds together. That adapter is dropped at the "
+        "end and never leaves; its scores on this site's test questions do. The report says "
+        "what this site scores alone, under its pseudonym, to whoever gets the report."
+    ]
 
 
 def _size(size: int | None) -> str:

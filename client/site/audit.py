@@ -15,7 +15,7 @@ from pydantic import AwareDatetime, ValidationError
 
 from client.site import hash_chain
 from common.errors import StateError
-from common.exchange import Delivery, Failure, Order, Reply, Update
+from common.exchange import Delivery, Failure, Order, Reply, Update, Work
 from common.identity import canonical_json, sha256
 from common.plan_fields import Strict
 
@@ -223,6 +223,10 @@ def describe(entry: AuditEntry) -> str:
     return f"{moment}  {verb:<8}  {_content(entry)}{more}"
 
 
+#: How an order's work is told, where its own name is no word.
+_WORK = {Work.TRAIN_ALONE.value: "train alone, for a score and no adapter,"}
+
+
 def _where(subject: Subject) -> str:
     """Return `stage 2, round 1 of plan demo`, counted from 1; an evaluation has no round."""
     round_ = f", round {subject.round}" if subject.round else ""
@@ -233,7 +237,7 @@ def _content(entry: AuditEntry) -> str:
     subject = entry.subject
     order = "an order that can't be read"
     if subject is not None:
-        order = f"the order to {subject.work} {_where(subject)}"
+        order = f"the order to {_WORK.get(subject.work, subject.work)} {_where(subject)}"
     parts = "; ".join(
         f"{part.what}: {part.size:,} bytes, sha256 {part.sha256[:12]}" for part in entry.parts
     )

@@ -37,6 +37,8 @@ class Policy(Strict):
         rounds: most rounds of a stage; null sets no limit.
         examples: fewest training examples of a task that it trains on.
         images: fewest different images whose mean feature may leave, where a plan has a router.
+        train_alone: whether it trains a stage alone, too, where the plan asks for that; the
+            adapter is dropped and only its scores leave.
     """
 
     modalities: Annotated[tuple[Modality, ...], Field(min_length=1)]
@@ -44,6 +46,7 @@ class Policy(Strict):
     rounds: Count | None
     examples: Count
     images: Count = 50
+    train_alone: bool = False
 
 
 #: Disk space in GiB.

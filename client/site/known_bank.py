@@ -25,11 +25,14 @@ _NAME = re.compile(rf"({_PROTOTYPE})?([0-9]+)-([0-9a-f]{{64}})")
 def check_bank(store: Path, order: Order) -> None:
     """Check that the order's bank is a prefix of the known one or continues it; remember it.
 
-    A refused order changes nothing.
+    A refused order changes nothing. An order to train alone names no release, and may come
+    while its stage is released.
 
     Raises:
         OrderRefused: BANK, where it is neither; RELEASED, to train a stage that is released.
     """
+    if order.work is Work.TRAIN_ALONE:
+        return
     folder = store / CHAIN_FOLDER / order.plan
     known, prototypes = _read_known(folder, ""), _read_known(folder, _PROTOTYPE)
     for position, ref in enumerate(order.releases):

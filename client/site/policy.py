@@ -26,14 +26,20 @@ def check_format(order: Order) -> None:
     numbers = (order.stage, order.round, *order.active, *(ref.stage for ref in refs))
     if any(type(number) is not int or number < 0 for number in numbers):
         raise OrderRefused(Reason.FORMAT, f"order: found the numbers {numbers}, expected counts")
-    if (order.round == 0) is not (order.work is Work.EVALUATE):
+    if (order.round > 0) is not (order.work is Work.TRAIN):
         raise OrderRefused(
             Reason.FORMAT,
             f"order to {order.work}: found round {order.round}, "
-            "expected 1 or more to train, 0 to evaluate",
+            "expected 1 or more to train, 0 for any other work",
         )
     if order.prototypes and order.work is not Work.EVALUATE:
-        raise OrderRefused(Reason.FORMAT, "order to train: found prototypes, expected none")
+        raise OrderRefused(
+            Reason.FORMAT, f"order to {order.work.words}: found prototypes, expected none"
+        )
+    if order.work is Work.TRAIN_ALONE and (order.releases or order.active or order.adapter):
+        raise OrderRefused(
+            Reason.FORMAT, "order to train alone: found adapters, expected only the base model"
+        )
     for digest in order.needs:
         if _DIGEST.fullmatch(str(digest)) is None:
             raise OrderRefused(Reason.FORMAT, f"order: found {digest!r}, expected a SHA-256 digest")
@@ -70,10 +76,12 @@ def check_order(order: Order, plan: Plan, site: Site) -> None:
     """Check that the order is within the site's policy, and within the plan that it names.
 
     Raises:
-        OrderRefused: CODE, PLAN, MODALITY, ROUNDS.
+        OrderRefused: CODE, PLAN, MODALITY, ALONE, ROUNDS.
     """
     check_code_and_approval(order, site)
-    if order.work is Work.TRAIN:
+    if order.work is Work.TRAIN_ALONE:
+        _check_alone(check_stage(order.stage, plan, site), plan, site)
+    elif order.work is Work.TRAIN:
         stage = check_stage(order.stage, plan, site)
         if order.round > stage.rounds:
             raise OrderRefused(
@@ -85,6 +93,26 @@ def check_order(order: Order, plan: Plan, site: Site) -> None:
         _check_modality(order.stage, plan, site)
     if order.prototypes:
         _check_routing(order, plan)
+
+
+def _check_alone(stage: Stage, plan: Plan, site: Site) -> None:
+    """Check that both the plan and the site's policy have the site train alone."""
+    where = f"site {site.name}, plan {plan.name}, stage {stage.name!r}"
+    if not plan.evaluation.local:
+        raise OrderRefused(
+            Reason.PLAN, f"{where}: found an order to train alone, expected none by this plan"
+        )
+    if not site.policy.train_alone:
+        raise OrderRefused(
+            Reason.ALONE,
+            f"{where}: found an order to train alone, expected none: policy.train_alone is false",
+        )
+    if site.workers > 1:
+        raise OrderRefused(
+            Reason.ALONE,
+            f"{where}: found {site.workers} workers, expected 1: training alone is done in one "
+            "process",
+        )
 
 
 def check_stage(number: int, plan: Plan, site: Site) -> Stage:

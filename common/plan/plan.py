@@ -100,15 +100,18 @@ class Evaluation(Strict):
     earlier: Earlier = Earlier.ALL
     #: Whether the base model alone is scored on each task that arrives.
     zero_shot: bool = True
+    #: Each site that allows it trains a stage once more, alone, and its score is compared.
+    local: bool = False
     batch_size: Count = 64
     #: Closed questions are also answered by the likeliest of their known options.
     options: bool = False
 
     @model_serializer(mode="wrap")
     def _without_what_is_off(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave options out where they are off, so that such plans keep their digest."""
+        """Leave out what is off, so that plans from before there was a field keep their digest."""
         found = cast(dict[str, Any], whole(self))
-        return found if self.options else {k: v for k, v in found.items() if k != "options"}
+        off = {name for name in ("local", "options") if not getattr(self, name)}
+        return {name: value for name, value in found.items() if name not in off}
 
 
 class Stage(Strict):

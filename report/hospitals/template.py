@@ -2,14 +2,17 @@
 
 HOSPITALS = """
 <h2>What each hospital gains</h2>
-<p>{{ who_gains }} All scores are in percent, on the hospital's own test questions of its own
-tasks, and the mean over these tasks. <b>Alone</b>: the hospital trains by itself, on its own data,
-with the same method and passes. <b>Federated</b>: with the bank that all hospitals made.
-<b>Pooled</b>: with the data of all hospitals in one place, which is what a federation does without.
-{% if has_no_data %}<b>No data here</b>: over the tasks that the hospital has no data of, on the
-questions of those that have some; alone it has the base model for them.{% endif %}
-{{ how_measured }}</p>
+<p>{{ who_gains }} {{ how_measured }}</p>
 {{ chart("hospitals.png") }}
+<p class="note">In percent, on the hospital's own test questions of its own tasks: the mean over
+these tasks. <b>Alone</b>: the hospital trains by itself, on its own data, with the same method and
+passes. <b>Federated</b>: with the bank that all hospitals made. <b>Pooled</b>: with the data of all
+hospitals in one place, which a federation does without.
+{% if has_no_data %}
+<b>No data</b>: over the tasks that the hospital has no data of, on the questions of those that have
+some; alone it has the base model for them.
+{% endif %}
+</p>
 <div class="wide"><table>
 <thead><tr><th>hospital</th>
 {% for head in hospital_heads %}<th>{{ head | wbr }}</th>{% endfor %}</tr></thead>

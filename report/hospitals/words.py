@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from common.printable import counted
 from report.format import DASH, percent, points, readable
 from report.hospitals.model import (
+    ALONE,
     COLUMNS,
     ROUTED,
     HospitalResult,
@@ -43,8 +44,9 @@ def gain_headline(report: HospitalsReport) -> str:
 def who_gains(report: HospitalsReport) -> str:
     """Return which hospitals gain nothing, or that every one gains; "" where it is not known."""
     known = [(one, one.gain) for one in report.hospitals if one.gain is not None]
+    missing = [_at(one, report) for one in report.hospitals if one.mean[ALONE] is None]
     if not known:
-        return ""
+        return "What a hospital gains was not measured: none trained alone."
     nothing = [
         f"{_at(one, report)} ({with_interval(gain)} points)"
         for one, gain in known
@@ -58,6 +60,9 @@ def who_gains(report: HospitalsReport) -> str:
     parts = [
         f"Nothing is gained at {', '.join(nothing)}." if nothing else "",
         f"No gain is shown at {', '.join(unshown)}: the interval includes zero." if unshown else "",
+        f"Not measured at {', '.join(missing)}: not trained alone for every task."
+        if missing
+        else "",
     ]
     return " ".join(part for part in parts if part) or "Every hospital gains."
 

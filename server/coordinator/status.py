@@ -157,6 +157,7 @@ def describe_activity(plan: Plan, event: ProgressEvent) -> str:
             task = plan.stages[int(event["task"])].name
             after = event["stage"]
             by = "the base model alone" if after is None else f"stage {after + 1}"
+            by = "each site, which trains it alone" if event.get("alone") else by
             return f"scoring {task} by {by}"
         case "stage":
             return f"{plan.stages[int(event['stage'])].name} (stage {event['stage'] + 1})"

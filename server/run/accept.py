@@ -118,10 +118,12 @@ def fault_of(order: Order, answer: Answer, journal: Journal) -> str | None:
     match order.work, answer:
         case Work.TRAIN, Update():
             return _fault_of_update(order, answer, journal)
-        case Work.EVALUATE, Scores():
+        case ((Work.EVALUATE | Work.TRAIN_ALONE), Scores()):
             return _fault_of_scores(answer)
         case _:
-            return f"found {type(answer).__name__.lower()}, expected an answer to {order.work}"
+            return (
+                f"found {type(answer).__name__.lower()}, expected an answer to {order.work.words}"
+            )
 
 
 def _event(site: str, answer: AcceptedUpdate | Scores) -> AcceptedUpdate | AcceptedScores:

@@ -99,7 +99,7 @@ class OrderRun:
         where = f"stage {order.stage + 1}"
         if order.work is Work.TRAIN:
             where += f", round {order.round}"
-        text = f"site {site} could not {order.work} {where}: {printable(why)}"
+        text = f"site {site} could not {order.work.words} {where}: {printable(why)}"
         self.responses.refusals[site] = text
         event = {"event": "refused", "stage": order.stage, "site": site, "text": text}
         self.run.on_event(event)

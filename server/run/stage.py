@@ -88,6 +88,41 @@ def score_task(
         found = run.journal.answered(order)
         return {site: scores for site, scores in found.items() if isinstance(scores, Scores)}
     scoring = OrderRun(run, order, run.plan.stages[task], quorum=1)
+    _collect_scores(scoring, grace_s)
+    if scoring.refusals and not run.patient:
+        raise scoring.fail()
+    _finish_scoring(scoring)
+    return dict(sorted(scoring.responses.scores.items()))
+
+
+def train_alone(run: RunContext, stage: int) -> None:
+    """Have each site of a stage train it alone and score that, unless it declines or is away.
+
+    The answers are in the journal; a site without one was not measured.
+    """
+    order = alone_order(run.plan, stage)
+    if not run.journal.is_finished(order):
+        training = OrderRun(run, order, run.plan.stages[stage], quorum=0)
+        _collect_scores(training, OFFLINE_GRACE_S)
+        _finish_scoring(training)
+
+
+def alone_order(plan: Plan, stage: int) -> Order:
+    """Return the order to train a stage alone, from the base model."""
+    return Order(
+        work=Work.TRAIN_ALONE,
+        plan=plan.digest,
+        stage=stage,
+        round=0,
+        releases=(),
+        active=(),
+        adapter=None,
+        code=code_digest(),
+    )
+
+
+def _collect_scores(scoring: OrderRun, grace_s: float | None) -> None:
+    """Collect scores until they suffice, or only offline and failing sites are missing."""
     began = time.monotonic()
     for waiting in scoring.collect():
         missing = waiting.states.keys() if waiting else set[str]()
@@ -95,12 +130,12 @@ def score_task(
         hopeless = waiting and missing <= waiting.offline | scoring.responses.refusals.keys()
         if (grace_over and hopeless) or scoring.has_enough():
             break
-    if scoring.refusals and not run.patient:
-        raise scoring.fail()
+
+
+def _finish_scoring(scoring: OrderRun) -> None:
     for site in scoring.silent_sites:
         scoring.refuse(site, "it was away for too long")
-    run.journal.finish_scoring(order, scoring.refusals)
-    return dict(sorted(scoring.responses.scores.items()))
+    scoring.run.journal.finish_scoring(scoring.order, scoring.refusals)
 
 
 def scoring_order(plan: Plan, task: int, model: ModelSelection) -> Order:
