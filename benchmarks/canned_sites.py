@@ -29,10 +29,11 @@ from pydantic import BaseModel
 from client.site.keys import load_key
 from common.adapter import Adapter, Pair, arrays, from_bytes, to_bytes
 from common.code_digest import code_digest
-from common.exchange import Delivery, Lacks, Order, Presence, Scores, Update, Work
+from common.exchange import Delivery, Lacks, Order, Presence, Scores, Update
 from common.plan.plan import Metric
 from common.plan_fields import Precision
 from common.tensors import Array
+from common.work import Work
 
 #: (outputs, inputs) of the linear layers of one block of the 7B's language model (Mistral).
 BLOCK = {

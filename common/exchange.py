@@ -17,28 +17,10 @@ from flwr.app import RecordDict
 from common.errors import SiteFailed
 from common.identity import canonical_json, sha256
 from common.wire import UNREADABLE, check_digest, from_record, texts, to_record, typed
+from common.work import Work
 
 #: Metrics: the shares of test images routed to the task's own stage, and to one of its modality.
 ROUTER_STAGE, ROUTER_MODALITY = "router_stage", "router_modality"
-
-
-class Work(StrEnum):
-    """The kind of work that an order asks for."""
-
-    TRAIN = "train"
-    EVALUATE = "evaluate"
-    #: All rounds of a stage at this site alone, from the base model; scores are all that leaves.
-    TRAIN_ALONE = "train_alone"
-
-    @property
-    def words(self) -> str:
-        """As a person reads it."""
-        return self.value.replace("_", " ")
-
-    @property
-    def message_type(self) -> str:
-        """Flower's type of the message that has an order to this work."""
-        return "evaluate" if self is Work.EVALUATE else "train"
 
 
 class Reason(StrEnum):

@@ -20,11 +20,11 @@ from common.exchange import (
     ReleaseRef,
     Scores,
     Update,
-    Work,
 )
 from common.identity import sha256
 from common.plan.plan import Plan
 from common.wire import wire_bytes
+from common.work import Work
 from cost.sizes import NUMBER, BlobSizes, placeholder_metrics
 
 #: A message with so many bytes gets no further blob, as in server/network.py.

@@ -21,13 +21,14 @@ from benchmarks.scale.stages import RANK, Series, embedded, milliseconds
 from benchmarks.step import trained_adapter
 from common.adapter import StoredAdapter, to_bytes
 from common.code_digest import code_digest
-from common.exchange import Delivery, Order, Presence, Update, Work
+from common.exchange import Delivery, Order, Presence, Update
 from common.identity import sha256
 from common.methods.interface import AdapterLayout
 from common.plan.file import parse_plan
 from common.plan.plan import Plan
 from common.plan_fields import Modality, Precision
 from common.rules.registry import rule_named
+from common.work import Work
 from server.aggregation.aggregate import merge
 from server.aggregation.compatibility import incompatible_updates
 from server.aggregation.round import SiteUpdate

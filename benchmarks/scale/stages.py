@@ -27,13 +27,14 @@ from common.adapter import AdapterSource, to_bytes
 from common.bank.bank import Bank, verify_bank
 from common.bank.check import Expected, clear_release_cache
 from common.bank.release import Draft
-from common.exchange import Order, ReleaseRef, Work
+from common.exchange import Order, ReleaseRef
 from common.metrics import AnswerKind
 from common.plan.file import parse_plan
 from common.plan.plan import Plan, Training
 from common.plan_fields import BaseModelPin, Composition, Modality, Precision
 from common.rules.interface import Factor
 from common.signing import SigningKey
+from common.work import Work
 from server.app import blob_of
 from server.run.folder import RunFolder
 from server.run.journal import Journal

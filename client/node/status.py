@@ -12,9 +12,10 @@ from client.site.blob_store import get, stored_digests
 from client.site.config import Site
 from client.site.failures import FAILURES_FILE
 from common.errors import Refusal
-from common.exchange import Order, Work
+from common.exchange import Order
 from common.plan.plan import Plan
 from common.process.supervise import running_pid
+from common.work import Work
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

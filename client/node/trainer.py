@@ -23,9 +23,10 @@ from client.site.blob_store import disk_errors_as_site_failed, make_folders
 from client.site.config import Site, load_site
 from client.site.failures import record_failure
 from common.errors import Refusal, SiteFailed, StateError
-from common.exchange import Order, Work
+from common.exchange import Order
 from common.process.file_lock import file_lock, is_locked
 from common.process.progress import ProgressEvent
+from common.work import Work
 
 if TYPE_CHECKING:
     from client.orders.session import SiteSession

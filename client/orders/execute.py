@@ -27,12 +27,13 @@ from client.training.checkpoint import Checkpoint
 from client.training.loop import Progress
 from common.adapter import Adapter, to_bytes
 from common.errors import SiteFailed
-from common.exchange import Answer, Order, Scores, Update, Work
+from common.exchange import Answer, Order, Scores, Update
 from common.image_prototype import from_bytes as prototype_from
 from common.image_prototype import to_bytes as prototype_bytes
 from common.metrics import AnsweredQuestion, majority_answers, task_metrics
 from common.process.progress import OnEvent
 from common.rules.interface import BeforeSending
+from common.work import Work
 
 
 def execute(

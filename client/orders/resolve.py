@@ -9,8 +9,9 @@ from client.orders.session import SiteSession
 from client.site.config import Site
 from client.site.failures import OrderRefused
 from client.site.policy import check_examples, check_order, check_stage
-from common.exchange import Order, Reason, Work
+from common.exchange import Order, Reason
 from common.plan.plan import Plan, Stage
+from common.work import Work
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

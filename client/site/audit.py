@@ -15,9 +15,10 @@ from pydantic import AwareDatetime, ValidationError
 
 from client.site import hash_chain
 from common.errors import StateError
-from common.exchange import Delivery, Failure, Order, Reply, Update, Work
+from common.exchange import Delivery, Failure, Order, Reply, Update
 from common.identity import canonical_json, sha256
 from common.plan_fields import Strict
+from common.work import Work
 
 #: In a site's store.
 AUDIT_FILE = "audit.jsonl"

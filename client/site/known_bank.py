@@ -14,7 +14,8 @@ from pathlib import Path
 
 from client.site.failures import OrderRefused
 from common.durable import DISK
-from common.exchange import Order, Reason, ReleaseRef, Work
+from common.exchange import Order, Reason, ReleaseRef
+from common.work import Work
 
 #: In a site's store.
 CHAIN_FOLDER = "chain"

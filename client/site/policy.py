@@ -9,8 +9,9 @@ from pathlib import Path
 from client.site.config import Plans, Site
 from client.site.failures import OrderRefused
 from common.code_digest import code_digest
-from common.exchange import Order, Reason, Work
+from common.exchange import Order, Reason
 from common.plan.plan import Plan, Stage
+from common.work import Work
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 

@@ -10,8 +10,9 @@ import numpy as np
 
 from common.adapter import AdapterSource, StoredAdapter, each_array, finite_fault
 from common.errors import BankError
-from common.exchange import Answer, Order, Scores, Update, Work
+from common.exchange import Answer, Order, Scores, Update
 from common.image_prototype import from_bytes
+from common.work import Work
 from server.aggregation.compatibility import difference
 from server.run.journal import AcceptedUpdate, Journal
 

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from common.errors import SiteFailed
-from common.exchange import Order, Scores, Work
+from common.exchange import Order, Scores
 from common.plan.plan import Stage
 from common.printable import printable
+from common.work import Work
 from server.run.accept import AcceptedScores, Refused, Waiting
 from server.run.context import RunContext
 from server.run.journal import AcceptedUpdate

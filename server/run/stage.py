@@ -5,8 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from common.code_digest import code_digest
-from common.exchange import Order, ReleaseRef, Scores, Work
+from common.exchange import Order, ReleaseRef, Scores
 from common.plan.plan import Plan
+from common.work import Work
 from server.aggregation.aggregate import merge
 from server.aggregation.compatibility import incompatible_updates
 from server.aggregation.round import SiteUpdate

@@ -12,11 +12,12 @@ from client.site import blob_store
 from client.site.config import Device, Plans, Policy, Site
 from client.training.checkpoint import Checkpoint
 from common.code_digest import code_digest
-from common.exchange import Answer, Order, ReleaseRef, Update, Work
+from common.exchange import Answer, Order, ReleaseRef, Update
 from common.plan.file import parse_plan
 from common.plan.plan import Plan
 from common.plan_fields import Modality
 from common.process.progress import OnEvent
+from common.work import Work
 from tests.flow.tiny_llava import write_llava, write_task
 
 QUESTIONS = [

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from common.adapter import Adapter, Pair, StoredAdapter, to_bytes
-from common.exchange import Answer, Order, Scores, Update, Work
+from common.exchange import Answer, Order, Scores, Update
 from common.plan.file import parse_plan
 from common.plan.plan import Plan
 from common.process.progress import ProgressEvent
+from common.work import Work
 from server.run.accept import Accept, Done, Received, Refused, Waiting, durable
 from server.run.context import RunContext
 from server.run.folder import RunFolder

@@ -16,9 +16,10 @@ from client.node.jobs import Jobs
 from common.adapter import from_bytes
 from common.bank.bank import Bank
 from common.code_digest import code_digest
-from common.exchange import Order, Update, Work
+from common.exchange import Order, Update
 from common.plan.file import load_plan
 from common.plan.plan import Plan
+from common.work import Work
 from report.json_file import read_report
 from report.write import write_report
 from server import app as coordinator

@@ -23,10 +23,11 @@ from client.app import app as client_app
 from client.node.jobs import Jobs
 from common.adapter import Adapter, from_bytes, to_bytes
 from common.bank.bank import Bank
-from common.exchange import Delivery, Order, Update, Work, read_reply
+from common.exchange import Delivery, Order, Update, read_reply
 from common.plan.file import load_plan
 from common.plan.plan import Plan
 from common.process.progress import ProgressEvent
+from common.work import Work
 from server import network
 from server.app import SiteConnection, run
 from server.network import Patience

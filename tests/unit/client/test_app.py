@@ -30,11 +30,11 @@ from common.exchange import (
     Reason,
     Reply,
     Update,
-    Work,
     Working,
     read_reply,
 )
 from common.identity import sha256
+from common.work import Work
 from tests.unit.client.site.test_policy import PLAN
 
 ROOT = Path(__file__).resolve().parents[3]

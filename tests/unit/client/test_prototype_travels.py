@@ -17,10 +17,11 @@ from client.site.failures import OrderRefused
 from client.site.policy import check_format, check_order, fewest_images
 from common.code_digest import code_digest
 from common.errors import SiteFailed
-from common.exchange import Delivery, Order, Reason, ReleaseRef, Update, Work, read_reply
+from common.exchange import Delivery, Order, Reason, ReleaseRef, Update, read_reply
 from common.identity import sha256
 from common.plan.file import parse_plan
 from common.plan.plan import Plan
+from common.work import Work
 from tests.unit.client.site.test_audit import NOON, SUBJECT
 from tests.unit.client.site.test_policy import PLAN, site_of
 from tests.unit.common.test_exchange import order, update

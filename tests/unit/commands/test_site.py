@@ -18,9 +18,10 @@ from client.site.blob_store import put
 from client.site.config import load_site
 from commands.site import app
 from common.errors import Refusal
-from common.exchange import Order, ReleaseRef, Work
+from common.exchange import Order, ReleaseRef
 from common.identity import sha256
 from common.plan.file import load_plan
+from common.work import Work
 from server.coordinator.certificates import write_certificates
 
 ROOT = Path(__file__).resolve().parents[3]

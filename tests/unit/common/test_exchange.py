@@ -16,12 +16,12 @@ from common.exchange import (
     ReleaseRef,
     Scores,
     Update,
-    Work,
     Working,
     read_reply,
 )
 from common.identity import sha256
 from common.wire import wire_bytes
+from common.work import Work
 
 
 def adapter_bytes(value: float = 1.0) -> bytes:

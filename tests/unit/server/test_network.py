@@ -25,10 +25,10 @@ from common.exchange import (
     Reason,
     ReleaseRef,
     Update,
-    Work,
     Working,
 )
 from common.identity import sha256
+from common.work import Work
 from server import network
 from server.coordinator.notify import Notifications
 from server.network import Network, Patience

@@ -13,11 +13,12 @@ from client.inference.option_scores import score_options
 from client.model.llava import LlavaModel, load_llava
 from client.model.prompt import IGNORE_INDEX, encode_example
 from client.site.config import Site
-from common.exchange import Scores, Work
+from common.exchange import Scores
 from common.metrics import OPTION_METRICS, AnswerKind
 from common.plan_fields import Composition, Precision
 from common.process.progress import ProgressEvent
 from common.rules.interface import Factor
+from common.work import Work
 from tests.flow.small_site import do, order_of, plan_of, site_in, write_site
 from tests.flow.some_adapters import some_adapter
 from tests.flow.tiny_llava import write_llava, write_picture

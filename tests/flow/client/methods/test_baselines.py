@@ -22,10 +22,11 @@ from client.training.checkpoint import Checkpoint
 from client.training.token_loss import DecoderLoss
 from common.adapter import Adapter, Pair, from_bytes, to_bytes
 from common.errors import PlanError
-from common.exchange import Reason, ReleaseRef, Scores, Update, Work
+from common.exchange import Reason, ReleaseRef, Scores, Update
 from common.plan.plan import Plan
 from common.plan_fields import Composition, Precision
 from common.process.progress import ProgressEvent
+from common.work import Work
 from simulation.baselines import comparisons, known_methods, with_method
 from tests.flow.small_site import (
     MSLORA_CR,

@@ -17,11 +17,12 @@ from client.site.config import Site
 from client.site.failures import OrderRefused
 from client.training.batches import Batches
 from common.adapter import Adapter, from_bytes, to_bytes
-from common.exchange import Order, Reason, ReleaseRef, Update, Work
+from common.exchange import Order, Reason, ReleaseRef, Update
 from common.image_prototype import ImagePrototype
 from common.plan.plan import Plan
 from common.plan_fields import Composition, Precision
 from common.process.progress import ProgressEvent
+from common.work import Work
 from tests.flow.small_site import (
     QUESTIONS,
     assignment_of,

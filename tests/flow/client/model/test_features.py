@@ -14,7 +14,8 @@ from client.model.llava import LlavaModel, load_llava
 from client.site.config import Site
 from client.training.checkpoint import Checkpoint, JobCancelled
 from common.errors import DataError
-from common.exchange import Scores, Update, Work
+from common.exchange import Scores, Update
+from common.work import Work
 from tests.flow.small_site import (
     as_in_a_new_process,
     assignment_of,

@@ -28,12 +28,12 @@ from common.exchange import (
     ReleaseRef,
     Scores,
     Update,
-    Work,
     Working,
 )
 from common.identity import canonical_json, sha256
 from common.plan.plan import Plan
 from common.plan_fields import Modality
+from common.work import Work
 from tests.flow.small_site import plan_of, site_in, write_site
 
 #: Generous: nothing here waits so long but where it fails.

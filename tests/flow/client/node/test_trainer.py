@@ -21,8 +21,9 @@ from client.node import trainer
 from client.node.jobs import Jobs
 from client.node.trainer import DEATHS, main, trainer_is_running
 from client.site.config import Site
-from common.exchange import Answer, Order, Reason, Scores, Update, Work
+from common.exchange import Answer, Order, Reason, Scores, Update
 from common.plan.plan import Plan
+from common.work import Work
 from tests.flow.forked import ForkedModule
 from tests.flow.small_site import (
     do,

@@ -30,11 +30,12 @@ from client.training.loop import OnProgress, TrainResult, train
 from client.training.optimizer import LocalOptimizer
 from common.adapter import Adapter, Pair, from_bytes, to_bytes
 from common.errors import BankError, DataError, SiteFailed
-from common.exchange import Answer, Order, Reason, ReleaseRef, Scores, Update, Work
+from common.exchange import Answer, Order, Reason, ReleaseRef, Scores, Update
 from common.methods.interface import MethodSettings
 from common.metrics import read_answers
 from common.plan_fields import Precision
 from common.process.progress import ProgressEvent
+from common.work import Work
 from tests.flow.small_site import (
     MSLORA_CR,
     QUESTIONS,

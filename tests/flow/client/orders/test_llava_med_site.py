@@ -14,9 +14,10 @@ from client.site.config import Site
 from common.adapter import Adapter, from_bytes, to_bytes
 from common.bank.bank import Bank
 from common.errors import ModelError
-from common.exchange import Answer, Order, Scores, Update, Work
+from common.exchange import Answer, Order, Scores, Update
 from common.plan.plan import Plan, VisionWeights
 from common.plan_fields import BaseModelPin
+from common.work import Work
 from tests.flow.original_llava import TOWER, Models, make_models, write_original, write_twin
 from tests.flow.small_site import (
     QUESTIONS,

@@ -32,11 +32,12 @@ from client.training.checkpoint import Checkpoint, JobCancelled
 from common.adapter import arrays, from_bytes
 from common.code_digest import code_digest
 from common.errors import DataError, SiteFailed
-from common.exchange import Order, ReleaseRef, Update, Work
+from common.exchange import Order, ReleaseRef, Update
 from common.identity import ROOT
 from common.plan.file import parse_plan
 from common.plan.plan import Plan
 from common.process.progress import OnEvent, ProgressEvent
+from common.work import Work
 from tests.flow.forked import ForkedModule
 from tests.flow.small_site import do
 from tests.flow.tiny_llava import write_llava, write_task

@@ -15,8 +15,9 @@ from client.node.jobs import ADAPTERS_KEPT, CHECKPOINTS_KEPT, KEPT, Jobs
 from client.site.blob_store import GRACE_S, put, stored_digests
 from common.durable import Disk
 from common.errors import SiteFailed
-from common.exchange import Answer, Failure, Order, Reason, ReleaseRef, Scores, Update, Work
+from common.exchange import Answer, Failure, Order, Reason, ReleaseRef, Scores, Update
 from common.identity import sha256
+from common.work import Work
 from tests.unit.common.bank.test_commit_faults import Fault, Faulty
 
 FAILURE = Failure(site="north", error="DataError", reference="1a2b3c4d")

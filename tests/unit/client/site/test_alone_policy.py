@@ -12,10 +12,11 @@ from client.site.failures import OrderRefused
 from client.site.known_bank import check_bank
 from client.site.policy import check_format, check_order
 from common.code_digest import code_digest
-from common.exchange import Order, Reason, ReleaseRef, Work
+from common.exchange import Order, Reason, ReleaseRef
 from common.plan.file import parse_plan
 from common.plan.plan import Plan
 from common.plan_fields import Modality
+from common.work import Work
 from server.run.stage import alone_order
 from tests.unit.common.plan.test_plan import document, stage
 

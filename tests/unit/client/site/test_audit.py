@@ -16,8 +16,9 @@ import pytest
 from client.site import audit, hash_chain
 from client.site.audit import AuditedBlob, AuditEntry, MessageKind
 from common.errors import StateError
-from common.exchange import Delivery, Failure, Order, Reason, ReleaseRef, Scores, Update, Work
+from common.exchange import Delivery, Failure, Order, Reason, ReleaseRef, Scores, Update
 from common.identity import sha256
+from common.work import Work
 
 NOON = datetime(2026, 11, 23, 4, 10, 11, tzinfo=UTC)
 PLAN, RELEASE, ADAPTER = b"plan", b"release", b"adapter"

@@ -8,7 +8,8 @@ import pytest
 from client.site.failures import OrderRefused
 from client.site.known_bank import check_bank
 from common.durable import DISK
-from common.exchange import Order, Reason, ReleaseRef, Work
+from common.exchange import Order, Reason, ReleaseRef
+from common.work import Work
 
 ONE, TWO, OTHER = "1" * 64, "2" * 64, "f" * 64
 PLAN = "a" * 64

@@ -11,10 +11,11 @@ from client.site.failures import FAILURES_FILE, OrderRefused, record_failure
 from client.site.policy import approval_file, check_examples, check_format, check_order
 from common.code_digest import code_digest
 from common.errors import DataError
-from common.exchange import Order, Reason, ReleaseRef, Work
+from common.exchange import Order, Reason, ReleaseRef
 from common.plan.file import parse_plan
 from common.plan.plan import Plan
 from common.plan_fields import Modality
+from common.work import Work
 from simulation.failures import with_log_texts
 
 STAGE: dict[str, Any] = {

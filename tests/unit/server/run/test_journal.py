@@ -12,8 +12,9 @@ import pytest
 
 from common.durable import DISK
 from common.errors import StateError
-from common.exchange import Scores, Update, Work
+from common.exchange import Scores, Update
 from common.identity import sha256
+from common.work import Work
 from server.run.folder import Blobs, RunFolder
 from server.run.journal import AcceptedUpdate, ClosedRound, Journal
 from server.run.stage import train_stage
