@@ -1,6 +1,6 @@
 """What a plan's method is compared with: the same stages and data, another method or other sites.
 
-`local` is the plan's own method at each hospital alone, as if it used the product by itself;
+`local` is the federation's method at each hospital alone, as if it used the product by itself;
 `pooled` is the same with the data of all hospitals at one site.
 """
 

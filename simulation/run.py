@@ -151,12 +151,16 @@ def _seed_runs(
     labels: Sequence[str],
     options: SimulationOptions,
 ) -> SeedRuns:
-    """Return the runs of a seed; those with one site are on the sites' data, which are there."""
-    plan, root, alone = seed.plan, seed.root, LOCAL in labels
+    """Return the runs of a seed; those with one site are on the sites' data, which are there.
+
+    They have the method that they are compared with: the first that runs with all sites.
+    """
+    own = federated[0] if federated else PlannedRun("", seed.plan, RunFolder(seed.root), seed.root)
+    plan, root, alone = own.plan, own.folder.root, LOCAL in labels
 
     def task_folder(site: str, task: str) -> Path:
-        own = options.data / site if options.data else root / "sites" / site / "data"
-        return own / task
+        data = options.data / site if options.data else seed.root / "sites" / site / "data"
+        return data / task
 
     return SeedRuns(
         plan=plan,

@@ -1,16 +1,19 @@
 """Hospitals alone, federated and pooled: a whole simulation, and its scores read anew."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from client.data.task import read_task
-from common.errors import PlanError
+from common.errors import PlanError, StateError
 from common.metrics import read_answers, task_metrics
 from report.hospitals.json_part import read_hospitals
 from report.json_file import read_report
+from simulation import run
+from simulation.planned_run import PlannedRun
 from simulation.run import simulate
 from tests.flow.small_run import OTHER, STAGE, bank_bytes, options, small_plan
 
@@ -65,17 +68,20 @@ def test_the_scores_of_a_hospital_are_those_of_its_own_answers(finished: Path):
     }
     # The second stage is the last: scored as it is learned, and as it is released.
     assert own == {told["b"].tasks["pcam"]["alone"]}
-    (run, pooled) = read_report(finished)
-    assert (run.method, pooled.method) == ("mslora_cr_ortho", "pooled")
+    (federated, pooled) = read_report(finished)
+    assert (federated.method, pooled.method) == ("mslora_cr_ortho", "pooled")
     for stage, sites in ((0, "ab"), (1, "b")):
-        name = run.stages[stage].name
-        for column, whole in (("federated", run.scores), ("pooled", pooled.scores)):
+        name = federated.stages[stage].name
+        for column, whole in (("federated", federated.scores), ("pooled", pooled.scores)):
             # As many test questions at each site.
             parts = [told[site].tasks[name][column] for site in sites]
             assert sum(p for p in parts if p) / len(sites) == pytest.approx(whole[1][stage])
     no_data = told["a"].no_data
     assert no_data is not None
-    assert (no_data["alone"], no_data["federated"]) == (run.zero_shot[1], run.scores[1][1])
+    assert (no_data["alone"], no_data["federated"]) == (
+        federated.zero_shot[1],
+        federated.scores[1][1],
+    )
     assert told["b"].no_data is None
 
 
@@ -108,3 +114,26 @@ def test_what_can_not_be_told_is_refused_before_anything_runs(tmp_path: Path):
     with pytest.raises(PlanError, match="--methods: found no 'local', expected it for the curve"):
         simulate(plan, options(tmp_path / "run", methods=["pooled"], curve=[4]))
     assert not (tmp_path / "run").exists()
+
+
+def test_hospitals_alone_have_the_method_that_they_are_compared_with(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Nothing is run: what would be is looked at."""
+    asked: list[PlannedRun] = []
+
+    def note(runs: Sequence[PlannedRun], *_: object) -> None:
+        asked.extend(runs)
+        raise StateError("looked at")
+
+    monkeypatch.setattr(run, "carry_out_all", note)
+    monkeypatch.setattr(run, "carry_out", lambda *_: None)
+    with pytest.raises(StateError, match="looked at"):
+        simulate(
+            finished.parent / "plan.yaml",
+            options(finished, methods=["local", "separate", "mslora", "pooled"]),
+        )
+    assert {one.plan.method.label for one in asked} == {"separate"}
+    assert {one.folder.root.relative_to(finished).as_posix() for one in asked} == {
+        "methods/separate/local/a", "methods/separate/local/b", "methods/separate/pooled"
+    }  # fmt: skip
