@@ -31,7 +31,7 @@ soak: $(VENV)/.sim
 	rm -rf runs/soak
 	$(BIN)/python -m simulation.chaos.soak --kills 40 --seed 1 --out runs/soak
 
-# The experiments of configs/experiments: some hours on two cores. It goes on where it stopped,
+# The experiments of configs/experiments: some three hours on two cores. It goes on where it stopped,
 # and once all results are there it only draws docs/results.md anew.
 results: $(VENV)/.sim
 	$(BIN)/python -m simulation.results.make_results

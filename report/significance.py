@@ -82,7 +82,7 @@ def mcnemar(
     pairs = list(zip(first, second, strict=True))
     first_only = sum(1 for one, other in pairs if one and not other)
     second_only = sum(1 for one, other in pairs if other and not one)
-    if pictures is None:
+    if pictures is None or len({*pictures}) == len(pictures):
         return McNemar(first_only, second_only, _binomial_p(first_only, second_only))
     net: dict[Hashable, int] = {}
     for (one, other), picture in zip(pairs, pictures, strict=True):

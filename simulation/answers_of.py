@@ -3,8 +3,10 @@
 At a real hospital they stay where they are; only their scores leave it.
 """
 
+import json
 from pathlib import Path
 
+from client.data.task import read_task
 from common.bank.bank import Bank
 from common.errors import StateError
 from common.exchange import Order
@@ -30,6 +32,17 @@ def answers_of(
     order = order_after(plan, Bank.open(folder.bank), task, after)
     stage = plan.stages[task]
     return [one for site in stage.sites for one in site_answers(plan, sites / site, order)]
+
+
+def pictures_of(plan: Plan, sites: Path, task: int) -> list[int]:
+    """Return the number of the picture of each of these answers, from 0 as they come."""
+    stage, numbers, found = plan.stages[task], dict[Path, int](), list[int]()
+    for site in stage.sites:
+        # A site file that a simulation has written is JSON.
+        fields = json.loads((sites / site / "site.yaml").read_text(encoding="utf-8"))
+        asked = read_task(Path(fields["data"]) / stage.task).test
+        found += [numbers.setdefault(one.image, len(numbers)) for one in asked]
+    return found
 
 
 def site_answers(plan: Plan, site: Path, order: Order) -> list[AnsweredQuestion]:

@@ -30,18 +30,38 @@ from report.significance import (
 
 #: (task, after) -> the answers of one run to a task's questions after a stage.
 ReadAnswers: TypeAlias = Callable[[int, int], Sequence[AnsweredQuestion]]
-#: The judged answers of the first method and of the other to the same questions.
-JudgedPair: TypeAlias = tuple[Sequence[Judged], Sequence[Judged]]
+#: Task -> the number of each test question's picture, in the order of the answers.
+ReadPictures: TypeAlias = Callable[[int], Sequence[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedPair:
+    """The judged answers of the first method and of the other to the same questions.
+
+    Attributes:
+        pictures: the number of each question's picture.
+    """
+
+    first: Sequence[Judged]
+    other: Sequence[Judged]
+    pictures: Sequence[int]
+
+
 #: By (seed, task).
 JudgedPairs: TypeAlias = Mapping[tuple[int, int], JudgedPair]
 
 
 @dataclass(frozen=True, slots=True)
 class PairedRun:
-    """A finished run's report, and what reads its answers."""
+    """A finished run's report, and what reads its answers and what these are about.
+
+    Attributes:
+        pictures: None takes each question as one about a picture of its own.
+    """
 
     report: RunReport
     answers: ReadAnswers
+    pictures: ReadPictures | None = None
 
 
 #: The runs of the first method and of another, of the same seed.
@@ -60,9 +80,9 @@ def paired_tests(
     """Test the first run's method against each other method.
 
     - McNemar on the exact match of all answers of all tasks and seeds, when learned and at
-      the end; there only if all tasks were scored.
+      the end; there only if all tasks were scored. A picture's questions count as one.
     - The bootstrap of the mean score over the tasks of one measure, likewise; the groups are
-      tasks and seeds.
+      tasks and seeds, and pictures are drawn with all their questions.
     - Student's t on the metrics of the whole run, where there are two seeds in common.
 
     `p_holm` takes all methods together that are tested in one score. Joint training has no
@@ -132,13 +152,15 @@ def _judged_pair(first: PairedRun, other: PairedRun, task: int, after: int) -> J
             f"{other.report.method} answered other questions, expected those of "
             f"{first.report.method}"
         )
-    return [judge(one) for one in mine], [judge(one) for one in theirs]
+    pictures = range(len(mine)) if first.pictures is None else first.pictures(task)
+    return JudgedPair([judge(one) for one in mine], [judge(one) for one in theirs], pictures)
 
 
 def _mcnemar(method: str, score: str, answers: JudgedPairs) -> PairedTest:
-    mine = [one.exact for first, _ in answers.values() for one in first]
-    theirs = [one.exact for _, other in answers.values() for one in other]
-    found = mcnemar(mine, theirs)
+    mine = [one.exact for pair in answers.values() for one in pair.first]
+    theirs = [one.exact for pair in answers.values() for one in pair.other]
+    shown = [(key, picture) for key, pair in answers.items() for picture in pair.pictures]
+    found = mcnemar(mine, theirs, shown)
     return PairedTest(
         method=method,
         test=Test.MCNEMAR,
@@ -157,9 +179,9 @@ def _bootstrap(
     tested: tuple[str, str, Metric], answers: JudgedPairs, options: _BootstrapOptions
 ) -> PairedTest:
     method, score, kind = tested
-    differences = _differences(kind, answers, options.same_questions)
+    differences, shown = _differences(kind, answers, options.same_questions)
     generator = generator_for(f"{method} {score} {kind.value}")
-    found = bootstrap(differences, generator, options.resamples)
+    found = bootstrap(differences, generator, options.resamples, shown)
     return PairedTest(
         method=method,
         test=Test.BOOTSTRAP,
@@ -176,14 +198,19 @@ def _bootstrap(
 
 def _differences(
     kind: Metric, answers: JudgedPairs, same_questions: bool
-) -> list[NDArray[np.float64]]:
-    """Return the differences by question: one array for each seed and task, or for each task."""
+) -> tuple[list[NDArray[np.float64]], list[Sequence[int]]]:
+    """Return the differences by question, and their pictures.
+
+    There is one array of each for every seed and task, or for every task.
+    """
     by_group: dict[tuple[int, int], list[NDArray[np.float64]]] = {}
-    for (seed, task), (first, other) in answers.items():
+    shown: dict[tuple[int, int], Sequence[int]] = {}
+    for (seed, task), pair in answers.items():
         group = (0 if same_questions else seed, task)
-        differences = contributions(kind, first) - contributions(kind, other)
+        differences = contributions(kind, pair.first) - contributions(kind, pair.other)
         by_group.setdefault(group, []).append(differences)
-    return [np.mean(own, axis=0) for own in by_group.values()]
+        shown[group] = pair.pictures
+    return [np.mean(own, axis=0) for own in by_group.values()], [*shown.values()]
 
 
 def contributions(kind: Metric, judged: Sequence[Judged]) -> NDArray[np.float64]:

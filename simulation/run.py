@@ -16,7 +16,7 @@ from report.json_file import read_report
 from report.model import RunReport
 from report.write import write_report
 from server.run.folder import RunFolder
-from simulation.answers_of import answers_of
+from simulation.answers_of import answers_of, pictures_of
 from simulation.baselines import (
     LOCAL,
     POOLED,
@@ -196,7 +196,11 @@ def _write_report(seeds: Sequence[SeedRuns], options: SimulationOptions) -> list
         hospitals = read_hospitals(runs[0].folder.root)
     if hospitals or len(reports) > 1 or runs[0].folder.root != options.out:
         paired = [
-            PairedRun(report, partial(answers_of, run.plan, run.folder, run.sites))
+            PairedRun(
+                report,
+                partial(answers_of, run.plan, run.folder, run.sites),
+                partial(pictures_of, run.plan, run.sites),
+            )
             for run, report in zip(runs, reports, strict=True)
         ]
         # Data that is given stays the same; only what is made follows the seed.

@@ -215,3 +215,19 @@ def test_the_mean_contribution_of_the_answers_is_the_measure(metric: Metric):
     ]
     found = contributions(metric, [judge(one) for one in given])
     assert float(np.mean(found)) == pytest.approx(task_metrics(given)[metric.value], rel=1e-12)
+
+
+def test_the_questions_of_a_picture_count_as_one():
+    # The first is right on all four questions of one picture, the other on none.
+    own, other = everywhere("xxxx....", "........", "........"), everywhere(*["........"] * 3)
+    runs = [
+        replace(ran(method, marks), pictures=lambda _task: [0, 0, 0, 0, 1, 1, 1, 1])
+        for method, marks in (("own", own), ("other", other))
+    ]
+    tests = paired_tests(runs, 400)
+    found = find(tests, Test.MCNEMAR, LEARNED)
+    assert (found.own_only, found.other_only) == (4, 0)
+    # One picture that differs: a fair coin's two sides. Four questions would give 0.125.
+    assert found.p == pytest.approx(1.0)
+    alone = paired_tests([replace(run, pictures=None) for run in runs], 400)
+    assert find(alone, Test.MCNEMAR, LEARNED).p == pytest.approx(0.125)
