@@ -57,6 +57,13 @@ def ask(
     vision_weights: Annotated[
         Tower, typer.Option(help="Vision tower of an original LLaVA-Med, as in the bank's plan.")
     ] = Tower.OPENAI,
+    site: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="This site's file: its own B answers, where the bank's rule left it one.",
+        ),
+    ] = None,
     max_new_tokens: Annotated[
         int, typer.Option(min=1, help="Maximum length of the answer, in tokens.")
     ] = 64,
@@ -70,6 +77,7 @@ def ask(
     """
     from client.orders.ask import Inquiry
     from client.orders.ask import ask as answered
+    from client.site.config import load_site
     from common.bank.bank import Bank
     from common.plan.plan import VisionWeights
 
@@ -80,6 +88,7 @@ def ask(
         stage=stage,
         max_new_tokens=max_new_tokens,
         vision=VisionWeights(vision_weights.value),
+        store=None if site is None else load_site(site).store,
     )
     reply = answered(opened, base_model or _embedded(opened), inquiry)
     if opened.base_model.name == "tiny-llava":
@@ -133,6 +142,7 @@ def _document(question: str, bank: "Bank", reply: "BankAnswer") -> dict[str, Any
         "confidence": None if routing is None else routing.best.probability,
         "known": None if routing is None else routing.known,
         "stages": stages,
+        "own_b": reply.own_b,
         "base_model": bank.base_model.name,
         "head": bank.head,
     }
@@ -144,6 +154,8 @@ def _print(bank: "Bank", reply: "BankAnswer") -> None:
         typer.echo(_UNKNOWN)
     guess = "" if routing is None or routing.known else "  (a guess)"
     typer.echo(f"answer      {reply.prediction.text}{guess}")
+    if reply.own_b:
+        typer.echo("adapter     the release's A with this site's own B")
     if routing is None:
         typer.echo(f"stage       {release.name} ({release.modality.value}), given by --stage")
         return

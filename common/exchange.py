@@ -19,9 +19,6 @@ from common.identity import canonical_json, sha256
 from common.wire import UNREADABLE, check_digest, from_record, texts, to_record, typed
 from common.work import Work
 
-#: Metrics: the shares of test images routed to the task's own stage, and to one of its modality.
-ROUTER_STAGE, ROUTER_MODALITY = "router_stage", "router_modality"
-
 
 class Reason(StrEnum):
     """Why a site refuses an order. Only the member's name is sent."""
@@ -57,7 +54,8 @@ class Order:
         releases: the bank so far, oldest first.
         active: the stages of `releases` that are summed into the model.
         adapter: digest of the stage's adapter so far (safetensors), on top of `active`;
-            None in a first round, where the method says what to start from.
+            None in a first round, where the method says what to start from. It may be a part.
+        base: digest of the stage's whole adapter, where the part is the R of its layers.
         code: digest of the coordinator's code; a site with another one refuses.
         prototypes: image prototypes by stage. If not empty, each question is answered with the
             releases that the stage of the nearest prototype sums, and `active` is not used.
@@ -72,6 +70,7 @@ class Order:
     adapter: str | None
     code: str
     prototypes: tuple[ReleaseRef, ...] = ()
+    base: str | None = None
 
     def header(self) -> dict[str, Any]:
         """Return the order as JSON values, which its digest covers."""
@@ -86,6 +85,7 @@ class Order:
             "adapter": self.adapter,
             "code": self.code,
             **({"prototypes": routed} if routed else {}),
+            **({"base": self.base} if self.base else {}),
         }
 
     @classmethod
@@ -95,7 +95,7 @@ class Order:
         Raises:
             KeyError, TypeError, ValueError: it is no order.
         """
-        fields = typed({"prototypes": [], **header}, _ORDER_FIELDS)
+        fields = typed({"prototypes": [], "base": None, **header}, _ORDER_FIELDS)
         fields["work"] = Work(fields["work"])
         for name in ("releases", "prototypes"):
             fields[name] = tuple(ReleaseRef(stage, digest) for stage, digest in fields[name])
@@ -110,14 +110,14 @@ class Order:
     @property
     def needs(self) -> tuple[str, ...]:
         """The digests of all blobs that the work needs: plan, releases, prototypes, adapter."""
-        adapter = () if self.adapter is None else (self.adapter,)
+        adapters = (digest for digest in (self.base, self.adapter) if digest is not None)
         refs = (*self.releases, *self.prototypes)
-        return (self.plan, *(ref.sha256 for ref in refs), *adapter)
+        return (self.plan, *(ref.sha256 for ref in refs), *adapters)
 
 
 _ORDER_FIELDS: Mapping[str, Any] = {
     "work": str, "plan": str, "stage": int, "round": int, "releases": list, "active": list,
-    "adapter": (str, type(None)), "code": str, "prototypes": list,
+    "adapter": (str, type(None)), "code": str, "prototypes": list, "base": (str, type(None)),
 }  # fmt: skip
 
 

@@ -23,6 +23,10 @@ from common.vqa_words import normalize
 _CACHE_SIZE = 1 << 15
 #: Of the four n-gram orders: the paper's `bleu_score`, and its `bleu_score_1` to `_3`.
 _BLEU_WEIGHTS = [(0.25, 0.25, 0.25, 0.25), (1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0)]
+#: Before the name of a metric: of the released adapter, where a site answers with its own B.
+RELEASED = "released_"
+#: Metrics: the shares of test images routed to the task's own stage, and to one of its modality.
+ROUTER_STAGE, ROUTER_MODALITY = "router_stage", "router_modality"
 #: Metrics of closed questions whose options the site knows (client/orders/option_metrics.py).
 AMONG_OPTIONS, AMONG_OPTIONS_BY_MEAN = "accuracy_among_options", "accuracy_among_options_by_mean"
 FREE_ACCURACY, ANSWERED_AN_OPTION = "accuracy_with_options", "answered_an_option"

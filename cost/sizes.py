@@ -6,18 +6,19 @@ number that only a run can tell is taken to have 18 characters, as most do.
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 
-from common.adapter import Adapter, Pair, name_of_a, name_of_b
+from common.adapter import Adapter, Pair, each_array
 from common.bank.peft import release_blobs
 from common.bank.release import CONFIG_FILE, Release, text_of
 from common.identity import canonical_json
 from common.image_prototype import ImagePrototype
 from common.image_prototype import to_bytes as prototype_to_bytes
-from common.metrics import OPTION_METRICS, AnsweredQuestion, AnswerKind, task_metrics
+from common.metrics import OPTION_METRICS, RELEASED, AnsweredQuestion, AnswerKind, task_metrics
+from common.partial_adapter import AdapterPart, part_of
 from common.plan.plan import Plan
 from common.plan_fields import Precision
 from cost.geometry import Geometry
@@ -29,11 +30,20 @@ _DIGEST, _CODE, _SIGNATURE = "0" * 64, "0" * 16, "0" * 128
 
 @dataclass(frozen=True, slots=True)
 class BlobSizes:
-    """Bytes of a plan's blobs: of any adapter, of any prototype, and of the plan itself."""
+    """Bytes of a plan's blobs: of any adapter, of any prototype, and of the plan itself.
+
+    Attributes:
+        parts: of the parts of an adapter that travel alone.
+    """
 
     adapter: int
     prototype: int
     plan: int
+    parts: Mapping[AdapterPart, int] = field(default_factory=dict[AdapterPart, int])
+
+    def of_part(self, part: AdapterPart) -> int:
+        """Return the bytes of this part of an adapter."""
+        return self.adapter if part is AdapterPart.WHOLE else self.parts[part]
 
 
 def blob_sizes(plan: Plan, geometry: Geometry) -> BlobSizes:
@@ -44,6 +54,10 @@ def blob_sizes(plan: Plan, geometry: Geometry) -> BlobSizes:
         adapter=adapter_bytes(blank_adapter(plan, geometry), plan.wire),
         prototype=len(prototype_to_bytes(prototype)),
         plan=len(plan.canonical().encode()),
+        parts={
+            part: adapter_bytes(blank_part(plan, geometry, part), plan.wire)
+            for part in (AdapterPart.A, AdapterPart.CORE)
+        },
     )
 
 
@@ -57,6 +71,15 @@ def blank_adapter(plan: Plan, geometry: Geometry) -> Adapter:
     return Adapter(pairs, layout.scale)
 
 
+def blank_part(plan: Plan, geometry: Geometry, part: AdapterPart) -> Adapter:
+    """Return a part of such an adapter."""
+    blank, rank = blank_adapter(plan, geometry), plan.method.layout.rank
+    if part is AdapterPart.CORE:
+        cores = {part.name_of(module): _zeros(rank, rank) for module in blank.pairs}
+        return Adapter({}, blank.scale, cores)
+    return part_of(blank, part)
+
+
 def adapter_bytes(adapter: Adapter, wire: Precision) -> int:
     """Return the length of `to_bytes(adapter, wire)` without serializing."""
     kind, size = ("F32", 4) if wire is Precision.FP32 else ("BF16", 2)
@@ -64,13 +87,9 @@ def adapter_bytes(adapter: Adapter, wire: Precision) -> int:
         "__metadata__": {"fedmslora": canonical_json({"scale": adapter.scale})}
     }
     end = 0
-    for module in adapter.modules:
-        pair = adapter.pair(module)
-        for name, array in ((name_of_a(module), pair.a), (name_of_b(module), pair.b)):
-            begin, end = end, end + array.size * size
-            entries[name] = {
-                "dtype": kind, "shape": list(array.shape), "data_offsets": [begin, end]
-            }  # fmt: skip
+    for name, array in each_array(adapter):
+        begin, end = end, end + array.size * size
+        entries[name] = {"dtype": kind, "shape": list(array.shape), "data_offsets": [begin, end]}
     head = len(json.dumps(entries, separators=(",", ":")))
     return 8 + head + -head % 8 + end
 
@@ -98,11 +117,15 @@ def index_bytes(plan: Plan, stages: int) -> int:
     return len(text_of(document))
 
 
-def placeholder_metrics(options: bool = False) -> Mapping[str, float]:
-    """Return a placeholder for each metric of closed answers, which most tasks have."""
+def placeholder_metrics(options: bool = False, own_b: bool = False) -> Mapping[str, float]:
+    """Return a placeholder for each metric of closed answers, which most tasks have.
+
+    With `own_b` also for those of the released adapter beside the site's own.
+    """
     closed = AnsweredQuestion(question="q", answer="yes", truth="yes", kind=AnswerKind.CLOSED)
-    names = [*task_metrics([closed]), *(OPTION_METRICS if options else ())]
-    return dict.fromkeys(names, NUMBER)
+    usual = list(task_metrics([closed]))
+    released = [f"{RELEASED}{name}" for name in usual] if own_b else []
+    return dict.fromkeys([*usual, *released, *(OPTION_METRICS if options else ())], NUMBER)
 
 
 def _release(plan: Plan, stage: int, adapter: Adapter) -> Release:
@@ -119,7 +142,7 @@ def _release(plan: Plan, stage: int, adapter: Adapter) -> Release:
         sites=dict.fromkeys(planned.sites, 1000),
         rule=plan.aggregation,
         error=NUMBER,
-        scores=placeholder_metrics(plan.evaluation.options),
+        scores=placeholder_metrics(plan.evaluation.options, plan.rule.own_b),
         code=_CODE,
         adapter=_DIGEST,
         config=_DIGEST,

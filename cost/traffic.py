@@ -11,8 +11,6 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from common.exchange import (
-    ROUTER_MODALITY,
-    ROUTER_STAGE,
     Answer,
     Delivery,
     Lacks,
@@ -22,6 +20,8 @@ from common.exchange import (
     Update,
 )
 from common.identity import sha256
+from common.metrics import ROUTER_MODALITY, ROUTER_STAGE
+from common.partial_adapter import AdapterPart
 from common.plan.plan import Plan
 from common.wire import wire_bytes
 from common.work import Work
@@ -54,18 +54,24 @@ class OrderTraffic:
 
 @dataclass(slots=True)
 class _RunSoFar:
-    """The state of a run: the releases, and the blobs at each site."""
+    """The state of a run: the releases, and the blobs at each site.
+
+    Attributes:
+        parts: which part of an adapter the blob of this digest is, where it is not a whole one.
+    """
 
     plan: Plan
     sizes: BlobSizes
     blobs: dict[str, set[str]] = field(default_factory=dict[str, set[str]])
     released: list[ReleaseRef] = field(default_factory=list[ReleaseRef])
     prototypes: list[ReleaseRef] = field(default_factory=list[ReleaseRef])
+    parts: dict[str, AdapterPart] = field(default_factory=dict[str, AdapterPart])
 
     def send(self, order: Order, after: int) -> Iterator[OrderTraffic]:
         """Send the order to every site of its stage and yield the traffic of each."""
         header = wire_bytes(Delivery(order=order).to_record())
-        size = dict.fromkeys(order.needs, self.sizes.adapter)
+        part = {digest: self.parts.get(digest, AdapterPart.WHOLE) for digest in order.needs}
+        size = {digest: self.sizes.of_part(part[digest]) for digest in order.needs}
         size |= dict.fromkeys((ref.sha256 for ref in order.prototypes), self.sizes.prototype)
         size[order.plan] = self.sizes.plan
         for site in self.plan.stages[order.stage].sites:
@@ -81,13 +87,16 @@ class _RunSoFar:
 
     def _answer_bytes(self, order: Order, site: str) -> int:
         if order.work is Work.EVALUATE:
-            return _scores_bytes(
-                site, routed=bool(order.prototypes), options=self.plan.evaluation.options
+            metrics = placeholder_metrics(
+                self.plan.evaluation.options,
+                own_b=self.plan.rule.own_b and bool(order.adapter or order.active),
             )
+            return _scores_bytes(site, metrics, routed=bool(order.prototypes))
         given = self.plan.router_of_round(order.stage, order.round) is not None
+        part = self.plan.rule.part(order.round, self.plan.stages[order.stage].rounds)
         return (
             _update_bytes(site, prototype=given)
-            + self.sizes.adapter
+            + self.sizes.of_part(part)
             + given * (self.sizes.prototype)
         )
 
@@ -125,8 +134,13 @@ def _stage(run: _RunSoFar, number: int) -> Iterator[OrderTraffic]:
     model = _OrderedModel(tuple(run.released), plan.frozen_stages(number))
     for round_number in range(1, stage.rounds + 1):
         yield from run.send(_order(plan, number, round_number, model), number)
+        following = plan.rule.part(round_number + 1, stage.rounds)
+        base = model.adapter if following is AdapterPart.CORE and model.base is None else model.base
         adapter = sha256(f"adapter {number} {round_number}".encode())
-        model = replace(model, adapter=adapter)
+        if round_number < stage.rounds:
+            run.parts[adapter] = plan.rule.part(round_number, stage.rounds)
+        model = replace(model, adapter=adapter, base=base)
+    model = replace(model, base=None)
     yield from run.send(_order(plan, number, 0, model), number)
     run.released.append(ReleaseRef(number, model.adapter or _DIGEST))
     if plan.routing is not None:
@@ -150,6 +164,7 @@ class _OrderedModel:
     active: tuple[int, ...] = ()
     adapter: str | None = None
     prototypes: tuple[ReleaseRef, ...] = ()
+    base: str | None = None
 
 
 def _order(plan: Plan, stage: int, round_number: int, model: _OrderedModel) -> Order:
@@ -164,6 +179,7 @@ def _order(plan: Plan, stage: int, round_number: int, model: _OrderedModel) -> O
         adapter=model.adapter,
         code=_CODE,
         prototypes=model.prototypes,
+        base=model.base,
     )
 
 
@@ -184,8 +200,7 @@ def _update_bytes(site: str, *, prototype: bool) -> int:
     return _header_bytes(update)
 
 
-def _scores_bytes(site: str, *, routed: bool, options: bool) -> int:
-    metrics = placeholder_metrics(options)
+def _scores_bytes(site: str, metrics: Mapping[str, float], *, routed: bool) -> int:
     if routed:
         metrics = {**metrics, ROUTER_STAGE: NUMBER, ROUTER_MODALITY: NUMBER}
     scores = Scores(

@@ -27,10 +27,11 @@ from common.methods.interface import AdapterLayout
 from common.plan.file import parse_plan
 from common.plan.plan import Plan
 from common.plan_fields import Modality, Precision
+from common.rules.interface import Factor
 from common.rules.registry import rule_named
 from common.work import Work
 from server.aggregation.aggregate import merge
-from server.aggregation.compatibility import incompatible_updates
+from server.aggregation.compatibility import TrainedPart, incompatible_updates
 from server.aggregation.round import SiteUpdate
 from server.coordinator.registry import EnrolledSite, enroll, enrolled
 from server.coordinator.state import State
@@ -120,7 +121,10 @@ def _of_updates(updates: dict[str, bytes], scratch: Path) -> Iterator[tuple[str,
         merged = milliseconds(lambda rule=rule: merge(rule, parts, None, RANK, Precision.BF16), 1)
         yield f"merge, {rule.name}", "ms a site", merged / len(updates)
     checking = milliseconds(
-        lambda: incompatible_updates(sources, None, AdapterLayout(RANK, RANK), None), 1
+        lambda: incompatible_updates(
+            sources, None, AdapterLayout(RANK, RANK), TrainedPart(Factor.BOTH)
+        ),
+        1,
     )
     yield "check the updates' compatibility", "ms a site", checking / len(updates)
 

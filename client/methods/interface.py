@@ -18,6 +18,7 @@ from client.training.optimizer import LocalOptimizer, MakeOptimizer
 from common.adapter import Adapter, AdapterSource
 from common.methods.interface import MethodSettings
 from common.methods.registry import installed_methods
+from common.partial_adapter import joined
 from common.plan.plan import Plan, Stage
 
 
@@ -38,6 +39,8 @@ class Assignment:
         make_optimizer: makes the optimizer: of this process, or of several together.
         other_tasks: the site's training questions of the plan's other tasks, by stage, for a
             method that trains on them, too; empty for any other.
+        own_b: the B's that stay at the site, by stage: it answers with that of the latest stage
+            that is summed; earlier ones are as the later were trained on them.
     """
 
     plan: Plan
@@ -52,6 +55,7 @@ class Assignment:
     round_start: AdapterSource | None = None
     make_optimizer: MakeOptimizer = LocalOptimizer
     other_tasks: Mapping[int, tuple[Example, ...]] = field(default_factory=dict[int, Any])
+    own_b: Mapping[int, AdapterSource] = field(default_factory=dict[int, Any])
 
     @property
     def task(self) -> Stage:
@@ -61,8 +65,20 @@ class Assignment:
     @property
     def frozen(self) -> list[AdapterSource]:
         """The frozen adapters, in the order of `active`, and the candidate."""
-        released = [self.bank[stage] for stage in self.active]
-        return released if self.candidate is None else [*released, self.candidate]
+        found = self._frozen_by_stage()
+        latest = max(found, default=None)
+        if latest is not None and latest in self.own_b:
+            found[latest] = joined(found[latest], self.own_b[latest])
+        return list(found.values())
+
+    @property
+    def answers_with_own_b(self) -> bool:
+        """Whether the latest of the frozen adapters has the site's own B."""
+        return max(self._frozen_by_stage(), default=None) in self.own_b
+
+    def _frozen_by_stage(self) -> dict[int, AdapterSource]:
+        candidate = {} if self.candidate is None else {self.stage: self.candidate}
+        return {stage: self.bank[stage] for stage in self.active} | candidate
 
     def schedule(self, examples: int, image_numbers: tuple[int, ...] = ()) -> RoundSchedule:
         """Return the round's schedule over so many examples of the stage's own task.

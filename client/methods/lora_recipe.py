@@ -77,7 +77,7 @@ def train_attached(
     The plan's proximal term is added to the penalty.
     """
     training = assignment.plan.training
-    factors = [factor for pair in model.adapted.attached_pairs().values() for factor in pair]
+    factors = model.adapted.attached_factors()
     if training.proximal is not None:
         penalty = with_proximal_term(penalty, factors, training.proximal)
     try:

@@ -26,6 +26,7 @@ from client.model.offload import offload
 from common.adapter import Adapter, AdapterSource, Pair, name_of_a, name_of_b
 from common.errors import BankError, ModelError
 from common.methods.lora_adapters import LORA_TARGETS
+from common.partial_adapter import AdapterPart
 from common.plan_fields import Composition
 from common.rules.interface import Factor
 from common.tensors import Array
@@ -72,8 +73,10 @@ class AdaptedLinear(nn.Module):
         self._compute_device: torch.device | None = None
         self.a: nn.Parameter | None
         self.b: nn.Parameter | None
-        self.register_parameter("a", None)
-        self.register_parameter("b", None)
+        #: R (R, R) of B R A, where the rule trains it between two fixed factors.
+        self.core: nn.Parameter | None
+        for name in ("a", "b", "core"):
+            self.register_parameter(name, None)
         self.folded: torch.Tensor | None
         self.frozen_a: torch.Tensor | None
         self.frozen_b: torch.Tensor | None
@@ -92,6 +95,8 @@ class AdaptedLinear(nn.Module):
             y_NO = _plus(y_NO, functional.linear(x_NI, self.frozen_a), self.frozen_b, 1.0)
         if self.a is not None and self.b is not None:
             h_NR = functional.linear(x_NI, self.a.to(x.dtype))
+            if self.core is not None:
+                h_NR = functional.linear(h_NR, self.core.to(x.dtype))
             y_NO = _plus(y_NO, h_NR, self.b, self.scale)
         return y_NO.view(*x.shape[:-1], y_NO.shape[-1])
 
@@ -134,10 +139,13 @@ class AdaptedLinear(nn.Module):
             kept = weight_OI.dtype if weight_OI.is_floating_point() else exact
             self.frozen_a, self.frozen_b = a_KI.to(kept), b_OK.to(kept)
 
-    def attach(self, pair: Pair, scale: float, train: Factor) -> None:
+    def attach(self, pair: Pair, core: Array | None, scale: float, train: Factor) -> None:
         """Attach `pair` on top of the frozen sum; `train` says which factors are trained."""
-        self.a = nn.Parameter(self._tensor(pair.a, self.trained_dtype), train is not Factor.B)
-        self.b = nn.Parameter(self._tensor(pair.b, self.trained_dtype), train is not Factor.A)
+        trains_a, trains_b = train in (Factor.A, Factor.BOTH), train in (Factor.B, Factor.BOTH)
+        self.a = nn.Parameter(self._tensor(pair.a, self.trained_dtype), trains_a)
+        self.b = nn.Parameter(self._tensor(pair.b, self.trained_dtype), trains_b)
+        if core is not None:
+            self.core = nn.Parameter(self._tensor(core, self.trained_dtype))
         self.scale = scale
 
     def merge_permanently(self) -> None:
@@ -148,7 +156,7 @@ class AdaptedLinear(nn.Module):
 
     def detach(self) -> None:
         """Detach the pair on top of the frozen sum."""
-        self.a = self.b = None
+        self.a = self.b = self.core = None
 
     @property
     def device(self) -> torch.device:
@@ -204,7 +212,8 @@ class AdaptedLayers:
     def attach(self, adapter: Adapter, train: Factor) -> None:
         """Attach `adapter` on top of the frozen sum; its `train` factors are trained.
 
-        The parameters are new ones: make the optimizer afterwards.
+        One of three factors has them as `three_factors` gives them. The parameters are new ones:
+        make the optimizer afterwards.
 
         Raises:
             BankError: the adapter has a layer or a shape that the model does not have.
@@ -212,7 +221,8 @@ class AdaptedLayers:
         self._check(adapter)
         self.detach()
         for name, pair in adapter.pairs.items():
-            self.layers[name].attach(pair, adapter.scale, train)
+            core = adapter.extras.get(AdapterPart.CORE.name_of(name))
+            self.layers[name].attach(pair, core, adapter.scale, train)
 
     def detach(self) -> None:
         """Detach the attached adapter: the base model and its frozen adapters remain."""
@@ -227,15 +237,25 @@ class AdaptedLayers:
             if layer.a is not None and layer.b is not None
         }
 
+    def attached_factors(self) -> list[nn.Parameter]:
+        """Return all attached factors, in the model's order: A and B, and R where there is one."""
+        layers = self.layers.values()
+        return [p for layer in layers for p in (layer.a, layer.b, layer.core) if p is not None]
+
     def trainable_parameters(self) -> list[nn.Parameter]:
         """Return the attached factors that are trained, in the model's order."""
-        return [p for pair in self.attached_pairs().values() for p in pair if p.requires_grad]
+        return [factor for factor in self.attached_factors() if factor.requires_grad]
 
     def attached_adapter(self) -> Adapter:
         """Return the attached adapter as float32 arrays, copied."""
         pairs = {name: Pair(_array(a), _array(b)) for name, (a, b) in self.attached_pairs().items()}
         scale = next((self.layers[name].scale for name in pairs), 1.0)
-        return Adapter(pairs, scale)
+        cores = {
+            AdapterPart.CORE.name_of(name): _array(layer.core)
+            for name, layer in self.layers.items()
+            if layer.core is not None
+        }
+        return Adapter(pairs, scale, cores)
 
     def layer_shapes(self) -> dict[str, tuple[int, int]]:
         """Return (outputs, inputs) of every layer that adapters attach to."""

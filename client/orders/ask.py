@@ -11,10 +11,13 @@ from client.inference.image_prototype import image_feature
 from client.inference.router import Routing, route
 from client.model.backbone import Backbone, Prediction
 from client.model.base_digest import base_digest
+from client.site.own_b import latest
+from common.adapter import AdapterSource
 from common.bank.bank import Bank
 from common.bank.release import Release
 from common.errors import BankError, DataError, ModelError
 from common.metrics import AnswerKind
+from common.partial_adapter import joined
 from common.plan.plan import Router, VisionWeights
 from common.plan_fields import Composition, Precision
 
@@ -26,6 +29,8 @@ class Inquiry:
     Attributes:
         stage: the release that is to answer, by name or position; None lets the picture choose.
         vision: whose tower a LLaVA-Med in its original layout gets: what the bank's plan said.
+        store: a site's, whose own B answers in place of the release's, where there is one
+            (docs/adr/0019-own-b.md).
     """
 
     image: Path
@@ -33,15 +38,21 @@ class Inquiry:
     stage: str | None
     max_new_tokens: int
     vision: VisionWeights = VisionWeights.OPENAI
+    store: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class BankAnswer:
-    """The release that answered, and its prediction; `routing` is None where the stage was told."""
+    """The release that answered, and its prediction; `routing` is None where the stage was told.
+
+    Attributes:
+        own_b: whether the site's own B was in place of the release's.
+    """
 
     prediction: Prediction
     release: Release
     routing: Routing | None
+    own_b: bool
 
 
 def ask(bank: Bank, base_model: Path, inquiry: Inquiry) -> BankAnswer:
@@ -70,20 +81,32 @@ def ask(bank: Bank, base_model: Path, inquiry: Inquiry) -> BankAnswer:
         torch.device("cuda" if cuda else "cpu"),
         inquiry.vision,
     )
-    if told is not None:
-        return BankAnswer(answer_with_release(backbone, bank, told, inquiry), told, None)
-    feature = image_feature(backbone, inquiry.image)
-    routing = route(feature, prototypes, Router().temperature)
-    release = bank.release(routing.best.stage)
-    return BankAnswer(answer_with_release(backbone, bank, release, inquiry), release, routing)
+    routing, release = None, told
+    if release is None:
+        feature = image_feature(backbone, inquiry.image)
+        routing = route(feature, prototypes, Router().temperature)
+        release = bank.release(routing.best.stage)
+    own = None if inquiry.store is None else latest(inquiry.store, release.plan, release.stage)
+    prediction = answer_with_release(backbone, bank, release, inquiry, own)
+    return BankAnswer(prediction, release, routing, own is not None)
 
 
 def answer_with_release(
-    backbone: Backbone, bank: Bank, release: Release, inquiry: Inquiry
+    backbone: Backbone,
+    bank: Bank,
+    release: Release,
+    inquiry: Inquiry,
+    own: AdapterSource | None = None,
 ) -> Prediction:
-    """Freeze the adapters that the release sums into the model, and answer."""
+    """Freeze the adapters that the release sums into the model, and answer.
+
+    `own` are the B's in place of the release's own.
+    """
     backbone.adapted.detach()
-    summed = [bank.adapter(stage) for stage in release.sums]
+    summed: list[AdapterSource] = [bank.adapter(stage) for stage in release.sums]
+    if own is not None:
+        place = release.sums.index(release.stage)
+        summed[place] = joined(summed[place], own)
     backbone.adapted.freeze_adapters(summed, Composition.FOLD)
     # The true answer is not known, and not looked at.
     asked = Example("1", inquiry.image, inquiry.question, "", AnswerKind.OPEN)

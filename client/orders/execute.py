@@ -21,18 +21,19 @@ from client.orders.option_metrics import option_metrics, with_options
 from client.orders.resolve import ResolvedOrder, resolve
 from client.orders.routed_answers import answer_routed
 from client.orders.session import SiteSession
-from client.site import blob_store
+from client.site import blob_store, own_b
 from client.site.policy import fewest_images
 from client.training.checkpoint import Checkpoint
 from client.training.loop import Progress
-from common.adapter import Adapter, to_bytes
+from common.adapter import Adapter, AdapterSource, to_bytes
 from common.errors import SiteFailed
 from common.exchange import Answer, Order, Scores, Update
 from common.image_prototype import from_bytes as prototype_from
 from common.image_prototype import to_bytes as prototype_bytes
-from common.metrics import AnsweredQuestion, majority_answers, task_metrics
+from common.metrics import RELEASED, AnsweredQuestion, majority_answers, task_metrics
+from common.partial_adapter import AdapterPart, is_part, joined, multiplied, part_of, three_factors
 from common.process.progress import OnEvent
-from common.rules.interface import BeforeSending
+from common.rules.interface import BeforeSending, Factor
 from common.work import Work
 
 
@@ -79,20 +80,34 @@ def assignment_of(
         SiteFailed, BankError, ModelError: something is not there or can't be used.
     """
     order, plan = resolved.order, resolved.plan
-    releases, own = session.adapters(order)
+    ordered, trains = session.adapters(order), order.work is Work.TRAIN
+    begin = ordered.adapter if trains else None
+    if begin is not None and plan.rule.trained_factors(order.round) is Factor.CORE:
+        begin = three_factors(ordered.base or begin, begin if ordered.base else None)
     return Assignment(
         plan=plan,
         stage=order.stage,
         round=order.round,
         site=resolved.site.name,
         backbone=session.backbone(plan),
-        bank=releases,
+        bank=ordered.releases,
         active=order.active,
-        candidate=own if order.work is Work.EVALUATE else None,
-        round_start=own if order.work is Work.TRAIN else None,
+        candidate=None if trains else ordered.adapter,
+        round_start=begin,
         checkpoint=checkpoint,
         other_tasks=resolved.other_tasks,
+        own_b=own_b_of(resolved) if order.work is Work.EVALUATE else {},
     )
+
+
+def own_b_of(resolved: ResolvedOrder) -> dict[int, AdapterSource]:
+    """Return the site's own B's by stage, where the plan's rule has it answer with them."""
+    order, plan, store = resolved.order, resolved.plan, resolved.site.store
+    if not plan.rule.own_b:
+        return {}
+    stages = {order.stage, *(ref.stage for ref in order.releases)}
+    found = {stage: own_b.latest(store, order.plan, stage) for stage in sorted(stages)}
+    return {stage: part for stage, part in found.items() if part is not None}
 
 
 def train(
@@ -115,26 +130,45 @@ def train(
 
 def train_here(resolved: ResolvedOrder, assignment: Assignment, on_event: OnEvent) -> Update:
     """Train the order's round in this process."""
-    plan, examples = resolved.plan, resolved.data.train
-    method = method_code(plan.method)
-    begin = assignment.round_start
-    adapter = method.start(assignment, examples) if begin is None else begin.loaded()
+    plan, order, examples = resolved.plan, resolved.order, resolved.data.train
+    rule, method = plan.rule, method_code(plan.method)
+    adapter = round_start(resolved, assignment)
 
     def on_progress(progress: Progress) -> None:
         on_event(asdict(progress))
 
     improved, result = method.train(assignment, adapter, examples, on_progress)
-    if plan.rule.before_sending is not None:
-        improved = prepared(improved, adapter, plan.rule.before_sending)
+    if rule.before_sending is not None:
+        improved = prepared(improved, adapter, rule.before_sending)
+    if rule.own_b:
+        kept = part_of(improved, AdapterPart.B)
+        own_b.save(resolved.site.store, order.plan, order.stage, order.round, kept)
+    sent = part_of(improved, rule.part(order.round, resolved.stage.rounds))
     return Update(
-        order=resolved.order.digest,
+        order=order.digest,
         site=resolved.site.name,
         examples=len(examples),
         steps=result.steps,
         loss=result.loss,
         regularizer=result.regularizer,
-        adapter=to_bytes(improved, plan.wire),
+        adapter=to_bytes(sent, plan.wire),
     )
+
+
+def round_start(resolved: ResolvedOrder, assignment: Assignment) -> Adapter:
+    """Return what the round begins with; an A without its B gets the site's own.
+
+    A site that has no B of its own yet takes that of the stage's start.
+    """
+    order, begin = resolved.order, assignment.round_start
+    if begin is not None and not is_part(begin, AdapterPart.A):
+        return begin.loaded()
+    store = resolved.site.store
+    own = None if begin is None else own_b.latest(store, order.plan, order.stage, order.round)
+    if begin is not None and own is not None:
+        return joined(begin, own)
+    start = method_code(resolved.plan.method).start(assignment, resolved.data.train)
+    return start if begin is None else joined(begin, start)
 
 
 def prepared(trained: Adapter, start: Adapter, before_sending: BeforeSending) -> Adapter:
@@ -168,9 +202,13 @@ def train_alone(resolved: ResolvedOrder, session: SiteSession, on_event: OnEvent
     for number in range(1, resolved.stage.rounds + 1):
         assignment = replace(base, round=number, round_start=adapter)
         begin = method.start(assignment, examples) if adapter is None else adapter
+        if plan.rule.trained_factors(number) is Factor.CORE and begin.pairs:
+            begin = begin if is_part(begin, AdapterPart.CORE) else three_factors(begin, None)
         adapter, _ = method.train(assignment, begin, examples, on_progress)
         if plan.rule.before_sending is not None:
             adapter = prepared(adapter, begin, plan.rule.before_sending)
+    if adapter is not None and is_part(adapter, AdapterPart.CORE):
+        adapter = multiplied(adapter)
     return scores_of(resolved, replace(base, candidate=adapter, other_tasks={}))
 
 
@@ -205,6 +243,10 @@ def answer_test(resolved: ResolvedOrder, assignment: Assignment) -> dict[str, fl
         predictions, shares = answer_routed(assignment, prototypes, questions, answer)
     else:
         predictions = answer(assignment, questions)
+        if assignment.answers_with_own_b:
+            everyones = answer(replace(assignment, own_b={}), questions)
+            found = task_metrics(_answered(data.test, everyones))
+            shares = {f"{RELEASED}{name}": value for name, value in found.items()}
     if plan.evaluation.options:
         shares |= option_metrics(questions, predictions)
     name = f"{resolved.stage.name}-{order.digest[:12]}.jsonl"

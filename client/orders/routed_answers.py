@@ -9,8 +9,8 @@ from client.inference.image_prototype import image_feature
 from client.inference.router import route
 from client.methods.interface import Assignment
 from client.model.backbone import Prediction
-from common.exchange import ROUTER_MODALITY, ROUTER_STAGE
 from common.image_prototype import ImagePrototype
+from common.metrics import ROUTER_MODALITY, ROUTER_STAGE
 from common.plan.plan import Plan, Router
 
 #: A method's way of answering.

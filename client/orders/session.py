@@ -1,6 +1,8 @@
 """What a site's process keeps from one order to the next: it saves time, and decides no answer."""
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,6 +19,15 @@ from common.adapter import StoredAdapter
 from common.exchange import Order
 from common.plan.file import parse_plan
 from common.plan.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class OrderedAdapters:
+    """The adapters of an order: the releases by stage, its own, and what that one is a part of."""
+
+    releases: Mapping[int, StoredAdapter]
+    adapter: StoredAdapter | None
+    base: StoredAdapter | None
 
 
 class SiteSession:
@@ -57,8 +68,8 @@ class SiteSession:
         files = (folder / TRAIN_FILE, folder / TEST_FILE)
         return self._read_task(folder, tuple(map(file_stamp, files)))
 
-    def adapters(self, order: Order) -> tuple[dict[int, StoredAdapter], StoredAdapter | None]:
-        """Return the releases that the order names, by stage, and its own adapter, if any.
+    def adapters(self, order: Order) -> "OrderedAdapters":
+        """Return the adapters that the order names.
 
         Those of earlier orders are dropped, but for the ones that this order names, too.
 
@@ -67,15 +78,20 @@ class SiteSession:
             BankError: one is no adapter.
         """
         named = [ref.sha256 for ref in order.releases]
-        named += [] if order.adapter is None else [order.adapter]
+        named += [digest for digest in (order.base, order.adapter) if digest is not None]
         store = self.site.store
         self._adapters.keep_only(store, named)
         releases = {
             ref.stage: self._adapters.get(store, ref.sha256, "release") for ref in order.releases
         }
-        if order.adapter is None:
-            return releases, None
-        return releases, self._adapters.get(store, order.adapter, "the order's adapter")
+        base, adapter = (
+            None if digest is None else self._adapters.get(store, digest, what)
+            for digest, what in (
+                (order.base, "the order's base"),
+                (order.adapter, "the order's adapter"),
+            )
+        )
+        return OrderedAdapters(releases, adapter, base)
 
     def backbone(self, plan: Plan) -> Backbone:
         """Return the site's base model as the plan wants it.

@@ -12,6 +12,8 @@ from client.site.config import Federation, Site
 from client.site.policy import approval_file, fewest_images
 from common.durable import DISK, write_file
 from common.errors import SiteFailed
+from common.methods.interface import LayerShape
+from common.partial_adapter import AdapterPart
 from common.plan.plan import Earlier, Plan, Stage
 from common.plan_fields import Precision
 from common.printable import counted
@@ -50,7 +52,7 @@ def planned_stages(plan: Plan, site: Site) -> tuple[PlannedStage, ...]:
 
 def describe_plan(plan: Plan, site: Site) -> list[str]:
     """Return what the plan will have this site do, line by line."""
-    planned, size = planned_stages(plan, site), adapter_bytes(plan, site.base_model)
+    planned, layers = planned_stages(plan, site), adapted_layers(plan, site.base_model)
     rounds = sum(one.stage.rounds for one in planned)
     prototypes = "" if plan.routing is None else ", their prototypes"
     return [
@@ -60,15 +62,16 @@ def describe_plan(plan: Plan, site: Site) -> list[str]:
         f"Method: {plan.method.summary()}.",
         *map(_describe_stage, planned),
         *plan.method.notes(len(planned)),
+        *_describe_own_b(plan),
         *_describe_prototypes(plan, planned, site),
         _describe_scoring(plan),
         *_describe_alone(plan, site),
-        f"What leaves this site: after each of {counted(rounds, 'round')} an adapter "
-        f"({_size(size)}), the "
-        "number of training examples and of steps, two mean losses, the time and the memory that "
-        "it took; after each evaluation, scores as fractions and the number of questions; in "
-        "between, the step it has reached, the digests of the parts of the plan and the bank that "
-        "it has, or the class of an error. No image, no question, no answer, no file name.",
+        f"What leaves this site: after each of {counted(rounds, 'round')} "
+        f"{_describe_adapter(plan, planned, layers)}, the number of training examples and of "
+        "steps, two mean losses, the time and the memory that it took; after each evaluation, "
+        "scores as fractions and the number of questions; in between, the step it has reached, the "
+        "digests of the parts of the plan and the bank that it has, or the class of an error. No "
+        "image, no question, no answer, no file name.",
         f"What this site receives: the plan, the adapters of the stages so far{prototypes}, and "
         "the stage's own.",
     ]
@@ -87,22 +90,32 @@ def approve(plan: Plan, site: Site, federation: Federation) -> Path:
     return file
 
 
-def adapter_bytes(plan: Plan, base_model: Path) -> int | None:
-    """Estimate the bytes of the plan's adapter on the wire from the base model's weights.
+def adapted_layers(plan: Plan, base_model: Path) -> list[LayerShape]:
+    """Return the shapes of the base model's weights that the plan's method adapts.
 
-    Returns:
-        None where there are no safetensors files with weights that the method adapts.
+    None where there are no safetensors files with such weights.
 
     Raises:
         SiteFailed: a file is not in safetensors' format.
     """
-    layers = [
+    return [
         (shape[0], shape[1])
         for file in sorted(base_model.glob("*.safetensors"))
         for name, shape in _shapes(file).items()
         if plan.method.adapts(name) and len(shape) == 2
     ]
-    return plan.method.adapter_parameters(layers) * _BYTES[plan.wire] if layers else None
+
+
+def sent_bytes(plan: Plan, layers: Sequence[LayerShape], part: AdapterPart) -> int | None:
+    """Estimate the bytes of a part of the plan's adapter on the wire; None without layers."""
+    if not layers:
+        return None
+    rank = plan.method.layout.rank
+    numbers = {
+        AdapterPart.A: sum(rank * inputs for _, inputs in layers),
+        AdapterPart.CORE: rank * rank * len(layers),
+    }.get(part, plan.method.adapter_parameters(layers))
+    return numbers * _BYTES[plan.wire]
 
 
 def _shapes(file: Path) -> dict[str, list[int]]:
@@ -138,6 +151,35 @@ def _describe_stage(planned: PlannedStage) -> str:
         f"Stage {planned.number}, {stage.name}: {counted(stage.rounds, 'round')} of {epochs} on "
         f"the {stage.modality} task {stage.task!r}, {company}."
     )
+
+
+def _describe_adapter(
+    plan: Plan, planned: Sequence[PlannedStage], layers: Sequence[LayerShape]
+) -> str:
+    """Return what of the adapter leaves after a round, and what stays."""
+    rounds = max(one.stage.rounds for one in planned)
+    parts = {plan.rule.part(number, rounds) for number in range(1, rounds + 1)}
+    sizes = {part: _size(sent_bytes(plan, layers, part)) for part in parts}
+    whole = f"an adapter ({sizes[AdapterPart.WHOLE]})"
+    if AdapterPart.A in parts:
+        return (
+            f"the factor A of an adapter ({sizes[AdapterPart.A]}), or after a stage's last one "
+            f"{whole}, whose factor B enters the release as a part of the sites' mean"
+        )
+    if AdapterPart.CORE in parts:
+        core = f"the R between its fixed factors ({sizes[AdapterPart.CORE]})"
+        return f"{core}, or after a stage's first {whole}"
+    return whole
+
+
+def _describe_own_b(plan: Plan) -> list[str]:
+    if not plan.rule.own_b:
+        return []
+    return [
+        "What stays at this site: the factor B of each stage's adapter as it was trained here, in "
+        "the folder own_b of its store. The site's own questions are answered with it, and scored "
+        "both with it and with the released one; without the folder the released one answers."
+    ]
 
 
 def _describe_prototypes(plan: Plan, planned: Sequence[PlannedStage], site: Site) -> list[str]:

@@ -16,6 +16,7 @@ from typing import Final, TypeAlias
 from common.adapter import Pair
 from common.array_reader import ArrayReader
 from common.linear_algebra.layer_factors import Factors, SiteFactors
+from common.partial_adapter import AdapterPart
 
 
 class Factor(StrEnum):
@@ -24,10 +25,12 @@ class Factor(StrEnum):
     A = "a"
     B = "b"
     BOTH = "both"
+    #: R of U R A, between two fixed factors (common/partial_adapter.py).
+    CORE = "core"
 
     @property
     def frozen(self) -> "Factor | None":
-        """The factor that nobody changes; None where both are trained."""
+        """The factor that nobody changes and that travels; None where there is none."""
         return {Factor.A: Factor.B, Factor.B: Factor.A}.get(self)
 
 
@@ -112,6 +115,11 @@ class MergedLayer:
     error: LayerError | FindError
 
 
+def whole(round: int, rounds: int) -> AdapterPart:
+    """Return that all of an adapter travels, in every round."""
+    return AdapterPart.WHOLE
+
+
 #: Gives the factors of a layer that a site sends, from those that it has trained and those that
 #: its round began with.
 BeforeSending: TypeAlias = Callable[[Pair, Pair], Pair]
@@ -134,6 +142,11 @@ class Rule:
             LinAlgError: the numbers are too large for float64.
         before_sending: what a site does with the factors of a layer before it sends them; None
             where it sends them as they were trained.
+        part: gives what of an adapter a site sends in a round (1-based) of a stage's so many; the
+            arrays of a part are averaged, without `merge`. In the last round of a stage the sum of
+            what the coordinator has must be whole: all of it is sent, or R of it.
+        own_b: each site trains on with the B that it had, and answers with it where the stage is
+            its own; the released B is the sites' mean.
     """
 
     name: str
@@ -144,3 +157,5 @@ class Rule:
     masked_sums: MaskedSums
     merge: Callable[[Layer], MergedLayer]
     before_sending: BeforeSending | None = None
+    part: Callable[[int, int], AdapterPart] = whole
+    own_b: bool = False

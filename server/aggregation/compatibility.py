@@ -2,12 +2,14 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from statistics import median
 
 import numpy as np
 
 from common.adapter import AdapterSource
 from common.methods.interface import AdapterLayout
+from common.partial_adapter import AdapterPart, fault_of_part, layout_of_part, part_in
 from common.rules.interface import Factor
 from server.aggregation.aggregate import norm
 
@@ -16,28 +18,43 @@ from server.aggregation.aggregate import norm
 NORM_LIMIT = 100.0
 
 
+@dataclass(frozen=True, slots=True)
+class TrainedPart:
+    """What sites train in a round, and the part of the adapter that they send."""
+
+    factors: Factor
+    part: AdapterPart = AdapterPart.WHOLE
+
+
 def incompatible_updates(
     updates: Mapping[str, AdapterSource],
     ordered: AdapterSource | None,
     layout: AdapterLayout,
-    frozen: Factor | None,
+    expected: TrainedPart,
 ) -> dict[str, str]:
     """Return why an update is not compatible with the others of its round, by site.
 
-    An update alone in a first round has nothing to be compared with.
+    An update alone in a first round has nothing to be compared with. Where another part of the
+    adapter travels than in the round before, layouts are compared as far as both have them.
 
     Args:
         updates: by site; each is finite and complete.
         ordered: what all of them started from; None in a stage's first round.
         layout: the rank and scale that the plan's method says.
-        frozen: the factor that no site changes in the round; None where both are trained.
+        expected: what the rule has sites train and send in the round.
     """
+    part, frozen = expected.part, expected.factors.frozen
     shapes = {site: update.layout() for site, update in sorted(updates.items())}
-    expected = ordered.layout() if ordered else _most_frequent(list(shapes.values()))
+    usual = _most_frequent([shapes[site] for site in shapes if part_in(updates[site]) is part])
     norms = {site: norm(update) for site, update in updates.items()}
-    before = [norm(ordered)] if ordered else []
+    # Norms of different parts are no measure of each other.
+    comparable = ordered is not None and part_in(ordered) is part
+    before = [norm(ordered)] if ordered is not None and comparable else []
     faults = {
-        site: layout.fault_of(updates[site]) or difference(found, expected)
+        site: layout.fault_of(updates[site])
+        or fault_of_part(updates[site], part, layout.rank)
+        or (difference(*comparable_layouts(updates[site], ordered)) if ordered else None)
+        or (None if comparable else difference(found, usual))
         for site, found in shapes.items()
     }
     alike = {site: updates[site] for site, fault in faults.items() if fault is None}
@@ -46,6 +63,15 @@ def incompatible_updates(
         others = [value for other, value in norms.items() if other != site]
         faults[site] = changed.get(site) or _too_large(norms[site], [*before, *others])
     return {site: fault for site, fault in faults.items() if fault is not None}
+
+
+def comparable_layouts(
+    found: AdapterSource, expected: AdapterSource
+) -> tuple[Mapping[str, tuple[int, ...]], Mapping[str, tuple[int, ...]]]:
+    """Return the layouts of two adapters, of which a whole one is reduced to the other's part."""
+    parts = [part_in(adapter) for adapter in (expected, found)]
+    part = next((part for part in parts if part is not AdapterPart.WHOLE), AdapterPart.WHOLE)
+    return layout_of_part(found.layout(), part), layout_of_part(expected.layout(), part)
 
 
 def difference(

@@ -13,7 +13,7 @@ from common.errors import BankError
 from common.exchange import Answer, Order, Scores, Update
 from common.image_prototype import from_bytes
 from common.work import Work
-from server.aggregation.compatibility import difference
+from server.aggregation.compatibility import comparable_layouts, difference
 from server.run.journal import AcceptedUpdate, Journal
 
 #: Smallest and largest value of what a site counts: a wrong one would outweigh all others, or be
@@ -193,7 +193,7 @@ def _fault_of_adapter(order: Order, digest: str, journal: Journal) -> str | None
         fault = finite_fault(found)
         if fault is None and order.adapter is not None:
             ordered = StoredAdapter.in_file(journal.blobs.path(order.adapter), "the order")
-            fault = difference(found.layout(), ordered.layout())
+            fault = difference(*comparable_layouts(found, ordered))
         return fault or _fault_of_size(found)
     except BankError as error:
         return str(error)

@@ -18,6 +18,7 @@ from common.durable import DISK, Files
 from common.errors import StateError
 from common.exchange import Answer, Order, Scores, Update
 from common.identity import canonical_json, sha256
+from common.partial_adapter import AdapterPart
 from common.plan.plan import Plan
 from server.run.folder import Blobs, RunFolder
 from server.run.plan_changes import differing_fields
@@ -237,8 +238,8 @@ class Journal:
     def prune(self, released: int) -> None:
         """Delete every blob but what the stages that are not released still need.
 
-        That is the accepted updates of their open rounds, their last merged adapter, and their
-        sites' prototypes, which are merged with the release.
+        That is the accepted updates of their open rounds, their last merged adapter, the whole
+        one that it is a part of, and their sites' prototypes, which are merged with the release.
 
         Args:
             released: how many stages are released.
@@ -251,10 +252,12 @@ class Journal:
         )
         # Last by time: rounds that are done again, by other code, begin with the first.
         merged = self._rows(
-            "select stage, adapter from rounds where adapter is not null and stage >= ?"
+            "select stage, round, adapter from rounds where adapter is not null and stage >= ?"
             " order by rowid",
             released,
         )
+        last = {stage: adapter for stage, _, adapter in merged}
+        bases = {stage: adapter for stage, number, adapter in merged if self._is_base(number)}
         counted = self._rows(
             "select header from answers where work = 'train' and refused is null and stage >= ?",
             released,
@@ -262,7 +265,17 @@ class Journal:
         needed = {str(json.loads(header)["adapter"]) for (header,) in waiting}
         needed |= {str(json.loads(header).get("prototype")) for (header,) in counted}
         with self._state_errors():
-            self.blobs.keep_only(needed | set(dict(merged).values()))
+            self.blobs.keep_only(needed | {*last.values(), *bases.values()})
+
+    def _is_base(self, number: int) -> bool:
+        """Return whether the rounds after this one have parts of this round's whole adapter."""
+        if self.plan is None:
+            return False
+        part = self.plan.rule.part
+        return (part(number, number + 1), part(number + 1, number + 1)) == (
+            AdapterPart.WHOLE,
+            AdapterPart.CORE,
+        )
 
     def finish_scoring(self, order: Order, refusals: Collection[str]) -> None:
         """Record that a task was scored as far as it will be: no site is asked again."""

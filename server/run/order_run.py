@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from common.adapter import StoredAdapter
 from common.errors import SiteFailed
 from common.exchange import Order, Scores
 from common.plan.plan import Stage
@@ -56,6 +57,11 @@ class OrderRun:
     def refusals(self) -> list[str]:
         """Why sites do not count, a sentence each, in order."""
         return sorted(self.responses.refusals.values())
+
+    def ordered(self) -> StoredAdapter | None:
+        """Return the adapter that the order names, if any."""
+        digest = self.order.adapter
+        return None if digest is None else self.run.stored_adapter(digest, "the order")
 
     def collect(self) -> Iterator[Waiting | None]:
         """Ask the sites and record what comes; yields after each event, with who is missing."""

@@ -7,8 +7,14 @@ from typing import TypeAlias
 
 from common.bank.bank import Bank
 from common.code_digest import code_digest
-from common.exchange import ROUTER_MODALITY, ROUTER_STAGE, Scores
-from common.metrics import AMONG_OPTIONS, ANSWERED_AN_OPTION, FREE_ACCURACY
+from common.exchange import Scores
+from common.metrics import (
+    AMONG_OPTIONS,
+    ANSWERED_AN_OPTION,
+    FREE_ACCURACY,
+    ROUTER_MODALITY,
+    ROUTER_STAGE,
+)
 from common.plan.plan import Plan
 from common.work import Work
 from report.model import (

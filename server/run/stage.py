@@ -4,12 +4,14 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from common.adapter import StoredAdapter, to_bytes
 from common.code_digest import code_digest
 from common.exchange import Order, ReleaseRef, Scores
+from common.partial_adapter import AdapterPart, multiplied, part_in, three_factors
 from common.plan.plan import Plan
 from common.work import Work
 from server.aggregation.aggregate import merge
-from server.aggregation.compatibility import incompatible_updates
+from server.aggregation.compatibility import TrainedPart, incompatible_updates
 from server.aggregation.round import SiteUpdate
 from server.run.context import RunContext
 from server.run.journal import AcceptedUpdate, ClosedRound
@@ -47,6 +49,7 @@ def train_stage(run: RunContext, stage: int, releases: Sequence[ReleaseRef]) -> 
     plan, journal = run.plan, run.journal
     settings = plan.stages[stage]
     closed: ClosedRound | None = None
+    base: str | None = None
     for number in range(1, settings.rounds + 1):
         order = Order(
             work=Work.TRAIN,
@@ -57,10 +60,13 @@ def train_stage(run: RunContext, stage: int, releases: Sequence[ReleaseRef]) -> 
             active=plan.frozen_stages(stage),
             adapter=None if closed is None else closed.adapter,
             code=code_digest(),
+            base=base,
         )
         if (closed := journal.closed_round(order)) is None:
             quorum = settings.quorum or len(settings.sites)
             closed = _train_round(OrderRun(run, order, settings, quorum))
+        if base is None and plan.rule.part(number + 1, settings.rounds) is AdapterPart.CORE:
+            base = order.adapter
         updates = journal.answered(order)
         losses = {
             site: update.loss
@@ -187,13 +193,17 @@ def _train_round(training: OrderRun) -> ClosedRound:
         SiteUpdate(one.site, one.examples, run.stored_adapter(one.adapter, one.site))
         for one in responses.updates.values()
     ]
-    previous = None if order.adapter is None else run.stored_adapter(order.adapter, "the order")
+    part, ordered = run.plan.rule.part(order.round, stage.rounds), training.ordered()
+    previous = ordered if ordered is not None and part_in(ordered) is part else None
     rank = run.plan.method.layout.rank
     merged = merge(run.plan.rule, updates, previous, rank, run.plan.wire)
+    blob = merged.blob
+    if part is AdapterPart.CORE and order.round == stage.rounds:
+        blob = _whole(training, blob)
     closed = ClosedRound(
         sites={site: responses.updates[site].examples for site in sorted(responses.updates)},
         refusals=tuple(training.refusals),
-        adapter=run.journal.blobs.put(merged.blob),
+        adapter=run.journal.blobs.put(blob),
         # To find it may cost more than to aggregate, and only the release says it.
         error=merged.error if order.round == stage.rounds else None,
     )
@@ -201,13 +211,24 @@ def _train_round(training: OrderRun) -> ClosedRound:
     return closed
 
 
+def _whole(training: OrderRun, cores: bytes) -> bytes:
+    """Return the stage's adapter with the last round's R, as it is released."""
+    run, order = training.run, training.order
+    digest = order.base or order.adapter
+    assert digest is not None  # R is sent from round 2 on
+    base = run.stored_adapter(digest, "the order's base")
+    merged = multiplied(three_factors(base, StoredAdapter.in_bytes(cores, "the mean of R")))
+    return to_bytes(merged, run.plan.wire)
+
+
 def _refuse_incompatible(training: OrderRun) -> None:
     """Refuse updates that are good on their own but not compatible with the others."""
     run, order, updates = training.run, training.order, training.responses.updates
     adapters = {site: run.stored_adapter(one.adapter, site) for site, one in updates.items()}
-    ordered = None if order.adapter is None else run.stored_adapter(order.adapter, "the order")
-    frozen = run.plan.rule.trained_factors(order.round).frozen
-    found = incompatible_updates(adapters, ordered, run.plan.method.layout, frozen)
+    rule, rounds = run.plan.rule, training.stage.rounds
+    expected = TrainedPart(rule.trained_factors(order.round), rule.part(order.round, rounds))
+    layout = run.plan.method.layout
+    found = incompatible_updates(adapters, training.ordered(), layout, expected)
     for site, why in found.items():
         run.journal.refuse(order, site, why)
         del updates[site]

@@ -170,3 +170,13 @@ def test_a_presence_whose_blobs_are_no_texts_is_refused():
     record = Presence(site="a", code="c", holds=([],)).to_record()  # pyright: ignore[reportArgumentType]
     with pytest.raises(SiteFailed, match="that can't be read"):
         Presence.from_record(record)
+
+
+def test_an_order_of_r_names_the_adapter_that_r_is_a_part_of():
+    base = sha256(b"base")
+    asked = replace(order(), base=base)
+    assert Delivery.from_record(Delivery(order=asked).to_record()).order == asked
+    assert base in asked.needs and base not in order().needs
+    assert asked.digest != order().digest
+    # An order without one reads as it always did.
+    assert "base" not in order().header()

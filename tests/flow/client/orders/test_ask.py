@@ -20,12 +20,14 @@ from client.inference.router import route
 from client.model.base_digest import base_digest
 from client.model.llava import LlavaModel, load_llava
 from client.model.lora_init import kaiming_adapter
+from client.site import own_b
 from commands.bank import app
 from common.adapter import Adapter, Pair, to_bytes
 from common.bank.bank import Bank
 from common.errors import Refusal
 from common.image_prototype import to_bytes as prototype_bytes
 from common.metrics import AnswerKind
+from common.partial_adapter import AdapterPart, part_of
 from common.plan.file import load_plan
 from common.plan_fields import BaseModelPin, Composition, Modality, Precision
 from common.signing import SigningKey
@@ -156,6 +158,32 @@ def test_a_stage_that_is_told_answers_whatever_the_picture(bank: Bank, data: dic
     assert (found["confidence"], found["known"], found["stages"]) == (None, None, [])
     out, _ = told(image, "what is it ?", "--bank", bank.folder, "--stage", "1")
     assert out.splitlines()[1] == "stage       pcam (pathology), given by --stage"
+
+
+def test_at_a_site_that_kept_its_own_b_that_one_answers(
+    bank: Bank, data: dict[str, TaskData], model: LlavaModel, tmp_path: Path
+):
+    question, release = data["PCAM"].test[0], bank.named("pcam")
+    own = untrained(model, 7)
+    own_b.save(tmp_path / "store", release.plan, release.stage, 2, part_of(own, AdapterPart.B))
+    site = {
+        "name": "a", "data": "data", "base_model": str(TINY), "store": "store", "device": "cpu",
+        "threads": 1,
+        "policy": {"modalities": ["pathology"], "plans": "any", "rounds": 9, "examples": 1},
+    }  # fmt: skip
+    (tmp_path / "site.yaml").write_text(json.dumps(site))
+    asked = (question.image, question.question, "--bank", bank.folder, "--max-new-tokens", "9")
+    here = document(*asked, "--stage", "pcam", "--site", tmp_path / "site.yaml")
+    assert here["own_b"] is True
+    released = bank.adapter(1)
+    pairs = {name: Pair(released.pair(name).a, pair.b) for name, pair in own.pairs.items()}
+    summed = [bank.adapter(0)] * (0 in release.sums) + [Adapter(pairs, released.scale)]
+    model.adapted.freeze_adapters(summed, Composition.FOLD)
+    example = Example("1", question.image, question.question, "", AnswerKind.OPEN)
+    assert here["answer"] == generate_answers(model, [example], 9, 1)[0]
+    # Of another stage it has none, and elsewhere nobody has one.
+    for more in (("--stage", "cxp", "--site", tmp_path / "site.yaml"), ("--stage", "pcam")):
+        assert document(*asked, *more)["own_b"] is False
 
 
 def test_a_dicom_file_is_asked_as_a_picture_is(

@@ -12,11 +12,12 @@ from client.methods.interface import Assignment
 from client.model.base_digest import base_digest
 from client.node.check import check_site
 from client.orders.trial_step import trial_step
-from client.site.approval import adapter_bytes
+from client.site.approval import adapted_layers, sent_bytes
 from client.site.config import Device, Plans, Policy, Site
 from client.site.finding import Level
 from common.adapter import to_bytes
 from common.errors import DataError
+from common.partial_adapter import AdapterPart
 from common.plan.file import parse_plan
 from common.plan.plan import Plan
 from common.plan_fields import Modality, Precision
@@ -107,7 +108,7 @@ def test_the_adapter_that_leaves_is_as_large_as_was_said(site: Site, wire: Preci
         backbone=backbone, checkpoint=None,
     )  # fmt: skip
     blob = to_bytes(mslora_cr.start(assignment, ()), plan.wire)
-    said = adapter_bytes(plan, site.base_model)
+    said = sent_bytes(plan, adapted_layers(plan, site.base_model), AdapterPart.WHOLE)
     assert said is not None
     # The rest is the header of names, a few hundred bytes a layer.
     assert 0 < len(blob) - said < 10_000

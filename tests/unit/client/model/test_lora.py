@@ -27,6 +27,7 @@ from client.model.lora_init import kaiming_adapter, orthonormal_adapter
 from common.adapter import Adapter, Pair, StoredAdapter, to_bytes
 from common.errors import BankError, ModelError, PlanError
 from common.methods.lora_adapters import LORA_TARGETS
+from common.partial_adapter import three_factors
 from common.plan_fields import Composition
 from common.rules.interface import Factor
 
@@ -217,6 +218,33 @@ def test_only_the_ordered_factors_learn(train: Factor, expected: str):
         assert ("B" in expected) == (b.grad is not None)
     learning = {id(p) for p in model.parameters() if p.requires_grad}
     assert learning == {id(p) for p in adapted.trainable_parameters()}
+
+
+def test_between_two_fixed_factors_r_is_trained_alone():
+    model, x = small(), some_inputs(torch.float64)
+    adapted = inject_adapter_layers(model, TWO)
+    whole = some_adapter(1)
+    three = three_factors(whole, None)
+    adapted.attach(whole, Factor.BOTH)
+    plain = model(x)
+    plain.sum().backward()
+    of_b = {name: b.grad for name, (_, b) in adapted.attached_pairs().items()}
+    adapted.attach(three, Factor.CORE)
+    output = model(x)
+    # The factors are float32 numbers, whose product R = lengths makes again.
+    torch.testing.assert_close(output, plain, rtol=1e-6, atol=1e-6)
+    output.sum().backward()
+    trained = adapted.trainable_parameters()
+    assert [tuple(core.shape) for core in trained] == [(whole.rank, whole.rank)] * len(LAYERS)
+    for core, (name, gradient) in zip(trained, of_b.items(), strict=True):
+        # dL/dR = U^T dL/dB for B = U R.
+        assert core.grad is not None and gradient is not None
+        u = torch.tensor(three.pairs[name].b, dtype=torch.float64)
+        torch.testing.assert_close(core.grad, u.T @ gradient, rtol=1e-5, atol=1e-6)
+    found = adapted.attached_adapter()
+    assert set(found.extras) == set(three.extras)
+    adapted.detach()
+    assert adapted.attached_factors() == []
 
 
 def test_the_attached_adapter_is_returned_as_a_copy():

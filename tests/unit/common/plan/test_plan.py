@@ -130,8 +130,8 @@ def test_a_plan_without_a_proximal_term_does_not_have_the_field():
         ({"method": {"name": "mslora"}}, "method, name: found 'mslora', expected one of"),
         (
             {"aggregation": "mean"},
-            "aggregation: found 'mean', expected one of 'alternating', 'fedavg', 'fedsvd', "
-            "'frozen_a', 'rotated' or 'svd'",
+            "aggregation: found 'mean', expected one of 'alternating', 'fed_sb', 'fedavg', "
+            "'fedsa', 'fedsvd', 'frozen_a', 'rotated' or 'svd'",
         ),
         ({"aggregation": ["svd"]}, "aggregation: found ['svd'], expected one of 'alternating', "),
         ({"stages": [stage("one", learning_rate=float("nan"))]}, "learning_rate: found nan"),

@@ -84,8 +84,8 @@ def test_a_rule_that_is_not_there_is_an_error_that_lists_those_that_are():
     with pytest.raises(PlanError) as caught:
         rule_named("mean")
     assert str(caught.value) == (
-        "aggregation: found 'mean', expected one of 'alternating', 'fedavg', 'fedsvd', 'frozen_a', "
-        "'rotated' or 'svd'"
+        "aggregation: found 'mean', expected one of 'alternating', 'fed_sb', 'fedavg', 'fedsa', "
+        "'fedsvd', 'frozen_a', 'rotated' or 'svd'"
     )
 
 

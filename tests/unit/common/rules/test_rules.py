@@ -8,6 +8,7 @@ import pytest
 from common.adapter import Pair
 from common.array_reader import in_memory, read_all
 from common.linear_algebra.layer_factors import Factors, SiteFactors
+from common.partial_adapter import AdapterPart
 from common.rules.interface import Factor, FirstA, Layer, MaskedSums, Rule
 from common.rules.registry import rules
 from common.tensors import Array
@@ -24,6 +25,8 @@ INPUTS, OUTPUTS, RANK = 7, 5, 2
         ("svd", [Factor.BOTH, Factor.BOTH, Factor.BOTH]),
         ("frozen_a", [Factor.B, Factor.B, Factor.B]),
         ("fedsvd", [Factor.B, Factor.B, Factor.B]),
+        ("fed_sb", [Factor.B, Factor.CORE, Factor.CORE]),
+        ("fedsa", [Factor.BOTH, Factor.BOTH, Factor.BOTH]),
         ("alternating", [Factor.B, Factor.A, Factor.B]),
     ],
 )
@@ -33,11 +36,33 @@ def test_a_rule_says_which_factors_are_trained_in_a_round(name: str, first_round
 
 def test_the_frozen_factor_is_the_one_that_is_not_trained():
     assert (Factor.A.frozen, Factor.B.frozen, Factor.BOTH.frozen) == (Factor.B, Factor.A, None)
+    assert Factor.CORE.frozen is None
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("svd", [AdapterPart.WHOLE, AdapterPart.WHOLE, AdapterPart.WHOLE]),
+        ("fedsa", [AdapterPart.A, AdapterPart.A, AdapterPart.WHOLE]),
+        ("fed_sb", [AdapterPart.WHOLE, AdapterPart.CORE, AdapterPart.CORE]),
+    ],
+)
+def test_a_rule_says_what_of_an_adapter_travels_in_a_round(name: str, parts: list[AdapterPart]):
+    assert [rules()[name].part(number, 3) for number in (1, 2, 3)] == parts
+
+
+def test_only_fedsa_keeps_b_at_the_site():
+    assert [rule.name for rule in rules().values() if rule.own_b] == ["fedsa"]
+
+
+@every_rule
+def test_one_round_alone_sends_all_of_the_adapter(rule: Rule):
+    assert rule.part(1, 1) is AdapterPart.WHOLE
 
 
 def test_what_freezes_a_starts_with_an_orthonormal_a():
     orthonormal = [rule.name for rule in rules().values() if rule.first_a is FirstA.ORTHONORMAL]
-    assert orthonormal == ["fedsvd", "frozen_a"]
+    assert orthonormal == ["fed_sb", "fedsvd", "frozen_a"]
 
 
 def test_only_the_svd_merges_sites_of_other_starts_ranks_and_scales():

@@ -20,6 +20,7 @@ from common.plan_fields import Precision
 from common.rules import fedavg
 from common.rules.alternating import RULE as ALTERNATING
 from common.rules.fedavg import RULE as FEDAVG
+from common.rules.fedsvd import RULE as FEDSVD
 from common.rules.frozen_a import RULE as FROZEN_A
 from common.rules.interface import Factor, Layer, LayerError, Rule
 from common.rules.registry import rules
@@ -33,9 +34,11 @@ SHAPES = {"q": (9, 12), "v": (7, 5)}
 seeds = st.integers(0, 2**32 - 1)
 quick = settings(max_examples=25, deadline=None)
 every_rule = pytest.mark.parametrize("rule", rules().values(), ids=rules().keys())
-#: All but the one that makes its own basis in every round: tests/unit/common/rules/test_rules.py.
+#: All but those that make a basis of their own in a round: tests/unit/common/rules/test_rules.py.
 every_rule_that_keeps_the_basis = pytest.mark.parametrize(
-    "rule", [rule for rule in rules().values() if rule.name != "fedsvd"], ids=lambda rule: rule.name
+    "rule",
+    [rule for rule in rules().values() if rule.merge is not FEDSVD.merge],
+    ids=lambda rule: rule.name,
 )
 
 
@@ -394,9 +397,27 @@ def test_extras_are_averaged(rule: Rule):
 @every_rule
 def test_a_site_without_examples_changes_nothing(rule: Rule):
     sites, start = fitting(rule, 6, 3)
-    idle = replace(sites[0], examples=0)
+    # Its factors are its own, also those that the rule freezes.
+    idle = replace(sites[0], examples=0, adapter=adapter(np.random.default_rng(60)))
     with_idle, without = (aggregate(rule, s, start, 3) for s in ([idle, *sites[1:]], sites[1:]))
     assert to_bytes(with_idle.adapter) == to_bytes(without.adapter)
+
+
+def test_a_mean_product_of_zero_that_is_missed_is_an_error_of_1():
+    random = np.random.default_rng(61)
+    a, b = normal(random, 3, 12), normal(random, 9, 3)
+    pairs = (Pair(a, b), Pair(a / 2, -2 * b))
+    sites = [SiteUpdate(f"s{i}", 1, Adapter({"q": pair}, 1.0)) for i, pair in enumerate(pairs)]
+    found = aggregate(FEDAVG, sites, None, 3)
+    assert np.abs(found.adapter.pairs["q"].b @ found.adapter.pairs["q"].a).max() > 0.1
+    assert found.error == 1.0
+
+
+def test_what_the_sites_started_from_must_have_their_arrays():
+    sites, start = fitting(FEDAVG, 62, 2)
+    other = replace(start, pairs={"q": start.pairs["q"]})
+    with pytest.raises(AggregationError, match=r"site site0 has \S*, which the previous"):
+        aggregate(FEDAVG, sites, other, 3)
 
 
 @every_rule

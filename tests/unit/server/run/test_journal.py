@@ -14,11 +14,12 @@ from common.durable import DISK
 from common.errors import StateError
 from common.exchange import Scores, Update
 from common.identity import sha256
+from common.plan.file import parse_plan
 from common.work import Work
 from server.run.folder import Blobs, RunFolder
 from server.run.journal import AcceptedUpdate, ClosedRound, Journal
 from server.run.stage import train_stage
-from tests.unit.small_round import ORDER, Sites, adapter, journal, plan, run_context
+from tests.unit.small_round import ORDER, Sites, adapter, document, journal, plan, run_context
 
 
 def update(site: str, value: float = 1.0) -> Update:
@@ -128,6 +129,18 @@ def test_the_last_adapter_of_an_open_stage_is_kept_when_an_earlier_one_is_releas
     # As a run does that is taken up in its second stage.
     book.prune(1)
     assert [file.stem for file in book.blobs.folder.iterdir()] == [sha256(adapter(2))]
+
+
+@pytest.mark.parametrize("rule", ["fed_sb", "svd"])
+def test_the_adapter_that_r_is_a_part_of_is_kept_with_the_last_one(tmp_path: Path, rule: str):
+    book = journal(tmp_path, parse_plan({**document(rounds=4), "aggregation": rule}, "p"))
+    for number in (1, 2, 3):
+        order = replace(ORDER, round=number)
+        book.close_round(order, ClosedRound({"a": 3}, (), book.blobs.put(adapter(number)), None))
+    kept = {adapter(3), *([adapter(1)] if rule == "fed_sb" else [])}
+    assert {file.stem for file in book.blobs.folder.iterdir()} == set(map(sha256, kept))
+    book.prune(1)
+    assert list(book.blobs.folder.iterdir()) == []
 
 
 def test_a_round_that_was_repeated_by_other_code_counts_once(tmp_path: Path):

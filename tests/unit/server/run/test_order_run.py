@@ -1,13 +1,14 @@
 """When a run continues with the responses that it has."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
-from common.exchange import Scores
+from common.exchange import Order, Scores
 from common.plan.plan import Plan
+from server.run.accept import Accept, Waiting
 from server.run.order_run import OrderRun
 from tests.unit.small_round import ORDER, journal, plan, run_context
 
@@ -73,3 +74,25 @@ def test_refusals_are_events_and_one_error_in_the_order_of_the_sites(tmp_path: P
     ]
     assert events == said
     assert str(found.fail()) == f"{said[1]['text']}\n{said[0]['text']}"
+
+
+def test_who_is_missing_is_said_when_it_changes_and_again_after_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    seen = [(0, "offline"), (10, "offline"), (5, "working"), (20, "working"), (11, "working")]
+
+    def waiting(order: Order, sites: Sequence[str], accept: Accept) -> Iterator[Waiting]:
+        for seconds, state in seen:
+            now[0] += seconds
+            yield Waiting({"b": state}, frozenset())
+
+    chosen = plan()
+    run, events = run_context(journal(tmp_path, chosen), waiting, of=chosen)
+    found = OrderRun(run, ORDER, chosen.stages[0], quorum=2)
+    assert len(list(found.collect())) == len(seen)
+    # The third is another; the last one comes 31 seconds after it.
+    assert [event["for"] for event in events] == [
+        {"b": "offline"}, {"b": "working"}, {"b": "working"},
+    ]  # fmt: skip

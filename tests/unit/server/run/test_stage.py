@@ -11,8 +11,9 @@ import pytest
 
 from common.adapter import StoredAdapter
 from common.errors import SiteFailed
-from common.exchange import Order, ReleaseRef
-from server.run.accept import Accept, Done, Received, Refused, Waiting
+from common.exchange import Order, ReleaseRef, Scores, Update
+from common.work import Work
+from server.run.accept import Accept, Done, Received, Refused, Waiting, fault_of
 from server.run.journal import ClosedRound, Journal
 from server.run.stage import ModelSelection, pooled, score_task, train_stage
 from tests.unit.small_round import ORDER, Sites, adapter, journal, plan, run_context
@@ -58,6 +59,50 @@ def test_a_closed_round_is_not_done_again_and_only_its_adapter_is_kept(tmp_path:
     files = [file.stem for file in book.blobs.folder.iterdir()]
     assert files == [whole.adapter]
     assert train_stage(run_context(book, never)[0], 0, ()) == whole
+
+
+def test_the_error_is_found_for_a_stage_s_last_round_alone(tmp_path: Path):
+    book = journal(tmp_path)
+    train_stage(run_context(book)[0], 0, ())
+    assert [closed.error is None for _, _, closed in book.rounds()] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("field", "most"),
+    [("examples", 10**9), ("steps", 10**12), ("seconds", 10**9), ("peak_memory", 2**50)],
+)
+def test_the_largest_count_may_be_said_and_no_larger_one(tmp_path: Path, field: str, most: int):
+    book = journal(tmp_path)
+    answer = Sites(book).answer(ORDER, "a")
+    assert isinstance(answer, Update)
+    assert fault_of(ORDER, replace(answer, **{field: most}), book) is None
+    said = fault_of(ORDER, replace(answer, **{field: most + 1}), book)
+    assert said is not None and said.endswith(f"and at most {most}")
+
+
+@pytest.mark.parametrize(("metrics", "accepted"), [(100, True), (101, False)])
+def test_so_many_metrics_may_be_said_and_no_more(tmp_path: Path, metrics: int, accepted: bool):
+    order = replace(ORDER, work=Work.EVALUATE, round=0)
+    found = dict.fromkeys((f"m{number}" for number in range(metrics)), 0.5)
+    scores = Scores(order=order.digest, site="a", questions=1, metrics=found, majority={})
+    assert (fault_of(order, scores, journal(tmp_path)) is None) is accepted
+
+
+def test_offline_sites_are_waited_for_with_scores_until_the_grace_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+
+    def offline(order: Order, sites: Sequence[str], accept: Accept) -> Iterator[Any]:
+        while True:
+            now[0] += 100
+            yield Waiting({"b": "offline"}, frozenset({"b"}))
+
+    run, _ = run_context(journal(tmp_path), offline, patient=True)
+    assert score_task(run, 0, ModelSelection(), grace_s=250.0) == {}
+    # Looked at after 100, 200 and 300 seconds.
+    assert now == [1300.0]
 
 
 def never(_order: Order, _sites: Sequence[str], _accept: Accept) -> Iterator[Any]:

@@ -1,0 +1,92 @@
+"""What a site's admin is told leaves the site, by the rule."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file  # pyright: ignore[reportUnknownVariableType]
+
+from client.site.approval import adapted_layers, describe_plan, sent_bytes
+from client.site.config import Site
+from common.partial_adapter import AdapterPart
+from common.plan.file import parse_plan
+from common.plan.plan import Plan
+from common.plan_fields import Modality
+from tests.unit.client.site.test_policy import site_of
+from tests.unit.small_round import document
+
+#: (outputs, inputs), large enough for megabytes to be written with few digits.
+Q, DOWN = (300, 200), (200, 500)
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    prefix = "language_model.layers.0"
+    weights = {f"{prefix}.self_attn.q_proj.weight": Q, f"{prefix}.mlp.down_proj.weight": DOWN}
+    save_file(
+        {name: np.zeros(shape, np.float32) for name, shape in {**weights, "other": Q}.items()},
+        tmp_path / "model.safetensors",
+    )
+    return tmp_path
+
+
+def site_at(base: Path) -> Site:
+    found = site_of(base, modalities=(Modality.CT,))
+    return found.model_copy(update={"base_model": base, "name": "a"})
+
+
+def plan_of(rule: str) -> Plan:
+    method = {"name": "mslora_cr", "rank": 8, "alpha": 8, "contrast": None}
+    return parse_plan({**document(rounds=3), "method": method, "aggregation": rule}, "p")
+
+
+def told(base: Path, rule: str) -> str:
+    return "\n".join(describe_plan(plan_of(rule), site_at(base)))
+
+
+def test_bytes_of_a_part_are_its_numbers_in_the_wires_precision(base: Path):
+    plan = plan_of("fed_sb")
+    layers = adapted_layers(plan, base)
+    assert sorted(layers) == sorted([Q, DOWN])
+    found = {
+        part: sent_bytes(plan, layers, part)
+        for part in (AdapterPart.WHOLE, AdapterPart.A, AdapterPart.CORE)
+    }
+    assert found == {
+        AdapterPart.WHOLE: 4 * 8 * (300 + 200 + 200 + 500),
+        AdapterPart.A: 4 * 8 * (200 + 500),
+        AdapterPart.CORE: 4 * 8 * 8 * 2,
+    }
+    assert sent_bytes(plan, [], AdapterPart.A) is None
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        ("svd", "after each of 3 rounds an adapter (about 0.038 MB), the number of"),
+        (
+            "fed_sb",
+            "after each of 3 rounds the R between its fixed factors (about 0.0005 MB), or after a "
+            "stage's first an adapter (about 0.038 MB), the number of",
+        ),
+        (
+            "fedsa",
+            "after each of 3 rounds the factor A of an adapter (about 0.022 MB), or after a "
+            "stage's last one an adapter (about 0.038 MB), whose factor B enters the release as a "
+            "part of the sites' mean, the number of",
+        ),
+    ],
+)
+def test_an_admin_reads_which_part_leaves_after_which_round(base: Path, rule: str, said: str):
+    assert said in told(base, rule)
+
+
+def test_an_admin_reads_what_stays_and_where(base: Path):
+    stays = "What stays at this site: the factor B of each stage's adapter as it was trained here"
+    assert stays in told(base, "fedsa")
+    assert "the folder own_b of its store" in told(base, "fedsa")
+    assert "What stays" not in told(base, "svd")
+
+
+def test_a_site_without_weights_is_told_that_the_size_is_unknown(tmp_path: Path):
+    assert "(of unknown size: no base model in safetensors was found)" in told(tmp_path, "fedsa")
