@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from client.data.task import TaskData, read_task
+from common.bank.bank import Bank
 from common.code_digest import code_digest
 from common.errors import DataError
 from common.identity import sha256
@@ -130,7 +131,8 @@ def _run_apps(plan: Plan, folder: RunFolder, sites: Path) -> _Finished:
     from server.app import SiteConnection, run
     from server.network import SIMULATED
     from server.run.journal import Journal
-    from simulation.answers_of import order_after, site_answers
+    from server.run.selection import order_after
+    from simulation.answers_of import site_answers
     from simulation.inprocess import grid_of
 
     folder.root.mkdir()
@@ -146,8 +148,10 @@ def _run_apps(plan: Plan, folder: RunFolder, sites: Path) -> _Finished:
     with closing(Journal(folder, plan)) as journal:
         steps = sum(update.steps for task in tasks for _, update in journal.updates(task))
 
+    bank = Bank.open(folder.bank)
+
     def answers(task: int, after: int) -> dict[tuple[str, str], Sequence[AnsweredQuestion]]:
-        order, stage = order_after(plan, folder, task, after), plan.stages[task]
+        order, stage = order_after(plan, bank, task, after), plan.stages[task]
         return {(stage.name, site): site_answers(plan, sites / site, order) for site in stage.sites}
 
     return _Finished(
