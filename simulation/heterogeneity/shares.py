@@ -59,16 +59,26 @@ def skewed_counts(
     """Draw how many questions of each text and answer a hospital has, `count` in all.
 
     Every text is asked as often as in the first `count` of the pool, so that only the answers
-    are skewed; each answer is one that the pool has for the text.
+    are skewed; each answer is one that the pool has for the text. A text with an answer that has
+    no weight, such as a sentence that is written once, keeps the answers of the pool.
     """
     known: dict[str, list[str]] = {}
     for question in pool:
         if question.answer not in known.setdefault(question.question, []):
             known[question.question].append(question.answer)
-    asked = Counter(pool[place % len(pool)].question for place in range(count))
+    usual = Counter(
+        (question.question, question.answer)
+        for question in (pool[place % len(pool)] for place in range(count))
+    )
+    asked: Counter[str] = Counter()
+    for (text, _), number in usual.items():
+        asked[text] += number
     wanted: Counter[tuple[str, str]] = Counter()
     for text, number in asked.items():
         answers = sorted(known[text])
+        if any(answer not in weights for answer in answers):
+            wanted.update({pair: times for pair, times in usual.items() if pair[0] == text})
+            continue
         shares = _normalized([weights[answer] for answer in answers])
         for answer, drawn in zip(answers, rng.multinomial(number, shares), strict=True):
             wanted[text, answer] = int(drawn)

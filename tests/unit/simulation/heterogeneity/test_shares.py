@@ -85,6 +85,17 @@ def test_a_skew_keeps_how_often_each_question_is_asked():
     assert wanted["how many?", "yes"] == 0
 
 
+def test_a_question_with_an_answer_that_training_lacks_keeps_its_answers():
+    weights = answer_weights(np.random.default_rng(1), dict.fromkeys(("few", "many"), 0.5), 0.2)
+    pool = [question("how many?", one) for one in ("few", "many") * 30]
+    alone = skewed_counts(np.random.default_rng(2), pool, 60, weights)
+    pool += [question("report?", f"written once, {number}") for number in range(5)]
+    wanted = skewed_counts(np.random.default_rng(2), pool, 65, weights)
+    assert {pair: n for pair, n in wanted.items() if pair[0] == "how many?"} == alone
+    reports = {answer: n for (text, answer), n in wanted.items() if text == "report?"}
+    assert reports == {f"written once, {number}": 1 for number in range(5)}
+
+
 def test_the_first_of_each_answer_are_taken():
     pool = [question("a?", one, group) for group, one in enumerate(("x", "y", "x", "x"))]
     found = taken(pool, {("a?", "x"): 2, ("a?", "y"): 3})
