@@ -1,4 +1,6 @@
 """The command line; each command imports what it needs when it is called."""
+# typer leaves parts of its interface untyped; the rest of strict checking holds.
+# pyright: reportUnknownMemberType=false
 
 import sys
 import warnings

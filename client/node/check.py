@@ -15,13 +15,14 @@ from client.model.base_digest import base_digest
 from client.node.connectivity import check_connection
 from client.node.enrolment import check_enrolment
 from client.node.processes import check_flower
-from client.site.approval import PlannedStage, adapter_bytes, planned_stages
+from client.site.approval import PlannedStage, adapted_layers, planned_stages, sent_bytes
 from client.site.config import Device, Federation, Plans, Site
 from client.site.finding import Finding, Level, ok, problem
 from client.site.keys import load_key
 from client.site.policy import approval_file, fewest_images
 from common.errors import Refusal
 from common.metrics import AnswerKind
+from common.partial_adapter import AdapterPart
 from common.plan.plan import Plan
 from common.printable import counted
 
@@ -128,8 +129,11 @@ def _base_model(site: Site, plan: Plan | None) -> Finding:
 def _disk(site: Site, plan: Plan | None) -> Finding:
     site.store.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(site.store).free
-    adapter = 0 if plan is None else adapter_bytes(plan, site.base_model) or 0
-    needed = _SPARE + adapter * (_ADAPTERS + (0 if plan is None else len(plan.stages)))
+    needed = _SPARE
+    if plan is not None:
+        layers = adapted_layers(plan, site.base_model)
+        adapter = sent_bytes(plan, layers, AdapterPart.WHOLE) or 0
+        needed += adapter * (_ADAPTERS + len(plan.stages))
     text = f"{site.store}: {free / 1e9:.0f} GB free, about {needed / 1e9:.0f} GB may be needed"
     return (ok if free >= needed else problem)("disk", text)
 

@@ -93,7 +93,7 @@ def approve(plan: Plan, site: Site, federation: Federation) -> Path:
 def adapted_layers(plan: Plan, base_model: Path) -> list[LayerShape]:
     """Return the shapes of the base model's weights that the plan's method adapts.
 
-    None where there are no safetensors files with such weights.
+    Empty where there are no safetensors files with such weights.
 
     Raises:
         SiteFailed: a file is not in safetensors' format.

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from client.model.base_digest import base_digest
 from client.node.jobs import Jobs
-from client.site.approval import adapter_bytes
+from client.site.approval import adapted_layers, sent_bytes
 from client.site.audit import AuditedBlob, AuditEntry, MessageKind, Subject, write
 from client.site.blob_store import put
 from client.site.config import load_site
@@ -20,6 +20,7 @@ from commands.site import app
 from common.errors import Refusal
 from common.exchange import Order, ReleaseRef
 from common.identity import sha256
+from common.partial_adapter import AdapterPart
 from common.plan.file import load_plan
 from common.work import Work
 from server.coordinator.certificates import write_certificates
@@ -173,7 +174,9 @@ def test_a_plan_that_the_sites_own_policy_would_refuse_is_not_approved(
 
 
 def test_without_a_base_model_the_size_is_left_open(site: Path, tmp_path: Path):
-    assert adapter_bytes(load_plan(small_plan(tmp_path / "p.yaml")), tmp_path) is None
+    plan = load_plan(small_plan(tmp_path / "p.yaml"))
+    layers = adapted_layers(plan, tmp_path)
+    assert sent_bytes(plan, layers, AdapterPart.WHOLE) is None
 
 
 def test_check_prints_a_line_for_each_check_and_fails_as_a_whole(site: Path):

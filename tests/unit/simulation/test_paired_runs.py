@@ -220,8 +220,12 @@ def test_the_mean_contribution_of_the_answers_is_the_measure(metric: Metric):
 def test_the_questions_of_a_picture_count_as_one():
     # The first is right on all four questions of one picture, the other on none.
     own, other = everywhere("xxxx....", "........", "........"), everywhere(*["........"] * 3)
+
+    def pictures(_task: int) -> list[int]:
+        return [0, 0, 0, 0, 1, 1, 1, 1]
+
     runs = [
-        replace(ran(method, marks), pictures=lambda _task: [0, 0, 0, 0, 1, 1, 1, 1])
+        replace(ran(method, marks), pictures=pictures)
         for method, marks in (("own", own), ("other", other))
     ]
     tests = paired_tests(runs, 400)
