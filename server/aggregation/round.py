@@ -1,4 +1,4 @@
-"""The updates of a round, checked against each other before they are merged."""
+"""The updates of a round, checked against each other and weighted before they are merged."""
 
 import math
 from collections.abc import Mapping, Sequence
