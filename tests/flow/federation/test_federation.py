@@ -12,7 +12,7 @@ from common.bank.bank import Bank
 from common.errors import BankError, DataError, ModelError, SiteFailed, StateError
 from common.plan.file import load_plan
 from report.json_file import read_report
-from simulation import run
+from simulation import planned_run
 from simulation.baselines import with_seed
 from simulation.hospitals import prepare
 from simulation.run import simulate
@@ -116,7 +116,7 @@ def test_a_finished_run_is_not_run_again(finished: Path, monkeypatch: pytest.Mon
         raise AssertionError("a finished run was run")
 
     (report,) = read_report(finished)
-    monkeypatch.setattr(run, "run_apps", never)
+    monkeypatch.setattr(planned_run, "run_apps", never)
     assert simulate(finished.parent / "plan.yaml", options(finished)) == [report]
 
 
