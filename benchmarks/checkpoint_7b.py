@@ -18,9 +18,9 @@ from typing import Any, Final
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import CLIPVisionConfig, CLIPVisionModel, MistralConfig, MistralForCausalLM
+from transformers import CLIPVisionModel, MistralForCausalLM
 
-from benchmarks.shapes_7b import Shapes
+from benchmarks.shapes_7b import Shapes, text_config, vision_config
 
 TOWER: Final = "clip-vit-large-patch14-336"
 #: Mistral's initializer range.
@@ -39,7 +39,7 @@ def write_checkpoint(folder: Path, shapes: Shapes, shard_bytes: int = 4 << 30) -
     _write_json(folder / "config.json", _config(shapes))
     tower = folder / TOWER
     tower.mkdir()
-    vision = {"model_type": "clip_vision_model", **_vision(shapes).to_dict()}
+    vision = {"model_type": "clip_vision_model", **vision_config(shapes).to_dict()}
     _write_json(tower / "config.json", vision)
     (folder / "tokenizer.model").write_bytes(_tokenizer_model(shapes.vocabulary))
     shards = list(_shards(published_shapes(shapes), shard_bytes))
@@ -60,8 +60,8 @@ def write_checkpoint(folder: Path, shapes: Shapes, shard_bytes: int = 4 << 30) -
 def published_shapes(shapes: Shapes) -> dict[str, tuple[int, ...]]:
     """Return the shape of every weight by its published name."""
     with torch.device("meta"):
-        decoder = MistralForCausalLM(_text(shapes)).state_dict()
-        tower = CLIPVisionModel(_vision(shapes)).state_dict()
+        decoder = MistralForCausalLM(text_config(shapes)).state_dict()
+        tower = CLIPVisionModel(vision_config(shapes)).state_dict()
     wide, seen = shapes.hidden, shapes.tower_hidden
     projector = {"0.weight": (wide, seen), "0.bias": (wide,), "2.weight": (wide, wide)}
     return {
@@ -102,7 +102,7 @@ def _weight(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Te
 
 def _config(shapes: Shapes) -> dict[str, Any]:
     """Return the published config.json, at these shapes."""
-    text = _text(shapes).to_dict()
+    text = text_config(shapes).to_dict()
     sizes = (
         "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
         "num_attention_heads", "num_key_value_heads",
@@ -129,29 +129,6 @@ def _config(shapes: Shapes) -> dict[str, Any]:
         "tie_word_embeddings": False,
         "torch_dtype": "bfloat16",
     }
-
-
-def _text(shapes: Shapes) -> MistralConfig:
-    return MistralConfig(
-        vocab_size=shapes.vocabulary,
-        hidden_size=shapes.hidden,
-        intermediate_size=shapes.inner,
-        num_hidden_layers=shapes.layers,
-        num_attention_heads=shapes.heads,
-        num_key_value_heads=shapes.kv_heads,
-        sliding_window=None,
-    )
-
-
-def _vision(shapes: Shapes) -> CLIPVisionConfig:
-    return CLIPVisionConfig(
-        hidden_size=shapes.tower_hidden,
-        intermediate_size=4 * shapes.tower_hidden,
-        num_hidden_layers=shapes.tower_layers,
-        num_attention_heads=shapes.tower_heads,
-        image_size=shapes.pixels,
-        patch_size=shapes.patch,
-    )
 
 
 def _tokenizer_model(vocabulary: int) -> bytes:

@@ -150,8 +150,9 @@ def examples_in(
     return examples
 
 
-def _config(shapes: Shapes) -> LlavaConfig:
-    vision = CLIPVisionConfig(
+def vision_config(shapes: Shapes) -> CLIPVisionConfig:
+    """Return the vision tower's configuration."""
+    return CLIPVisionConfig(
         hidden_size=shapes.tower_hidden,
         intermediate_size=4 * shapes.tower_hidden,
         num_hidden_layers=shapes.tower_layers,
@@ -159,7 +160,11 @@ def _config(shapes: Shapes) -> LlavaConfig:
         image_size=shapes.pixels,
         patch_size=shapes.patch,
     )
-    text = MistralConfig(
+
+
+def text_config(shapes: Shapes) -> MistralConfig:
+    """Return the decoder's configuration."""
+    return MistralConfig(
         vocab_size=shapes.vocabulary,
         hidden_size=shapes.hidden,
         intermediate_size=shapes.inner,
@@ -168,9 +173,12 @@ def _config(shapes: Shapes) -> LlavaConfig:
         num_key_value_heads=shapes.kv_heads,
         sliding_window=None,
     )
+
+
+def _config(shapes: Shapes) -> LlavaConfig:
     return LlavaConfig(
-        vision_config=vision,
-        text_config=text,
+        vision_config=vision_config(shapes),
+        text_config=text_config(shapes),
         image_token_index=_IMAGE,
         vision_feature_layer=-2,
         vision_feature_select_strategy="default",
