@@ -214,7 +214,11 @@ def test_a_page_of_made_results_is_what_its_files_say(made: Path):
 def test_the_projects_page_is_what_its_files_say():
     results = ROOT / "docs" / "results"
     checked = check_page(ROOT / "docs" / "results.md", ROOT / "configs" / "experiments", results)
-    assert checked > 0 or not [*results.glob("*.json")]
+    # Those of the grid alone make no table.
+    tested = [
+        one for one in results.glob("*.json") if '"split": "validation"' not in one.read_text()
+    ]
+    assert checked > 0 or not tested
 
 
 def test_the_projects_results_are_all_asked_for():
