@@ -5,6 +5,9 @@ on R alone travels, rank * rank numbers a layer. Fed-SB begins with the truncate
 step of full training (LoRA-SB, arXiv 2411.19557), which takes every weight's gradient. Here the
 step is round 1: sites train B under one orthonormal A, and the SVD U S V^T of the mean product
 gives U, the first R = S, and A = V^T. Released is the pair (U R, A).
+
+A regularizer of A and B, such as MSLoRA-CR's contrast, has no gradient from round 2 on, where
+neither is trained.
 """
 
 from common.partial_adapter import AdapterPart
