@@ -84,6 +84,11 @@ class MethodSettings(Strict):
         return None
 
     @property
+    def regularizes_factors(self) -> bool:
+        """Whether the loss has a term of the trained adapter's own A or B."""
+        return False
+
+    @property
     def independent_stages(self) -> bool:
         """Whether each stage is trained on the base model alone, as if no other were there."""
         return False

@@ -67,6 +67,11 @@ class MSLoRACR(LoraSettings):
         return self.active is Active.NONE and self.contrast is None and fresh
 
     @property
+    def regularizes_factors(self) -> bool:
+        """Whether it contrasts adapters."""
+        return self.contrast is not None
+
+    @property
     def site_dependent_start(self) -> str | None:
         """The start, where it depends on a site's own questions."""
         differs = self.start in (Start.NEAREST, Start.GRADIENT)

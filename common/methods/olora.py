@@ -35,6 +35,11 @@ class OLoRA(LoraSettings):
         """Return all stages so far, for every task."""
         return tuple(range(after + 1))
 
+    @property
+    def regularizes_factors(self) -> bool:
+        """Whether one of the two weights is not 0."""
+        return bool(self.orthogonality or self.norm)
+
     def regularizer_parameters(
         self, modalities: Sequence[Modality], stage: int, layers: Sequence[LayerShape]
     ) -> int:

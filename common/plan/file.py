@@ -12,7 +12,13 @@ from pydantic import BaseModel, ValidationError
 from common.errors import PlanError
 from common.methods.registry import all_settings
 from common.plan.hospital_mistakes import hospital_mistakes
-from common.plan.mistakes import cross_mistakes, sentence, shown, start_mistakes
+from common.plan.mistakes import (
+    core_mistakes,
+    cross_mistakes,
+    sentence,
+    shown,
+    start_mistakes,
+)
 from common.plan.plan import Evaluation, Plan, Router, Stage, Training
 from common.plan.simulation import HospitalDifferences, Simulation, UnseenHospital
 from common.plan_fields import BaseModelPin
@@ -52,7 +58,7 @@ def parse_plan(document: Mapping[str, Any], source: str) -> Plan:
         details = [d for d in error.errors() if not (d["type"] == "too_short" and d["input"])]
         mistakes = [sentence(detail, document, _known_fields()) for detail in details] + mistakes
     else:
-        mistakes += [*start_mistakes(plan), *hospital_mistakes(plan)]
+        mistakes += [*start_mistakes(plan), *core_mistakes(plan), *hospital_mistakes(plan)]
         if not mistakes:
             return plan
     raise PlanError("\n".join(f"{source}: {mistake}" for mistake in mistakes))

@@ -8,6 +8,7 @@ from pydantic_core import ErrorDetails
 
 from common.methods.registry import UNKNOWN
 from common.plan.plan import BatchScope, Plan
+from common.rules.interface import Factor
 from common.rules.registry import rules
 
 #: Fields as a YAML file gives them: anything may stand anywhere.
@@ -68,6 +69,20 @@ def start_mistakes(plan: Plan) -> list[str]:
         "each site begins with what its own questions ask for"
         for number, stage in enumerate(plan.stages, 1)
         if len(stage.sites) > 1
+    ]
+
+
+def core_mistakes(plan: Plan) -> list[str]:
+    """Return whether a regularizer of A and B has no gradient, since the rule trains neither."""
+    rounds = range(1, max(stage.rounds for stage in plan.stages) + 1)
+    trained = [plan.rule.trained_factors(round) for round in rounds]
+    if Factor.CORE not in trained or not plan.method.regularizes_factors:
+        return []
+    first = trained.index(Factor.CORE) + 1
+    return [
+        f"aggregation: found {plan.aggregation!r} with the method {plan.method.label!r}, which "
+        f"regularizes A or B, expected a rule that trains one of them in every round: from round "
+        f"{first} on this one trains R alone"
     ]
 
 

@@ -6,8 +6,8 @@ step of full training (LoRA-SB, arXiv 2411.19557), which takes every weight's gr
 step is round 1: sites train B under one orthonormal A, and the SVD U S V^T of the mean product
 gives U, the first R = S, and A = V^T. Released is the pair (U R, A).
 
-A regularizer of A and B, such as MSLoRA-CR's contrast, has no gradient from round 2 on, where
-neither is trained.
+A regularizer of A and B, such as MSLoRA-CR's contrast, would have no gradient from round 2 on,
+where neither is trained: such a plan is refused.
 """
 
 from common.partial_adapter import AdapterPart

@@ -22,7 +22,7 @@ from common.errors import DataError
 from common.identity import sha256
 from common.metrics import AnsweredQuestion, AnswerKind, task_metrics
 from common.plan.plan import Earlier, Plan
-from common.plan.simulation import NOT_OF_DATA
+from common.plan.simulation import NOT_OF_DATA, ScoredSplit
 from common.signing import SigningKey
 from report.model import RunReport
 from report.spread import mean
@@ -30,6 +30,7 @@ from server.run.folder import RunFolder
 from simulation.baselines import LOCAL, local_plan
 from simulation.experiments.no_picture import chance, majority, measure
 from simulation.experiments.result_file import ExperimentResult, ResultsFolder, write_result
+from simulation.heterogeneity.facts import unseen_folder, unseen_hospitals
 
 #: Plans that a process runs one after another, at most.
 _CHUNK = 8
@@ -99,11 +100,32 @@ def _run(plan: Plan, scratch: Path) -> ExperimentResult:
     finished = [
         _run_apps(one, RunFolder(scratch / f"run{i}"), sites) for i, one in enumerate(alone)
     ]
+    unseen = _unseen(plan, finished, sites)
     for run in finished:
         shutil.rmtree(run.folder.root)
-    for store in sites.glob("*/store"):
+    for store in [*sites.glob("*/store"), *unseen_folder(sites, "").glob("*/store")]:
         shutil.rmtree(store)
-    return _result(plan, finished, sites)
+    return _result(plan, finished, sites, unseen)
+
+
+def _unseen(plan: Plan, runs: Sequence["_Finished"], sites: Path) -> tuple[float | None, ...]:
+    """Return each task's score at the end at the hospitals that trained nothing.
+
+    The mean over them and over the runs; empty where the plan has none, or scores validation.
+    """
+    from simulation.planned_run import PlannedRun
+    from simulation.unseen import unseen_report
+
+    assert plan.simulation is not None, "checked when the experiment is read"
+    if not unseen_hospitals(plan) or plan.simulation.split is not ScoredSplit.TEST:
+        return ()
+    reports = [
+        unseen_report(PlannedRun(plan.name, run.plan, run.folder, sites), plan, sites)
+        for run in runs
+    ]
+    by_task = zip(*(one.last for report in reports for one in report.hospitals), strict=True)
+    known = [[score for score in own if score is not None] for own in by_task]
+    return tuple(mean(own) if own else None for own in known)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +138,7 @@ class _Finished:
         steps: optimizer steps of all stages and sites.
     """
 
+    plan: Plan
     folder: RunFolder
     report: RunReport
     learned: Mapping[tuple[str, str], Sequence[AnsweredQuestion]]
@@ -155,6 +178,7 @@ def _run_apps(plan: Plan, folder: RunFolder, sites: Path) -> _Finished:
         return {(stage.name, site): site_answers(plan, sites / site, order) for site in stage.sites}
 
     return _Finished(
+        plan=plan,
         folder=folder,
         report=report,
         learned={key: own for task in tasks for key, own in answers(task, task).items()},
@@ -166,7 +190,9 @@ def _run_apps(plan: Plan, folder: RunFolder, sites: Path) -> _Finished:
     )
 
 
-def _result(plan: Plan, runs: Sequence[_Finished], sites: Path) -> ExperimentResult:
+def _result(
+    plan: Plan, runs: Sequence[_Finished], sites: Path, unseen: tuple[float | None, ...]
+) -> ExperimentResult:
     """Return the result of the plan's one run, or of the runs of its hospitals together."""
     stages, tasks = plan.stages, range(len(plan.stages))
     held = [_held(plan, sites, task) for task in tasks]
@@ -202,7 +228,15 @@ def _result(plan: Plan, runs: Sequence[_Finished], sites: Path) -> ExperimentRes
         final_balanced=tuple(_balanced(own) for own in final) if again else (),
         chance=tuple(map(chance, known, learned, metrics)),
         majority=tuple(map(majority, known, learned, metrics)),
+        among=_among(runs),
+        unseen=unseen,
     )
+
+
+def _among(runs: Sequence[_Finished]) -> tuple[float | None, ...]:
+    """Return each task's score among the options after the last stage; empty without any."""
+    options = runs[0].report.options if len(runs) == 1 else None
+    return () if options is None else options.among[-1]
 
 
 def _joined(

@@ -18,7 +18,17 @@ from common.plan.plan import Plan
 
 #: Fields that are lists of numbers in the file.
 _PLAIN = frozenset(
-    {"learned", "final", "errors", "balanced", "final_balanced", "chance", "majority"}
+    {
+        "learned",
+        "final",
+        "errors",
+        "balanced",
+        "final_balanced",
+        "chance",
+        "majority",
+        "among",
+        "unseen",
+    }
 )
 
 
@@ -41,6 +51,10 @@ class ExperimentResult:
             picture as one sample; empty in results from before it was kept.
         balanced, final_balanced: per task the balanced accuracy when learned, and at the end.
         chance, majority: per task the measure of what has seen no picture: see no_picture.py.
+        among: per task after the last stage the share of closed questions whose likeliest option
+            is right; None where it was not scored, empty where no task was scored so.
+        unseen: per task the measure at the end, the mean over the hospitals that trained nothing
+            (and, of hospitals alone, over whose model answers); empty where there is none.
     """
 
     plan: Plan
@@ -59,6 +73,8 @@ class ExperimentResult:
     final_balanced: tuple[float | None, ...] = ()
     chance: tuple[float, ...] = ()
     majority: tuple[float, ...] = ()
+    among: tuple[float | None, ...] = ()
+    unseen: tuple[float | None, ...] = ()
 
 
 class ResultsFolder:

@@ -124,6 +124,18 @@ def mean_balanced(result: ExperimentResult) -> float | None:
     return None
 
 
+def mean_among(result: ExperimentResult) -> float | None:
+    """Return the mean over tasks of closed questions' accuracy among their options, at the end."""
+    known = [score for score in result.among if score is not None]
+    return mean(known) if known else None
+
+
+def mean_unseen(result: ExperimentResult) -> float | None:
+    """Return the mean over tasks of the score at the end at hospitals that trained nothing."""
+    known = [score for score in result.unseen if score is not None]
+    return mean(known) if known else None
+
+
 def earlier_tasks(plan: Plan) -> frozenset[str]:
     """Return the tasks that have a stage after them."""
     return frozenset(stage.name for stage in plan.stages[:-1])

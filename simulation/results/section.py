@@ -1,6 +1,6 @@
 """The part of the document that an experiment gets: scores, tasks, grids, tests and a picture."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from report.canvas import Chart
@@ -14,9 +14,11 @@ from simulation.results.measures import (
     aggregation_error,
     backward_transfer,
     judged_when_learned,
+    mean_among,
     mean_balanced,
     mean_final,
     mean_learned,
+    mean_unseen,
     never_changes,
     scores_of,
 )
@@ -87,7 +89,24 @@ def _scores(group: CellGroup) -> str:
     heads = ("setting", "rate", "mean when learned, %", "mean at the end, %", "backward transfer",
              "balanced accuracy, %", "n", "aggregation error", "steps", "MB",
              "seconds")  # fmt: skip
-    return table(heads, [_score_row(group.label(cell), cell) for cell in group.cells])
+    also = {
+        name: measure
+        for name, measure in _OF_SOME.items()
+        if any(measure(run) is not None for cell in group.cells for run in cell.results.values())
+    }
+    rows = [
+        [*_score_row(group.label(cell), cell),
+         *(level(over_seeds(cell, measure)) for measure in also.values())]
+        for cell in group.cells
+    ]  # fmt: skip
+    return table((*heads, *also), rows)
+
+
+#: Columns of the experiments that have such scores.
+_OF_SOME: Mapping[str, Callable[[ExperimentResult], float | None]] = {
+    "closed questions among their options, at the end, %": mean_among,
+    "at unseen hospitals, at the end, %": mean_unseen,
+}
 
 
 def _score_row(name: str, cell: Cell) -> list[str]:

@@ -29,9 +29,12 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder / "small.yaml",
         method={"name": "mslora_cr", "rank": 4, "alpha": 4, "active": "all", "contrast": None},
         stages=[{**STAGE, **TINY}, {**OTHER, **TINY}],
-        simulation={"data": "phantoms", "train_fraction": 0.1, "test_questions": 6},
-        evaluation={"earlier": "last", "zero_shot": False},
-    )
+        simulation={
+            "data": "phantoms", "train_fraction": 0.1, "test_questions": 6,
+            "hospitals": {"unseen": [{"name": "coast", "tasks": [OTHER["task"]]}]},
+        },
+        evaluation={"earlier": "last", "zero_shot": False, "options": True},
+    )  # fmt: skip
     methods = {"mslora": {}, "separate": {"method.active": "none"},
                "sequential": {"method": SEQUENTIAL}}  # fmt: skip
     document = {"question": "Why?", "plan": "small.yaml", "seeds": 2, "axes": {"method": methods}}
@@ -85,6 +88,18 @@ def test_scores_are_the_means_of_the_answers(experiment: Path, folder: Path):
         assert len(result.errors) == 2
 
 
+def test_the_hospital_without_data_and_the_options_have_scores(experiment: Path, folder: Path):
+    for result in found(experiment, folder):
+        first, second = result.unseen
+        # It has questions of the second task alone.
+        assert (
+            first is None and second is not None and second * 6 == pytest.approx(round(second * 6))
+        )
+        assert len(result.among) == 2
+        assert all(score is None or 0 <= score <= 1 for score in result.among)
+        assert any(score is not None for score in result.among)
+
+
 def test_what_is_an_identity_was_measured_as_one(experiment: Path, folder: Path):
     summed = [r for r in found(experiment, folder) if never_changes(r.plan)]
     assert [result.plan.method.label for result in summed] == ["mslora"] * 2 + ["separate"] * 2
@@ -118,6 +133,10 @@ def test_a_second_call_runs_nothing_and_draws_the_same(
     assert "/" not in capfd.readouterr().err
     assert before == {file.name: os.stat(file).st_mtime_ns for file in folder.iterdir()}
     assert "Of mslora, separate the backward transfer is exactly 0" in texts[0].decode()
+    heads = (
+        "closed questions among their options, at the end, % | at unseen hospitals, at the end, %"
+    )
+    assert heads in texts[0].decode()
 
 
 def test_a_run_that_can_not_be_made_is_one_sentence_and_leaves_no_result(

@@ -93,6 +93,34 @@ def test_a_plan_may_clip_no_gradient_and_others_keep_their_digest():
     assert '"max_grad_norm":1.0' in parse_plan(document(), "p").canonical()
 
 
+@pytest.mark.parametrize(
+    ("method", "refused"),
+    [
+        ({"name": "mslora_cr", "active": "all", "contrast": {}}, "mslora_cr_ortho"),
+        ({"name": "mslora_cr", "active": "all", "contrast": None}, None),
+        ({"name": "olora", "norm": 0.1, "orthogonality": 0.0}, "olora"),
+        ({"name": "olora", "orthogonality": 0.0}, None),
+    ],
+)
+def test_a_regularizer_of_factors_is_refused_where_neither_is_trained(
+    method: dict[str, Any], refused: str | None
+):
+    plan = document(method={"rank": 4, "alpha": 4, **method}, aggregation="fed_sb")
+    if refused is None:
+        assert parse_plan(plan, "p.yaml").rule.name == "fed_sb"
+        return
+    with pytest.raises(PlanError) as caught:
+        parse_plan(plan, "p.yaml")
+    assert str(caught.value) == (
+        f"p.yaml: aggregation: found 'fed_sb' with the method '{refused}', which regularizes A or "
+        "B, expected a rule that trains one of them in every round: from round 2 on this one "
+        "trains R alone"
+    )
+    # One round trains B, as other rules do.
+    once = [{**stage, "rounds": 1} for stage in plan["stages"]]
+    assert parse_plan({**plan, "stages": once}, "p.yaml").rule.name == "fed_sb"
+
+
 def test_every_mistake_is_named_at_once_with_stage_and_field():
     bad = [stage("one", rounds=0), stage("one", "xry", lerning_rate=1), stage("two", sites=[])]
     lines = mistakes(stages=bad, method={"name": "mslora_cr", "rank": 0, "alpha": 1})

@@ -418,6 +418,25 @@ def test_every_score_stands_below_what_sees_no_picture(tmp_path: Path):
     assert "| the plan | 50.0 (40.0) | 50.0 (50.0) | 50.0 (60.0) |" in text
 
 
+def test_scores_that_some_have_are_columns_of_their_own(tmp_path: Path):
+    file = write_experiment(
+        tmp_path, "x", {"v": {"mslora": {}, "other": {"method.active": "none"}}}
+    )
+    first, second, *rest = load_experiment(file).variants
+    kept: list[Any] = [{"among": (0.5, None, 1.0), "unseen": (0.2, 0.4, None)},
+                       {"among": (0.5, None, 0.6)}]  # fmt: skip
+    for variant, scores in zip((first, second), kept, strict=True):
+        write_result(tmp_path / "r", result(variant.plan, even(0.5), **scores))
+    for variant in rest:
+        write_result(tmp_path / "r", result(variant.plan, even(0.5)))
+    found = collect(load_experiment(file), ResultsFolder(tmp_path / "r"))
+    heads, _, one, other = section(found, DRAWS).blocks[0].splitlines()[:4]
+    assert heads.endswith("options, at the end, % | at unseen hospitals, at the end, % |")
+    # Means over tasks and then over the seeds that have them: 75 and 55; 30.
+    assert one.endswith("| 65.00 ± 14.14 | 30.00 |")
+    assert other.endswith("| - | - |")
+
+
 def test_orders_and_seeds_move_the_mean_by_hand(tmp_path: Path):
     cells = [of([0.5, 0.7]), of([0.6, 0.8])]
     found = variation(cells, mean_learned)
