@@ -1,0 +1,160 @@
+"""PRIMED's loss terms on reference pairs: functions of embeddings, and of gradients.
+
+PRIMED distils a teacher on pairs of an image and a caption (CKT), keeps the pairs matched (CMC)
+and holds the parameters back where the pairs' loss is steep (DFG). GIFT (CVPR 2025), on which it
+is built, gives what PRIMED leaves open: a temperature, means in place of sums, equal captions as
+equally right, and weights of mean one in every tensor. `Formulas` says which is taken.
+
+Legend of shapes: N reference pairs of a batch, E embedding width. Embeddings have length 1.
+"""
+# pyright: reportUnknownMemberType=false
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Final
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+#: Of CMC's targets, as of the task's cross-entropy (PRIMED).
+LABEL_SMOOTHING: Final = 0.2
+#: Of CKT under GIFT's formulas (GIFT's code); the paper's have none.
+TEMPERATURE: Final = 2.0
+
+
+class Formulas(StrEnum):
+    """Whose formulas: GIFT's code's, or PRIMED's as they are printed.
+
+    Printed, the terms are sums over the batch without a temperature, equal captions count as
+    wrong, and the guard's weights are the squared gradients themselves.
+    """
+
+    GIFT = "gift"
+    PRINTED = "printed"
+
+
+class Transfer(StrEnum):
+    """Whose embeddings make the student's similarities in CKT.
+
+    `image` takes the student's of images and the teacher's of captions, `text` the reverse.
+    """
+
+    BOTH = "both"
+    IMAGE = "image"
+    TEXT = "text"
+
+
+class Guard(StrEnum):
+    """How parameters are held to those of the stage before.
+
+    `dynamic` weights each by the squared gradient of this step's reference loss (DFG), `ewc` by
+    that at the stage's start, `l2` all alike.
+    """
+
+    NONE = "none"
+    L2 = "l2"
+    EWC = "ewc"
+    DYNAMIC = "dynamic"
+
+
+def student_similarities(
+    images_NE: Tensor,
+    captions_NE: Tensor,
+    teacher: tuple[Tensor, Tensor],
+    transfer: Transfer,
+    scale: float,
+) -> Tensor:
+    """Return the student's similarities exp(s) f.g that CKT compares, (N, N), a row an image.
+
+    Args:
+        teacher: the teacher's embeddings of images and of captions.
+        scale: exp(logit_scale), the same for student and teacher.
+    """
+    teacher_images_NE, teacher_captions_NE = teacher
+    if transfer is Transfer.IMAGE:
+        captions_NE = teacher_captions_NE
+    elif transfer is Transfer.TEXT:
+        images_NE = teacher_images_NE
+    return scale * images_NE @ captions_NE.T
+
+
+def knowledge_transfer(student_NN: Tensor, teacher_NN: Tensor, formulas: Formulas) -> Tensor:
+    """Return CKT, shape (): the teacher's similarities as targets, by rows and by columns.
+
+    GIFT: T^2 mean_rows CE(softmax(Z_t / T), Z_s / T) and the same on columns, T = 2. Printed:
+    the sum over rows of KL(softmax(Z_t) || softmax(Z_s)), and columns. CE and KL have the same
+    gradient: they differ by the teacher's entropy.
+    """
+    return sum(
+        (
+            _distilled(student, teacher, formulas)
+            for student, teacher in ((student_NN, teacher_NN), (student_NN.T, teacher_NN.T))
+        ),
+        start=student_NN.new_zeros(()),
+    )
+
+
+def _distilled(student_NN: Tensor, teacher_NN: Tensor, formulas: Formulas) -> Tensor:
+    if formulas is Formulas.GIFT:
+        targets = torch.softmax(teacher_NN / TEMPERATURE, dim=1)
+        return TEMPERATURE**2 * F.cross_entropy(student_NN / TEMPERATURE, targets)
+    return F.kl_div(
+        F.log_softmax(student_NN, dim=1),
+        F.log_softmax(teacher_NN, dim=1),
+        reduction="sum",
+        log_target=True,
+    )
+
+
+def matching(student_NN: Tensor, captions: Sequence[int], formulas: Formulas) -> Tensor:
+    """Return CMC, shape (): cross-entropy of the pairs with smoothed targets, rows and columns.
+
+    Args:
+        captions: a number for each pair; pairs with equal ones have the same caption. GIFT: the k
+            pairs of a caption share the target, 1 / k each. Printed: only a pair itself is right.
+    """
+    number = torch.tensor(captions, device=student_NN.device)
+    if formulas is Formulas.GIFT:
+        same_NN = (number[:, None] == number[None, :]).to(student_NN.dtype)
+        targets_NN = same_NN / same_NN.sum(dim=1, keepdim=True)
+    else:
+        targets_NN = torch.eye(len(number), dtype=student_NN.dtype, device=student_NN.device)
+    reduction = "mean" if formulas is Formulas.GIFT else "sum"
+    # Both targets are symmetric.
+    rows, columns = (
+        F.cross_entropy(z, targets_NN, label_smoothing=LABEL_SMOOTHING, reduction=reduction)
+        for z in (student_NN, student_NN.T)
+    )
+    return rows + columns
+
+
+def guard_weights(gradients: Sequence[Tensor], formulas: Formulas) -> list[Tensor]:
+    """Return W of each tensor: its squared gradient, under GIFT's formulas divided by the mean.
+
+    A tensor whose gradient is zero has weights of zero.
+    """
+    weights: list[Tensor] = []
+    for gradient in gradients:
+        squared = gradient.detach().square()
+        if formulas is Formulas.GIFT:
+            mean = squared.mean()
+            squared = torch.where(mean > 0, squared / mean, torch.zeros_like(squared))
+        weights.append(squared)
+    return weights
+
+
+def guard_value_and_gradients(
+    moved: Sequence[Tensor], weights: Sequence[Tensor] | None
+) -> tuple[Tensor, list[Tensor]]:
+    """Return sum W (theta - theta')^2, shape (), and its gradient 2 W (theta - theta').
+
+    Args:
+        moved: theta - theta' of each tensor; theta' are the parameters of the stage before.
+        weights: W of each tensor, a constant; None for 1 everywhere.
+    """
+    weighted = (
+        list(moved) if weights is None else [w * by for w, by in zip(weights, moved, strict=True)]
+    )
+    value = torch.stack([(w * by).sum() for w, by in zip(weighted, moved, strict=True)]).sum()
+    return value, [2 * part for part in weighted]
