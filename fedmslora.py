@@ -13,7 +13,17 @@ warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", categor
 
 import typer  # noqa: E402 - after the filter
 
-from commands import answers, bank, bench, coordinator, data, plan, simulate, site  # noqa: E402
+from commands import (  # noqa: E402
+    answers,
+    bank,
+    bench,
+    coordinator,
+    data,
+    plan,
+    retrieval,
+    simulate,
+    site,
+)
 from common.errors import Refusal  # noqa: E402
 
 app = typer.Typer(
@@ -58,6 +68,7 @@ app.add_typer(bank.app, name="bank")
 app.add_typer(coordinator.app, name="coordinator")
 app.add_typer(data.app, name="data")
 app.add_typer(plan.app, name="plan")
+app.add_typer(retrieval.app, name="retrieval")
 app.add_typer(site.app, name="site")
 app.add_typer(bench.app, name="bench")
 

@@ -27,8 +27,8 @@ from simulation.hospitals import BASE_MODELS
 
 GUIDE = ROOT / "docs" / "architecture.md"
 ROOMS = (
-    "client", "commands", "common", "cost", "interchange", "report", "server", "simulation",
-    "fedmslora.py",
+    "client", "commands", "common", "cost", "interchange", "report", "retrieval", "server",
+    "simulation", "fedmslora.py",
 )  # fmt: skip
 #: Where a guide has a line put into a table, the table's first line.
 TABLES = {

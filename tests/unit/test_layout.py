@@ -15,8 +15,8 @@ import common
 from common.identity import ROOT
 
 ROOMS = (
-    "common", "report", "cost", "interchange", "server", "client", "simulation", "benchmarks",
-    "commands",
+    "common", "report", "cost", "interchange", "server", "client", "retrieval", "simulation",
+    "benchmarks", "commands",
 )  # fmt: skip
 #: The rooms that a room may import beside itself.
 ALLOWED: Mapping[str, set[str]] = {
@@ -26,8 +26,17 @@ ALLOWED: Mapping[str, set[str]] = {
     "interchange": {"common"},
     "server": {"common", "report"},
     "client": {"common"},
-    "simulation": {"common", "report", "server", "client"},
-    "benchmarks": {"common", "report", "cost", "server", "client", "simulation"},
+    "retrieval": {"common", "client"},
+    "simulation": {"common", "report", "server", "client", "retrieval"},
+    "benchmarks": {
+        "common",
+        "report",
+        "cost",
+        "server",
+        "client",
+        "retrieval",
+        "simulation",
+    },
     "commands": set(ROOMS),
 }
 #: The folders within a room and single files of it, lowest first: each may import those before it.
