@@ -8,6 +8,7 @@ import torch
 from client.model.backbone import LOADERS, Backbone
 from client.model.base_digest import base_digest
 from client.model.llava_med_files import model_type
+from common.clip_shape import is_open_clip
 from common.errors import ModelError
 from common.plan.plan import VisionWeights
 from common.plan_fields import Precision
@@ -27,7 +28,7 @@ def load_backbone(
     Raises:
         ModelError: no backbone is for this kind of model, or it can't be loaded.
     """
-    kind = model_type(folder) or "none"
+    kind = "open_clip" if is_open_clip(folder) else model_type(folder) or "none"
     if kind not in LOADERS:
         known = ", ".join(map(repr, LOADERS))
         raise ModelError(

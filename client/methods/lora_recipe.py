@@ -46,9 +46,16 @@ def llava_of(assignment: Assignment) -> LlavaModel:
 
 
 def initial_adapter(assignment: Assignment) -> Adapter:
-    """Initialize an adapter that changes nothing yet, drawn from (plan seed, stage)."""
+    """Initialize an adapter that changes nothing yet, drawn from (plan seed, stage).
+
+    It has the layers that the plan's method adapts.
+    """
     plan, layout = assignment.plan, assignment.plan.method.layout
-    shapes = assignment.backbone.adapted.layer_shapes()
+    shapes = {
+        name: shape
+        for name, shape in assignment.backbone.adapted.layer_shapes().items()
+        if plan.method.adapts(f"{name}.weight")
+    }
     seed = seed_for(plan.seed, "adapter", assignment.stage)
     if plan.rule.first_a is FirstA.ORTHONORMAL:
         earlier = list(assignment.bank.values())

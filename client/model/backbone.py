@@ -1,6 +1,6 @@
 """The role of a base model: what methods, router, prototypes and `bank ask` ask of it.
 
-A backbone is one file of client/backbones/; LLaVA is one, a CLIP can be another.
+A backbone is one file of client/backbones/: LLaVA is one, CLIP another.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,11 +15,15 @@ from client.data.task import Example
 from client.model.feature_store import FeatureStore
 from client.model.lora import AdaptedLayers
 
-#: The module that loads a base model, by the `model_type` of its config.json.
+#: The module that loads a base model, by the `model_type` of its config.json; a folder in
+#: open_clip's layout has another config, and counts as of the type "open_clip".
 LOADERS: Final[Mapping[str, str]] = {
     # transformers' layout, and LLaVA-Med v1.5's own.
     "llava": "client.backbones.llava",
     "llava_mistral": "client.backbones.llava",
+    # transformers' layout, and open_clip's.
+    "clip": "client.backbones.clip",
+    "open_clip": "client.backbones.clip",
 }
 
 

@@ -6,10 +6,12 @@ from typing import Final
 
 from client.data.file_stamp import FileStamp, file_stamp
 from client.model.llava_med_files import MODEL_TYPE, find_llava_med, identity_files, model_type
+from client.model.open_clip_files import open_clip_identity
+from common.clip_shape import CLIP, is_open_clip
 from common.errors import ModelError
 from common.identity import files_digest
 
-#: `model_type` of transformers' layout, which most models of the Hugging Face hub have.
+#: `model_type` of a LLaVA in transformers' layout.
 TRANSFORMERS: Final = "llava"
 #: The files that decide how a model in transformers' layout answers; its digest covers them.
 _IDENTITY: Final = (
@@ -19,12 +21,15 @@ _IDENTITY: Final = (
     "preprocessor_config.json",
     "processor_config.json",
 )
+#: The weights of an older CLIP; they decide where there are none in safetensors' format.
+_OLDER: Final = "pytorch_model.bin"
 
 
 def base_digest(folder: Path) -> str:
     """Return the SHA-256 over all files of `folder` that decide how the model answers.
 
-    In LLaVA-Med's layout (client/model/llava_med_files.py) that includes CLIP's folder inside.
+    In LLaVA-Med's layout (client/model/llava_med_files.py) that includes CLIP's folder inside; a
+    CLIP in open_clip's has files of its own (client/model/open_clip_files.py).
 
     Raises:
         ModelError: the folder holds no model.
@@ -43,22 +48,31 @@ def _identity_files(folder: Path) -> list[Path]:
         raise ModelError(f"{folder}: found no folder, expected a base model")
     if (original := find_llava_med(folder)) is not None:
         return identity_files(original)
+    if is_open_clip(folder):
+        return open_clip_identity(folder)
+    kind = model_type(folder) or TRANSFORMERS
     files = sorted({file for pattern in _IDENTITY for file in folder.glob(pattern)})
+    if kind == CLIP and not any(file.suffix == ".safetensors" for file in files):
+        files = sorted([*files, *folder.glob(_OLDER)])
     names = [file.name for file in files]
     for name, there in {
         "config.json": "config.json" in names,
-        "*.safetensors": any(name.endswith(".safetensors") for name in names),
+        "*.safetensors": any(name.endswith(".safetensors") or name == _OLDER for name in names),
         "tokenizer.json": "tokenizer.json" in names,
     }.items():
         if not there:
             # Another architecture explains a missing file better.
-            check_architecture(folder, model_type(folder) or TRANSFORMERS)
-            raise ModelError(f"{folder}: found no {name}, expected a LLaVA in transformers' layout")
+            if kind != CLIP:
+                check_architecture(folder, kind)
+            named = "CLIP" if kind == CLIP else "LLaVA"
+            raise ModelError(
+                f"{folder}: found no {name}, expected a {named} in transformers' layout"
+            )
     return files
 
 
 def check_architecture(folder: Path, kind: str | None) -> None:
-    """Check that `kind` is one of the two architectures that can be loaded.
+    """Check that `kind` is one of the two of a LLaVA.
 
     Raises:
         ModelError: it is not.

@@ -9,15 +9,14 @@ Legend of shapes: B batch, T tokens, N image tokens, V width of the tower, D of 
 # pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
 
 import json
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import (
@@ -28,7 +27,6 @@ from transformers import (
     LlavaForConditionalGeneration,
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-from transformers.utils import logging as transformers_logging
 
 from client.model.base_digest import base_digest, check_architecture
 from client.model.feature_cache import FeatureCache, image_stamp
@@ -38,13 +36,12 @@ from client.model.llava_med_files import find_llava_med
 from client.model.lora import AdaptedLayers, inject_adapter_layers
 from client.model.packing import PackedLayout
 from client.model.preprocess import Preprocess, Preprocessor, StoredFeatures, extractor_digest
+from client.model.pretrained import DTYPES, load_pretrained
 from client.model.prompt import Tokenizer
 from common.errors import ModelError
 from common.plan.plan import VisionWeights
 from common.plan_fields import Precision
 from common.printable import one_line
-
-_DTYPES: Final = {Precision.FP32: torch.float32, Precision.BF16: torch.bfloat16}
 
 
 class DecodingTokenizer(Tokenizer, Protocol):
@@ -242,12 +239,16 @@ def load_llava(
         ModelError: a file or a weight is missing, foreign or of another shape.
     """
     folder, digest = folder.resolve(), base_digest(folder)
-    # Progress is ours to show, and what is wrong with the weights is our error to raise.
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
     original = find_llava_med(folder)
     parts = _parts(folder) if original is None else read_parts(original, vision)
-    network = _network(folder, parts, _DTYPES[precision]).eval()
+    network = load_pretrained(
+        LlavaForConditionalGeneration,
+        folder,
+        parts.weights,
+        config=parts.config,
+        dtype=DTYPES[precision],
+        use_safetensors=True,
+    )
     # A module's own `to`: transformers' wraps it without types.
     torch.nn.Module.to(network, torch.device(device))
     config: Any = network.config
@@ -278,44 +279,6 @@ def _config(folder: Path) -> LlavaConfig:
         raise ModelError(f"{folder}: found a config.json that is not JSON") from None
     check_architecture(folder, document.get("model_type") if isinstance(document, dict) else None)
     return LlavaConfig.from_dict(document)
-
-
-def _network(folder: Path, parts: ModelParts, dtype: torch.dtype) -> LlavaForConditionalGeneration:
-    try:
-        loaded: Any = LlavaForConditionalGeneration.from_pretrained(
-            folder if parts.weights is None else None,
-            state_dict=parts.weights,
-            config=parts.config,
-            dtype=dtype,
-            attn_implementation="sdpa",
-            local_files_only=True,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"{folder}: the model can't be loaded ({one_line(error)})") from None
-    network, info = loaded
-    _check_loaded(folder, info)
-    return network
-
-
-def _check_loaded(folder: Path, info: Mapping[str, Any]) -> None:
-    """Check transformers' report of loading: no weight is missing, unused or of another shape.
-
-    Raises:
-        ModelError: one is.
-    """
-    # A missing weight would be a random one with only a warning; an unused one is a sign
-    # of another architecture.
-    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        # A mismatched key comes with its two shapes.
-        keys = sorted(key[0] if isinstance(key, tuple) else key for key in info[kind])
-        if keys:
-            raise ModelError(
-                f"{folder}: found {len(keys)} {kind.replace('_', ' ')} in the weights, "
-                f"expected none; the first: {', '.join(keys[:3])}"
-            )
 
 
 def _coders(folder: Path) -> tuple[Any, CLIPImageProcessorPil]:

@@ -45,10 +45,19 @@ def read_weights(folder: Path) -> list[StoredWeight]:
     weights = weight_files(folder)
     stored: list[StoredWeight] = []
     for file in weights.files:
-        stored += _slices(file) if file.suffix == ".safetensors" else _tensors(file)
+        stored += weights_of(file)
     if weights.index is not None:
         _check_index(weights, weights.index, stored)
     return stored
+
+
+def weights_of(file: Path) -> list[StoredWeight]:
+    """Return all weights of one file, of safetensors or torch.
+
+    Raises:
+        ModelError: it is damaged, or holds something else.
+    """
+    return _slices(file) if file.suffix == ".safetensors" else _tensors(file)
 
 
 def first_names(names: list[str]) -> str:

@@ -15,7 +15,8 @@ Legend of shapes: I inputs, O outputs, R rank, K ranks of all frozen adapters to
 # pyright: reportUnknownVariableType=false
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from weakref import ref
 
 import torch
@@ -67,6 +68,8 @@ class AdaptedLinear(nn.Module):
         super().__init__()
         self.base = base.requires_grad_(False)
         self.scale = 1.0
+        #: Whether the base layer computes alone, whatever is frozen or attached.
+        self.bypassed = False
         self._frozen: _FrozenSum | None = None
         self._offloaded: torch.Tensor | None = None
         #: The device to compute on while the base weight is offloaded.
@@ -86,6 +89,8 @@ class AdaptedLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the outputs (..., O) of inputs (..., I)."""
+        if self.bypassed:
+            return functional.linear(x, self.base.weight.to(x.device), self.base.bias)
         x_NI = x.reshape(-1, x.shape[-1])
         if self.folded is None:
             y_NO = self.base(x_NI)
@@ -229,6 +234,17 @@ class AdaptedLayers:
         for layer in self.layers.values():
             layer.detach()
 
+    @contextmanager
+    def bypassed(self) -> Generator[None]:
+        """Compute with the base model alone; frozen and attached adapters are back afterwards."""
+        for layer in self.layers.values():
+            layer.bypassed = True
+        try:
+            yield
+        finally:
+            for layer in self.layers.values():
+                layer.bypassed = False
+
     def attached_pairs(self) -> dict[str, tuple[nn.Parameter, nn.Parameter]]:
         """Return the attached factors (A, B) by layer: the parameters themselves, no copies."""
         return {
@@ -278,25 +294,29 @@ class AdaptedLayers:
                 )
 
 
-def inject_adapter_layers(model: nn.Module, targets: str = LORA_TARGETS) -> AdaptedLayers:
-    """Replace every linear layer whose whole path matches `targets` by an `AdaptedLinear`.
+def inject_adapter_layers(
+    model: nn.Module, targets: str = LORA_TARGETS, name_of: Callable[[str], str] = str
+) -> AdaptedLayers:
+    """Replace every linear layer whose whole name matches `targets` by an `AdaptedLinear`.
 
-    In place; afterwards no parameter of the model is trained.
+    In place; afterwards no parameter of the model is trained. `name_of` gives what adapters call
+    the layer at a path; by default that is its path.
 
     Raises:
         ModelError: nothing matches.
     """
     model.requires_grad_(False)
     chosen = [
-        (name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and re.fullmatch(targets, name)
+        (path, module)
+        for path, module in model.named_modules()
+        if isinstance(module, nn.Linear) and re.fullmatch(targets, name_of(path))
     ]
     if not chosen:
         raise ModelError(f"base model: found no linear layer that matches {targets}")
     layers: dict[str, AdaptedLinear] = {}
-    for name, module in chosen:
-        parent, _, last = name.rpartition(".")
+    for path, module in chosen:
+        parent, _, last = path.rpartition(".")
+        name = name_of(path)
         layers[name] = AdaptedLinear(module)
         setattr(model.get_submodule(parent), last, layers[name])
     return AdaptedLayers(layers)

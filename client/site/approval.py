@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 
 from client.site.config import Federation, Site
 from client.site.policy import approval_file, fewest_images
+from common.clip_shape import is_clip, read_clip_shape
 from common.durable import DISK, write_file
 from common.errors import SiteFailed
 from common.methods.interface import LayerShape
@@ -93,11 +94,16 @@ def approve(plan: Plan, site: Site, federation: Federation) -> Path:
 def adapted_layers(plan: Plan, base_model: Path) -> list[LayerShape]:
     """Return the shapes of the base model's weights that the plan's method adapts.
 
-    Empty where there are no safetensors files with such weights.
+    Of a CLIP its config says them, of any other base model its safetensors files; empty where there
+    are none with such weights.
 
     Raises:
         SiteFailed: a file is not in safetensors' format.
+        ModelError: a CLIP's config says no sizes.
     """
+    if is_clip(base_model):
+        shapes = read_clip_shape(base_model).linears()
+        return [shape for name, shape in shapes.items() if plan.method.adapts(f"{name}.weight")]
     return [
         (shape[0], shape[1])
         for file in sorted(base_model.glob("*.safetensors"))

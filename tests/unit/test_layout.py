@@ -44,8 +44,8 @@ FLOORS: Mapping[str, tuple[str, ...]] = {
     "common": ("", "process", "linear_algebra", "bank", "methods", "rules", "plan"),
     "server": ("aggregation", "run", "coordinator", ""),
     "client": (
-        "data", "site", "model", "training", "inference", "backbones", "methods", "orders",
-        "node", "",
+        "data", "site", "model", "model/clip", "training", "inference", "backbones", "methods",
+        "orders", "node", "",
     ),
     "simulation": (
         "task_folder", "data_sources.py", "heterogeneity", "phantoms", "pictures", "pretraining",
@@ -174,7 +174,7 @@ def texts() -> list[Path]:
 MADE = {
     "common/methods/NAME.py", "client/methods/NAME.py", "common/methods/prompt_vector.py",
     "client/methods/prompt_vector.py", "common/rules/uniform_b.py", "simulation/teeth.py",
-    "client/backbones/clip.py", "docker/coordinator/.env", "docker/site/.env",
+    "client/backbones/siglip.py", "docker/coordinator/.env", "docker/site/.env",
     # Docker's own.
     "docker/dockerfile",
 }  # fmt: skip
