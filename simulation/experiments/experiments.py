@@ -5,7 +5,8 @@ its settings, and each setting says which fields of the plan it changes. `stages
 changes a field of every stage, `stages.order` puts the stages into another order, `run: local`
 takes each hospital alone, and `only` leaves out combinations whose settings are not among those
 listed. With `tuning` each combination is first tried with factors of its learning rates, on
-validation questions and with seeds of its own; only the best is run on the test.
+validation questions and with seeds of its own (`tuning.first`, and beyond it as long as the best is
+the outermost); only the best is run on the test.
 """
 
 import copy
@@ -38,8 +39,15 @@ class Tuning(Strict):
 
     #: Factors of every stage's learning rate, rising.
     rates: Annotated[list[Positive], Field(min_length=1)]
+    #: Those next to each other that are tried first, and others only while the best of what was
+    #: tried is the outermost; null tries all.
+    first: Annotated[list[Positive], Field(min_length=1)] | None = None
     #: None of them is one of the seeds of the test.
     seeds: Annotated[list[Seed], Field(min_length=1)]
+
+
+def _is_run(part: list[float], whole: list[float]) -> bool:
+    return any(whole[at : at + len(part)] == part for at in range(len(whole)))
 
 
 class Reference(Strict):
@@ -71,6 +79,10 @@ class Definition(Strict):
     def _rates_rise(self) -> Self:
         if self.tuning and self.tuning.rates != sorted(set(self.tuning.rates)):
             raise ValueError("tuning.rates: expected factors that rise")
+        if self.tuning and self.tuning.first and not _is_run(self.tuning.first, self.tuning.rates):
+            raise ValueError(
+                "tuning.first: expected some of tuning.rates, none between them left out"
+            )
         return self
 
 

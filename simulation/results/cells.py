@@ -16,7 +16,13 @@ from common.plan.plan import Plan
 from common.plan.simulation import NOT_OF_DATA
 from simulation.experiments.experiments import Combination, Experiment, load_experiment
 from simulation.experiments.result_file import ExperimentResult, ResultsFolder
-from simulation.experiments.tuning import TunedRate, rate_of_test, tuned_rate, tuning_plans
+from simulation.experiments.tuning import (
+    ScoreOf,
+    TunedRate,
+    rate_of_test,
+    tuned_rate,
+    wanted_plans,
+)
 from simulation.results.measures import tuning_score
 
 
@@ -113,17 +119,28 @@ def _is_plan(file: Path) -> bool:
 def collect(experiment: Experiment, results: ResultsFolder) -> Collected:
     """Return the experiment with its results."""
     cells = tuple(_cell(experiment, one, results) for one in experiment.combinations)
-    grid = [plan for one in experiment.combinations for _, plan in tuning_plans(experiment, one)]
+    grid = grid_of(experiment, results)
     found = [result for plan in grid if (result := results.get(plan))]
     seconds = sum(result.seconds for result in found)
     missing = len(grid) - len(found)
     return Collected(experiment, cells, _groups(cells), len(grid), missing, seconds)
 
 
-def _cell(experiment: Experiment, one: Combination, results: ResultsFolder) -> Cell:
-    def score_of(plan: Plan) -> float | None:
-        return tuning_score(results.get(plan))
+def grid_of(experiment: Experiment, results: ResultsFolder) -> list[Plan]:
+    """Return the plans of the experiment's grids that must be run, as far as is known so far."""
+    return [
+        plan
+        for one in experiment.combinations
+        for plan in wanted_plans(experiment, one, _scores_of(results))
+    ]
 
+
+def _scores_of(results: ResultsFolder) -> ScoreOf:
+    return lambda plan: tuning_score(results.get(plan))
+
+
+def _cell(experiment: Experiment, one: Combination, results: ResultsFolder) -> Cell:
+    score_of = _scores_of(results)
     rate = rate_of_test(experiment, one, score_of)
 
     def found(seeds: Sequence[int]) -> dict[int, ExperimentResult]:

@@ -43,12 +43,13 @@ project: the figures compare methods with each other. They say nothing about med
 how a 7B model would do.
 
 **Every setting at its own best learning rate.** Where an experiment has a grid, each setting is
-first run at every factor of the plan's rates, with tuning seeds that are not those of the test, and
-scored on validation questions: other pictures than those of training and of the test. The factor
-with the best mean over tasks and tuning seeds (of equal ones the lower) is then run on the test.
-All of the grid is shown, and a choice at its border is marked. **One thing at a time:** a plan of
-several sites states the batch of all of them together, so that one and four sites make as many
-steps of as many questions."""
+first run at factors of the plan's rates, with tuning seeds that are not those of the test, and
+scored on validation questions: other pictures than those of training and of the test. It begins
+with the middle of the grid and goes on outward as long as the best factor is the outermost. The
+factor with the best mean over tasks and tuning seeds (of equal ones the lower) is then run on the
+test. All that was tried is shown, and a choice at the border of the grid is marked. **One thing at
+a time:** a plan of several sites states the batch of all of them together, so that one and four
+sites make as many steps of as many questions."""
 
 _READING = """## How to read it
 

@@ -20,8 +20,8 @@ from report.significance import RESAMPLES
 from simulation.experiments.experiments import Experiment
 from simulation.experiments.lab import run_all
 from simulation.experiments.result_file import ResultsFolder
-from simulation.experiments.tuning import rate_of_test, tuning_plans
-from simulation.results.cells import collect, load_experiments
+from simulation.experiments.tuning import rate_of_test
+from simulation.results.cells import collect, grid_of, load_experiments
 from simulation.results.document import Document, DocumentPaths, document
 from simulation.results.measures import tuning_score
 
@@ -74,12 +74,15 @@ def _run(experiments: Iterable[Experiment], options: ResultsOptions) -> None:
     """
     with tempfile.TemporaryDirectory(prefix="results-") as scratch:
         for experiment in experiments:
-            grid = [
-                plan for one in experiment.combinations for _, plan in tuning_plans(experiment, one)
-            ]
-            _run_plans(f"{experiment.name}, grid", grid, options, Path(scratch))
+            while grid := _missing_of_grid(experiment, options.results):
+                _run_plans(f"{experiment.name}, grid", grid, options, Path(scratch))
             chosen = plans_of_test(experiment, ResultsFolder(options.results), options.holdout)
             _run_plans(experiment.name, chosen, options, Path(scratch))
+
+
+def _missing_of_grid(experiment: Experiment, folder: Path) -> list[Plan]:
+    results = ResultsFolder(folder)
+    return [plan for plan in grid_of(experiment, results) if results.get(plan) is None]
 
 
 def plans_of_test(

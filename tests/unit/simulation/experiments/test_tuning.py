@@ -11,7 +11,7 @@ from common.plan.simulation import ScoredSplit
 from simulation.experiments.experiments import Experiment, load_experiment
 from simulation.experiments.result_file import ResultsFolder, write_result
 from simulation.experiments.tuning import TunedRate, rate_of_test, tuned_rate, tuning_plans
-from simulation.results.cells import collect
+from simulation.results.cells import collect, grid_of
 from simulation.results.make_results import plans_of_test
 from simulation.results.section import section
 from tests.unit.made_results import even, result, write_experiment
@@ -57,6 +57,55 @@ def test_the_best_mean_is_chosen_and_of_equal_ones_the_lower(tmp_path: Path):
     assert rate_of_test(experiment, one, score_of) is None
     assert TunedRate({0.5: 0.4, 1: 0.6, 3: 0.5}).at_border is False
     assert TunedRate({1: 0.4}).at_border is False
+
+
+@pytest.mark.parametrize(
+    ("known", "wanted", "best"),
+    [
+        # The middle first.
+        ({}, (1, 2), None),
+        ({1: 0.5}, (1, 2), None),
+        # The best of it is the highest: one more.
+        ({1: 0.5, 2: 0.6}, (1, 2, 4), None),
+        ({1: 0.5, 2: 0.6, 4: 0.55}, (1, 2, 4), 2),
+        # The lowest, then still the lowest, then not any more.
+        ({1: 0.6, 2: 0.5, 0.5: 0.7}, (0.25, 0.5, 1, 2), None),
+        ({1: 0.6, 2: 0.5, 0.5: 0.7, 0.25: 0.1}, (0.25, 0.5, 1, 2), 0.5),
+        # Of equal ones the lower, so one lower is tried.
+        ({1: 0.6, 2: 0.6}, (0.5, 1, 2), None),
+        # The end of the grid.
+        ({1: 0.5, 2: 0.6, 4: 0.7}, (1, 2, 4), 4),
+        # A score that nobody asked for decides nothing.
+        ({0.25: 0.9, 1: 0.5, 2: 0.6, 4: 0.55}, (1, 2, 4), 2),
+    ],
+)
+def test_a_grid_grows_outward_while_its_best_is_the_outermost(
+    known: dict[float, float], wanted: tuple[float, ...], best: float | None
+):
+    scores = {rate: known.get(rate) for rate in (0.25, 0.5, 1, 2, 4)}
+    found = TunedRate(scores, (1, 2))
+    assert (found.wanted, found.best) == (wanted, best)
+    assert found.at_border == (best == 4)
+
+
+def test_what_is_run_of_a_grid_follows_what_is_known(tmp_path: Path):
+    experiment = tuned(tmp_path, tuning={"rates": [0.5, 1, 3], "first": [0.5, 1], "seeds": [50]})
+    by_rate = dict(tuning_plans(experiment, experiment.combinations[0]))
+
+    def grid() -> list[Plan]:
+        return grid_of(experiment, ResultsFolder(tmp_path / "r"))
+
+    assert grid() == [by_rate[0.5], by_rate[1]]
+    for rate, score in ((0.5, 0.5), (1, 0.7)):
+        write_result(tmp_path / "r", result(by_rate[rate], even(score)))
+    assert grid() == [by_rate[0.5], by_rate[1], by_rate[3]]
+    assert collect(experiment, ResultsFolder(tmp_path / "r")).missing_tuning == 1
+    write_result(tmp_path / "r", result(by_rate[3], even(0.6)))
+    assert collect(experiment, ResultsFolder(tmp_path / "r")).missing_tuning == 0
+    with pytest.raises(
+        PlanError, match=r"tuning\.first: expected some of tuning\.rates, none between"
+    ):
+        tuned(tmp_path, tuning={"rates": [0.5, 1, 3], "first": [0.5, 3], "seeds": [50]})
 
 
 def test_the_test_is_run_at_the_chosen_rate_and_the_page_shows_the_grid(tmp_path: Path):

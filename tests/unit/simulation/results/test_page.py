@@ -102,13 +102,21 @@ def best_rate(experiment: Experiment, number: int, folder: Path) -> float | None
         run = raw(folder, plan.digest)
         score = np.nan if run is None else float(np.mean([*final(run).values()]))
         scores.setdefault(rate, []).append(score)
-    means = {rate: np.mean(own) for rate, own in scores.items()}
-    if not means:
+    means = [float(np.mean(own)) for own in scores.values()]
+    if experiment.tuning is None or not means:
         return 1.0
-    if np.isnan([*means.values()]).any():
-        return None
-    # The lowest of those that are equal to twelve digits.
-    return min(rate for rate in means if means[rate] >= max(means.values()) - 5e-13)
+    rates = [*scores]
+    first = experiment.tuning.first or rates
+    low, high = rates.index(first[0]), rates.index(first[-1])
+    # Outward from the first ones, until the best is not the outermost.
+    while not np.isnan(means[low : high + 1]).any():
+        # The lowest of those that are equal to twelve digits.
+        top = max(means[low : high + 1]) - 5e-13
+        best = next(at for at in range(low, high + 1) if means[at] >= top)
+        if low < best < high or (best in (0, low) and low == 0) or best == len(rates) - 1:
+            return rates[best]
+        low, high = low - (best == low), high + (best == high and best != low)
+    return None
 
 
 def runs_of(experiment: Experiment, folder: Path) -> dict[str, dict[int, Mapping[str, Any]]]:
