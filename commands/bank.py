@@ -144,6 +144,7 @@ def _fields(release: "Release") -> dict[str, list[str]]:
     return {
         "modality": [release.modality.value],
         "task": [release.task],
+        **({} if release.classes is None else {"classes": [", ".join(release.classes)]}),
         "sums": [", ".join(map(str, release.sums))],
         "rank, scale": [f"{release.rank}, {release.scale:g}"],
         "examples": [f"{site}: {count}" for site, count in sorted(release.sites.items())],

@@ -6,7 +6,7 @@ layer when it is needed. `AdapterSource` is either of them, for code that works 
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -34,6 +34,9 @@ PEFT_A = ".lora_A.weight"
 PEFT_B = ".lora_B.weight"
 #: Arrays other than low-rank factors (a method's prompts, say) are stored under this prefix.
 EXTRA_PREFIX = "extras."
+#: An extra array `x`, (rows, ...), with an extra `x.weight`, (rows,), is averaged row by row: a
+#: site's weight of a row is what `x.weight` says in place of all its examples.
+ROW_WEIGHT_SUFFIX = ".weight"
 _METADATA = "fedmslora"
 
 
@@ -231,6 +234,16 @@ def each_array(adapter: AdapterSource) -> Iterator[tuple[str, Array]]:
         yield name_of_b(module), pair.b
     for name in adapter.extra_names:
         yield f"{EXTRA_PREFIX}{name}", adapter.extra(name)
+
+
+def row_weights_of(names: Iterable[str]) -> dict[str, str]:
+    """Return the array that has the weights of each one's rows, of those that are weighted so."""
+    found = set(names)
+    return {
+        name: name + ROW_WEIGHT_SUFFIX
+        for name in sorted(found)
+        if name + ROW_WEIGHT_SUFFIX in found and not name.endswith(ROW_WEIGHT_SUFFIX)
+    }
 
 
 def finite_fault(adapter: AdapterSource) -> str | None:

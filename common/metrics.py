@@ -27,6 +27,11 @@ _BLEU_WEIGHTS = [(0.25, 0.25, 0.25, 0.25), (1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1,
 RELEASED = "released_"
 #: Metrics: the shares of test images routed to the task's own stage, and to one of its modality.
 ROUTER_STAGE, ROUTER_MODALITY = "router_stage", "router_modality"
+#: Of a task with classes (client/orders/class_metrics.py): macro one-vs-rest AUC; and before the
+#: name of a metric: of the base model alone, asked among the same classes.
+AUC, ZERO_SHOT = "auc", "zero_shot_"
+#: The metrics of a task with classes that a report shows.
+CLASS_METRICS = ("accuracy", "balanced_accuracy", AUC)
 #: Metrics of closed questions whose options the site knows (client/orders/option_metrics.py).
 AMONG_OPTIONS, AMONG_OPTIONS_BY_MEAN = "accuracy_among_options", "accuracy_among_options_by_mean"
 FREE_ACCURACY, ANSWERED_AN_OPTION = "accuracy_with_options", "answered_an_option"
@@ -147,11 +152,11 @@ def paper_metrics(answers: Sequence[AnsweredQuestion]) -> dict[str, float]:
 
 
 def task_metrics(answers: Sequence[AnsweredQuestion]) -> dict[str, float]:
-    """Return our metrics of a task, fractions of 0 to 1; they include every `Metric` of a plan.
+    """Return our metrics of a task, fractions of 0 to 1: every `Metric` of a plan but `auc`.
 
     - `accuracy`: share of answers that equal the true answer after normalization of both.
-    - `balanced_accuracy`: this share within each class, averaged over the classes; a class is
-      a distinct normalized true answer, of whichever question.
+    - `balanced_accuracy`: this share within each class, averaged over the classes (the mean class
+      recall); a class is a distinct normalized true answer, of whichever question.
     - `f1`, `recall`, `bleu`, `bleu_1`: the token measures, averaged over all answers, open and
       closed. `bleu` is 0 where the answer or the true answer has fewer than four words.
     - `closed_accuracy` and `open_recall`: the paper's main measure of closed and of open

@@ -33,6 +33,11 @@ def normalize(text: str) -> str:
     return " ".join(tables.contractions.get(w, w) for w in words if w not in tables.articles)
 
 
+def as_answer(text: str) -> str:
+    """Return what answers are compared by: two with equal results are the same answer."""
+    return normalize(text.lower())
+
+
 @dataclass(frozen=True, slots=True)
 class _Tables:
     contractions: dict[str, str]

@@ -151,6 +151,7 @@ def _release(plan: Plan, stage: int, adapter: Adapter) -> Release:
         signer=_DIGEST,
         signature=_SIGNATURE,
         prototype=_DIGEST if plan.routing is not None else None,
+        classes=planned.classes,
     )
 
 

@@ -11,6 +11,8 @@ from markupsafe import Markup
 
 from common.printable import counted
 from report.canvas import Chart, shade, text_on
+from report.classes.rows import class_rows
+from report.classes.template import CLASSES
 from report.continual_metrics import METRICS
 from report.format import (
     DASH,
@@ -77,6 +79,7 @@ def render_page(
         loader=DictLoader(
             {
                 "methods": METHODS,
+                "classes": CLASSES,
                 "options": OPTIONS,
                 "hospitals": HOSPITALS,
                 "heterogeneity": HETEROGENEITY,
@@ -107,6 +110,7 @@ def render_page(
         cost=_cost(run),
         provenance=_provenance(run),
         chart=partial(_chart, charts),
+        class_rows=class_rows(run),
         option_rows=option_rows(reports),
         **_comparison(reports, tests),
         **_hospitals(hospitals),

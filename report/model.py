@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
+from common.metrics import AUC
 from common.plan.plan import Metric
 from common.plan_fields import Modality
 from report.continual_metrics import MatrixMetrics, matrix_metrics
@@ -119,6 +121,30 @@ class ScoresAmongOptions:
     listed: tuple[tuple[float | None, ...], ...]
 
 
+#: Shape (T, T); None where it was not evaluated.
+ScoreMatrix: TypeAlias = tuple[tuple[float | None, ...], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassScores:
+    """Tasks with classes, by measure: accuracy, balanced accuracy (mean class recall), AUC.
+
+    Task j after stage i, a fraction, mean over sites weighted by their questions; None where it was
+    not evaluated, has no classes, or the measure is not defined.
+
+    Attributes:
+        zero_shot: the base model's, asked among the same classes.
+        majority: the commonest training answer's, of each task. Length T.
+        auc_by_site: each site's own AUC. The AUC of all sites' questions together would also
+            compare scores between sites, and is neither these nor their mean.
+    """
+
+    scores: Mapping[str, ScoreMatrix]
+    zero_shot: Mapping[str, ScoreMatrix]
+    majority: Mapping[str, tuple[float | None, ...]]
+    auc_by_site: Mapping[str, ScoreMatrix]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunReport:
     """One method's run of a plan with one seed. T is the number of stages.
@@ -134,6 +160,7 @@ class RunReport:
             update minus the released adapter; None where unknown.
         routed: results with the router; None where the plan has none.
         options: closed questions scored among their options; None where the plan does not ask.
+        classes: measures of tasks with classes; None where there is none.
         all_tasks_at_once: whether every stage trains on all tasks, so that none has its own.
         versions: package name -> version.
         simulated: how simulated hospitals were made to differ; None where they were not.
@@ -156,6 +183,7 @@ class RunReport:
     versions: Mapping[str, str]
     routed: Routed | None = None
     options: ScoresAmongOptions | None = None
+    classes: ClassScores | None = None
     all_tasks_at_once: bool = False
     simulated: tuple[SimulatedHospital, ...] | None = None
     unseen: UnseenReport | None = None
@@ -169,6 +197,7 @@ class RunReport:
             "zero_shot": [len(self.zero_shot)],
             "majority": [len(self.majority)],
             "options": [count if self.options is None else len(self.options.among)],
+            "classes": [count if self.classes is None else len(self.classes.scores[AUC])],
             "routed": [count if self.routed is None else len(self.routed.scores)],
             "single_task": [count if self.single_task is None else len(self.single_task)],
         }

@@ -214,6 +214,7 @@ the score when learned. <b>forgetting</b>: best earlier score minus the score at
 {% include "methods" %}
 {% endif %}
 
+{% include "classes" %}
 {% include "options" %}
 <h2>What each site sent</h2>
 <p>{{ sent }}</p>

@@ -207,6 +207,7 @@ def train_and_score(context: RunContext, number: int, bank: Bank) -> tuple[Draft
         scores=pooled((site.questions, site.metrics) for site in scores.values()),
         code=code_digest(),
         prototype=release_prototype(context, number, trained),
+        classes=stage.classes,
     )
     return draft, trained.adapter
 

@@ -122,6 +122,8 @@ def _tests_against(
         if answers and not options.same_questions:
             yield _mcnemar(method, score, answers)
         for kind, tasks in kinds(pairs[0][0].report).items() if answers else ():
+            if kind is Metric.AUC:
+                continue  # a measure of pairs of answers: it is tested over seeds alone
             chosen = {key: pair for key, pair in answers.items() if key[1] in tasks}
             yield _bootstrap((method, score, kind), chosen, options)
     yield from _tests_over_seeds(method, pairs)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from common.errors import PlanError, StateError
 from common.plan.file import load_plan
-from common.plan.plan import Plan
+from common.plan.plan import Metric, Plan
 from common.process.file_lock import file_lock
 from report.hospitals.json_part import read_hospitals
 from report.json_file import read_report
@@ -109,6 +109,11 @@ def _labels(plan: Plan, options: SimulationOptions) -> list[str]:
         raise PlanError(
             f"{where}: found {LOCAL!r} alone, expected a method or {POOLED!r} beside it: what it "
             "scores is in the report of that one"
+        )
+    if {LOCAL, POOLED} & {*labels} and any(one.metric is Metric.AUC for one in plan.stages):
+        raise PlanError(
+            f"{where}: found {LOCAL!r} or {POOLED!r} with a stage whose metric is 'auc', expected "
+            "another metric: what a hospital gains is counted answer by answer"
         )
     if _curve(plan, options) and LOCAL not in labels:
         raise PlanError(

@@ -41,6 +41,8 @@ class Assignment:
             method that trains on them, too; empty for any other.
         own_b: the B's that stay at the site, by stage: it answers with that of the latest stage
             that is summed; earlier ones are as the later were trained on them.
+        fewest_images: of fewer different images no mean of features may leave the site, whatever
+            the plan says.
     """
 
     plan: Plan
@@ -56,11 +58,22 @@ class Assignment:
     make_optimizer: MakeOptimizer = LocalOptimizer
     other_tasks: Mapping[int, tuple[Example, ...]] = field(default_factory=dict[int, Any])
     own_b: Mapping[int, AdapterSource] = field(default_factory=dict[int, Any])
+    fewest_images: int = 1
 
     @property
     def task(self) -> Stage:
         """What the plan says of the stage."""
         return self.plan.stages[self.stage]
+
+    @property
+    def after(self) -> int:
+        """The latest stage that answers, the candidate's included; the own one without any."""
+        return self.stage if self.candidate is not None else max(self.bank, default=self.stage)
+
+    @property
+    def asked_classes(self) -> tuple[str, ...]:
+        """The classes among which the stage's questions are asked; none if answers are free."""
+        return self.plan.asked_classes(self.stage, self.after)
 
     @property
     def frozen(self) -> list[AdapterSource]:

@@ -17,6 +17,12 @@ from client.inference.image_prototype import prototype_of_images
 from client.methods.interface import Assignment, method_code
 from client.model.backbone import Prediction
 from client.model.device import configure_torch
+from client.orders.class_metrics import (
+    AUC_OF_A_CONSTANT,
+    answers_of_base,
+    asked_among,
+    class_metrics,
+)
 from client.orders.option_metrics import option_metrics, with_options
 from client.orders.resolve import ResolvedOrder, resolve
 from client.orders.routed_answers import answer_routed
@@ -30,7 +36,15 @@ from common.errors import SiteFailed
 from common.exchange import Answer, Order, Scores, Update
 from common.image_prototype import from_bytes as prototype_from
 from common.image_prototype import to_bytes as prototype_bytes
-from common.metrics import RELEASED, AnsweredQuestion, majority_answers, task_metrics
+from common.metrics import (
+    AUC,
+    CLASS_METRICS,
+    RELEASED,
+    ZERO_SHOT,
+    AnsweredQuestion,
+    majority_answers,
+    task_metrics,
+)
 from common.partial_adapter import AdapterPart, is_part, joined, multiplied, part_of, three_factors
 from common.process.progress import OnEvent
 from common.rules.interface import BeforeSending, Factor
@@ -97,6 +111,7 @@ def assignment_of(
         checkpoint=checkpoint,
         other_tasks=resolved.other_tasks,
         own_b=own_b_of(resolved) if order.work is Work.EVALUATE else {},
+        fewest_images=resolved.site.policy.images,
     )
 
 
@@ -217,20 +232,25 @@ def scores_of(resolved: ResolvedOrder, assignment: Assignment) -> Scores:
     data, metrics = resolved.data, answer_test(resolved, assignment)
     majority = majority_answers([(example.question, example.answer) for example in data.train])
     usual = [Prediction(majority(question.question)) for question in data.test]
+    of_majority = task_metrics(_answered(data.test, usual))
+    if AUC in metrics:
+        of_majority[AUC] = AUC_OF_A_CONSTANT
     return Scores(
         order=resolved.order.digest,
         site=resolved.site.name,
         questions=len(data.test),
         metrics=metrics,
-        majority=task_metrics(_answered(data.test, usual)),
+        majority=of_majority,
     )
 
 
 def answer_test(resolved: ResolvedOrder, assignment: Assignment) -> dict[str, float]:
     """Answer the site's test questions, keep the answers in its store, and return the measures."""
     order, plan, data = resolved.order, resolved.plan, resolved.data
-    shares = dict[str, float]()
+    shares, classes = dict[str, float](), assignment.asked_classes
     questions = with_options(data) if plan.evaluation.options else data.test
+    if classes:
+        questions = asked_among(data.test, classes)
     answer = method_code(plan.method).answer
     if order.prototypes:
         prototypes = {
@@ -249,10 +269,25 @@ def answer_test(resolved: ResolvedOrder, assignment: Assignment) -> dict[str, fl
             shares = {f"{RELEASED}{name}": value for name, value in found.items()}
     if plan.evaluation.options:
         shares |= option_metrics(questions, predictions)
+    if classes:
+        shares |= class_metrics(questions, predictions)
+        # With the stage's own classes alone the base model was scored before the stage.
+        if plan.evaluation.zero_shot and len(classes) > len(plan.asked_classes(order.stage, 0)):
+            shares |= _of_base(assignment, questions)
     name = f"{resolved.stage.name}-{order.digest[:12]}.jsonl"
     file = resolved.site.store / "answers" / name
     blob_store.write_atomically(file, _answer_file(data.test, predictions))
     return {**task_metrics(_answered(data.test, predictions)), **shares}
+
+
+def _of_base(assignment: Assignment, questions: Sequence[Example]) -> dict[str, float]:
+    """Return the base model's metrics of a task with classes, under names of their own."""
+    predictions = answers_of_base(assignment, questions)
+    found = {
+        **task_metrics(_answered(questions, predictions)),
+        **class_metrics(questions, predictions),
+    }
+    return {f"{ZERO_SHOT}{name}": found[name] for name in CLASS_METRICS if name in found}
 
 
 def _peak_memory() -> int:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from client.data.class_labels import class_labels
 from client.data.task import Example, TaskData
 from client.model.base_digest import base_digest
 from client.orders.session import SiteSession
@@ -60,6 +61,7 @@ def resolve(order: Order, session: SiteSession) -> ResolvedOrder:
         )
     if order.work is Work.EVALUATE:
         data = session.task(plan.stages[order.stage].task)
+        _check_classes(plan.stages[order.stage], data)
         return ResolvedOrder(order=order, plan=plan, site=site, data=data)
     others = [
         number
@@ -69,7 +71,14 @@ def resolve(order: Order, session: SiteSession) -> ResolvedOrder:
     for number in others:
         check_stage(number, plan, site)
     data, *more = (session.task(plan.stages[number].task) for number in (order.stage, *others))
+    _check_classes(plan.stages[order.stage], data)
     for task in (data, *more):
         check_examples(site, len(task.train))
     other_tasks = {number: task.train for number, task in zip(others, more, strict=True)}
     return ResolvedOrder(order=order, plan=plan, site=site, data=data, other_tasks=other_tasks)
+
+
+def _check_classes(stage: Stage, data: TaskData) -> None:
+    """Check that every answer is a class of the stage, if it has any."""
+    if stage.classes is not None:
+        class_labels((*data.train, *data.test), stage.classes, stage.task)

@@ -9,7 +9,14 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from common.adapter import Adapter, AdapterSource, StoredAdapter, finite_fault, from_bytes
+from common.adapter import (
+    Adapter,
+    AdapterSource,
+    StoredAdapter,
+    finite_fault,
+    from_bytes,
+    to_bytes,
+)
 from common.bank.check import (
     Chain,
     Expected,
@@ -23,6 +30,7 @@ from common.bank.peft import release_blobs, sum_blobs
 from common.bank.release import (
     ADAPTER_FILE,
     CONFIG_FILE,
+    EXTRAS_FILE,
     INDEX_FILE,
     PROTOTYPE_FILE,
     RELEASE_FILE,
@@ -278,6 +286,7 @@ class Bank:
             signer=key.public_hex,
             signature=_UNSIGNED,
             prototype=None if draft.prototype is None else sha256(draft.prototype),
+            classes=draft.classes,
         )
 
 
@@ -301,6 +310,9 @@ def verify_bank(folder: Path, expected: Expected) -> Bank:
 def export(bank: Bank, upto: int, folder: Path, files: Files = DISK) -> Path:
     """Write one PEFT adapter that is the sum of the releases that stage `upto` sums.
 
+    Arrays beside the low-rank factors, as prompts of classes, are written to a file of their own
+    beside it, where the stage sums no other; the provenance has the classes' names.
+
     Raises:
         BankError: the folder exists or can't be written, or an adapter was changed.
     """
@@ -309,7 +321,11 @@ def export(bank: Bank, upto: int, folder: Path, files: Files = DISK) -> Path:
     release = bank.release(upto)
     adapters = [bank.adapter(stage) for stage in release.sums]
     source = f"{bank.folder}, the sum for {release.folder}"
-    blobs = sum_blobs(adapters, bank.base_model.name, source)
+    beside: dict[str, bytes] = {}
+    if len(adapters) == 1 and adapters[0].extras:
+        beside[EXTRAS_FILE] = to_bytes(Adapter({}, 1.0, adapters[0].extras))
+        adapters = [Adapter(adapters[0].pairs, adapters[0].scale)]
+    blobs = sum_blobs(adapters, bank.base_model.name, source) | beside
     blobs[PROVENANCE_FILE] = provenance(bank, upto)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -329,6 +345,7 @@ def provenance(bank: Bank, upto: int) -> bytes:
         {
             "base_model": bank.base_model.model_dump(),
             "stage": release.name,
+            **({} if release.classes is None else {"classes": list(release.classes)}),
             "releases": [{"folder": one.folder, "hash": one.hash} for one in summed],
         }
     )

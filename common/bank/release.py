@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from common.errors import BankError
 from common.identity import canonical_json, sha256
-from common.plan_fields import BaseModelPin, Modality, Slug, TaskName
+from common.plan_fields import BaseModelPin, ClassName, Modality, Slug, TaskName
 from common.signing import verify_signature
 
 #: The version of the folder's layout; a reader refuses any other.
@@ -23,6 +23,8 @@ RELEASE_FILE = "release.json"
 ADAPTER_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
 PROTOTYPE_FILE = "prototype.safetensors"
+#: Beside an exported adapter: its method's own arrays.
+EXTRAS_FILE = "extras.safetensors"
 
 Digest: TypeAlias = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Signature: TypeAlias = Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
@@ -47,6 +49,8 @@ class Draft:
         code: digest of the code that trained it, or that imported it.
         prototype: the stage's image prototype as bytes (common/image_prototype.py); None where
             no site sent one.
+        classes: the names of the task's classes, in the order of the adapter's rows of them; None
+            where answers are free.
     """
 
     stage: int
@@ -62,6 +66,7 @@ class Draft:
     scores: Mapping[str, float]
     code: str
     prototype: bytes | None = None
+    classes: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +104,7 @@ class Release:
     signer: Digest
     signature: Signature
     prototype: Digest | None = None
+    classes: tuple[ClassName, ...] | None = None
 
     @property
     def hash(self) -> str:
@@ -118,11 +124,13 @@ class Release:
     def content(self) -> dict[str, Any]:
         """Return every field but the signature, as JSON values.
 
-        Without a prototype the field is left out, as in releases from before there were any.
+        Without a prototype or classes the field is left out, as in releases from before there
+        were any.
         """
         prototype = {} if self.prototype is None else {"prototype": self.prototype}
         return {
             **prototype,
+            **({} if self.classes is None else {"classes": list(self.classes)}),
             **draft_content(self),
             "base_model": self.base_model.model_dump(),
             "adapter": self.adapter,

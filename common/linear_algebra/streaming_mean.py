@@ -1,4 +1,4 @@
-"""The weighted mean of many arrays of one shape, read part by part."""
+"""Weighted means of many arrays of one shape, read part by part."""
 
 from collections.abc import Sequence
 
@@ -40,6 +40,40 @@ def mean_into(found: Array, values: Sequence[ArrayReader], weights: Sequence[flo
             shares = np.asarray(weights[first : first + SITES])[:, None]
             _add(total[: end - begin], parts[: len(group)], shares, terms, begins=first == 0)
         flat[begin:end] = total[: end - begin]
+
+
+def row_weighted_mean(
+    values: Sequence[ArrayReader], weights: Sequence[ArrayReader], otherwise: ArrayReader
+) -> Array:
+    """Return sum_i w_i[r] x_i[r] / sum_i w_i[r] for each row r, in float32.
+
+    Where all w_i[r] are 0 the row is that of `otherwise`. Summed in float64 in order; some rows of
+    one array are held at a time, or a part of a long row.
+
+    Args:
+        values: x_i, (rows, ...).
+        weights: w_i, (rows,), not negative; one for each of `values`.
+        otherwise: of the values' shape.
+    """
+    found = np.empty(values[0].shape, np.float32)
+    flat, rows = found.reshape(-1), len(found)
+    width = flat.size // rows if rows else 0
+    step = max(1, READ // max(1, width))
+    for first in range(0, rows if width else 0, step):
+        last = min(first + step, rows)
+        sums = np.zeros(last - first)
+        for weight in weights:
+            sums += weight.flat(first, last)
+        divisor = np.where(sums > 0, sums, 1.0)
+        for begin in range(first * width, last * width, READ):
+            end = min(begin + READ, last * width)
+            row_of = np.arange(begin, end) // width - first
+            total = np.zeros(end - begin)
+            for value, weight in zip(values, weights, strict=True):
+                shares = weight.flat(first, last) / divisor
+                total += value.flat(begin, end) * shares[row_of]
+            flat[begin:end] = np.where(sums[row_of] > 0, total, otherwise.flat(begin, end))
+    return found
 
 
 def _add(total: Array, parts: Array, shares: Array, terms: Array, *, begins: bool) -> None:

@@ -62,6 +62,8 @@ class MethodSettings(Strict):
     trains: ClassVar[bool] = True
     #: Whether each task keeps an adapter of its own, so that a router has something to choose.
     routable: ClassVar[bool] = True
+    #: Whether it answers with a class of the plan's stages, so that each stage must name its own.
+    needs_classes: ClassVar[bool] = False
 
     @property
     def label(self) -> str:

@@ -13,6 +13,7 @@ from common.errors import PlanError
 from common.methods.registry import all_settings
 from common.plan.hospital_mistakes import hospital_mistakes
 from common.plan.mistakes import (
+    class_mistakes,
     core_mistakes,
     cross_mistakes,
     sentence,
@@ -58,7 +59,12 @@ def parse_plan(document: Mapping[str, Any], source: str) -> Plan:
         details = [d for d in error.errors() if not (d["type"] == "too_short" and d["input"])]
         mistakes = [sentence(detail, document, _known_fields()) for detail in details] + mistakes
     else:
-        mistakes += [*start_mistakes(plan), *core_mistakes(plan), *hospital_mistakes(plan)]
+        mistakes += [
+            *start_mistakes(plan),
+            *core_mistakes(plan),
+            *class_mistakes(plan),
+            *hospital_mistakes(plan),
+        ]
         if not mistakes:
             return plan
     raise PlanError("\n".join(f"{source}: {mistake}" for mistake in mistakes))

@@ -7,9 +7,10 @@ from typing import Any, TypeAlias, cast
 from pydantic_core import ErrorDetails
 
 from common.methods.registry import UNKNOWN
-from common.plan.plan import BatchScope, Plan
+from common.plan.plan import BatchScope, ClassScope, Metric, Plan, Stage
 from common.rules.interface import Factor
 from common.rules.registry import rules
+from common.vqa_words import as_answer
 
 #: Fields as a YAML file gives them: anything may stand anywhere.
 Fields: TypeAlias = Mapping[str, Any]
@@ -84,6 +85,54 @@ def core_mistakes(plan: Plan) -> list[str]:
         f"regularizes A or B, expected a rule that trains one of them in every round: from round "
         f"{first} on this one trains R alone"
     ]
+
+
+def class_mistakes(plan: Plan) -> list[str]:
+    """Return what is wrong with the classes of the stages."""
+    mistakes: list[str] = []
+    seen = any(stage.classes and stage.scope is ClassScope.SEEN for stage in plan.stages)
+    stage_of: dict[str, int] = {}
+    if plan.training.packing and plan.method.needs_classes:
+        mistakes.append(
+            f"training.packing: found true, expected false: the method {plan.method.name!r} looks "
+            "at pictures alone, and there is no text to pack"
+        )
+    for number, stage in enumerate(plan.stages, 1):
+        where = _stage_label(number, stage.model_dump())
+        own = {as_answer(name): name for name in reversed(stage.classes or ())}
+        mistakes += [f"{where}, {text}" for text in _mistakes_of_own_classes(stage, own)]
+        if not stage.classes and plan.method.needs_classes:
+            mistakes.append(
+                f"{where}, classes: found none, expected the task's classes: the method "
+                f"{plan.method.name!r} answers with one of them"
+            )
+        for answer, name in own.items() if seen else ():
+            if stage_of.setdefault(answer, number) != number:
+                mistakes.append(
+                    f"{where}, classes: found {name!r} again (stage {stage_of[answer]} has it), "
+                    "expected each class in one stage: the test asks among the classes of all "
+                    "stages (scope: seen)"
+                )
+    return mistakes
+
+
+def _mistakes_of_own_classes(stage: Stage, own: Mapping[str, str]) -> list[str]:
+    """Return what is wrong with a stage's classes alone; `own` are they by their answers."""
+    classes, mistakes = stage.classes or (), list[str]()
+    twice = [name for name in classes if own[as_answer(name)] != name or classes.count(name) > 1]
+    if twice:
+        names = ", ".join(map(repr, dict.fromkeys(twice)))
+        mistakes.append(
+            f"classes: found {names} more than once (case, articles and punctuation do not "
+            "count), expected each class once"
+        )
+    if len(classes) == 1 and stage.scope is ClassScope.OWN:
+        mistakes.append("classes: found one, expected at least two to choose from (scope: own)")
+    if not classes and stage.scope is ClassScope.OWN:
+        mistakes.append("scope: found 'own' without classes, expected classes, or no scope")
+    if not classes and stage.metric is Metric.AUC:
+        mistakes.append("metric: found 'auc' without classes, expected classes to be scored")
+    return mistakes
 
 
 def sentence(detail: ErrorDetails, document: Fields, fields: Iterable[str]) -> str:

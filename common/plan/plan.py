@@ -22,6 +22,7 @@ from common.methods.registry import parse_method
 from common.plan.simulation import Simulation
 from common.plan_fields import (
     BaseModelPin,
+    ClassName,
     Count,
     Fraction,
     Modality,
@@ -43,6 +44,15 @@ class Metric(StrEnum):
     F1 = "f1"
     RECALL = "recall"
     BLEU = "bleu"
+    #: Of a task with classes: the mean over them of the area under one class's ROC curve.
+    AUC = "auc"
+
+
+class ClassScope(StrEnum):
+    """Among which classes a task's test asks: all that were learned so far, or its own."""
+
+    SEEN = "seen"
+    OWN = "own"
 
 
 class VisionWeights(StrEnum):
@@ -129,6 +139,11 @@ class Stage(Strict):
     batch: BatchScope = BatchScope.SITE
     metric: Metric = Metric.ACCURACY
     max_new_tokens: Count = 100
+    #: The task's classes: its questions' answers are these names, and the test asks for one of
+    #: them. Null: its answers are free.
+    classes: Annotated[tuple[ClassName, ...], Field(min_length=1)] | None = None
+    #: Without a task's id, or with it.
+    scope: ClassScope = ClassScope.SEEN
     #: Fewest sites whose update makes a round; null asks for all of them.
     quorum: Count | None = None
     #: After so long a round goes on without the sites that have not answered, if the quorum
@@ -136,11 +151,12 @@ class Stage(Strict):
     deadline_hours: Positive = 72.0
 
     @model_serializer(mode="wrap")
-    def _without_the_usual_scope(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave `batch` out where it is each site's, so that such plans keep their digest."""
+    def _without_what_is_usual(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what is as it was before there was the field: such plans keep their digest."""
         found = cast(dict[str, Any], whole(self))
-        usual = self.batch is BatchScope.SITE
-        return {k: v for k, v in found.items() if k != "batch"} if usual else found
+        usual = {"batch": BatchScope.SITE, "classes": None, "scope": ClassScope.SEEN}
+        off = {name for name, value in usual.items() if getattr(self, name) == value}
+        return {name: value for name, value in found.items() if name not in off}
 
     @property
     def site_batch_size(self) -> int:
@@ -232,6 +248,19 @@ class Plan(Strict):
     def answering_stages(self, task: int, after: int) -> tuple[int, ...]:
         """Return the stages whose adapters answer `task` once stage `after` is released."""
         return self.method.answering_stages(self.modalities, task, after)
+
+    def asked_classes(self, task: int, after: int) -> tuple[str, ...]:
+        """Return the classes among which `task` is asked after stage `after`, in stage order.
+
+        The task's own, or without a task's id those of all stages up to `after` and to its own;
+        none where its answers are free.
+        """
+        own = self.stages[task]
+        if own.classes is None or own.scope is ClassScope.OWN:
+            return own.classes or ()
+        return tuple(
+            name for stage in self.stages[: max(task, after) + 1] for name in stage.classes or ()
+        )
 
     def scored_after(self, stage: int) -> range:
         """Return the tasks that are scored once `stage` is released."""

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -23,15 +24,16 @@ from common.adapter import (
     name_of_a,
     name_of_b,
     not_finite,
+    row_weights_of,
     writer,
 )
 from common.array_reader import read_all
 from common.errors import AggregationError
 from common.linear_algebra.low_rank import squared_norm, tall
-from common.linear_algebra.streaming_mean import mean
 from common.plan_fields import Precision
 from common.rules.interface import FindError, LayerError, MergedLayer, Rule
 from common.tensors import Array
+from server.aggregation.extras import mean_extra, row_weighted_extra, rows_with_weight
 from server.aggregation.round import SiteUpdate as SiteUpdate
 from server.aggregation.round import ValidatedUpdates, validated
 
@@ -118,7 +120,8 @@ def merge(
 def norm(adapter: AdapterSource) -> float:
     """Return the Frobenius norm of an adapter: sqrt(sum |scale b @ a|^2 + |extras|^2).
 
-    Holds one layer. nan or infinite where a value is not finite.
+    Weights of rows are counts and do not enter. Holds one layer. nan or infinite where a value is
+    not finite.
     """
     total = 0.0
     with np.errstate(all="ignore"), threadpool_limits(1, "blas"):
@@ -126,7 +129,9 @@ def norm(adapter: AdapterSource) -> float:
             pair = adapter.pair(module)
             total += squared_norm(tall(pair.b), tall(pair.a.T))
         total *= adapter.scale * adapter.scale
-        for name in adapter.extra_names:
+        for name in sorted(
+            {*adapter.extra_names} - {*row_weights_of(adapter.extra_names).values()}
+        ):
             total += float(np.sum(np.square(adapter.extra(name), dtype=np.float64)))
     return math.sqrt(total)
 
@@ -146,8 +151,15 @@ def _merge_arrays(
         return merged.error
 
     errors = list(_in_threads(merge_one, updates.modules))
+    weights = row_weights_of(updates.extras)
     for name in updates.extras:
-        put(name, _mean_extra(name, updates))
+        if name in weights.values():
+            continue
+        if name in weights:
+            put(name, checked_mean(name, updates, partial(row_weighted_extra, weights[name])))
+            put(weights[name], rows_with_weight(weights[name], updates))
+        else:
+            put(name, checked_mean(name, updates, mean_extra))
     return errors
 
 
@@ -172,10 +184,12 @@ def _merged_layer(module: str, updates: ValidatedUpdates) -> MergedLayer:
     return merged
 
 
-def _mean_extra(name: str, updates: ValidatedUpdates) -> Array:
+def checked_mean(
+    name: str, updates: ValidatedUpdates, mean_of: Callable[[str, ValidatedUpdates], Array]
+) -> Array:
     """Average an array that is no factor of a layer, and check it as `_merged_layer` does."""
     with np.errstate(all="ignore"):
-        value = mean([site.adapter.reader(name) for site in updates.sites], updates.weights)
+        value = mean_of(name, updates)
     if not np.isfinite(value).all():
         _check_finite(updates, name)
         raise AggregationError(f"{name}: found updates too large to be merged")

@@ -12,6 +12,7 @@ from common.methods.interface import AdapterLayout
 from common.partial_adapter import AdapterPart, fault_of_part, layout_of_part, part_in
 from common.rules.interface import Factor
 from server.aggregation.aggregate import norm
+from server.aggregation.extras import fault_of_rows
 
 #: An update whose change is so many times as large as the others' does not count. Sites of one
 #: round differ by a few times; a wrong scale or learning rate shows as thousands. # not tuned
@@ -59,9 +60,11 @@ def incompatible_updates(
     }
     alike = {site: updates[site] for site, fault in faults.items() if fault is None}
     changed = {} if frozen is None else _changed_factor(alike, ordered, frozen)
+    long_rows = fault_of_rows(alike, ordered, NORM_LIMIT)
     for site in alike:
         others = [value for other, value in norms.items() if other != site]
-        faults[site] = changed.get(site) or _too_large(norms[site], [*before, *others])
+        too_large = _too_large(norms[site], [*before, *others])
+        faults[site] = changed.get(site) or too_large or long_rows.get(site)
     return {site: fault for site, fault in faults.items() if fault is not None}
 
 

@@ -14,6 +14,7 @@ from common.exchange import Answer, Order, Scores, Update
 from common.image_prototype import from_bytes
 from common.work import Work
 from server.aggregation.compatibility import comparable_layouts, difference
+from server.aggregation.extras import fault_of_row_weights
 from server.run.journal import AcceptedUpdate, Journal
 
 #: Smallest and largest value of what a site counts: a wrong one would outweigh all others, or be
@@ -151,7 +152,7 @@ def _fault_of_update(order: Order, update: Update, journal: Journal) -> str | No
         return fault
     # To the disk first: what is read layer by layer is not held twice in memory.
     with journal.tentative_blob(update.adapter) as (digest, keep):
-        fault = _fault_of_adapter(order, digest, journal)
+        fault = _fault_of_adapter(order, update, digest, journal)
         fault = fault or journal.refusal_of(order, update.site, digest)
         if fault is None:
             keep()
@@ -187,14 +188,14 @@ def _fault_of_prototype(order: Order, update: Update, journal: Journal) -> str |
     return None
 
 
-def _fault_of_adapter(order: Order, digest: str, journal: Journal) -> str | None:
+def _fault_of_adapter(order: Order, update: Update, digest: str, journal: Journal) -> str | None:
     try:
         found = StoredAdapter.in_file(journal.blobs.path(digest), "adapter")
         fault = finite_fault(found)
         if fault is None and order.adapter is not None:
             ordered = StoredAdapter.in_file(journal.blobs.path(order.adapter), "the order")
             fault = difference(*comparable_layouts(found, ordered))
-        return fault or _fault_of_size(found)
+        return fault or fault_of_row_weights(found, update.examples) or _fault_of_size(found)
     except BankError as error:
         return str(error)
 

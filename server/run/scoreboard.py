@@ -11,13 +11,17 @@ from common.exchange import Scores
 from common.metrics import (
     AMONG_OPTIONS,
     ANSWERED_AN_OPTION,
+    AUC,
+    CLASS_METRICS,
     FREE_ACCURACY,
     ROUTER_MODALITY,
     ROUTER_STAGE,
+    ZERO_SHOT,
 )
 from common.plan.plan import Plan
 from common.work import Work
 from report.model import (
+    ClassScores,
     LossPoint,
     PlanFacts,
     Provenance,
@@ -54,6 +58,9 @@ class Scoreboard:
     majority: dict[int, Mapping[str, float]] = field(default_factory=dict[int, Mapping[str, float]])
     cells: Cells = field(default_factory=dict[tuple[int, int], Mapping[str, float]])
     routed_cells: Cells = field(default_factory=dict[tuple[int, int], Mapping[str, float]])
+    #: By site: of tasks with classes, the one measure whose mean over sites is no measure of all
+    #: their questions together.
+    auc_cells: dict[str, Cells] = field(default_factory=dict[str, Cells])
 
     def record_zero_shot(self, task: int, scores: Mapping[str, Scores]) -> None:
         """Record the scores of the base model alone, and of the most frequent answer."""
@@ -67,6 +74,9 @@ class Scoreboard:
     def record_scores(self, stage: int, task: int, scores: Mapping[str, Scores]) -> None:
         """Record the scores on `task` after `stage`."""
         self.cells[stage, task] = pooled((s.questions, s.metrics) for s in scores.values())
+        for site, found in scores.items():
+            if AUC in found.metrics:
+                self.auc_cells.setdefault(site, {})[stage, task] = found.metrics
 
     def record_routed(self, stage: int, task: int, scores: Mapping[str, Scores]) -> None:
         """Record the scores on `task` after `stage` where the router chose each image's stage."""
@@ -94,6 +104,34 @@ class Scoreboard:
             among=self._matrix(self.cells, AMONG_OPTIONS),
             free=self._matrix(self.cells, FREE_ACCURACY),
             listed=self._matrix(self.cells, ANSWERED_AN_OPTION),
+        )
+
+    def class_scores(self) -> ClassScores | None:
+        """Return the measures of tasks with classes; None where the plan has none."""
+        stages = self.plan.stages
+        if not any(stage.classes for stage in stages):
+            return None
+        cells = {place: found for place, found in self.cells.items() if stages[place[1]].classes}
+        own = {
+            (task, task): {f"{ZERO_SHOT}{name}": value for name, value in found.items()}
+            for task, found in self.before.items()
+            if stages[task].classes
+        }
+        # When a task was learned it is asked among the classes that the base model was asked.
+        base = {**cells, **own}
+        return ClassScores(
+            scores={name: self._matrix(cells, name) for name in CLASS_METRICS},
+            zero_shot={name: self._matrix(base, f"{ZERO_SHOT}{name}") for name in CLASS_METRICS},
+            majority={
+                name: tuple(
+                    self._measure(self.majority.get(task), task, name) if stage.classes else None
+                    for task, stage in enumerate(stages)
+                )
+                for name in CLASS_METRICS
+            },
+            auc_by_site={
+                site: self._matrix(cells, AUC) for site, cells in sorted(self.auc_cells.items())
+            },
         )
 
     def row(self, metrics: Mapping[int, Mapping[str, float]]) -> tuple[float | None, ...]:
@@ -141,6 +179,7 @@ def run_report(plan: Plan, bank: Bank, journal: Journal, board: Scoreboard) -> R
         scores=board.matrix(),
         routed=board.routed(),
         options=board.among_options(),
+        classes=board.class_scores(),
         all_tasks_at_once=plan.method.trains_on_all_tasks,
         zero_shot=board.row(board.before),
         majority=board.row(board.majority),

@@ -29,7 +29,7 @@ def measure(answer: AnsweredQuestion, metric: Metric) -> float:
             return judged.overlap.recall
         case Metric.BLEU:
             return judged.bleu.all
-        case Metric.BALANCED_ACCURACY:
+        case Metric.BALANCED_ACCURACY | Metric.AUC:
             raise PlanError(
                 f"metric: found {str(metric)!r}, expected one that is a mean over answers"
             )

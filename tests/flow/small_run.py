@@ -54,7 +54,7 @@ def bank_bytes(run: Path) -> dict[str, bytes]:
     return {file.relative_to(bank).as_posix(): file.read_bytes() for file in files}
 
 
-def killed_after(answers: int, plan: Path, out: Path) -> None:
+def killed_after(answers: int, plan: Path, out: Path, **changes: Any) -> None:
     """Run the plan, and kill this process when so many answers are in the journal."""
     record = Journal.record
 
@@ -65,4 +65,4 @@ def killed_after(answers: int, plan: Path, out: Path) -> None:
         return found
 
     Journal.record = recorded  # pyright: ignore[reportAttributeAccessIssue]
-    simulate(plan, options(out))
+    simulate(plan, options(out, **changes))

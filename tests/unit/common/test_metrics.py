@@ -215,7 +215,9 @@ def test_task_metrics_by_hand():
 
 
 def test_every_metric_a_plan_can_name_is_measured():
-    assert {metric.value for metric in Metric} <= set(task_metrics([opened("ct", "ct")]))
+    # The AUC is of class scores, and no text has any: client/orders/class_metrics.py.
+    of_answers = {metric.value for metric in Metric if metric is not Metric.AUC}
+    assert of_answers <= set(task_metrics([opened("ct", "ct")]))
 
 
 @given(st.lists(st.tuples(words, words), min_size=1, max_size=8))

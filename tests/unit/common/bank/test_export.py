@@ -55,13 +55,30 @@ def test_an_export_that_peft_could_not_load_names_the_bank_and_the_release(tmp_p
     bank = Bank.create(tmp_path / "bank", BASE)
     extra = to_bytes(Adapter(adapter(0).pairs, 2.0, {"prompt": np.ones(2, np.float32)}))
     bank = bank.add(draft(bank, "ct"), extra, KEY)
+    bank = bank.add(replace(draft(bank, "mr"), sums=(0, 1)), extra, KEY)
     with pytest.raises(BankError) as refused:
-        export(bank, 0, tmp_path / "out")
+        export(bank, 1, tmp_path / "out")
     assert str(refused.value) == (
-        f"{bank.folder}, the sum for 000-ct: holds arrays beside low-rank factors, which PEFT "
+        f"{bank.folder}, the sum for 001-mr: holds arrays beside low-rank factors, which PEFT "
         "can't load"
     )
     assert not (tmp_path / "out").exists()
+
+
+def test_prompts_of_classes_are_beside_the_adapter_with_the_classes_names(tmp_path: Path):
+    bank = Bank.create(tmp_path / "bank", BASE)
+    prompts = np.arange(6, dtype=np.float32).reshape(2, 3)
+    one = Adapter(adapter(0).pairs, 2.0, {"prompts": prompts})
+    with_classes = replace(draft(bank, "derm"), classes=("nevus", "melanoma"))
+    bank = bank.add(with_classes, to_bytes(one), KEY)
+    assert Bank.open(bank.folder).releases[0].classes == ("nevus", "melanoma")
+    folder = export(bank, 0, tmp_path / "out")
+    factors = from_bytes((folder / "adapter_model.safetensors").read_bytes(), "factors")
+    assert not factors.extras
+    np.testing.assert_array_equal(factors.pairs["q"].b, 2 * one.pairs["q"].b)
+    beside = from_bytes((folder / "extras.safetensors").read_bytes(), "extras")
+    assert not beside.pairs and beside.extras["prompts"].tobytes() == prompts.tobytes()
+    assert json.loads((folder / "provenance.json").read_bytes())["classes"] == ["nevus", "melanoma"]
 
 
 def test_an_export_of_a_stage_that_is_not_there_is_refused(tmp_path: Path):

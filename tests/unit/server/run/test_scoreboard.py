@@ -62,3 +62,32 @@ def test_closed_questions_among_their_options_are_matrices_where_a_task_has_them
     assert found.among == ((0.75, None), (None, None))
     assert found.free == ((0.25, None), (None, None))
     assert found.listed == ((1.0, None), (None, None))
+
+
+def test_tasks_with_classes_have_zero_shot_and_majority_beside_each_measure_and_auc_by_site():
+    stage = {**document()["stages"][0], "classes": ["x", "y"]}
+    free = {**document()["stages"][0], "name": "two", "task": "u"}
+    board = Scoreboard(parse_plan({**document(), "stages": [stage, free]}, "p"))
+
+    def of(questions: int, **metrics: float) -> Scores:
+        majority = {"accuracy": 0.25, "auc": 0.5}
+        return Scores(
+            order="0" * 64, site="a", questions=questions, metrics=metrics, majority=majority
+        )
+
+    board.record_zero_shot(0, {"a": of(4, accuracy=0.5, auc=0.625)})
+    board.record_scores(0, 0, {"a": of(4, accuracy=0.75, auc=0.5), "b": of(12, auc=1.0)})
+    board.record_scores(1, 0, {"a": of(4, auc=0.75, zero_shot_auc=0.25), "b": of(4, accuracy=1.0)})
+    board.record_scores(1, 1, {"a": of(4, accuracy=1.0)})
+    found = board.class_scores()
+    assert found is not None
+    assert found.scores["auc"] == ((0.875, None), (0.75, None))
+    assert found.scores["accuracy"] == ((0.75, None), (1.0, None))
+    assert found.zero_shot["auc"] == ((0.625, None), (0.25, None))
+    assert found.majority == {
+        "accuracy": (0.25, None), "balanced_accuracy": (None, None), "auc": (0.5, None),
+    }  # fmt: skip
+    assert found.auc_by_site == {
+        "a": ((0.5, None), (0.75, None)), "b": ((1.0, None), (None, None)),
+    }  # fmt: skip
+    assert Scoreboard(two_tasks()).class_scores() is None

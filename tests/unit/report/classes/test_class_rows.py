@@ -1,0 +1,49 @@
+"""The table of tasks with classes: its numbers, and what the page and the file say of them."""
+
+import json
+from dataclasses import replace
+
+from report.classes.rows import ClassFigure, class_rows
+from report.html import render_page
+from report.json_file import from_document, to_document
+from report.model import ClassScores, RunReport
+from tests.unit.report.options.test_rows import run
+
+
+def with_classes() -> RunReport:
+    scores = ((0.9, None, None), (0.8, 0.7, None), (None, 0.6, None))
+    nothing = ((None,) * 3,) * 3
+    found = ClassScores(
+        scores={"accuracy": scores, "balanced_accuracy": scores, "auc": nothing},
+        zero_shot={
+            "accuracy": ((0.5, None, None), (0.4, 0.3, None), (None, 0.2, None)),
+            "balanced_accuracy": nothing,
+            "auc": nothing,
+        },
+        majority={
+            "accuracy": (0.25, 0.35, None),
+            "balanced_accuracy": (0.1, 0.1, None),
+            "auc": (0.5, 0.5, None),
+        },
+        auc_by_site={"a": ((0.7, None, None), (0.65, 0.55, None), (None, 0.45, None))},
+    )
+    return replace(run(), classes=found)
+
+
+def test_a_task_is_shown_as_it_was_scored_last_beside_what_knows_nothing():
+    first, second = class_rows(with_classes())
+    assert (first.task, first.after) == ("one", "two") and second.after == "three"
+    assert first.figures["accuracy"] == ClassFigure(model=0.8, zero_shot=0.4, majority=0.25)
+    assert first.figures["auc"] == ClassFigure(model=None, zero_shot=None, majority=0.5)
+    assert first.auc_by_site == {"a": 0.65} and second.auc_by_site == {"a": 0.45}
+    assert class_rows(run()) == []
+
+
+def test_the_page_says_which_auc_it_shows_and_the_file_has_each_sites():
+    report = with_classes()
+    page = render_page([report], [])
+    assert "it is not the AUC of all sites" in page and "a 65.0" in page
+    assert "Tasks with classes" not in render_page([run()], [])
+    document = json.loads(json.dumps(to_document(report)))
+    assert document["classes"]["auc_by_site"]["a"][1][0] == 0.65
+    assert from_document(document, "r") == report
