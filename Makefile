@@ -21,7 +21,6 @@ check: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
-	$(BIN)/python -m pytest -q tests/unit/test_layout.py
 
 # Real pictures with labels, 66 MB, for configs/labelled.yaml; docs/data.md has their terms.
 pictures: $(VENV)/.pictures

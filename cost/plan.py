@@ -75,8 +75,9 @@ class StageCost:
         memory: of a training step at a site; `host` is the machine's memory for summing the
             earlier adapters: one layer of each, in float32.
         operations: of training on one question.
-        drawn: questions that a site trains on in all rounds; `steps`: its optimizer steps.
-        site_operations: of all of a site's rounds, its images' features included.
+        drawn: questions that a site trains on in all rounds; `steps`: its optimizer steps. Both
+            are twice as many where it trains alone, too (`evaluation.local`).
+        site_operations: of all of these, its images' features included.
     """
 
     name: str
@@ -219,7 +220,8 @@ def _stage_cost(inputs: _Inputs, number: int) -> StageCost:
         proximal=training.proximal is not None,
     )
     each = question_operations(geometry, rows, adapters, checkpointed=setting.checkpointed)
-    drawn, steps = questions_and_steps(plan, stage, assumed)
+    trainings = 2 if plan.evaluation.local else 1
+    drawn, steps = (trainings * one for one in questions_and_steps(plan, stage, assumed))
     own = [one for one in inputs.sent if one.after == number]
     rounds = [one for one in own if one.round]
     layers = list(geometry.decoder.adapted().values())

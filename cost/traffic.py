@@ -38,7 +38,7 @@ class OrderTraffic:
 
     Attributes:
         stage: the order's stage, 0-based; `after` is the stage during which it is sent.
-        round: 1-based; 0 for scoring.
+        round: 1-based; 0 for scoring, and for training alone.
         releases: the part of `down` that is releases which the site did not have yet.
     """
 
@@ -86,7 +86,7 @@ class _RunSoFar:
             )
 
     def _answer_bytes(self, order: Order, site: str) -> int:
-        if order.work is Work.EVALUATE:
+        if order.work is not Work.TRAIN:
             metrics = placeholder_metrics(
                 self.plan.evaluation.options,
                 own_b=self.plan.rule.own_b and bool(order.adapter or order.active),
@@ -145,6 +145,15 @@ def _stage(run: _RunSoFar, number: int) -> Iterator[OrderTraffic]:
     run.released.append(ReleaseRef(number, model.adapter or _DIGEST))
     if plan.routing is not None:
         run.prototypes.append(ReleaseRef(number, sha256(f"prototype {number}".encode())))
+    yield from _scores_after(run, number)
+
+
+def _scores_after(run: _RunSoFar, number: int) -> Iterator[OrderTraffic]:
+    """Yield what follows a release: sites alone, tasks scored again, and with the router."""
+    plan = run.plan
+    if plan.evaluation.local:
+        alone = replace(_order(plan, number, 0, _OrderedModel()), work=Work.TRAIN_ALONE)
+        yield from run.send(alone, number)
     bank = tuple(run.released)
     for task in plan.scored_after(number):
         model = _OrderedModel(bank, plan.answering_stages(task, number))

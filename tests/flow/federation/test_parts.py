@@ -21,6 +21,7 @@ from cost.geometry import read_geometry
 from cost.sizes import blob_sizes
 from cost.traffic import order_traffic
 from server.run.folder import RunFolder
+from server.run.hospitals import hospitals_of
 from server.run.journal import Journal
 from simulation.hospitals import BASE_MODELS
 from simulation.run import simulate
@@ -33,7 +34,9 @@ def plan_of(file: Path, rule: str) -> Path:
     # Three rounds at two sites; then two, of which one was not there before.
     stages = [{**STAGE, "rounds": ROUNDS}, {**OTHER, "rounds": 2}]
     return small_plan(
-        file, aggregation=rule, wire="fp32", stages=stages, evaluation={"zero_shot": False},
+        file, aggregation=rule, wire="fp32", stages=stages,
+        method={"name": "mslora_cr", "rank": 4, "alpha": 4, "active": "all", "contrast": None},
+        evaluation={"zero_shot": False, "local": True},
         simulation={"data": "phantoms", "train_fraction": 0.1, "test_questions": 6},
     )  # fmt: skip
 
@@ -135,9 +138,11 @@ def test_what_travels_is_what_the_plan_was_said_to_cost(rule: str, request: pyte
             found = measured[order.work, order.stage, order.round, order.site]
             assert order.down == found.bytes_down
             assert order.up == pytest.approx(found.bytes_up, abs=60)
-    scored = sum(order.up for order in sent if not order.round)
-    found = sum(one.bytes_up for one in journalled if not one.round)
-    assert scored == pytest.approx(found, rel=0.05)
+    scored = [order.up for order in sent if not order.round]
+    found = [one.bytes_up for one in journalled if not one.round]
+    assert len(scored) == len(found)
+    # The digits of the scores.
+    assert sum(scored) == pytest.approx(sum(found), abs=60 * len(found))
     # FedSA's last round has both factors, Fed-SB's first.
     up = {number: measured["train", 0, number, "a"].bytes_up for number in (1, ROUNDS)}
     share = up[1] / up[ROUNDS] if rule == "fedsa" else up[ROUNDS] / up[1]
@@ -177,6 +182,15 @@ def test_each_site_keeps_its_own_b_and_answers_with_it(fedsa: Finished, tmp_path
     # Both are in the release's scores: what the sites answer with, and what everybody gets.
     scores = fedsa.bank.releases[0].scores
     assert {name.removeprefix("released_") for name in scores} < set(scores)
+
+
+@pytest.mark.parametrize("rule", ["fed_sb", "fedsa"])
+def test_a_site_that_trains_alone_sends_its_scores(rule: str, request: pytest.FixtureRequest):
+    finished: Finished = request.getfixturevalue(rule)
+    report = hospitals_of(load_plan(finished.plan), RunFolder(finished.run))
+    assert report is not None
+    alone = [one.tasks[task]["alone"] for one in report.hospitals for task in one.tasks]
+    assert len(alone) == 4 and all(score is not None and 0 <= score <= 1 for score in alone)
 
 
 @pytest.mark.parametrize("rule", ["fed_sb", "fedsa"])

@@ -53,8 +53,8 @@ def site(shared: Path, tmp_path: Path) -> Site:
 
 
 def long(plan: Plan) -> Plan:
-    """So many steps that a kill finds the training under way: 120 epochs of 2 batches."""
-    return staged(staged(plan, 0, local_epochs=120.0), 1, local_epochs=120.0)
+    """So many steps that a kill finds the training under way: 60 epochs of 2 batches."""
+    return staged(staged(plan, 0, local_epochs=60.0), 1, local_epochs=60.0)
 
 
 Process: TypeAlias = subprocess.Popen[bytes] | ForkedModule
@@ -124,7 +124,7 @@ def test_a_trainer_killed_again_and_again_ends_with_the_undisturbed_update(site:
     order = second_stage(site, plan, first)
     expected = undisturbed(order, site)
     Jobs(site.store).request(order)
-    for step in (10, 40, 100):
+    for step in (5, 20, 50):
         with trainer_of(site) as process:
             until(lambda step=step: step_of(order, site) >= step, process)
             assert Jobs(site.store).requested() == order  # it had not ended before the kill
