@@ -1,12 +1,12 @@
 """An experiment: one plan, varied along a few axes, each variant at its best rate, with seeds.
 
-configs/experiments/*.yaml: `plan` names the plan that is varied, `axes` names for each axis
-its settings, and each setting says which fields of the plan it changes. `stages.*.sites`
-changes a field of every stage, `stages.order` puts the stages into another order, `run: local`
-takes each hospital alone, and `only` leaves out combinations whose settings are not among those
-listed. With `tuning` each combination is first tried with factors of its learning rates, on
-validation questions and with seeds of its own (`tuning.first`, and beyond it as long as the best is
-the outermost); only the best is run on the test.
+configs/experiments/*.yaml: `plan` names the plan that is varied, `axes` names for each axis its
+settings, and each setting says which fields of the plan it changes. `stages.*.sites` changes a
+field of every stage, `stages.order` puts the stages into another order, `run: local` takes each
+hospital alone, `run: pooled` all data at one site, and `only` leaves out combinations whose
+settings are not among those listed. With `tuning` each combination is first tried with factors of
+its learning rates, on validation questions and with seeds of its own (`tuning.first`, and beyond it
+as long as the best is the outermost); only the best is run on the test.
 """
 
 import copy

@@ -1,7 +1,8 @@
 """Runs the plans of experiments, several at a time, and writes the result of each.
 
 A plan that has a result is not run again. The result of an experiment's `run: local` is that of
-each hospital alone: the sites' answers together, as those of a federation.
+each hospital alone, that of `run: pooled` of all data at one site: in both the answers to all
+sites' questions together, as those of a federation.
 """
 
 import json
@@ -27,10 +28,12 @@ from common.signing import SigningKey
 from report.model import RunReport
 from report.spread import mean
 from server.run.folder import RunFolder
-from simulation.baselines import LOCAL, local_plan
+from simulation.baselines import LOCAL, POOLED, local_plan
 from simulation.experiments.no_picture import chance, majority, measure
 from simulation.experiments.result_file import ExperimentResult, ResultsFolder, write_result
 from simulation.heterogeneity.facts import unseen_folder, unseen_hospitals
+from simulation.joined_data import write_joined
+from simulation.single_site import pooled_run
 
 #: Plans that a process runs one after another, at most.
 _CHUNK = 8
@@ -87,25 +90,35 @@ def _run_group(plans: Sequence[Plan], results: Path, scratch: Path) -> list[str]
 
 
 def _run(plan: Plan, scratch: Path) -> ExperimentResult:
-    """Run the plan, or each of its hospitals alone, with the apps in this process."""
+    """Run the plan, each of its hospitals alone, or all data pooled; the apps in this process."""
     from simulation.hospitals import check, prepare
 
-    sites = scratch / "sites"
+    sites, pooled = scratch / "sites", scratch / POOLED
     base_model = check(plan, plan.name, None, None)
     prepare(plan, sites, None, base_model)
-    if plan.simulation and LOCAL in plan.simulation.compare:
-        alone = [local_plan(plan, site) for site in plan.sites]
+    compared = plan.simulation.compare if plan.simulation else ()
+    if LOCAL in compared:
+        runs = [(local_plan(plan, site), sites) for site in plan.sites]
+    elif POOLED in compared:
+        joined = pooled_run(plan, pooled, lambda site, task: sites / site / "data" / task)
+        for task in joined.joined:
+            write_joined(task)
+        prepare(joined.plan, joined.sites, joined.data, base_model)
+        runs = [(joined.plan, joined.sites)]
     else:
-        alone = [plan]
+        runs = [(plan, sites)]
     finished = [
-        _run_apps(one, RunFolder(scratch / f"run{i}"), sites) for i, one in enumerate(alone)
+        _run_apps(one, RunFolder(scratch / f"run{number}"), where)
+        for number, (one, where) in enumerate(runs)
     ]
     unseen = _unseen(plan, finished, sites)
+    result = _result(plan, finished, sites, unseen)
     for run in finished:
         shutil.rmtree(run.folder.root)
     for store in [*sites.glob("*/store"), *unseen_folder(sites, "").glob("*/store")]:
         shutil.rmtree(store)
-    return _result(plan, finished, sites, unseen)
+    shutil.rmtree(pooled, ignore_errors=True)
+    return result
 
 
 def _unseen(plan: Plan, runs: Sequence["_Finished"], sites: Path) -> tuple[float | None, ...]:
@@ -120,7 +133,7 @@ def _unseen(plan: Plan, runs: Sequence["_Finished"], sites: Path) -> tuple[float
     if not unseen_hospitals(plan) or plan.simulation.split is not ScoredSplit.TEST:
         return ()
     reports = [
-        unseen_report(PlannedRun(plan.name, run.plan, run.folder, sites), plan, sites)
+        unseen_report(PlannedRun(plan.name, run.plan, run.folder, run.sites), plan, sites)
         for run in runs
     ]
     by_task = zip(*(one.last for report in reports for one in report.hospitals), strict=True)
@@ -140,6 +153,7 @@ class _Finished:
 
     plan: Plan
     folder: RunFolder
+    sites: Path
     report: RunReport
     learned: Mapping[tuple[str, str], Sequence[AnsweredQuestion]]
     final: Mapping[tuple[str, str], Sequence[AnsweredQuestion]]
@@ -180,6 +194,7 @@ def _run_apps(plan: Plan, folder: RunFolder, sites: Path) -> _Finished:
     return _Finished(
         plan=plan,
         folder=folder,
+        sites=sites,
         report=report,
         learned={key: own for task in tasks for key, own in answers(task, task).items()},
         final={key: own for task in tasks for key, own in answers(task, last).items()}
@@ -245,7 +260,7 @@ def _joined(
     """Return each task's answers, its sites in the plan's order."""
     by_place = {key: own for answers in found for key, own in answers.items()}
     return [
-        [one for site in stage.sites for one in by_place.get((stage.name, site), ())]
+        [one for site in (*stage.sites, POOLED) for one in by_place.get((stage.name, site), ())]
         for stage in plan.stages
     ]
 

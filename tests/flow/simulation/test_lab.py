@@ -139,6 +139,31 @@ def test_a_second_call_runs_nothing_and_draws_the_same(
     assert heads in texts[0].decode()
 
 
+def test_hospitals_alone_and_pooled_answer_the_federations_questions(tmp_path: Path):
+    small_plan(
+        tmp_path / "small.yaml",
+        method={"name": "mslora_cr", "rank": 4, "alpha": 4, "active": "none", "contrast": None},
+        stages=[{**STAGE, **TINY, "sites": ["b", "a"]}],
+        simulation={"data": "phantoms", "train_fraction": 0.1, "test_questions": 6},
+        evaluation={"earlier": "none", "zero_shot": False},
+    )
+    runs = {"federated": {}, "alone": {"run": "local"}, "pooled": {"run": "pooled"}}
+    document = {"question": "Why?", "plan": "small.yaml", "seeds": 1, "axes": {"data": runs}}
+    file = tmp_path / "alone.yaml"
+    file.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+    plans = plans_of(file)
+    assert len([*run_all(plans, tmp_path / "r", tmp_path / "scratch", workers=1)]) == 3
+    results = [ResultsFolder(tmp_path / "r").get(plan) for plan in plans]
+    federated, alone, pooled = [one for one in results if one is not None]
+    # Six questions of each site, in one order.
+    assert [len(one.answers[0]) for one in (federated, alone, pooled)] == [12] * 3
+    assert federated.pictures == alone.pictures == pooled.pictures
+    assert alone.steps == federated.steps
+    # A batch of one site, out of both sites' questions.
+    assert pooled.steps == pytest.approx(federated.steps, abs=1)
+    assert alone.errors == (None,) and pooled.bytes_up < federated.bytes_up < alone.bytes_up * 1.5
+
+
 def test_a_run_that_can_not_be_made_is_one_sentence_and_leaves_no_result(
     experiment: Path, tmp_path: Path
 ):
