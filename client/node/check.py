@@ -15,7 +15,13 @@ from client.model.base_digest import base_digest
 from client.node.connectivity import check_connection
 from client.node.enrolment import check_enrolment
 from client.node.processes import check_flower
-from client.site.approval import PlannedStage, adapted_layers, planned_stages, sent_bytes
+from client.site.approval import (
+    PlannedStage,
+    adapted_layers,
+    class_numbers,
+    planned_stages,
+    sent_bytes,
+)
 from client.site.config import Device, Federation, Plans, Site
 from client.site.finding import Finding, Level, ok, problem
 from client.site.keys import load_key
@@ -132,7 +138,8 @@ def _disk(site: Site, plan: Plan | None) -> Finding:
     needed = _SPARE
     if plan is not None:
         layers = adapted_layers(plan, site.base_model)
-        adapter = sent_bytes(plan, layers, AdapterPart.WHOLE) or 0
+        of_classes = class_numbers(plan, site.base_model)
+        adapter = sent_bytes(plan, layers, AdapterPart.WHOLE, of_classes) or 0
         needed += adapter * (_ADAPTERS + len(plan.stages))
     text = f"{site.store}: {free / 1e9:.0f} GB free, about {needed / 1e9:.0f} GB may be needed"
     return (ok if free >= needed else problem)("disk", text)

@@ -15,7 +15,7 @@ from common.durable import DISK, write_file
 from common.errors import SiteFailed
 from common.methods.interface import LayerShape
 from common.partial_adapter import AdapterPart
-from common.plan.plan import Earlier, Plan, Stage
+from common.plan.plan import ClassScope, Earlier, Plan, Stage
 from common.plan_fields import Precision
 from common.printable import counted
 
@@ -54,6 +54,7 @@ def planned_stages(plan: Plan, site: Site) -> tuple[PlannedStage, ...]:
 def describe_plan(plan: Plan, site: Site) -> list[str]:
     """Return what the plan will have this site do, line by line."""
     planned, layers = planned_stages(plan, site), adapted_layers(plan, site.base_model)
+    of_classes = class_numbers(plan, site.base_model)
     rounds = sum(one.stage.rounds for one in planned)
     prototypes = "" if plan.routing is None else ", their prototypes"
     return [
@@ -68,8 +69,8 @@ def describe_plan(plan: Plan, site: Site) -> list[str]:
         _describe_scoring(plan),
         *_describe_alone(plan, site),
         f"What leaves this site: after each of {counted(rounds, 'round')} "
-        f"{_describe_adapter(plan, planned, layers)}, the number of training examples and of "
-        "steps, two mean losses, the time and the memory that it took; after each evaluation, "
+        f"{_describe_adapter(plan, planned, layers, of_classes)}, the number of training examples "
+        "and of steps, two mean losses, the time and the memory that it took; after each evaluation, "
         "scores as fractions and the number of questions; in between, the step it has reached, the "
         "digests of the parts of the plan and the bank that it has, or the class of an error. No "
         "image, no question, no answer, no file name.",
@@ -112,8 +113,26 @@ def adapted_layers(plan: Plan, base_model: Path) -> list[LayerShape]:
     ]
 
 
-def sent_bytes(plan: Plan, layers: Sequence[LayerShape], part: AdapterPart) -> int | None:
-    """Estimate the bytes of a part of the plan's adapter on the wire; None without layers."""
+def class_numbers(plan: Plan, base_model: Path) -> int:
+    """Return the numbers that an adapter has for its classes, in the stage of the most.
+
+    Raises:
+        ModelError: a CLIP's config says no sizes.
+    """
+    if not is_clip(base_model):
+        return 0
+    shape = read_clip_shape(base_model)
+    most = max(len(stage.classes or ()) for stage in plan.stages)
+    return most * plan.method.class_parameters(shape.text.width, shape.embedding)
+
+
+def sent_bytes(
+    plan: Plan, layers: Sequence[LayerShape], part: AdapterPart, of_classes: int = 0
+) -> int | None:
+    """Estimate the bytes of a part of the plan's adapter on the wire; None without layers.
+
+    `of_classes` are its `class_numbers`, which travel with any part.
+    """
     if not layers:
         return None
     rank = plan.method.layout.rank
@@ -121,7 +140,7 @@ def sent_bytes(plan: Plan, layers: Sequence[LayerShape], part: AdapterPart) -> i
         AdapterPart.A: sum(rank * inputs for _, inputs in layers),
         AdapterPart.CORE: rank * rank * len(layers),
     }.get(part, plan.method.adapter_parameters(layers))
-    return numbers * _BYTES[plan.wire]
+    return (numbers + of_classes) * _BYTES[plan.wire]
 
 
 def _shapes(file: Path) -> dict[str, list[int]]:
@@ -155,17 +174,28 @@ def _describe_stage(planned: PlannedStage) -> str:
     epochs = f"{stage.local_epochs:g} {'epoch' if stage.local_epochs == 1 else 'epochs'}"
     return (
         f"Stage {planned.number}, {stage.name}: {counted(stage.rounds, 'round')} of {epochs} on "
-        f"the {stage.modality} task {stage.task!r}, {company}."
+        f"the {stage.modality} task {stage.task!r}, {company}.{_describe_classes(stage)}"
     )
 
 
+def _describe_classes(stage: Stage) -> str:
+    if stage.classes is None:
+        return ""
+    among = (
+        "these classes"
+        if stage.scope is ClassScope.OWN
+        else "the classes of all stages so far, of which these are its own"
+    )
+    return f" The test asks for one of {among}: {', '.join(stage.classes)}."
+
+
 def _describe_adapter(
-    plan: Plan, planned: Sequence[PlannedStage], layers: Sequence[LayerShape]
+    plan: Plan, planned: Sequence[PlannedStage], layers: Sequence[LayerShape], of_classes: int
 ) -> str:
     """Return what of the adapter leaves after a round, and what stays."""
     rounds = max(one.stage.rounds for one in planned)
     parts = {plan.rule.part(number, rounds) for number in range(1, rounds + 1)}
-    sizes = {part: _size(sent_bytes(plan, layers, part)) for part in parts}
+    sizes = {part: _size(sent_bytes(plan, layers, part, of_classes)) for part in parts}
     whole = f"an adapter ({sizes[AdapterPart.WHOLE]})"
     if AdapterPart.A in parts:
         return (

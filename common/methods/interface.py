@@ -123,6 +123,15 @@ class MethodSettings(Strict):
     def adapter_parameters(self, layers: Sequence[LayerShape]) -> int:
         """Return the numbers of one adapter on adapted layers of these shapes."""
 
+    def class_parameters(self, text_width: int, embedding: int) -> int:
+        """Return the numbers of an adapter for each class of its stage, beside its pairs.
+
+        Args:
+            text_width: of the tokens of a CLIP's text tower.
+            embedding: of the space that both towers end in.
+        """
+        return 0
+
     def regularizer_parameters(
         self, modalities: Sequence[Modality], stage: int, layers: Sequence[LayerShape]
     ) -> int:

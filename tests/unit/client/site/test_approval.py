@@ -1,12 +1,13 @@
 """What a site's admin is told leaves the site, by the rule."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file  # pyright: ignore[reportUnknownVariableType]
 
-from client.site.approval import adapted_layers, describe_plan, sent_bytes
+from client.site.approval import adapted_layers, class_numbers, describe_plan, sent_bytes
 from client.site.config import Site
 from common.partial_adapter import AdapterPart
 from common.plan.file import parse_plan
@@ -90,3 +91,40 @@ def test_an_admin_reads_what_stays_and_where(base: Path):
 
 def test_a_site_without_weights_is_told_that_the_size_is_unknown(tmp_path: Path):
     assert "(of unknown size: no base model in safetensors was found)" in told(tmp_path, "fedsa")
+
+
+def clip_config(folder: Path) -> Path:
+    """OpenAI's ViT-B/16 by its config alone, which is all that approval reads of a CLIP."""
+    vision = {"hidden_size": 768, "num_hidden_layers": 12, "patch_size": 16}
+    document = {"model_type": "clip", "vision_config": vision, "text_config": {"hidden_size": 512}}
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(document))
+    return folder
+
+
+@pytest.mark.parametrize(("decide", "of_a_class"), [("base_prior", 2049), ("prototype", 2562)])
+def test_class_prompts_are_told_with_their_bytes_and_what_they_reveal(
+    tmp_path: Path, decide: str, of_a_class: int
+):
+    stage = {**document()["stages"][0], "classes": ["normal", "stone", "cyst"]}
+    method = {"name": "dual_modality", "decide": decide}
+    given = {**document(), "method": method, "stages": [stage], "wire": "bf16"}
+    plan, base = parse_plan(given, "p"), clip_config(tmp_path / "clip")
+    layers, of_classes = adapted_layers(plan, base), class_numbers(plan, base)
+    assert layers == [(768, 768)] * 24 and of_classes == 3 * of_a_class
+    size = sent_bytes(plan, layers, AdapterPart.WHOLE, of_classes)
+    assert size == 2 * (884_736 + 3 * of_a_class)
+    said = "\n".join(describe_plan(plan, site_at(base)))
+    assert "so far, of which these are its own: normal, stone, cyst." in said
+    assert "an adapter (about 1.8 MB)" in said
+    assert "the number of this site's training examples of it" in said
+    assert ("a mean leaves for each class" in said) is (decide == "prototype")
+    assert ("Of fewer than 50 different images of a class" in said) is (decide == "prototype")
+
+
+def test_a_stage_that_tells_the_task_is_asked_among_its_own_classes(base: Path):
+    stage = {**document()["stages"][0], "classes": ["normal", "stone"], "scope": "own"}
+    plan = parse_plan({**document(), "stages": [stage]}, "p")
+    said = "\n".join(describe_plan(plan, site_at(base)))
+    assert "The test asks for one of these classes: normal, stone." in said
+    assert class_numbers(plan, base) == 0
