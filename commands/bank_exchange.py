@@ -66,9 +66,12 @@ def export_stage(
         written = f"cl_lora.bin and config.json of {', '.join(summed)} in {', '.join(tasks)}."
     else:
         from common.bank.bank import export
+        from common.bank.release import EXTRAS_FILE
 
         export(opened, release.stage, out)
         written = f"one PEFT adapter, the exact sum of {', '.join(summed)}."
+        if (out / EXTRAS_FILE).exists():
+            written += f" Beside it {EXTRAS_FILE}: the arrays that PEFT has no place for."
     if as_json:
         print_json(document)
         return

@@ -2,6 +2,7 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
 
+import json
 import signal
 from dataclasses import replace
 from functools import partial
@@ -12,7 +13,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from peft import PeftModel
+from safetensors.torch import load_file
 from torch.nn import functional
+from transformers import CLIPModel
 
 from client.backbones.registry import load_backbone
 from client.data.task import Example, read_task
@@ -21,7 +25,7 @@ from client.methods.clip_recipe import clip_of
 from client.methods.interface import Assignment
 from client.model.base_digest import base_digest
 from common.adapter import Adapter, StoredAdapter
-from common.bank.bank import Bank
+from common.bank.bank import Bank, export
 from common.errors import ModelError
 from common.metrics import CLASS_METRICS
 from common.partial_adapter import AdapterPart, part_of, three_factors
@@ -163,6 +167,26 @@ def test_the_report_has_each_measure_beside_zero_shot_and_majority_and_by_site(f
     assert report.zero_shot[0] == found.zero_shot["balanced_accuracy"][0][0]
     page = (finished / "report.html").read_text()
     assert "not the AUC of all sites' questions together" in page.replace("&#39;", "'")
+
+
+def test_an_export_is_loaded_by_plain_transformers_and_peft_with_its_prompts_beside(
+    finished: Path, folder: Path, tmp_path: Path
+):
+    bank = Bank.open(finished / "bank")
+    assert [release.classes for release in bank.releases] == list(CLASSES)
+    out = export(bank, 1, tmp_path / "out")
+    network = PeftModel.from_pretrained(CLIPModel.from_pretrained(folder / "clip"), out).eval()
+    given = assignment(folder, plan_of(folder))
+    model, asked = clip_of(given), [one.image for one in examples(folder, 1)]
+    pixels = model.pixel_values(asked)
+    model.adapted.freeze_adapters([bank.adapter(1)], Composition.FOLD)
+    with torch.no_grad():
+        found = network.get_image_features(pixel_values=pixels).pooler_output
+        expected = model.image_embeddings(pixels)
+    torch.testing.assert_close(functional.normalize(found, dim=1), expected, atol=1e-5, rtol=1e-4)
+    prompts = load_file(out / "extras.safetensors")["extras.prompts"]
+    assert prompts.numpy().tobytes() == bank.adapter(1).extra("prompts").tobytes()
+    assert json.loads((out / "provenance.json").read_text())["classes"] == list(CLASSES[1])
 
 
 def test_cut_off_and_resumed_it_ends_with_the_same_bytes(
