@@ -72,8 +72,8 @@ def describe_plan(plan: Plan, site: Site) -> list[str]:
         f"{_describe_adapter(plan, planned, layers, of_classes)}, the number of training examples "
         "and of steps, two mean losses, the time and the memory that it took; after each "
         "evaluation, scores as fractions and the number of questions; in between, the step it has "
-        "reached, the digests of the parts of the plan and the bank that it has, or the class of an error. No "
-        "image, no question, no answer, no file name.",
+        "reached, the digests of the parts of the plan and the bank that it has, or the class of "
+        "an error. No image, no question, no answer, no file name.",
         f"What this site receives: the plan, the adapters of the stages so far{prototypes}, and "
         "the stage's own.",
     ]
