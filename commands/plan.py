@@ -11,7 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from common.plan.plan import Plan
-    from cost.geometry import Geometry
+    from cost.base_model import BaseModel
     from cost.plan import DataAssumptions, PlanCost
 
 app = typer.Typer(no_args_is_help=True, help="Estimate what a plan will cost.")
@@ -86,19 +86,32 @@ def _check_finite(wanted: dict[str, int | float | None]) -> None:
             raise PlanError(f"--{name}: found {value}, expected a finite number")
 
 
-def _models(plan: "Plan", wanted: list[str] | None) -> "dict[str, Geometry]":
-    """Return the geometries of the chosen models, by name."""
-    from cost.geometry import LLAVA_MED, read_geometry
+def _models(plan: "Plan", wanted: list[str] | None) -> "dict[str, BaseModel]":
+    """Return the sizes of the chosen models, by name; the 7B's not for a method on a CLIP.
+
+    Raises:
+        PlanError: there is none.
+    """
+    from common.errors import PlanError
+    from cost.base_model import read_base_model
+    from cost.geometry import LLAVA_MED
     from simulation.hospitals import BASE_MODELS
 
     if wanted:
-        return {name: LLAVA_MED if name == _7B else read_geometry(Path(name)) for name in wanted}
+        return {name: LLAVA_MED if name == _7B else read_base_model(Path(name)) for name in wanted}
     own = BASE_MODELS.get(plan.base_model.name)
-    embedded = {} if own is None else {plan.base_model.name: read_geometry(own)}
-    return {**embedded, _7B: LLAVA_MED}
+    embedded = {} if own is None else {plan.base_model.name: read_base_model(own)}
+    if not plan.method.needs_classes:
+        return {**embedded, _7B: LLAVA_MED}
+    if not embedded:
+        raise PlanError(
+            f"plan {plan.name}: found the base model {plan.base_model.name!r}, whose sizes are not "
+            "known here, expected --model with the folder of a CLIP"
+        )
+    return embedded
 
 
-def _assumed(geometry: "Geometry", wanted: dict[str, int | float | None]) -> "DataAssumptions":
+def _assumed(geometry: "BaseModel", wanted: dict[str, int | float | None]) -> "DataAssumptions":
     """Return the assumptions on the data: the user's, else the defaults of this model.
 
     Raises:
@@ -107,6 +120,7 @@ def _assumed(geometry: "Geometry", wanted: dict[str, int | float | None]) -> "Da
     from dataclasses import replace
 
     from common.errors import PlanError
+    from cost.geometry import Geometry
     from cost.plan import PROMPT_TOKENS, default_assumptions
 
     given = {name: value for name, value in wanted.items() if value is not None}
@@ -115,7 +129,7 @@ def _assumed(geometry: "Geometry", wanted: dict[str, int | float | None]) -> "Da
         # The default number of questions per image.
         given["images"] = max(1, round(given["questions"] / known.together))
     assumed = replace(known, **given)  # pyright: ignore[reportArgumentType]
-    if assumed.labels > assumed.tokens - PROMPT_TOKENS:
+    if isinstance(geometry, Geometry) and assumed.labels > assumed.tokens - PROMPT_TOKENS:
         raise PlanError(
             f"--labels: found {assumed.labels:g} of {assumed.tokens:g} tokens, expected at most "
             f"{assumed.tokens - PROMPT_TOKENS:g}: {PROMPT_TOKENS} tokens precede the image"

@@ -8,8 +8,12 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+from common.clip_shape import ClipShape
+from common.errors import PlanError
 from common.plan.plan import Plan, Stage
 from common.rules.interface import Factor
+from cost.base_model import BaseModel, adapted_layers, class_arrays
+from cost.clip_step import ClipStep, clip_memory, clip_operations
 from cost.geometry import LLAVA_MED, Geometry
 from cost.sizes import BlobSizes, blob_sizes, index_bytes, release_bytes
 from cost.step import (
@@ -52,12 +56,17 @@ class DataAssumptions:
 #: PathVQA, the first of the paper's tasks: 19,755 questions, 7.6 an image; by its reference's
 #: tokenizer 604 tokens a question, 576 of them the image's; answers of 5 tokens.
 PATHVQA: Final = DataAssumptions(questions=19755, images=2599, tokens=28, labels=7)
+#: Pictures to be classified; a class's text has so many tokens: start, "a photo of a", two of the
+#: name, a period and the end.
+PICTURES: Final = DataAssumptions(questions=1000, images=1000, tokens=9, labels=1)
 #: About what a site of configs/demo.yaml has of a task.
 SMALL: Final = DataAssumptions(questions=300, images=300, tokens=16, labels=3)
 
 
-def default_assumptions(geometry: Geometry) -> DataAssumptions:
-    """Return the assumptions for a model of this size."""
+def default_assumptions(geometry: BaseModel) -> DataAssumptions:
+    """Return the assumptions for a model of this kind and size."""
+    if isinstance(geometry, ClipShape):
+        return PICTURES
     return PATHVQA if geometry.image_tokens >= LLAVA_MED.image_tokens else SMALL
 
 
@@ -155,21 +164,38 @@ class PlanCost:
         }
 
 
-def plan_cost(plan: Plan, geometry: Geometry, model: str, assumed: DataAssumptions) -> PlanCost:
-    """Return the plan's cost on a model with these sizes and the name `model`."""
-    sizes, decoder = blob_sizes(plan, geometry), geometry.decoder
-    sent, releases = tuple(order_traffic(plan, sizes)), tuple(release_bytes(plan, geometry, sizes))
-    inputs = _Inputs(plan, geometry, assumed, sizes, sent, releases)
+def plan_cost(plan: Plan, base: BaseModel, model: str, assumed: DataAssumptions) -> PlanCost:
+    """Return the plan's cost on a base model with these sizes and the name `model`.
+
+    Raises:
+        PlanError: the plan's method is for another kind of base model.
+    """
+    layers = adapted_layers(plan, base)
+    if not layers or isinstance(base, ClipShape) is not plan.method.needs_classes:
+        kind = "CLIP" if isinstance(base, ClipShape) else "LLaVA"
+        raise PlanError(
+            f"plan {plan.name}, method {plan.method.name!r}: found the base model {model}, a "
+            f"{kind}, on which it trains nothing, expected another"
+        )
+    sizes = blob_sizes(plan, base)
+    sent, releases = tuple(order_traffic(plan, sizes)), tuple(release_bytes(plan, base, sizes))
+    inputs = _Inputs(plan, base, assumed, sizes, sent, releases)
     return PlanCost(
         model=model,
-        base=geometry.parameters,
-        adapted=decoder.linear_parameters,
-        adapter=plan.method.adapter_parameters(list(decoder.adapted().values())),
+        base=base.parameters,
+        adapted=sum(outputs * inputs for outputs, inputs in layers.values()),
+        adapter=max(_adapter_numbers(plan, base, stage) for stage in range(len(plan.stages))),
         adapter_bytes=sizes.adapter,
         plan_bytes=sizes.plan,
         assumed=assumed,
         stages=tuple(_stage_cost(inputs, number) for number in range(len(plan.stages))),
     )
+
+
+def _adapter_numbers(plan: Plan, base: BaseModel, stage: int) -> int:
+    """Return the numbers of a stage's adapter, with the arrays of its classes."""
+    pairs = plan.method.adapter_parameters(list(adapted_layers(plan, base).values()))
+    return pairs + sum(map(math.prod, class_arrays(plan, base, stage).values()))
 
 
 def micro_batch(plan: Plan, stage: int, geometry: Geometry, assumed: DataAssumptions) -> MicroBatch:
@@ -203,7 +229,7 @@ class _Inputs:
     """The inputs of a stage's cost."""
 
     plan: Plan
-    geometry: Geometry
+    base: BaseModel
     assumed: DataAssumptions
     sizes: BlobSizes
     sent: tuple[OrderTraffic, ...]
@@ -211,30 +237,23 @@ class _Inputs:
 
 
 def _stage_cost(inputs: _Inputs, number: int) -> StageCost:
-    plan, geometry, assumed = inputs.plan, inputs.geometry, inputs.assumed
-    stage, adapters = plan.stages[number], attached_adapters(plan, number)
-    rows, training = micro_batch(plan, number, geometry, assumed), plan.training
-    setting = MemorySettings(
-        precision=training.precision,
-        checkpointed=training.gradient_checkpointing,
-        proximal=training.proximal is not None,
-    )
-    each = question_operations(geometry, rows, adapters, checkpointed=setting.checkpointed)
+    plan, assumed = inputs.plan, inputs.assumed
+    stage = plan.stages[number]
+    each, memory, host = _step_cost(inputs, number)
     trainings = 2 if plan.evaluation.local else 1
     drawn, steps = (trainings * one for one in questions_and_steps(plan, stage, assumed))
     own = [one for one in inputs.sent if one.after == number]
     rounds = [one for one in own if one.round]
-    layers = list(geometry.decoder.adapted().values())
-    adapter = plan.method.adapter_parameters(layers)
-    regularizer = plan.method.regularizer_parameters(plan.modalities, number, layers)
     return StageCost(
         name=stage.name,
         modality=stage.modality,
         task=stage.task,
         sites=len(stage.sites),
         rounds=stage.rounds,
-        earlier=adapters.earlier,
-        bank_parameters=(number + 1) * adapter,
+        earlier=len(plan.frozen_stages(number)),
+        bank_parameters=sum(
+            _adapter_numbers(plan, inputs.base, earlier) for earlier in range(number + 1)
+        ),
         bank=index_bytes(plan, number + 1) + sum(inputs.releases[: number + 1]),
         round_down=max(one.down - one.releases for one in rounds),
         round_up=max(one.up for one in rounds),
@@ -243,12 +262,55 @@ def _stage_cost(inputs: _Inputs, number: int) -> StageCost:
         ),
         down=sum(one.down for one in own),
         up=sum(one.up for one in own),
-        memory=step_memory(geometry, rows, adapters, setting, regularizer),
-        host=number * geometry.decoder.largest_pair(adapters.rank) * 4,
+        memory=memory,
+        host=host,
         operations=each,
         drawn=drawn,
         steps=steps,
         site_operations=drawn * each.question + (assumed.images * each.tower if drawn else 0.0),
+    )
+
+
+def _step_cost(inputs: _Inputs, number: int) -> tuple[StepOperations, StepMemory, int]:
+    """Return a question's operations, a step's memory, and the machine's for earlier adapters."""
+    plan, base, assumed = inputs.plan, inputs.base, inputs.assumed
+    training = plan.training
+    if isinstance(base, ClipShape):
+        step = clip_step(plan, number, base, assumed)
+        return clip_operations(step), clip_memory(step, training.precision), 0
+    adapters = attached_adapters(plan, number)
+    rows = micro_batch(plan, number, base, assumed)
+    setting = MemorySettings(
+        precision=training.precision,
+        checkpointed=training.gradient_checkpointing,
+        proximal=training.proximal is not None,
+    )
+    layers = list(base.decoder.adapted().values())
+    regularizer = plan.method.regularizer_parameters(plan.modalities, number, layers)
+    return (
+        question_operations(base, rows, adapters, checkpointed=setting.checkpointed),
+        step_memory(base, rows, adapters, setting, regularizer),
+        number * base.decoder.largest_pair(adapters.rank) * 4,
+    )
+
+
+def clip_step(plan: Plan, stage: int, shape: ClipShape, assumed: DataAssumptions) -> ClipStep:
+    """Return the micro-batch of the stage's training on a CLIP."""
+    arrays = class_arrays(plan, shape, stage)
+    classes = plan.stages[stage].classes or ()
+    return ClipStep(
+        shape=shape,
+        pictures=plan.training.micro_batch or plan.stages[stage].site_batch_size,
+        classes=len(classes),
+        tokens=assumed.tokens,
+        rank=plan.method.layout.rank,
+        adapted=adapted_layers(plan, shape),
+        # What trains has more than one number a row, and is at the text tower's input.
+        of_classes=sum(
+            math.prod(rows) for rows in arrays.values() if rows[-1:] == (shape.text.width,)
+        ),
+        a_learns=plan.rule.trained_factors(1) is not Factor.B,
+        proximal=plan.training.proximal is not None,
     )
 
 

@@ -5,8 +5,8 @@ number that only a run can tell is taken to have 18 characters, as most do.
 """
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -17,11 +17,21 @@ from common.bank.release import CONFIG_FILE, Release, text_of
 from common.identity import canonical_json
 from common.image_prototype import ImagePrototype
 from common.image_prototype import to_bytes as prototype_to_bytes
-from common.metrics import OPTION_METRICS, RELEASED, AnsweredQuestion, AnswerKind, task_metrics
+from common.metrics import (
+    AUC,
+    CLASS_METRICS,
+    OPTION_METRICS,
+    RELEASED,
+    ZERO_SHOT,
+    AnsweredQuestion,
+    AnswerKind,
+    task_metrics,
+)
 from common.partial_adapter import AdapterPart, part_of
 from common.plan.plan import Plan
 from common.plan_fields import Precision
-from cost.geometry import Geometry
+from common.tensors import Array
+from cost.base_model import BaseModel, adapted_layers, class_arrays, feature_width
 
 #: Placeholder of a number that only a run can tell.
 NUMBER: Final = 0.1234567890123456
@@ -30,53 +40,62 @@ _DIGEST, _CODE, _SIGNATURE = "0" * 64, "0" * 16, "0" * 128
 
 @dataclass(frozen=True, slots=True)
 class BlobSizes:
-    """Bytes of a plan's blobs: of any adapter, of any prototype, and of the plan itself.
+    """Bytes of a plan's blobs: of each stage's adapter, of any prototype, and of the plan itself.
 
     Attributes:
-        parts: of the parts of an adapter that travel alone.
+        stages: by stage, of a whole adapter and of its parts that travel alone; stages differ
+            where an adapter has arrays for its classes.
     """
 
-    adapter: int
+    stages: tuple[Mapping[AdapterPart, int], ...]
     prototype: int
     plan: int
-    parts: Mapping[AdapterPart, int] = field(default_factory=dict[AdapterPart, int])
 
-    def of_part(self, part: AdapterPart) -> int:
-        """Return the bytes of this part of an adapter."""
-        return self.adapter if part is AdapterPart.WHOLE else self.parts[part]
+    @property
+    def adapter(self) -> int:
+        """The bytes of the largest adapter."""
+        return max(sizes[AdapterPart.WHOLE] for sizes in self.stages)
+
+    def of_part(self, stage: int, part: AdapterPart) -> int:
+        """Return the bytes of this part of the stage's adapter."""
+        return self.stages[stage][part]
 
 
-def blob_sizes(plan: Plan, geometry: Geometry) -> BlobSizes:
+def blob_sizes(plan: Plan, model: BaseModel) -> BlobSizes:
     """Return the sizes of the plan's blobs on this model."""
-    mean = np.zeros(geometry.feature_width, np.float32)
+    mean = np.zeros(feature_width(model), np.float32)
     prototype = ImagePrototype(mean, NUMBER, 1000)
     return BlobSizes(
-        adapter=adapter_bytes(blank_adapter(plan, geometry), plan.wire),
+        stages=tuple(
+            {
+                part: adapter_bytes(blank_part(plan, model, stage, part), plan.wire)
+                for part in (AdapterPart.WHOLE, AdapterPart.A, AdapterPart.CORE)
+            }
+            for stage in range(len(plan.stages))
+        ),
         prototype=len(prototype_to_bytes(prototype)),
         plan=len(plan.canonical().encode()),
-        parts={
-            part: adapter_bytes(blank_part(plan, geometry, part), plan.wire)
-            for part in (AdapterPart.A, AdapterPart.CORE)
-        },
     )
 
 
-def blank_adapter(plan: Plan, geometry: Geometry) -> Adapter:
-    """Return an adapter of the plan's shapes whose zeros take no memory."""
+def blank_adapter(plan: Plan, model: BaseModel, stage: int = 0) -> Adapter:
+    """Return an adapter of the stage's shapes whose zeros take no memory."""
     layout = plan.method.layout
     pairs = {
         name: Pair(_zeros(layout.rank, inputs), _zeros(outputs, layout.rank))
-        for name, (outputs, inputs) in geometry.decoder.adapted().items()
+        for name, (outputs, inputs) in adapted_layers(plan, model).items()
     }
-    return Adapter(pairs, layout.scale)
+    arrays = class_arrays(plan, model, stage)
+    extras = {name: _zeros(*shape) for name, shape in arrays.items()}
+    return Adapter(pairs, layout.scale, extras)
 
 
-def blank_part(plan: Plan, geometry: Geometry, part: AdapterPart) -> Adapter:
+def blank_part(plan: Plan, model: BaseModel, stage: int, part: AdapterPart) -> Adapter:
     """Return a part of such an adapter."""
-    blank, rank = blank_adapter(plan, geometry), plan.method.layout.rank
+    blank, rank = blank_adapter(plan, model, stage), plan.method.layout.rank
     if part is AdapterPart.CORE:
         cores = {part.name_of(module): _zeros(rank, rank) for module in blank.pairs}
-        return Adapter({}, blank.scale, cores)
+        return Adapter({}, blank.scale, {**cores, **blank.extras})
     return part_of(blank, part)
 
 
@@ -94,14 +113,14 @@ def adapter_bytes(adapter: Adapter, wire: Precision) -> int:
     return 8 + head + -head % 8 + end
 
 
-def release_bytes(plan: Plan, geometry: Geometry, sizes: BlobSizes) -> Iterator[int]:
+def release_bytes(plan: Plan, model: BaseModel, sizes: BlobSizes) -> Iterator[int]:
     """Yield the bytes of each release's files in the bank, with scores of closed answers."""
-    adapter = blank_adapter(plan, geometry)
+    adapter = blank_adapter(plan, model)
     config = len(release_blobs(b"", adapter, plan.base_model.name)[CONFIG_FILE])
     prototype = sizes.prototype if plan.routing is not None else 0
     for stage in range(len(plan.stages)):
         release = len(_release(plan, stage, adapter).to_bytes())
-        yield sizes.adapter + config + prototype + release
+        yield sizes.of_part(stage, AdapterPart.WHOLE) + config + prototype + release
 
 
 def index_bytes(plan: Plan, stages: int) -> int:
@@ -117,15 +136,26 @@ def index_bytes(plan: Plan, stages: int) -> int:
     return len(text_of(document))
 
 
-def placeholder_metrics(options: bool = False, own_b: bool = False) -> Mapping[str, float]:
+def placeholder_metrics(
+    options: bool = False, own_b: bool = False, more: Sequence[str] = ()
+) -> Mapping[str, float]:
     """Return a placeholder for each metric of closed answers, which most tasks have.
 
-    With `own_b` also for those of the released adapter beside the site's own.
+    With `own_b` also for those of the released adapter beside the site's own, and for `more`.
     """
     closed = AnsweredQuestion(question="q", answer="yes", truth="yes", kind=AnswerKind.CLOSED)
     usual = list(task_metrics([closed]))
     released = [f"{RELEASED}{name}" for name in usual] if own_b else []
-    return dict.fromkeys([*usual, *released, *(OPTION_METRICS if options else ())], NUMBER)
+    return dict.fromkeys([*usual, *released, *(OPTION_METRICS if options else ()), *more], NUMBER)
+
+
+def class_metric_names(plan: Plan, task: int, after: int) -> tuple[str, ...]:
+    """Return the metrics that a task with classes has beside others, asked after a stage."""
+    if plan.stages[task].classes is None:
+        return ()
+    base = plan.asked_classes(task, after) != plan.asked_classes(task, 0)
+    zero_shot = CLASS_METRICS if plan.evaluation.zero_shot and base else ()
+    return (AUC, *(f"{ZERO_SHOT}{name}" for name in zero_shot))
 
 
 def _release(plan: Plan, stage: int, adapter: Adapter) -> Release:
@@ -142,7 +172,9 @@ def _release(plan: Plan, stage: int, adapter: Adapter) -> Release:
         sites=dict.fromkeys(planned.sites, 1000),
         rule=plan.aggregation,
         error=NUMBER,
-        scores=placeholder_metrics(plan.evaluation.options, plan.rule.own_b),
+        scores=placeholder_metrics(
+            plan.evaluation.options, plan.rule.own_b, class_metric_names(plan, stage, stage)
+        ),
         code=_CODE,
         adapter=_DIGEST,
         config=_DIGEST,
@@ -155,5 +187,5 @@ def _release(plan: Plan, stage: int, adapter: Adapter) -> Release:
     )
 
 
-def _zeros(rows: int, columns: int) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
-    return np.broadcast_to(np.float32(0), (rows, columns))
+def _zeros(*shape: int) -> Array:
+    return np.broadcast_to(np.float32(0), shape)

@@ -20,12 +20,12 @@ from common.exchange import (
     Update,
 )
 from common.identity import sha256
-from common.metrics import ROUTER_MODALITY, ROUTER_STAGE
+from common.metrics import AUC, ROUTER_MODALITY, ROUTER_STAGE
 from common.partial_adapter import AdapterPart
 from common.plan.plan import Plan
 from common.wire import wire_bytes
 from common.work import Work
-from cost.sizes import NUMBER, BlobSizes, placeholder_metrics
+from cost.sizes import NUMBER, BlobSizes, class_metric_names, placeholder_metrics
 
 #: A message with so many bytes gets no further blob, as in server/network.py.
 PARCEL_BYTES: Final = 64 * 2**20
@@ -70,8 +70,13 @@ class _RunSoFar:
     def send(self, order: Order, after: int) -> Iterator[OrderTraffic]:
         """Send the order to every site of its stage and yield the traffic of each."""
         header = wire_bytes(Delivery(order=order).to_record())
-        part = {digest: self.parts.get(digest, AdapterPart.WHOLE) for digest in order.needs}
-        size = {digest: self.sizes.of_part(part[digest]) for digest in order.needs}
+        stage_of = {ref.sha256: ref.stage for ref in order.releases}
+        size = {
+            digest: self.sizes.of_part(
+                stage_of.get(digest, order.stage), self.parts.get(digest, AdapterPart.WHOLE)
+            )
+            for digest in order.needs
+        }
         size |= dict.fromkeys((ref.sha256 for ref in order.prototypes), self.sizes.prototype)
         size[order.plan] = self.sizes.plan
         for site in self.plan.stages[order.stage].sites:
@@ -90,15 +95,23 @@ class _RunSoFar:
             metrics = placeholder_metrics(
                 self.plan.evaluation.options,
                 own_b=self.plan.rule.own_b and bool(order.adapter or order.active),
+                more=class_metric_names(self.plan, order.stage, after_of(order)),
             )
             return _scores_bytes(site, metrics, routed=bool(order.prototypes))
         given = self.plan.router_of_round(order.stage, order.round) is not None
         part = self.plan.rule.part(order.round, self.plan.stages[order.stage].rounds)
         return (
             _update_bytes(site, prototype=given)
-            + self.sizes.of_part(part)
+            + self.sizes.of_part(order.stage, part)
             + given * (self.sizes.prototype)
         )
+
+
+def after_of(order: Order) -> int:
+    """Return the latest stage that answers an order to score, as a site finds it."""
+    if order.adapter is not None:
+        return order.stage
+    return max((ref.stage for ref in order.releases), default=order.stage)
 
 
 def _delivery_bytes(
@@ -210,10 +223,12 @@ def _update_bytes(site: str, *, prototype: bool) -> int:
 
 
 def _scores_bytes(site: str, metrics: Mapping[str, float], *, routed: bool) -> int:
+    with_classes = (AUC,) if AUC in metrics else ()
     if routed:
         metrics = {**metrics, ROUTER_STAGE: NUMBER, ROUTER_MODALITY: NUMBER}
     scores = Scores(
-        order=_DIGEST, site=site, questions=100, metrics=metrics, majority=placeholder_metrics()
+        order=_DIGEST, site=site, questions=100, metrics=metrics,
+        majority=placeholder_metrics(more=with_classes),
     )  # fmt: skip
     return _header_bytes(scores)
 

@@ -40,15 +40,12 @@ from client.training.token_loss import micro_batches
 from common.adapter import ROW_WEIGHT_SUFFIX, Adapter, AdapterSource
 from common.errors import SiteFailed
 from common.identity import seed_for
-from common.methods.dual_modality import Decide, DualModality, Reuse
+from common.methods.dual_modality import MEANS, PROMPTS, Decide, DualModality, Reuse
 from common.partial_adapter import joined
 from common.plan.plan import ClassScope
 from common.plan_fields import Composition
 from common.tensors import Array
 
-#: Extras: the prompts (C, M, D), and with `decide: prototype` the mean features (C, E).
-PROMPTS: Final = "prompts"
-MEANS: Final = "means"
 #: Standard deviation of what is added to the words' embeddings at the start [R].
 START_NOISE: Final = 0.02
 #: Batches of pictures that are decoded together: each goes through every branch.

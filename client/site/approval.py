@@ -123,7 +123,8 @@ def class_numbers(plan: Plan, base_model: Path) -> int:
         return 0
     shape = read_clip_shape(base_model)
     most = max(len(stage.classes or ()) for stage in plan.stages)
-    return most * plan.method.class_parameters(shape.text.width, shape.embedding)
+    rows = plan.method.class_arrays(shape.text.width, shape.embedding).values()
+    return most * sum(map(math.prod, rows))
 
 
 def sent_bytes(

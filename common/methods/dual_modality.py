@@ -13,10 +13,14 @@ from typing import Annotated, ClassVar, Final, Self
 
 from pydantic import Field
 
+from common.adapter import ROW_WEIGHT_SUFFIX
 from common.methods.interface import MethodSettings
 from common.methods.lora_adapters import LoraSettings
 from common.plan_fields import Count, Modality, Positive
 
+#: The arrays of an adapter beside its pairs, a row a class.
+PROMPTS: Final = "prompts"
+MEANS: Final = "means"
 #: Tokens of "a photo of a", in whose places the vectors of a prompt stand.
 LONGEST_PROMPT: Final = 4
 #: The layers of CLIP's image tower that get a pair, as transformers names them [S].
@@ -62,6 +66,7 @@ class DualModality(LoraSettings):
 
     routable: ClassVar[bool] = False
     needs_classes: ClassVar[bool] = True
+    unused_training: ClassVar[tuple[str, ...]] = ("packing", "gradient_checkpointing")
 
     rank: Count = 24  # [S]
     alpha: Positive = 1.0  # [S: loralib's default]
@@ -98,10 +103,12 @@ class DualModality(LoraSettings):
         """Return whether it is the weight of keys or values in the image tower [S]."""
         return _ADAPTED.fullmatch(weight) is not None
 
-    def class_parameters(self, text_width: int, embedding: int) -> int:
-        """Return the numbers of a class: its prompt and count, and its mean feature if any."""
-        mean = embedding + 1 if self.decide is Decide.PROTOTYPE else 0
-        return self.prompt_length * text_width + 1 + mean
+    def class_arrays(self, text_width: int, embedding: int) -> Mapping[str, tuple[int, ...]]:
+        """Return a class's prompt, with `decide: prototype` its mean feature, and their weights."""
+        prompt = {PROMPTS: (self.prompt_length, text_width), PROMPTS + ROW_WEIGHT_SUFFIX: ()}
+        if self.decide is not Decide.PROTOTYPE:
+            return prompt
+        return {**prompt, MEANS: (embedding,), MEANS + ROW_WEIGHT_SUFFIX: ()}
 
     def summary(self) -> str:
         """Return the method's name, its rank and the length of its prompts."""

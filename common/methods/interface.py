@@ -64,6 +64,8 @@ class MethodSettings(Strict):
     routable: ClassVar[bool] = True
     #: Whether it answers with a class of the plan's stages, so that each stage must name its own.
     needs_classes: ClassVar[bool] = False
+    #: Switches of a plan's `training` that mean nothing to it, so that a plan may not set them.
+    unused_training: ClassVar[tuple[str, ...]] = ()
 
     @property
     def label(self) -> str:
@@ -123,14 +125,14 @@ class MethodSettings(Strict):
     def adapter_parameters(self, layers: Sequence[LayerShape]) -> int:
         """Return the numbers of one adapter on adapted layers of these shapes."""
 
-    def class_parameters(self, text_width: int, embedding: int) -> int:
-        """Return the numbers of an adapter for each class of its stage, beside its pairs.
+    def class_arrays(self, text_width: int, embedding: int) -> Mapping[str, tuple[int, ...]]:
+        """Return the arrays of an adapter beside its pairs, by the shape of a class's row.
 
         Args:
             text_width: of the tokens of a CLIP's text tower.
             embedding: of the space that both towers end in.
         """
-        return 0
+        return {}
 
     def regularizer_parameters(
         self, modalities: Sequence[Modality], stage: int, layers: Sequence[LayerShape]

@@ -92,11 +92,12 @@ def class_mistakes(plan: Plan) -> list[str]:
     mistakes: list[str] = []
     seen = any(stage.classes and stage.scope is ClassScope.SEEN for stage in plan.stages)
     stage_of: dict[str, int] = {}
-    if plan.training.packing and plan.method.needs_classes:
-        mistakes.append(
-            f"training.packing: found true, expected false: the method {plan.method.name!r} looks "
-            "at pictures alone, and there is no text to pack"
-        )
+    mistakes += [
+        f"training.{name}: found true, expected false: it means nothing to the method "
+        f"{plan.method.name!r}"
+        for name in plan.method.unused_training
+        if getattr(plan.training, name)
+    ]
     for number, stage in enumerate(plan.stages, 1):
         where = _stage_label(number, stage.model_dump())
         own = {as_answer(name): name for name in reversed(stage.classes or ())}

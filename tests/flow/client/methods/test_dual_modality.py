@@ -4,6 +4,7 @@
 
 import json
 import signal
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,12 +27,15 @@ from client.methods.interface import Assignment
 from client.model.base_digest import base_digest
 from common.adapter import Adapter, StoredAdapter
 from common.bank.bank import Bank, export
+from common.clip_shape import read_clip_shape
 from common.errors import ModelError
 from common.metrics import CLASS_METRICS
 from common.partial_adapter import AdapterPart, part_of, three_factors
 from common.plan.file import parse_plan
 from common.plan.plan import Plan
 from common.plan_fields import Composition, Precision
+from cost.sizes import blob_sizes, index_bytes, release_bytes
+from cost.traffic import order_traffic
 from report.json_file import read_report
 from server.run.folder import RunFolder
 from server.run.journal import Journal
@@ -167,6 +171,21 @@ def test_the_report_has_each_measure_beside_zero_shot_and_majority_and_by_site(f
     assert report.zero_shot[0] == found.zero_shot["balanced_accuracy"][0][0]
     page = (finished / "report.html").read_text()
     assert "not the AUC of all sites' questions together" in page.replace("&#39;", "'")
+
+
+def test_its_bytes_and_its_bank_are_those_of_its_plans_cost(finished: Path, folder: Path):
+    plan, shape = plan_of(folder), read_clip_shape(folder / "clip")
+    with closing(Journal(RunFolder(finished), plan)) as journal:
+        traffic = journal.traffic()
+    sizes = blob_sizes(plan, shape)
+    said = list(order_traffic(plan, sizes))
+    assert sum(one.down for one in said) == sum(one.bytes_down for one in traffic)
+    # The digits of losses and scores.
+    up = sum(one.bytes_up for one in traffic)
+    assert sum(one.up for one in said) == pytest.approx(up, abs=250 * len(said))
+    files = [file for file in (finished / "bank").rglob("*") if file.is_file()]
+    bank = index_bytes(plan, 2) + sum(release_bytes(plan, shape, sizes))
+    assert sum(file.stat().st_size for file in files) == pytest.approx(bank, abs=300)
 
 
 def test_an_export_is_loaded_by_plain_transformers_and_peft_with_its_prompts_beside(

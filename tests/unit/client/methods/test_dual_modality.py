@@ -159,8 +159,9 @@ def test_keys_and_values_of_the_image_tower_are_adapted(weight: str, adapted: bo
 def test_clip_b_16_has_the_authors_number_of_parameters_a_task_and_a_class():
     settings = DualModality(name="dual_modality")
     assert settings.adapter_parameters([(768, 768)] * 24) == 884_736
-    assert settings.class_parameters(512, 512) == 4 * 512 + 1
+    rows = {"prompts": (4, 512), "prompts.weight": ()}
+    assert settings.class_arrays(512, 640) == rows
     told = settings.model_copy(update={"decide": Decide.PROTOTYPE})
-    assert told.class_parameters(512, 512) == 4 * 512 + 1 + 512 + 1
+    assert told.class_arrays(512, 640) == {**rows, "means": (640,), "means.weight": ()}
     assert "mean" not in settings.notes(1)[0] and "of 50" not in " ".join(settings.notes(1))
     assert "fewer than 50 different images" in told.notes(1)[1]
