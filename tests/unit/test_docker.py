@@ -141,8 +141,8 @@ def test_all_that_a_dockerfile_copies_is_there(file: Path):
 def test_the_packages_that_the_command_line_imports_are_in_both_images():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]["only-include"]
-    # Only a developer's machine simulates and measures.
-    needed = set(wheel) - {"simulation", "benchmarks"}
+    # Only a developer's machine simulates, measures and retrieves reference pairs.
+    needed = set(wheel) - {"simulation", "benchmarks", "retrieval"}
     for file in DOCKERFILES:
         copies = [arguments.split() for name, arguments in instructions(file) if name == "COPY"]
         assert needed <= {source.rstrip("/") for copy in copies for source in copy[:-1]}, file.name
