@@ -1,8 +1,9 @@
-"""A text embedder that needs no weights: TF-IDF of words, reduced by a truncated SVD.
+"""A text embedder that needs no weights: TF-IDF of letters, reduced by a truncated SVD.
 
 Latent semantic analysis (Deerwester et al. 1990) with scikit-learn's parts. It is learned from
 the database's own captions, so it knows their words and which of them occur together, and
-nothing else.
+nothing else. Words are taken apart into three to five neighbouring letters: on real reports that
+finds far more than whole words do, which differ by an ending (docs/log.md).
 """
 # scikit-learn has no types.
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
@@ -27,26 +28,28 @@ from retrieval.embedders import Identity
 from retrieval.pair_table import PairTable
 
 NAME: Final = "tfidf-svd"
-WIDTH: Final = 256
-#: The commonest words that it knows, and the captions that it is learned from.
-_WORDS: Final = 30_000
-_SAMPLE: Final = 100_000
+WIDTH: Final = 512
+#: Neighbouring letters of a word.
+_LETTERS: Final = (3, 5)
+#: The commonest of these that it knows, and the captions that it is learned from.
+_TERMS: Final = 30_000
+_SAMPLE: Final = 20_000
 _VOCABULARY, _MATRIX, _IDF = "vocabulary.json", "components.npy", "idf.npy"
 
 
 class TfidfSvd:
-    """Embeds texts by the words that they have in common, or in company."""
+    """Embeds texts by the letters that they have in common, or in company."""
 
     def __init__(
-        self, words: Sequence[str], idf: NDArray[np.float64], components_WF: Vectors
+        self, terms: Sequence[str], idf: NDArray[np.float64], components_WF: Vectors
     ) -> None:
-        """Take what was learned: words, their idf, and the SVD's W components over F words."""
-        self._vectorizer = _vectorizer(vocabulary={word: i for i, word in enumerate(words)})
+        """Take what was learned: F terms, their idf, and the SVD's W components over them."""
+        self._vectorizer = _vectorizer(vocabulary={term: place for place, term in enumerate(terms)})
         self._vectorizer.idf_ = idf
         self._components_WF = components_WF
 
     def embed(self, texts: Sequence[str]) -> Vectors:
-        """Return vectors of length 1, (texts, W); zeros for a text without a known word."""
+        """Return vectors of length 1, (texts, W); zeros for a text of which nothing is known."""
         counts: Any = self._vectorizer.transform(texts)
         return unit(np.asarray(counts @ self._components_WF.T))
 
@@ -60,7 +63,7 @@ class TfidfSvdVectors:
     @property
     def identity(self) -> Identity:
         """The settings by which it is learned."""
-        return {"name": NAME, "width": WIDTH, "words": _WORDS, "sample": _SAMPLE}
+        return {"name": NAME, "width": WIDTH, "terms": _TERMS, "sample": _SAMPLE}
 
     def prepare(self, table: PairTable, folder: Path) -> None:
         """Learn the embedder, and write it to `folder`; or read what is there already."""
@@ -86,28 +89,28 @@ def load_tfidf_svd(folder: Path) -> TfidfSvd:
         DataError: it is missing or damaged.
     """
     try:
-        words = json.loads((folder / _VOCABULARY).read_text(encoding="utf-8"))
+        terms = json.loads((folder / _VOCABULARY).read_text(encoding="utf-8"))
         idf, components = (np.load(folder / name) for name in (_IDF, _MATRIX))
-        if not (len(words) == len(idf) == components.shape[1]):
+        if not (len(terms) == len(idf) == components.shape[1]):
             raise ValueError("sizes differ")
     except (OSError, ValueError, EOFError) as error:
         raise DataError(
             f"{folder}: found no whole text embedder ({type(error).__name__}), expected one"
         ) from None
-    return TfidfSvd(words, idf, components)
+    return TfidfSvd(terms, idf, components)
 
 
 def _learn(captions: Sequence[str], folder: Path) -> None:
-    vectorizer = _vectorizer(max_features=_WORDS)
+    vectorizer = _vectorizer(max_features=_TERMS)
     try:
         counts: Any = vectorizer.fit_transform(captions)
     except ValueError:
         raise DataError(
             f"{folder.parent}: found no word in {len(captions)} captions, expected some"
         ) from None
-    words: list[str] = vectorizer.get_feature_names_out().tolist()
+    terms: list[str] = vectorizer.get_feature_names_out().tolist()
     width = min(WIDTH, *counts.shape)
-    # scikit-learn wants fewer components than words.
+    # scikit-learn wants fewer components than terms.
     if width < counts.shape[1]:
         components = cast(Any, TruncatedSVD(width, random_state=0).fit(counts).components_)
     else:
@@ -115,7 +118,7 @@ def _learn(captions: Sequence[str], folder: Path) -> None:
     write_folder(
         folder,
         {
-            _VOCABULARY: json.dumps(words).encode(),
+            _VOCABULARY: json.dumps(terms).encode(),
             _IDF: _npy(np.asarray(cast(Any, vectorizer.idf_), np.float64)),
             _MATRIX: _npy(components.astype(np.float32)),
         },
@@ -127,7 +130,8 @@ def _vectorizer(
     vocabulary: Mapping[str, int] | None = None, max_features: int | None = None
 ) -> TfidfVectorizer:
     return TfidfVectorizer(
-        token_pattern=r"(?u)\b\w+\b",
+        analyzer="char_wb",
+        ngram_range=_LETTERS,
         sublinear_tf=True,
         dtype=np.float32,  # pyright: ignore[reportArgumentType]  # inferred from the default
         vocabulary=vocabulary,

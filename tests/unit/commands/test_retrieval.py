@@ -8,9 +8,11 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from common.errors import DataError
+from common.errors import DataError, PlanError
+from common.plan.reference_list import check_images, read_list
 from fedmslora import app
 from tests.unit.retrieval.some_pairs import CAPTIONS, write_jsonl
+from tests.unit.small_round import document
 
 
 def run(*arguments: str | Path) -> Result:
@@ -53,3 +55,63 @@ def test_a_mistake_is_one_sentence(tmp_path: Path):
         f"{file}: line 9: field 'image': found nothing, expected an image's path in the folder of "
         "pairs"
     )
+
+
+def write_plan(file: Path, classes: list[str] | None) -> Path:
+    one = document()["stages"][0]
+    stages = [
+        {**one, "name": "tissue", "modality": "pathology", "classes": classes},
+        {**one, "name": "mole", "modality": "dermatology", "classes": ["melanoma", "nevus"]},
+    ]
+    file.write_text(json.dumps({**document(), "stages": stages}))
+    return file
+
+
+def test_list_writes_the_pairs_and_the_sites_folder(tmp_path: Path):
+    write_jsonl(tmp_path, CAPTIONS)
+    run("build", tmp_path)
+    plan = write_plan(tmp_path / "plan.yaml", ["necrosis", "gland"])
+    out, bundle = tmp_path / "list.json", tmp_path / "reference"
+    few = ("--k", 2, "--task", 1, "--domain", 1, "--other", 1)
+    done = run("list", plan, tmp_path, "--out", out, "--bundle", bundle, *map(str, few), "--json")
+    assert done.exit_code == 0, done.stderr
+    found = json.loads(done.stdout)
+    listed = read_list(out, found["digest"])
+    assert read_list(bundle / "list.json", found["digest"]) == listed
+    check_images(bundle, listed.pairs)
+    second = listed.stages[1]
+    assert {layer.layer: layer.questions for layer in second.layers}["task"] == 2
+    assert "p1" in second.layers[0].pairs
+    shown = run("list", plan, tmp_path, "--out", out, *map(str, few))
+    assert shown.stdout.splitlines()[-1] == (
+        f"{out}: {len(listed.pairs)} different pairs, sha256 {found['digest']}"
+    )
+
+
+def test_questions_are_printed_for_an_embedder_of_the_users(tmp_path: Path):
+    write_jsonl(tmp_path, CAPTIONS)
+    np.save(tmp_path / "v.npy", np.eye(8, dtype=np.float32))
+    run("build", tmp_path, "--caption-vectors", tmp_path / "v.npy")
+    plan = write_plan(tmp_path / "plan.yaml", ["necrosis", "gland"])
+    texts = run("questions", plan).stdout.splitlines()
+    assert texts[0] == "a pathology photo of necrosis"
+    with pytest.raises(DataError, match="found captions that were embedded by 'given', expected"):
+        CliRunner().invoke(
+            app,
+            ["retrieval", "list", str(plan), str(tmp_path), "--out", str(tmp_path / "l")],
+            catch_exceptions=False,
+        )
+    vectors = np.zeros((len(texts), 8), np.float32)
+    vectors[:, 3] = 1
+    np.save(tmp_path / "q.npy", vectors)
+    done = run(
+        "list", plan, tmp_path, "--out", tmp_path / "l", "--k", "1", "--question-vectors",
+        tmp_path / "q.npy", "--json",
+    )  # fmt: skip
+    assert json.loads(done.stdout)["pairs"] == 1
+
+
+def test_a_plan_without_classes_is_refused(tmp_path: Path):
+    plan = write_plan(tmp_path / "plan.yaml", None)
+    with pytest.raises(PlanError, match="stage 1 'tissue', classes: found none"):
+        CliRunner().invoke(app, ["retrieval", "questions", str(plan)], catch_exceptions=False)

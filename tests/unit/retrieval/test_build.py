@@ -48,7 +48,7 @@ def test_the_learned_embedder_finds_a_caption_by_its_own_words(tmp_path: Path):
     database = word_database(tmp_path, CAPTIONS)
     embedder = database.text_embedder()
     assert embedder is not None
-    embedded = embedder.embed([*CAPTIONS, "unheard words"])
+    embedded = embedder.embed([*CAPTIONS, "qqq 777"])
     np.testing.assert_array_equal(
         embedded[:8], database.dense.vectors(np.arange(8, dtype=np.int64))
     )
