@@ -101,9 +101,17 @@ def answer_with_release(
     """Freeze the adapters that the release sums into the model, and answer.
 
     `own` are the B's in place of the release's own.
+
+    Raises:
+        BankError: an adapter has more than low-rank factors.
     """
     backbone.adapted.detach()
     summed: list[AdapterSource] = [bank.adapter(stage) for stage in release.sums]
+    if extras := [name for adapter in summed for name in adapter.extra_names]:
+        raise BankError(
+            f"{bank.folder}, release {release.folder}: found arrays beside its LoRA ({extras[0]}), "
+            "expected none: such a release answers by its method, and a bank does not say which"
+        )
     if own is not None:
         place = release.sums.index(release.stage)
         summed[place] = joined(summed[place], own)

@@ -25,10 +25,11 @@ from client.methods import dual_modality as of
 from client.methods.clip_recipe import clip_of
 from client.methods.interface import Assignment
 from client.model.base_digest import base_digest
+from client.orders.ask import Inquiry, ask
 from common.adapter import Adapter, StoredAdapter
 from common.bank.bank import Bank, export
 from common.clip_shape import read_clip_shape
-from common.errors import ModelError
+from common.errors import BankError, ModelError
 from common.metrics import CLASS_METRICS
 from common.partial_adapter import AdapterPart, part_of, three_factors
 from common.plan.file import parse_plan
@@ -206,6 +207,18 @@ def test_an_export_is_loaded_by_plain_transformers_and_peft_with_its_prompts_bes
     prompts = load_file(out / "extras.safetensors")["extras.prompts"]
     assert prompts.numpy().tobytes() == bank.adapter(1).extra("prompts").tobytes()
     assert json.loads((out / "provenance.json").read_text())["classes"] == list(CLASSES[1])
+
+
+def test_asking_a_release_of_class_prompts_is_refused_rather_than_answered_without_them(
+    finished: Path, folder: Path
+):
+    bank = Bank.open(finished / "bank")
+    image = examples(folder, 0)[0].image
+    inquiry = Inquiry(image=image, question="what ?", stage="s0", max_new_tokens=1)
+    with pytest.raises(
+        BankError, match=r"release 000-s0: found arrays beside its LoRA \(prompts\)"
+    ):
+        ask(bank, folder / "clip", inquiry)
 
 
 def test_cut_off_and_resumed_it_ends_with_the_same_bytes(
