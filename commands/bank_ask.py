@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     from client.orders.ask import BankAnswer
     from common.bank.bank import Bank
 
-#: The base model that comes with the project was made for tests.
+#: The base models that come with the project were made for tests.
+_TOYS = ("tiny-llava", "tiny-clip")
 _TOY = (
-    "tiny-llava is a small model for trying the software. It has no medical knowledge: don't use "
-    "its answers for a patient."
+    "{} is a small model for trying the software. It has no medical knowledge: don't use its "
+    "answers for a patient."
 )
 _UNKNOWN = (
     "This image is unlike every task that the bank has learned. The answer below is a guess, by "
@@ -91,8 +92,8 @@ def ask(
         store=None if site is None else load_site(site).store,
     )
     reply = answered(opened, base_model or _embedded(opened), inquiry)
-    if opened.base_model.name == "tiny-llava":
-        typer.echo(_TOY, err=True)
+    if opened.base_model.name in _TOYS:
+        typer.echo(_TOY.format(opened.base_model.name), err=True)
     if as_json:
         print_json(_document(question, opened, reply))
     else:

@@ -27,7 +27,10 @@ from simulation.heterogeneity.facts import (
 from simulation.task_folder.write_task import Question, write_task
 
 #: Folders of the base models that come with the project, by their name in a plan.
-BASE_MODELS: Mapping[str, Path] = {"tiny-llava": Path(__file__).parent / "base_model"}
+BASE_MODELS: Mapping[str, Path] = {
+    "tiny-llava": Path(__file__).parent / "base_model",
+    "tiny-clip": Path(__file__).parent / "clip_model",
+}
 
 
 def check(plan: Plan, source: str, data: Path | None, base_model: Path | None) -> Path:

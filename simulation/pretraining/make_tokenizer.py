@@ -1,8 +1,8 @@
-"""Makes the embedded model's tokenizer: byte-level BPE over the words that it is taught."""
+"""Makes the embedded models' tokenizers: byte-level BPE over the words that they are taught."""
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import numpy as np
@@ -14,6 +14,7 @@ from tokenizers import (
     models,
     normalizers,
     pre_tokenizers,
+    processors,
     trainers,
 )
 from transformers import PreTrainedTokenizerFast
@@ -29,26 +30,15 @@ SPECIAL: Final = ("<pad>", "<s>", "</s>", "<unk>", "[INST]", "[/INST]", "<image>
 IMAGE_TOKEN: Final = 6
 #: These swallow the spaces beside them, which the prompt's text has and the model needs not.
 _SWALLOWING: Final = ("[INST]", "[/INST]", "</s>")
+#: Ids 0 to 2 of a CLIP. The end is not 2: with that in its config, transformers (5.24) takes the
+#: largest id of a text for its end, as OpenAI's has it.
+CLIP_SPECIAL: Final = ("<pad>", "<|endoftext|>", "<|startoftext|>")
 
 
 def make_tokenizer(extra: Iterator[str]) -> PreTrainedTokenizerFast:
     """Train a tokenizer of at most VOCABULARY tokens on the phantoms' words and `extra`."""
-    tokenizer = Tokenizer(models.BPE(unk_token=None))
-    # One space for any white space: the prompt's line break costs no token, and a word has
-    # the same token at the beginning of a question and inside it.
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.Lowercase(), normalizers.Replace(Regex(r"\s+"), " ")]
-    )
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    tokenizer.decoder = decoders.ByteLevel()
     special = [_special(text) for text in SPECIAL]
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
-        special_tokens=special,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(_evened([*_texts(), *extra]), trainer)
+    tokenizer = _byte_pairs([*_texts(), *extra], special)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<pad>",
@@ -61,7 +51,42 @@ def make_tokenizer(extra: Iterator[str]) -> PreTrainedTokenizerFast:
     )
 
 
-def _evened(texts: list[str]) -> Iterator[str]:
+def make_clip_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
+    """Train a CLIP's tokenizer of at most VOCABULARY tokens, with start and end around a text."""
+    padding, end, start = CLIP_SPECIAL
+    tokenizer = _byte_pairs(texts, [_special(text) for text in CLIP_SPECIAL])
+    ends = [(text, tokenizer.token_to_id(text)) for text in (start, end)]
+    around = processors.TemplateProcessing(single=f"{start} $A {end}", special_tokens=ends)
+    tokenizer.post_processor = around  # pyright: ignore[reportAttributeAccessIssue]
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=padding,
+        bos_token=start,
+        eos_token=end,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def _byte_pairs(texts: Sequence[str], special: Sequence[AddedToken]) -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE(unk_token=None))
+    # One space for any white space: the prompt's line break costs no token, and a word has
+    # the same token at the beginning of a question and inside it.
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Lowercase(), normalizers.Replace(Regex(r"\s+"), " ")]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=list(special),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_evened(texts), trainer)
+    return tokenizer
+
+
+def _evened(texts: Sequence[str]) -> Iterator[str]:
     """Yield every word of `texts`, the rare ones nearly as often as the common ones.
 
     Byte-pair merges go to what is frequent; we want whole words, rare or not.
