@@ -113,6 +113,10 @@ def test_what_can_not_be_told_is_refused_before_anything_runs(tmp_path: Path):
         simulate(plan, options(tmp_path / "run", methods=["local"]))
     with pytest.raises(PlanError, match="--methods: found no 'local', expected it for the curve"):
         simulate(plan, options(tmp_path / "run", methods=["pooled"], curve=[4]))
+    own = {**STAGE, "classes": ["normal", "pneumonia"], "metric": "auc"}
+    of_scores = small_plan(tmp_path / "auc.yaml", **{**FIELDS, "stages": [own]})
+    with pytest.raises(PlanError, match="--methods: found 'local' or 'pooled' with a stage whose"):
+        simulate(of_scores, options(tmp_path / "run", methods=["pooled"]))
     assert not (tmp_path / "run").exists()
 
 

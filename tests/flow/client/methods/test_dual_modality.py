@@ -26,10 +26,11 @@ from client.methods.clip_recipe import clip_of
 from client.methods.interface import Assignment
 from client.model.base_digest import base_digest
 from client.orders.ask import Inquiry, ask
+from client.training.optimizer import LocalOptimizer
 from common.adapter import Adapter, StoredAdapter
 from common.bank.bank import Bank, export
 from common.clip_shape import read_clip_shape
-from common.errors import BankError, ModelError
+from common.errors import BankError, ModelError, SiteFailed
 from common.metrics import CLASS_METRICS
 from common.partial_adapter import AdapterPart, part_of, three_factors
 from common.plan.file import parse_plan
@@ -417,6 +418,36 @@ def test_a_mean_leaves_in_the_last_round_alone_of_enough_different_pictures(fold
     # The site's own policy asks for more, and no plan can change that.
     strict, _ = of.train(replace(given, fewest_images=5), begin, own, lambda _: None)
     assert strict.extras["means.weight"].tolist() == [0.0, 0.0] and not strict.extras["means"].any()
+
+
+@pytest.mark.parametrize("reuse", ["prompts", "distance", "negatives"])
+def test_the_micro_batch_and_a_proximal_term_of_nothing_change_no_step(folder: Path, reuse: str):
+    given = document(folder, reuse=reuse, margin=0.0)
+    old = some_branch(assignment(folder, parse_plan(given, "p")), 1)
+    found: list[Adapter] = []
+    for training in ({"micro_batch": 1}, {"micro_batch": 4, "proximal": 1e-12}, {}):
+        plan = parse_plan({**given, "training": {"warmup": 0.0, **training}}, "p")
+        own = assignment(folder, plan, 1, bank={0: old}, round=1)
+        found.append(of.train(own, some_branch(own, 2), examples(folder, 1), lambda _: None)[0])
+    for one in found[1:]:
+        for name in ("prompts", *found[0].pairs):
+            expected, value = (
+                a.extras[name] if name == "prompts" else a.pairs[name].b for a in (found[0], one)
+            )
+            # A thousandth of what four steps of AdamW move a number.
+            np.testing.assert_allclose(value, expected, atol=1e-4)
+
+
+def test_several_workers_are_refused_in_a_sentence(folder: Path):
+    class OfTwo(LocalOptimizer):
+        def __init__(self, *given: Any) -> None:
+            super().__init__(*given)
+            self.shard = (0, 2)
+
+    given = assignment(folder, plan_of(folder), make_optimizer=OfTwo)
+    with pytest.raises(SiteFailed, match="site b: found several workers, expected 1"):
+        of.train(given, of.start(given, ()), examples(folder, 0), lambda _: None)
+    assert not clip_of(given).adapted.attached_factors()
 
 
 def test_another_base_model_is_refused_in_a_sentence(folder: Path):
