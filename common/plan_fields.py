@@ -61,3 +61,10 @@ class BaseModelPin(Strict):
 
     name: Slug
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class ReferencePin(Strict):
+    """A list of public reference pairs, pinned by the digest of its file."""
+
+    name: Slug
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

@@ -28,9 +28,10 @@ SHARD_ROWS: Final = 1 << 18
 SCORE_STEP: Final = 1e-6
 #: What a score that FAISS found in float32 may be off.
 _SCORE_ERROR: Final = 1e-5
-#: From so many queries on FAISS multiplies matrices; by default (faiss 1.15) only from 128,000 on,
-#: which takes four times as long for 64 (docs/log.md).
+#: From so many queries on FAISS multiplies matrices, blocks of so many vectors; by default (1.15)
+#: only from 128,000 queries on, and 1,024 vectors, which takes five times as long for 64 queries.
 faiss.cvar.distance_compute_blas_threshold = 20
+faiss.cvar.distance_compute_blas_database_bs = 1 << 16
 #: How many vectors are fetched beside the k that are asked for, in the hope that they suffice.
 _SPARE: Final = 64
 

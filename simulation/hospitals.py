@@ -31,6 +31,8 @@ BASE_MODELS: Mapping[str, Path] = {
     "tiny-llava": Path(__file__).parent / "base_model",
     "tiny-clip": Path(__file__).parent / "clip_model",
 }
+#: Folder of public reference pairs, beside the sites' folders of data (docs/retrieval.md).
+REFERENCE = "reference"
 
 
 def check(plan: Plan, source: str, data: Path | None, base_model: Path | None) -> Path:
@@ -139,7 +141,7 @@ def _base_model(plan: Plan, source: str, given: Path | None) -> Path:
 
 
 def _write_site_file(file: Path, name: str, data: Path, base_model: Path) -> None:
-    fields = {
+    fields: dict[str, object] = {
         "name": name,
         "data": str(data.resolve()),
         "base_model": str(base_model),
@@ -158,6 +160,9 @@ def _write_site_file(file: Path, name: str, data: Path, base_model: Path) -> Non
             "train_alone": True,
         },
     }
+    # What all hospitals have alike is beside their folders.
+    if (reference := data.parent / REFERENCE).is_dir():
+        fields["reference"] = str(reference.resolve())
     file.parent.mkdir(parents=True, exist_ok=True)
     # JSON is YAML; a path with a colon or a hash in it stays what it is.
     file.write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")

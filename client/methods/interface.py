@@ -8,6 +8,7 @@ loss, and how it answers. What it releases is an `Adapter`: its pairs and extra 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Protocol, cast
 
 from client.data.task import Example
@@ -43,6 +44,8 @@ class Assignment:
             that is summed; earlier ones are as the later were trained on them.
         fewest_images: of fewer different images no mean of features may leave the site, whatever
             the plan says.
+        reference: the site's folder of public reference pairs (common/plan/reference_list.py);
+            None at a site without one.
     """
 
     plan: Plan
@@ -59,6 +62,7 @@ class Assignment:
     other_tasks: Mapping[int, tuple[Example, ...]] = field(default_factory=dict[int, Any])
     own_b: Mapping[int, AdapterSource] = field(default_factory=dict[int, Any])
     fewest_images: int = 1
+    reference: Path | None = None
 
     @property
     def task(self) -> Stage:

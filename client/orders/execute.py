@@ -112,6 +112,7 @@ def assignment_of(
         other_tasks=resolved.other_tasks,
         own_b=own_b_of(resolved) if order.work is Work.EVALUATE else {},
         fewest_images=resolved.site.policy.images,
+        reference=resolved.site.reference,
     )
 
 

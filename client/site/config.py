@@ -87,6 +87,7 @@ class Site(Strict):
         checkpoint_seconds: time between checkpoints: about the most that a crash loses.
         feature_cache_gib: most that cached image features take in the store; 0 caches none.
         policy: what it does for a coordinator.
+        reference: folder of public reference pairs, for a method that trains on them, too.
         federation: how it reaches its coordinator; None in a simulation, where each order is
             done in the process that receives it.
     """
@@ -102,6 +103,7 @@ class Site(Strict):
     checkpoint_seconds: Positive = 300.0
     feature_cache_gib: GiB = 8.0
     policy: Policy
+    reference: Path | None = None
     federation: Federation | None = None
 
     @model_validator(mode="after")
@@ -114,7 +116,8 @@ class Site(Strict):
         return self
 
 
-_SITE_PATHS, _FEDERATION_PATHS = ("data", "base_model", "store"), ("ca", "key", "approved")
+_SITE_PATHS = ("data", "base_model", "store", "reference")
+_FEDERATION_PATHS = ("ca", "key", "approved")
 _PATHS = (*_SITE_PATHS, *_FEDERATION_PATHS)
 _PSEUDONYM = "a pseudonym of a-z, 0-9, - and _, at most 40 long"
 

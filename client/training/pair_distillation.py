@@ -10,52 +10,18 @@ Legend of shapes: N reference pairs of a batch, E embedding width. Embeddings ha
 # pyright: reportUnknownMemberType=false
 
 from collections.abc import Sequence
-from enum import StrEnum
 from typing import Final
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from common.methods.primed import Formulas, Transfer
+
 #: Of CMC's targets, as of the task's cross-entropy (PRIMED).
 LABEL_SMOOTHING: Final = 0.2
 #: Of CKT under GIFT's formulas (GIFT's code); the paper's have none.
 TEMPERATURE: Final = 2.0
-
-
-class Formulas(StrEnum):
-    """Whose formulas: GIFT's code's, or PRIMED's as they are printed.
-
-    Printed, the terms are sums over the batch without a temperature, equal captions count as
-    wrong, and the guard's weights are the squared gradients themselves.
-    """
-
-    GIFT = "gift"
-    PRINTED = "printed"
-
-
-class Transfer(StrEnum):
-    """Whose embeddings make the student's similarities in CKT.
-
-    `image` takes the student's of images and the teacher's of captions, `text` the reverse.
-    """
-
-    BOTH = "both"
-    IMAGE = "image"
-    TEXT = "text"
-
-
-class Guard(StrEnum):
-    """How parameters are held to those of the stage before.
-
-    `dynamic` weights each by the squared gradient of this step's reference loss (DFG), `ewc` by
-    that at the stage's start, `l2` all alike.
-    """
-
-    NONE = "none"
-    L2 = "l2"
-    EWC = "ewc"
-    DYNAMIC = "dynamic"
 
 
 def student_similarities(

@@ -11,14 +11,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from client.training.pair_distillation import (
-    Formulas,
-    Transfer,
     guard_value_and_gradients,
     guard_weights,
     knowledge_transfer,
     matching,
     student_similarities,
 )
+from common.methods.primed import Formulas, Transfer
 
 PAIRS = 5
 #: Pairs 0 and 3 share a caption, as do 1, 2 and 4.

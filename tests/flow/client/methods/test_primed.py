@@ -1,0 +1,329 @@
+"""PRIMED on a tiny CLIP: a run of two sites and two stages, and the whole loss's gradient."""
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+
+import io
+import signal
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from torch.nn import functional
+
+from client.backbones.registry import load_backbone
+from client.data.task import Example, read_task
+from client.methods import primed as of
+from client.methods.clip_recipe import clip_of
+from client.methods.interface import Assignment
+from client.model.base_digest import base_digest
+from common.adapter import Adapter
+from common.bank.bank import Bank
+from common.errors import DataError, SiteFailed
+from common.identity import sha256
+from common.methods.primed import Guard, Primed
+from common.plan.file import parse_plan
+from common.plan.plan import Plan
+from common.plan.reference_list import (
+    ListedLayer,
+    ListedPair,
+    ListedStage,
+    ReferenceList,
+    read_list,
+)
+from common.plan_fields import Composition, Precision
+from report.json_file import read_report
+from simulation.run import simulate
+from simulation.task_folder.write_task import Question, write_task
+from tests.flow.forked import exit_code_of
+from tests.flow.small_run import bank_bytes, killed_after, options
+from tests.flow.tiny_clip import write_clip
+
+CLASSES = (("red", "green"), ("blue", "skin"))
+COLOURS = {
+    "red": (220, 30, 30), "green": (30, 200, 40), "blue": (20, 40, 220), "skin": (230, 180, 150),
+}  # fmt: skip
+PAIRS = 9
+
+
+def picture(name: str, seed: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    rng = np.random.default_rng(seed)
+    return np.clip(rng.normal(COLOURS[name], 25, (32, 32, 3)), 0, 255).astype(np.uint8)
+
+
+def questions(names: tuple[str, ...], each: int, seed: int) -> list[Question]:
+    return [
+        Question(picture(name, 100 * seed + n), "what is it ?", name, True, n + 100 * seed)
+        for n, name in enumerate(names * each)
+    ]
+
+
+def write_reference(folder: Path) -> None:
+    """Nine pairs of four captions for the first stage, eight of them for the second."""
+    (folder / "images").mkdir(parents=True)
+    pairs: list[ListedPair] = []
+    for number in range(PAIRS):
+        name = list(COLOURS)[number % 4]
+        blob = io.BytesIO()
+        Image.fromarray(picture(name, 900 + number)).save(blob, format="PNG")
+        file = f"{sha256(blob.getvalue())}.png"
+        (folder / "images" / file).write_bytes(blob.getvalue())
+        pairs.append(ListedPair(id=str(number), caption=f"a photo of {name} lung", image=file))
+    ids = tuple(pair.id for pair in pairs)
+    stages = [
+        ListedStage(stage=f"s{number}", layers=(ListedLayer(layer="task", questions=1, pairs=own),))
+        for number, own in enumerate((ids, ids[:-1]))
+    ]
+    listed = ReferenceList(
+        plan="small", inputs="0" * 64, database="0" * 64, settings={}, pairs=tuple(pairs),
+        stages=tuple(stages),
+    )  # fmt: skip
+    (folder / "list.json").write_bytes(listed.to_bytes())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model, two sites' tasks, and the reference pairs beside them."""
+    root = tmp_path_factory.mktemp("clip")
+    write_clip(root / "clip")
+    for number, site in enumerate("ab"):
+        for stage, names in enumerate(CLASSES):
+            write_task(
+                root / "data" / site / f"task{stage}",
+                questions(names, 3 + number, 1 + number),
+                questions(names, 2, 5 + number),
+            )
+    write_reference(root / "data" / "reference")
+    return root
+
+
+def document(folder: Path, **method: Any) -> dict[str, Any]:
+    stage = {
+        "modality": "dermatology", "sites": ["a", "b"], "rounds": 2, "local_epochs": 1,
+        "learning_rate": 0.01, "batch_size": 3, "metric": "balanced_accuracy", "scope": "own",
+    }  # fmt: skip
+    listed = read_list(folder / "data/reference/list.json")
+    pin = {"name": "small", "sha256": listed.digest}
+    fields = {"name": "primed", "rank": 2, "alpha": 2.0, "reference_batch": 4, "reference": pin}
+    return {
+        "name": "small",
+        "seed": 5,
+        "base_model": {"name": "tiny", "sha256": base_digest(folder / "clip")},
+        "method": {**fields, **method},
+        "aggregation": "svd",
+        "wire": "fp32",
+        "training": {"warmup": 0.0, "max_grad_norm": None},
+        "stages": [
+            {**stage, "name": f"s{number}", "task": f"task{number}", "classes": list(names)}
+            for number, names in enumerate(CLASSES)
+        ],
+    }
+
+
+def plan_of(folder: Path, **method: Any) -> Plan:
+    return parse_plan(document(folder, **method), "p")
+
+
+def assignment(folder: Path, plan: Plan, stage: int = 0, **changes: Any) -> Assignment:
+    torch.set_num_threads(1)
+    backbone = load_backbone(folder / "clip", Precision.FP32, torch.device("cpu"))
+    fields: dict[str, Any] = {
+        "plan": plan, "stage": stage, "round": 1, "site": "a", "backbone": backbone, "bank": {},
+        "active": (), "candidate": None, "checkpoint": None,
+        "reference": folder / "data/reference",
+    }  # fmt: skip
+    return Assignment(**{**fields, **changes})
+
+
+def examples(folder: Path, stage: int) -> tuple[Example, ...]:
+    return read_task(folder / "data" / "a" / f"task{stage}").train
+
+
+def trained(begin: Adapter, seed: int) -> Adapter:
+    """An adapter as if trained: its B's are not zero."""
+    rng = np.random.default_rng(seed)
+    pairs = {
+        name: replace(pair, b=rng.normal(0, 0.05, pair.b.shape).astype(np.float32))
+        for name, pair in begin.pairs.items()
+    }
+    return replace(begin, pairs=pairs)
+
+
+def test_two_stages_at_two_sites_and_resumed_to_the_same_bytes(folder: Path, tmp_path: Path):
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(yaml.safe_dump(document(folder)))
+    where = {"data": folder / "data", "base_model": folder / "clip"}
+    simulate(plan, options(tmp_path / "run", **where))
+    bank = Bank.open(tmp_path / "run" / "bank")
+    assert [release.name for release in bank.releases] == ["s0", "s1"]
+    adapter = bank.adapter(1)
+    assert {name.split(".")[0] for name in adapter.modules} == {"vision_model", "text_model"}
+    assert {name.rsplit(".", 1)[1] for name in adapter.modules} == {
+        "q_proj", "k_proj", "v_proj", "out_proj",
+    }  # fmt: skip
+    (report,) = read_report(tmp_path / "run")
+    assert report.classes is not None
+    assert report.classes.scores["balanced_accuracy"][1][0] is not None
+    killed = partial(killed_after, 7, plan, tmp_path / "cut", **where)
+    assert exit_code_of(killed) == -signal.SIGKILL
+    simulate(plan, options(tmp_path / "cut", **where))
+    first, second = (bank_bytes(tmp_path / run) for run in ("run", "cut"))
+    weights = [name for name in first if name.endswith(".safetensors")]
+    assert {name: first[name] for name in weights} == {name: second[name] for name in weights}
+
+
+DRAWN = [0, 4, 1, 3]
+
+
+def terms_by_hand(
+    z: torch.Tensor, t: torch.Tensor, gift: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """CKT and CMC of the drawn pairs, of which the first two share a caption."""
+    heat, size = (2.0, 1) if gift else (1.0, len(DRAWN))
+    targets = torch.eye(4)
+    if gift:
+        targets[:2, :2] = 0.5
+    ckt = cmc = torch.zeros(())
+    for student, teacher in ((z, t), (z.T, t.T)):
+        soft = torch.softmax(teacher / heat, 1)
+        rows = -(soft * torch.log_softmax(student / heat, 1)).sum(1)
+        entropy = 0.0 if gift else -(soft * soft.log()).sum(1)
+        ckt = ckt + size * heat**2 * (rows - entropy).mean()
+        smooth = 0.8 * targets + 0.2 / 4
+        cmc = cmc - size * (smooth * torch.log_softmax(student, 1)).sum(1).mean()
+    return ckt, cmc
+
+
+class Step:
+    """A model in the middle of stage 2, and what one step of it is made of."""
+
+    def __init__(self, folder: Path, plan: Plan) -> None:
+        given = assignment(folder, plan, 1)
+        self.last = trained(of.start(given, ()), 1)
+        given = replace(given, bank={0: self.last})
+        assert isinstance(plan.method, Primed)
+        self.model, self.pairs = clip_of(given), of.reference_pairs(given)
+        self.teacher = of.teacher_embeddings(self.model, [self.last], self.pairs)
+        self.model.adapted.freeze_adapters([], Composition.FOLD)
+        self.model.adapted.attach(self.last, plan.rule.trained_factors(1))
+        self.guard = of.ParameterGuard(self.model.adapted.trainable_parameters(), plan.method)
+        self.model.adapted.attach(trained(self.last, 2), plan.rule.trained_factors(1))
+        self.factors = self.guard.parameters = self.model.adapted.trainable_parameters()
+        self.pixels = self.model.pixel_values([self.pairs.files[n] for n in DRAWN])
+        self.reference = of.ReferenceLoss(self.model, plan.method, self.pairs, self.teacher)
+        self.reference.batch = DRAWN, self.pixels
+        asked = examples(folder, 1)
+        self.batch = self.model.pixel_values([one.image for one in asked])
+        self.labels = torch.tensor(of.class_labels(asked, CLASSES[1], "t"))
+
+    def similarities(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of the student and of the teacher."""
+        images = self.model.image_embeddings(self.pixels)
+        texts = self.model.text_embeddings([self.pairs.captions[n] for n in DRAWN])
+        scale, (of_images, of_texts) = self.model.logit_scale, self.teacher
+        return scale * images @ texts.T, scale * of_images[DRAWN] @ of_texts[DRAWN].T
+
+    def cross_entropy(self) -> torch.Tensor:
+        images = self.model.image_embeddings(self.batch)
+        texts = self.model.text_embeddings([f"a photo of a {name}." for name in CLASSES[1]])
+        logits = self.model.logit_scale * images @ texts.T
+        return functional.cross_entropy(logits, self.labels, label_smoothing=0.2)
+
+    def moved(self) -> list[torch.Tensor]:
+        """theta - theta', with the graph of theta."""
+        names = self.model.adapted.attached_pairs()
+        start = [
+            torch.tensor(f) for n in names for f in (self.last.pairs[n].a, self.last.pairs[n].b)
+        ]
+        return [p - q for p, q in zip(self.factors, start, strict=True)]
+
+
+@pytest.mark.parametrize("guard", list(Guard))
+@pytest.mark.parametrize("gift", [True, False])
+def test_a_steps_gradient_is_that_of_the_whole_formula(folder: Path, guard: Guard, gift: bool):
+    """CE + alpha CKT + beta CMC + lambda sum W (theta - theta')^2, by autograd of the sum."""
+    formulas = "gift" if gift else "printed"
+    step = Step(folder, plan_of(folder, guard=guard.value, formulas=formulas, guard_weight=0.7))
+    if guard is Guard.EWC:
+        step.guard.weights = [torch.full_like(p, 0.3) for p in step.factors]
+    of.ClassLoss(step.model, CLASSES[1], 0.2)(step.batch, step.labels).backward()
+    value, gradients = step.reference.add_gradient(step.factors)
+    value = value + step.guard.add_gradient(gradients)
+    found = [p.grad.clone() for p in step.factors if p.grad is not None]
+
+    ckt, cmc = terms_by_hand(*step.similarities(), gift)
+    on_pairs = ckt + 0.25 * cmc
+    grads = torch.autograd.grad(on_pairs, step.factors, retain_graph=True)
+    weights = {
+        Guard.NONE: [torch.zeros_like(g) for g in grads],
+        Guard.L2: [torch.ones_like(g) for g in grads],
+        Guard.EWC: [torch.full_like(g, 0.3) for g in grads],
+        Guard.DYNAMIC: [g.square() / (g.square().mean() if gift else 1.0) for g in grads],
+    }[guard]
+    held = torch.stack(
+        [(w * by.square()).sum() for w, by in zip(weights, step.moved(), strict=True)]
+    ).sum()
+    expected = torch.autograd.grad(step.cross_entropy() + on_pairs + 0.7 * held, step.factors)
+    torch.testing.assert_close(value, (on_pairs + 0.7 * held).detach(), rtol=1e-4, atol=1e-5)
+    for mine, theirs in zip(found, expected, strict=True):
+        scale = float(theirs.abs().max()) + 1e-6
+        torch.testing.assert_close(mine / scale, theirs / scale, rtol=1e-3, atol=1e-4)
+
+
+def test_the_teacher_is_the_release_before_the_base_or_half_of_it(folder: Path):
+    given = assignment(folder, plan_of(folder), 1)
+    last = trained(of.start(given, ()), 3)
+    given = replace(given, bank={0: last})
+    model, pairs = clip_of(given), of.reference_pairs(given)
+    found: dict[str, torch.Tensor] = {}
+    for name in ("initial", "last", "mean"):
+        one = replace(given, plan=plan_of(folder, teacher=name))
+        adapters = of.teacher_adapters(one)
+        found[name] = of.teacher_embeddings(model, adapters, pairs)[0]
+    with torch.no_grad():
+        model.adapted.freeze_adapters([], Composition.FOLD)
+        files = pairs.files
+        base = model.image_embeddings(model.pixel_values(files))
+        half = {n: replace(p, b=p.b / 2) for n, p in last.pairs.items()}
+        model.adapted.freeze_adapters([replace(last, pairs=half)], Composition.FOLD)
+        mean = model.image_embeddings(model.pixel_values(files))
+    torch.testing.assert_close(found["initial"], base)
+    torch.testing.assert_close(found["mean"], mean)
+    assert (found["last"] - found["mean"]).abs().max() > 1e-3
+
+
+def test_a_first_step_of_distillation_alone_moves_nothing(folder: Path):
+    """Where student and teacher are one, CKT has no gradient, and the guard holds nothing."""
+    given = assignment(folder, plan_of(folder, matching=0.0))
+    model, settings = clip_of(given), given.plan.method
+    assert isinstance(settings, Primed)
+    pairs = of.reference_pairs(given)
+    reference = of.ReferenceLoss(model, settings, pairs, of.teacher_embeddings(model, [], pairs))
+    model.adapted.attach(of.start(given, ()), given.plan.rule.trained_factors(1))
+    reference.batch = [0, 1, 2], model.pixel_values(pairs.files[:3])
+    factors = model.adapted.trainable_parameters()
+    _, gradients = reference.add_gradient(factors)
+    assert max(float(gradient.abs().max()) for gradient in gradients) < 1e-5
+
+
+def test_a_site_without_the_plans_pairs_is_refused(folder: Path, tmp_path: Path):
+    given = assignment(folder, plan_of(folder))
+    with pytest.raises(SiteFailed, match="site a, reference: found no folder, expected that of"):
+        of.reference_pairs(replace(given, reference=None))
+    other = plan_of(folder, reference={"name": "small", "sha256": "0" * 64})
+    with pytest.raises(DataError, match="expected 0000000000000000, which the plan pins"):
+        of.reference_pairs(replace(given, plan=other))
+    with pytest.raises(DataError, match="found no list of reference pairs"):
+        of.reference_pairs(replace(given, reference=tmp_path))
+
+
+def test_a_steps_pairs_are_drawn_again_and_differ_from_step_to_step(folder: Path):
+    given = assignment(folder, plan_of(folder))
+    one, again, other = (of.draw_pairs(given, chosen, PAIRS) for chosen in ([1, 2], [1, 2], [2, 1]))
+    assert one == again != other
+    assert len(set(one)) == 4
