@@ -49,7 +49,7 @@ from client.training.token_loss import micro_batches
 from common.adapter import Adapter, AdapterSource
 from common.errors import SiteFailed
 from common.identity import seed_for
-from common.methods.primed import Guard, Primed, Teacher
+from common.methods.primed import DistillationTeacher, Guard, Primed
 from common.plan.reference_list import IMAGE_FOLDER, LIST_FILE, ListedPair, read_list
 from common.plan_fields import Composition
 
@@ -347,10 +347,14 @@ def _stage_weights(
 def teacher_adapters(assignment: Assignment) -> list[AdapterSource]:
     """Return what is added to the base model to make the teacher."""
     settings = _settings(assignment)
-    if settings.teacher is Teacher.INITIAL or not assignment.bank:
+    if settings.teacher is DistillationTeacher.INITIAL or not assignment.bank:
         return []
     last = assignment.bank[max(assignment.bank)].loaded()
-    return [last if settings.teacher is Teacher.LAST else replace(last, scale=last.scale / 2)]
+    return [
+        last
+        if settings.teacher is DistillationTeacher.LAST
+        else replace(last, scale=last.scale / 2)
+    ]
 
 
 def _previous(assignment: Assignment) -> Adapter:

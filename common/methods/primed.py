@@ -22,7 +22,7 @@ _ADAPTED: Final = re.compile(
 _Weight = Annotated[float, Field(ge=0)]
 
 
-class Teacher(StrEnum):
+class DistillationTeacher(StrEnum):
     """Whose embeddings are distilled [P: the ablation].
 
     `last` is the release before, at the first stage the base model; `initial` the base model;
@@ -77,7 +77,7 @@ class Primed(OneAdapterSettings):
 
     rank: Count = 16
     alpha: Positive = 16.0
-    teacher: Teacher = Teacher.LAST
+    teacher: DistillationTeacher = DistillationTeacher.LAST
     transfer: Transfer = Transfer.BOTH
     guard: Guard = Guard.DYNAMIC
     formulas: Formulas = Formulas.GIFT
@@ -99,12 +99,12 @@ class Primed(OneAdapterSettings):
     def label(self) -> str:
         """The name, followed by what is not the default of the ablation's switches."""
         switches = {
-            self.teacher.value: self.teacher is Teacher.LAST,
+            self.teacher.value: self.teacher is DistillationTeacher.LAST,
             self.transfer.value: self.transfer is Transfer.BOTH,
             self.guard.value: self.guard is Guard.DYNAMIC,
             self.formulas.value: self.formulas is Formulas.GIFT,
         }
-        words = {Guard.NONE.value: "unguarded", Teacher.MEAN.value: "mean_teacher"}
+        words = {Guard.NONE.value: "unguarded", DistillationTeacher.MEAN.value: "mean_teacher"}
         changed = [words.get(name, name) for name, usual in switches.items() if not usual]
         return "_".join([self.name, *changed])
 
@@ -131,7 +131,7 @@ class Primed(OneAdapterSettings):
         given = own.model_dump() if isinstance(own, Primed) else {"name": "primed"}
         changes: list[Mapping[str, str]] = [
             {},
-            *({"teacher": value} for value in Teacher),
+            *({"teacher": value} for value in DistillationTeacher),
             *({"transfer": value} for value in Transfer),
             *({"guard": value} for value in Guard),
             *({"formulas": value} for value in Formulas),

@@ -1,7 +1,7 @@
 """What PRIMED's settings ask for, and the labels of its ablation."""
 
 from common.methods.mslora_cr import MSLoRACR
-from common.methods.primed import Formulas, Guard, Primed, Teacher, Transfer
+from common.methods.primed import DistillationTeacher, Formulas, Guard, Primed, Transfer
 from common.methods.registry import parse_method
 from common.plan_fields import Modality
 
@@ -15,7 +15,7 @@ def test_each_switch_of_the_ablation_is_offered_one_at_a_time():
     ]  # fmt: skip
     assert all(settings.rank == 4 for settings in offered.values())
     assert offered["primed_unguarded"].guard is Guard.NONE
-    both = Primed(name="primed", teacher=Teacher.INITIAL, formulas=Formulas.PRINTED)
+    both = Primed(name="primed", teacher=DistillationTeacher.INITIAL, formulas=Formulas.PRINTED)
     assert both.label == "primed_initial_printed"
     assert both.transfer is Transfer.BOTH
 
