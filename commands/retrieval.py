@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from common.plan.simulation import How
 from common.printable import counted
 
 if TYPE_CHECKING:
@@ -36,15 +37,6 @@ class _Embedder(StrEnum):
 
     TFIDF_SVD = "tfidf-svd"
     CLIP = "clip"
-
-
-class _How(StrEnum):
-    """The same names as `retrieval.stage_lists.How`, which is imported only when it is needed."""
-
-    HIERARCHICAL = "hierarchical"
-    DENSE = "dense"
-    BM25 = "bm25"
-    UNIFORM = "uniform"
 
 
 @app.callback()
@@ -115,7 +107,7 @@ def list_(
         Path | None,
         typer.Option(help="A folder for the sites: the list, and the images that it names."),
     ] = None,
-    how: Annotated[_How, typer.Option(help="How pairs are retrieved.")] = _How.HIERARCHICAL,
+    how: Annotated[How, typer.Option(help="How pairs are retrieved.")] = How.HIERARCHICAL,
     k: Annotated[int, typer.Option(min=1, help="Pairs that a question keeps.")] = 100,
     images_per_caption: Annotated[int, typer.Option(min=1, help="Images of one caption.")] = 1,
     task: Annotated[int, typer.Option(min=0, help="Pairs a question on an earlier class.")] = 100,
@@ -149,7 +141,7 @@ def list_(
     from common.plan.file import load_plan
     from retrieval.database import Database
     from retrieval.questions import GENERAL, all_questions, general_questions
-    from retrieval.stage_lists import How, ListOrigin, ListSettings, stage_lists
+    from retrieval.stage_lists import ListOrigin, ListSettings, stage_lists
     from retrieval.write_list import (
         reference_list,
         write_list,
@@ -159,7 +151,7 @@ def list_(
     loaded, database = load_plan(plan), Database(db)
     general = general_questions(questions or GENERAL)
     settings = ListSettings(
-        how=How(how), k=k, images_per_caption=images_per_caption, task=task, domain=domain,
+        how=how, k=k, images_per_caption=images_per_caption, task=task, domain=domain,
         other=other, size=size,
     )  # fmt: skip
     texts = all_questions(loaded, general)
@@ -173,6 +165,25 @@ def list_(
         if bundle is not None:
             write_reference_folder(bundle, listed, database)
     _show_list(listed, out, json_out)
+
+
+@app.command("embedded")
+def embedded(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that is not there yet.")],
+    pairs: Annotated[int, typer.Option(min=4, help="Number of pairs.")] = 4000,
+    seed: Annotated[int, typer.Option(min=0, help="The seed that they are drawn by.")] = 0,
+) -> None:
+    """Make the embedded pairs: drawn phantoms and crops of packaged pictures, with captions.
+
+    For trying retrieval out: they have no medical meaning.
+
+    Example: fedmslora retrieval embedded data/pairs
+    """
+    from simulation.reference_pairs import write_reference_pairs
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    write_reference_pairs(folder, pairs, seed)
+    typer.echo(f"{folder}: {counted(pairs, 'pair')}")
 
 
 @app.command("questions")

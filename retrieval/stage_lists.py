@@ -16,6 +16,7 @@ import numpy as np
 
 from common.identity import seed_for
 from common.plan.plan import Plan
+from common.plan.simulation import How
 from retrieval.database import Database
 from retrieval.pairs import OnProgress
 from retrieval.questions import (
@@ -28,20 +29,6 @@ from retrieval.search import Cut, QuestionVectors, Searcher
 
 #: Questions between two progress reports.
 _PROGRESS_EVERY: Final = 256
-
-
-class How(StrEnum):
-    """How pairs are retrieved.
-
-    `hierarchical` is PRIMED's. `dense` and `bm25` ask all questions alike, by one score alone,
-    with as many places for pairs. `uniform` asks for the domains by name, equal shares, the same
-    for every stage.
-    """
-
-    HIERARCHICAL = "hierarchical"
-    DENSE = "dense"
-    BM25 = "bm25"
-    UNIFORM = "uniform"
 
 
 class QuestionLayer(StrEnum):

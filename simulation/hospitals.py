@@ -24,6 +24,7 @@ from simulation.heterogeneity.facts import (
     unseen_tasks,
     write_facts,
 )
+from simulation.reference_pairs import make_reference
 from simulation.task_folder.write_task import Question, write_task
 
 #: Folders of the base models that come with the project, by their name in a plan.
@@ -78,15 +79,20 @@ def prepare(plan: Plan, sites: Path, data: Path | None, base_model: Path) -> Non
         DataError: data that an earlier run made here was damaged.
     """
     _claim(plan, sites, data)
+    reference = (data or sites) / REFERENCE
+    if data is None and plan.simulation and plan.simulation.reference:
+        make_reference(plan, plan.simulation.reference, reference, base_model)
     for name in plan.sites:
         own = data / name if data else sites / name / "data"
         if data is None:
             _make_data(plan, name, own)
-        _write_site_file(sites / name / "site.yaml", name, own, base_model)
+        _write_site_file(sites / name / "site.yaml", name, own, (base_model, reference))
     for hospital in unseen_hospitals(plan) if data is None else ():
         folder = unseen_folder(sites, hospital.name)
         _make_unseen(plan, hospital, folder / "data")
-        _write_site_file(folder / "site.yaml", hospital.name, folder / "data", base_model)
+        _write_site_file(
+            folder / "site.yaml", hospital.name, folder / "data", (base_model, reference)
+        )
     if data is None:
         _check_data(
             sites / name / "data" / stage.task for stage in plan.stages for name in stage.sites
@@ -140,7 +146,9 @@ def _base_model(plan: Plan, source: str, given: Path | None) -> Path:
     return folder.resolve()
 
 
-def _write_site_file(file: Path, name: str, data: Path, base_model: Path) -> None:
+def _write_site_file(file: Path, name: str, data: Path, shared: tuple[Path, Path]) -> None:
+    """Write a site's file; `shared` are the folders of base model and reference pairs."""
+    base_model, reference = shared
     fields: dict[str, object] = {
         "name": name,
         "data": str(data.resolve()),
@@ -160,8 +168,7 @@ def _write_site_file(file: Path, name: str, data: Path, base_model: Path) -> Non
             "train_alone": True,
         },
     }
-    # What all hospitals have alike is beside their folders.
-    if (reference := data.parent / REFERENCE).is_dir():
+    if reference.is_dir():
         fields["reference"] = str(reference.resolve())
     file.parent.mkdir(parents=True, exist_ok=True)
     # JSON is YAML; a path with a colon or a hash in it stays what it is.

@@ -21,7 +21,12 @@ from common.plan.mistakes import (
     start_mistakes,
 )
 from common.plan.plan import Evaluation, Plan, Router, Stage, Training
-from common.plan.simulation import HospitalDifferences, Simulation, UnseenHospital
+from common.plan.simulation import (
+    HospitalDifferences,
+    SimulatedReference,
+    Simulation,
+    UnseenHospital,
+)
 from common.plan_fields import BaseModelPin
 
 
@@ -100,7 +105,7 @@ def _known_fields() -> frozenset[str]:
     """Return every field of every part of a plan, for a hint at what was meant."""
     parts: list[type[BaseModel]] = [
         Plan, Stage, Training, Evaluation, Router, BaseModelPin,
-        Simulation, HospitalDifferences, UnseenHospital,
+        Simulation, HospitalDifferences, UnseenHospital, SimulatedReference,
     ]  # fmt: skip
     parts += all_settings().values()
     # A method may have parts of its own, such as a regularizer's settings.

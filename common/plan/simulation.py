@@ -26,6 +26,32 @@ class ScoredSplit(StrEnum):
     VALIDATION = "validation"
 
 
+class How(StrEnum):
+    """How pairs are retrieved.
+
+    `hierarchical` is PRIMED's. `dense` and `bm25` ask all questions alike, by one score alone,
+    with as many places for pairs. `uniform` asks for the domains by name, equal shares, the same
+    for every stage.
+    """
+
+    HIERARCHICAL = "hierarchical"
+    DENSE = "dense"
+    BM25 = "bm25"
+    UNIFORM = "uniform"
+
+
+class SimulatedReference(Strict):
+    """The public reference pairs that a simulation makes (docs/retrieval.md)."""
+
+    #: Drawn phantoms and crops of the packaged pictures' training regions, with captions.
+    pairs: Count = 4000
+    how: How = How.HIERARCHICAL
+    #: Pairs of each question on an earlier class, on a seen domain, and on another.
+    task: Count = 20
+    domain: Count = 5
+    other: Count = 5
+
+
 class UnseenHospital(Strict):
     """A hospital that trains nothing and only gets the bank, with test questions of its own."""
 
@@ -85,6 +111,8 @@ class Simulation(Strict):
     #: With `validation` sites are scored on questions that are neither for training nor for the
     #: test: for choosing settings, such as a learning rate.
     split: ScoredSplit = ScoredSplit.TEST
+    #: Reference pairs for a method that trains on them, too; null makes none.
+    reference: SimulatedReference | None = None
     #: How the hospitals differ; null: as far as the data source makes them.
     hospitals: HospitalDifferences | None = None
 
@@ -101,6 +129,6 @@ class Simulation(Strict):
 
 
 #: Fields that a serialized plan does not have where they are empty.
-_LEFT_OUT = ("learning_rates", "curve", "hospitals")
+_LEFT_OUT = ("learning_rates", "curve", "reference", "hospitals")
 #: Fields on which the hospitals' data do not depend.
 NOT_OF_DATA = frozenset({"compare", "learning_rates", "curve", "curve_schedule"})

@@ -10,6 +10,7 @@ from common.errors import DataError, PlanError
 from common.plan.file import parse_plan
 from common.plan.plan import Plan
 from common.plan.reference_list import read_list
+from common.plan.simulation import How
 from common.plan_fields import Modality
 from retrieval.database import Database
 from retrieval.pairs import silent
@@ -23,7 +24,6 @@ from retrieval.questions import (
 )
 from retrieval.search import Cut, QuestionVectors, Searcher
 from retrieval.stage_lists import (
-    How,
     ListOrigin,
     ListSettings,
     QuestionLayer,

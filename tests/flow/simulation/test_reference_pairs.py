@@ -1,0 +1,69 @@
+"""The embedded reference pairs, and what simulated sites get of them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from client.model.base_digest import base_digest
+from common.errors import DataError
+from common.plan.file import parse_plan
+from common.plan.plan import Plan
+from common.plan.reference_list import check_images, read_list
+from common.plan.simulation import SimulatedReference
+from simulation.hospitals import BASE_MODELS
+from simulation.reference_pairs import make_reference, write_reference_pairs
+
+CLIP = BASE_MODELS["tiny-clip"]
+
+
+def plan() -> Plan:
+    stage: dict[str, Any] = {
+        "sites": ["a"], "rounds": 1, "local_epochs": 1, "learning_rate": 0.1, "batch_size": 8,
+        "modality": "dermatology", "task": "t",
+    }  # fmt: skip
+    return parse_plan(
+        {
+            "name": "p", "seed": 3,
+            "base_model": {"name": "tiny-clip", "sha256": base_digest(CLIP)},
+            "method": {"name": "primed"}, "aggregation": "svd",
+            "stages": [
+                {**stage, "name": "one", "classes": ["pigment network", "blue veil"]},
+                {**stage, "name": "two", "classes": ["papules", "plaque"]},
+            ],
+            "simulation": {"data": "phantoms", "reference": {"pairs": 60}},
+        },
+        "p",
+    )  # fmt: skip
+
+
+def test_equal_arguments_give_equal_bytes(tmp_path: Path):
+    for name in ("one", "two"):
+        write_reference_pairs(tmp_path / name, 12, 4)
+    write_reference_pairs(tmp_path / "other", 12, 5)
+    files = sorted(file.relative_to(tmp_path / "one") for file in (tmp_path / "one").rglob("*.*"))
+    assert len(files) == 13
+    for file in files:
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+    one, other = ((tmp_path / name / "pairs.jsonl").read_bytes() for name in ("one", "other"))
+    assert one != other
+    with pytest.raises(DataError, match="expected a folder that does not exist"):
+        write_reference_pairs(tmp_path / "one", 12, 4)
+
+
+def test_sites_get_the_pairs_of_each_stage(tmp_path: Path):
+    wanted = SimulatedReference(pairs=60, task=5, domain=2, other=2)
+    folder = tmp_path / "reference"
+    make_reference(plan(), wanted, folder, CLIP)
+    listed = read_list(folder / "list.json")
+    check_images(folder, listed.pairs)
+    one, two = listed.stages
+    assert [stage.stage for stage in listed.stages] == ["one", "two"]
+    assert one.layers[0].pairs == () and 1 <= len(two.layers[0].pairs) <= 10
+    written = [json.loads(line) for line in (tmp_path / "reference-pairs/pairs.jsonl").open()]
+    captions = {pair["id"]: pair["caption"] for pair in written}
+    assert all(captions[pair.id] == pair.caption for pair in listed.pairs)
+    before = (folder / "list.json").stat().st_mtime_ns
+    make_reference(plan(), wanted, folder, CLIP)
+    assert (folder / "list.json").stat().st_mtime_ns == before
