@@ -61,7 +61,10 @@ def test_sites_get_the_pairs_of_each_stage(tmp_path: Path):
     one, two = listed.stages
     assert [stage.stage for stage in listed.stages] == ["one", "two"]
     assert one.layers[0].pairs == () and 1 <= len(two.layers[0].pairs) <= 10
-    written = [json.loads(line) for line in (tmp_path / "reference-pairs/pairs.jsonl").open()]
+    written = [
+        json.loads(line)
+        for line in (tmp_path / "reference-pairs/pairs.jsonl").read_text().splitlines()
+    ]
     captions = {pair["id"]: pair["caption"] for pair in written}
     assert all(captions[pair.id] == pair.caption for pair in listed.pairs)
     before = (folder / "list.json").stat().st_mtime_ns
