@@ -1,6 +1,7 @@
 """The two ways to run the apps on one machine: Flower's simulation engine, or one process."""
 
 import logging
+import multiprocessing
 import os
 import signal
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
 from importlib.util import find_spec
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 from common.errors import Refusal, SiteFailed, StateError
@@ -33,6 +35,16 @@ class Engine(StrEnum):
 
     FLOWER = "flower"
     IN_PROCESS = "inprocess"
+
+
+def forkserver_context() -> ForkServerContext:
+    """Return a context whose processes are forked from one that has imported the model's code.
+
+    torch and Transformers take every other process several seconds.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["client.backbones.llava", "client.orders.execute"])
+    return context
 
 
 def run_apps(engine: Engine, plan: Path, folder: Path, sites: Path, count: int) -> None:

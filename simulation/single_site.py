@@ -25,7 +25,7 @@ from simulation.baselines import (
     pooled_tasks,
     with_equal_steps,
 )
-from simulation.engines import Engine
+from simulation.engines import Engine, forkserver_context
 from simulation.joined_data import JoinedTask
 from simulation.planned_run import PlannedRun, carry_out, check_resumable, finished
 
@@ -141,7 +141,7 @@ def _side_by_side(runs: Sequence[PlannedRun], base_model: Path) -> Iterator[str]
     """Carry out the runs in processes of their own, and yield the title of each that is done."""
     workers = min(len(runs), os.cpu_count() or 1)
     pool = ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), _ignore_interrupts, max_tasks_per_child=1
+        workers, forkserver_context(), _ignore_interrupts, max_tasks_per_child=1
     )
     try:
         running = {

@@ -6,7 +6,6 @@ sites' questions together, as those of a federation.
 """
 
 import json
-import multiprocessing
 import os
 import shutil
 import tempfile
@@ -29,6 +28,7 @@ from report.model import RunReport
 from report.spread import mean
 from server.run.folder import RunFolder
 from simulation.baselines import LOCAL, POOLED, local_plan
+from simulation.engines import QUIET, forkserver_context
 from simulation.experiments.no_picture import chance, majority, measure
 from simulation.experiments.result_file import ExperimentResult, ResultsFolder, write_result
 from simulation.heterogeneity.facts import unseen_folder, unseen_hospitals
@@ -58,8 +58,7 @@ def run_all(
             measure(AnsweredQuestion("", "", "", AnswerKind.OPEN), stage.metric)
         groups.setdefault(_data_of(plan), []).append(plan)
     done = 0
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=spawn, max_tasks_per_child=1) as pool:
+    with ProcessPoolExecutor(workers, forkserver_context(), max_tasks_per_child=1) as pool:
         # Small chunks, so that no process is left with a long group at the end.
         chunks = [
             group[i : i + _CHUNK] for group in groups.values() for i in range(0, len(group), _CHUNK)
@@ -77,8 +76,6 @@ def run_all(
 
 def _run_group(plans: Sequence[Plan], results: Path, scratch: Path) -> list[str]:
     import torch
-
-    from simulation.engines import QUIET
 
     os.environ.update(QUIET)
     torch.set_num_threads(1)

@@ -10,11 +10,15 @@ import pytest
 from client.data.task import read_task
 from common.errors import PlanError, StateError
 from common.metrics import read_answers, task_metrics
+from common.plan.file import load_plan
 from report.hospitals.json_part import read_hospitals
 from report.json_file import read_report
 from simulation import run
+from simulation.engines import Engine
+from simulation.hospitals import BASE_MODELS
 from simulation.planned_run import PlannedRun
 from simulation.run import simulate
+from simulation.single_site import carry_out_all, local_runs, pooled_run
 from tests.flow.small_run import OTHER, STAGE, bank_bytes, options, small_plan
 
 METHODS = ["local", "mslora_cr_ortho", "pooled"]
@@ -105,6 +109,23 @@ def test_a_second_call_runs_nothing_and_writes_the_same_report(finished: Path):
     assert len(journals) == 6
     assert [file.stat().st_mtime_ns for file in journals] == before
     assert (finished / "report.json").read_bytes() == report
+
+
+def test_runs_in_processes_side_by_side_end_with_the_same_bytes(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    def task_folder(site: str, task: str) -> Path:
+        return finished / "sites" / site / "data" / task
+
+    plan = load_plan(finished.parent / "plan.yaml")
+    runs = [*local_runs(plan, tmp_path, task_folder), pooled_run(plan, tmp_path, task_folder)]
+    carry_out_all(runs, Engine.FLOWER, BASE_MODELS["tiny-llava"], False)
+    for name in ("local/a", "local/b", "pooled"):
+        assert bank_bytes(tmp_path / name) == bank_bytes(finished / name)
+    assert "3 of 3 done: small, " in capsys.readouterr().out
+    # What is finished is not carried out again.
+    carry_out_all(runs, Engine.FLOWER, BASE_MODELS["tiny-llava"], False)
+    assert capsys.readouterr().out == ""
 
 
 def test_what_can_not_be_told_is_refused_before_anything_runs(tmp_path: Path):

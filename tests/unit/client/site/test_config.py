@@ -149,7 +149,8 @@ def test_the_example_in_sites_is_a_site_file():
 def test_a_simulated_site_takes_part_in_everything(tmp_path: Path):
     # The only way in is private: the whole of `prepare` makes pictures, too.
     write = hospitals._write_site_file  # pyright: ignore[reportPrivateUsage]
-    write(tmp_path / "a" / "site.yaml", "a", tmp_path / "data", tmp_path / "base")
+    shared = (tmp_path / "base", tmp_path / "reference")
+    write(tmp_path / "a" / "site.yaml", "a", tmp_path / "data", shared)
     site = load_site(tmp_path / "a" / "site.yaml")
     assert (site.name, site.store, site.federation) == ("a", tmp_path / "a" / "store", None)
     assert set(site.policy.modalities) == set(Modality)
