@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ from client.methods.interface import Assignment
 from client.methods.lora_recipe import initial_adapter
 from client.model.backbone import Prediction
 from client.model.clip.model import ClipModel
+from client.model.clip.towers import ClipTowers
 from client.training.loop import OnProgress, TrainResult
 from client.training.loop import train as train_loop
 from client.training.optimizer import backward
@@ -46,9 +48,9 @@ from client.training.pair_distillation import (
 from client.training.prefetch import prefetching, with_prefetch
 from client.training.proximal import with_proximal_term
 from client.training.token_loss import micro_batches
-from common.adapter import Adapter, AdapterSource
+from common.adapter import Adapter, AdapterSource, to_bytes
 from common.errors import SiteFailed
-from common.identity import seed_for
+from common.identity import canonical_json, seed_for, sha256
 from common.methods.primed import DistillationTeacher, Guard, Primed
 from common.plan.reference_list import IMAGE_FOLDER, LIST_FILE, ListedPair, read_list
 from common.plan_fields import Composition
@@ -56,6 +58,8 @@ from common.plan_fields import Composition
 #: Pairs that the teacher embeds at a time, and batches from which EWC's weights are made.
 _TEACHER_BATCH: Final = 64
 _EWC_BATCHES: Final = 8
+#: The latest teacher's embeddings of each model that is in memory, and what they are of.
+_EMBEDDED: WeakKeyDictionary[ClipTowers, tuple[str, tuple[Tensor, Tensor]]] = WeakKeyDictionary()
 
 
 def start(assignment: Assignment, examples: Sequence[Example]) -> Adapter:
@@ -267,8 +271,7 @@ def reference_pairs(assignment: Assignment) -> ReferencePairs:
             f"site {assignment.site}, reference: found no folder, expected that of the plan's "
             f"reference pairs: the method {settings.name!r} trains on them, too"
         )
-    pin = None if settings.reference is None else settings.reference.sha256
-    listed = read_list(folder / LIST_FILE, pin)
+    listed = read_list(folder / LIST_FILE, settings.pinned_reference)
     names = [stage.name for stage in assignment.plan.stages]
     if [stage.stage for stage in listed.stages] != names:
         raise SiteFailed(
@@ -289,14 +292,29 @@ def reference_pairs(assignment: Assignment) -> ReferencePairs:
     )
 
 
-@torch.no_grad()
 def teacher_embeddings(
     model: ClipModel, teacher: Sequence[AdapterSource], pairs: ReferencePairs
 ) -> tuple[Tensor, Tensor]:
     """Return the teacher's embeddings of the pairs' images and captions, (pairs, E) each, CPU.
 
-    They are made once a round: no second model is in memory.
+    They are made once a stage in a process that goes on: no second model is in memory.
     """
+    parts = [to_bytes(adapter) for adapter in teacher]
+    # An image's file is named by its bytes.
+    named = [
+        [file.name, caption] for file, caption in zip(pairs.files, pairs.captions, strict=True)
+    ]
+    key = sha256(b"".join([*parts, canonical_json(named).encode()]))
+    known = _EMBEDDED.get(model.towers)
+    if known is None or known[0] != key:
+        known = _EMBEDDED[model.towers] = (key, _embedded(model, teacher, pairs))
+    return known[1]
+
+
+@torch.no_grad()
+def _embedded(
+    model: ClipModel, teacher: Sequence[AdapterSource], pairs: ReferencePairs
+) -> tuple[Tensor, Tensor]:
     model.adapted.freeze_adapters(teacher, Composition.FOLD)
     parts = [slice(at, at + _TEACHER_BATCH) for at in range(0, len(pairs), _TEACHER_BATCH)]
     images = [model.image_embeddings(model.pixel_values(pairs.files[part])) for part in parts]

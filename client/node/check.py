@@ -30,6 +30,7 @@ from common.errors import Refusal
 from common.metrics import AnswerKind
 from common.partial_adapter import AdapterPart
 from common.plan.plan import Plan
+from common.plan.reference_list import LIST_FILE, check_images, read_list
 from common.printable import counted
 
 #: Bytes that a site needs besides its adapters: logs, plans, the trainer's own files.
@@ -53,6 +54,7 @@ def check_site(site: Site, plan: Plan | None) -> Iterator[Finding]:
         else:
             yield _approved(plan, site)
     yield from _findings_of("base model", lambda: [_base_model(site, plan)])
+    yield from _findings_of("reference pairs", lambda: _reference(site, plan))
     yield from _findings_of("disk", lambda: [_disk(site, plan)])
     if site.federation is not None:
         yield from quick_checks(site.federation)
@@ -130,6 +132,25 @@ def _base_model(site: Site, plan: Plan | None) -> Finding:
             f"({plan.base_model.name})",
         )
     return ok("base model", f"{plan.base_model.name}, as the plan pins it")
+
+
+def _reference(site: Site, plan: Plan | None) -> list[Finding]:
+    """Check the public pairs that the plan's method trains on, byte for byte, if it does."""
+    name = "reference pairs"
+    if plan is None or not plan.method.needs_reference:
+        return []
+    if site.reference is None:
+        lacking = (
+            f"found no folder `reference` in the site file, expected one: the method "
+            f"{plan.method.name!r} trains on public pairs, too"
+        )
+        return [problem(name, lacking)]
+    listed = read_list(site.reference / LIST_FILE, plan.method.pinned_reference)
+    check_images(site.reference, listed.pairs)
+    pinned = (
+        "as the plan pins them" if plan.method.pinned_reference else "which the plan does not pin"
+    )
+    return [ok(name, f"{counted(len(listed.pairs), 'pair')}, {pinned}")]
 
 
 def _disk(site: Site, plan: Plan | None) -> Finding:

@@ -67,6 +67,14 @@ class MethodSettings(Strict):
     #: Switches of a plan's `training` that mean nothing to it, so that a plan may not set them.
     unused_training: ClassVar[tuple[str, ...]] = ()
 
+    #: Whether it also trains on public reference pairs, which a site must have.
+    needs_reference: ClassVar[bool] = False
+
+    @property
+    def pinned_reference(self) -> str | None:
+        """The digest of the list of reference pairs; None if any list of the stages will do."""
+        return None
+
     @property
     def label(self) -> str:
         """What a comparison calls the method with these settings."""

@@ -73,6 +73,7 @@ class Primed(OneAdapterSettings):
     """PRIMED on LoRA of both towers [R: the paper trains all parameters]."""
 
     needs_classes: ClassVar[bool] = True
+    needs_reference: ClassVar[bool] = True
     unused_training: ClassVar[tuple[str, ...]] = ("packing", "gradient_checkpointing")
 
     rank: Count = 16
@@ -94,6 +95,11 @@ class Primed(OneAdapterSettings):
     #: The list of reference pairs (docs/retrieval.md). Null: whichever list of these stages a site
     #: has, as in a simulation that makes it.
     reference: ReferencePin | None = None
+
+    @property
+    def pinned_reference(self) -> str | None:
+        """The digest that the plan pins."""
+        return None if self.reference is None else self.reference.sha256
 
     @property
     def label(self) -> str:

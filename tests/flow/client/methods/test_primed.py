@@ -297,6 +297,17 @@ def test_the_teacher_is_the_release_before_the_base_or_half_of_it(folder: Path):
     assert (found["last"] - found["mean"]).abs().max() > 1e-3
 
 
+def test_the_teacher_embeds_once_a_stage(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    given = assignment(folder, plan_of(folder))
+    model, pairs = clip_of(given), of.reference_pairs(given)
+    first = of.teacher_embeddings(model, [], pairs)
+    other = of.teacher_embeddings(model, [trained(of.start(given, ()), 4)], pairs)
+    assert not torch.equal(first[0], other[0])
+    monkeypatch.setattr(of, "_embedded", None)
+    again = of.teacher_embeddings(model, [trained(of.start(given, ()), 4)], pairs)
+    assert torch.equal(other[0], again[0]) and torch.equal(other[1], again[1])
+
+
 def test_a_first_step_of_distillation_alone_moves_nothing(folder: Path):
     """Where student and teacher are one, CKT has no gradient, and the guard holds nothing."""
     given = assignment(folder, plan_of(folder, matching=0.0))

@@ -22,8 +22,11 @@ from client.site.config import Device, Federation, Plans, Policy, Site
 from client.site.finding import Finding, Level, ok, problem
 from client.site.keys import make_key
 from common.errors import SiteFailed
+from common.identity import sha256
+from common.methods.primed import Primed
 from common.plan.file import load_plan
-from common.plan_fields import Modality
+from common.plan.reference_list import ListedPair, ListedStage, ReferenceList
+from common.plan_fields import Modality, ReferencePin
 from server.coordinator.certificates import load_authority, write_certificates
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -302,6 +305,32 @@ def test_another_base_model_than_the_plans_is_named(site: Site):
     found = {finding.name: finding for finding in check.check_site(site, other)}
     assert found["base model"].level is Level.PROBLEM
     assert "the plan pins 0000" in found["base model"].text
+
+
+def test_the_plans_reference_pairs_are_looked_at(site: Site, tmp_path: Path):
+    listed = ReferenceList(
+        plan="p", inputs="0" * 64, database="0" * 64, settings={},
+        pairs=(ListedPair(id="1", caption="one", image=f"{sha256(b'one')}.png"),),
+        stages=(ListedStage(stage="one", layers=()),),
+    )  # fmt: skip
+    (tmp_path / "images").mkdir()
+    image = tmp_path / "images" / listed.pairs[0].image
+    image.write_bytes(b"one")
+    (tmp_path / "list.json").write_bytes(listed.to_bytes())
+
+    def found(folder: Path | None, pin: str | None) -> Finding:
+        pinned = None if pin is None else ReferencePin(name="pairs", sha256=pin)
+        method = Primed(name="primed", reference=pinned)
+        plan = load_plan(ROOT / "configs" / "demo.yaml").model_copy(update={"method": method})
+        there = site.model_copy(update={"reference": folder})
+        return {one.name: one for one in check.check_site(there, plan)}["reference pairs"]
+
+    assert "found no folder `reference` in the site file" in found(None, None).text
+    assert found(tmp_path, None) == ok("reference pairs", "1 pair, which the plan does not pin")
+    assert found(tmp_path, listed.digest) == ok("reference pairs", "1 pair, as the plan pins them")
+    assert "which the plan pins" in found(tmp_path, "0" * 64).text
+    image.write_bytes(b"other")
+    assert "expected that of its name" in found(tmp_path, listed.digest).text
 
 
 def test_a_plan_without_work_for_the_site_is_named(site: Site):
