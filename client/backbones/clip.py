@@ -6,7 +6,7 @@ picture.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -81,12 +81,8 @@ class ClipBackbone:
             for image, options in zip(embedded, asked[chosen], strict=True):
                 logits = self.model.logit_scale * (texts(options) @ image)
                 scores: list[float] = logits.softmax(0).tolist()
-                found.append(_prediction(dict(zip(options, scores, strict=True))))
+                found.append(Prediction.of_classes(dict(zip(options, scores, strict=True))))
         return found
-
-
-def _prediction(scores: Mapping[str, float]) -> Prediction:
-    return Prediction(max(scores, key=lambda option: scores[option]), scores)
 
 
 def load(

@@ -13,7 +13,7 @@ vectors of a prompt, D width of the text tower's tokens, E width of the common s
 # pyright: reportUnknownArgumentType=false
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -22,12 +22,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from client.backbones.clip import TEMPLATE
 from client.data.class_labels import class_labels
 from client.data.images import decode_image
 from client.data.task import Example, images_of
 from client.inference.branches import Branch, by_base_prior, by_entropy, by_prototype
-from client.methods.clip_recipe import clip_of
+from client.methods.clip_recipe import (
+    classes_of,
+    clip_of,
+    image_losses,
+    local_optimizer,
+    texts_of,
+)
 from client.methods.interface import Assignment
 from client.methods.lora_recipe import initial_adapter
 from client.model.backbone import Prediction
@@ -36,9 +41,7 @@ from client.training.loop import OnProgress, TrainResult
 from client.training.loop import train as train_loop
 from client.training.prefetch import prefetching, with_prefetch
 from client.training.proximal import with_proximal_term
-from client.training.token_loss import micro_batches
 from common.adapter import ROW_WEIGHT_SUFFIX, Adapter, AdapterSource
-from common.errors import SiteFailed
 from common.identity import seed_for
 from common.methods.dual_modality import MEANS, PROMPTS, Decide, DualModality, Reuse
 from common.partial_adapter import joined
@@ -59,7 +62,7 @@ def start(assignment: Assignment, examples: Sequence[Example]) -> Adapter:
     these are the words' own embeddings plus N(0, 0.02) [R], drawn from (plan seed, stage, class).
     """
     model, settings = clip_of(assignment), _settings(assignment)
-    classes = _classes(assignment, assignment.stage)
+    classes = classes_of(assignment, assignment.stage)
     prompts = [_first_prompt(assignment, model, name) for name in classes]
     extras = _weighted(PROMPTS, np.stack(prompts), np.zeros(len(classes)))
     if settings.decide is Decide.PROTOTYPE:
@@ -77,7 +80,7 @@ def train(
     came, with weight 0.
     """
     model, training, task = clip_of(assignment), assignment.plan.training, assignment.task
-    classes = _classes(assignment, assignment.stage)
+    classes = classes_of(assignment, assignment.stage)
     labels = torch.tensor(class_labels(examples, classes, task.task))
     counts = torch.bincount(labels, minlength=len(classes))
     model.adapted.detach()
@@ -90,19 +93,10 @@ def train(
         penalty = None
         if training.proximal is not None:
             penalty = with_proximal_term(None, trained, training.proximal)
-        optimizer = assignment.make_optimizer(loss, trained, training)
-        if optimizer.shard != (0, 1):
-            raise SiteFailed(
-                f"site {assignment.site}: found several workers, expected 1: the method "
-                f"{assignment.plan.method.name!r} trains in one process"
-            )
+        optimizer = local_optimizer(assignment, loss, trained)
         schedule = assignment.schedule(len(examples))
         with prefetching(lambda image: model.pixel_values([image], decode_image)[0]) as pixels:
-
-            def losses(chosen: Sequence[int]) -> Iterator[Tensor]:
-                for part in micro_batches(chosen, training.micro_batch, optimizer.shard):
-                    batch = torch.stack([pixels.get(examples[i].image) for i in part])
-                    yield optimizer.network(batch, labels[part]) * (len(part) / len(chosen))
+            losses = image_losses(optimizer, pixels, examples, labels, training.micro_batch)
 
             def prefetch(coming: Sequence[Sequence[int]]) -> None:
                 pixels.prefetch(examples[i].image for chosen in coming for i in chosen)
@@ -138,7 +132,9 @@ def answer(assignment: Assignment, questions: Sequence[Example]) -> list[Predict
         rows = rule(model.pixel_values(chosen).split(size))
         scores |= dict(zip(chosen, rows.tolist(), strict=True))
     names = assignment.asked_classes
-    return [_prediction(dict(zip(names, scores[q.image], strict=True))) for q in questions]
+    return [
+        Prediction.of_classes(dict(zip(names, scores[q.image], strict=True))) for q in questions
+    ]
 
 
 class StagePrompts(nn.Module):
@@ -233,7 +229,7 @@ def class_means(
     fewest = max(settings.prototype_minimum, assignment.fewest_images)
     means: list[Array] = []
     counts: list[int] = []
-    for place in range(len(_classes(assignment, assignment.stage))):
+    for place in range(len(classes_of(assignment, assignment.stage))):
         own = [example for example, label in zip(examples, labels, strict=True) if label == place]
         different: dict[bytes, Tensor] = {}
         with torch.no_grad():
@@ -281,11 +277,6 @@ def _decision(assignment: Assignment, model: ClipModel) -> Decision:
     return scores
 
 
-def texts_of(classes: Sequence[str]) -> list[str]:
-    """Return each class in the template, whose first words a prompt overwrites [S]."""
-    return [TEMPLATE.format(name) for name in classes]
-
-
 def _branches(assignment: Assignment, model: ClipModel) -> list[Branch]:
     """Return the branch of each stage whose classes are asked, in stage order."""
     stages = assignment.plan.stages
@@ -325,7 +316,7 @@ def _released(assignment: Assignment) -> Mapping[int, AdapterSource]:
 def earlier_texts(assignment: Assignment, model: ClipModel) -> Tensor:
     """Return g_c of all classes of the releases, (O, E); O is 0 without any, as at a site alone."""
     found = [
-        _prompted(model, adapter, _classes(assignment, stage))
+        _prompted(model, adapter, classes_of(assignment, stage))
         for stage, adapter in sorted(assignment.bank.items())
     ]
     return torch.cat(found) if found else model.text_embeddings(["a"])[:0]
@@ -350,16 +341,6 @@ def _weighted(name: str, rows: Array, weights: Array) -> dict[str, Array]:
         name: np.asarray(rows, np.float32),
         f"{name}{ROW_WEIGHT_SUFFIX}": np.asarray(weights, np.float32),
     }
-
-
-def _prediction(scores: Mapping[str, float]) -> Prediction:
-    return Prediction(max(scores, key=lambda name: scores[name]), scores)
-
-
-def _classes(assignment: Assignment, stage: int) -> tuple[str, ...]:
-    classes = assignment.plan.stages[stage].classes
-    assert classes is not None  # class_mistakes: the method needs them
-    return classes
 
 
 def _settings(assignment: Assignment) -> DualModality:

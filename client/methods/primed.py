@@ -14,8 +14,9 @@ common space.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Final
 from weakref import WeakKeyDictionary
@@ -25,11 +26,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from client.backbones.clip import TEMPLATE
 from client.data.class_labels import class_labels
 from client.data.images import decode_image
 from client.data.task import Example, images_of
-from client.methods.clip_recipe import clip_of
+from client.methods.clip_recipe import (
+    classes_of,
+    clip_of,
+    image_losses,
+    local_optimizer,
+    texts_of,
+)
 from client.methods.interface import Assignment
 from client.methods.lora_recipe import initial_adapter
 from client.model.backbone import Prediction
@@ -47,7 +53,6 @@ from client.training.pair_distillation import (
 )
 from client.training.prefetch import prefetching, with_prefetch
 from client.training.proximal import with_proximal_term
-from client.training.token_loss import micro_batches
 from common.adapter import Adapter, AdapterSource, to_bytes
 from common.errors import SiteFailed
 from common.identity import canonical_json, seed_for, sha256
@@ -77,8 +82,7 @@ def train(
         DataError: its list is another than the plan's, or an image can't be read.
     """
     model, training, settings = clip_of(assignment), assignment.plan.training, _settings(assignment)
-    classes = assignment.task.classes
-    assert classes is not None  # class_mistakes: the method needs them
+    classes = classes_of(assignment, assignment.stage)
     labels = torch.tensor(class_labels(examples, classes, assignment.task.task))
     pairs = reference_pairs(assignment)
     model.adapted.detach()
@@ -95,27 +99,26 @@ def train(
         guard.parameters = model.adapted.trainable_parameters()
         factors = model.adapted.attached_factors()
         loss = ClassLoss(model, classes, settings.label_smoothing)
-        optimizer = assignment.make_optimizer(loss, factors, training)
-        if optimizer.shard != (0, 1):
-            raise SiteFailed(
-                f"site {assignment.site}: found several workers, expected 1: the method "
-                f"{settings.name!r} trains in one process"
-            )
+        optimizer = local_optimizer(assignment, loss, factors)
         schedule = assignment.schedule(len(examples))
         with prefetching(lambda image: model.pixel_values([image], decode_image)[0]) as pixels:
+            own = image_losses(optimizer, pixels, examples, labels, training.micro_batch)
 
             def losses(chosen: Sequence[int]) -> Iterator[Tensor]:
                 drawn = draw_pairs(assignment, chosen, len(pairs))
                 files = [reference.files[number] for number in drawn]
                 reference.batch = drawn, torch.stack([pixels.get(file) for file in files])
-                for part in micro_batches(chosen, training.micro_batch, optimizer.shard):
-                    batch = torch.stack([pixels.get(examples[i].image) for i in part])
-                    yield optimizer.network(batch, labels[part]) * (len(part) / len(chosen))
+                yield from own(chosen)
 
             def prefetch(coming: Sequence[Sequence[int]]) -> None:
-                pixels.prefetch(examples[i].image for chosen in coming for i in chosen)
+                # In one call: each drops what the one before has not begun.
                 drawn = [draw_pairs(assignment, chosen, len(pairs)) for chosen in coming]
-                pixels.prefetch(reference.files[number] for part in drawn for number in part)
+                pixels.prefetch(
+                    chain(
+                        (reference.files[number] for part in drawn for number in part),
+                        (examples[i].image for chosen in coming for i in chosen),
+                    )
+                )
 
             def penalty() -> Tensor:
                 value, gradients = reference.add_gradient(guard.parameters)
@@ -145,7 +148,9 @@ def answer(assignment: Assignment, questions: Sequence[Example]) -> list[Predict
         found = model.image_embeddings(model.pixel_values(chosen))
         rows = (model.logit_scale * found @ texts_CE.T).softmax(1)
         scores |= dict(zip(chosen, rows.tolist(), strict=True))
-    return [_prediction(dict(zip(names, scores[q.image], strict=True))) for q in questions]
+    return [
+        Prediction.of_classes(dict(zip(names, scores[q.image], strict=True))) for q in questions
+    ]
 
 
 class ClassLoss(nn.Module):
@@ -339,11 +344,6 @@ def draw_pairs(assignment: Assignment, chosen: Sequence[int], pairs: int) -> lis
     return np.random.default_rng(seed).choice(pairs, count, replace=False).tolist()
 
 
-def texts_of(classes: Sequence[str]) -> list[str]:
-    """Return each class in the template [P]."""
-    return [TEMPLATE.format(name) for name in classes]
-
-
 def _stage_weights(
     assignment: Assignment, reference: ReferenceLoss, guard: ParameterGuard
 ) -> list[Tensor]:
@@ -380,10 +380,6 @@ def _previous(assignment: Assignment) -> Adapter:
     if assignment.bank:
         return assignment.bank[max(assignment.bank)].loaded()
     return initial_adapter(assignment)
-
-
-def _prediction(scores: Mapping[str, float]) -> Prediction:
-    return Prediction(max(scores, key=lambda name: scores[name]), scores)
 
 
 def _settings(assignment: Assignment) -> Primed:

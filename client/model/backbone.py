@@ -42,6 +42,11 @@ class Prediction:
     class_scores: Mapping[str, float] | None = None
     token_means: Mapping[str, float] | None = None
 
+    @classmethod
+    def of_classes(cls, scores: Mapping[str, float]) -> Self:
+        """Return a classifier's reply: the class with the largest score, of equals the first."""
+        return cls(max(scores, key=lambda name: scores[name]), scores)
+
 
 class Backbone(Protocol):
     """A frozen base model, loaded, on its device.

@@ -19,6 +19,7 @@ from common.plan.mistakes import (
     sentence,
     shown,
     start_mistakes,
+    unused_training_mistakes,
 )
 from common.plan.plan import Evaluation, Plan, Router, Stage, Training
 from common.plan.simulation import (
@@ -67,6 +68,7 @@ def parse_plan(document: Mapping[str, Any], source: str) -> Plan:
         mistakes += [
             *start_mistakes(plan),
             *core_mistakes(plan),
+            *unused_training_mistakes(plan),
             *class_mistakes(plan),
             *hospital_mistakes(plan),
         ]

@@ -87,17 +87,21 @@ def core_mistakes(plan: Plan) -> list[str]:
     ]
 
 
-def class_mistakes(plan: Plan) -> list[str]:
-    """Return what is wrong with the classes of the stages."""
-    mistakes: list[str] = []
-    seen = any(stage.classes and stage.scope is ClassScope.SEEN for stage in plan.stages)
-    stage_of: dict[str, int] = {}
-    mistakes += [
+def unused_training_mistakes(plan: Plan) -> list[str]:
+    """Return which switches of the training are on that the method has no use for."""
+    return [
         f"training.{name}: found true, expected false: it means nothing to the method "
         f"{plan.method.name!r}"
         for name in plan.method.unused_training
         if getattr(plan.training, name)
     ]
+
+
+def class_mistakes(plan: Plan) -> list[str]:
+    """Return what is wrong with the classes of the stages."""
+    mistakes: list[str] = []
+    seen = any(stage.classes and stage.scope is ClassScope.SEEN for stage in plan.stages)
+    stage_of: dict[str, int] = {}
     for number, stage in enumerate(plan.stages, 1):
         where = _stage_label(number, stage.model_dump())
         own = {as_answer(name): name for name in reversed(stage.classes or ())}

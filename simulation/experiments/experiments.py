@@ -46,7 +46,7 @@ class Tuning(Strict):
     seeds: Annotated[list[Seed], Field(min_length=1)]
 
 
-def _is_run(part: list[float], whole: list[float]) -> bool:
+def _is_contiguous(part: list[float], whole: list[float]) -> bool:
     return any(whole[at : at + len(part)] == part for at in range(len(whole)))
 
 
@@ -79,7 +79,11 @@ class Definition(Strict):
     def _rates_rise(self) -> Self:
         if self.tuning and self.tuning.rates != sorted(set(self.tuning.rates)):
             raise ValueError("tuning.rates: expected factors that rise")
-        if self.tuning and self.tuning.first and not _is_run(self.tuning.first, self.tuning.rates):
+        if (
+            self.tuning
+            and self.tuning.first
+            and not _is_contiguous(self.tuning.first, self.tuning.rates)
+        ):
             raise ValueError(
                 "tuning.first: expected some of tuning.rates, none between them left out"
             )
