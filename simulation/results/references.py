@@ -3,7 +3,12 @@
 from collections.abc import Sequence
 
 from simulation.results.cells import Cell, CellGroup, Collected, labelled
-from simulation.results.measures import earlier_tasks, judged_when_learned, never_changes
+from simulation.results.measures import (
+    Moment,
+    earlier_tasks,
+    judged_when_learned,
+    never_changes,
+)
 from simulation.results.significance import (
     Comparison,
     PlannedComparison,
@@ -35,10 +40,13 @@ def planned_comparisons(collected: Collected) -> list[PlannedComparison]:
                 name = f"{group.label(cell)}, at the end less when learned"
                 tasks = earlier_tasks(cell.plan)
                 asked.append(forgetting(collected.tag(group), name, cell, tasks))
-    # Two references may ask for the same.
-    return list({(one.first, one.second, one.moments): one for one in reversed(asked)}.values())[
-        ::-1
-    ]
+    # Two references may ask for the same, also the other way round; the first of them counts.
+    once = {_sides(one): one for one in reversed(asked)}
+    return list(once.values())[::-1]
+
+
+def _sides(planned: PlannedComparison) -> frozenset[tuple[Cell, Moment]]:
+    return frozenset(zip((planned.first, planned.second), planned.moments, strict=True))
 
 
 def _with(group: CellGroup, cell: Cell, settings: dict[str, str]) -> Cell | None:

@@ -27,6 +27,7 @@ from simulation.results.measures import (
 )
 from simulation.results.order import variation
 from simulation.results.over_seeds import over_seeds
+from simulation.results.references import planned_comparisons
 from simulation.results.section import section
 from simulation.results.significance import (
     Comparison,
@@ -393,6 +394,15 @@ def test_a_section_compares_with_its_reference_and_tells_what_is_forgotten(tmp_p
     assert "- sequential less separate: less than 1 points behind in the mean, but" in text
     assert "- sequential less separate, at the end: less than 1 points behind" in text
     assert "- mslora less separate: can't be judged yet" in text
+
+
+def test_what_two_references_ask_for_is_tested_once_whichever_comes_first(tmp_path: Path):
+    file = write_experiment(
+        tmp_path, "x", {"v": {"mslora": {}, "other": {"method.active": "none"}}},
+        references=[{"settings": {"v": "other"}}, {"settings": {"v": "mslora"}}],
+    )  # fmt: skip
+    found = planned_comparisons(collected(file, tmp_path / "r", {"mslora": [0.5], "other": [0.6]}))
+    assert [one.name for one in found] == ["mslora less other"]
 
 
 def test_a_sum_that_lost_something_is_not_called_exact(tmp_path: Path):
