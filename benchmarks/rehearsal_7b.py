@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -28,6 +28,7 @@ import yaml
 from benchmarks.checkpoint_7b import write_checkpoint
 from benchmarks.shapes_7b import SMALL, Shapes
 from client.model.base_digest import base_digest
+from common.durable import DISK, write_file
 from common.errors import StateError
 from common.plan.file import load_plan
 from common.process.flower_environment import OFFLINE
@@ -133,10 +134,16 @@ class Rehearsal:
         return seconds
 
     def parts(self) -> Mapping[str, Part]:
-        """Run every command, one after another."""
+        """Run every command, one after another, from the first that has not ended yet.
+
+        What a command took is kept in `parts.json` of the folder. One that failed is run again.
+        """
         bank, export = self.run / "bank", self.root / "export"
-        shutil.rmtree(self.run, ignore_errors=True)
-        shutil.rmtree(export, ignore_errors=True)
+        kept = self.root / "parts.json"
+        done: dict[str, Part] = {}
+        if kept.exists():
+            told = json.loads(kept.read_text(encoding="utf-8"))
+            done = {name: Part(**part) for name, part in told.items()}
         image = next((self.data / SITES[0] / TASK / "images").iterdir())
         base = ["--base-model", str(self.base_model)]
         commands: dict[str, list[str]] = {
@@ -148,10 +155,19 @@ class Rehearsal:
             "bank export": ["bank", "export", str(bank), TASK, str(export)],
             "bank ask": [
                 "bank", "ask", str(image), "is it red ?", "--bank", str(bank), "--stage", TASK,
-                "--vision-weights", "checkpoint", "--max-new-tokens", "4", *base,
+                "--vision-weights", "checkpoint", "--precision", "bf16", "--max-new-tokens", "4",
+                *base,
             ],
         }  # fmt: skip
-        return {name: self._command(name, arguments) for name, arguments in commands.items()}
+        for name, arguments in commands.items():
+            if name in done:
+                continue
+            for folder in {"simulate": [self.run], "bank export": [export]}.get(name, []):
+                shutil.rmtree(folder, ignore_errors=True)
+            done[name] = self._command(name, arguments)
+            document = {name: asdict(part) for name, part in done.items()}
+            write_file(kept, json.dumps(document, indent=1).encode(), DISK)
+        return done
 
     def _command(self, name: str, arguments: Sequence[str]) -> Part:
         """Run a command of the command line, and watch its memory and the run's events.

@@ -36,6 +36,13 @@ class Tower(StrEnum):
     CHECKPOINT = "checkpoint"
 
 
+class Bits(StrEnum):
+    """The values of a plan's `Precision`, without importing plans."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+
+
 def ask(
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="An image or DICOM file.")],
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="The question, in quotes.")],
@@ -58,6 +65,12 @@ def ask(
     vision_weights: Annotated[
         Tower, typer.Option(help="Vision tower of an original LLaVA-Med, as in the bank's plan.")
     ] = Tower.OPENAI,
+    precision: Annotated[
+        Bits | None,
+        typer.Option(
+            help="Of the base model, as in a plan's training; by default bf16 on a GPU, else fp32."
+        ),
+    ] = None,
     site: Annotated[
         Path | None,
         typer.Option(
@@ -81,6 +94,7 @@ def ask(
     from client.site.config import load_site
     from common.bank.bank import Bank
     from common.plan.plan import VisionWeights
+    from common.plan_fields import Precision
 
     opened = Bank.open(bank)
     inquiry = Inquiry(
@@ -89,6 +103,7 @@ def ask(
         stage=stage,
         max_new_tokens=max_new_tokens,
         vision=VisionWeights(vision_weights.value),
+        precision=None if precision is None else Precision(precision.value),
         store=None if site is None else load_site(site).store,
     )
     reply = answered(opened, base_model or _embedded(opened), inquiry)

@@ -1,7 +1,9 @@
 """One question about one picture, answered by the stage of a bank that the picture is like."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import torch
 
@@ -11,6 +13,7 @@ from client.inference.image_prototype import image_feature
 from client.inference.router import Routing, route
 from client.model.backbone import Backbone, Prediction
 from client.model.base_digest import base_digest
+from client.model.llava_med_files import read_json_object
 from client.site.own_b import latest
 from common.adapter import AdapterSource
 from common.bank.bank import Bank
@@ -21,6 +24,9 @@ from common.partial_adapter import joined
 from common.plan.plan import Router, VisionWeights
 from common.plan_fields import Composition, Precision
 
+#: Files of weights in a base model's folder.
+_WEIGHTS: Final = ("*.safetensors", "*.bin")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inquiry:
@@ -29,6 +35,7 @@ class Inquiry:
     Attributes:
         stage: the release that is to answer, by name or position; None lets the picture choose.
         vision: whose tower a LLaVA-Med in its original layout gets: what the bank's plan said.
+        precision: of the base model; None: 16 bits on a GPU, 32 on a CPU.
         store: a site's, whose own B answers in place of the release's, where there is one
             (docs/adr/0019-own-b.md).
     """
@@ -38,6 +45,7 @@ class Inquiry:
     stage: str | None
     max_new_tokens: int
     vision: VisionWeights = VisionWeights.OPENAI
+    precision: Precision | None = None
     store: Path | None = None
 
 
@@ -58,12 +66,10 @@ class BankAnswer:
 def ask(bank: Bank, base_model: Path, inquiry: Inquiry) -> BankAnswer:
     """Answer with the base model and all adapters that the stage was trained with.
 
-    In 16 bits on a GPU, where large models are; in 32 on a CPU.
-
     Raises:
         BankError: no such stage, a bank without prototypes where one is to be chosen, or one
             that was changed.
-        ModelError: the base model is not the bank's.
+        ModelError: the base model is not the bank's, or too large for the machine's memory.
         DataError: the picture or the question can't be used.
     """
     told = None if inquiry.stage is None else bank.named(inquiry.stage)
@@ -75,12 +81,11 @@ def ask(bank: Bank, base_model: Path, inquiry: Inquiry) -> BankAnswer:
         )
     _check(bank, base_model, inquiry)
     cuda = torch.cuda.is_available()
-    backbone = load_backbone(
-        base_model,
-        Precision.BF16 if cuda else Precision.FP32,
-        torch.device("cuda" if cuda else "cpu"),
-        inquiry.vision,
-    )
+    precision = inquiry.precision or (Precision.BF16 if cuda else Precision.FP32)
+    if not cuda:
+        _check_memory(base_model, precision)
+    device = torch.device("cuda" if cuda else "cpu")
+    backbone = load_backbone(base_model, precision, device, inquiry.vision)
     routing, release = None, told
     if release is None:
         feature = image_feature(backbone, inquiry.image)
@@ -133,4 +138,26 @@ def _check(bank: Bank, base_model: Path, inquiry: Inquiry) -> None:
         raise ModelError(
             f"{base_model}: found a base model with digest {found}, expected the bank's "
             f"{pin.name}, {pin.sha256}"
+        )
+
+
+def _check_memory(base_model: Path, precision: Precision) -> None:
+    """Check that the weights fit into the machine's memory in that precision.
+
+    Raises:
+        ModelError: they don't; the system would end the process without a word.
+    """
+    file = base_model / "config.json"
+    config = read_json_object(file) if file.is_file() else {}
+    stored = config.get("dtype", config.get("torch_dtype"))
+    sixteen = stored in ("float16", "bfloat16")
+    files = [file for ending in _WEIGHTS for file in base_model.glob(ending)]
+    in_file = sum(file.stat().st_size for file in files)
+    needed = in_file * 2 if sixteen and precision is Precision.FP32 else in_file
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        remedy = "expected --precision bf16" if in_file < memory and sixteen else "expected a GPU"
+        raise ModelError(
+            f"{base_model}: found weights of {needed / 1e9:.0f} GB in {precision.value}, "
+            f"{remedy}, or more than this machine's {memory / 1e9:.0f} GB of memory"
         )

@@ -14,10 +14,11 @@ from typer.testing import CliRunner
 
 from benchmarks import rehearsal_7b
 from benchmarks.checkpoint_7b import published_shapes, write_checkpoint
-from benchmarks.rehearsal_7b import QUESTIONS, SITES, TASK, Rehearsal
+from benchmarks.rehearsal_7b import QUESTIONS, SITES, TASK, Part, Rehearsal
 from benchmarks.shapes_7b import SMALL, Shapes
 from client.data.task import read_task
 from client.model.llava import load_llava
+from common.errors import StateError
 from common.plan.file import load_plan
 from common.plan.plan import VisionWeights
 from common.plan_fields import Precision
@@ -72,3 +73,25 @@ def test_too_little_memory_is_said_before_anything_is_written(
     assert result.exit_code == 2
     assert "of memory free, expected at least 1000000 GB for a 7B model" in result.output
     assert list(tmp_path.iterdir()) == []
+
+
+def test_it_goes_on_with_the_part_that_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    rehearsal = Rehearsal(tmp_path, SMALL, say=lambda _: None)
+    rehearsal.prepare()
+    ran: list[str] = []
+    broken = {"bank ask"}
+
+    def command(_: Rehearsal, name: str, arguments: list[str]) -> Part:
+        ran.append(name)
+        if name in broken:
+            raise StateError(f"fedmslora {arguments[0]} failed")
+        return Part(1.0, 2, 3, [(0.5, "coordinator: event done")])
+
+    monkeypatch.setattr(Rehearsal, "_command", command)
+    with pytest.raises(StateError):
+        rehearsal.parts()
+    broken.clear()
+    parts = rehearsal.parts()
+    assert ran == ["simulate", "bank verify", "bank export", "bank ask", "bank ask"]
+    assert list(parts) == ["simulate", "bank verify", "bank export", "bank ask"]
+    assert parts["simulate"].peak_private == 2

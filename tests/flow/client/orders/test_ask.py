@@ -20,11 +20,12 @@ from client.inference.router import route
 from client.model.base_digest import base_digest
 from client.model.llava import LlavaModel, load_llava
 from client.model.lora_init import kaiming_adapter
+from client.orders.ask import Inquiry, ask
 from client.site import own_b
 from commands.bank import app
 from common.adapter import Adapter, Pair, to_bytes
 from common.bank.bank import Bank
-from common.errors import Refusal
+from common.errors import ModelError, Refusal
 from common.image_prototype import to_bytes as prototype_bytes
 from common.metrics import AnswerKind
 from common.partial_adapter import AdapterPart, part_of
@@ -228,6 +229,27 @@ def test_a_bank_on_another_base_model_or_without_prototypes_is_refused(
     assert "found no prototype in its 1 releases" in refusal(image, "?", *on, "--base-model", TINY)
     said = refusal(image, "?", *on, "--base-model", TINY, "--stage", "ct")
     assert "expected the bank's large" in said
+
+
+def test_a_base_model_larger_than_the_memory_is_refused_before_it_is_loaded(
+    bank: Bank, data: dict[str, TaskData], monkeypatch: pytest.MonkeyPatch
+):
+    weights = (TINY / "model.safetensors").stat().st_size
+    pages = {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": int(weights * 1.5)}
+    monkeypatch.setattr("client.orders.ask.os.sysconf", pages.__getitem__)
+    image = data["CXP"].test[0].image
+
+    with pytest.raises(ModelError, match=r"GB in fp32, expected --precision bf16, or more than"):
+        ask(bank, TINY, Inquiry(image=image, question="?", stage="0", max_new_tokens=1))
+    pages["SC_PHYS_PAGES"] = weights // 2
+    with pytest.raises(ModelError, match="GB in bf16, expected a GPU"):
+        ask(
+            bank,
+            TINY,
+            Inquiry(
+                image=image, question="?", stage="0", max_new_tokens=1, precision=Precision.BF16
+            ),
+        )
 
 
 def test_a_changed_prototype_is_refused(bank: Bank, data: dict[str, TaskData]):
