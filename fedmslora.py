@@ -1,10 +1,14 @@
-"""The command line; each command imports what it needs when it is called."""
+"""The command line, and what Python programs import: `open_bank` and `__version__`.
+
+Each command, and `open_bank`, imports what it needs when it is called.
+"""
 # typer leaves parts of its interface untyped; the rest of strict checking holds.
 # pyright: reportUnknownMemberType=false
 
 import sys
 import warnings
-from typing import Annotated, NoReturn
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 # typer, which flwr 1.42 imports, uses a name that click has deprecated; not ours to fix.
 warnings.filterwarnings("ignore", category=DeprecationWarning, module="typer")
@@ -21,10 +25,17 @@ from commands import (  # noqa: E402
     data,
     plan,
     retrieval,
+    serve,
     simulate,
     site,
 )
 from common.errors import Refusal  # noqa: E402
+
+if TYPE_CHECKING:
+    from serving.open_bank import OpenBank
+
+#: The version of this checkout or installation; read when it is asked for.
+__version__: str
 
 app = typer.Typer(
     name="fedmslora",
@@ -38,11 +49,9 @@ app = typer.Typer(
 def _print_version(wanted: bool) -> None:
     """Print the version and what the other side must have alike, and end."""
     if wanted:
-        from importlib.metadata import version
-
         from common.code_digest import code_digest
 
-        typer.echo(f"fedmslora {version('fedmslora')}\ncode digest {code_digest()}")
+        typer.echo(f"fedmslora {_version()}\ncode digest {code_digest()}")
         raise typer.Exit
 
 
@@ -63,6 +72,7 @@ def root(
 
 app.command("simulate")(simulate.simulate)
 app.command("report")(simulate.report)
+app.command("serve")(serve.serve)
 app.add_typer(answers.app, name="answers")
 app.add_typer(bank.app, name="bank")
 app.add_typer(coordinator.app, name="coordinator")
@@ -71,6 +81,70 @@ app.add_typer(plan.app, name="plan")
 app.add_typer(retrieval.app, name="retrieval")
 app.add_typer(site.app, name="site")
 app.add_typer(bench.app, name="bench")
+
+
+def open_bank(
+    path: str | Path,
+    *,
+    base_model: str | Path | None = None,
+    vision_weights: str = "openai",
+    precision: str | None = None,
+    site: str | Path | None = None,
+) -> "OpenBank":
+    """Open a bank of adapters, to be asked about pictures (docs/use.md).
+
+    Args:
+        path: the bank's folder.
+        base_model: the base model's folder; by default the one that comes with the project.
+        vision_weights: vision tower of an original LLaVA-Med, "openai" or "checkpoint", as in the
+            bank's plan.
+        precision: of the base model, "fp32" or "bf16"; by default bf16 on a GPU, else fp32.
+        site: this site's file: its own B answers, where the bank's rule left it one.
+
+    Raises:
+        BankError: there is no bank, its hash chain is broken, or its base model does not come with
+            the project.
+        PlanError: `vision_weights` or `precision` is another word.
+        SiteFailed: the site's file is wrong.
+    """
+    from commands.bank_ask import Bits, Tower, ask_settings, embedded_base
+    from common.bank.bank import Bank
+    from common.errors import PlanError
+    from serving.open_bank import OpenBank
+
+    for name, value, known in (
+        ("vision_weights", vision_weights, set(Tower)),
+        ("precision", precision, {*Bits, None}),
+    ):
+        if value not in known:
+            words = ", ".join(sorted(filter(None, known)))
+            raise PlanError(f"{name}: found {value!r}, expected one of {words}")
+    bank = Bank.open(Path(path))
+    settings = ask_settings(
+        Tower(vision_weights),
+        None if precision is None else Bits(precision),
+        None if site is None else Path(site),
+    )
+    return OpenBank(bank, embedded_base(bank) if base_model is None else Path(base_model), settings)
+
+
+def __getattr__(name: str) -> str:
+    if name == "__version__":
+        return _version()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _version() -> str:
+    """Return the version of the installation, or of a checkout that is not installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("fedmslora")
+    except PackageNotFoundError:
+        import tomllib
+
+        text = (Path(__file__).parent / "pyproject.toml").read_text(encoding="utf-8")
+        return tomllib.loads(text)["project"]["version"]
 
 
 def main() -> None:

@@ -12,12 +12,12 @@ import typer
 from commands.bank_exchange import Json, print_json
 
 if TYPE_CHECKING:
-    from client.orders.ask import BankAnswer
+    from client.orders.ask import AskSettings, BankAnswer
     from common.bank.bank import Bank
 
 #: The base models that come with the project were made for tests.
-_TOYS = ("tiny-llava", "tiny-clip")
-_TOY = (
+TOYS = ("tiny-llava", "tiny-clip")
+TOY = (
     "{} is a small model for trying the software. It has no medical knowledge: don't use its "
     "answers for a patient."
 )
@@ -91,10 +91,7 @@ def ask(
     """
     from client.orders.ask import Inquiry
     from client.orders.ask import ask as answered
-    from client.site.config import load_site
     from common.bank.bank import Bank
-    from common.plan.plan import VisionWeights
-    from common.plan_fields import Precision
 
     opened = Bank.open(bank)
     inquiry = Inquiry(
@@ -102,20 +99,36 @@ def ask(
         question=question,
         stage=stage,
         max_new_tokens=max_new_tokens,
-        vision=VisionWeights(vision_weights.value),
-        precision=None if precision is None else Precision(precision.value),
-        store=None if site is None else load_site(site).store,
+        settings=ask_settings(vision_weights, precision, site),
     )
-    reply = answered(opened, base_model or _embedded(opened), inquiry)
-    if opened.base_model.name in _TOYS:
-        typer.echo(_TOY.format(opened.base_model.name), err=True)
+    reply = answered(opened, base_model or embedded_base(opened), inquiry)
+    if opened.base_model.name in TOYS:
+        typer.echo(TOY.format(opened.base_model.name), err=True)
     if as_json:
         print_json(_document(question, opened, reply))
     else:
         _print(opened, reply)
 
 
-def _embedded(bank: "Bank") -> Path:
+def ask_settings(vision: Tower, precision: Bits | None, site: Path | None) -> "AskSettings":
+    """Return how the base model is loaded, and whose adapters answer.
+
+    Raises:
+        SiteFailed: the site's file is wrong.
+    """
+    from client.orders.ask import AskSettings
+    from client.site.config import load_site
+    from common.plan.plan import VisionWeights
+    from common.plan_fields import Precision
+
+    return AskSettings(
+        vision=VisionWeights(vision.value),
+        precision=None if precision is None else Precision(precision.value),
+        store=None if site is None else load_site(site).store,
+    )
+
+
+def embedded_base(bank: "Bank") -> Path:
     """Return the folder of the bank's base model, which comes with the project.
 
     Raises:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from client.data.task import Example
-from client.inference.generate import generate_answers
+from client.inference.generate import answer_text, generate_tokens
 from client.inference.option_scores import score_options
 from client.model.backbone import Prediction
 from client.model.feature_store import FeatureStore
@@ -47,11 +47,15 @@ class LlavaBackbone:
         self, questions: Sequence[Example], max_new_tokens: int, batch_size: int
     ) -> list[Prediction]:
         """Return greedily generated answers, and the log-probability of each option."""
-        texts = generate_answers(self.model, questions, max_new_tokens, batch_size)
+        rows = generate_tokens(self.model, questions, max_new_tokens, batch_size)
         scored = score_options(self.model, questions, batch_size)
         return [
-            Prediction(text, *of_options) if of_options else Prediction(text)
-            for text, of_options in zip(texts, scored, strict=True)
+            Prediction(
+                answer_text(self.model, row),
+                *(of_options or (None, None)),
+                tokens=len(row),
+            )
+            for row, of_options in zip(rows, scored, strict=True)
         ]
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from client.data.grey_levels import Levels, check_size, rescale
+from client.data.grey_levels import MAX_PIXELS, Levels, check_size, rescale
 from common.errors import DataError
 from common.printable import printable
 
@@ -27,7 +27,7 @@ _PIXEL_ELEMENTS: Final = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _COLOURS: Final = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 
 
-def read_levels(file: Path) -> Levels:
+def read_levels(file: Path, most_pixels: int = MAX_PIXELS) -> Levels:
     """Return the middle frame of `file`, windowed as its header says (`_grey_levels`).
 
     Raises:
@@ -36,7 +36,7 @@ def read_levels(file: Path) -> Levels:
     try:
         dataset = _read_dicom(file)
         _check_syntax(file, dataset)
-        _check_geometry(file, dataset)
+        _check_geometry(file, dataset, most_pixels)
         return _levels(file, dataset)
     except DataError:
         raise
@@ -90,7 +90,7 @@ def _syntax(dataset: "Dataset") -> str:
     return printable(dataset.file_meta.TransferSyntaxUID.name)
 
 
-def _check_geometry(file: Path, dataset: "Dataset") -> None:
+def _check_geometry(file: Path, dataset: "Dataset", most_pixels: int) -> None:
     """Check the size, and that uncompressed pixel data is complete: no pixel is guessed."""
     from pydicom.pixels.utils import get_expected_length
 
@@ -103,7 +103,7 @@ def _check_geometry(file: Path, dataset: "Dataset") -> None:
             f"{file}: found a DICOM header that doesn't say rows, columns, frames and bits "
             "of its pixels, expected a DICOM image"
         ) from None
-    check_size(file, width, height)
+    check_size(file, width, height, most_pixels)
     found = len(dataset.PixelData or b"") if native else 0
     if found < expected:
         raise DataError(

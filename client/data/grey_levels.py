@@ -15,8 +15,8 @@ Levels: TypeAlias = npt.NDArray[np.float64]
 MAX_PIXELS: Final = 89_478_485
 
 
-def check_size(file: Path, width: int, height: int) -> None:
-    """Check that an image has pixels, and at most `MAX_PIXELS`.
+def check_size(file: Path, width: int, height: int, most: int) -> None:
+    """Check that an image has pixels, and at most `most`.
 
     Raises:
         DataError: it does not.
@@ -25,10 +25,8 @@ def check_size(file: Path, width: int, height: int) -> None:
         raise DataError(
             f"{file}: found an image of {width} x {height} pixels, expected at least one"
         )
-    if width * height > MAX_PIXELS:
-        raise DataError(
-            f"{file}: found {width} x {height} pixels, expected no more than {MAX_PIXELS}"
-        )
+    if width * height > most:
+        raise DataError(f"{file}: found {width} x {height} pixels, expected no more than {most}")
 
 
 def rescale(values: Levels, low: float, high: float) -> Levels:

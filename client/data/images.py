@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from client.data import grey_levels
 from client.data.dicom import read_levels
-from client.data.grey_levels import Levels, check_size, rescale
+from client.data.grey_levels import MAX_PIXELS, Levels, check_size, rescale
 from common.errors import DataError
 from common.printable import printable
 
@@ -63,10 +62,11 @@ def decoder_warnings_ignored() -> Generator[None]:
         yield
 
 
-def decode_image(file: Path) -> "Image":
+def decode_image(file: Path, most_pixels: int = MAX_PIXELS) -> "Image":
     """Do what `load_image` does, without changing the warning filters.
 
-    For a second thread, during `decoder_warnings_ignored`.
+    For a second thread, during `decoder_warnings_ignored`. A larger image is refused before its
+    pixels are read.
 
     Raises:
         DataError: as `load_image`.
@@ -79,10 +79,10 @@ def decode_image(file: Path) -> "Image":
         raise DataError(f"{file}: found an empty file, expected an image")
     dicom = head[_DICOM_MARK_AT:] == _DICOM_MARK or has_dicom_suffix(file)
     if not dicom:
-        return _load_plain_image(file)
+        return _load_plain_image(file, most_pixels)
     # pydicom 3.0 also logs its warnings, which would end up in the trainer's log.
     logging.getLogger("pydicom").propagate = False
-    return _to_rgb(read_levels(file))
+    return _to_rgb(read_levels(file, most_pixels))
 
 
 def has_dicom_suffix(file: Path) -> bool:
@@ -111,12 +111,12 @@ def _read_head(file: Path) -> bytes:
         raise DataError(f"{file}: found a file that can't be opened ({error.strerror})") from None
 
 
-def _load_plain_image(file: Path) -> "Image":
+def _load_plain_image(file: Path, most_pixels: int) -> "Image":
     from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(file, formats=PICTURE_FORMATS) as image:
-            check_size(file, *image.size)
+            check_size(file, *image.size, most_pixels)
             image.load()
             return _convert_to_rgb(image)
     except DataError:
@@ -128,7 +128,7 @@ def _load_plain_image(file: Path) -> "Image":
         ) from None
     except Image.DecompressionBombError:
         raise DataError(
-            f"{file}: found more than {grey_levels.MAX_PIXELS} pixels, expected no more than that"
+            f"{file}: found more than {most_pixels} pixels, expected no more than that"
         ) from None
     # Pillow's decoders can raise nearly any exception on damaged bytes.
     except Exception as error:

@@ -36,7 +36,12 @@ def generate_answers(
         DataError: an image can't be read.
     """
     rows = generate_tokens(model, questions, max_new_tokens, batch_size)
-    return [model.tokenizer.decode(row, skip_special_tokens=True).strip() for row in rows]
+    return [answer_text(model, row) for row in rows]
+
+
+def answer_text(model: LlavaModel, tokens: Sequence[int]) -> str:
+    """Return the text of an answer's tokens."""
+    return model.tokenizer.decode(tokens, skip_special_tokens=True).strip()
 
 
 def generate_tokens(

@@ -36,11 +36,13 @@ class Prediction:
             question has options, the log-probability of each (the sum over its tokens and the
             end's, nats); None of free text alone.
         token_means: the same log-probability divided by the number of tokens; None of others.
+        tokens: number of tokens that a language model generated, without `</s>`; None of others.
     """
 
     text: str
     class_scores: Mapping[str, float] | None = None
     token_means: Mapping[str, float] | None = None
+    tokens: int | None = None
 
     @classmethod
     def of_classes(cls, scores: Mapping[str, float]) -> Self:

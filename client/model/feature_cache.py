@@ -52,6 +52,12 @@ class FeatureCache:
             self._bytes -= _size(self._features.popitem(last=False)[1])
         return features
 
+    def discard(self, file: Path) -> None:
+        """Forget the features of `file`, whatever its stamp was."""
+        for key in list(self._features):
+            if key[0] == file:
+                self._bytes -= _size(self._features.pop(key))
+
 
 def _key(file: Path) -> _Key:
     # Simulated sites of one process may share images: a feature's last bits depend on the

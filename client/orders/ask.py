@@ -1,9 +1,11 @@
-"""One question about one picture, answered by the stage of a bank that the picture is like."""
+"""Questions about pictures, answered by the stage of a bank that the picture is like."""
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import torch
 
@@ -19,6 +21,7 @@ from common.adapter import AdapterSource
 from common.bank.bank import Bank
 from common.bank.release import Release
 from common.errors import BankError, DataError, ModelError
+from common.image_prototype import ImagePrototype
 from common.metrics import AnswerKind
 from common.partial_adapter import joined
 from common.plan.plan import Router, VisionWeights
@@ -29,24 +32,38 @@ _WEIGHTS: Final = ("*.safetensors", "*.bin")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Inquiry:
-    """A question about a picture.
+class AskSettings:
+    """How a bank's base model is loaded, and whose adapters answer.
 
     Attributes:
-        stage: the release that is to answer, by name or position; None lets the picture choose.
         vision: whose tower a LLaVA-Med in its original layout gets: what the bank's plan said.
         precision: of the base model; None: 16 bits on a GPU, 32 on a CPU.
         store: a site's, whose own B answers in place of the release's, where there is one
             (docs/adr/0019-own-b.md).
     """
 
+    vision: VisionWeights = VisionWeights.OPENAI
+    precision: Precision | None = None
+    store: Path | None = None
+
+
+#: Those of a model in transformers' layout, at no site in particular.
+USUAL: Final = AskSettings()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inquiry:
+    """A question about a picture.
+
+    Attributes:
+        stage: the release that is to answer, by name or position; None lets the picture choose.
+    """
+
     image: Path
     question: str
     stage: str | None
     max_new_tokens: int
-    vision: VisionWeights = VisionWeights.OPENAI
-    precision: Precision | None = None
-    store: Path | None = None
+    settings: AskSettings = USUAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +80,80 @@ class BankAnswer:
     own_b: bool
 
 
+class ResidentBank:
+    """A bank and its base model, loaded once for many questions; for one thread at a time."""
+
+    def __init__(self, bank: Bank, base_model: Path, settings: AskSettings = USUAL) -> None:
+        """Load the base model.
+
+        Raises:
+            ModelError: the base model is not the bank's, is too large for the machine's memory, or
+                can't be loaded.
+        """
+        found, pin = base_digest(base_model), bank.base_model
+        if found != pin.sha256:
+            raise ModelError(
+                f"{base_model}: found a base model with digest {found}, expected the bank's "
+                f"{pin.name}, {pin.sha256}"
+            )
+        cuda = torch.cuda.is_available()
+        precision = settings.precision or (Precision.BF16 if cuda else Precision.FP32)
+        if not cuda:
+            _check_memory(base_model, precision)
+        device = torch.device("cuda" if cuda else "cpu")
+        self.bank = bank
+        self.backbone = load_backbone(base_model, precision, device, settings.vision)
+        self._store = settings.store
+        self._frozen: tuple[Release, bool] | None = None
+
+    @cached_property
+    def _prototypes(self) -> Mapping[int, ImagePrototype]:
+        return self.bank.prototypes()
+
+    def route(self, image: Path) -> Routing:
+        """Return the stages that the picture is like, the likeliest first.
+
+        Raises:
+            BankError: no release has a prototype of this base model, or one was changed.
+            DataError: the picture can't be read.
+        """
+        return route(image_feature(self.backbone, image), self._prototypes, Router().temperature)
+
+    def freeze(self, release: Release) -> bool:
+        """Freeze the adapters that the release sums into the model.
+
+        Nothing is read or computed for the release of the call before. Returns whether the site's
+        own B is in place of the release's (docs/adr/0019-own-b.md).
+
+        Raises:
+            BankError: an adapter was changed, or has more than low-rank factors.
+        """
+        if self._frozen is None or self._frozen[0] != release:
+            self._frozen = None
+            own = None if self._store is None else latest(self._store, release.plan, release.stage)
+            freeze_release(self.backbone, self.bank, release, own)
+            self._frozen = release, own is not None
+        return self._frozen[1]
+
+    def answer(
+        self, release: Release, questions: Sequence[tuple[Path, str]], max_new_tokens: int
+    ) -> list[BankAnswer]:
+        """Answer questions about pictures by a release; a picture's questions share its prefix.
+
+        Raises:
+            BankError: as `freeze`.
+            DataError: a picture or a question can't be used.
+        """
+        own_b = self.freeze(release)
+        # The true answer is not known, and not looked at.
+        asked = [
+            Example(str(number), image, question, "", AnswerKind.OPEN)
+            for number, (image, question) in enumerate(questions)
+        ]
+        predictions = self.backbone.answer(asked, max_new_tokens, len(asked))
+        return [BankAnswer(one, release, None, own_b) for one in predictions]
+
+
 def ask(bank: Bank, base_model: Path, inquiry: Inquiry) -> BankAnswer:
     """Answer with the base model and all adapters that the stage was trained with.
 
@@ -73,42 +164,33 @@ def ask(bank: Bank, base_model: Path, inquiry: Inquiry) -> BankAnswer:
         DataError: the picture or the question can't be used.
     """
     told = None if inquiry.stage is None else bank.named(inquiry.stage)
-    prototypes = bank.prototypes() if told is None else {}
-    if told is None and not prototypes:
+    if told is None and not bank.prototypes():
         raise BankError(
             f"{bank.folder}: found no prototype in its {len(bank.releases)} releases, so no stage "
             "can be chosen from the image; expected --stage, or a bank of a plan with a router"
         )
-    _check(bank, base_model, inquiry)
-    cuda = torch.cuda.is_available()
-    precision = inquiry.precision or (Precision.BF16 if cuda else Precision.FP32)
-    if not cuda:
-        _check_memory(base_model, precision)
-    device = torch.device("cuda" if cuda else "cpu")
-    backbone = load_backbone(base_model, precision, device, inquiry.vision)
-    routing, release = None, told
-    if release is None:
-        feature = image_feature(backbone, inquiry.image)
-        routing = route(feature, prototypes, Router().temperature)
-        release = bank.release(routing.best.stage)
-    own = None if inquiry.store is None else latest(inquiry.store, release.plan, release.stage)
-    prediction = answer_with_release(backbone, bank, release, inquiry, own)
-    return BankAnswer(prediction, release, routing, own is not None)
+    # Checked before a model is loaded.
+    if not inquiry.question.strip():
+        raise DataError("question: found nothing, expected a question")
+    if not inquiry.image.is_file():
+        raise DataError(f"{inquiry.image}: found no file, expected an image")
+    resident = ResidentBank(bank, base_model, inquiry.settings)
+    routing = resident.route(inquiry.image) if told is None else None
+    release = told or bank.release(cast(Routing, routing).best.stage)
+    asked = [(inquiry.image, inquiry.question)]
+    (answer,) = resident.answer(release, asked, inquiry.max_new_tokens)
+    return replace(answer, routing=routing)
 
 
-def answer_with_release(
-    backbone: Backbone,
-    bank: Bank,
-    release: Release,
-    inquiry: Inquiry,
-    own: AdapterSource | None = None,
-) -> Prediction:
-    """Freeze the adapters that the release sums into the model, and answer.
+def freeze_release(
+    backbone: Backbone, bank: Bank, release: Release, own: AdapterSource | None = None
+) -> None:
+    """Freeze the adapters that the release sums into the model.
 
     `own` are the B's in place of the release's own.
 
     Raises:
-        BankError: an adapter has more than low-rank factors.
+        BankError: an adapter was changed, or has more than low-rank factors.
     """
     backbone.adapted.detach()
     summed: list[AdapterSource] = [bank.adapter(stage) for stage in release.sums]
@@ -121,24 +203,6 @@ def answer_with_release(
         place = release.sums.index(release.stage)
         summed[place] = joined(summed[place], own)
     backbone.adapted.freeze_adapters(summed, Composition.FOLD)
-    # The true answer is not known, and not looked at.
-    asked = Example("1", inquiry.image, inquiry.question, "", AnswerKind.OPEN)
-    (prediction,) = backbone.answer([asked], inquiry.max_new_tokens, 1)
-    return prediction
-
-
-def _check(bank: Bank, base_model: Path, inquiry: Inquiry) -> None:
-    """Check what is cheap to check, before a model is loaded."""
-    if not inquiry.question.strip():
-        raise DataError("question: found nothing, expected a question")
-    if not inquiry.image.is_file():
-        raise DataError(f"{inquiry.image}: found no file, expected an image")
-    found, pin = base_digest(base_model), bank.base_model
-    if found != pin.sha256:
-        raise ModelError(
-            f"{base_model}: found a base model with digest {found}, expected the bank's "
-            f"{pin.name}, {pin.sha256}"
-        )
 
 
 def _check_memory(base_model: Path, precision: Precision) -> None:

@@ -15,8 +15,8 @@ import common
 from common.identity import ROOT
 
 ROOMS = (
-    "common", "report", "cost", "interchange", "server", "client", "retrieval", "simulation",
-    "benchmarks", "commands",
+    "common", "report", "cost", "interchange", "server", "client", "retrieval", "serving",
+    "simulation", "benchmarks", "commands",
 )  # fmt: skip
 #: The rooms that a room may import beside itself.
 ALLOWED: Mapping[str, set[str]] = {
@@ -27,6 +27,7 @@ ALLOWED: Mapping[str, set[str]] = {
     "server": {"common", "report"},
     "client": {"common"},
     "retrieval": {"common", "client"},
+    "serving": {"common", "client"},
     "simulation": {"common", "report", "server", "client", "retrieval"},
     "benchmarks": {
         "common",
@@ -35,6 +36,7 @@ ALLOWED: Mapping[str, set[str]] = {
         "server",
         "client",
         "retrieval",
+        "serving",
         "simulation",
     },
     "commands": set(ROOMS),

@@ -20,7 +20,7 @@ from client.inference.router import route
 from client.model.base_digest import base_digest
 from client.model.llava import LlavaModel, load_llava
 from client.model.lora_init import kaiming_adapter
-from client.orders.ask import Inquiry, ask
+from client.orders.ask import AskSettings, Inquiry, ask
 from client.site import own_b
 from commands.bank import app
 from common.adapter import Adapter, Pair, to_bytes
@@ -243,13 +243,9 @@ def test_a_base_model_larger_than_the_memory_is_refused_before_it_is_loaded(
         ask(bank, TINY, Inquiry(image=image, question="?", stage="0", max_new_tokens=1))
     pages["SC_PHYS_PAGES"] = weights // 2
     with pytest.raises(ModelError, match="GB in bf16, expected a GPU"):
-        ask(
-            bank,
-            TINY,
-            Inquiry(
-                image=image, question="?", stage="0", max_new_tokens=1, precision=Precision.BF16
-            ),
-        )
+        settings = AskSettings(precision=Precision.BF16)
+        asked = Inquiry(image=image, question="?", stage="0", max_new_tokens=1, settings=settings)
+        ask(bank, TINY, asked)
 
 
 def test_a_changed_prototype_is_refused(bank: Bank, data: dict[str, TaskData]):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from client.model.base_digest import base_digest
-from client.orders.ask import Inquiry, ask
+from client.orders.ask import AskSettings, Inquiry, ask
 from client.site.config import Site
 from common.adapter import Adapter, from_bytes, to_bytes
 from common.bank.bank import Bank
@@ -111,4 +111,7 @@ def test_a_bank_answers_with_the_tower_that_its_plan_named(folder: Path, tmp_pat
     asked = Inquiry(image=image, question="what ?", stage="ct", max_new_tokens=2)
     with pytest.raises(ModelError, match="found no weights, expected OpenAI's CLIP"):
         ask(bank, alone, asked)
-    assert ask(bank, alone, replace(asked, vision=CHECKPOINT)).release.name == "ct"
+    assert (
+        ask(bank, alone, replace(asked, settings=AskSettings(vision=CHECKPOINT))).release.name
+        == "ct"
+    )

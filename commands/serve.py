@@ -1,0 +1,193 @@
+"""`fedmslora serve`: answer questions about pictures over HTTP, as OpenAI's API does."""
+
+# typer 0.20 leaves a type of click's open in its overloads; not ours to fix.
+# pyright: reportUnknownMemberType=false
+
+import os
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from commands.bank_ask import TOY, TOYS, Bits, Tower, ask_settings, embedded_base
+from commands.bank_exchange import Folder, Json, print_json
+
+if TYPE_CHECKING:
+    from serving.run_server import Address
+
+_TOKEN_VARIABLE: Final = "FEDMSLORA_TOKEN"
+_FEWEST: Final = 16
+
+
+def serve(
+    bank: Folder,
+    base_model: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="The base model's folder; by default the one that comes with the project.",
+        ),
+    ] = None,
+    vision_weights: Annotated[
+        Tower, typer.Option(help="Vision tower of an original LLaVA-Med, as in the bank's plan.")
+    ] = Tower.OPENAI,
+    precision: Annotated[
+        Bits | None,
+        typer.Option(
+            help="Of the base model, as in a plan's training; by default bf16 on a GPU, else fp32."
+        ),
+    ] = None,
+    site: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="This site's file: its own B answers, where the bank's rule left it one.",
+        ),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="The address to listen on; by default this machine alone.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="The port; 0 takes any that is free.")
+    ] = 8000,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help=f"The token that clients need, in a file; by default from {_TOKEN_VARIABLE}, "
+            "or a new one, which is printed.",
+        ),
+    ] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A certificate (PEM), for HTTPS.")
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The certificate's key (PEM).")
+    ] = None,
+    plain_http: Annotated[
+        bool,
+        typer.Option(
+            "--plain-http", help="Allow HTTP beyond this machine, as behind a proxy with TLS."
+        ),
+    ] = False,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="CPU threads of the model; by default torch's choice."),
+    ] = None,
+    batch_size: Annotated[
+        int, typer.Option(min=1, max=256, help="Most questions that are answered together.")
+    ] = 16,
+    max_body_mib: Annotated[
+        int, typer.Option(min=1, max=1024, help="Most of a request, in MiB.")
+    ] = 64,
+    max_megapixels: Annotated[
+        int, typer.Option(min=1, max=89, help="Most pixels of a picture, in millions.")
+    ] = 30,
+    max_question: Annotated[
+        int, typer.Option(min=1, max=100_000, help="Most characters of a question.")
+    ] = 2000,
+    max_requests: Annotated[
+        int, typer.Option(min=1, max=10_000, help="Most requests at one time.")
+    ] = 64,
+    timeout_s: Annotated[
+        float, typer.Option(min=1, help="Longest that an answer may take, in seconds.")
+    ] = 120.0,
+    as_json: Json = False,
+) -> None:
+    """Serve a bank over HTTP: OpenAI's chat completions with pictures, and a page to try it.
+
+    One model name for each stage, and fedmslora/router, which chooses by the picture (docs/use.md).
+
+    Example: fedmslora serve runs/demo/bank --port 8000
+    """
+    from client.orders.ask import ResidentBank
+    from common.bank.bank import Bank
+    from serving.chat import ChatBounds
+    from serving.decoder import DecodeBounds
+    from serving.http_app import AnswerServer, ServerBounds
+    from serving.run_server import Address, run
+
+    address = Address(host=host, port=port, certificate=tls_cert, key=tls_key)
+    _check(address, plain_http)
+    token, given = _token(token_file)
+    opened = Bank.open(bank)
+    resident = ResidentBank(
+        opened,
+        base_model or embedded_base(opened),
+        ask_settings(vision_weights, precision, site),
+    )
+    bounds = ServerBounds(
+        body_bytes=max_body_mib * 2**20,
+        requests=max_requests,
+        answer_s=timeout_s,
+        chat=ChatBounds(question_chars=max_question),
+        decode=DecodeBounds(pixels=max_megapixels * 1_000_000),
+    )
+    server = AnswerServer(resident, token, bounds, batch_size, threads)
+
+    def announce(listening: int) -> None:
+        url = f"{address.scheme}://{_in_url(host)}:{listening}"
+        if opened.base_model.name in TOYS:
+            typer.echo(TOY.format(opened.base_model.name), err=True)
+        if as_json:
+            shown = {} if given else {"token": token}
+            print_json({"url": url, "bank": str(bank), "head": opened.head, **shown})
+            return
+        typer.echo(f"serving   {bank}, {len(opened.releases)} stages, head {opened.head[:16]}")
+        typer.echo(f"page      {url}/" + ("" if given else f"#token={token}"))
+        typer.echo(f"API       {url}/v1, with 'Authorization: Bearer TOKEN'")
+        if not given:
+            typer.echo(f"token     {token}")
+
+    run(server, address, announce)
+
+
+def _check(address: "Address", plain_http: bool) -> None:
+    """Check that no picture crosses a network unencrypted by mistake.
+
+    Raises:
+        StateError: it would, or a file of TLS is missing.
+    """
+    from common.errors import StateError
+    from serving.run_server import is_loopback
+
+    files = (("--tls-cert", address.certificate), ("--tls-key", address.key))
+    for option, file in files:
+        if file is None and any(other is not None for _, other in files):
+            raise StateError(f"{option}: found none, expected a certificate and its key")
+        if file is not None and not file.is_file():
+            raise StateError(f"{option}: found no file {file}, expected one in PEM")
+    if not is_loopback(address.host) and address.certificate is None and not plain_http:
+        raise StateError(
+            f"--host: found {address.host}, which other machines reach, without TLS; expected "
+            "--tls-cert and --tls-key, or --plain-http behind a proxy that has TLS"
+        )
+
+
+def _token(file: Path | None) -> tuple[str, bool]:
+    """Return the token, and whether it was given.
+
+    Raises:
+        StateError: it can't be read, or is too short to be secret.
+    """
+    from common.errors import StateError
+
+    if file is None and _TOKEN_VARIABLE not in os.environ:
+        return secrets.token_urlsafe(32), False
+    source = _TOKEN_VARIABLE if file is None else str(file)
+    try:
+        token = os.environ[_TOKEN_VARIABLE] if file is None else file.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise StateError(f"{source}: found no text, expected a token") from None
+    token = token.strip()
+    if len(token) < _FEWEST or not token.isascii() or any(letter.isspace() for letter in token):
+        raise StateError(
+            f"{source}: found a token of {len(token)} characters, expected at least {_FEWEST} "
+            "ASCII letters, digits or signs"
+        )
+    return token, True
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

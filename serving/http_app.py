@@ -1,0 +1,384 @@
+"""The server's HTTP side: OpenAI's chat completions, the page, health and metrics, with bounds.
+
+Whoever has no token gets the page and the health, and no byte of a body is read. Nothing of a
+picture or a question is logged or written; a picture is in memory while it is asked about, and
+shortly after (serving/pictures.py).
+"""
+
+import asyncio
+import hmac
+import json
+import logging
+import re
+import time
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import Final
+
+from PIL import Image
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from client.backbones.llava import LlavaBackbone
+from client.orders.ask import ResidentBank
+from common.bank.release import Release
+from common.errors import BankError, DataError
+from serving.batching import BatchedAnswers, Batching, Reply
+from serving.chat import (
+    ROUTER,
+    ChatBounds,
+    ChatRequest,
+    chunks,
+    completion,
+    model_document,
+    model_list,
+    read_request,
+)
+from serving.decoder import DecodeBounds, Decoder
+from serving.memory_picture import with_dicom_mark
+from serving.metrics import ServerMetrics
+from serving.pictures import Pictures
+
+_LOG: Final = logging.getLogger("fedmslora.serve")
+_PAGE: Final = Path(__file__).parent / "page"
+#: What is served without a token: nothing that says anything of the bank's use.
+_OPEN: Final[Mapping[str, str]] = {
+    "/": "index.html",
+    "/page.js": "page.js",
+    "/page.css": "page.css",
+}
+_TYPES: Final = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
+_HEALTH: Final = "/healthz"
+_HEADERS: Final = {
+    "cache-control": "no-store",
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src blob: data:; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+}
+#: Longer sides of a preview are scaled down.
+_PREVIEW_SIDE: Final = 1024
+_TIDY_S: Final = 10.0
+_TOO_LONG: Final = "body: found a longer one, expected at most {} bytes"
+_DESCRIPTOR: Final = re.compile(r"/proc/self/fd/\d+")
+#: OpenAI's types of errors, by status; all others are of the server.
+_ERROR_TYPES: Final = {401: "authentication_error", 404: "not_found_error", 503: "overloaded"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerBounds:
+    """What clients can take up.
+
+    Attributes:
+        body_bytes: most of one request; base64 makes a picture a third longer.
+        bodies_bytes: most of all requests that are being read or answered.
+        body_s: longest that a body may take to arrive.
+        requests: most at one time; more are answered with 503.
+        answer_s: longest that an answer may take, waiting included.
+    """
+
+    body_bytes: int = 64 * 2**20
+    bodies_bytes: int = 512 * 2**20
+    body_s: float = 20.0
+    requests: int = 64
+    answer_s: float = 120.0
+    chat: ChatBounds = field(default_factory=ChatBounds)
+    decode: DecodeBounds = field(default_factory=DecodeBounds)
+
+
+class AnswerServer:
+    """One bank behind HTTP; `app` is the ASGI application."""
+
+    def __init__(
+        self,
+        bank: ResidentBank,
+        token: str,
+        bounds: ServerBounds | None = None,
+        batch_size: int = 16,
+        threads: int | None = None,
+    ) -> None:
+        """Begin to answer; whoever asks needs `token`."""
+        self._bank = bank
+        self._token = token.encode()
+        self._bounds = bounds or ServerBounds()
+        self._created = int(time.time())
+        self.metrics = ServerMetrics()
+        self._open = self._buffered = self._expected = 0
+        self._decoder = Decoder(self._bounds.decode)
+        self._pictures = Pictures(self._decoder, self._forget)
+        batching = Batching(size=batch_size, threads=threads)
+        self._answers = BatchedAnswers(bank, batching, lambda: self._expected)
+        inner = Starlette(
+            routes=[
+                *(Route(path, partial(_static, _PAGE / name)) for path, name in _OPEN.items()),
+                Route(_HEALTH, self._health),
+                Route("/metrics", self._metrics),
+                Route("/v1/models", self._models),
+                Route("/v1/models/{name:path}", self._model),
+                Route("/v1/chat/completions", self._chat, methods=["POST"]),
+                Route("/v1/preview", self._preview, methods=["POST"]),
+            ],
+            exception_handlers={
+                HTTPException: _http_error,
+                DataError: _refusal,
+                BankError: _bank_error,
+                ClientDisconnect: _disconnected,
+                Exception: _failure,
+            },
+            lifespan=self._lifespan,
+        )
+        self.app: ASGIApp = _Guard(inner, self)
+
+    # The guard: what is decided before a body is read.
+
+    def refused(self, scope: Scope) -> tuple[int, str] | None:
+        """Return the status and the reason for which a request is refused unread."""
+        headers = {name: value for name, value in scope["headers"]}
+        if scope["path"] in _OPEN or scope["path"] == _HEALTH:
+            return None
+        kind, _, given = headers.get(b"authorization", b"").partition(b" ")
+        if kind.lower() != b"bearer" or not hmac.compare_digest(given.strip(), self._token):
+            return 401, "found no token, or another one, expected 'Authorization: Bearer TOKEN'"
+        length = headers.get(b"content-length", b"0")
+        if not length.isdigit() or int(length) > self._bounds.body_bytes:
+            return 413, _TOO_LONG.format(self._bounds.body_bytes)
+        if self._open >= self._bounds.requests:
+            return 503, f"found {self._open} open requests, expected fewer: try again"
+        return None
+
+    async def guarded(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request that is not refused, and count it."""
+        self._open += 1
+        self.metrics.requests.set(self._open)
+        try:
+            await app(scope, receive, send)
+        finally:
+            self._open -= 1
+            self.metrics.requests.set(self._open)
+
+    # The routes.
+
+    async def _health(self, request: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def _metrics(self, request: Request) -> Response:
+        return Response(generate_latest(self.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    async def _models(self, request: Request) -> Response:
+        return JSONResponse(model_list(self._bank.bank, self._created))
+
+    async def _model(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        if name not in [one["id"] for one in model_list(self._bank.bank, self._created)["data"]]:
+            raise HTTPException(404, "found no such model, expected one of /v1/models")
+        return JSONResponse(model_document(name, self._created))
+
+    async def _chat(self, request: Request) -> Response:
+        self._expected += 1
+        expected = True
+        started = time.monotonic()
+        try:
+            async with self._body(request) as body, asyncio.timeout(self._bounds.answer_s):
+                started = time.monotonic()
+                asked = await asyncio.to_thread(read_request, body, self._bounds.chat)
+                release = self._release(asked.model)
+                async with self._pictures.decoded(asked.picture) as file:
+                    self._expected, expected = self._expected - 1, False
+                    reply = await self._answers.ask(
+                        file, asked.question, release, asked.max_new_tokens
+                    )
+        except DataError as error:
+            # Which descriptor a picture had says nothing to anybody.
+            raise DataError(_DESCRIPTOR.sub("picture", str(error))) from None
+        except TimeoutError:
+            raise HTTPException(504, "found no answer in time, expected a shorter queue") from None
+        finally:
+            self._expected -= expected
+        self._count(reply, time.monotonic() - started)
+        return self._reply(asked, reply)
+
+    async def _preview(self, request: Request) -> Response:
+        """Return the picture as the model's preprocessing gets it, as PNG."""
+        async with self._body(request) as body, asyncio.timeout(self._bounds.answer_s):
+            dicom = request.headers.get("content-type", "").startswith("application/dicom")
+            content = with_dicom_mark(body) if dicom else body
+            if not content:
+                raise DataError("picture: found nothing, expected a picture file")
+            async with self._pictures.decoded(content) as file:
+                png = await asyncio.to_thread(_preview_of, file)
+        return Response(png, media_type="image/png")
+
+    @asynccontextmanager
+    async def _body(self, request: Request) -> AsyncGenerator[bytes]:
+        """Have the body of a request, whose bytes count until the end of the `with`."""
+        pieces: list[bytes] = []
+        try:
+            await self._read(request, pieces)
+            yield b"".join(pieces)
+        finally:
+            self._buffered -= sum(map(len, pieces))
+
+    async def _read(self, request: Request, pieces: list[bytes]) -> None:
+        """Read a body into `pieces`, within the bounds."""
+        bounds, length = self._bounds, 0
+        try:
+            async with asyncio.timeout(bounds.body_s):
+                async for piece in request.stream():
+                    pieces.append(piece)
+                    length += len(piece)
+                    self._buffered += len(piece)
+                    if length > bounds.body_bytes:
+                        raise _closing(413, _TOO_LONG.format(bounds.body_bytes))
+                    if self._buffered > bounds.bodies_bytes:
+                        raise _closing(503, "body: found too many in all requests, try again")
+        except TimeoutError:
+            raise _closing(
+                408, f"body: found an incomplete one, expected it within {bounds.body_s:g} s"
+            ) from None
+
+    def _release(self, model: str) -> Release | None:
+        """Return the stage that is asked; None where the picture chooses one."""
+        routed = any(release.prototype is not None for release in self._bank.bank.releases)
+        if model == ROUTER and routed:
+            return None
+        try:
+            return self._bank.bank.named(model)
+        except BankError:
+            raise HTTPException(
+                404, "model: found another name, expected one of /v1/models"
+            ) from None
+
+    def _reply(self, asked: ChatRequest, reply: Reply) -> Response:
+        if not asked.stream:
+            return JSONResponse(completion(asked, self._bank.bank, reply))
+        documents = [json.dumps(one) for one in chunks(asked, self._bank.bank, reply)]
+        lines = [f"data: {text}\n\n" for text in (*documents, "[DONE]")]
+        return StreamingResponse(iter(lines), media_type="text/event-stream")
+
+    def _count(self, reply: Reply, seconds: float) -> None:
+        routing = reply.answer.routing
+        chosen_by = "user" if routing is None else "router"
+        self.metrics.answers.labels(reply.answer.release.name, chosen_by).inc()
+        self.metrics.seconds.observe(seconds)
+        self.metrics.batches.observe(reply.batch)
+        if routing is not None and not routing.known:
+            self.metrics.unknown.inc()
+
+    def _forget(self, picture: Path) -> None:
+        if isinstance(self._bank.backbone, LlavaBackbone):
+            self._bank.backbone.model.cache.discard(picture)
+
+    @asynccontextmanager
+    async def _lifespan(self, app: Starlette) -> AsyncGenerator[None]:
+        await self._decoder.start()
+        tidying = asyncio.create_task(self._tidy())
+        try:
+            yield
+        finally:
+            tidying.cancel()
+            with suppress(asyncio.CancelledError):
+                await tidying
+            await asyncio.to_thread(self._answers.close)
+            self._pictures.close()
+            await self._decoder.close()
+
+    async def _tidy(self) -> None:
+        while True:
+            await asyncio.sleep(_TIDY_S)
+            self._pictures.drop_old()
+
+
+class _Guard:
+    """Refuses what is refused unread, counts every response, and hides what the inner app is."""
+
+    def __init__(self, inner: ASGIApp, server: AnswerServer) -> None:
+        self._inner = inner
+        self._server = server
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._inner(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        counted = partial(self._counted, scope, send)
+        refused = self._server.refused(scope)
+        if refused is None:
+            await self._server.guarded(self._inner, scope, receive, counted)
+            return
+        status, reason = refused
+        # Closed, because the unread body would be taken for the next request.
+        headers = {"connection": "close"}
+        if status == 401:
+            headers["www-authenticate"] = "Bearer"
+        await _error(status, reason, headers)(scope, receive, counted)
+
+    async def _counted(self, scope: Scope, send: Send, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            path = scope["path"] if scope["path"] in _PATHS else "other"
+            self._server.metrics.responses.labels(path, message["status"]).inc()
+        await send(message)
+
+
+_PATHS: Final = {*_OPEN, _HEALTH, "/metrics", "/v1/models", "/v1/chat/completions", "/v1/preview"}
+
+
+def _error(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
+    """Return an error by OpenAI's document."""
+    kind = _ERROR_TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    body = {"error": {"message": message, "type": kind, "param": None, "code": None}}
+    return JSONResponse(body, status, {**_HEADERS, **(headers or {})})
+
+
+def _closing(status: int, message: str) -> HTTPException:
+    """Return a refusal that ends the connection: the rest of the body stays unread."""
+    return HTTPException(status, message, {"connection": "close"})
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    retry = {"retry-after": "1"} if error.status_code == 503 else {}
+    return _error(error.status_code, error.detail, {**retry, **(error.headers or {})})
+
+
+async def _refusal(request: Request, error: Exception) -> Response:
+    return _error(400, str(error))
+
+
+async def _bank_error(request: Request, error: Exception) -> Response:
+    # Names files of the bank, which is for the log.
+    _LOG.error("%s", error)
+    return _error(500, "the bank's files were changed or can't be read: see the server's log")
+
+
+async def _disconnected(request: Request, error: Exception) -> Response:
+    return _error(400, "the client has gone")
+
+
+async def _failure(request: Request, error: Exception) -> Response:
+    return _error(500, "the answer failed: see the server's log")
+
+
+async def _static(file: Path, request: Request) -> Response:
+    headers = {**_HEADERS, "content-type": f"{_TYPES[file.suffix]}; charset=utf-8"}
+    return Response(file.read_bytes(), headers=headers)
+
+
+def _preview_of(file: Path) -> bytes:
+    with Image.open(file, formats=("BMP",)) as image:
+        image.thumbnail((_PREVIEW_SIDE, _PREVIEW_SIDE))
+        png = BytesIO()
+        image.save(png, "PNG")
+    return png.getvalue()

@@ -1,0 +1,216 @@
+"""The Python API: `fedmslora.open_bank(path).model(stage).ask(image, question)`."""
+# torch and transformers leave parts of their interfaces untyped.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from io import BytesIO
+from pathlib import Path
+from threading import Lock
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from client.backbones.llava import LlavaBackbone
+from client.model.prompt import encode_prompt
+from client.orders.ask import USUAL, AskSettings, ResidentBank
+from common.bank.bank import Bank
+from common.bank.release import Release
+from common.errors import DataError, ModelError
+from serving.memory_picture import picture_in_memory
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PilImage
+
+    from client.inference.router import Routing
+    from client.orders.ask import BankAnswer
+
+#: A picture: a file, the bytes of a file, or an image of Pillow's.
+Picture: TypeAlias = "str | Path | bytes | PilImage"
+
+#: What every answer says of itself.
+NOTICE: Final = (
+    "Research software, no medical device: no answer may be used for the care of a patient."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer, and which stage of the bank gave it.
+
+    Attributes:
+        confidence: the router's probability of the stage; None where the stage was given.
+        known: whether the picture is like training pictures of any stage; None as above.
+        probabilities: the router's probability of each stage, the likeliest first.
+        head: the bank's, which names all its bytes.
+        complete: whether the answer ended by itself, before `max_new_tokens`.
+    """
+
+    text: str
+    stage: str
+    modality: str
+    confidence: float | None
+    known: bool | None
+    probabilities: Mapping[str, float]
+    head: str
+    complete: bool
+    notice: str = NOTICE
+
+
+class OpenBank:
+    """A bank that is open for questions; its base model is loaded with the first one.
+
+    Several threads may use it: it answers them one after another.
+    """
+
+    def __init__(self, bank: Bank, base_model: Path, settings: AskSettings = USUAL) -> None:
+        """Take an open bank, and the folder of its base model."""
+        self.bank = bank
+        self.base_model = base_model
+        self._settings = settings
+        self._lock = Lock()
+
+    @property
+    def releases(self) -> tuple[Release, ...]:
+        """The bank's releases, oldest first."""
+        return self.bank.releases
+
+    @property
+    def head(self) -> str:
+        """The hash that names the bank with all its releases."""
+        return self.bank.head
+
+    def model(self, stage: str | int) -> StageModel:
+        """Return the model of a stage, by its name or 0-based position.
+
+        Raises:
+            BankError: the bank has no such release.
+        """
+        return StageModel(self, self.bank.named(str(stage)))
+
+    def ask(self, image: Picture, question: str, *, max_new_tokens: int = 64) -> Answer:
+        """Answer with the stage that the picture is most like.
+
+        Raises:
+            BankError: the bank has no image prototypes: give a stage, with `model(stage).ask`.
+            DataError: the picture or the question can't be used.
+            ModelError: the base model is not the bank's.
+        """
+        _check_question(question)
+        with _as_file(image) as file, self._lock:
+            routing = self.resident.route(file)
+            release = self.bank.release(routing.best.stage)
+            (answer,) = self.resident.answer(release, [(file, question)], max_new_tokens)
+        return answer_of(self.bank, answer, routing, max_new_tokens)
+
+    @cached_property
+    def resident(self) -> ResidentBank:
+        """The loaded bank; use it from one thread at a time."""
+        return ResidentBank(self.bank, self.base_model, self._settings)
+
+    @contextmanager
+    def frozen(self, release: Release) -> Generator[ResidentBank]:
+        """Have the model with the adapters of a release, for this thread alone."""
+        with self._lock:
+            self.resident.freeze(release)
+            yield self.resident
+
+
+@dataclass(frozen=True, slots=True)
+class StageModel:
+    """The model of one stage: the base model and all adapters that the stage sums."""
+
+    _bank: OpenBank
+    release: Release
+
+    def ask(self, image: Picture, question: str, *, max_new_tokens: int = 64) -> Answer:
+        """Answer a question about a picture, greedily decoded.
+
+        Raises:
+            DataError: the picture or the question can't be used.
+            ModelError: the base model is not the bank's.
+        """
+        return self.ask_all(image, [question], max_new_tokens=max_new_tokens)[0]
+
+    def ask_all(
+        self, image: Picture, questions: Sequence[str], *, max_new_tokens: int = 64
+    ) -> list[Answer]:
+        """Answer several questions about a picture together, which takes little longer than one.
+
+        Raises:
+            DataError: the picture or a question can't be used.
+            ModelError: the base model is not the bank's.
+        """
+        for question in questions:
+            _check_question(question)
+        with _as_file(image) as file, self._bank.frozen(self.release) as resident:
+            asked = [(file, question) for question in questions]
+            answers = resident.answer(self.release, asked, max_new_tokens)
+        return [answer_of(self._bank.bank, one, None, max_new_tokens) for one in answers]
+
+    def logits(self, image: Picture, question: str) -> npt.NDArray[np.float32]:
+        """Return the logits (vocabulary,) of the first token of the answer.
+
+        Raises:
+            DataError: the picture or the question can't be used.
+            ModelError: the base model is not the bank's, or no LLaVA.
+        """
+        _check_question(question)
+        with _as_file(image) as file, self._bank.frozen(self.release) as resident:
+            backbone = resident.backbone
+            if not isinstance(backbone, LlavaBackbone):
+                raise ModelError(f"logits: found a {backbone.kind}, expected a LLaVA")
+            model = backbone.model
+            prompt = encode_prompt(model.tokenizer, question, model.image_token, model.image_tokens)
+            ids = torch.tensor([prompt], device=model.device)
+            with torch.inference_mode():
+                hidden = model.hidden(model.embed(ids, model.image_features([file])))
+                return model.logits(hidden[0, -1]).float().cpu().numpy()
+
+
+def answer_of(
+    bank: Bank, answer: BankAnswer, routing: Routing | None, max_new_tokens: int
+) -> Answer:
+    """Return an answer as the API gives it."""
+    release, tokens = answer.release, answer.prediction.tokens
+    choices = () if routing is None else routing.choices
+    return Answer(
+        text=answer.prediction.text,
+        stage=release.name,
+        modality=release.modality.value,
+        confidence=None if routing is None else routing.best.probability,
+        known=None if routing is None else routing.known,
+        probabilities=MappingProxyType(
+            {bank.releases[one.stage].name: one.probability for one in choices}
+        ),
+        head=bank.head,
+        complete=tokens is None or tokens < max_new_tokens,
+    )
+
+
+def _check_question(question: object) -> None:
+    if not isinstance(question, str) or not question.strip():
+        raise DataError("question: found nothing, expected a question")
+
+
+@contextmanager
+def _as_file(image: Picture) -> Generator[Path]:
+    """Have a picture as a file during the body; one that is in memory stays there."""
+    if isinstance(image, str | Path):
+        yield Path(image)
+        return
+    if not isinstance(image, bytes):
+        buffer = BytesIO()
+        # Without loss, whatever the image's mode.
+        image.save(buffer, "TIFF")
+        image = buffer.getvalue()
+    with picture_in_memory(image) as file:
+        yield file
