@@ -47,6 +47,20 @@ class AnswerKind(StrEnum):
     CLOSED = "CLOSED"
 
 
+def read_answer_kind(value: object) -> AnswerKind | None:
+    """Return the kind that a file's `answer_type` names, in any case; None if it names none.
+
+    As in the paper's evaluator, a test question without one is open.
+    """
+    name = "OPEN" if value is None else value.strip().upper() if isinstance(value, str) else ""
+    return AnswerKind(name) if name in set(AnswerKind) else None
+
+
+def read_answer_text(value: object) -> str | None:
+    """Return an answer as text, a number or Boolean formatted by `str`; None if it is none."""
+    return str(value) if isinstance(value, str | int | float) else None
+
+
 @dataclass(frozen=True, slots=True)
 class AnsweredQuestion:
     """A question, the model's answer and the true answer.
@@ -254,30 +268,31 @@ def _parse_answer(line: str, where: str) -> AnsweredQuestion:
         raise DataError(f"{where}: found JSON that can't be read, expected an answer") from None
     if not isinstance(found, dict):
         raise DataError(f"{where}: found {_excerpt(found)}, expected a JSON object")
-    fields = {"answer_type": "OPEN", "prompt": ""} | cast(dict[str, object], found)
+    fields = {"prompt": ""} | cast(dict[str, object], found)
     for name, other in _OTHER_NAMES.items():
         if name not in fields and other in fields:
             fields[name] = fields[other]
-    kind = _text(fields, "answer_type", where)
-    if kind not in set(AnswerKind):
-        raise DataError(f"{where}, answer_type: found {kind!r}, expected 'OPEN' or 'CLOSED'")
+    kind = read_answer_kind(fields.get("answer_type"))
+    if kind is None:
+        given = str(fields["answer_type"])[:60]
+        raise DataError(f"{where}, answer_type: found {given!r}, expected 'OPEN' or 'CLOSED'")
     return AnsweredQuestion(
         question=_text(fields, "prompt", where),
         answer=_text(fields, "text", where),
         truth=_text(fields, "gt", where),
-        kind=AnswerKind(kind),
+        kind=kind,
         id=None if fields.get("question_id") is None else _text(fields, "question_id", where),
     )
 
 
 def _text(fields: Mapping[str, object], field: str, where: str) -> str:
-    """Return the text of a field; a number or Boolean is formatted by `str`."""
+    """Return the text of a field (`read_answer_text`)."""
     if field not in fields:
         raise DataError(f"{where}, {field}: found nothing, expected text")
-    value = fields[field]
-    if not isinstance(value, str | int | float):
-        raise DataError(f"{where}, {field}: found {_excerpt(value)}, expected text")
-    return str(value)
+    value = read_answer_text(fields[field])
+    if value is None:
+        raise DataError(f"{where}, {field}: found {_excerpt(fields[field])}, expected text")
+    return value
 
 
 def _excerpt(value: object) -> str:

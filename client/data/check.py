@@ -15,6 +15,7 @@ from typing import TypeAlias
 
 from client.data.answer_options import OptionMatch, match_options
 from client.data.image_check import DecodedImages, OnImageDecoded, decode_images
+from client.data.records import quoted
 from client.data.task import (
     TEST_FILE,
     TRAIN_FILE,
@@ -201,7 +202,7 @@ def _mismatches(folder: Path, contents: TaskContents, match: OptionMatch) -> Ite
         closed = example.kind is AnswerKind.CLOSED or match is OptionMatch.NOT_LISTED
         if closed and match_options(example.question, example.answer) is match:
             yield (
-                f"{folder / file}: question {example.question_id!r}: found an answer that is "
+                f"{folder / file}: question {quoted(example.question_id)}: found an answer that is "
                 f"{found}"
             )
 

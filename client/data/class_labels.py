@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
+from client.data.records import quoted
 from client.data.task import Example
 from common.errors import DataError
 from common.vqa_words import as_answer
@@ -22,7 +23,7 @@ def class_labels(examples: Iterable[Example], classes: Sequence[str], task: str)
         if place is None:
             raise DataError(
                 f"task {task}, question {example.question_id}: found the answer "
-                f"{example.answer!r}, expected one of the plan's classes: "
+                f"{quoted(example.answer)}, expected one of the plan's classes: "
                 f"{', '.join(map(repr, classes))}"
             )
         found.append(place)

@@ -1,10 +1,11 @@
 """Loading of image files, DICOM included, as the RGB images that a model sees.
 
 Whatever a file contains, the result is a complete image or a `DataError` of one sentence,
-never a partial image or a library's traceback. JPEG orientation tags are not applied, and
-only the first page of a TIFF is read, as in the reference.
+never a partial image or a library's traceback. An orientation in Exif is applied in every format,
+and only the first page of a TIFF, the first frame of a WebP is read.
 """
 
+import io
 import logging
 import warnings
 from collections.abc import Generator
@@ -14,8 +15,21 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from client.data.dicom import read_levels
-from client.data.grey_levels import MAX_PIXELS, Levels, check_size, rescale
+from client.data.pictures import png, tiff
+from client.data.pictures.codestream import (
+    ends_in_zeros,
+    fill_scans,
+    jpeg_header,
+    missing_scans,
+    replace_zero_tails,
+)
+from client.data.pictures.dicom import HEAD_BYTES, SUFFIXES, is_dicom, read_picture
+from client.data.pictures.grey_levels import (
+    MAX_PIXELS,
+    check_size,
+    distinct_values,
+    percentile_levels,
+)
 from common.errors import DataError
 from common.printable import printable
 
@@ -23,23 +37,32 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 #: Pillow opens far more formats, some of them through other programs; these are tested.
-PICTURE_FORMATS: Final = ("PNG", "JPEG", "TIFF", "BMP")
+PICTURE_FORMATS: Final = ("PNG", "JPEG", "TIFF", "BMP", "WebP", "JPEG2000")
 
 #: The modules that a decoder's warnings are attributed to, with ours that call one.
-_DECODERS: Final = (
-    r"(PIL|pydicom|(py)?libjpeg|openjpeg|rle|client\.data\.(images|dicom|grey_levels))\b"
-)
+_DECODERS: Final = r"(PIL|pydicom|(py)?libjpeg|openjpeg|rle|client\.data\.(images|pictures))\b"
 
-_DICOM_MARK: Final = b"DICM"
-_DICOM_MARK_AT: Final = 128
+#: How a file of another kind begins, and what it is.
+_OTHER_KINDS: Final = {
+    b"GIF8": "a GIF",
+    b"%PDF": "a PDF",
+    b"8BPS": "a Photoshop file",
+    b"PK\x03\x04": "a ZIP archive",
+    b"\x1f\x8b": "a file packed by gzip, such as a NIfTI volume",
+    b"\x89HDF": "an HDF5 file",
+    b"<svg": "an SVG drawing",
+    b"<?xml": "an XML file",
+    b"NRRD": "an NRRD volume",
+}
+#: What turns a picture upright, by its orientation in Exif; 1 is upright.
+_TURNS: Final = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
 
 
 def load_image(file: Path) -> "Image":
     """Decode the image in `file` completely, in mode RGB.
 
-    Grey images of more than 8 bits are scaled by their own darkest and brightest pixel;
-    DICOM files as their header says (client/data/dicom.py), and of several frames the middle
-    one is used.
+    Grey images of more than 8 bits are scaled between two percentiles; DICOM files as their
+    header says (client/data/pictures/dicom_display.py); of several frames the middle one.
 
     Raises:
         DataError: there is no such file, or no complete image of a supported format.
@@ -77,17 +100,16 @@ def decode_image(file: Path, most_pixels: int = MAX_PIXELS) -> "Image":
     head = _read_head(file)
     if not head:
         raise DataError(f"{file}: found an empty file, expected an image")
-    dicom = head[_DICOM_MARK_AT:] == _DICOM_MARK or has_dicom_suffix(file)
-    if not dicom:
-        return _load_plain_image(file, most_pixels)
+    if not is_dicom(head) and not has_dicom_suffix(file):
+        return _load_plain_image(file, head, most_pixels)
     # pydicom 3.0 also logs its warnings, which would end up in the trainer's log.
     logging.getLogger("pydicom").propagate = False
-    return _to_rgb(read_levels(file, most_pixels))
+    return _show_dicom(file, most_pixels)
 
 
 def has_dicom_suffix(file: Path) -> bool:
     """Return whether the name alone makes a file DICOM, whatever its first bytes are."""
-    return file.suffix.lower() == ".dcm"
+    return file.suffix.lower() in SUFFIXES
 
 
 def pad_to_square(image: "Image", fill: tuple[int, int, int]) -> "Image":
@@ -106,55 +128,124 @@ def pad_to_square(image: "Image", fill: tuple[int, int, int]) -> "Image":
 def _read_head(file: Path) -> bytes:
     try:
         with file.open("rb") as opened:
-            return opened.read(_DICOM_MARK_AT + len(_DICOM_MARK))
+            return opened.read(HEAD_BYTES)
     except OSError as error:
         raise DataError(f"{file}: found a file that can't be opened ({error.strerror})") from None
 
 
-def _load_plain_image(file: Path, most_pixels: int) -> "Image":
-    from PIL import Image, UnidentifiedImageError
+def _show_dicom(file: Path, most_pixels: int) -> "Image":
+    from PIL import Image
+
+    picture, size = read_picture(file, most_pixels)
+    image = Image.fromarray(picture).convert("RGB")
+    return image if image.size == size else image.resize(size, Image.Resampling.BILINEAR)
+
+
+def _load_plain_image(file: Path, head: bytes, most_pixels: int) -> "Image":
+    from PIL import Image
 
     try:
-        with Image.open(file, formats=PICTURE_FORMATS) as image:
+        is_png = head.startswith(png.SIGNATURE)
+        source = io.BytesIO(png.without_metadata(file.read_bytes())) if is_png else file
+        with Image.open(source, formats=PICTURE_FORMATS) as image:
             check_size(file, *image.size, most_pixels)
             image.load()
-            return _convert_to_rgb(image)
+            _check_whole(file, image)
+            return _turn_upright(_convert_to_rgb(image), image)
     except DataError:
         raise
-    except UnidentifiedImageError:
-        raise DataError(
-            f"{file}: found no image, or one truncated beyond recognition, "
-            f"expected {', '.join(PICTURE_FORMATS)} or DICOM"
-        ) from None
-    except Image.DecompressionBombError:
-        raise DataError(
-            f"{file}: found more than {most_pixels} pixels, expected no more than that"
-        ) from None
     # Pillow's decoders can raise nearly any exception on damaged bytes.
     except Exception as error:
-        raise DataError(
-            f"{file}: found a truncated or damaged image "
-            f"({_first_line(error)}), expected a whole one"
-        ) from None
+        if isinstance(error, Image.DecompressionBombError):
+            found = f"more than {most_pixels} pixels, expected no more than that"
+            raise DataError(f"{file}: found {found}") from None
+        raise _refusal(file, head, error) from None
+
+
+def _refusal(file: Path, head: bytes, error: Exception) -> DataError:
+    """Return what is wrong with a file that Pillow refused; a whole one is not called damaged."""
+    from PIL import UnidentifiedImageError
+
+    unknown = isinstance(error, UnidentifiedImageError | KeyError | NotImplementedError)
+    unknown = unknown or "not supported" in str(error)
+    if not unknown:
+        return DataError(
+            f"{file}: found a truncated or damaged image ({_first_line(error)}), expected a "
+            "whole one"
+        )
+    kind = tiff.describe(file) if head.startswith(tiff.SIGNATURES) else ""
+    kind = kind or next(
+        (name for start, name in _OTHER_KINDS.items() if head[: len(start)] == start), ""
+    )
+    found = (
+        f"{kind}, which is not read" if kind else "no image, or one truncated beyond recognition"
+    )
+    return DataError(f"{file}: found {found}, expected {', '.join(PICTURE_FORMATS)} or DICOM")
 
 
 def _first_line(error: Exception) -> str:
     return printable((str(error) or type(error).__name__).splitlines()[0].strip())
 
 
+def _check_whole(file: Path, image: "Image") -> None:
+    """Check that a decoded image's data didn't end early, where its decoder says nothing."""
+    early, data = False, file.read_bytes()
+    if image.format == "PNG":
+        early = png.ends_early(data)
+    elif image.format in ("JPEG", "MPO"):
+        early = missing_scans(data) or _lacks_codes(data, image)
+    elif image.format == "TIFF":
+        early = ends_in_zeros(data) if tiff.is_compressed(image) else tiff.lacks_strips(image)
+    elif image.format in ("WEBP", "JPEG2000"):
+        early = ends_in_zeros(data)
+    if early:
+        raise DataError(
+            f"{file}: found a picture whose data ends early (truncated), expected a whole one"
+        )
+
+
+def _lacks_codes(data: bytes, image: "Image") -> bool:
+    """Return whether the scans of a decoded JPEG end early, or in zeros that none of it needs."""
+    header = jpeg_header(data)
+    if header is None or header.arithmetic:
+        return False
+    trimmed = replace_zero_tails(data)
+    return not _draws(fill_scans(data), image) or (trimmed is not None and _draws(trimmed, image))
+
+
+def _draws(data: bytes, image: "Image") -> bool:
+    """Return whether the JPEG `data` is the same picture as `image`."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(data), formats=("JPEG",)) as other:
+        return np.array_equal(np.asarray(other), np.asarray(image))
+
+
 def _convert_to_rgb(image: "Image") -> "Image":
-    if image.mode.startswith("I") or image.mode == "F":
+    from PIL import Image
+
+    deep = tiff.deep_values(image) if image.format == "TIFF" else None
+    if deep is not None or image.mode.startswith("I") or image.mode == "F":
         # Pillow's own conversion would clip everything above 255 to white.
-        values = np.asarray(image, np.float64)
-        return _to_rgb(rescale(values, float(values.min()), float(values.max())))
+        found = distinct_values(np.asarray(image) if deep is None else deep)
+        levels = percentile_levels(found.values, found.counts)
+        negative = image.format == "TIFF" and tiff.is_negative(image)
+        return Image.fromarray(found.picture(1.0 - levels if negative else levels)).convert("RGB")
     if image.mode == "P":
         # Through RGBA, because Pillow warns if a palette's transparency is a table.
         return image.convert("RGBA").convert("RGB")
+    if image.mode in ("La", "RGBa"):
+        return image.convert(image.mode.upper()).convert("RGB")
     return image.convert("RGB")
 
 
-def _to_rgb(values: Levels) -> "Image":
-    """Return the RGB image of `values`, 0 black to 1 white; shape (rows, columns[, 3])."""
+def _turn_upright(shown: "Image", image: "Image") -> "Image":
+    """Turn what is shown of `image` as its Exif says; a damaged Exif says nothing."""
     from PIL import Image
+    from PIL.ExifTags import Base
 
-    return Image.fromarray(np.rint(values * 255).astype(np.uint8)).convert("RGB")
+    try:
+        turn = _TURNS.get(image.getexif().get(Base.Orientation, 1))
+    except Exception:  # Pillow's parser may raise nearly anything on damaged Exif
+        turn = None
+    return shown if turn is None else shown.transpose(Image.Transpose(turn))

@@ -6,32 +6,33 @@ and, if known, "answer_type"), `test.jsonl` (one record per line with "question_
 image must exist; `check_task` decodes them, too.
 """
 
-import os
-import posixpath
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from itertools import chain
 from pathlib import Path
-from typing import TypeAlias, cast
+from typing import cast
 
 from client.data.answer_options import infer_kind
 from client.data.image_check import decode_images
+from client.data.image_names import FindImage, image_finder
 from client.data.records import (
     Mistake,
     Record,
+    answer_field,
     answer_kind_field,
     as_list,
     as_record,
     describe_type,
     identifier_field,
     parse_json,
+    quoted,
     read_text,
     strip_image_mark,
     text_field,
 )
 from common.errors import DataError
 from common.metrics import AnswerKind
+from common.printable import printable
 
 TRAIN_FILE = "train.json"
 TEST_FILE = "test.jsonl"
@@ -78,10 +79,6 @@ class TaskContents:
     missing: frozenset[str]
 
 
-#: Returns the image of a relative name, or a pair of texts: found, expected.
-_FindImage: TypeAlias = Callable[[str], Path | tuple[str, str]]
-
-
 def read_task(folder: Path) -> TaskData:
     """Read the questions of the task in `folder`; every image exists, none is decoded.
 
@@ -99,7 +96,7 @@ def read_test(folder: Path) -> tuple[Example, ...]:
     Raises:
         DataError: as `read_task`, of this one file.
     """
-    test = _test_items(folder / TEST_FILE, _image_finder(folder))
+    test = _test_items(folder / TEST_FILE, image_finder(folder))
     _raise_for([item.text for item in test if isinstance(item, Mistake)])
     return _examples(test)
 
@@ -113,7 +110,7 @@ def inspect_task(folder: Path) -> TaskContents:
     if not folder.is_dir():
         found = "a file" if folder.exists() else "nothing"
         raise DataError(f"{folder}: found {found}, expected a task's folder")
-    find = _image_finder(folder)
+    find = image_finder(folder)
     train = _train_items(folder / TRAIN_FILE, find)
     test = _test_items(folder / TEST_FILE, find)
     mistakes = [item for item in chain(train, test) if isinstance(item, Mistake)]
@@ -168,40 +165,10 @@ def _examples(items: Sequence[Example | Mistake]) -> tuple[Example, ...]:
 
 
 def _name(image: Path, folder: Path) -> str:
-    return repr(image.relative_to(folder).as_posix())
+    return quoted(image.relative_to(folder).as_posix())
 
 
-def _image_finder(folder: Path) -> _FindImage:
-    """Return a function that finds images in `folder`; it lists each directory only once.
-
-    Symbolic links are followed, because the site's administrator made them. A name in the
-    task's files can't lead out of the folder.
-    """
-    listed = cache(_file_names)
-
-    @cache
-    def find(name: str) -> Path | tuple[str, str]:
-        inside = posixpath.normpath(name)
-        if inside.startswith(("/", "../")) or inside == "..":
-            return f"{name!r}, which leads out of the folder", f"a path in {folder}"
-        directory, base = posixpath.split(inside)
-        if base not in listed(os.path.join(folder, directory)):
-            return f"{name!r}, where there is no file", f"an image in {folder}"
-        return folder / inside
-
-    return find
-
-
-def _file_names(directory: str) -> frozenset[str]:
-    try:
-        with os.scandir(directory) as entries:
-            return frozenset(entry.name for entry in entries if entry.is_file())
-    # ValueError: a name with a zero byte in it.
-    except (OSError, ValueError):
-        return frozenset()
-
-
-def _train_items(file: Path, find: _FindImage) -> list[Example | Mistake]:
+def _train_items(file: Path, find: FindImage) -> list[Example | Mistake]:
     text = read_text(file)
     value = text if isinstance(text, Mistake) else parse_json(text, str(file))
     if isinstance(value, Mistake):
@@ -217,7 +184,7 @@ def _train_items(file: Path, find: _FindImage) -> list[Example | Mistake]:
     return items or [Mistake(f"{file}: found no entries, expected at least one")]
 
 
-def _test_items(file: Path, find: _FindImage) -> list[Example | Mistake]:
+def _test_items(file: Path, find: FindImage) -> list[Example | Mistake]:
     text = read_text(file)
     if isinstance(text, Mistake):
         return [text]
@@ -242,12 +209,12 @@ def _test_items(file: Path, find: _FindImage) -> list[Example | Mistake]:
 
 def _repeated(item: Example, where: str, first: int) -> Mistake:
     return Mistake(
-        f"{where}: field 'question_id': found {item.question_id!r} again (first on line {first}), "
-        "with the same question and image, expected an id of its own"
+        f"{where}: field 'question_id': found {quoted(item.question_id)} again (first on line "
+        f"{first}), with the same question and image, expected an id of its own"
     )
 
 
-def _train_items_of(record: Record | Mistake, find: _FindImage) -> Iterator[Example | Mistake]:
+def _train_items_of(record: Record | Mistake, find: FindImage) -> Iterator[Example | Mistake]:
     """Yield an example for each question of the conversation, or every mistake in the record."""
     if isinstance(record, Mistake):
         yield record
@@ -273,7 +240,7 @@ def _train_items_of(record: Record | Mistake, find: _FindImage) -> Iterator[Exam
             )
 
 
-def _test_items_of(record: Record | Mistake, find: _FindImage) -> Iterator[Example | Mistake]:
+def _test_items_of(record: Record | Mistake, find: FindImage) -> Iterator[Example | Mistake]:
     if isinstance(record, Mistake):
         yield record
         return
@@ -283,7 +250,7 @@ def _test_items_of(record: Record | Mistake, find: _FindImage) -> Iterator[Examp
         answer_kind_field(record),
     )
     question = text_field(record, "text", record.fields.get("text"), "a question")
-    answer = text_field(record, "gt", record.fields.get("gt"), "an answer")
+    answer = answer_field(record, "gt", record.fields.get("gt"), "an answer")
     match (name, image, question, answer, kind):
         case (str(), Path(), str(), str(), AnswerKind()):
             yield Example(name, image, strip_image_mark(question), answer, kind)
@@ -291,10 +258,14 @@ def _test_items_of(record: Record | Mistake, find: _FindImage) -> Iterator[Examp
             yield from (part for part in parts if isinstance(part, Mistake))
 
 
-def _image(record: Record, find: _FindImage) -> Path | Mistake:
-    """Return the record's image; of a list the first."""
+def _image(record: Record, find: FindImage) -> Path | Mistake:
+    """Return the record's image; a list may have one."""
     given = record.fields.get("image")
-    value = next(iter(as_list(given)), given)
+    listed = as_list(given)
+    if len(listed) > 1:
+        found = f"a list of {len(listed)} images"
+        return record.mistake("image", found, "one, because a question is about one image")
+    value = next(iter(listed), given)
     if not isinstance(value, str):
         return record.mistake("image", describe_type(value), "a relative path")
     found = find(value)
@@ -312,13 +283,13 @@ def _turns(record: Record) -> Iterator[tuple[str, str] | Mistake]:
         return
     speakers = [speaker for speaker, _ in turns]
     if speakers != ["human", "gpt"] * (len(turns) // 2):
-        order = ", ".join(map(str, speakers[:6])) + (", ..." if len(turns) > 6 else "")
+        order = ", ".join(speakers[:6]) + (", ..." if len(turns) > 6 else "")
         yield record.mistake("conversations", f"turns from {order}", "human and gpt in turn")
         return
     for at in range(0, len(turns), 2):
         number = at // 2 + 1
         question = text_field(record, "conversations", turns[at][1], f"question {number}")
-        answer = text_field(
+        answer = answer_field(
             record, "conversations", turns[at + 1][1], f"an answer to question {number}"
         )
         if isinstance(question, str) and isinstance(answer, str):
@@ -333,4 +304,4 @@ def _turn(value: object) -> tuple[str, object]:
         return describe_type(value), None
     fields = cast(dict[str, object], value)
     speaker = fields.get("from")
-    return speaker[:40] if isinstance(speaker, str) else "nobody", fields.get("value")
+    return printable(speaker[:20]) if isinstance(speaker, str) else "nobody", fields.get("value")

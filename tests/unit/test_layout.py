@@ -46,7 +46,8 @@ FLOORS: Mapping[str, tuple[str, ...]] = {
     "common": ("", "process", "linear_algebra", "bank", "methods", "rules", "plan"),
     "server": ("aggregation", "run", "coordinator", ""),
     "client": (
-        "data", "site", "model", "model/clip", "training", "inference", "backbones", "methods",
+        "data/pictures", "data", "site", "model", "model/clip", "training", "inference",
+        "backbones", "methods",
         "orders", "node", "",
     ),
     "simulation": (

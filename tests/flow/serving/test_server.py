@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.unit.client.data.test_dicom import dicom
 from typer.testing import CliRunner
 
 from commands.bank import app
@@ -37,7 +38,6 @@ from tests.flow.serving.running_server import (
     running_server,
     snippets,
 )
-from tests.unit.client.data.test_dicom import dicom
 
 
 @pytest.fixture(scope="module")

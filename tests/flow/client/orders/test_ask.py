@@ -34,7 +34,7 @@ from common.plan_fields import BaseModelPin, Composition, Modality, Precision
 from common.signing import SigningKey
 from simulation.hospitals import BASE_MODELS, prepare
 from tests.flow.small_run import OTHER, STAGE, small_plan
-from tests.unit.client.data.test_dicom import dicom
+from tests.unit.dicom_files import dicom
 from tests.unit.small_bank import draft
 
 TINY = BASE_MODELS["tiny-llava"]

@@ -16,9 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from client.data import dicom, grey_levels, images
+from client.data import images
 from client.data.images import decode_image, decoder_warnings_ignored, load_image, pad_to_square
+from client.data.pictures import dicom, grey_levels
 from common.errors import DataError
+from tests.unit.dicom_files import dicom as dicom_file
 from tests.unit.loaded import greys_of, pixels_of
 
 RAMP = np.arange(600, dtype=np.uint8).reshape(10, 20, 3)
@@ -33,10 +35,11 @@ def picture(pixels: npt.NDArray[Any], kind: str, **options: object) -> bytes:
 # Images
 
 
-@pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP"])
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP", "WEBP", "JPEG2000"])
 def test_a_lossless_image_comes_back_as_it_was_written(tmp_path: Path, kind: str):
     file = tmp_path / "image"
-    file.write_bytes(picture(RAMP, kind))
+    options = {"lossless": True} if kind == "WEBP" else {}
+    file.write_bytes(picture(RAMP, kind, **options))
     np.testing.assert_array_equal(pixels_of(file), RAMP)
 
 
@@ -48,17 +51,26 @@ def test_a_jpeg_is_what_pillow_decodes(tmp_path: Path):
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
-def test_sixteen_bits_of_grey_are_scaled_by_their_range(tmp_path: Path, kind: str):
+def test_one_bright_pixel_of_sixteen_bits_leaves_the_tissue_as_it_is(tmp_path: Path, kind: str):
     file = tmp_path / "image"
-    file.write_bytes(picture(np.array([[1000, 2000], [1500, 1400]], np.uint16), kind))
-    # (v - 1000) / 1000 * 255: 0, 255, 127.5 (even neighbour: 128), 102
-    np.testing.assert_array_equal(greys_of(file), [[0, 255], [128, 102]])
+    ramp = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+    bright = ramp.copy()
+    bright[0, 0] = 65535
+    file.write_bytes(picture(bright, kind))
+    low, high = np.percentile(bright, (1, 99))
+    expected = np.rint(np.clip((bright - low) / (high - low), 0, 1) * 255)
+    np.testing.assert_array_equal(greys_of(file), expected)
+    # The same rule as for a DICOM file without a window.
+    np.testing.assert_array_equal(greys_of(dicom_file(tmp_path / "a.dcm", bright)), expected)
 
 
 def test_a_grey_float_tiff_is_scaled_and_one_with_nan_is_refused(tmp_path: Path):
     file = tmp_path / "image.tif"
-    file.write_bytes(picture(np.array([[-1.0, 4.0], [0.0, 1.0]], np.float32), "TIFF"))
-    np.testing.assert_array_equal(greys_of(file), [[0, 255], [51, 102]])
+    values = np.linspace(-1, 4, 101, dtype=np.float32).reshape(1, 101)
+    file.write_bytes(picture(values, "TIFF"))
+    # The percentiles are the second value and the last but one.
+    expected = np.rint(np.clip((np.arange(101) - 1) / 98, 0, 1) * 255)
+    np.testing.assert_allclose(greys_of(file), [expected], atol=1)
     file.write_bytes(picture(np.array([[np.nan, 4.0]], np.float32), "TIFF"))
     with pytest.raises(DataError, match="not finite"):
         load_image(file)

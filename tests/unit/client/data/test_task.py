@@ -12,7 +12,7 @@ from PIL import Image
 from client.data.answer_options import infer_kind
 from client.data.task import Example, check_task, read_task
 from common.errors import DataError
-from common.metrics import AnswerKind
+from common.metrics import AnswerKind, read_answers
 
 Fields: TypeAlias = dict[str, Any]
 
@@ -93,9 +93,14 @@ def test_answers_keep_their_spaces_and_questions_lose_them(tmp_path: Path):
     assert (example.question, example.answer) == ("What?", " a liver\n")
 
 
-def test_of_several_images_the_first_counts(tmp_path: Path):
-    folder = task(tmp_path / "task", test=[exam_line(image=["images/c.png", "images/b.png"])])
+def test_a_list_of_one_image_is_that_image_and_of_two_none_is_dropped(tmp_path: Path):
+    folder = task(tmp_path / "one", test=[exam_line(image=["images/c.png"])])
     assert read_task(folder).test[0].image == folder / "images/c.png"
+    folder = task(tmp_path / "two", test=[exam_line(image=["images/c.png", "images/b.png"])])
+    assert mistakes_of(folder) == [
+        "test.jsonl: line 1: field 'image': found a list of 2 images, expected one, because a "
+        "question is about one image"
+    ]
 
 
 def test_blank_lines_a_byte_order_mark_and_windows_line_ends_are_no_mistakes(tmp_path: Path):
@@ -173,6 +178,7 @@ def test_an_empty_train_set_and_an_empty_test_set_are_refused(tmp_path: Path):
     ]
 
 
+BROKEN = 'text with half of a surrogate pair (as "\\ud83d"), which is no letter'
 KINDS = "expected 'OPEN' or 'CLOSED'"
 
 
@@ -188,7 +194,7 @@ KINDS = "expected 'OPEN' or 'CLOSED'"
         ({"conversations": ...}, "'conversations': found nothing, expected a list of turns"),
         ({"conversations": "a"}, "'conversations': found text, expected a list of turns"),
         ({"conversations": []}, "'conversations': found an empty list, expected a list of turns"),
-        ({"answer_type": "closed"}, f"'answer_type': found 'closed', {KINDS}"),
+        ({"answer_type": "half open"}, f"'answer_type': found 'half open', {KINDS}"),
         ({"answer_type": 1}, f"'answer_type': found a number, {KINDS}"),
         (
             {"conversations": said("<image>\n ", "yes")},
@@ -237,9 +243,11 @@ def test_each_mistake_in_a_train_entry_is_one_sentence(
         ({"text": " <image> "}, "'text': found blank text, expected a question"),
         ({"gt": ...}, "'gt': found nothing, expected an answer"),
         ({"gt": "\n"}, "'gt': found blank text, expected an answer"),
-        ({"gt": 3}, "'gt': found a number, expected an answer"),
-        ({"answer_type": ...}, f"'answer_type': found nothing, {KINDS}"),
-        ({"answer_type": "OPEN "}, f"'answer_type': found 'OPEN ', {KINDS}"),
+        ({"gt": [3]}, "'gt': found a list, expected an answer"),
+        ({"answer_type": "yes/no"}, f"'answer_type': found 'yes/no', {KINDS}"),
+        ({"text": "Is \ud83d it?"}, f"'text': found {BROKEN}, expected a question"),
+        ({"gt": "\udc00"}, f"'gt': found {BROKEN}, expected an answer"),
+        ({"question_id": "\ud83d"}, f"'question_id': found {BROKEN}, expected text"),
     ],
 )
 def test_each_mistake_in_a_test_line_is_one_sentence(tmp_path: Path, changes: Fields, mistake: str):
@@ -256,7 +264,8 @@ def test_entries_that_are_no_objects_are_refused(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "name", ["images/x.png", "a.png", "images", "", ".", "none/a.png", "images/\0", "IMAGES/a.PNG"]
+    "name",
+    ["images/x.png", "a.png", "images", "", ".", "none/a.png", "images/\0", "x/\ud83d/a.png"],
 )
 def test_an_image_that_is_not_there_is_named(tmp_path: Path, name: str):
     folder = task(tmp_path / "task", train=[train_entry(image=name)])
@@ -264,6 +273,84 @@ def test_an_image_that_is_not_there_is_named(tmp_path: Path, name: str):
     assert line.startswith(
         f"train.json: entry 1: field 'image': found {name!r}, where there is no file,"
     )
+
+
+def test_a_name_in_another_unicode_form_is_the_same_name(tmp_path: Path):
+    composed, apart = "r\u00f6ntgen", "ro\u0308ntgen"
+    for named, there in ((composed, apart), (apart, composed)):
+        folder = task(tmp_path / str(named == apart))
+        (folder / there).mkdir()
+        Image.new("RGB", (2, 2), (9, 9, 9)).save(folder / there / f"{there}.png")
+        (folder / "train.json").write_text(json.dumps([train_entry(image=f"{named}/{named}.png")]))
+        assert read_task(folder).train[0].image == folder / there / f"{there}.png"
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("IMAGES/a.PNG", "'images/a.png' differs in case"),
+        ("images\\a.png", "'images/a.png' differs in its separators"),
+        ("Images\\A.png", "'images/a.png' differs in case, spaces or signs"),
+        ("images/a .png", "'images/a.png' differs in case, spaces or signs"),
+        ("images/_a.png", "'images/a.png' differs in case, spaces or signs"),
+    ],
+)
+def test_a_near_miss_of_a_name_is_said_to_be_one(tmp_path: Path, name: str, hint: str):
+    (line,) = mistakes_of(task(tmp_path / "task", train=[train_entry(image=name)]))
+    assert f"found {name!r}, where there is no file; {hint}, expected an image in" in line
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("data:image/png;base64," + 50_000 * "iVBO", "an image inside the text"),
+        ("https://example.org/" + 5_000 * "a", "an address"),
+    ],
+)
+def test_what_is_no_path_is_called_so_and_quoted_in_60_letters(
+    tmp_path: Path, name: str, what: str
+):
+    (line,) = mistakes_of(task(tmp_path / "task", train=[train_entry(image=name)]))
+    assert f"found {name[:57]!r}"[:-1] + f"...', {what}, expected a relative path" in line
+    assert name[:58] not in line
+
+
+def test_no_text_of_a_file_is_quoted_at_length(tmp_path: Path):
+    long = 1_000 * "x"
+    lines = [
+        exam_line(image=long),
+        exam_line(question_id=long),
+        exam_line(question_id=long),
+        exam_line(answer_type=long),
+    ]
+    train = [{**train_entry(), "conversations": [{"from": long, "value": "a"}]}]
+    mistakes = mistakes_of(task(tmp_path / "task", train=train, test=lines))
+    assert len(mistakes) == 4 and not any(61 * "x" in line for line in mistakes)
+
+
+def test_a_field_that_is_there_twice_is_not_dropped_in_silence(tmp_path: Path):
+    folder = task(tmp_path / "task")
+    text = json.dumps(exam_line())
+    (folder / "test.jsonl").write_text(text[:-1] + ', "gt": "the spleen"}\n')
+    assert mistakes_of(folder) == [
+        "test.jsonl: line 1: found the field 'gt' twice in one object, expected it once"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "kind"),
+    [("closed", "CLOSED"), ("CLOSED ", "CLOSED"), ("Open", "OPEN"), (None, "OPEN"), (..., "OPEN")],
+)
+def test_both_readers_of_answers_have_one_rule(tmp_path: Path, given: object, kind: str):
+    """The reader of a task, and the reader of answers (common/metrics.py)."""
+    for gt, truth in ((3, "3"), (2.5, "2.5"), (True, "True"), ("yes", "yes")):
+        line = exam_line(gt=gt, answer_type=given)
+        (asked,) = read_task(task(tmp_path / truth, test=[line])).test
+        answers = tmp_path / truth / "answers.jsonl"
+        answers.write_text(json.dumps({"prompt": line["text"], "text": "a"} | line))
+        (answered,) = read_answers(answers)
+        assert (asked.answer, asked.kind) == (truth, kind)
+        assert (answered.truth, answered.kind) == (asked.answer, asked.kind)
 
 
 @pytest.mark.parametrize("name", ["../a.png", "images/../../a.png", "/etc/hostname", ".."])

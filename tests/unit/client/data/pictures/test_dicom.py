@@ -3,71 +3,20 @@
 # pydicom's datasets know their elements only at run time.
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pydicom
 import pytest
 from pydicom import uid
-from pydicom.data import get_testdata_file
-from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
-from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_modality_lut, apply_windowing
 from pydicom.sequence import Sequence
 
 from client.data.images import load_image
 from common.errors import DataError
+from tests.unit.dicom_files import dicom, edited, shipped
 from tests.unit.loaded import greys_of, pixels_of
-
-
-def shipped(name: str) -> Path:
-    """A file of pydicom's wheel or of pydicom-data; nothing is downloaded."""
-    found = get_testdata_file(name, download=False)
-    if found is None:
-        pytest.skip(f"{name}: pydicom-data is not installed")
-    assert isinstance(found, str)
-    return Path(found)
-
-
-def edited(name: str, file: Path, **elements: object) -> Path:
-    """A shipped file with some elements set, or deleted where None."""
-    dataset = pydicom.dcmread(shipped(name))
-    for keyword, value in elements.items():
-        if value is None:
-            delattr(dataset, keyword)
-        else:
-            setattr(dataset, keyword, value)
-    dataset.save_as(file)
-    return file
-
-
-def dicom(
-    file: Path,
-    stored: npt.NDArray[Any],
-    **elements: object,
-) -> Path:
-    """A grey DICOM file with these stored pixels, shape ([frames,] rows, columns)."""
-    meta = FileMetaDataset()
-    meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
-    meta.MediaStorageSOPClassUID = uid.SecondaryCaptureImageStorage
-    meta.MediaStorageSOPInstanceUID = uid.UID("1.2.3")
-    dataset = FileDataset(file, {}, file_meta=meta, preamble=b"\0" * 128)
-    dataset.SOPClassUID, dataset.SOPInstanceUID = uid.SecondaryCaptureImageStorage, "1.2.3"
-    dataset.Rows, dataset.Columns = stored.shape[-2:]
-    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
-    dataset.BitsAllocated = dataset.BitsStored = 8 * stored.itemsize
-    dataset.HighBit = dataset.BitsStored - 1
-    dataset.PixelRepresentation = int(stored.dtype.kind == "i")
-    if stored.ndim == 3:
-        dataset.NumberOfFrames = len(stored)
-    dataset.PixelData = stored.tobytes() + b"\0" * (stored.nbytes % 2)
-    for keyword, value in elements.items():
-        setattr(dataset, keyword, value)
-    dataset.save_as(file, enforce_file_format=True)
-    return file
-
 
 # Values and windows
 
@@ -277,7 +226,7 @@ def test_a_dicom_without_pixels_is_refused(tmp_path: Path):
     file = edited("CT_small.dcm", tmp_path / "a.dcm", PixelData=None)
     with pytest.raises(DataError, match=r"a\.dcm: found a DICOM file without pixels .* expected"):
         load_image(file)
-    with pytest.raises(DataError, match="found a DICOM file without pixels, expected"):
+    with pytest.raises(DataError, match=r"without pixels \(RT Plan Storage\), expected"):
         load_image(shipped("rtplan.dcm"))
 
 
@@ -320,24 +269,6 @@ def test_an_element_that_only_fails_when_asked_for_is_refused(tmp_path: Path):
         load_image(file)
 
 
-def test_pixels_without_a_decoder_name_their_transfer_syntax():
-    for name, syntax in {
-        "MR_small_jpeg_ls_lossless.dcm": uid.JPEGLSLossless,
-        "SC_rgb_jpeg_gdcm.dcm": uid.JPEGLosslessSV1,
-    }.items():
-        if get_decoder(syntax).is_available:
-            pytest.skip(f"a decoder of {syntax.name} is installed")
-        with pytest.raises(DataError) as caught:
-            load_image(shipped(name))
-        assert f"found pixels stored as {syntax.name}, for which no decoder" in str(caught.value)
-
-
-def test_pixels_that_the_installed_decoders_cannot_read_name_their_transfer_syntax():
-    # Twelve bits in lossy JPEG: there is a decoder of JPEG, and it reads eight.
-    with pytest.raises(DataError, match=r"found pixels stored as JPEG Extended .* no installed"):
-        load_image(shipped("JPEG-lossy.dcm"))
-
-
 def test_a_transfer_syntax_that_nobody_knows_is_named(tmp_path: Path):
     file = dicom(tmp_path / "a.dcm", np.zeros((2, 2), np.uint8))
     dataset = pydicom.dcmread(file)
@@ -358,8 +289,7 @@ def test_a_transfer_syntax_that_nobody_knows_is_named(tmp_path: Path):
             {"PhotometricInterpretation": "CMYK"},
             "found pixels of photometric interpretation 'CMYK'",
         ),
-        ({"BitsAllocated": None}, "found a DICOM header that doesn't say"),
-        ({"PhotometricInterpretation": None}, "found a DICOM header that doesn't say"),
+        ({"BitsAllocated": None}, "found a DICOM header without a usable BitsAllocated, exp"),
     ],
 )
 def test_headers_that_describe_no_image_are_refused(
