@@ -151,6 +151,7 @@ def _fields(release: "Release") -> dict[str, list[str]]:
         "rule": [release.rule],
         "aggregation error": [f"{release.error:.6f}"],
         "scores": [f"{name}: {value:.4f}" for name, value in sorted(release.scores.items())],
+        **_self_reported(release),
         "base model": [f"{release.base_model.name} {release.base_model.sha256}"],
         "plan": [release.plan],
         "code": [release.code],
@@ -160,3 +161,13 @@ def _fields(release: "Release") -> dict[str, list[str]]:
         "hash": [release.hash],
         "signer": [release.signer],
     }
+
+
+def _self_reported(release: "Release") -> dict[str, list[str]]:
+    """Return what each site said of itself, of a release that has it."""
+    lines: list[str] = []
+    for site, said in sorted((release.self_reported or {}).items()):
+        scores = ", ".join(f"{name} {value:.4f}" for name, value in sorted(said.scores.items()))
+        counts = f"{counted(said.examples, 'example')}, {counted(said.questions, 'question')}"
+        lines.append(f"{site}: {counts}" + (f"; {scores}" if scores else ""))
+    return {"self-reported": lines} if lines else {}

@@ -36,6 +36,23 @@ CLASS_METRICS = ("accuracy", "balanced_accuracy", AUC)
 AMONG_OPTIONS, AMONG_OPTIONS_BY_MEAN = "accuracy_among_options", "accuracy_among_options_by_mean"
 FREE_ACCURACY, ANSWERED_AN_OPTION = "accuracy_with_options", "answered_an_option"
 OPTION_METRICS = (AMONG_OPTIONS, AMONG_OPTIONS_BY_MEAN, FREE_ACCURACY, ANSWERED_AN_OPTION)
+#: The metrics of `task_metrics`, of any task.
+TASK_METRICS = (
+    "accuracy", "balanced_accuracy", "f1", "recall", "bleu", "bleu_1", "closed_accuracy",
+    "open_recall",
+)  # fmt: skip
+#: Every name under which a site reports a score.
+KNOWN_METRICS = frozenset(
+    {
+        *TASK_METRICS,
+        *OPTION_METRICS,
+        *CLASS_METRICS,
+        *(f"{RELEASED}{name}" for name in TASK_METRICS),
+        *(f"{ZERO_SHOT}{name}" for name in CLASS_METRICS),
+        ROUTER_STAGE,
+        ROUTER_MODALITY,
+    }
+)
 #: The fields that the paper's evaluator reads instead of missing ones.
 _OTHER_NAMES = {"text": "prediction", "gt": "ground_truth"}
 

@@ -52,6 +52,14 @@ class Chart:
     png: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """The charts that could be drawn, and a sentence for each that could not."""
+
+    charts: tuple[Chart, ...]
+    failed: tuple[str, ...] = ()
+
+
 def shade(score: float) -> str:
     """Return the heat map's colour of a score from 0 to 1, as #rrggbb."""
     red, green, blue, _ = _SCALE(min(max(score, 0.0), 1.0))

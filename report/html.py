@@ -72,6 +72,7 @@ def render_page(
     charts: Sequence[Chart],
     tests: Sequence[PairedTest] = (),
     hospitals: HospitalsReport | None = None,
+    not_drawn: Sequence[str] = (),
 ) -> str:
     """Render the page of one or several comparable runs; it shows the first one in full."""
     run = reports[0]
@@ -110,6 +111,7 @@ def render_page(
         cost=_cost(run),
         provenance=_provenance(run),
         chart=partial(_chart, charts),
+        not_drawn=not_drawn,
         class_rows=class_rows(run),
         option_rows=option_rows(reports),
         **_comparison(reports, tests),

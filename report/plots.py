@@ -20,6 +20,7 @@ from report.canvas import (
     MUTED,
     STYLE,
     Chart,
+    Drawn,
     assign,
     dark,
     render,
@@ -39,22 +40,32 @@ from report.routing import routing_headline
 _MEGABYTE = 1e6
 
 
-def draw(reports: Sequence[RunReport], hospitals: HospitalsReport | None = None) -> list[Chart]:
-    """Draw every chart that has something to show."""
+def draw(reports: Sequence[RunReport], hospitals: HospitalsReport | None = None) -> Drawn:
+    """Draw every chart that has something to show; one that can't be drawn leaves the others."""
     first = reports[0]
-    makers: list[Callable[[], Chart | None]] = [
-        lambda: hospitals_chart(hospitals),
-        lambda: curves_chart(hospitals),
-        lambda: _score_matrix(first),
-        lambda: _score_lines(first),
-        lambda: _routed_matrix(first),
-        lambda: comparison(reports),
-        lambda: methods(reports),
-        lambda: _losses(first),
-        lambda: _traffic(first),
-    ]
+    makers: dict[str, Callable[[], Chart | None]] = {
+        "hospitals": lambda: hospitals_chart(hospitals),
+        "curves of the hospitals alone": lambda: curves_chart(hospitals),
+        "score matrix": lambda: _score_matrix(first),
+        "scores over the stages": lambda: _score_lines(first),
+        "score matrix of the router": lambda: _routed_matrix(first),
+        "comparison": lambda: comparison(reports),
+        "methods": lambda: methods(reports),
+        "losses": lambda: _losses(first),
+        "traffic": lambda: _traffic(first),
+    }
+    charts: list[Chart] = []
+    failed: list[str] = []
     with rc_context(STYLE):
-        return [drawn for make in makers if (drawn := make()) is not None]
+        for name, make in makers.items():
+            try:
+                chart = make()
+            # Whatever numbers sites have reported: a chart is not worth a run.
+            except Exception as error:
+                failed.append(f"chart of {name}: can't be drawn ({type(error).__name__}: {error})")
+            else:
+                charts += [] if chart is None else [chart]
+    return Drawn(tuple(charts), tuple(failed))
 
 
 def _score_matrix(report: RunReport) -> Chart:

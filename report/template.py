@@ -234,6 +234,12 @@ the score when learned. <b>forgetting</b>: best earlier score minus the score at
 {{ chart("losses.png") }}
 <p class="note">{{ cost }}</p>
 
+{% if not_drawn %}
+<h2>What could not be drawn</h2>
+{% for text in not_drawn %}<p class="note">{{ text }}</p>
+{% endfor %}
+{% endif %}
+
 <h2>Provenance</h2>
 <dl class="made">
 {% for name, value in provenance %}<dt>{{ name }}</dt><dd><code>{{ value }}</code></dd>

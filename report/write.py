@@ -21,13 +21,15 @@ def write_report(
     reports: Sequence[RunReport],
     tests: Sequence[PairedTest] = (),
     hospitals: HospitalsReport | None = None,
-) -> None:
+) -> tuple[str, ...]:
     """Write report.json, the charts and report.html of one or several runs of a plan.
 
     The page shows the first run in full. With more runs (other methods or seeds), the document
     has all of them under `comparison`, and under `methods` their summary: mean and deviation
     over seeds, cost, and the paired `tests`. What every hospital gains is in `hospitals`,
     `all_hospitals`, `hospital_curves` and `hospitals_of`. Equal reports give equal bytes.
+
+    Returns a sentence for each chart that can't be drawn; the page says so, and has the others.
 
     Raises:
         DataError: the runs have different stages, so they can't be compared.
@@ -50,12 +52,14 @@ def write_report(
     if hospitals is not None:
         document |= hospitals_document(hospitals)
     text = json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-    charts = draw(reports, hospitals)
-    files = {REPORT_FILE: text.encode()}
-    files |= {chart.file: chart.png for chart in charts}
-    files[PAGE_FILE] = render_page(reports, charts, tests, hospitals).encode()
+    # First: whatever becomes of charts and page, the numbers are there.
+    _write_atomically(folder / REPORT_FILE, text.encode())
+    drawn = draw(reports, hospitals)
+    files = {chart.file: chart.png for chart in drawn.charts}
+    files[PAGE_FILE] = render_page(reports, drawn.charts, tests, hospitals, drawn.failed).encode()
     for name, content in files.items():
         _write_atomically(folder / name, content)
+    return drawn.failed
 
 
 def _write_atomically(file: Path, content: bytes) -> None:

@@ -12,13 +12,14 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from common.bank.bank import Bank
-from common.bank.release import INDEX_FILE, Draft
+from common.bank.release import INDEX_FILE, Draft, SelfReported
 from common.code_digest import code_digest
 from common.errors import BankError, Refusal, StateError
 from common.exchange import Scores
 from common.plan.file import load_plan
 from common.plan.plan import Plan
-from common.process.progress import ProgressEvent, write_event
+from common.printable import printable
+from common.process.progress import OnEvent, ProgressEvent, write_event
 from common.signing import SigningKey
 from report.model import RunReport
 from report.write import write_report
@@ -31,12 +32,12 @@ from server.run.folder import Blobs, RunFolder, run_lock
 from server.run.hospitals import hospitals_of
 from server.run.image_prototypes import release_prototype
 from server.run.journal import Journal
+from server.run.pooling import pooled
 from server.run.scoreboard import Scoreboard, run_report
 from server.run.selection import refs, routed_selection
 from server.run.stage import (
     OFFLINE_GRACE_S,
     ModelSelection,
-    pooled,
     score_task,
     train_alone,
     train_stage,
@@ -62,7 +63,7 @@ def main(grid: Grid, context: Context) -> None:
         try:
             read = load_plan(plan)
             report = run(read, run_folder, grid, _connection(context))
-            write_report(folder, [report], (), hospitals_of(read, run_folder))
+            _write_report(read, run_folder, report, on_event)
             on_event({"event": "done", "seconds": report.cost.seconds})
         except Refusal as refusal:
             # A restart would not help; the keeper of the run must know.
@@ -103,6 +104,20 @@ def run(plan: Plan, folder: RunFolder, grid: Grid, connection: "SiteConnection")
                 board.record_routed(number, task, scores)
             on_event({"event": "scores", "stage": number, "scores": board.matrix()[number]})
         return run_report(plan, bank, journal, board)
+
+
+def _write_report(plan: Plan, folder: RunFolder, report: RunReport, on_event: OnEvent) -> None:
+    """Write the report of a run whose releases are all there; say what of it can't be made.
+
+    A run is not repeated for its report: whatever a site has said that can't be shown, the
+    bank is complete.
+    """
+    try:
+        failed = write_report(folder.root, [report], (), hospitals_of(plan, folder))
+    except Exception as error:
+        failed = (f"{folder.root}: the report can't be made ({type(error).__name__}: {error})",)
+    for text in failed:
+        on_event({"event": "report failed", "text": printable(text)})
 
 
 def open_bank(plan: Plan, folder: RunFolder) -> Bank:
@@ -204,10 +219,20 @@ def train_and_score(context: RunContext, number: int, bank: Bank) -> tuple[Draft
         sites=trained.sites,
         rule=plan.aggregation,
         error=trained.error,
-        scores=pooled((site.questions, site.metrics) for site in scores.values()),
+        scores=pooled(
+            ((site.questions, site.metrics) for site in scores.values()), plan.robustness
+        ),
         code=code_digest(),
         prototype=release_prototype(context, number, trained),
         classes=stage.classes,
+        self_reported={
+            site: SelfReported(
+                examples=trained.sites.get(site, 0),
+                questions=scores[site].questions if site in scores else 0,
+                scores=scores[site].metrics if site in scores else {},
+            )
+            for site in sorted({*trained.sites, *scores})
+        },
     )
     return draft, trained.adapter
 

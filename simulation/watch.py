@@ -135,8 +135,9 @@ class _View:
                 losses = ", ".join(f"{site} {loss:.3f}" for site, loss in event["losses"].items())
                 self.say(f"  round {event['round']} of {rounds}: loss {losses}")
                 self._now_training(event["stage"], event["round"] + 1)
-            case "refused":
-                self.say(f"  left out: {with_log_texts(event['text'], self._folder)}", "yellow")
+            case "refused" | "report failed":
+                said = "left out: " if event["event"] == "refused" else ""
+                self.say(f"  {said}{with_log_texts(event['text'], self._folder)}", "yellow")
             case "base" | "scores":
                 self._say_scores(event)
             case "done":

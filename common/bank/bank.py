@@ -287,6 +287,7 @@ class Bank:
             signature=_UNSIGNED,
             prototype=None if draft.prototype is None else sha256(draft.prototype),
             classes=draft.classes,
+            self_reported=draft.self_reported,
         )
 
 

@@ -34,6 +34,28 @@ _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SelfReported:
+    """What a site says of itself with a stage, and nobody else can check.
+
+    Attributes:
+        examples: training examples; 0 where no update of it counted.
+        questions: test questions; 0 where it gave no scores.
+        scores: the task's metrics after this stage, on its own test questions.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    examples: Annotated[int, Field(ge=0)]
+    questions: Annotated[int, Field(ge=0)]
+    scores: Mapping[str, float]
+
+    def content(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        scores = {metric: float(score) for metric, score in self.scores.items()}
+        return {"examples": self.examples, "questions": self.questions, "scores": scores}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
     """A release before the bank appends it: what the coordinator knows of an adapter.
 
@@ -51,6 +73,7 @@ class Draft:
             no site sent one.
         classes: the names of the task's classes, in the order of the adapter's rows of them; None
             where answers are free.
+        self_reported: what `sites` and `scores` are made of, by site; None where it is not known.
     """
 
     stage: int
@@ -67,6 +90,7 @@ class Draft:
     code: str
     prototype: bytes | None = None
     classes: tuple[str, ...] | None = None
+    self_reported: Mapping[str, SelfReported] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +129,7 @@ class Release:
     signature: Signature
     prototype: Digest | None = None
     classes: tuple[ClassName, ...] | None = None
+    self_reported: Mapping[Slug, SelfReported] | None = None
 
     @property
     def hash(self) -> str:
@@ -124,12 +149,13 @@ class Release:
     def content(self) -> dict[str, Any]:
         """Return every field but the signature, as JSON values.
 
-        Without a prototype or classes the field is left out, as in releases from before there
-        were any.
+        What is None is left out, as in releases from before there was the field.
         """
         prototype = {} if self.prototype is None else {"prototype": self.prototype}
+        reported = {site: one.content() for site, one in (self.self_reported or {}).items()}
         return {
             **prototype,
+            **({} if self.self_reported is None else {"self_reported": reported}),
             **({} if self.classes is None else {"classes": list(self.classes)}),
             **draft_content(self),
             "base_model": self.base_model.model_dump(),

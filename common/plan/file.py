@@ -16,12 +16,14 @@ from common.plan.mistakes import (
     class_mistakes,
     core_mistakes,
     cross_mistakes,
+    robust_mistakes,
     sentence,
     shown,
     start_mistakes,
     unused_training_mistakes,
 )
 from common.plan.plan import Evaluation, Plan, Router, Stage, Training
+from common.plan.robustness import Robustness
 from common.plan.simulation import (
     HospitalDifferences,
     SimulatedReference,
@@ -68,6 +70,7 @@ def parse_plan(document: Mapping[str, Any], source: str) -> Plan:
         mistakes += [
             *start_mistakes(plan),
             *core_mistakes(plan),
+            *robust_mistakes(plan),
             *unused_training_mistakes(plan),
             *class_mistakes(plan),
             *hospital_mistakes(plan),
@@ -106,7 +109,7 @@ _PlanLoader.add_implicit_resolver(  # pyright: ignore[reportUnknownMemberType]
 def _known_fields() -> frozenset[str]:
     """Return every field of every part of a plan, for a hint at what was meant."""
     parts: list[type[BaseModel]] = [
-        Plan, Stage, Training, Evaluation, Router, BaseModelPin,
+        Plan, Stage, Training, Evaluation, Router, Robustness, BaseModelPin,
         Simulation, HospitalDifferences, UnseenHospital, SimulatedReference,
     ]  # fmt: skip
     parts += all_settings().values()

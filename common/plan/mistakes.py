@@ -87,6 +87,26 @@ def core_mistakes(plan: Plan) -> list[str]:
     ]
 
 
+def robust_mistakes(plan: Plan) -> list[str]:
+    """Return the stages with too few sites for what a robust rule is to withstand."""
+    if plan.rule.robust is None:
+        return []
+    liars = plan.robustness.liars
+    least = plan.rule.robust.least_sites(liars)
+    found = [
+        (number, stage, "sites" if len(stage.sites) < least else "quorum", least)
+        for number, stage in enumerate(plan.stages, 1)
+        if (stage.quorum or len(stage.sites)) < least
+    ]
+    return [
+        f"{_stage_label(number, stage.model_dump())}, {field}: found "
+        f"{len(stage.sites) if field == 'sites' else stage.quorum} with the rule "
+        f"{plan.aggregation!r}, expected at least {least}: with fewer it does not withstand "
+        f"{liars} that lie (robustness.liars)"
+        for number, stage, field, least in found
+    ]
+
+
 def unused_training_mistakes(plan: Plan) -> list[str]:
     """Return which switches of the training are on that the method has no use for."""
     return [

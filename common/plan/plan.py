@@ -4,6 +4,7 @@ A plan travels to every site, so it holds no path and no hospital's name: sites 
 pseudonyms (`a`, `north`), a base model is a name and a digest.
 """
 
+from dataclasses import replace
 from enum import StrEnum
 from functools import cached_property
 from typing import Annotated, Any, cast
@@ -19,6 +20,7 @@ from pydantic import (
 from common.identity import canonical_json, sha256
 from common.methods.interface import MethodSettings
 from common.methods.registry import parse_method
+from common.plan.robustness import Robustness
 from common.plan.simulation import Simulation
 from common.plan_fields import (
     BaseModelPin,
@@ -194,6 +196,8 @@ class Plan(Strict):
     evaluation: Evaluation = Evaluation()
     #: Null: no prototype leaves a site, and only the oracle's stage is scored.
     router: Router | None = None
+    #: What one site can do to a result.
+    robustness: Robustness = Robustness()
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
     simulation: Simulation | None = None
 
@@ -205,15 +209,18 @@ class Plan(Strict):
     def canonical(self) -> str:
         """Return the plan as canonical JSON: what travels, and what is hashed.
 
-        A plan without a router does not have the field, so such plans keep their digest.
+        A plan without a router does not have the field, nor one with the usual bounds on sites,
+        so such plans keep their digest.
         """
-        without = None if self.router else {"router"}
+        without = set() if self.router else {"router"}
+        without |= {"robustness"} if self.robustness == Robustness() else set()
         return canonical_json(self.model_dump(mode="json", exclude=without))
 
     @property
     def rule(self) -> Rule:
-        """The aggregation rule."""
-        return rule_named(self.aggregation)
+        """The aggregation rule; a robust one knows how many sites may lie."""
+        rule = rule_named(self.aggregation)
+        return rule if rule.robust is None else replace(rule, liars=self.robustness.liars)
 
     @property
     def sites(self) -> tuple[str, ...]:

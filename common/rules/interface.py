@@ -8,7 +8,7 @@ of the examples. Sums run in float64, in the order of the sites' names. A layer 
 part, so that what is held of it does not grow with the number of sites.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, TypeAlias
@@ -17,6 +17,7 @@ from common.adapter import Pair
 from common.array_reader import ArrayReader
 from common.linear_algebra.layer_factors import Factors, SiteFactors
 from common.partial_adapter import AdapterPart
+from common.tensors import Array
 
 
 class Factor(StrEnum):
@@ -67,6 +68,7 @@ class Layer:
         previous: the factors that the sites started from; None in a stage's first round.
         rank: of the new factors, as the plan has it.
         scale: of the new factors' product.
+        liars: so many of the sites may have sent anything; only a robust rule is told.
     """
 
     name: str
@@ -74,6 +76,7 @@ class Layer:
     previous: Factors | None
     rank: int
     scale: float
+    liars: int = 0
 
     @property
     def all_a(self) -> list[ArrayReader]:
@@ -115,6 +118,28 @@ class MergedLayer:
     error: LayerError | FindError
 
 
+#: Merges the arrays of all sites that are no factors of a layer, of whom so many may lie.
+MergeArrays: TypeAlias = Callable[[Sequence[ArrayReader], int], Array]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Robust:
+    """What a rule withstands by itself: sites that send anything at all, and collude.
+
+    Attributes:
+        least_sites: gives the fewest sites of a round that withstand so many liars.
+        promise: says in a clause what holds for so many sites, of which so many lie.
+        chosen: gives the places of the sites that are merged, from the squared distances between
+            all sites' changes, (n, n), and the number of liars; None where all of them are.
+        merge_arrays: merges arrays that are no factors of a layer; None takes the weighted mean.
+    """
+
+    least_sites: Callable[[int], int]
+    promise: Callable[[int, int], str]
+    chosen: Callable[[Array, int], Sequence[int]] | None = None
+    merge_arrays: MergeArrays | None = None
+
+
 def whole(round: int, rounds: int) -> AdapterPart:
     """Return that all of an adapter travels, in every round."""
     return AdapterPart.WHOLE
@@ -147,6 +172,11 @@ class Rule:
             what the coordinator has must be whole: all of it is sent, or R of it.
         own_b: each site trains on with the B that it had, and answers with it where the stage is
             its own; the released B is the sites' mean.
+        on_products: the result depends on the products B @ A alone, so that factors which are
+            large beside a small product don't matter.
+        robust: what the rule withstands by itself; None where a site's update is bounded by the
+            plan's `robustness` alone.
+        liars: how many sites a robust rule is to withstand; a plan says so.
     """
 
     name: str
@@ -159,3 +189,6 @@ class Rule:
     before_sending: BeforeSending | None = None
     part: Callable[[int, int], AdapterPart] = whole
     own_b: bool = False
+    on_products: bool = False
+    robust: Robust | None = None
+    liars: int = 0

@@ -84,4 +84,5 @@ RULE = Rule(
     layouts_may_differ=True,
     masked_sums=MaskedSums.IMPOSSIBLE,
     merge=merge,
+    on_products=True,
 )

@@ -29,7 +29,6 @@ from common.adapter import (
 )
 from common.array_reader import read_all
 from common.errors import AggregationError
-from common.linear_algebra.low_rank import squared_norm, tall
 from common.plan_fields import Precision
 from common.rules.interface import FindError, LayerError, MergedLayer, Rule
 from common.tensors import Array
@@ -117,25 +116,6 @@ def merge(
     return Merged(blob.blob(), checked, errors)
 
 
-def norm(adapter: AdapterSource) -> float:
-    """Return the Frobenius norm of an adapter: sqrt(sum |scale b @ a|^2 + |extras|^2).
-
-    Weights of rows are counts and do not enter. Holds one layer. nan or infinite where a value is
-    not finite.
-    """
-    total = 0.0
-    with np.errstate(all="ignore"), threadpool_limits(1, "blas"):
-        for module in adapter.modules:
-            pair = adapter.pair(module)
-            total += squared_norm(tall(pair.b), tall(pair.a.T))
-        total *= adapter.scale * adapter.scale
-        for name in sorted(
-            {*adapter.extra_names} - {*row_weights_of(adapter.extra_names).values()}
-        ):
-            total += float(np.sum(np.square(adapter.extra(name), dtype=np.float64)))
-    return math.sqrt(total)
-
-
 def _merge_arrays(
     updates: ValidatedUpdates, put: Callable[[str, Array], None]
 ) -> list[LayerError | FindError]:
@@ -150,7 +130,7 @@ def _merge_arrays(
         put(name_of_b(module), merged.pair.b)
         return merged.error
 
-    errors = list(_in_threads(merge_one, updates.modules))
+    errors = list(in_threads(merge_one, updates.modules))
     weights = row_weights_of(updates.extras)
     for name in updates.extras:
         if name in weights.values():
@@ -213,7 +193,7 @@ def _relative_error(errors: Sequence[LayerError | FindError], updates: Validated
         with np.errstate(all="ignore"):
             return error(updates.layer(module))
 
-    layers = list(_in_threads(find, list(zip(updates.modules, errors, strict=True))))
+    layers = list(in_threads(find, list(zip(updates.modules, errors, strict=True))))
     discarded = sum(layer.discarded for layer in layers)
     energy = sum(layer.energy for layer in layers)
     if not math.isfinite(discarded + energy):
@@ -226,7 +206,7 @@ def _relative_error(errors: Sequence[LayerError | FindError], updates: Validated
 S = TypeVar("S")
 
 
-def _in_threads(work: Callable[[S], T], items: Sequence[S]) -> Iterator[T]:
+def in_threads(work: Callable[[S], T], items: Sequence[S]) -> Iterator[T]:
     """Do `work` on every item, some of them at a time; yields in the order of the items."""
     # One thread a layer: how many threads BLAS splits a product over changes its last bits,
     # and small QRs of several threads were up to a hundred times slower on a busy machine.

@@ -1,9 +1,8 @@
-"""Whether the updates of a round are compatible: the same arrays, changes of similar size."""
+"""Whether the updates of a round are compatible: the same arrays, the frozen ones unchanged."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
 
 import numpy as np
 
@@ -11,20 +10,23 @@ from common.adapter import AdapterSource
 from common.methods.interface import AdapterLayout
 from common.partial_adapter import AdapterPart, fault_of_part, layout_of_part, part_in
 from common.rules.interface import Factor
-from server.aggregation.aggregate import norm
 from server.aggregation.extras import fault_of_rows
 
-#: An update whose change is so many times as large as the others' does not count. Sites of one
-#: round differ by a few times; a wrong scale or learning rate shows as thousands. # not tuned
-NORM_LIMIT = 100.0
+#: A row that is so many times as long as is usual does not count. # not tuned
+ROW_LIMIT = 100.0
 
 
 @dataclass(frozen=True, slots=True)
 class TrainedPart:
-    """What sites train in a round, and the part of the adapter that they send."""
+    """What sites train in a round, and the part of the adapter that they send.
+
+    Attributes:
+        step: how far one optimizer step moves a number, at most: the learning rate.
+    """
 
     factors: Factor
     part: AdapterPart = AdapterPart.WHOLE
+    step: float = 0.0
 
 
 def incompatible_updates(
@@ -35,8 +37,9 @@ def incompatible_updates(
 ) -> dict[str, str]:
     """Return why an update is not compatible with the others of its round, by site.
 
-    An update alone in a first round has nothing to be compared with. Where another part of the
-    adapter travels than in the round before, layouts are compared as far as both have them.
+    How far its change may go is another question (server/aggregation/influence.py). Where another
+    part of the adapter travels than in the round before, layouts are compared as far as both have
+    them.
 
     Args:
         updates: by site; each is finite and complete.
@@ -47,10 +50,7 @@ def incompatible_updates(
     part, frozen = expected.part, expected.factors.frozen
     shapes = {site: update.layout() for site, update in sorted(updates.items())}
     usual = _most_frequent([shapes[site] for site in shapes if part_in(updates[site]) is part])
-    norms = {site: norm(update) for site, update in updates.items()}
-    # Norms of different parts are no measure of each other.
     comparable = ordered is not None and part_in(ordered) is part
-    before = [norm(ordered)] if ordered is not None and comparable else []
     faults = {
         site: layout.fault_of(updates[site])
         or fault_of_part(updates[site], part, layout.rank)
@@ -60,11 +60,9 @@ def incompatible_updates(
     }
     alike = {site: updates[site] for site, fault in faults.items() if fault is None}
     changed = {} if frozen is None else _changed_factor(alike, ordered, frozen)
-    long_rows = fault_of_rows(alike, ordered, NORM_LIMIT)
+    long_rows = fault_of_rows(alike, ordered, ROW_LIMIT, expected.step)
     for site in alike:
-        others = [value for other, value in norms.items() if other != site]
-        too_large = _too_large(norms[site], [*before, *others])
-        faults[site] = changed.get(site) or too_large or long_rows.get(site)
+        faults[site] = changed.get(site) or long_rows.get(site)
     return {site: fault for site, fault in faults.items() if fault is not None}
 
 
@@ -114,16 +112,6 @@ def _most_frequent(
 ) -> Mapping[str, tuple[int, ...]]:
     # Of several that are equally frequent, the first site's by name.
     return max(layouts, key=layouts.count) if layouts else {}
-
-
-def _too_large(found: float, others: Sequence[float]) -> str | None:
-    usual = median(others) if others else 0.0
-    if usual > 0 and found > NORM_LIMIT * usual:
-        return (
-            f"norm: found {found:.3g}, expected at most {NORM_LIMIT:g} times the {usual:.3g} "
-            "of the others"
-        )
-    return None
 
 
 def _words(shape: tuple[int, ...] | None) -> str:

@@ -6,6 +6,7 @@ classes. A row of which no site has any keeps the value that the round started f
 """
 
 from collections.abc import Iterator, Mapping
+from math import prod, sqrt
 from statistics import median
 from typing import Final
 
@@ -23,8 +24,11 @@ _ROUNDED_UP: Final = 1 + 2.0**-8
 
 
 def mean_extra(name: str, updates: ValidatedUpdates) -> Array:
-    """Average an array, weighted by the sites' examples."""
-    return mean([site.adapter.reader(name) for site in updates.sites], updates.weights)
+    """Average an array, weighted by the sites' examples, or as a robust rule merges arrays."""
+    values, rule = [site.adapter.reader(name) for site in updates.sites], updates.rule
+    if rule.robust is not None and rule.robust.merge_arrays is not None:
+        return rule.robust.merge_arrays(values, rule.liars)
+    return mean(values, updates.weights)
 
 
 def row_weighted_extra(weight: str, name: str, updates: ValidatedUpdates) -> Array:
@@ -76,17 +80,24 @@ def fault_of_row_weights(update: AdapterSource, examples: int) -> str | None:
         wrong = values[~((values >= 0) & (values <= examples * _ROUNDED_UP))]
         if len(wrong):
             return f"{weight}: found {wrong[0]:g}, expected 0 to the update's {examples} examples"
+        if (total := float(values.sum(dtype=np.float64))) > examples * _ROUNDED_UP:
+            return (
+                f"{weight}: found {total:g} in all its rows, expected at most the update's "
+                f"{examples} examples: each is of one row"
+            )
     return None
 
 
 def fault_of_rows(
-    updates: Mapping[str, AdapterSource], ordered: AdapterSource | None, limit: float
+    updates: Mapping[str, AdapterSource], ordered: AdapterSource | None, limit: float, step: float
 ) -> dict[str, str]:
     """Return, by site, a row that is more than `limit` times as long as is usual.
 
     The usual length is the median over all rows of the other sites and of what the round started
-    from, without rows of zeros. A row's mean may be a single site's own, and the norm of the
-    whole update would not show it. Only rows that the site gives a weight are looked at.
+    from, without rows of zeros; or that of a row whose numbers are all `step`, where it is longer:
+    one site's tiny rows do not make another's too long. A row's mean may be a single site's own,
+    and the norm of the whole update would not show it. Only rows that the site gives a weight are
+    looked at.
     """
     lengths = {site: dict(_row_lengths(update)) for site, update in updates.items()}
     before = {} if ordered is None else dict(_row_lengths(ordered))
@@ -94,14 +105,16 @@ def fault_of_rows(
     for site, update in updates.items():
         for name, weight in _row_weighted(update).items():
             others = [lengths[other].get(name) for other in updates if other != site]
-            known = [one for one in (*others, before.get(name)) if one is not None]
-            usual = [float(value) for one in known for value in one if value > 0]
+            every = [one for one in (*others, before.get(name)) if one is not None]
+            usual = [float(value) for one in every for value in one if value > 0]
             held = update.reader(weight).flat(0, len(lengths[site][name])) > 0
             longest = float(lengths[site][name][held].max(initial=0.0))
-            if usual and longest > limit * median(usual):
+            width = prod(update.layout()[name][1:])
+            known = max(median(usual), step * sqrt(width)) if usual else 0.0
+            if usual and longest > limit * known:
                 found[site] = (
                     f"{name}: found a row of length {longest:.3g}, expected at most {limit:g} "
-                    f"times the {median(usual):.3g} of the others"
+                    f"times the {known:.3g} that is usual"
                 )
     return found
 

@@ -19,10 +19,10 @@ from common.rules.interface import Layer, Rule
 
 @dataclass(frozen=True, slots=True)
 class SiteUpdate:
-    """One site's adapter of a round, and how many examples it was trained on."""
+    """One site's adapter of a round, and how many examples it counts with in the mean."""
 
     site: str
-    examples: int
+    examples: float
     adapter: AdapterSource
 
 
@@ -69,11 +69,11 @@ class ValidatedUpdates:
     def layer(self, module: str) -> Layer:
         """Return a layer of every site and of what they started from, none of it read yet."""
         sites = tuple(
-            SiteFactors(site.site, weight, site.adapter.scale, _factors(module, site.adapter))
+            SiteFactors(site.site, weight, site.adapter.scale, factors_of(module, site.adapter))
             for site, weight in zip(self.sites, self.weights, strict=True)
         )
-        previous = None if self.previous is None else _factors(module, self.previous)
-        return Layer(module, sites, previous, self.rank, self.scale)
+        previous = None if self.previous is None else factors_of(module, self.previous)
+        return Layer(module, sites, previous, self.rank, self.scale, self.rule.liars)
 
 
 def validated(
@@ -171,5 +171,6 @@ def _compared_shapes(rule: Rule, adapter: AdapterSource) -> dict[str, tuple[int,
     return layers | {name: shapes[name] for name in extras}
 
 
-def _factors(module: str, adapter: AdapterSource) -> Factors:
+def factors_of(module: str, adapter: AdapterSource) -> Factors:
+    """Return readers of a layer's two factors."""
     return Factors(adapter.reader(name_of_a(module)), adapter.reader(name_of_b(module)))

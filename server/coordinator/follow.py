@@ -89,6 +89,8 @@ def _line(plan: Plan, event: ProgressEvent) -> str:
             return f"  round {event['round']} of {rounds}: loss {losses}"
         case "refused":
             return f"  left out: {event['text']}"
+        case "report failed":
+            return f"  {event['text']}"
         case "released":
             return f"  released {plan.stages[int(event['stage'])].name}"
         case "scores":

@@ -1,7 +1,5 @@
 """Which answers count: each is checked, then journalled, then used, and never asked for twice."""
 
-import math
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -12,20 +10,13 @@ from common.adapter import AdapterSource, StoredAdapter, each_array, finite_faul
 from common.errors import BankError
 from common.exchange import Answer, Order, Scores, Update
 from common.image_prototype import from_bytes
+from common.metrics import KNOWN_METRICS
 from common.work import Work
 from server.aggregation.compatibility import comparable_layouts, difference
 from server.aggregation.extras import fault_of_row_weights
 from server.run.journal import AcceptedUpdate, Journal
+from server.run.plausible import QUESTIONS, RANGES, is_plausible
 
-#: Smallest and largest value of what a site counts: a wrong one would outweigh all others, or be
-#: too large to be used.
-_COUNTS = {
-    "examples": (1, 10**9), "steps": (0, 10**12), "seconds": (0, 10**9), "peak_memory": (0, 2**50)
-}  # fmt: skip
-_MOST_QUESTIONS = 10**9
-#: Scores enter a release under their names.
-_METRIC = re.compile(r"[a-z0-9_]{1,40}")
-_MOST_METRICS = 50
 #: No trained factor comes near; products of larger ones are not finite in float32.
 _LARGEST = 1e15
 
@@ -121,7 +112,7 @@ def fault_of(order: Order, answer: Answer, journal: Journal) -> str | None:
         case Work.TRAIN, Update():
             return _fault_of_update(order, answer, journal)
         case ((Work.EVALUATE | Work.TRAIN_ALONE), Scores()):
-            return _fault_of_scores(answer)
+            return _fault_of_scores(order, answer, journal)
         case _:
             return (
                 f"found {type(answer).__name__.lower()}, expected an answer to {order.work.words}"
@@ -132,15 +123,19 @@ def _event(site: str, answer: AcceptedUpdate | Scores) -> AcceptedUpdate | Accep
     return AcceptedScores(site, answer) if isinstance(answer, Scores) else answer
 
 
-def _fault_of_scores(scores: Scores) -> str | None:
-    if not 1 <= scores.questions <= _MOST_QUESTIONS:
-        return f"questions: found {scores.questions}, expected 1 to {_MOST_QUESTIONS}"
-    found = (*scores.metrics.items(), *scores.majority.items())
-    if len(found) > 2 * _MOST_METRICS:
-        return f"found {len(found)} metrics, expected at most {_MOST_METRICS} and as many again"
-    for name, value in found:
-        if _METRIC.fullmatch(name) is None:
-            return f"found a metric {name!r}, expected a name of small letters"
+def _fault_of_scores(order: Order, scores: Scores, journal: Journal) -> str | None:
+    least, most = QUESTIONS
+    if not least <= scores.questions <= most:
+        return f"questions: found {scores.questions}, expected {least} to {most}"
+    first = journal.first_questions(order.stage, scores.site)
+    if first not in (None, scores.questions):
+        return (
+            f"questions: found {scores.questions}, expected {first} as in its first answer on "
+            "this task"
+        )
+    for name, value in (*scores.metrics.items(), *scores.majority.items()):
+        if name not in KNOWN_METRICS:
+            return f"found a metric {name[:40]!r}, expected only known ones"
         if not 0 <= value <= 1:
             return f"{name}: found {value}, expected a fraction of 0 to 1"
     return None
@@ -160,12 +155,9 @@ def _fault_of_update(order: Order, update: Update, journal: Journal) -> str | No
 
 
 def _fault_of_numbers(update: Update) -> str | None:
-    for name, (least, most) in _COUNTS.items():
-        if not least <= (value := getattr(update, name)) <= most:
+    for name, (least, most) in RANGES.items():
+        if not is_plausible(name, value := getattr(update, name)):
             return f"{name}: found {value}, expected at least {least} and at most {most}"
-    for name in ("loss", "regularizer"):
-        if not math.isfinite(value := getattr(update, name)):
-            return f"{name}: found {value}, expected a finite number"
     return None
 
 

@@ -10,8 +10,9 @@ from report.hospitals.gains import OwnScores, SeedScores, StageMeasure, hospital
 from report.hospitals.model import ALONE, FEDERATED, HospitalsReport
 from server.run.folder import RunFolder
 from server.run.journal import Journal
+from server.run.pooling import pooled
 from server.run.selection import order_at_end
-from server.run.stage import ModelSelection, alone_order, pooled, scoring_order
+from server.run.stage import ModelSelection, alone_order, scoring_order
 
 
 def hospitals_of(plan: Plan, folder: RunFolder) -> HospitalsReport | None:
@@ -39,9 +40,9 @@ def hospitals_of(plan: Plan, folder: RunFolder) -> HospitalsReport | None:
                     }
                 )
             elsewhere[number] = {
-                column: pooled((one.questions, one.metrics) for one in found.values()).get(
-                    stage.metric
-                )
+                column: pooled(
+                    ((one.questions, one.metrics) for one in found.values()), plan.robustness
+                ).get(stage.metric)
                 for column, found in ((ALONE, base), (FEDERATED, federated))
             }
     stages = [StageMeasure(name=s.name, measure=s.metric, sites=s.sites) for s in plan.stages]

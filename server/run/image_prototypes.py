@@ -1,8 +1,11 @@
 """The image prototype of a release: the mean of its sites' prototypes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from common.image_prototype import ImagePrototype, from_bytes, merge_prototypes, to_bytes
+from common.plan.robustness import Robustness
+from server.aggregation.shares import capped
 from server.run.context import RunContext
 from server.run.journal import ClosedRound
 
@@ -30,8 +33,21 @@ def release_prototype(run: RunContext, stage: int, closed: ClosedRound) -> bytes
     for site in sorted(found.keys() - kept.keys()):
         text = f"site {site} gave a prototype of {found[site].vector.size} numbers, unlike others"
         run.on_event({"event": "refused", "stage": stage, "site": site, "text": text})
-    prototype = merge_prototypes(list(kept.values())) if kept else None
+    prototype = merge_prototypes(limited(list(kept.values()), plan.robustness)) if kept else None
     return None if prototype is None else to_bytes(prototype)
+
+
+def limited(prototypes: Sequence[ImagePrototype], robustness: Robustness) -> list[ImagePrototype]:
+    """Return the prototypes, of which none has more images than the plan's largest share.
+
+    The number of its images is a site's own word, and its weight in the mean.
+    """
+    largest = robustness.share_of(len(prototypes))
+    images = capped([one.images for one in prototypes], largest)
+    return [
+        replace(one, images=max(1, int(count)))
+        for one, count in zip(prototypes, images, strict=True)
+    ]
 
 
 def _of_one_width(found: Mapping[str, ImagePrototype]) -> dict[str, ImagePrototype]:

@@ -8,9 +8,8 @@ answer in the journal is the answer that the site would give again.
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Generator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
@@ -20,7 +19,11 @@ from common.exchange import Answer, Order, Scores, Update
 from common.identity import canonical_json, sha256
 from common.partial_adapter import AdapterPart
 from common.plan.plan import Plan
+from server.aggregation.influence import SiteInfluence
 from server.run.folder import Blobs, RunFolder
+from server.run.journal_records import AcceptedUpdate as AcceptedUpdate
+from server.run.journal_records import ClosedRound as ClosedRound
+from server.run.journal_records import Traffic as Traffic
 from server.run.plan_changes import differing_fields
 
 #: The version of the tables; a journal of another one is refused.
@@ -40,56 +43,13 @@ create table if not exists rounds (
 );
 create table if not exists sessions (session integer primary key, seconds real not null);
 """  # `_begin` ends the transaction.
-
-
-@dataclass(frozen=True, slots=True)
-class Traffic:
-    """The bytes that one answered order cost at one site."""
-
-    site: str
-    work: str
-    stage: int
-    round: int
-    bytes_down: int
-    bytes_up: int
-
-
-@dataclass(frozen=True, slots=True)
-class AcceptedUpdate:
-    """An accepted update; its adapter is a blob of the run's folder.
-
-    Attributes:
-        adapter: the adapter's digest.
-        prototype: the digest of its images' prototype, also a blob; None without one.
-    """
-
-    site: str
-    examples: int
-    steps: int
-    loss: float
-    regularizer: float
-    seconds: float
-    peak_memory: int
-    adapter: str
-    prototype: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ClosedRound:
-    """The result of a round.
-
-    Attributes:
-        sites: training examples of each site that counted.
-        refusals: why other sites did not count.
-        adapter: digest of the merged adapter.
-        error: what the aggregation discarded, relative to the exact mean (Frobenius); only of a
-            stage's last round, whose adapter is released, else None.
-    """
-
-    sites: Mapping[str, int]
-    refusals: tuple[str, ...]
-    adapter: str
-    error: float | None
+#: Not a part of the format: a journal from before it has none, and gets it when it is continued.
+_INFLUENCES = """
+create table if not exists influences (
+    digest text not null, stage integer not null, round integer not null, site text not null,
+    numbers text not null, primary key (digest, site)
+);
+"""
 
 
 class Journal:
@@ -131,6 +91,26 @@ class Journal:
             order.digest,
         )
         return {site: _answer(work, header) for site, work, header in rows}
+
+    def first_questions(self, stage: int, site: str) -> int | None:
+        """Return how many test questions of a stage's task a site said that it has, at first."""
+        rows = self._rows(
+            "select header from answers where stage = ? and site = ? and work != 'train'"
+            " and refused is null order by rowid limit 1",
+            stage,
+            site,
+        )
+        return next((json.loads(header)["questions"] for (header,) in rows), None)
+
+    def first_examples(self, stage: int, site: str) -> int | None:
+        """Return how many training examples of a stage a site said that it has, at first."""
+        rows = self._rows(
+            "select header from answers where stage = ? and site = ? and work = 'train'"
+            " and refused is null order by round, rowid limit 1",
+            stage,
+            site,
+        )
+        return next((json.loads(header)["examples"] for (header,) in rows), None)
 
     def record(
         self, order: Order, answer: Answer, bytes_down: int, bytes_up: int
@@ -219,8 +199,10 @@ class Journal:
             return ClosedRound(json.loads(sites), tuple(json.loads(refusals)), adapter, error)
         return None
 
-    def close_round(self, order: Order, closed: ClosedRound) -> None:
-        """Record the result of a round; of its updates only the numbers are kept."""
+    def close_round(
+        self, order: Order, closed: ClosedRound, influences: Iterable[SiteInfluence] = ()
+    ) -> None:
+        """Record a round's result, and each site's part in it; updates keep only their numbers."""
         row = (
             order.digest,
             order.stage,
@@ -231,9 +213,32 @@ class Journal:
             closed.adapter,
             closed.error,
         )
+        parts = [
+            (order.digest, order.stage, order.round, one.site, canonical_json(one.numbers()))
+            for one in influences
+        ]
         with self._state_errors(), self._db:
             self._db.execute("insert or replace into rounds values (?, ?, ?, ?, ?, ?, ?, ?)", row)
+            self._db.executemany("insert or replace into influences values (?, ?, ?, ?, ?)", parts)
         self.prune(order.stage)
+
+    def influences(self) -> list[tuple[int, int, SiteInfluence]]:
+        """Return (stage, round, a site's part in it) of every closed round, in order.
+
+        Of a round that was repeated, after another version of the code was installed, the last
+        one counts.
+        """
+        known = self._rows("select 1 from sqlite_master where name = 'influences'")
+        rows = self._rows(
+            "select stage, round, site, numbers from influences order by stage, round, site, rowid"
+            if known
+            else "select 1 where 0"
+        )
+        last = {(stage, number, site): numbers for stage, number, site, numbers in rows}
+        return [
+            (stage, number, SiteInfluence(site, **json.loads(numbers)))
+            for (stage, number, site), numbers in last.items()
+        ]
 
     def prune(self, released: int) -> None:
         """Delete every blob but what the stages that are not released still need.
@@ -328,11 +333,6 @@ class Journal:
         )
         return [Traffic(*row) for row in rows]
 
-    def peak_memory(self) -> int:
-        """Return the largest peak memory that a site reported, in bytes."""
-        rows = self._rows("select header from answers where work = 'train'")
-        return max((json.loads(header)["peak_memory"] for (header,) in rows), default=0)
-
     def seconds(self) -> float:
         """Return the run's duration up to its last answer, without the pauses between starts."""
         ((seconds,),) = self._rows("select total(seconds) from sessions")
@@ -344,6 +344,7 @@ class Journal:
             self._db.execute("pragma synchronous = full")
             if self._check_format():
                 self._db.executescript(f"{_SCHEMA} pragma user_version = {_FORMAT}; commit;")
+            self._db.executescript(_INFLUENCES)
             self._bind_plan(plan)
         ((earlier,),) = self._rows("select coalesce(max(session), 0) from sessions")
         self._session, self._started = earlier + 1, time.monotonic()

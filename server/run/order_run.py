@@ -102,13 +102,22 @@ class OrderRun:
 
     def refuse(self, site: str, why: str) -> None:
         """Record why a site does not count, and say so."""
+        self._say(site, f"could not {self.order.work.words} {self._where}", why)
+
+    def leave_out(self, site: str, why: str) -> None:
+        """Record why a site's answer, which is accepted, counts nothing, and say so."""
+        self._say(site, f"does not count in {self._where}", why)
+
+    @property
+    def _where(self) -> str:
         order = self.order
-        where = f"stage {order.stage + 1}"
-        if order.work is Work.TRAIN:
-            where += f", round {order.round}"
-        text = f"site {site} could not {order.work.words} {where}: {printable(why)}"
+        number = f", round {order.round}" if order.work is Work.TRAIN else ""
+        return f"stage {order.stage + 1}{number}"
+
+    def _say(self, site: str, what: str, why: str) -> None:
+        text = f"site {site} {what}: {printable(why)}"
         self.responses.refusals[site] = text
-        event = {"event": "refused", "stage": order.stage, "site": site, "text": text}
+        event = {"event": "refused", "stage": self.order.stage, "site": site, "text": text}
         self.run.on_event(event)
 
     def fail(self) -> SiteFailed:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from common.bank.bank import Bank
 from common.code_digest import code_digest
@@ -33,8 +33,9 @@ from report.model import (
     SiteCost,
     StageFacts,
 )
-from server.run.journal import Journal, Traffic
-from server.run.stage import pooled
+from server.run.journal import AcceptedUpdate, Journal, Traffic
+from server.run.plausible import is_plausible
+from server.run.pooling import pooled
 
 #: Packages of the coordinator whose versions a report names; it does not know the sites'.
 PACKAGES = ("flwr", "numpy", "safetensors", "pydantic")
@@ -64,8 +65,8 @@ class Scoreboard:
 
     def record_zero_shot(self, task: int, scores: Mapping[str, Scores]) -> None:
         """Record the scores of the base model alone, and of the most frequent answer."""
-        self.before[task] = pooled((s.questions, s.metrics) for s in scores.values())
-        self.majority[task] = pooled((s.questions, s.majority) for s in scores.values())
+        self.before[task] = self._pooled(scores)
+        self.majority[task] = self._pooled(scores, of_majority=True)
 
     def record_release(self, stage: int, metrics: Mapping[str, float]) -> None:
         """Record the scores of a stage's release on its own task."""
@@ -73,14 +74,20 @@ class Scoreboard:
 
     def record_scores(self, stage: int, task: int, scores: Mapping[str, Scores]) -> None:
         """Record the scores on `task` after `stage`."""
-        self.cells[stage, task] = pooled((s.questions, s.metrics) for s in scores.values())
+        self.cells[stage, task] = self._pooled(scores)
         for site, found in scores.items():
             if AUC in found.metrics:
                 self.auc_cells.setdefault(site, {})[stage, task] = found.metrics
 
+    def _pooled(
+        self, scores: Mapping[str, Scores], *, of_majority: bool = False
+    ) -> dict[str, float]:
+        by_site = ((s.questions, s.majority if of_majority else s.metrics) for s in scores.values())
+        return pooled(by_site, self.plan.robustness)
+
     def record_routed(self, stage: int, task: int, scores: Mapping[str, Scores]) -> None:
         """Record the scores on `task` after `stage` where the router chose each image's stage."""
-        self.routed_cells[stage, task] = pooled((s.questions, s.metrics) for s in scores.values())
+        self.routed_cells[stage, task] = self._pooled(scores)
 
     def matrix(self) -> Matrix:
         """Return `matrix[i][j]`, task j after stage i; None where it was not scored."""
@@ -196,7 +203,13 @@ def run_report(plan: Plan, bank: Bank, journal: Journal, board: Scoreboard) -> R
 
 def _curves(plan: Plan, journal: Journal) -> tuple[LossPoint, ...]:
     return tuple(
-        LossPoint(stage=stage.name, round=round_number, site=update.site, loss=update.loss)
+        LossPoint(
+            stage=stage.name,
+            round=round_number,
+            site=update.site,
+            # A journal from before such a number was refused may have it.
+            loss=update.loss if is_plausible("loss", update.loss) else None,
+        )
         for number, stage in enumerate(plan.stages)
         for round_number, update in journal.updates(number)
     )
@@ -208,10 +221,16 @@ def _cost(plan: Plan, journal: Journal) -> RunCost:
     return RunCost(
         sites={site: _site_cost(plan, site, traffic) for site in plan.sites},
         seconds=journal.seconds(),
-        peak_memory_bytes=journal.peak_memory(),
-        steps=sum(one.steps for one in learned),
-        training_seconds=sum(one.seconds for one in learned),
+        peak_memory_bytes=max(_plausible(learned, "peak_memory"), default=0),
+        steps=sum(_plausible(learned, "steps")),
+        training_seconds=sum(_plausible(learned, "seconds")),
     )
+
+
+def _plausible(updates: Sequence[AcceptedUpdate], field: str) -> list[Any]:
+    """Return a number of every update, without those that an earlier version let pass."""
+    values = (getattr(update, field) for update in updates)
+    return [value for value in values if is_plausible(field, value)]
 
 
 def _site_cost(plan: Plan, site: str, traffic: Sequence[Traffic]) -> SiteCost:

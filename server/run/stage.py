@@ -1,18 +1,19 @@
 """The rounds of a stage, and the scores after it. Knows nothing of Flower: `ask` is the network."""
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from common.adapter import StoredAdapter, to_bytes
+from common.adapter import AdapterSource, StoredAdapter, to_bytes
 from common.code_digest import code_digest
 from common.exchange import Order, ReleaseRef, Scores
-from common.partial_adapter import AdapterPart, multiplied, part_in, three_factors
+from common.identity import seed_for
+from common.partial_adapter import AdapterPart, multiplied, part_in, part_of, three_factors
 from common.plan.plan import Plan
 from common.work import Work
 from server.aggregation.aggregate import merge
 from server.aggregation.compatibility import TrainedPart, incompatible_updates
-from server.aggregation.round import SiteUpdate
+from server.aggregation.influence import RoundContext, Weighed, usual_norm, weigh
 from server.run.context import RunContext
 from server.run.journal import AcceptedUpdate, ClosedRound
 from server.run.order_run import OrderRun
@@ -160,21 +161,6 @@ def scoring_order(plan: Plan, task: int, model: ModelSelection) -> Order:
     )
 
 
-def pooled(by_site: Iterable[tuple[int, Mapping[str, float]]]) -> dict[str, float]:
-    """Return each metric's mean over sites, weighted by their test questions.
-
-    A site that has no questions of a kind does not report that kind's metric, and does
-    not count in its mean.
-    """
-    sums: dict[str, float] = {}
-    counts: dict[str, int] = {}
-    for questions, metrics in by_site:
-        for name, value in metrics.items():
-            sums[name] = sums.get(name, 0.0) + questions * value
-            counts[name] = counts.get(name, 0) + questions
-    return {name: sums[name] / counts[name] for name in sums}
-
-
 def _train_round(training: OrderRun) -> ClosedRound:
     """Collect the round's updates until they suffice, merge them, and close the round."""
     run, order, stage = training.run, training.order, training.stage
@@ -189,26 +175,75 @@ def _train_round(training: OrderRun) -> ClosedRound:
     for site in training.silent_sites:
         deadline = f"{stage.deadline_hours:g} h after the round began"
         training.refuse(site, f"it was late (deadline: {deadline})")
-    updates = [
-        SiteUpdate(one.site, one.examples, run.stored_adapter(one.adapter, one.site))
-        for one in responses.updates.values()
-    ]
+    weighed = _weigh(training)
     part, ordered = run.plan.rule.part(order.round, stage.rounds), training.ordered()
     previous = ordered if ordered is not None and part_in(ordered) is part else None
     rank = run.plan.method.layout.rank
-    merged = merge(run.plan.rule, updates, previous, rank, run.plan.wire)
+    merged = merge(run.plan.rule, weighed.updates, previous, rank, run.plan.wire)
     blob = merged.blob
     if part is AdapterPart.CORE and order.round == stage.rounds:
         blob = _whole(training, blob)
     closed = ClosedRound(
-        sites={site: responses.updates[site].examples for site in sorted(responses.updates)},
+        sites={site: one.examples for site, one in weighed.influences.items() if one.share > 0},
         refusals=tuple(training.refusals),
         adapter=run.journal.blobs.put(blob),
         # To find it may cost more than to aggregate, and only the release says it.
         error=merged.error if order.round == stage.rounds else None,
     )
-    run.journal.close_round(order, closed)
+    run.journal.close_round(order, closed, weighed.influences.values())
     return closed
+
+
+def _weigh(training: OrderRun) -> Weighed:
+    """Return what each update counts; name those that count nothing."""
+    run, order, responses = training.run, training.order, training.responses
+    plan, journal, stage = run.plan, run.journal, training.stage
+    updates = responses.updates
+    # A site that claims more examples than it said at first counts with those of then.
+    examples = {
+        site: min(one.examples, journal.first_examples(order.stage, site) or one.examples)
+        for site, one in updates.items()
+    }
+    context = RoundContext(
+        rule=plan.rule,
+        robustness=plan.robustness,
+        start=_start(training),
+        learning_rate=stage.learning_rate,
+        last=_last_norm(training),
+        # Nobody knows it before all updates are there.
+        seed=seed_for(order.digest, *(updates[site].adapter for site in sorted(updates))),
+    )
+    adapters = {site: run.stored_adapter(one.adapter, site) for site, one in updates.items()}
+    weighed = weigh(adapters, examples, context)
+    for site, one in weighed.influences.items():
+        if one.share == 0:
+            training.leave_out(site, one.outlier or f"{plan.aggregation} chose others")
+    return weighed
+
+
+def _start(training: OrderRun) -> AdapterSource | None:
+    """Return what the round began with, in the part that sites send; None if it is not known."""
+    ordered, stage = training.ordered(), training.stage
+    part = training.run.plan.rule.part(training.order.round, stage.rounds)
+    if ordered is None or part_in(ordered) is part:
+        return ordered
+    # The first R is that of the whole adapter.
+    is_core = part is AdapterPart.CORE and part_in(ordered) is AdapterPart.WHOLE
+    return part_of(three_factors(ordered, None), part) if is_core else None
+
+
+def _last_norm(training: OrderRun) -> float | None:
+    """Return the usual norm of the last round's changes; None if other parts travelled then."""
+    order, part = training.order, training.run.plan.rule.part
+    rounds = training.stage.rounds
+    if order.round == 1 or part(order.round - 1, rounds) is not part(order.round, rounds):
+        return None
+    last = [
+        one
+        for stage, number, one in training.run.journal.influences()
+        if (stage, number) == (order.stage, order.round - 1)
+    ]
+    return usual_norm(last)
 
 
 def _whole(training: OrderRun, cores: bytes) -> bytes:
@@ -226,7 +261,11 @@ def _refuse_incompatible(training: OrderRun) -> None:
     run, order, updates = training.run, training.order, training.responses.updates
     adapters = {site: run.stored_adapter(one.adapter, site) for site, one in updates.items()}
     rule, rounds = run.plan.rule, training.stage.rounds
-    expected = TrainedPart(rule.trained_factors(order.round), rule.part(order.round, rounds))
+    expected = TrainedPart(
+        rule.trained_factors(order.round),
+        rule.part(order.round, rounds),
+        training.stage.learning_rate,
+    )
     layout = run.plan.method.layout
     found = incompatible_updates(adapters, training.ordered(), layout, expected)
     for site, why in found.items():

@@ -159,7 +159,7 @@ def test_a_plan_without_a_proximal_term_does_not_have_the_field():
         (
             {"aggregation": "mean"},
             "aggregation: found 'mean', expected one of 'alternating', 'fed_sb', 'fedavg', "
-            "'fedsa', 'fedsvd', 'frozen_a', 'rotated' or 'svd'",
+            "'fedsa', 'fedsvd', 'frozen_a', 'krum', 'median', 'rotated', 'svd' or 'trimmed_mean'",
         ),
         ({"aggregation": ["svd"]}, "aggregation: found ['svd'], expected one of 'alternating', "),
         ({"stages": [stage("one", learning_rate=float("nan"))]}, "learning_rate: found nan"),

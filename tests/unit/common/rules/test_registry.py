@@ -43,7 +43,7 @@ def largest_site(tmp_path: Path) -> Iterator[None]:
 def test_a_new_rule_is_one_new_file(tmp_path: Path):
     # The plan knows it, and says so where another is asked for.
     found = plan_with(aggregation="largest_site")
-    with pytest.raises(PlanError, match="'frozen_a', 'largest_site', 'rotated' or 'svd'"):
+    with pytest.raises(PlanError, match="'krum', 'largest_site', 'median', "):
         plan_with(aggregation="largest")
     # Sites may begin with different adapters if it says that they may.
     nearest = {
@@ -55,7 +55,7 @@ def test_a_new_rule_is_one_new_file(tmp_path: Path):
         "start": "nearest",
     }
     assert plan_with(aggregation="largest_site", method=nearest).rule is found.rule
-    with pytest.raises(PlanError, match="or the rule 'largest_site' or 'svd'"):
+    with pytest.raises(PlanError, match="or the rule 'krum' or 'largest_site' or 'svd'"):
         plan_with(aggregation="fedavg", method=nearest)
     # It says what is trained.
     assert [found.rule.trained_factors(number) for number in (1, 2)] == [Factor.B, Factor.BOTH]
@@ -85,7 +85,7 @@ def test_a_rule_that_is_not_there_is_an_error_that_lists_those_that_are():
         rule_named("mean")
     assert str(caught.value) == (
         "aggregation: found 'mean', expected one of 'alternating', 'fed_sb', 'fedavg', 'fedsa', "
-        "'fedsvd', 'frozen_a', 'rotated' or 'svd'"
+        "'fedsvd', 'frozen_a', 'krum', 'median', 'rotated', 'svd' or 'trimmed_mean'"
     )
 
 

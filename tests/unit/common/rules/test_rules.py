@@ -28,6 +28,9 @@ INPUTS, OUTPUTS, RANK = 7, 5, 2
         ("fed_sb", [Factor.B, Factor.CORE, Factor.CORE]),
         ("fedsa", [Factor.BOTH, Factor.BOTH, Factor.BOTH]),
         ("alternating", [Factor.B, Factor.A, Factor.B]),
+        ("trimmed_mean", [Factor.B, Factor.B, Factor.B]),
+        ("median", [Factor.B, Factor.B, Factor.B]),
+        ("krum", [Factor.BOTH, Factor.BOTH, Factor.BOTH]),
     ],
 )
 def test_a_rule_says_which_factors_are_trained_in_a_round(name: str, first_rounds: list[Factor]):
@@ -62,12 +65,12 @@ def test_one_round_alone_sends_all_of_the_adapter(rule: Rule):
 
 def test_what_freezes_a_starts_with_an_orthonormal_a():
     orthonormal = [rule.name for rule in rules().values() if rule.first_a is FirstA.ORTHONORMAL]
-    assert orthonormal == ["fed_sb", "fedsvd", "frozen_a"]
+    assert orthonormal == ["fed_sb", "fedsvd", "frozen_a", "median", "trimmed_mean"]
 
 
 def test_only_the_svd_merges_sites_of_other_starts_ranks_and_scales():
-    assert [rule.name for rule in rules().values() if rule.starts_may_differ] == ["svd"]
-    assert [rule.name for rule in rules().values() if rule.layouts_may_differ] == ["svd"]
+    assert [rule.name for rule in rules().values() if rule.starts_may_differ] == ["krum", "svd"]
+    assert [rule.name for rule in rules().values() if rule.layouts_may_differ] == ["krum", "svd"]
 
 
 def layer(trained: Factor, count: int = 3) -> Layer:

@@ -27,7 +27,7 @@ from common.rules.registry import rules
 from common.rules.svd import RULE as SVD
 from common.tensors import Array
 from server.aggregation import aggregate as aggregation
-from server.aggregation.aggregate import aggregate, merge, norm
+from server.aggregation.aggregate import aggregate, merge
 from server.aggregation.round import SiteUpdate
 
 SHAPES = {"q": (9, 12), "v": (7, 5)}
@@ -365,6 +365,8 @@ def test_a_site_counts_by_its_examples():
         SiteUpdate("south", 30, one_layer(a, [[0.0], [4], [8]])),
     ]
     for rule in rules().values():
+        if rule.name in ("median", "trimmed_mean"):
+            continue  # to them every site counts alike
         result = aggregate(rule, sites, None, 1)
         # mean B = [1, 2, 0] + [0, 3, 6] = [1, 5, 6], times A.
         expected = [[1, 0, 2], [5, 0, 10], [6, 0, 12]]
@@ -388,7 +390,9 @@ def test_fedavg_by_hand_and_what_it_misses():
 def test_extras_are_averaged(rule: Rule):
     sites, start = fitting(rule, 5, 2)
     result = aggregate(rule, sites, start, 3).adapter
-    n, m = (site.examples for site in sites)
+    # A rule that withstands liars does not ask for examples.
+    equal = rule.robust is not None and rule.robust.merge_arrays is not None
+    n, m = (1 if equal else site.examples for site in sites)
     first, second = (site.adapter.extra("prompt") for site in sites)
     expected = (n * first + m * second) / (n + m)
     np.testing.assert_allclose(result.extras["prompt"], expected, rtol=1e-5)
@@ -688,48 +692,6 @@ def test_memory_is_the_result_and_one_layer_whatever_the_number_of_sites(
         assert peak(sites) < blob + 6 * sites * layer + 200_000
     # What all the updates take in memory is far more.
     assert 8 * blob > blob + 6 * 8 * layer + 200_000
-
-
-@quick
-@given(seeds, st.integers(1, 9), st.floats(0.01, 100), st.booleans())
-def test_the_norm_is_that_of_the_dense_matrices(seed: int, rank: int, scale: float, extra: bool):
-    """Rank 9 and 7 x 5: no smaller than the layer."""
-    one = adapter(np.random.default_rng(seed), rank, scale, extra)
-    dense = sum(np.linalg.norm(product(one, name)) ** 2 for name in SHAPES)
-    dense += sum(np.linalg.norm(value) ** 2 for value in one.extras.values())
-    assert norm(one) == pytest.approx(np.sqrt(dense), rel=1e-6)
-    in_bytes = StoredAdapter.in_bytes(to_bytes(one), "here")
-    assert norm(in_bytes) == norm(one)
-
-
-def test_the_norm_by_hand():
-    """2 * [1, 2]^T [3, 0] = [[6, 0], [12, 0]]: 36 + 144, and an extra of 4 with square 16."""
-    one = Adapter(
-        {"q": Pair(np.array([[3, 0]], np.float32), np.array([[1], [2]], np.float32))},
-        2.0,
-        {"x": np.array(4, np.float32)},
-    )
-    assert norm(one) == pytest.approx(14.0, rel=1e-15)
-    assert norm(Adapter({}, 1.0)) == 0.0
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-@pytest.mark.parametrize("where", ["a", "b", "extra", "scale"])
-def test_the_norm_of_what_is_not_finite_is_not_finite(value: float, where: str):
-    one = adapter(np.random.default_rng(16))
-    if where == "scale":
-        one = replace(one, scale=value)
-    elif where == "extra":
-        one.extras["prompt"][0, 0] = value
-    else:
-        getattr(one.pairs["q"], where)[0, 0] = value
-    assert not np.isfinite(norm(one))
-
-
-def test_the_largest_numbers_have_a_norm():
-    largest = np.finfo(np.float32).max
-    one = one_layer([[largest, largest]], [[largest], [-largest]])
-    assert norm(one) == pytest.approx(2 * float(largest) ** 2, rel=1e-12)
 
 
 def test_layers_longer_than_a_block_are_aggregated_as_shorter_ones_are(

@@ -1,0 +1,54 @@
+"""What the journal gives back: traffic, accepted updates, closed rounds."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """The bytes that one answered order cost at one site."""
+
+    site: str
+    work: str
+    stage: int
+    round: int
+    bytes_down: int
+    bytes_up: int
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptedUpdate:
+    """An accepted update; its adapter is a blob of the run's folder.
+
+    Attributes:
+        adapter: the adapter's digest.
+        prototype: the digest of its images' prototype, also a blob; None without one.
+    """
+
+    site: str
+    examples: int
+    steps: int
+    loss: float
+    regularizer: float
+    seconds: float
+    peak_memory: int
+    adapter: str
+    prototype: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ClosedRound:
+    """The result of a round.
+
+    Attributes:
+        sites: training examples of each site that counted.
+        refusals: why other sites did not count.
+        adapter: digest of the merged adapter.
+        error: what the aggregation discarded, relative to the exact mean (Frobenius); only of a
+            stage's last round, whose adapter is released, else None.
+    """
+
+    sites: Mapping[str, int]
+    refusals: tuple[str, ...]
+    adapter: str
+    error: float | None
