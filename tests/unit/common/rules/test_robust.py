@@ -77,7 +77,7 @@ def test_krum_chooses_those_with_the_smallest_sums_of_distances():
     points = np.concatenate([random.standard_normal((5, 8)), 20 + random.standard_normal((2, 8))])
     distances = ((points[:, None] - points) ** 2).sum(axis=2)
     # n = 7, f = 2: the 3 nearest others count, and 3 are chosen.
-    scores = [sum(sorted(np.delete(row, place))[:3]) for place, row in enumerate(distances)]
+    scores = [float(np.sort(np.delete(row, k))[:3].sum()) for k, row in enumerate(distances)]
     expected = sorted(sorted(range(7), key=lambda place: scores[place])[:3])
     assert list(chosen(distances, 2)) == expected
     assert max(expected) < 5
