@@ -23,24 +23,20 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from client.data.class_labels import class_labels
-from client.data.images import decode_image
 from client.data.task import Example, images_of
 from client.inference.branches import Branch, by_base_prior, by_entropy, by_prototype
 from client.methods.clip_recipe import (
+    ClipRound,
     classes_of,
     clip_of,
-    image_losses,
-    local_optimizer,
     texts_of,
+    train_round,
 )
 from client.methods.interface import Assignment
 from client.methods.lora_recipe import initial_adapter
 from client.model.backbone import Prediction
 from client.model.clip.model import ClipModel
 from client.training.loop import OnProgress, TrainResult
-from client.training.loop import train as train_loop
-from client.training.prefetch import prefetching, with_prefetch
-from client.training.proximal import with_proximal_term
 from common.adapter import ROW_WEIGHT_SUFFIX, Adapter, AdapterSource
 from common.identity import seed_for
 from common.methods.dual_modality import MEANS, PROMPTS, Decide, DualModality, Reuse
@@ -79,7 +75,7 @@ def train(
     A class of which the site has no example is a constant of the loss: its prompt goes back as it
     came, with weight 0.
     """
-    model, training, task = clip_of(assignment), assignment.plan.training, assignment.task
+    model, task = clip_of(assignment), assignment.task
     classes = classes_of(assignment, assignment.stage)
     labels = torch.tensor(class_labels(examples, classes, task.task))
     counts = torch.bincount(labels, minlength=len(classes))
@@ -90,19 +86,7 @@ def train(
         prompts = StagePrompts(model, classes, adapter.extras[PROMPTS], counts > 0)
         loss = StageLoss(model, prompts, earlier_texts(assignment, model), _settings(assignment))
         trained = [*model.adapted.attached_factors(), prompts.trained]
-        penalty = None
-        if training.proximal is not None:
-            penalty = with_proximal_term(None, trained, training.proximal)
-        optimizer = local_optimizer(assignment, loss, trained)
-        schedule = assignment.schedule(len(examples))
-        with prefetching(lambda image: model.pixel_values([image], decode_image)[0]) as pixels:
-            losses = image_losses(optimizer, pixels, examples, labels, training.micro_batch)
-
-            def prefetch(coming: Sequence[Sequence[int]]) -> None:
-                pixels.prefetch(examples[i].image for chosen in coming for i in chosen)
-
-            loss_of = with_prefetch(losses, schedule.batches(), prefetch)
-            result = train_loop(schedule, optimizer, loss_of, penalty, on_progress)
+        result = train_round(assignment, ClipRound(loss, trained, [labels]), examples, on_progress)
         improved = model.adapted.attached_adapter()
         extras = {**adapter.extras, **improved.extras}
         extras |= _weighted(PROMPTS, prompts.all().numpy(), counts.numpy())

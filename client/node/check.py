@@ -18,7 +18,7 @@ from client.node.processes import check_flower
 from client.site.approval import (
     PlannedStage,
     adapted_layers,
-    class_numbers,
+    extra_numbers,
     planned_stages,
     sent_bytes,
 )
@@ -137,7 +137,7 @@ def _base_model(site: Site, plan: Plan | None) -> Finding:
 def _reference(site: Site, plan: Plan | None) -> list[Finding]:
     """Check the public pairs that the plan's method trains on, byte for byte, if it does."""
     name = "reference pairs"
-    if plan is None or not plan.method.needs_reference:
+    if plan is None or not plan.method.reference_pairs:
         return []
     if site.reference is None:
         lacking = (
@@ -159,8 +159,8 @@ def _disk(site: Site, plan: Plan | None) -> Finding:
     needed = _SPARE
     if plan is not None:
         layers = adapted_layers(plan, site.base_model)
-        of_classes = class_numbers(plan, site.base_model)
-        adapter = sent_bytes(plan, layers, AdapterPart.WHOLE, of_classes) or 0
+        extra = extra_numbers(plan, site.base_model)
+        adapter = sent_bytes(plan, layers, AdapterPart.WHOLE, extra) or 0
         needed += adapter * (_ADAPTERS + len(plan.stages))
     text = f"{site.store}: {free / 1e9:.0f} GB free, about {needed / 1e9:.0f} GB may be needed"
     return (ok if free >= needed else problem)("disk", text)

@@ -54,7 +54,7 @@ def planned_stages(plan: Plan, site: Site) -> tuple[PlannedStage, ...]:
 def describe_plan(plan: Plan, site: Site) -> list[str]:
     """Return what the plan will have this site do, line by line."""
     planned, layers = planned_stages(plan, site), adapted_layers(plan, site.base_model)
-    of_classes = class_numbers(plan, site.base_model)
+    extra = extra_numbers(plan, site.base_model)
     rounds = sum(one.stage.rounds for one in planned)
     prototypes = "" if plan.routing is None else ", their prototypes"
     return [
@@ -69,7 +69,7 @@ def describe_plan(plan: Plan, site: Site) -> list[str]:
         _describe_scoring(plan),
         *_describe_alone(plan, site),
         f"What leaves this site: after each of {counted(rounds, 'round')} "
-        f"{_describe_adapter(plan, planned, layers, of_classes)}, the number of training examples "
+        f"{_describe_adapter(plan, planned, layers, extra)}, the number of training examples "
         "and of steps, two mean losses, the time and the memory that it took; after each "
         "evaluation, scores as fractions and the number of questions; in between, the step it has "
         "reached, the digests of the parts of the plan and the bank that it has, or the class of "
@@ -113,26 +113,29 @@ def adapted_layers(plan: Plan, base_model: Path) -> list[LayerShape]:
     ]
 
 
-def class_numbers(plan: Plan, base_model: Path) -> int:
-    """Return the numbers that an adapter has for its classes, in the stage of the most.
+def extra_numbers(plan: Plan, base_model: Path) -> int:
+    """Return the numbers that an adapter has beside its pairs, in the stage of the most classes.
 
     Raises:
+        SiteFailed: a file is not in safetensors' format.
         ModelError: a CLIP's config says no sizes.
     """
+    layers = adapted_layers(plan, base_model)
+    of_layers = sum(map(math.prod, plan.method.layer_arrays(layers).values())) if layers else 0
     if not is_clip(base_model):
-        return 0
+        return of_layers
     shape = read_clip_shape(base_model)
     most = max(len(stage.classes or ()) for stage in plan.stages)
     rows = plan.method.class_arrays(shape.text.width, shape.embedding).values()
-    return most * sum(map(math.prod, rows))
+    return of_layers + most * sum(map(math.prod, rows))
 
 
 def sent_bytes(
-    plan: Plan, layers: Sequence[LayerShape], part: AdapterPart, of_classes: int = 0
+    plan: Plan, layers: Sequence[LayerShape], part: AdapterPart, extra: int = 0
 ) -> int | None:
     """Estimate the bytes of a part of the plan's adapter on the wire; None without layers.
 
-    `of_classes` are its `class_numbers`, which travel with any part.
+    `extra` are its `extra_numbers`, which travel with any part.
     """
     if not layers:
         return None
@@ -141,7 +144,7 @@ def sent_bytes(
         AdapterPart.A: sum(rank * inputs for _, inputs in layers),
         AdapterPart.CORE: rank * rank * len(layers),
     }.get(part, plan.method.adapter_parameters(layers))
-    return (numbers + of_classes) * _BYTES[plan.wire]
+    return (numbers + extra) * _BYTES[plan.wire]
 
 
 def _shapes(file: Path) -> dict[str, list[int]]:
@@ -191,12 +194,12 @@ def _describe_classes(stage: Stage) -> str:
 
 
 def _describe_adapter(
-    plan: Plan, planned: Sequence[PlannedStage], layers: Sequence[LayerShape], of_classes: int
+    plan: Plan, planned: Sequence[PlannedStage], layers: Sequence[LayerShape], extra: int
 ) -> str:
     """Return what of the adapter leaves after a round, and what stays."""
     rounds = max(one.stage.rounds for one in planned)
     parts = {plan.rule.part(number, rounds) for number in range(1, rounds + 1)}
-    sizes = {part: _size(sent_bytes(plan, layers, part, of_classes)) for part in parts}
+    sizes = {part: _size(sent_bytes(plan, layers, part, extra)) for part in parts}
     whole = f"an adapter ({sizes[AdapterPart.WHOLE]})"
     if AdapterPart.A in parts:
         return (

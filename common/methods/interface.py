@@ -67,8 +67,10 @@ class MethodSettings(Strict):
     #: Switches of a plan's `training` that mean nothing to it, so that a plan may not set them.
     unused_training: ClassVar[tuple[str, ...]] = ()
 
-    #: Whether it also trains on public reference pairs, which a site must have.
-    needs_reference: ClassVar[bool] = False
+    @property
+    def reference_pairs(self) -> int:
+        """The public reference pairs of an optimizer step, which a site must have; 0 without."""
+        return 0
 
     @property
     def pinned_reference(self) -> str | None:
@@ -141,6 +143,17 @@ class MethodSettings(Strict):
             embedding: of the space that both towers end in.
         """
         return {}
+
+    def layer_arrays(self, layers: Sequence[LayerShape]) -> Mapping[str, tuple[int, ...]]:
+        """Return the shapes of an adapter's arrays that are of its layers, beside its pairs."""
+        return {}
+
+    def texts_of_a_step(self, classes: Sequence[int], stage: int) -> int:
+        """Return of how many classes a step passes the texts through a CLIP's text tower.
+
+        `classes` are the numbers of each stage's classes; by default they are the stage's own.
+        """
+        return classes[stage]
 
     def regularizer_parameters(
         self, modalities: Sequence[Modality], stage: int, layers: Sequence[LayerShape]

@@ -4,21 +4,16 @@ Marks say where a part is from: [P] the paper's text; [G] GIFT's code (CVPR 2025
 is built, for what the paper leaves open; [R] our reconstruction. docs/methods.md has the formulas.
 """
 
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Annotated, ClassVar, Final, Self
+from typing import Annotated, Self
 
 from pydantic import Field
 
-from common.methods.interface import MethodSettings
-from common.methods.lora_adapters import OneAdapterSettings
-from common.plan_fields import Count, Positive, ReferencePin
+from common.methods.clip_adapters import OneClipAdapterSettings
+from common.methods.interface import LayerShape, MethodSettings
+from common.plan_fields import Modality, Positive
 
-#: The layers of both towers that get a pair, as transformers names them [R].
-_ADAPTED: Final = re.compile(
-    r"(vision|text)_model\.encoder\.layers\.\d+\.self_attn\.(q|k|v|out)_proj\.weight"
-)
 _Weight = Annotated[float, Field(ge=0)]
 
 
@@ -69,15 +64,12 @@ class Formulas(StrEnum):
     PRINTED = "printed"
 
 
-class Primed(OneAdapterSettings):
-    """PRIMED on LoRA of both towers [R: the paper trains all parameters]."""
+class Primed(OneClipAdapterSettings):
+    """PRIMED on LoRA of both towers [R: the paper trains all parameters].
 
-    needs_classes: ClassVar[bool] = True
-    needs_reference: ClassVar[bool] = True
-    unused_training: ClassVar[tuple[str, ...]] = ("packing", "gradient_checkpointing")
+    Label smoothing of 0.2 and 64 reference pairs a step are the paper's [P].
+    """
 
-    rank: Count = 16
-    alpha: Positive = 16.0
     teacher: DistillationTeacher = DistillationTeacher.LAST
     transfer: Transfer = Transfer.BOTH
     guard: Guard = Guard.DYNAMIC
@@ -88,18 +80,16 @@ class Primed(OneAdapterSettings):
     matching: _Weight = 0.25
     #: lambda, the weight of the guard [G].
     guard_weight: Positive = 1.0
-    #: Of the task's cross-entropy [P].
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    #: Reference pairs of an optimizer step [P].
-    reference_batch: Annotated[int, Field(ge=2)] = 64
-    #: The list of reference pairs (docs/retrieval.md). Null: whichever list of these stages a site
-    #: has, as in a simulation that makes it.
-    reference: ReferencePin | None = None
 
     @property
-    def pinned_reference(self) -> str | None:
-        """The digest that the plan pins."""
-        return None if self.reference is None else self.reference.sha256
+    def reference_pairs(self) -> int:
+        """The pairs of a step."""
+        return self.reference_batch
+
+    @property
+    def regularizes_factors(self) -> bool:
+        """Whether there is a guard."""
+        return self.guard is not Guard.NONE
 
     @property
     def label(self) -> str:
@@ -114,9 +104,15 @@ class Primed(OneAdapterSettings):
         changed = [words.get(name, name) for name, usual in switches.items() if not usual]
         return "_".join([self.name, *changed])
 
-    def adapts(self, weight: str) -> bool:
-        """Return whether it is a weight of attention, in either tower."""
-        return _ADAPTED.fullmatch(weight) is not None
+    def regularizer_parameters(
+        self, modalities: Sequence[Modality], stage: int, layers: Sequence[LayerShape]
+    ) -> int:
+        """Return the numbers of what the factors are held to, and of two more gradients of theirs.
+
+        Those are the gradient of the pairs' loss alone and the guard's weights.
+        """
+        kept = {Guard.NONE: 1, Guard.L2: 2}.get(self.guard, 3)
+        return kept * self.adapter_parameters(layers)
 
     def summary(self) -> str:
         """Return the method's name, its rank and the terms of its loss."""
@@ -124,12 +120,7 @@ class Primed(OneAdapterSettings):
 
     def notes(self, tasks: int) -> list[str]:
         """Return where the reference pairs are from."""
-        pinned = "" if self.reference is None else f" {self.reference.sha256[:16]}"
-        return [
-            "Method primed: each step also trains on public image-caption pairs of the list"
-            f"{pinned}, which this site reads from the folder `reference` of its site file. The "
-            "pairs were chosen from the plan alone; nothing of this site's data was asked for."
-        ]
+        return [self.reference_note()]
 
     @classmethod
     def comparisons(cls, own: MethodSettings, stages: int) -> Mapping[str, Self]:

@@ -24,7 +24,7 @@ from common.outside_methods import outside_methods
 UNKNOWN: Final = "unknown_method"
 
 #: Modules of this package that are no method.
-_SHARED: Final = ("interface", "lora_adapters", "registry")
+_SHARED: Final = ("clip_adapters", "interface", "lora_adapters", "registry")
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
 
-import io
 import signal
 from dataclasses import replace
 from functools import partial
@@ -13,135 +12,38 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from PIL import Image
 from torch.nn import functional
 
-from client.backbones.registry import load_backbone
-from client.data.task import Example, read_task
 from client.methods import primed as of
-from client.methods.clip_recipe import clip_of
-from client.methods.interface import Assignment
-from client.model.base_digest import base_digest
+from client.methods import reference_recipe
+from client.methods.clip_recipe import ClassLoss, clip_of
 from common.adapter import Adapter
 from common.bank.bank import Bank
 from common.errors import DataError, SiteFailed
-from common.identity import sha256
 from common.methods.primed import Guard, Primed
-from common.plan.file import parse_plan
 from common.plan.plan import Plan
-from common.plan.reference_list import (
-    ListedLayer,
-    ListedPair,
-    ListedStage,
-    ReferenceList,
-    read_list,
-)
-from common.plan_fields import Composition, Precision
+from common.plan_fields import Composition
 from report.json_file import read_report
 from simulation.run import simulate
-from simulation.task_folder.write_task import Question, write_task
+from tests.flow import clip_run
+from tests.flow.clip_run import CLASSES, PAIRS, assignment, examples, reference_pin, write_clip_run
 from tests.flow.forked import exit_code_of
 from tests.flow.small_run import bank_bytes, killed_after, options
-from tests.flow.tiny_clip import write_clip
-
-CLASSES = (("red", "green"), ("blue", "skin"))
-COLOURS = {
-    "red": (220, 30, 30), "green": (30, 200, 40), "blue": (20, 40, 220), "skin": (230, 180, 150),
-}  # fmt: skip
-PAIRS = 9
-
-
-def picture(name: str, seed: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    rng = np.random.default_rng(seed)
-    return np.clip(rng.normal(COLOURS[name], 25, (32, 32, 3)), 0, 255).astype(np.uint8)
-
-
-def questions(names: tuple[str, ...], each: int, seed: int) -> list[Question]:
-    return [
-        Question(picture(name, 100 * seed + n), "what is it ?", name, True, n + 100 * seed)
-        for n, name in enumerate(names * each)
-    ]
-
-
-def write_reference(folder: Path) -> None:
-    """Nine pairs of four captions for the first stage, eight of them for the second."""
-    (folder / "images").mkdir(parents=True)
-    pairs: list[ListedPair] = []
-    for number in range(PAIRS):
-        name = list(COLOURS)[number % 4]
-        blob = io.BytesIO()
-        Image.fromarray(picture(name, 900 + number)).save(blob, format="PNG")
-        file = f"{sha256(blob.getvalue())}.png"
-        (folder / "images" / file).write_bytes(blob.getvalue())
-        pairs.append(ListedPair(id=str(number), caption=f"a photo of {name} lung", image=file))
-    ids = tuple(pair.id for pair in pairs)
-    stages = [
-        ListedStage(stage=f"s{number}", layers=(ListedLayer(layer="task", questions=1, pairs=own),))
-        for number, own in enumerate((ids, ids[:-1]))
-    ]
-    listed = ReferenceList(
-        plan="small", inputs="0" * 64, database="0" * 64, settings={}, pairs=tuple(pairs),
-        stages=tuple(stages),
-    )  # fmt: skip
-    (folder / "list.json").write_bytes(listed.to_bytes())
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The model, two sites' tasks, and the reference pairs beside them."""
-    root = tmp_path_factory.mktemp("clip")
-    write_clip(root / "clip")
-    for number, site in enumerate("ab"):
-        for stage, names in enumerate(CLASSES):
-            write_task(
-                root / "data" / site / f"task{stage}",
-                questions(names, 3 + number, 1 + number),
-                questions(names, 2, 5 + number),
-            )
-    write_reference(root / "data" / "reference")
-    return root
+    return write_clip_run(tmp_path_factory.mktemp("clip"))
 
 
-def document(folder: Path, **method: Any) -> dict[str, Any]:
-    stage = {
-        "modality": "dermatology", "sites": ["a", "b"], "rounds": 2, "local_epochs": 1,
-        "learning_rate": 0.01, "batch_size": 3, "metric": "balanced_accuracy", "scope": "own",
-    }  # fmt: skip
-    listed = read_list(folder / "data/reference/list.json")
-    pin = {"name": "small", "sha256": listed.digest}
+def method_of(folder: Path, **method: Any) -> dict[str, Any]:
+    pin = reference_pin(folder)
     fields = {"name": "primed", "rank": 2, "alpha": 2.0, "reference_batch": 4, "reference": pin}
-    return {
-        "name": "small",
-        "seed": 5,
-        "base_model": {"name": "tiny", "sha256": base_digest(folder / "clip")},
-        "method": {**fields, **method},
-        "aggregation": "svd",
-        "wire": "fp32",
-        "training": {"warmup": 0.0, "max_grad_norm": None},
-        "stages": [
-            {**stage, "name": f"s{number}", "task": f"task{number}", "classes": list(names)}
-            for number, names in enumerate(CLASSES)
-        ],
-    }
+    return {**fields, **method}
 
 
 def plan_of(folder: Path, **method: Any) -> Plan:
-    return parse_plan(document(folder, **method), "p")
-
-
-def assignment(folder: Path, plan: Plan, stage: int = 0, **changes: Any) -> Assignment:
-    torch.set_num_threads(1)
-    backbone = load_backbone(folder / "clip", Precision.FP32, torch.device("cpu"))
-    fields: dict[str, Any] = {
-        "plan": plan, "stage": stage, "round": 1, "site": "a", "backbone": backbone, "bank": {},
-        "active": (), "candidate": None, "checkpoint": None,
-        "reference": folder / "data/reference",
-    }  # fmt: skip
-    return Assignment(**{**fields, **changes})
-
-
-def examples(folder: Path, stage: int) -> tuple[Example, ...]:
-    return read_task(folder / "data" / "a" / f"task{stage}").train
+    return clip_run.plan_of(folder, method_of(folder, **method))
 
 
 def trained(begin: Adapter, seed: int) -> Adapter:
@@ -156,7 +58,7 @@ def trained(begin: Adapter, seed: int) -> Adapter:
 
 def test_two_stages_at_two_sites_and_resumed_to_the_same_bytes(folder: Path, tmp_path: Path):
     plan = tmp_path / "plan.yaml"
-    plan.write_text(yaml.safe_dump(document(folder)))
+    plan.write_text(yaml.safe_dump(clip_run.document(folder, method_of(folder))))
     where = {"data": folder / "data", "base_model": folder / "clip"}
     simulate(plan, options(tmp_path / "run", **where))
     bank = Bank.open(tmp_path / "run" / "bank")
@@ -207,16 +109,17 @@ class Step:
         self.last = trained(of.start(given, ()), 1)
         given = replace(given, bank={0: self.last})
         assert isinstance(plan.method, Primed)
-        self.model, self.pairs = clip_of(given), of.reference_pairs(given)
-        self.teacher = of.teacher_embeddings(self.model, [self.last], self.pairs)
+        self.model, self.pairs = clip_of(given), reference_recipe.reference_pairs(given)
+        self.teacher = reference_recipe.teacher_embeddings(self.model, [self.last], self.pairs)
         self.model.adapted.freeze_adapters([], Composition.FOLD)
         self.model.adapted.attach(self.last, plan.rule.trained_factors(1))
         self.guard = of.ParameterGuard(self.model.adapted.trainable_parameters(), plan.method)
         self.model.adapted.attach(trained(self.last, 2), plan.rule.trained_factors(1))
         self.factors = self.guard.parameters = self.model.adapted.trainable_parameters()
         self.pixels = self.model.pixel_values([self.pairs.files[n] for n in DRAWN])
-        self.reference = of.ReferenceLoss(self.model, plan.method, self.pairs, self.teacher)
-        self.reference.batch = DRAWN, self.pixels
+        batch = reference_recipe.ReferenceBatch(self.model, self.pairs, self.teacher)
+        batch.take(DRAWN, self.pixels)
+        self.reference = of.ReferenceLoss(batch, self.model.logit_scale, plan.method)
         asked = examples(folder, 1)
         self.batch = self.model.pixel_values([one.image for one in asked])
         self.labels = torch.tensor(of.class_labels(asked, CLASSES[1], "t"))
@@ -251,7 +154,7 @@ def test_a_steps_gradient_is_that_of_the_whole_formula(folder: Path, guard: Guar
     step = Step(folder, plan_of(folder, guard=guard.value, formulas=formulas, guard_weight=0.7))
     if guard is Guard.EWC:
         step.guard.weights = [torch.full_like(p, 0.3) for p in step.factors]
-    of.ClassLoss(step.model, CLASSES[1], 0.2)(step.batch, step.labels).backward()
+    ClassLoss(step.model, CLASSES[1], 0.2)(step.batch, step.labels).backward()
     value, gradients = step.reference.add_gradient(step.factors)
     value = value + step.guard.add_gradient(gradients)
     found = [p.grad.clone() for p in step.factors if p.grad is not None]
@@ -279,12 +182,12 @@ def test_the_teacher_is_the_release_before_the_base_or_half_of_it(folder: Path):
     given = assignment(folder, plan_of(folder), 1)
     last = trained(of.start(given, ()), 3)
     given = replace(given, bank={0: last})
-    model, pairs = clip_of(given), of.reference_pairs(given)
+    model, pairs = clip_of(given), reference_recipe.reference_pairs(given)
     found: dict[str, torch.Tensor] = {}
     for name in ("initial", "last", "mean"):
         one = replace(given, plan=plan_of(folder, teacher=name))
         adapters = of.teacher_adapters(one)
-        found[name] = of.teacher_embeddings(model, adapters, pairs)[0]
+        found[name] = reference_recipe.teacher_embeddings(model, adapters, pairs)[0]
     with torch.no_grad():
         model.adapted.freeze_adapters([], Composition.FOLD)
         files = pairs.files
@@ -299,12 +202,12 @@ def test_the_teacher_is_the_release_before_the_base_or_half_of_it(folder: Path):
 
 def test_the_teacher_embeds_once_a_stage(folder: Path, monkeypatch: pytest.MonkeyPatch):
     given = assignment(folder, plan_of(folder))
-    model, pairs = clip_of(given), of.reference_pairs(given)
-    first = of.teacher_embeddings(model, [], pairs)
-    other = of.teacher_embeddings(model, [trained(of.start(given, ()), 4)], pairs)
+    model, pairs = clip_of(given), reference_recipe.reference_pairs(given)
+    first = reference_recipe.teacher_embeddings(model, [], pairs)
+    other = reference_recipe.teacher_embeddings(model, [trained(of.start(given, ()), 4)], pairs)
     assert not torch.equal(first[0], other[0])
-    monkeypatch.setattr(of, "_embedded", None)
-    again = of.teacher_embeddings(model, [trained(of.start(given, ()), 4)], pairs)
+    monkeypatch.setattr(reference_recipe, "_embedded", None)
+    again = reference_recipe.teacher_embeddings(model, [trained(of.start(given, ()), 4)], pairs)
     assert torch.equal(other[0], again[0]) and torch.equal(other[1], again[1])
 
 
@@ -313,10 +216,12 @@ def test_a_first_step_of_distillation_alone_moves_nothing(folder: Path):
     given = assignment(folder, plan_of(folder, matching=0.0))
     model, settings = clip_of(given), given.plan.method
     assert isinstance(settings, Primed)
-    pairs = of.reference_pairs(given)
-    reference = of.ReferenceLoss(model, settings, pairs, of.teacher_embeddings(model, [], pairs))
+    pairs = reference_recipe.reference_pairs(given)
+    teacher = reference_recipe.teacher_embeddings(model, [], pairs)
+    batch = reference_recipe.ReferenceBatch(model, pairs, teacher)
+    reference = of.ReferenceLoss(batch, model.logit_scale, settings)
     model.adapted.attach(of.start(given, ()), given.plan.rule.trained_factors(1))
-    reference.batch = [0, 1, 2], model.pixel_values(pairs.files[:3])
+    batch.take([0, 1, 2], model.pixel_values(pairs.files[:3]))
     factors = model.adapted.trainable_parameters()
     _, gradients = reference.add_gradient(factors)
     assert max(float(gradient.abs().max()) for gradient in gradients) < 1e-5
@@ -325,16 +230,18 @@ def test_a_first_step_of_distillation_alone_moves_nothing(folder: Path):
 def test_a_site_without_the_plans_pairs_is_refused(folder: Path, tmp_path: Path):
     given = assignment(folder, plan_of(folder))
     with pytest.raises(SiteFailed, match="site a, reference: found no folder, expected that of"):
-        of.reference_pairs(replace(given, reference=None))
+        reference_recipe.reference_pairs(replace(given, reference=None))
     other = plan_of(folder, reference={"name": "small", "sha256": "0" * 64})
     with pytest.raises(DataError, match="expected 0000000000000000, which the plan pins"):
-        of.reference_pairs(replace(given, plan=other))
+        reference_recipe.reference_pairs(replace(given, plan=other))
     with pytest.raises(DataError, match="found no list of reference pairs"):
-        of.reference_pairs(replace(given, reference=tmp_path))
+        reference_recipe.reference_pairs(replace(given, reference=tmp_path))
 
 
 def test_a_steps_pairs_are_drawn_again_and_differ_from_step_to_step(folder: Path):
     given = assignment(folder, plan_of(folder))
-    one, again, other = (of.draw_pairs(given, chosen, PAIRS) for chosen in ([1, 2], [1, 2], [2, 1]))
+    one, again, other = (
+        reference_recipe.draw_pairs(given, chosen, PAIRS) for chosen in ([1, 2], [1, 2], [2, 1])
+    )
     assert one == again != other
     assert len(set(one)) == 4

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file  # pyright: ignore[reportUnknownVariableType]
 
-from client.site.approval import adapted_layers, class_numbers, describe_plan, sent_bytes
+from client.site.approval import adapted_layers, describe_plan, extra_numbers, sent_bytes
 from client.site.config import Site
 from common.partial_adapter import AdapterPart
 from common.plan.file import parse_plan
@@ -110,7 +110,7 @@ def test_class_prompts_are_told_with_their_bytes_and_what_they_reveal(
     method = {"name": "dual_modality", "decide": decide}
     given = {**document(), "method": method, "stages": [stage], "wire": "bf16"}
     plan, base = parse_plan(given, "p"), clip_config(tmp_path / "clip")
-    layers, of_classes = adapted_layers(plan, base), class_numbers(plan, base)
+    layers, of_classes = adapted_layers(plan, base), extra_numbers(plan, base)
     assert layers == [(768, 768)] * 24 and of_classes == 3 * of_a_class
     size = sent_bytes(plan, layers, AdapterPart.WHOLE, of_classes)
     assert size == 2 * (884_736 + 3 * of_a_class)
@@ -127,4 +127,4 @@ def test_a_stage_that_tells_the_task_is_asked_among_its_own_classes(base: Path):
     plan = parse_plan({**document(), "stages": [stage]}, "p")
     said = "\n".join(describe_plan(plan, site_at(base)))
     assert "The test asks for one of these classes: normal, stone." in said
-    assert class_numbers(plan, base) == 0
+    assert extra_numbers(plan, base) == 0
