@@ -51,6 +51,10 @@ def cost(
     labels: Annotated[
         float | None, typer.Option(min=1, help="Tokens of these that carry loss.")
     ] = None,
+    captions: Annotated[
+        float | None,
+        typer.Option(min=3, help="Tokens of a public reference pair's caption, on a CLIP."),
+    ] = None,
     tflops: Annotated[
         float | None,
         typer.Option(min=1e-6, help="Speed of a site's device in TFLOP/s; adds a column of hours."),
@@ -64,7 +68,10 @@ def cost(
     from common.plan.file import load_plan
     from cost.plan import plan_cost
 
-    wanted = {"questions": questions, "images": images, "tokens": tokens, "labels": labels}
+    wanted = {
+        "questions": questions, "images": images, "tokens": tokens, "labels": labels,
+        "captions": captions,
+    }  # fmt: skip
     _check_finite({**wanted, "tflops": tflops})
     loaded = load_plan(plan)
     costs = [

@@ -41,6 +41,12 @@ def class_arrays(plan: Plan, model: BaseModel, stage: int) -> dict[str, tuple[in
     return {name: (rows, *shape) for name, shape in found.items()}
 
 
+def extra_arrays(plan: Plan, model: BaseModel, stage: int) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the arrays that an adapter of the stage has beside its pairs."""
+    layers = list(adapted_layers(plan, model).values())
+    return {**class_arrays(plan, model, stage), **plan.method.layer_arrays(layers)}
+
+
 def feature_width(model: BaseModel) -> int:
     """Return the width of an image's features, which a prototype has."""
     return model.feature_width if isinstance(model, Geometry) else model.embedding

@@ -1,11 +1,15 @@
 """The operations and memory of a training step on a CLIP, as cost/step.py has them of a LLaVA.
 
-What trains is low-rank factors of the image tower and vectors at the text tower's input, as in
-client/methods/dual_modality.py: every picture goes through the tower in every step, and the
-prompts of all classes of a stage through the other. Legend: n tokens, w width, m width inside.
+What trains is low-rank factors of one tower or both, and perhaps vectors at the text tower's input:
+every picture goes through its tower in every step, the texts of classes through the other where
+something learns there, and a step's public reference pairs through both, after the pictures'
+backward pass (client/methods/clip_recipe.py). A teacher's passes, once a round or a stage, are left
+out. Legend: n tokens, w width, m width inside.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from common.clip_shape import ClipShape, TransformerShape
 from common.methods.interface import LayerShape
@@ -14,27 +18,36 @@ from cost.step import StepMemory, StepOperations
 
 _BYTES = {Precision.FP32: 4, Precision.BF16: 2}
 _SINGLE = 4
+_QKV: Final = frozenset({"q_proj", "k_proj", "v_proj"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipStep:
-    """One micro-batch on a CLIP.
+    """One micro-batch on a CLIP, and its share of the step's reference pairs.
 
     Attributes:
-        adapted: (outputs, inputs) of the image tower's layers with pairs, by their paths.
-        classes: of the stage; `tokens` are those of one class's text.
+        adapted: (outputs, inputs) of the layers with pairs, by their paths.
+        texts: classes whose texts are embedded; `tokens` are those of one's text.
         of_classes: trained numbers of the classes' prompts.
+        batch: pictures of the optimizer step, all micro-batches together.
+        pairs: reference pairs of the optimizer step; `caption` are the tokens of one's caption,
+            and no two captions are equal.
+        kept: numbers that a regularizer keeps.
         a_learns: whether A is trained as well as B.
         proximal: whether what trains is kept as it was at the round's start, too.
     """
 
     shape: ClipShape
     pictures: float
-    classes: int
+    texts: int
     tokens: float
     rank: int
-    adapted: dict[str, LayerShape]
+    adapted: Mapping[str, LayerShape]
     of_classes: int
+    batch: float
+    pairs: int = 0
+    caption: float = 0.0
+    kept: int = 0
     a_learns: bool = True
     proximal: bool = False
 
@@ -43,29 +56,101 @@ class ClipStep:
         """Tokens of a picture, the class token included."""
         return (self.shape.pixels // self.shape.patch) ** 2 + 1
 
+
+@dataclass(frozen=True, slots=True)
+class _Tower:
+    """One tower with its adapted layers, and what a sequence of n tokens takes there.
+
+    Attributes:
+        ends: operations of what is before and after the blocks, forward; `ends_back` of their
+            gradients.
+        open_below: whether gradients go on below the first block.
+        quick_gelu: whether the activation is x sigmoid(1.702 x).
+    """
+
+    shape: TransformerShape
+    n: float
+    adapted: Mapping[str, LayerShape]
+    step: ClipStep
+    ends: float
+    ends_back: float
+    open_below: bool
+    quick_gelu: bool
+
+    @property
+    def learns(self) -> bool:
+        return self.open_below or bool(self.adapted)
+
     @property
     def factors(self) -> int:
-        """Numbers of the factors."""
-        return sum(self.rank * (outputs + inputs) for outputs, inputs in self.adapted.values())
+        return sum(self.step.rank * (outputs + inputs) for outputs, inputs in self.adapted.values())
+
+    def forward(self) -> float:
+        w, m = self.shape.width, self.shape.inner
+        blocks = self.shape.layers * (2 * self.n * (4 * w**2 + 2 * w * m) + 4 * self.n**2 * w)
+        return blocks + self.ends + 2 * self.n * self.factors
+
+    def backward(self) -> float:
+        """Return those of all gradients; attention's scores are recomputed."""
+        if not self.learns:
+            return 0.0
+        w, m = self.shape.width, self.shape.inner
+        blocks = self.shape.layers * (2 * self.n * (4 * w**2 + 2 * w * m) + 10 * self.n**2 * w)
+        # The first layer's queries, keys and values have inputs that need no gradient.
+        first = 0 if self.open_below else 2 * self.n * 3 * w**2
+        return blocks - first + self.ends_back + self._of_factors()
+
+    def _of_factors(self) -> float:
+        """Return the operations of the gradients of factors, and of what goes through them."""
+        total, learns = 0.0, self.step.a_learns
+        for name, (outputs, inputs) in self.adapted.items():
+            kind = name.rpartition(".")[2]
+            first = ".layers.0." in name and kind in _QKV and not self.open_below
+            b, a = outputs * self.step.rank, inputs * self.step.rank
+            # B and its input; A where it is trained; A's input but in the first layer.
+            total += b + (0 if first and not learns else b)
+            total += (a if learns else 0) + (0 if first else a)
+        return 2 * self.n * total
+
+    def kept(self) -> float:
+        """Return the numbers of a sequence that a forward pass keeps for the backward pass.
+
+        Of each block both norms' inputs, queries, keys, values, attention's output, and what the
+        activation needs: x sigmoid(1.702 x) of OpenAI's keeps both factors, a GELU its input alone.
+        Of the pairs the outputs of A, and its inputs where it is trained: layers of one input keep
+        it once, and attention's output and the activation's are kept anyway.
+        """
+        if not self.learns:
+            return 0.0
+        w, m = self.shape.width, self.shape.inner
+        total = self.shape.layers * (6 * w + (2 if self.quick_gelu else 1) * m)
+        # The first layer's norm has an input that needs no gradient.
+        total -= 0 if self.open_below else w
+        total += len(self.adapted) * self.step.rank
+        if self.step.a_learns:
+            normed = {
+                name.rpartition(".")[0]
+                for name in self.adapted
+                if name.rpartition(".")[2] in {*_QKV, "fc1"}
+            }
+            total += len(normed) * w
+            total += sum(m for name in self.adapted if name.endswith("fc2"))
+        return self.n * total
 
 
 def clip_operations(step: ClipStep) -> StepOperations:
-    """Return the operations of training on one picture, with its share of the classes' prompts.
+    """Return the operations of training on one picture, with its share of texts and of pairs.
 
-    Those between pictures and classes are left out: a thousandth of the total.
+    Those between pictures and texts are left out: a thousandth of the total.
     """
-    shape, n = step.shape, step.patches
-    patch = 2 * (n - 1) * 3 * shape.patch**2 * shape.vision.width
-    out = 2 * shape.vision.width * shape.embedding
-    low = 2 * n * step.factors
-    forward = _layers(shape.vision, n) + patch + out + low
-    # Queries, keys and values of the first layer have inputs that need no gradient.
-    first = 2 * n * 3 * shape.vision.width**2
-    backward = _gradients(shape.vision, n) - first + out + _of_factors(step)
-    text = _layers(shape.text, step.tokens) + _text_projection(shape)
-    of_text = _gradients(shape.text, step.tokens) + _text_projection(shape)
-    share = step.classes / step.pictures
-    forward, backward = forward + share * text, backward + share * of_text
+    images, texts = _image_tower(step), _text_tower(step, step.tokens)
+    captions = _text_tower(step, step.caption)
+    share, of_pairs = step.texts / step.pictures, step.pairs / step.batch
+    spoken = texts.forward() if texts.learns else 0.0
+    forward = images.forward() + share * spoken
+    forward += of_pairs * (images.forward() + captions.forward())
+    backward = images.backward() + share * texts.backward()
+    backward += of_pairs * (images.backward() + captions.backward())
     return StepOperations(
         tower=0.0,
         projector=0.0,
@@ -79,69 +164,59 @@ def clip_operations(step: ClipStep) -> StepOperations:
 
 
 def clip_memory(step: ClipStep, precision: Precision) -> StepMemory:
-    """Return the peak memory of a step."""
-    shape, size, n = step.shape, _BYTES[precision], step.patches
-    learned = step.of_classes + (
-        step.factors
-        if step.a_learns
-        else sum(step.rank * outputs for outputs, _ in step.adapted.values())
-    )
-    pictures = step.pictures * n * size
-    low = len(step.adapted) * step.rank * pictures
-    # The inputs of A, kept where A is trained: layers of one input keep it once.
-    inputs = {name.rsplit(".", 1)[0]: shape_[1] for name, shape_ in step.adapted.items()}
-    kept = sum(inputs.values()) * pictures if step.a_learns else 0.0
-    of_images = pictures * _kept(shape.vision, shape.token_types == 0) + low + kept
-    # The first layer's norm has an input that needs no gradient.
-    of_images -= pictures * shape.vision.width
-    of_text = step.classes * step.tokens * size * _kept(shape.text, shape.token_types == 0)
+    """Return the peak memory of a step: of its pictures or of its pairs, whichever is more."""
+    shape, size = step.shape, _BYTES[precision]
+    images, texts = _image_tower(step), _text_tower(step, step.tokens)
+    captions = _text_tower(step, step.caption)
+    factors = images.factors + texts.factors
+    of_b = sum(step.rank * outputs for outputs, _ in step.adapted.values())
+    learned = step.of_classes + (factors if step.a_learns else of_b)
+    own = step.pictures * images.kept() + step.texts * texts.kept()
+    of_pairs = step.pairs * (images.kept() + captions.kept())
+    pictures = max(step.pictures, step.pairs)
     return StepMemory(
         weights=shape.parameters * size,
         held=0.0,
-        trained=(step.factors + step.of_classes + (3 + step.proximal) * learned) * _SINGLE,
-        compared=0.0,
-        activations=of_images + of_text,
+        trained=(factors + step.of_classes + (3 + step.proximal) * learned) * _SINGLE,
+        compared=step.kept * _SINGLE,
+        activations=size * max(own, of_pairs),
         logits=0.0,
-        features=step.pictures * 3 * shape.pixels**2 * _SINGLE,
-        working=2 * pictures * shape.vision.inner,
+        features=pictures * 3 * shape.pixels**2 * _SINGLE,
+        working=2 * pictures * images.n * size * shape.vision.inner,
     )
 
 
-def _layers(tower: TransformerShape, n: float) -> float:
-    """Return the operations of one sequence through all blocks."""
-    w, m = tower.width, tower.inner
-    return tower.layers * (2 * n * (4 * w**2 + 2 * w * m) + 4 * n**2 * w)
+def _image_tower(step: ClipStep) -> _Tower:
+    shape, n = step.shape, step.patches
+    out = 2 * shape.vision.width * shape.embedding
+    patch = 2 * (n - 1) * 3 * shape.patch**2 * shape.vision.width
+    return _Tower(
+        shape=shape.vision,
+        n=n,
+        adapted=_of_tower(step, "vision_model."),
+        step=step,
+        ends=patch + out,
+        ends_back=out,
+        open_below=False,
+        quick_gelu=shape.token_types == 0,
+    )
 
 
-def _gradients(tower: TransformerShape, n: float) -> float:
-    """Return those of the gradients of all inputs; attention's scores are recomputed."""
-    w, m = tower.width, tower.inner
-    return tower.layers * (2 * n * (4 * w**2 + 2 * w * m) + 10 * n**2 * w)
+def _text_tower(step: ClipStep, tokens: float) -> _Tower:
+    shape = step.shape
+    inner, width = shape.projection, shape.text.width
+    out = 2 * (width * shape.embedding if inner is None else inner * (width + shape.embedding))
+    return _Tower(
+        shape=shape.text,
+        n=tokens,
+        adapted=_of_tower(step, "text_model."),
+        step=step,
+        ends=out,
+        ends_back=out,
+        open_below=step.of_classes > 0,
+        quick_gelu=shape.token_types == 0,
+    )
 
 
-def _of_factors(step: ClipStep) -> float:
-    """Return the operations of the gradients of factors, and of what goes through them."""
-    total = 0.0
-    for name, (outputs, inputs) in step.adapted.items():
-        first = ".layers.0." in name and "self_attn" in name and "out_proj" not in name
-        b, a = outputs * step.rank, inputs * step.rank
-        # B and its input; A where it is trained; A's input but in the first layer.
-        total += b + (0 if first and not step.a_learns else b)
-        total += (a if step.a_learns else 0) + (0 if first else a)
-    return 2 * step.patches * total
-
-
-def _kept(tower: TransformerShape, quick_gelu: bool) -> float:
-    """Return the numbers of a token that a forward pass keeps for the backward pass.
-
-    Both norms' inputs, queries, keys, values, attention's output, and what the activation needs:
-    x sigmoid(1.702 x) of OpenAI's keeps both factors, a GELU its input alone.
-    """
-    activation = 2 if quick_gelu else 1
-    return tower.layers * (6 * tower.width + activation * tower.inner)
-
-
-def _text_projection(shape: ClipShape) -> float:
-    if shape.projection is None:
-        return 2 * shape.text.width * shape.embedding
-    return 2 * shape.projection * (shape.text.width + shape.embedding)
+def _of_tower(step: ClipStep, tower: str) -> dict[str, LayerShape]:
+    return {name: size for name, size in step.adapted.items() if name.startswith(tower)}

@@ -12,7 +12,7 @@ from common.clip_shape import ClipShape
 from common.errors import PlanError
 from common.plan.plan import Plan, Stage
 from common.rules.interface import Factor
-from cost.base_model import BaseModel, adapted_layers, class_arrays
+from cost.base_model import BaseModel, adapted_layers, class_arrays, extra_arrays
 from cost.clip_step import ClipStep, clip_memory, clip_operations
 from cost.geometry import LLAVA_MED, Geometry
 from cost.sizes import BlobSizes, blob_sizes, index_bytes, release_bytes
@@ -40,12 +40,14 @@ class DataAssumptions:
         images: distinct images of these questions.
         tokens: tokens of a question besides its image, with its answer and the prompt format.
         labels: those tokens that carry loss: the answer, a space, `</s>`.
+        captions: tokens of a public reference pair's caption, with start and end.
     """
 
     questions: int
     images: int
     tokens: float
     labels: float
+    captions: float = 24.0
 
     @property
     def together(self) -> float:
@@ -193,9 +195,9 @@ def plan_cost(plan: Plan, base: BaseModel, model: str, assumed: DataAssumptions)
 
 
 def _adapter_numbers(plan: Plan, base: BaseModel, stage: int) -> int:
-    """Return the numbers of a stage's adapter, with the arrays of its classes."""
+    """Return the numbers of a stage's adapter, with the arrays beside its pairs."""
     pairs = plan.method.adapter_parameters(list(adapted_layers(plan, base).values()))
-    return pairs + sum(map(math.prod, class_arrays(plan, base, stage).values()))
+    return pairs + sum(map(math.prod, extra_arrays(plan, base, stage).values()))
 
 
 def micro_batch(plan: Plan, stage: int, geometry: Geometry, assumed: DataAssumptions) -> MicroBatch:
@@ -296,19 +298,24 @@ def _step_cost(inputs: _Inputs, number: int) -> tuple[StepOperations, StepMemory
 
 def clip_step(plan: Plan, stage: int, shape: ClipShape, assumed: DataAssumptions) -> ClipStep:
     """Return the micro-batch of the stage's training on a CLIP."""
-    arrays = class_arrays(plan, shape, stage)
-    classes = plan.stages[stage].classes or ()
+    arrays, planned = class_arrays(plan, shape, stage), plan.stages[stage]
+    layers, counts = adapted_layers(plan, shape), [len(one.classes or ()) for one in plan.stages]
+    method = plan.method
     return ClipStep(
         shape=shape,
-        pictures=plan.training.micro_batch or plan.stages[stage].site_batch_size,
-        classes=len(classes),
+        pictures=plan.training.micro_batch or planned.site_batch_size,
+        texts=method.texts_of_a_step(counts, stage),
         tokens=assumed.tokens,
-        rank=plan.method.layout.rank,
-        adapted=adapted_layers(plan, shape),
+        rank=method.layout.rank,
+        adapted=layers,
         # What trains has more than one number a row, and is at the text tower's input.
         of_classes=sum(
             math.prod(rows) for rows in arrays.values() if rows[-1:] == (shape.text.width,)
         ),
+        batch=planned.site_batch_size,
+        pairs=method.reference_pairs,
+        caption=min(assumed.captions, shape.context),
+        kept=method.regularizer_parameters(plan.modalities, stage, list(layers.values())),
         a_learns=plan.rule.trained_factors(1) is not Factor.B,
         proximal=plan.training.proximal is not None,
     )

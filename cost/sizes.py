@@ -31,7 +31,7 @@ from common.partial_adapter import AdapterPart, part_of
 from common.plan.plan import Plan
 from common.plan_fields import Precision
 from common.tensors import Array
-from cost.base_model import BaseModel, adapted_layers, class_arrays, feature_width
+from cost.base_model import BaseModel, adapted_layers, extra_arrays, feature_width
 
 #: Placeholder of a number that only a run can tell.
 NUMBER: Final = 0.1234567890123456
@@ -85,7 +85,7 @@ def blank_adapter(plan: Plan, model: BaseModel, stage: int = 0) -> Adapter:
         name: Pair(_zeros(layout.rank, inputs), _zeros(outputs, layout.rank))
         for name, (outputs, inputs) in adapted_layers(plan, model).items()
     }
-    arrays = class_arrays(plan, model, stage)
+    arrays = extra_arrays(plan, model, stage)
     extras = {name: _zeros(*shape) for name, shape in arrays.items()}
     return Adapter(pairs, layout.scale, extras)
 

@@ -36,7 +36,8 @@ class Policy(Strict):
         plans: whether a plan must have been approved here.
         rounds: most rounds of a stage; null sets no limit.
         examples: fewest training examples of a task that it trains on.
-        images: fewest different images whose mean feature may leave, where a plan has a router.
+        images: fewest different images of which a mean of features may leave, or the Fisher
+            information, where a plan has a router or a method that asks for them.
         train_alone: whether it trains a stage alone, too, where the plan asks for that; the
             adapter is dropped and only its scores leave.
     """

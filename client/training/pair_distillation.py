@@ -1,4 +1,4 @@
-"""PRIMED's loss terms on reference pairs: functions of embeddings, and of gradients.
+"""PRIMED's and ZSCL's loss terms on reference pairs: functions of embeddings, and of gradients.
 
 PRIMED distils a teacher on pairs of an image and a caption (CKT), keeps the pairs matched (CMC)
 and holds the parameters back where the pairs' loss is steep (DFG). GIFT (CVPR 2025), on which it
@@ -20,7 +20,7 @@ from common.methods.primed import Formulas, Transfer
 
 #: Of CMC's targets, as of the task's cross-entropy (PRIMED).
 LABEL_SMOOTHING: Final = 0.2
-#: Of CKT under GIFT's formulas (GIFT's code); the paper's have none.
+#: Of CKT under GIFT's formulas (GIFT's code; PRIMED's have none), of ZSCL and of LwF.
 TEMPERATURE: Final = 2.0
 
 
@@ -54,22 +54,47 @@ def knowledge_transfer(student_NN: Tensor, teacher_NN: Tensor, formulas: Formula
     """
     return sum(
         (
-            _distilled(student, teacher, formulas)
+            _transferred(student, teacher, formulas)
             for student, teacher in ((student_NN, teacher_NN), (student_NN.T, teacher_NN.T))
         ),
         start=student_NN.new_zeros(()),
     )
 
 
-def _distilled(student_NN: Tensor, teacher_NN: Tensor, formulas: Formulas) -> Tensor:
+def _transferred(student_NN: Tensor, teacher_NN: Tensor, formulas: Formulas) -> Tensor:
     if formulas is Formulas.GIFT:
-        targets = torch.softmax(teacher_NN / TEMPERATURE, dim=1)
-        return TEMPERATURE**2 * F.cross_entropy(student_NN / TEMPERATURE, targets)
+        return distillation(teacher_NN, student_NN)
     return F.kl_div(
         F.log_softmax(student_NN, dim=1),
         F.log_softmax(teacher_NN, dim=1),
         reduction="sum",
         log_target=True,
+    )
+
+
+def distillation(teacher_BK: Tensor, student_BK: Tensor) -> Tensor:
+    """Return T^2 mean_rows CE(softmax(Z_t / T), Z_s / T), T = 2, shape () (arXiv 1503.02531)."""
+    targets_BK = torch.softmax(teacher_BK / TEMPERATURE, dim=1)
+    return TEMPERATURE**2 * F.cross_entropy(student_BK / TEMPERATURE, targets_BK)
+
+
+def zscl_distillation(
+    student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor], scale: float
+) -> Tensor:
+    """Return ZSCL's loss, shape (): its image part and its text part (arXiv 2303.06628, 3.2).
+
+    The student's images are compared with the teacher's captions, and the student's captions with
+    the teacher's images, each with the teacher's own similarities as targets. The authors' code has
+    the columns of the image part in place of the text part, so no gradient reaches the text tower.
+
+    Args:
+        student, teacher: their embeddings of images and of captions, (N, E) each.
+        scale: exp(logit_scale).
+    """
+    (images_NE, captions_NE), (of_images_NE, of_captions_NE) = student, teacher
+    target_NN = scale * of_images_NE @ of_captions_NE.T
+    return distillation(target_NN, scale * images_NE @ of_captions_NE.T) + distillation(
+        target_NN.T, scale * captions_NE @ of_images_NE.T
     )
 
 

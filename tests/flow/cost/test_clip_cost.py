@@ -8,14 +8,21 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.step import one_thread
 from client.backbones.clip import load
+from client.methods.clip_recipe import ClassLoss
 from client.methods.dual_modality import StageLoss, StagePrompts
+from client.methods.primed import ReferenceLoss
+from client.methods.reference_recipe import ReferenceBatch, ReferencePairs
+from client.model.clip.model import ClipModel
 from client.model.lora_init import kaiming_adapter
+from client.training.pair_distillation import zscl_distillation
 from common.clip_shape import read_clip_shape
 from common.methods.dual_modality import DualModality
+from common.methods.primed import Primed
 from common.plan.file import parse_plan
 from common.plan.plan import Plan, VisionWeights
 from common.plan_fields import Precision
@@ -30,9 +37,34 @@ from tests.unit.small_round import document
 PICTURES_OF_A_STEP, RANK = 6, 2
 
 
-def plan_of(rule: str) -> Plan:
+class Kept:
+    """What is kept for the backward pass, without the model's weights and the step's pictures."""
+
+    def __init__(self, model: ClipModel, pixels: torch.Tensor) -> None:
+        towers = model.towers
+        assert isinstance(towers, nn.Module)
+        given = (pixels, *towers.buffers(), *towers.parameters())
+        self._outside = {key_of(tensor) for tensor in given}
+        self._found: dict[int, int] = {}
+
+    def watched(self) -> Any:
+        return torch.autograd.graph.saved_tensors_hooks(self._save, lambda tensor: tensor)
+
+    def _save(self, tensor: torch.Tensor) -> torch.Tensor:
+        self._found[key_of(tensor)] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    def bytes(self) -> int:
+        return sum(size for key, size in self._found.items() if key not in self._outside)
+
+
+def key_of(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage()._cdata  # pyright: ignore[reportAttributeAccessIssue, reportReturnType]
+
+
+def plan_of(rule: str, method: dict[str, Any] | None = None) -> Plan:
     stage = {**document()["stages"][0], "classes": ["red", "skin"], "batch_size": 6}
-    method = {"name": "dual_modality", "rank": RANK, "reuse": "none"}
+    method = method or {"name": "dual_modality", "rank": RANK, "reuse": "none"}
     given = {**document(), "method": method, "stages": [stage], "aggregation": rule}
     return parse_plan(given, "p")
 
@@ -57,19 +89,11 @@ def test_operations_and_what_is_kept_are_those_that_torch_counts(
     loss = StageLoss(model, prompts, torch.empty(0, shape.embedding), method)
     pixels = torch.rand(PICTURES_OF_A_STEP, 3, shape.pixels, shape.pixels)
     labels = torch.tensor([0, 1] * 3)
-    outside: set[int] = {p.untyped_storage()._cdata for p in model.towers.parameters()}  # pyright: ignore[reportAttributeAccessIssue]
-    outside |= {p.untyped_storage()._cdata for p in (pixels, *model.towers.buffers())}  # pyright: ignore[reportAttributeAccessIssue]
-    kept: dict[int, int] = {}
-
-    def saved(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        kept[storage._cdata] = storage.nbytes()
-        return tensor
-
+    kept = Kept(model, pixels)
     with (
         one_thread(),
         FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter,
-        torch.autograd.graph.saved_tensors_hooks(saved, lambda tensor: tensor),
+        kept.watched(),
     ):
         found = loss(pixels, labels)
         forward = counter.get_total_flops()
@@ -77,8 +101,54 @@ def test_operations_and_what_is_kept_are_those_that_torch_counts(
     said = clip_operations(step)
     assert forward == pytest.approx(PICTURES_OF_A_STEP * said.forward, rel=0.02)
     assert counter.get_total_flops() == pytest.approx(PICTURES_OF_A_STEP * said.question, rel=0.02)
-    held = sum(size for key, size in kept.items() if key not in outside)
     # Of towers as narrow as these a tenth is what no width multiplies.
+    assert kept.bytes() == pytest.approx(clip_memory(step, Precision.FP32).activations, rel=0.15)
+    model.adapted.detach()
+
+
+CAPTIONS = ("a photo of red lung", "a photo of blue lung", "a photo of green lung")
+METHODS: dict[str, dict[str, Any]] = {
+    "primed": {"name": "primed"},
+    "finetune": {"name": "clip_finetune"},
+    "image": {"name": "clip_finetune", "towers": "image"},
+    "zscl": {"name": "clip_finetune", "distil": "zscl"},
+    "zscl_image": {"name": "clip_finetune", "distil": "zscl", "towers": "image"},
+}
+
+
+@pytest.mark.parametrize("label", METHODS)
+@pytest.mark.parametrize("write", [write_clip, write_open_clip], ids=["clip", "open_clip"])
+def test_lora_of_both_towers_and_reference_pairs_are_counted(
+    tmp_path: Path, write: Any, label: str
+):
+    folder = write(tmp_path / "clip")
+    given = {**METHODS[label], "rank": RANK, "reference_batch": len(CAPTIONS)}
+    plan, shape = plan_of("fedavg", given), read_clip_shape(folder)
+    step = clip_step(plan, 0, shape, replace(PICTURES, tokens=8, captions=7))
+    model = load(folder, Precision.FP32, torch.device("cpu"), VisionWeights.OPENAI).model
+    layers = adapted_layers(plan, shape)
+    model.adapted.attach(kaiming_adapter(layers, RANK, 1.0, 1), Factor.BOTH)
+    teacher = torch.rand(2, len(CAPTIONS), shape.embedding)
+    files = tuple(tmp_path / str(number) for number in range(len(CAPTIONS)))
+    pairs = ReferencePairs(files, CAPTIONS, tuple(range(len(CAPTIONS))))
+    batch = ReferenceBatch(model, pairs, (teacher[0], teacher[1]))
+    batch.take(range(len(CAPTIONS)), torch.rand(len(CAPTIONS), 3, shape.pixels, shape.pixels))
+    pixels, labels = torch.rand(6, 3, shape.pixels, shape.pixels), torch.tensor([0, 1] * 3)
+    loss = ClassLoss(model, ("red", "skin"), 0.2)
+    with one_thread(), FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
+        own = Kept(model, pixels)
+        with own.watched():
+            loss(pixels, labels).backward()
+        of_pairs = Kept(model, pixels)
+        with of_pairs.watched():
+            if isinstance(plan.method, Primed):
+                ReferenceLoss(batch, model.logit_scale, plan.method).value().backward()
+            elif plan.method.reference_pairs:
+                found = batch.of_student(), batch.of_teacher()
+                zscl_distillation(*found, model.logit_scale).backward()
+    said = clip_operations(step)
+    assert counter.get_total_flops() == pytest.approx(PICTURES_OF_A_STEP * said.question, rel=0.02)
+    held = max(own.bytes(), of_pairs.bytes())
     assert held == pytest.approx(clip_memory(step, Precision.FP32).activations, rel=0.15)
     model.adapted.detach()
 

@@ -1,4 +1,4 @@
-"""PRIMED's terms against their formulas, written out number by number in float64."""
+"""PRIMED's and ZSCL's terms against their formulas, written out number by number in float64."""
 # pyright: reportUnknownMemberType=false
 
 import math
@@ -11,11 +11,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from client.training.pair_distillation import (
+    distillation,
     guard_value_and_gradients,
     guard_weights,
     knowledge_transfer,
     matching,
     student_similarities,
+    zscl_distillation,
 )
 from common.methods.primed import Formulas, Transfer
 
@@ -149,3 +151,50 @@ def test_the_guards_weights_and_its_gradient():
     torch.testing.assert_close(gradient, expected)
     plain, _ = guard_value_and_gradients(moved, None)
     assert float(plain) == pytest.approx(4.25)
+
+
+def embeddings(seed: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    images, captions = (
+        F.normalize(torch.randn(PAIRS, 4, generator=generator, dtype=torch.float64), dim=1)
+        for _ in range(2)
+    )
+    return images, captions
+
+
+def cosines(images: Tensor, captions: Tensor, scale: float) -> list[list[float]]:
+    return [
+        [scale * sum(float(a * b) for a, b in zip(row, other, strict=True)) for other in captions]
+        for row in images
+    ]
+
+
+def test_zscl_equals_its_formula_and_its_gradient_reaches_both_towers():
+    (images, captions), teacher, scale = embeddings(10), embeddings(11), 6.0
+    wanted = cosines(*teacher, scale)
+    of_images = cosines(images, teacher[1], scale)
+    of_texts = cosines(captions, teacher[0], scale)
+    expected = ckt_by_hand(of_images, wanted, True)
+    expected += ckt_by_hand(of_texts, [list(column) for column in zip(*wanted, strict=True)], True)
+    found = zscl_distillation((images, captions), teacher, scale)
+    assert float(found) == pytest.approx(expected, rel=1e-12)
+
+    def term(x: Tensor, y: Tensor) -> Tensor:
+        return zscl_distillation((x, y), teacher, scale)
+
+    given = (images.clone().requires_grad_(), captions.clone().requires_grad_())
+    assert torch.autograd.gradcheck(term, given)
+    of_each = torch.autograd.grad(term(*given), given)
+    assert all(float(one.abs().max()) > 1e-3 for one in of_each)
+    same = (teacher[0].clone().requires_grad_(), teacher[1].clone().requires_grad_())
+    nothing = torch.autograd.grad(term(*same), same)
+    assert all(float(one.abs().max()) < 1e-12 for one in nothing)
+
+
+def test_the_code_of_zscls_authors_is_ckt_of_the_students_images():
+    """Its image part is the rows of CKT `image`, and what it calls the text part the columns."""
+    (images, _), (of_images, of_captions), scale = embeddings(12), embeddings(13), 6.0
+    student = student_similarities(images, images, (of_images, of_captions), Transfer.IMAGE, scale)
+    target = scale * of_images @ of_captions.T
+    code = distillation(target, student) + distillation(target.T, student.T)
+    torch.testing.assert_close(knowledge_transfer(student, target, Formulas.GIFT), code)

@@ -1,0 +1,86 @@
+"""Weights are held to those of a stage's start: l2, and elastic weight consolidation.
+
+What is held is the change that an adapter makes to a layer's weight, s B A, and not its factors: a
+rule of aggregation may release other factors of the same product, in which a term of the factors
+would mean something else.
+
+Legend of shapes: I inputs, O outputs, R rank.
+"""
+# pyright: reportUnknownMemberType=false
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from client.training.optimizer import backward
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LayerProduct:
+    """The change scale B A of a layer's weight, as its factors: a (R, I), b (O, R)."""
+
+    a: Tensor
+    b: Tensor
+    scale: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LayerImportance:
+    """How important each weight of a layer is: outputs (O,) times inputs (I,), not negative."""
+
+    outputs: Tensor
+    inputs: Tensor
+
+
+class WeightHold:
+    """lambda sum F (dW - dW')^2 over all weights of the adapted layers.
+
+    dW' is the change at the stage's start. F is 1 (l2), or the sum of the earlier stages'
+    importances, as in online EWC: the penalty's centre is the latest weights, not each stage's own.
+    """
+
+    def __init__(
+        self,
+        now: Mapping[str, LayerProduct],
+        start: Mapping[str, LayerProduct],
+        weight: float,
+        importances: Sequence[Mapping[str, LayerImportance]] | None,
+    ) -> None:
+        """Hold the factors `now`, parameters, to `start`.
+
+        Args:
+            now, start: by layer; those of `start` are constants.
+            weight: lambda.
+            importances: F of each earlier stage by layer; None for l2.
+        """
+        self._now, self._start, self._weight = now, start, weight
+        self._importances = importances
+
+    def value(self) -> Tensor:
+        """Return the term with its graph; shape ()."""
+        terms: list[Tensor] = []
+        for name, now in self._now.items():
+            # dW - dW' is one product of twice the rank.
+            start = self._start[name]
+            b_O2R = torch.cat([now.scale * now.b, -start.scale * start.b], 1)
+            a_2RI = torch.cat([now.a, start.a])
+            if self._importances is None:
+                terms.append(_squared_norm(b_O2R, a_2RI))
+                continue
+            for stage in self._importances:
+                outputs, inputs = stage[name].outputs.sqrt(), stage[name].inputs.sqrt()
+                terms.append(_squared_norm(outputs[:, None] * b_O2R, a_2RI * inputs))
+        return self._weight * torch.stack(terms).sum()
+
+    def add_gradient(self) -> Tensor:
+        """Add the term's gradient to `.grad`; return its value, shape ()."""
+        value = self.value()
+        backward(value)
+        return value.detach()
+
+
+def _squared_norm(b_OR: Tensor, a_RI: Tensor) -> Tensor:
+    """Return |B A|^2 without the product: the sum of (B^T B) * (A A^T)."""
+    return ((b_OR.T @ b_OR) * (a_RI @ a_RI.T)).sum()

@@ -1,0 +1,189 @@
+"""Settings of continual fine-tuning of a CLIP, and of what is commonly done against its forgetting.
+
+Marks say where a part is from: [P] the paper of the method; [Z] the code of ZSCL's authors
+(github.com/Thunderbeee/ZSCL), whose benchmark has these baselines; [R] our reconstruction.
+docs/methods.md has the formulas.
+"""
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from itertools import product
+from typing import Annotated, Any, Final, Self
+
+from pydantic import Field
+
+from common.adapter import ROW_WEIGHT_SUFFIX
+from common.methods.clip_adapters import OneClipAdapterSettings, Towers
+from common.methods.interface import LayerShape, MethodSettings
+from common.plan_fields import Count, Modality, Positive
+
+#: The arrays that a release of `hold: ewc` has beside its pairs: the two factors of its stage's
+#: Fisher, of all layers one after another, in one row each.
+FISHER_OUTPUTS: Final = "fisher.outputs"
+FISHER_INPUTS: Final = "fisher.inputs"
+_Weight = Annotated[float, Field(ge=0)]
+
+
+class Hold(StrEnum):
+    """How the weights are held to those that the stage starts with.
+
+    `l2`: all alike [Z]. `ewc`: the more, the larger the Fisher information of the earlier stages'
+    tasks is there (Kirkpatrick et al. 2017) [P, factored: R].
+    """
+
+    NONE = "none"
+    L2 = "l2"
+    EWC = "ewc"
+
+
+class Distil(StrEnum):
+    """What is distilled of an older model.
+
+    `lwf`: what the model that the stage starts with says of the stage's own images (Li and Hoiem
+    2016) [P]. `zscl`: the base model's similarities of public pairs (arXiv 2303.06628) [P].
+    """
+
+    NONE = "none"
+    LWF = "lwf"
+    ZSCL = "zscl"
+
+
+class Ensemble(StrEnum):
+    """Which weights a release is a mean of.
+
+    `steps`: those after each step of the stage's last round, and those before it, as ZSCL's weight
+    ensemble. `zero_shot`: the trained ones and the base model's, as WiSE-FT (arXiv 2109.01903).
+    `previous`: the trained ones and the previous release's [Z].
+    """
+
+    NONE = "none"
+    STEPS = "steps"
+    ZERO_SHOT = "zero_shot"
+    PREVIOUS = "previous"
+
+
+class ClipFinetune(OneClipAdapterSettings):
+    """Continual fine-tuning of a CLIP: cross-entropy among the stage's class texts, one LoRA."""
+
+    towers: Towers = Towers.BOTH
+    hold: Hold = Hold.NONE
+    #: lambda of `hold`; 1 for l2 [Z].
+    hold_weight: Positive = 1.0
+    #: Most images of a stage from which a site estimates the Fisher information.
+    fisher_images: Count = 128
+    distil: Distil = Distil.NONE
+    #: lambda of `distil` [P].
+    distil_weight: _Weight = 1.0
+    ensemble: Ensemble = Ensemble.NONE
+    #: alpha: the share of the trained weights in `ensemble: zero_shot` and `previous` [P: 0.5].
+    trained_share: Annotated[float, Field(gt=0, le=1)] = 0.5
+
+    @property
+    def adapted_towers(self) -> Towers:
+        """The plan's."""
+        return self.towers
+
+    @property
+    def reference_pairs(self) -> int:
+        """The pairs of a step; 0 without `distil: zscl`."""
+        return self.reference_batch if self.distil is Distil.ZSCL else 0
+
+    @property
+    def regularizes_factors(self) -> bool:
+        """Whether the product of the factors is held."""
+        return self.hold is not Hold.NONE
+
+    @property
+    def label(self) -> str:
+        """`finetune`, or what is done against forgetting; `_image` with LoRA of that tower alone.
+
+        `zscl` has its weight ensemble, and `wise_ft` is interpolation with the base model.
+        """
+        distil = "" if self.distil is Distil.NONE else self.distil.value
+        hold = "" if self.hold is Hold.NONE else self.hold.value
+        usual = Ensemble.STEPS if self.distil is Distil.ZSCL else Ensemble.NONE
+        ensemble = "" if self.ensemble is usual else _ENSEMBLES[self.ensemble]
+        words = [word for word in (distil, hold, ensemble) if word]
+        tower = ["image"] if self.towers is Towers.IMAGE else []
+        return "_".join([*(words or ["finetune"]), *tower])
+
+    def layer_arrays(self, layers: Sequence[LayerShape]) -> Mapping[str, tuple[int, ...]]:
+        """Return the arrays of the Fisher information, with `hold: ewc`."""
+        if self.hold is not Hold.EWC:
+            return {}
+        return {
+            FISHER_OUTPUTS: (1, sum(outputs for outputs, _ in layers)),
+            FISHER_OUTPUTS + ROW_WEIGHT_SUFFIX: (1,),
+            FISHER_INPUTS: (1, sum(inputs for _, inputs in layers)),
+            FISHER_INPUTS + ROW_WEIGHT_SUFFIX: (1,),
+        }
+
+    def texts_of_a_step(self, classes: Sequence[int], stage: int) -> int:
+        """Return the stage's own classes; with `distil: lwf` those of the stages before, too."""
+        first = 0 if self.distil is Distil.LWF else stage
+        return sum(classes[first : stage + 1])
+
+    def regularizer_parameters(
+        self, modalities: Sequence[Modality], stage: int, layers: Sequence[LayerShape]
+    ) -> int:
+        """Return the numbers of what the weights are held to, and of the Fisher information."""
+        if self.hold is Hold.NONE:
+            return 0
+        of_stage = sum(outputs + inputs for outputs, inputs in layers)
+        kept = self.adapter_parameters(layers)
+        return kept + (stage * of_stage if self.hold is Hold.EWC else 0)
+
+    def summary(self) -> str:
+        """Return the comparison's name of the method, its rank and what is trained."""
+        trained = "both towers" if self.towers is Towers.BOTH else "the image tower"
+        return f"{self.name} ({self.label}), rank {self.rank}, LoRA of {trained}"
+
+    def notes(self, tasks: int) -> list[str]:
+        """Return what else a step trains on, and what is beside the LoRA in an update."""
+        told: list[str] = []
+        if self.distil is Distil.ZSCL:
+            told.append(self.reference_note())
+        if self.hold is Hold.EWC:
+            told.append(
+                "With the last round of each stage the task's Fisher information leaves: for each "
+                "adapted layer the mean square of each of its inputs, and of the loss's gradient "
+                f"by each output, over at most {self.fisher_images} of this site's images. "
+                "They are means and no images, but reveal which features the images have. Of "
+                "fewer different images than this site's policy.images none leave. The sites' mean "
+                "is released with the adapter, to whoever gets the bank."
+            )
+        return told
+
+    @classmethod
+    def comparisons(cls, own: MethodSettings, stages: int) -> Mapping[str, Self]:
+        """Return the usual baselines, with the layout of the plan's own method on a CLIP."""
+        given: dict[str, Any] = {"name": "clip_finetune"}
+        if isinstance(own, OneClipAdapterSettings):
+            given |= own.shared_fields()
+        if isinstance(own, cls):
+            weights = ("hold_weight", "fisher_images", "distil_weight", "trained_share")
+            given |= {name: getattr(own, name) for name in weights}
+        zscl: dict[str, Any] = {"distil": Distil.ZSCL, "ensemble": Ensemble.STEPS}
+        changes: list[dict[str, Any]] = [
+            {},
+            {"hold": Hold.L2},
+            {"hold": Hold.EWC},
+            {"distil": Distil.LWF},
+            zscl,
+            {**zscl, "hold": Hold.L2},
+            {"ensemble": Ensemble.ZERO_SHOT},
+            {"ensemble": Ensemble.PREVIOUS, "trained_share": 0.8},
+        ]
+        offered = [
+            cls.model_validate({**given, **change, "towers": towers})
+            for towers, change in product(Towers, changes)
+        ]
+        return {settings.label: settings for settings in offered}
+
+
+_ENSEMBLES: Final[Mapping[Ensemble, str]] = {
+    Ensemble.NONE: "unaveraged",
+    Ensemble.STEPS: "averaged",
+    Ensemble.ZERO_SHOT: "wise_ft",
+    Ensemble.PREVIOUS: "wise_ft_previous",
+}

@@ -1,0 +1,87 @@
+"""What the settings of continual fine-tuning ask for, and the labels of the usual baselines."""
+
+import pytest
+
+from common.methods.clip_adapters import Towers
+from common.methods.clip_finetune import ClipFinetune, Distil, Ensemble, Hold
+from common.methods.dual_modality import DualModality
+from common.methods.primed import Primed
+from common.methods.registry import parse_method
+from common.plan_fields import Modality, ReferencePin
+
+LAYERS = [(6, 4), (6, 4), (4, 6)]
+
+
+def made(**fields: object) -> ClipFinetune:
+    return ClipFinetune.model_validate({"name": "clip_finetune", **fields})
+
+
+def test_the_usual_baselines_are_offered_on_both_towers_and_on_one():
+    offered = ClipFinetune.comparisons(made(rank=4, alpha=4.0, hold="l2", hold_weight=3.0), 3)
+    usual = [
+        "finetune", "l2", "ewc", "lwf", "zscl", "zscl_l2", "wise_ft", "wise_ft_previous",
+    ]  # fmt: skip
+    assert list(offered) == [*usual, *(f"{name}_image" for name in usual)]
+    assert all(one.rank == 4 and one.hold_weight == 3.0 for one in offered.values())
+    assert offered["zscl"].ensemble is Ensemble.STEPS and offered["zscl"].hold is Hold.NONE
+    assert offered["wise_ft"].trained_share == 0.5
+    assert offered["wise_ft_previous"].trained_share == 0.8
+    assert all(label == one.label for label, one in offered.items())
+
+
+def test_beside_primed_they_have_its_layout_and_its_pairs():
+    pin = ReferencePin(name="pairs", sha256="ab" * 32)
+    own = Primed(name="primed", rank=8, alpha=4.0, reference=pin, reference_batch=8)
+    zscl = ClipFinetune.comparisons(own, 3)["zscl"]
+    assert (zscl.rank, zscl.alpha, zscl.reference_pairs, zscl.reference) == (8, 4.0, 8, pin)
+    other = DualModality(name="dual_modality")
+    assert ClipFinetune.comparisons(other, 3)["finetune"] == made()
+
+
+@pytest.mark.parametrize(
+    ("fields", "label"),
+    [
+        ({"distil": "zscl"}, "zscl_unaveraged"),
+        ({"ensemble": "steps"}, "averaged"),
+        ({"hold": "ewc", "distil": "lwf"}, "lwf_ewc"),
+        ({"hold": "l2", "ensemble": "zero_shot", "towers": "image"}, "l2_wise_ft_image"),
+    ],
+)
+def test_other_switches_have_labels_of_their_own(fields: dict[str, str], label: str):
+    method = parse_method({"name": "clip_finetune", **fields})
+    assert method.label == label
+
+
+def test_attention_of_both_towers_or_of_the_images_is_adapted():
+    layer = "encoder.layers.3.self_attn.v_proj.weight"
+    assert made().adapts(f"text_model.{layer}") and made().adapts(f"vision_model.{layer}")
+    image = made(towers="image")
+    assert not image.adapts(f"text_model.{layer}") and image.adapts(f"vision_model.{layer}")
+    assert not made().adapts("vision_model.encoder.layers.3.mlp.fc1.weight")
+    assert image.adapted_towers is Towers.IMAGE
+
+
+def test_only_ewc_has_arrays_of_its_layers_and_only_zscl_pairs():
+    assert made().layer_arrays(LAYERS) == {}
+    assert made(hold="ewc").layer_arrays(LAYERS) == {
+        "fisher.outputs": (1, 16), "fisher.outputs.weight": (1,),
+        "fisher.inputs": (1, 14), "fisher.inputs.weight": (1,),
+    }  # fmt: skip
+    found = [made(distil=name).reference_pairs for name in Distil]
+    assert found == [0, 0, 64]
+    assert [made(distil=name).texts_of_a_step([2, 3, 4], 1) for name in Distil] == [3, 5, 3]
+    assert [made(hold=name).regularizes_factors for name in Hold] == [False, True, True]
+    kept = [made(hold=name, rank=2).regularizer_parameters([], 2, LAYERS) for name in Hold]
+    assert kept == [0, 60, 60 + 2 * 30]
+
+
+def test_the_admin_reads_what_beside_the_lora_leaves():
+    assert made().notes(2) == []
+    (of_ewc,) = made(hold="ewc").notes(2)
+    assert "Fisher information leaves" in of_ewc and "policy.images" in of_ewc
+    (of_zscl,) = made(distil="zscl").notes(2)
+    assert "`reference` of its site file" in of_zscl
+    assert made(distil="lwf", towers="image").summary() == (
+        "clip_finetune (lwf_image), rank 16, LoRA of the image tower"
+    )
+    assert made().answering_stages([Modality.CT, Modality.MR], 0, 1) == (1,)
