@@ -57,9 +57,10 @@ def test_the_paper_at_the_7b_is_near_what_was_reckoned_by_hand():
 
 
 def test_what_the_user_says_of_the_data_takes_the_place_of_what_is_assumed():
-    said = ("--questions", "80", "--images", "10", "--tokens", "40", "--labels", "9")
-    (found,) = document(DEMO, "--model", "7b", *said)["models"]
-    assert found["assumed"] == {"questions": 80, "images": 10, "tokens": 40.0, "labels": 9.0}
+    said = {"questions": 80, "images": 10, "tokens": 40.0, "labels": 9.0, "captions": 7.0}
+    options = [word for name, value in said.items() for word in (f"--{name}", f"{value}")]
+    (found,) = document(DEMO, "--model", "7b", *options)["models"]
+    assert found["assumed"] == said
     first = found["stages"][0]
     # 3 rounds of 3 epochs of 80 questions in batches of 16.
     assert (first["drawn"], first["steps"]) == (720, 45)
