@@ -19,6 +19,7 @@ from client.data.pictures import png, tiff
 from client.data.pictures.codestream import (
     ends_in_zeros,
     fill_scans,
+    has_end_mark,
     jpeg_header,
     missing_scans,
     replace_zero_tails,
@@ -193,7 +194,7 @@ def _check_whole(file: Path, image: "Image") -> None:
     if image.format == "PNG":
         early = png.ends_early(data)
     elif image.format in ("JPEG", "MPO"):
-        early = missing_scans(data) or _lacks_codes(data, image)
+        early = not has_end_mark(data) or missing_scans(data) or _lacks_codes(data, image)
     elif image.format == "TIFF":
         early = ends_in_zeros(data) if tiff.is_compressed(image) else tiff.lacks_strips(image)
     elif image.format in ("WEBP", "JPEG2000"):

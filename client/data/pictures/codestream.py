@@ -108,6 +108,11 @@ def fill_scans(data: bytes) -> bytes:
     return b"".join([*parts, data[done:], _FILL if in_scan else b""])
 
 
+def has_end_mark(data: bytes) -> bool:
+    """Return whether a JPEG has its end mark."""
+    return any(segment.marker == _END for segment in _segments(data))
+
+
 def replace_zero_tails(data: bytes) -> bytes | None:
     """Return the JPEG `data` with other codes for the last zeros of each scan that ends in many.
 

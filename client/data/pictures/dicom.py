@@ -6,6 +6,7 @@ quotes nothing of the header except format names: the rest can be a patient's.
 # pyright: reportUnknownVariableType=false
 # pydicom.dcmread takes a PathLike of nothing in particular.
 
+from io import SEEK_END, BufferedReader, FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -84,7 +85,8 @@ def _read_dicom(file: Path) -> "Dataset":
     from pydicom.dataset import FileMetaDataset
 
     # Files without the 128-byte preamble are read, too.
-    dataset = dcmread(file, force=True)
+    with _BoundedReader(FileIO(file)) as opened:
+        dataset = dcmread(opened, force=True)
     if not any(name in dataset for name in PIXEL_ELEMENTS):
         raise DataError(f"{file}: found {_without_pixels(dataset)}, expected a DICOM image")
     meta = getattr(dataset, "file_meta", None) or FileMetaDataset()
@@ -94,6 +96,24 @@ def _read_dicom(file: Path) -> "Dataset":
         meta.TransferSyntaxUID = uid.ImplicitVRLittleEndian if implicit else explicit
         dataset.file_meta = meta
     return dataset
+
+
+class _BoundedReader(BufferedReader):
+    """A file that is never asked for more than it has: Python would make room for all of it.
+
+    The length of an element is 32 bits of the file, and says up to 4 GiB.
+    """
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read up to `size` bytes."""
+        if size is not None and size > _SMALL:
+            at = self.tell()
+            size = min(size, self.seek(0, SEEK_END) - at)
+            self.seek(at)
+        return super().read(size)
+
+
+_SMALL: Final = 2**16
 
 
 def _without_pixels(dataset: "Dataset") -> str:
