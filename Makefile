@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 unexport PYTHONDONTWRITEBYTECODE
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile --constraint constraints.txt
 
-.PHONY: demo test check pictures soak fuzz results rehearsal-7b clean
+.PHONY: demo test check pictures soak soak-stops fuzz results rehearsal-7b clean
 
 demo: $(VENV)/.sim
 	$(BIN)/fedmslora simulate configs/demo.yaml --out runs/demo
@@ -33,6 +33,12 @@ soak: $(VENV)/.sim
 # 20,000 damaged pictures, DICOM files and task files; about two minutes.
 fuzz: $(VENV)/.sim
 	$(BIN)/python -m simulation.chaos.fuzz --files 20000 --seed 1
+
+# The same federation, its run stopped and started 30 times while orders are delivered; a quarter of an
+# hour.
+soak-stops: $(VENV)/.sim
+	rm -rf runs/stops
+	$(BIN)/python -m simulation.chaos.stops --stops 30 --seed 1 --out runs/stops
 
 # The experiments of configs/experiments: some three hours on two cores. It goes on where it stopped,
 # and once all results are there it only draws docs/results.md anew.

@@ -137,8 +137,7 @@ def enroll(
 
     opened = State.open(state)
     if leave is not None:
-        registry.leave(opened.registry, leave)
-        typer.echo(f"{leave} is removed; its key can't be enrolled again. {_apply(opened)}")
+        _revoke(opened, leave)
         return
     if key is None or name is None or modality is None:
         given = {"SITE.pub": key, "--name": name, "--modality": modality}
@@ -148,10 +147,25 @@ def enroll(
     new = registry.enroll(opened.registry, site)
     effect = _apply(opened)
     typer.echo(f"{name} is enrolled. {effect}" if new else f"{name} was already enrolled.")
-    typer.echo(
-        f"Next: give the site {opened.ca} and the address {opened.settings.address}. The site "
-        "runs fedmslora site check, then fedmslora site start."
-    )
+    if not registry.was_made_by_site_init(key):
+        typer.echo(f"Give the site {opened.ca} and the address {opened.settings.address}.")
+    typer.echo("Next: the site runs fedmslora site check, then fedmslora site start.")
+
+
+@app.command("revoke")
+def revoke(
+    name: Annotated[str, typer.Argument(help="The site's pseudonym, as in plans.")],
+    state: Folder = _HERE,
+) -> None:
+    """Remove a site from the federation: its key is refused from now on, for good.
+
+    The same as `enroll --leave NAME`.
+
+    Example: fedmslora coordinator revoke north
+    """
+    from server.coordinator.state import State
+
+    _revoke(State.open(state), name)
 
 
 @app.command("run")
@@ -168,6 +182,7 @@ def run(
 
     Example: fedmslora coordinator run coordinator/plans/first.yaml
     """
+    from commands.coordinator_follow import follow
     from server.coordinator.request_run import request_run
     from server.coordinator.state import State
 
@@ -179,7 +194,7 @@ def run(
         )
         return
     try:
-        _follow(opened, requested)
+        follow(opened, requested)
     except KeyboardInterrupt:
         typer.echo(
             f"\n{requested.run} is still running. The same command watches it again; "
@@ -241,6 +256,13 @@ def stop(
         typer.echo(_stop_run(opened, requested))
     if everything:
         typer.echo(_stop_processes(opened))
+
+
+def _revoke(opened: "State", name: str) -> None:
+    from server.coordinator import registry
+
+    registry.leave(opened.registry, name)
+    typer.echo(f"{name} is removed; its key can't be enrolled again. {_apply(opened)}")
 
 
 def _which(part: str) -> "ProcessName":
@@ -317,33 +339,6 @@ def _apply(opened: "State") -> str:
         except SuperLinkUnavailable:
             return "This takes effect at the next start."
     return "This takes effect now."
-
-
-def _follow(opened: "State", requested: "RequestedRun") -> None:
-    """Print the run's progress until it ends; raise if it fails."""
-    from rich.console import Console
-
-    from server.coordinator.follow import RunFollower
-    from server.coordinator.superlink import SuperLinkUnavailable
-
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    with _superlink(opened) as superlink:
-        try:
-            superlink.runs()
-        except SuperLinkUnavailable as away:
-            console.print(f"waiting for the SuperLink: {away}", markup=False)
-    follow = RunFollower(opened, requested)
-    over = False
-    with console.status("") as shown:
-        while not over:
-            try:
-                over = follow.ended()
-            finally:
-                # Also the last lines, and those before a failure.
-                for line in follow.lines():
-                    console.print(line, markup=False)
-            shown.update(follow.activity or "waiting for the keeper to start the run")
-            time.sleep(0 if over else 0.5)
 
 
 def _stop_run(opened: "State", requested: "RequestedRun") -> str:

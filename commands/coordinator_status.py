@@ -22,6 +22,7 @@ from server.coordinator.status import (
     latest_run,
     run_status,
     site_statuses,
+    with_presence,
 )
 from server.coordinator.superlink import Node, SuperLink, SuperLinkUnavailable
 
@@ -78,7 +79,8 @@ def _read(
     if run_name is not None and not opened.run(run_name).plan.exists():
         raise StateError(f"--run: found no run {run_name!r} in {opened.root / 'runs'}")
     run = None if name is None else run_status(opened, name)
-    return run, site_statuses(opened, run, nodes), nodes is not None
+    sites = site_statuses(opened, run, nodes)
+    return run and with_presence(run, sites), sites, nodes is not None
 
 
 def _tables(
@@ -113,9 +115,10 @@ def _stages(run: RunStatus) -> Table:
     for column in ("stage", "modality", "sites", "state"):
         table.add_column(column, overflow="fold")
     table.add_column("round", justify="right")
-    table.add_column("scores", overflow="fold")
+    table.add_column("score", overflow="fold")
     for stage in run.stages:
-        scores = ", ".join(f"{name} {value:.3f}" for name, value in sorted(stage.scores.items()))
+        score = stage.scores.get(stage.metric)
+        scores = "" if score is None else f"{stage.metric} {score:.3f}"
         rounds = f"{stage.round}/{stage.rounds}"
         sites = ", ".join(stage.sites)
         table.add_row(stage.name, stage.modality.value, sites, stage.phase.value, rounds, scores)

@@ -1,4 +1,4 @@
-"""`fedmslora plan`: estimate what a plan will cost."""
+"""`fedmslora plan`: check a plan, show it, estimate what it will cost."""
 # typer leaves parts of its interface untyped; the rest of strict checking holds.
 # pyright: reportUnknownMemberType=false
 
@@ -14,22 +14,88 @@ if TYPE_CHECKING:
     from cost.base_model import BaseModel
     from cost.plan import DataAssumptions, PlanCost
 
-app = typer.Typer(no_args_is_help=True, help="Estimate what a plan will cost.")
+app = typer.Typer(no_args_is_help=True, help="Check a plan, show it, estimate its cost.")
 
 #: The value of `--model` for LLaVA-Med v1.5, whose sizes are known without its folder.
 _7B = "7b"
 
 
-@app.callback()
-def group() -> None:
-    """Estimate what a plan will cost."""
+PlanFile = Annotated[
+    Path, typer.Argument(help="A plan, for example configs/demo.yaml.", show_default=False)
+]
+
+
+@app.command("check")
+def check(
+    plan: PlanFile,
+    json_out: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Check a plan before it is sent to the sites, and name what may stop its run.
+
+    Example: fedmslora plan check configs/demo.yaml
+    """
+    from common.plan.file import load_plan
+    from common.printable import counted
+
+    loaded = load_plan(plan)
+    remarks = _remarks(loaded)
+    if json_out:
+        document = {"plan": loaded.name, "digest": loaded.digest, "remarks": remarks}
+        typer.echo(json.dumps(document, indent=1))
+        return
+    parts = f"{counted(len(loaded.stages), 'stage')}, {counted(len(loaded.sites), 'site')}"
+    typer.echo(f"{plan}: a valid plan, {loaded.name} (digest {loaded.digest[:12]}): {parts}.")
+    for remark in remarks:
+        typer.echo(f"Note: {remark}")
+
+
+@app.command("show")
+def show(
+    plan: PlanFile,
+    json_out: Annotated[
+        bool, typer.Option("--json", help="Print the plan as it travels, with every default.")
+    ] = False,
+) -> None:
+    """Show what a plan does, stage by stage, and its digest, which sites approve.
+
+    Example: fedmslora plan show configs/demo.yaml
+    """
+    from rich.console import Console
+
+    from commands.plan_table import plan_table
+    from common.plan.file import load_plan
+
+    loaded = load_plan(plan)
+    if json_out:
+        document = {"digest": loaded.digest, "plan": json.loads(loaded.canonical())}
+        typer.echo(json.dumps(document, indent=1))
+        return
+    Console().print(plan_table(loaded))
+
+
+def _remarks(plan: "Plan") -> list[str]:
+    """Return what is allowed and may still surprise."""
+    unanimous = [
+        stage.name for stage in plan.stages if len(stage.sites) > 1 and stage.quorum is None
+    ]
+    alone = [stage.name for stage in plan.stages if len(stage.sites) == 1]
+    remarks: list[str] = []
+    if unanimous:
+        remarks.append(
+            f"no quorum in {', '.join(unanimous)}: a round there needs every site, so one that "
+            "stays away stops the run (stages: quorum)"
+        )
+    if alone:
+        remarks.append(
+            f"a single site in {', '.join(alone)}: its update is the release, averaged with "
+            "nobody's"
+        )
+    return remarks
 
 
 @app.command("cost")
 def cost(
-    plan: Annotated[
-        Path, typer.Argument(help="A plan, for example configs/demo.yaml.", show_default=False)
-    ],
+    plan: PlanFile,
     model: Annotated[
         list[str] | None,
         typer.Option(

@@ -1,4 +1,4 @@
-"""A plan's cost as a table for the terminal."""
+"""A plan, and its cost, as tables for the terminal."""
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
@@ -13,6 +13,35 @@ _UNITS = ("", " k", " M", " G", " T", " P", " E", " Z")
 _RIGHT = (
     "down", "up", "catch\nup", "memory", "FLOP a\nquestion", "steps", "FLOP", "bank"
 )  # fmt: skip
+
+
+def plan_table(plan: Plan) -> Group:
+    """Return what the plan does: its digest, method and rule, and a row for each stage."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for column in ("stage", "modality", "task", "sites", "quorum"):
+        table.add_column(column, overflow="fold")
+    for column in ("rounds", "epochs", "rate", "batch"):
+        table.add_column(column, justify="right")
+    table.add_column("metric", overflow="fold")
+    for stage in plan.stages:
+        table.add_row(
+            stage.name,
+            stage.modality.value,
+            stage.task,
+            ", ".join(stage.sites),
+            "all" if stage.quorum is None else f"{stage.quorum} of {len(stage.sites)}",
+            str(stage.rounds),
+            f"{stage.local_epochs:g}",
+            f"{stage.learning_rate:g}",
+            str(stage.batch_size),
+            stage.metric.value,
+        )
+    return Group(
+        Text(f"plan {plan.name}, digest {plan.digest}"),
+        Text(f"base model {plan.base_model.name}, digest {plan.base_model.sha256[:12]}"),
+        Text(f"method {plan.method.summary()}; aggregation {plan.aggregation}"),
+        table,
+    )
 
 
 def cost_table(plan: Plan, cost: PlanCost, tflops: float | None) -> Group:

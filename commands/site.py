@@ -7,12 +7,13 @@ import json
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from common.printable import counted
+from common.printable import counted, rough_duration
 
 if TYPE_CHECKING:
     from client.node.processes import Machine
@@ -24,6 +25,8 @@ app = typer.Typer(
 )
 
 _PASSED, _FAILED = "ok", "!!"
+#: A site asks its coordinator for orders at least so often, unless it has one in hand.
+_SILENT_S = 120.0
 
 SiteFile = Annotated[
     Path, typer.Option("--site", help="The site file or its folder.", metavar="FILE")
@@ -180,15 +183,18 @@ def status(site: SiteFile = HERE, as_json: Json = False) -> None:
     now = status_of(_machine(site).site)
     if as_json:
         document = asdict(now)
+        document["answered"] = None if now.answered is None else now.answered.isoformat()
         document["failures"] = None if now.failures is None else str(now.failures)
         _print_json(document)
         return
     here, named = now.releases
+    coordinator, idle = _coordinator_words(now.answered)
     lines = {
         "site": now.site,
         "started": "yes" if now.supervised else "not with `fedmslora site start`",
+        "coordinator": coordinator,
         "trainer": "running" if now.trainer else "not running",
-        "job": "none; waiting for an order" if now.job is None else _job_words(now.job),
+        "job": idle if now.job is None else _job_words(now.job),
         "releases": f"{here} of the {named} that the job needs" if named else "none needed",
         "blobs": f"{now.blobs} in the store",
         "last message": now.last or "none yet",
@@ -239,9 +245,22 @@ def _machine(file: Path) -> "Machine":
     return Machine(file=found, site=load_site(found))
 
 
+def _coordinator_words(answered: datetime | None) -> tuple[str, str]:
+    """Return what is known of the coordinator, and what a site without a job does."""
+    if answered is None:
+        return "has not answered yet", "none"
+    silent_s = (datetime.now(UTC) - answered).total_seconds()
+    ago = rough_duration(silent_s)
+    if silent_s > _SILENT_S:
+        return f"has not answered for {ago}; site check says more", "none; no coordinator answers"
+    return f"answered {ago} ago", "none; waiting for an order"
+
+
 def _job_words(job: "Job") -> str:
     where = f"stage {job.stage}" + (f", round {job.round}" if job.round else "")
     step = f"step {job.step} of {job.steps}" if job.steps else "not started"
+    if job.remaining_s is not None:
+        step += f", about {rough_duration(job.remaining_s)} left"
     return f"{job.work} {where} of plan {job.plan}: {step}"
 
 

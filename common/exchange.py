@@ -33,6 +33,7 @@ class Reason(StrEnum):
     RELEASED = "the stage is already released"
     BANK = "the order's bank does not continue the bank that it knows"
     FORMAT = "the order can't be read"
+    DISK = "its disk is full"
 
 
 @dataclass(frozen=True, slots=True)

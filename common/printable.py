@@ -14,6 +14,14 @@ def counted(number: int, singular: str, plural: str | None = None) -> str:
     return f"{number} {singular if number == 1 else plural or singular + 's'}"
 
 
+def rough_duration(seconds: float) -> str:
+    """Return a duration in its largest unit, as in `40 s`, `3 min`, `2 h` and `4 days`."""
+    for unit_s, unit, least in ((86400, "days", 2), (3600, "h", 2), (60, "min", 2)):
+        if seconds >= least * unit_s:
+            return f"{seconds / unit_s:.0f} {unit}"
+    return f"{max(0.0, seconds):.0f} s"
+
+
 def one_line(error: Exception) -> str:
     """Return an error's text in one line of at most 200 characters, for a sentence of ours."""
     return " ".join(str(error).split())[:200]

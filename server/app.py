@@ -23,9 +23,10 @@ from common.process.progress import OnEvent, ProgressEvent, write_event
 from common.signing import SigningKey
 from report.model import RunReport
 from report.write import write_report
+from server.asked_site import SIMULATED, Patience
 from server.coordinator.notify import Notifications
 from server.coordinator.registry import enrolled
-from server.network import SIMULATED, Network, Patience
+from server.network import Network
 from server.run.accept import durable
 from server.run.context import RunContext
 from server.run.folder import Blobs, RunFolder, run_lock

@@ -6,7 +6,7 @@ not a round, and Flower's own loop has neither a bank nor a journal (docs/adr/00
 """
 
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from flwr.app import Message, RecordDict
@@ -28,14 +28,10 @@ from common.exchange import (
 )
 from common.printable import printable
 from common.wire import wire_bytes
-from server.coordinator.notify import Notifications
+from server.asked_site import RETRY_S, UNANSWERED_S, AskedSite, Patience, Seen
+from server.coordinator.notify import Activity, Notifications
 from server.run.accept import Accept, Done, Received, Refused, Waiting
 
-#: Pause before a failed or unanswered request is repeated; it doubles up to LONGEST_PAUSE_S.
-RETRY_S = 5.0
-LONGEST_PAUSE_S = 600.0
-#: How often blobs are sent at once to a site that lacks no fewer than before.
-MOST_RESENDS = 3
 #: No further blob is added to a message of so many bytes: a bank is sent release by release, so
 #: that neither memory nor a lost message costs more than one of them.
 PARCEL_BYTES = 64 * 2**20
@@ -53,73 +49,13 @@ _MALFORMED = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Patience:
-    """How long sites are waited for.
-
-    Attributes:
-        wait_s: how long a site may keep a request before it replies that it is still working.
-        slack_s: how long after that a reply may be missing before the message counts as lost.
-        poll_s: pause between two polls for answers.
-        appear_s: a site that has not connected by then is given up; None waits without end,
-            and then a site that failed is asked again, too.
-    """
-
-    wait_s: float
-    slack_s: float
-    poll_s: float
-    appear_s: float | None
-
-
-#: For a simulation, whose sites are all there and fail for good.
-SIMULATED = Patience(wait_s=0.0, slack_s=14 * 24 * 3600.0, poll_s=0.1, appear_s=600.0)
-
-
 @dataclass(slots=True)
-class _SiteState:
-    """The state of an order at one site.
+class _Query:
+    """The messages that ask a node which site it is, and when it is asked again."""
 
-    Attributes:
-        message: the id of the request that waits for its reply; None where none does.
-        without_blobs: what was sent may have arrived, so it is not sent again unasked.
-        resends: how often blobs were sent since the site lacked fewer than ever, `fewest`.
-        reported: the last refusal, which is reported once.
-    """
-
-    name: str
-    state: str = "not asked yet"
-    message: str | None = None
-    lost_at: float = 0.0
-    retry_at: float = 0.0
-    retries: int = 0
-    slack: float = 1.0
-    needs: tuple[str, ...] = ()
-    without_blobs: bool = False
-    resends: int = 0
-    fewest: int | None = None
-    reported: str = ""
-    bytes_down: int = 0
-    bytes_up: int = 0
-    done: bool = False
-
-    def retry_later(self, state: str) -> None:
-        """Ask again after a pause, which doubles each time."""
-        self.state, self.message, self.without_blobs = state, None, True
-        self.retry_at = time.monotonic() + min(RETRY_S * 2**self.retries, LONGEST_PAUSE_S)
-        self.retries = min(self.retries + 1, 32)
-
-    def retry_now(self, state: str) -> None:
-        """Ask again at once: the site has replied."""
-        self.state, self.message, self.retries = state, None, 0
-
-    def resend(self, digests: Collection[str]) -> None:
-        """Send what the site lacks: at once, as long as that gets less."""
-        missing = len(set(digests) & set(self.needs))
-        if self.fewest is None or missing < self.fewest:
-            self.fewest, self.resends = missing, 0
-        self.resends += 1
-        (self.retry_now if self.resends <= MOST_RESENDS else self.retry_later)("downloading")
-        self.without_blobs = False
+    messages: tuple[str, ...]
+    pause_s: float
+    again_at: float
 
 
 @dataclass(slots=True)
@@ -141,9 +77,11 @@ class Network:
     _nodes: dict[str, int] = field(default_factory=dict[str, int])
     _holds: dict[str, set[str]] = field(default_factory=dict[str, set[str]])
     _troubles: dict[str, str] = field(default_factory=dict[str, str])
-    _queries: dict[int, tuple[str, float]] = field(default_factory=dict[int, tuple[str, float]])
+    _queries: dict[int, _Query] = field(default_factory=dict[int, _Query])
     _query_again: dict[int, float] = field(default_factory=dict[int, float])
     _met: dict[int, str] = field(default_factory=dict[int, str])
+    #: The names of the nodes that were online at the last look.
+    _listed: Collection[str | None] = ()
     _listed_at: float = 0.0
 
     def ask(
@@ -159,7 +97,7 @@ class Network:
                 or runs other code.
         """
         began = time.monotonic()
-        states = [_SiteState(site, needs=order.needs) for site in sites]
+        states = [AskedSite(site, needs=order.needs) for site in sites]
         while waiting := [site for site in states if not site.done]:
             if self.notifications is not None:
                 self.notifications.heartbeat()
@@ -173,40 +111,57 @@ class Network:
                 yield self._waiting(waiting)
                 time.sleep(self.patience.poll_s)
 
-    def _advance(self, site: _SiteState, order: Order, accept: Accept) -> Iterator[Done | Refused]:
+    def _advance(self, site: AskedSite, order: Order, accept: Accept) -> Iterator[Done | Refused]:
         """Send the order if it is time to, or read the reply if it has come."""
-        now = time.monotonic()
+        for message in (*site.earlier, site.message):
+            if message is not None and (yield from self._reply(site, message, accept)):
+                return
         if site.message is None:
-            if site.name in self._nodes and now >= site.retry_at:
+            if site.name in self._nodes and time.monotonic() >= site.retry_at:
                 self._send(site, order)
-            return
-        try:
-            reply = _pull(self.grid, site.message)
-        except SiteFailed as error:
-            yield from self._refuse(site, str(error))
-            return
-        if reply is not None:
-            yield from self._on_message(site, reply, accept)
-            return
-        if now > site.lost_at:
-            site.slack *= 2
-            site.retry_later("no reply, asking again")
+        elif site.is_lost(self._seen(site.name), self.patience):
+            site.ask_again()
 
-    def _send(self, site: _SiteState, order: Order) -> None:
+    def _reply(
+        self, site: AskedSite, message: str, accept: Accept
+    ) -> Generator[Done | Refused, None, bool]:
+        """Read the reply to a message, and return whether it has come."""
+        try:
+            reply = _pull(self.grid, message)
+        except SiteFailed as error:
+            site.answered(message)
+            yield from self._refuse(site, str(error))
+            return True
+        if reply is None:
+            return False
+        latest = site.answered(message)
+        # An earlier message that got lost, or was refused, has been sent again meanwhile.
+        if latest or not reply.has_error():
+            yield from self._on_message(site, reply, accept)
+        return True
+
+    def _seen(self, site: str) -> Seen | None:
+        """Return what the site's SuperNode was seen to do, if the proxy notes it."""
+        notes = self.notifications
+        if notes is None or site not in self._nodes:
+            return None
+        return Seen(*(notes.noted(site, activity) for activity in Activity))
+
+    def _send(self, site: AskedSite, order: Order) -> None:
         holds = self._holds[site.name]
         lacks = [name for name in site.needs if name not in holds and not site.without_blobs]
         blobs = self._parcel(lacks)
-        delivery = Delivery(order=order, blobs=blobs, wait_s=self.patience.wait_s)
+        delivery = Delivery(order=order, blobs=blobs, wait_s=site.wait_s(self.patience))
         record = delivery.to_record()
         size = wire_bytes(record)
         patience = self.patience
         # The reply may be as large as the request; the slack doubles with each lost message.
         life = patience.wait_s + patience.slack_s * site.slack + 2 * size / SLOWEST_BYTES_S
-        site.message = self._push(record, self._nodes[site.name], order.work.message_type, life)
-        if site.message is None:
+        message = self._push(record, self._nodes[site.name], order.work.message_type, life)
+        if message is None:
             site.retry_later("offline")
             return
-        site.state, site.lost_at = "asked", time.monotonic() + life + RETRY_S
+        site.asked(message, life)
         site.bytes_down += size
 
     def _push(self, content: RecordDict, node: int, message_type: str, life_s: float) -> str | None:
@@ -227,7 +182,7 @@ class Network:
         return blobs
 
     def _on_message(
-        self, site: _SiteState, message: Message, accept: Accept
+        self, site: AskedSite, message: Message, accept: Accept
     ) -> Iterator[Done | Refused]:
         if message.has_error():
             why = f"no answer (Flower's error code {message.error.code})"
@@ -247,16 +202,19 @@ class Network:
             return
         yield from self._on_reply(site, reply, accept)
 
-    def _on_reply(self, site: _SiteState, reply: Reply, accept: Accept) -> Iterator[Done | Refused]:
+    def _on_reply(self, site: AskedSite, reply: Reply, accept: Accept) -> Iterator[Done | Refused]:
         holds = self._holds[site.name]
         match reply:
+            case Lacks() | Working() if site.message is not None:
+                # The reply to an earlier message: that to the latest one will say the same.
+                pass
             case Lacks():
                 holds.update(site.needs)
                 holds.difference_update(reply.digests)
                 site.resend(reply.digests)
             case Working():
                 holds.update(site.needs)
-                site.retry_now(f"working {reply.step}/{reply.steps}")
+                site.is_working(reply)
             case Failure():
                 yield from self._refuse(site, _words(reply))
             case _:
@@ -264,7 +222,7 @@ class Network:
                 yield from self._on_answer(site, reply, accept)
 
     def _on_answer(
-        self, site: _SiteState, answer: Answer, accept: Accept
+        self, site: AskedSite, answer: Answer, accept: Accept
     ) -> Iterator[Done | Refused]:
         fault = accept(Received(answer, site.bytes_down, site.bytes_up))
         if fault is None:
@@ -273,7 +231,7 @@ class Network:
         else:
             yield from self._refuse(site, fault)
 
-    def _refuse(self, site: _SiteState, why: str) -> Iterator[Refused]:
+    def _refuse(self, site: AskedSite, why: str) -> Iterator[Refused]:
         """Report the refusal once; ask again later, where there is patience for it."""
         why = printable(why)
         site.retry_later(why)
@@ -282,26 +240,29 @@ class Network:
             site.reported = why
             yield Refused(site.name, why)
 
-    def _waiting(self, sites: Sequence[_SiteState]) -> Waiting:
+    def _waiting(self, sites: Sequence[AskedSite]) -> Waiting:
         states: dict[str, str] = {}
         offline: set[str] = set()
         for site in sites:
             states[site.name] = site.state
             if site.name not in self._nodes:
                 offline.add(site.name)
-                states[site.name] = self._troubles.get(site.name, "offline")
+                missing = "connecting" if site.name in self._listed else "offline"
+                states[site.name] = self._troubles.get(site.name, missing)
         return Waiting(states, frozenset(offline))
 
-    def _update_nodes(self, sites: Sequence[_SiteState], began: float) -> None:
+    def _update_nodes(self, sites: Sequence[AskedSite], began: float) -> None:
         """List the connected nodes, ask new ones which site they are, and read their replies."""
         now, expected = time.monotonic(), [one.name for one in sites]
         missing = sorted(set(expected) - self._nodes.keys())
         if now - self._listed_at >= NODE_LIST_S or (missing and self.patience.appear_s is not None):
             self._listed_at = now
             self._list_nodes(now)
-        for node, (message, lost_at) in list(self._queries.items()):
-            if self._has_introduced(node, message, expected) or now > lost_at:
+        for node, query in list(self._queries.items()):
+            if any(self._has_introduced(node, one, expected) for one in query.messages):
                 del self._queries[node]
+            elif now > query.again_at:
+                self._query(node, query, now)
         if missing:
             self._check_connected(missing, now - began)
 
@@ -315,6 +276,7 @@ class Network:
 
     def _list_nodes(self, now: float) -> None:
         names = self._online()
+        self._listed = frozenset(names.values())
         gone = [site for site, node in self._nodes.items() if node not in names]
         for site in gone:
             del self._nodes[site]
@@ -323,9 +285,18 @@ class Network:
                 # It was offline for a while; its volume is unchanged.
                 self._nodes.setdefault(self._met[node], node)
             elif node not in self._queries and now >= self._query_again.get(node, 0.0):
-                message = self._push(RecordDict(), node, "query", self.patience.slack_s)
-                if message is not None:
-                    self._queries[node] = (message, now + self.patience.slack_s + RETRY_S)
+                slack_s = self.patience.slack_s
+                pause_s = slack_s if self.registered is None else min(UNANSWERED_S, slack_s)
+                self._query(node, _Query((), pause_s, now), now)
+
+    def _query(self, node: int, query: _Query, now: float) -> None:
+        """Ask a node which site it is, for the first time or once more."""
+        self._queries.pop(node, None)
+        message = self._push(RecordDict(), node, "query", self.patience.slack_s)
+        if message is not None:
+            messages, pause_s = (*query.messages, message)[-3:], query.pause_s
+            longer_s = min(2 * pause_s, self.patience.slack_s)
+            self._queries[node] = _Query(messages, longer_s, now + pause_s + RETRY_S)
 
     def _online(self) -> dict[int, str | None]:
         """Return the nodes that may be sites here, and the names they are registered under."""

@@ -33,10 +33,11 @@ from common.work import Work
 from server.aggregation.aggregate import merge
 from server.aggregation.compatibility import TrainedPart, incompatible_updates
 from server.aggregation.round import SiteUpdate
+from server.asked_site import SIMULATED
 from server.coordinator.registry import EnrolledSite, enroll, enrolled
 from server.coordinator.state import State
 from server.coordinator.status import site_statuses
-from server.network import SIMULATED, Network
+from server.network import Network
 from server.run.accept import Accept, Done, Received, Refused, Waiting, durable
 from server.run.context import RunContext
 from server.run.folder import RunFolder

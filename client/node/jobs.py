@@ -107,6 +107,20 @@ class Jobs:
             return 0, 0
         return int(event.get("step", 0)), int(event.get("steps", 0))
 
+    def remaining_s(self, digest: str) -> float | None:
+        """Estimate the seconds that this order still takes, at its pace since it was started.
+
+        None before its first step.
+        """
+        attempt, doing = self._folder / "attempt.json", self._folder / "doing.json"
+        began, (step, steps) = _read(attempt, _document), self.progress(digest)
+        if began is None or began.get("order") != digest or step <= began.get("step", 0):
+            return None
+        with suppress(OSError):
+            took = doing.stat().st_mtime - attempt.stat().st_mtime
+            return max(0.0, took * (steps - step) / (step - began.get("step", 0)))
+        return None
+
     def record_progress(self, digest: str, event: ProgressEvent) -> None:
         """Record an event's step and steps for `progress`. Not synced: it may be lost."""
         file = self._folder / "doing.json"

@@ -1,7 +1,8 @@
 """The three programs of a site: Flower's SuperNode and SuperExec, and the trainer.
 
-SuperExec starts a ClientApp process for each message. It finds programs on its PATH, where a
-site has a single Flower program: the launcher of client/launcher.py.
+The SuperNode runs with two steps of its loop replaced (client/node/supernode.py). SuperExec starts
+a ClientApp process for each message. It finds programs on its PATH, where a site has a single
+Flower program: the launcher of client/launcher.py.
 """
 
 import importlib.metadata
@@ -26,6 +27,10 @@ from common.process.supervise import Program
 FLOWER: Final = "1.42.0"
 #: What SuperExec runs for a message to a site.
 PROGRAM: Final = "flwr-clientapp"
+#: In a site's store: a file that is touched whenever the coordinator has answered the SuperNode,
+#: and the variable that tells the SuperNode where.
+ANSWERED_FILE: Final = "answered"
+ANSWERED: Final = "FEDMSLORA_ANSWERED"
 #: How often SuperExec asks the SuperNode of the same machine for messages, in seconds: a short
 #: interval starts a message earlier.
 _POLL_INTERVAL: Final = {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2"}
@@ -90,7 +95,9 @@ def program(machine: Machine, name: ProgramName) -> Program:
         environment = _flower_environment(store) | {"PATH": _path_without_flower(store / "bin")}
         write_program(store / "bin")
     else:
-        command, environment = _supernode(machine), _flower_environment(store)
+        command = _supernode(machine)
+        own = {"PYTHONPATH": str(ROOT), ANSWERED: str(store / ANSWERED_FILE)}
+        environment = _flower_environment(store) | own
     return Program(name.value, command, environment, store / "logs" / f"{name.value}.log")
 
 
@@ -128,7 +135,7 @@ def write_program(folder: Path) -> Path:
 def _supernode(machine: Machine) -> tuple[str, ...]:
     federation = machine.federation
     return (
-        _flower_program("flower-supernode"),
+        *(sys.executable, "-P", "-m", "client.node.supernode"),
         *("--superlink", federation.address, "--root-certificates", str(federation.ca)),
         *("--auth-supernode-private-key", str(federation.key)),
         *("--host", machine.host, "--port", str(machine.port)),

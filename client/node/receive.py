@@ -4,6 +4,7 @@ Nothing here needs torch, except where a simulated site does the work in this pr
 """
 
 import json
+import shutil
 import time
 from functools import partial
 from pathlib import Path
@@ -12,10 +13,11 @@ from typing import TYPE_CHECKING, Any, cast
 from client.node.jobs import Jobs
 from client.site.blob_store import get, missing, put
 from client.site.config import Site
+from client.site.failures import OrderRefused
 from client.site.known_bank import check_bank
 from client.site.policy import check_code_and_approval, check_format, check_order
 from common.errors import PlanError
-from common.exchange import Answer, Delivery, Failure, Lacks, Order, Reply, Working
+from common.exchange import Answer, Delivery, Failure, Lacks, Order, Reason, Reply, Working
 from common.plan.file import parse_plan
 from common.plan.plan import Plan
 from common.process.progress import write_event
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 #: The longest that a site holds a message, however long the coordinator would wait.
 LONGEST_WAIT_S = 15 * 60.0
 _POLL_S = 0.1
+#: With less than that free, neither a checkpoint nor an answer nor a failure can be written.
+_LEAST_FREE = 2**20
 #: In a site's store: the reference of the last failure that was reported to the coordinator.
 _REPORTED_FILE = "told"
 
@@ -59,7 +63,7 @@ def receive(delivery: Delivery, site: Site, in_process: InProcess | None = None)
 
     Raises:
         OrderRefused: the order is of other code, beyond the site's policy, or of another bank
-            than the known one.
+            than the known one; or the disk is so full that the trainer can't say so.
         SiteFailed: the disk is full or can't be written.
         PlanError: what the order names as its plan is none.
         Exception: in a simulation, whatever the work itself raises.
@@ -118,6 +122,9 @@ def _wait_for_trainer(order: Order, site: Site, jobs: Jobs, wait_s: float) -> Re
         if (failure := jobs.failure(order.digest)) is not None:
             return _report(failure, reported)
         if time.monotonic() >= deadline:
+            # The trainer can't write down why it gets no further.
+            if shutil.disk_usage(site.store).free < _LEAST_FREE:
+                raise OrderRefused(Reason.DISK, f"{site.store}: found no free space on its disk")
             step, steps = jobs.progress(order.digest)
             return Working(order=order.digest, site=site.name, step=step, steps=steps)
         time.sleep(_POLL_S)

@@ -2,9 +2,11 @@
 
 from collections import deque
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from client.node.jobs import Jobs
+from client.node.processes import ANSWERED_FILE
 from client.node.receive import plan_of
 from client.node.trainer import trainer_is_running
 from client.site.audit import describe, read
@@ -28,6 +30,7 @@ class Job:
     round: int
     step: int
     steps: int
+    remaining_s: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +39,7 @@ class Status:
 
     Attributes:
         supervised: whether `fedmslora site start` runs here.
+        answered: when the coordinator last answered this site; None if it never has.
         trainer: whether a trainer works on the store.
         job: its job; None where no order is requested.
         releases: how many releases of the job's bank are here, and how many it has.
@@ -46,6 +50,7 @@ class Status:
 
     site: str
     supervised: bool
+    answered: datetime | None
     trainer: bool
     job: Job | None
     releases: tuple[int, int]
@@ -64,6 +69,7 @@ def status_of(site: Site) -> Status:
     return Status(
         site=site.name,
         supervised=running_pid(store / "site.pid") is not None,
+        answered=_answered(store),
         trainer=trainer_is_running(store),
         job=None if order is None else _job(order, jobs, store),
         releases=(len(set(bank) & set(blobs)), len(bank)),
@@ -84,7 +90,15 @@ def _job(order: Order, jobs: Jobs, store: Path) -> Job:
         round=order.round,
         step=step,
         steps=steps,
+        remaining_s=jobs.remaining_s(order.digest),
     )
+
+
+def _answered(store: Path) -> datetime | None:
+    try:
+        return datetime.fromtimestamp((store / ANSWERED_FILE).stat().st_mtime, UTC)
+    except OSError:
+        return None
 
 
 def _plan(store: Path, digest: str) -> Plan | None:

@@ -1,5 +1,6 @@
 """Failures at a site: the text stays in its own log, only a class and a reference leave."""
 
+import errno
 import os
 import secrets
 import traceback
@@ -34,7 +35,18 @@ def record_failure(site: Site, error: Exception) -> Failure:
         # A full disk, often the very error: the system's text for it names no file.
         kind = f"{kind}, and its log can't be written: {trouble.strerror}"
     reason = error.reason if isinstance(error, OrderRefused) else None
+    if reason is None and _is_disk_full(error):
+        reason = Reason.DISK
     return Failure(site=site.name, error=kind, reference=reference, reason=reason)
+
+
+def _is_disk_full(error: BaseException | None) -> bool:
+    """Return whether the error, or one that led to it, is that of a full disk."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def append_private(file: Path, text: str) -> None:

@@ -12,6 +12,24 @@ from server.coordinator.state import RequestedRun, State
 from server.coordinator.status import describe_activity
 
 
+class ActivityLines:
+    """The current activity as lines, for a file: when it changes, and again now and then."""
+
+    def __init__(self, every_s: float = 10.0, repeat_s: float = 60.0) -> None:
+        """Give a line at most every `every_s` seconds, the same one after `repeat_s`."""
+        self._every_s = every_s
+        self._repeat_s = repeat_s
+        self._last = ("", float("-inf"))
+
+    def line(self, activity: str, now: float) -> str | None:
+        """Return the line that is due at this moment (seconds of a monotonic clock), if any."""
+        said, at = self._last
+        if now - at < (self._repeat_s if activity == said else self._every_s):
+            return None
+        self._last = (activity, now)
+        return activity
+
+
 class RunFollower:
     """Follows one run from the moment at which it was requested.
 

@@ -139,6 +139,15 @@ def read_public_key(file: Path) -> str:
     return f"{_KIND} {base64.b64encode(base64.b64decode(words[1])).decode()}"
 
 
+def was_made_by_site_init(file: Path) -> bool:
+    """Return whether `fedmslora site init` made the key, which asks for the coordinator's ca.crt.
+
+    It writes the site's name behind the key (client/site/keys.py), and nobody's user and machine.
+    """
+    words = file.read_text(encoding="ascii").split()
+    return len(words) == 3 and "@" not in words[2]
+
+
 def _conflict(site: EnrolledSite, other: EnrolledSite) -> str | None:
     same_key = site.public_key == other.public_key
     if same_key and other.left:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -21,6 +21,9 @@ from server.coordinator.superlink import Node
 from server.run.folder import RunFolder
 from server.run.journal import Journal, Traffic
 
+#: What the run says of a site that is not connected (server/network.py).
+OFFLINE = "offline"
+
 
 class Phase(StrEnum):
     """The phase of a stage."""
@@ -36,6 +39,7 @@ class StageStatus:
 
     Attributes:
         round: rounds that are complete.
+        metric: the one of them that the plan names for its task.
         scores: its task's metrics when it was released; empty before.
     """
 
@@ -45,6 +49,7 @@ class StageStatus:
     phase: Phase
     round: int
     rounds: int
+    metric: str
     scores: Mapping[str, float]
 
 
@@ -101,12 +106,11 @@ def run_status(state: State, name: str) -> RunStatus:
     since = requested.since if requested is not None and requested.run == name else 0
     recent, _ = read_events(file, since)
     end = final_event(recent)
-    at = last_event(recent, _ACTIVITIES)
     stages = _stages(plan, folder, events, ended=end is not None)
     return RunStatus(
         name=name,
         wanted=requested is not None and requested.run == name,
-        at="" if end is not None or at is None else describe_activity(plan, at),
+        at="" if end is not None else _activity(plan, recent),
         stages=stages,
         awaited={} if end is not None else awaited(recent),
         ended=None if end is None else str(end.get("text") or end["event"]),
@@ -132,12 +136,33 @@ def site_statuses(
                 modality=site.modality,
                 online=None if known is None else node is not None and node.online,
                 seen=None if node is None else node.seen,
-                doing="" if run is None else run.awaited.get(site.name, ""),
+                doing="" if run is None else _doing(run, site.name, node, known is not None),
                 down=sum(traffic.bytes_down for traffic in cost),
                 up=sum(traffic.bytes_up for traffic in cost),
             )
         )
     return tuple(statuses)
+
+
+def with_presence(run: RunStatus, sites: Sequence[SiteStatus]) -> RunStatus:
+    """Return the run's status where an awaited site does what its own line says that it does.
+
+    The run repeats what it waits for every half minute; who is online the SuperLink knows now.
+    """
+    doing = {site.name: site.doing for site in sites}
+    awaited = {site: doing.get(site, what) for site, what in run.awaited.items()}
+    return replace(run, awaited=awaited)
+
+
+def _doing(run: RunStatus, site: str, node: Node | None, known: bool) -> str:
+    """Return what a site does in the run, never at odds with whether it is online."""
+    doing = run.awaited.get(site, "")
+    if not doing or not known:
+        return doing
+    online = node is not None and node.online
+    if online:
+        return "connecting" if doing == OFFLINE else doing
+    return OFFLINE
 
 
 def latest_run(state: State) -> str | None:
@@ -172,6 +197,12 @@ def describe_activity(plan: Plan, event: ProgressEvent) -> str:
             return "waiting for an earlier process of this run to end"
         case _:
             return ""
+
+
+def _activity(plan: Plan, events: Sequence[ProgressEvent]) -> str:
+    """Return the latest activity that an event announces: also which round sites train."""
+    described = (describe_activity(plan, event) for event in reversed(events))
+    return next(filter(None, described), "")
 
 
 def awaited(events: Sequence[ProgressEvent]) -> Mapping[str, str]:
@@ -216,6 +247,7 @@ def _stages(
                 phase,
                 stage.rounds if phase is Phase.DONE else closed,
                 stage.rounds,
+                stage.metric.value,
                 releases[number].scores if number < len(releases) else {},
             )
         )

@@ -43,7 +43,7 @@ _COMMANDS: Mapping[str, str] = {
     Role.PROXY: "server.coordinator.proxy",
     Role.KEEPER: "server.coordinator.keeper",
     Role.SERVERAPP: "flwr-serverapp",
-    Role.SUPERNODE: "flower-supernode",
+    Role.SUPERNODE: "client.node.supernode",
     Role.TRAINER: "client.node.trainer",
     Role.CLIENTAPP: "client.launcher",
 }

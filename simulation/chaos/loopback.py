@@ -101,6 +101,10 @@ class LoopbackFederation:
         """Have the coordinator run the plan; return at once."""
         run_command("coordinator", "run", str(self.plan_file), "--detach", *self._state_arguments())
 
+    def stop_run(self) -> None:
+        """Have the coordinator stop the run; its processes and the sites stay."""
+        run_command("coordinator", "stop", *self._state_arguments())
+
     def stop(self) -> None:
         """Stop every process that was started here."""
         stop_processes(list(self._started.values()))

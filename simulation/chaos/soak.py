@@ -120,7 +120,7 @@ def soak(plan: Path, out: Path, kills: int, seed: int, pace: StrikePace | None =
     Raises:
         StateError: the run did not end.
     """
-    simulate(plan, _undisturbed(out / "undisturbed"))
+    simulate(plan, undisturbed(out / "undisturbed"))
     with loopback(plan, out / "real") as federation:
         for machine in federation.machines:
             federation.start(machine)
@@ -249,7 +249,8 @@ def _announcer(federation: LoopbackFederation, began: float) -> Say:
     return say
 
 
-def _undisturbed(out: Path) -> SimulationOptions:
+def undisturbed(out: Path) -> SimulationOptions:
+    """Return the options of the plan's run in this process, with which a soak is compared."""
     return SimulationOptions(
         out=out,
         engine=Engine.IN_PROCESS,

@@ -163,7 +163,7 @@ def _run_apps(plan: Plan, folder: RunFolder, sites: Path) -> _Finished:
 
     from client.app import app as client
     from server.app import SiteConnection, run
-    from server.network import SIMULATED
+    from server.asked_site import SIMULATED
     from server.run.journal import Journal
     from server.run.selection import order_after
     from simulation.answers_of import site_answers

@@ -174,7 +174,7 @@ def test_an_anonymous_client_can_neither_list_nor_run_nor_take_a_token(coordinat
     with outside(coordinator) as anybody:
         for path in ("/v1/runtime/acquire-task", "/v1/runtime/pull-messages", "/docs", "/"):
             assert anybody.post(path).status_code == 403
-        # The fleet path itself is the SuperLink's to refuse.
+        # Without a signature not even a fleet path leads to the SuperLink.
         refused = anybody.post(
             "/v1/fleet/activate-node", headers={"content-type": "application/protobuf"}
         )

@@ -202,7 +202,7 @@ def test_only_the_edges_outside_the_simulation_touch_flower():
     messages |= {"common/exchange.py", "common/wire.py"}
     processes = {
         "server/coordinator/superlink.py", "server/coordinator/proxy.py", "client/launcher.py",
-        "client/node/enrolment.py",
+        "client/node/enrolment.py", "client/node/supernode.py",
     }  # fmt: skip
     for file in (file for room in ("common", "server", "client") for file in sources(room)):
         if any(name.split(".")[0] == "flwr" for name in imported(file)):

@@ -25,7 +25,7 @@ from report.write import write_report
 from server import app as coordinator
 from server import network
 from server.app import SiteConnection, run
-from server.network import Patience
+from server.asked_site import Patience
 from server.run.folder import RunFolder
 from server.run.journal import Journal
 from simulation.hospitals import BASE_MODELS, prepare

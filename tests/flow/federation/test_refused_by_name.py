@@ -28,9 +28,9 @@ from common.plan.file import load_plan
 from common.plan.plan import Plan
 from common.process.progress import ProgressEvent
 from common.work import Work
-from server import network
+from server import asked_site, network
 from server.app import SiteConnection, run
-from server.network import Patience
+from server.asked_site import Patience
 from server.run.folder import RunFolder
 from server.run.journal import Journal
 from simulation.hospitals import BASE_MODELS, prepare
@@ -246,7 +246,8 @@ def test_an_update_that_is_replayed_from_an_earlier_round(tmp_path: Path):
 
 
 def test_a_site_that_answers_twice_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(network, "RETRY_S", 0.0)
+    for module in (asked_site, network):
+        monkeypatch.setattr(module, "RETRY_S", 0.0)
     monkeypatch.setattr(network, "SLOWEST_BYTES_S", 1e12)
     monkeypatch.setattr(
         "tests.flow.federation.test_refused_by_name.PATIENT", replace(PATIENT, slack_s=0.01)

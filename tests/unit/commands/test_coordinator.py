@@ -13,11 +13,13 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from typer.testing import CliRunner
 
 from commands.coordinator import app
+from commands.site import app as site_app
 from common.errors import PlanError, Refusal, StateError
 from common.plan.file import load_plan
 from common.process.progress import write_event
 from server.coordinator.init import init_coordinator
 from server.coordinator.processes import ProcessName, command, environment
+from server.coordinator.registry import enrolled
 from server.coordinator.state import CoordinatorSettings, RequestedRun, State
 from simulation.chaos.loopback import free_port
 
@@ -128,8 +130,28 @@ def test_a_site_is_enrolled_and_told_what_to_give_it(state: State, tmp_path: Pat
     words = ("enroll", key, "--name", "north", "--modality", "ct")
     output = said(state, *words)
     assert "north is enrolled. This takes effect at the next start." in output
+    # Somebody made this key by other means, so the site may not have ca.crt.
     assert str(state.ca) in output
     assert "north was already enrolled" in said(state, *words)
+
+
+def test_a_site_that_has_the_certificate_is_not_given_it_again(state: State, tmp_path: Path):
+    site = tmp_path / "site"
+    options = ["--name", "north", "--modality", "ct", "--coordinator", "localhost:8443"]
+    words = ["init", *options, "--ca", str(state.ca), "--folder", str(site)]
+    assert CALL.invoke(site_app, words).exit_code == 0
+    output = said(
+        state, "enroll", str(site / "keys" / "north.pub"), "--name", "north", "--modality", "ct"
+    )
+    assert "ca.crt" not in output
+    assert "Next: the site runs fedmslora site check" in output
+
+
+@pytest.mark.parametrize("words", [("revoke", "north"), ("enroll", "--leave", "north")])
+def test_a_site_is_revoked(sites: State, words: tuple[str, ...]):
+    assert "north is removed; its key can't be enrolled again" in said(sites, *words)
+    assert list(enrolled(sites.registry)) == ["south"]
+    assert "found no such site, expected one of: south" in refusal(sites, "revoke", "north")
 
 
 @pytest.mark.parametrize(
@@ -199,6 +221,28 @@ def ended(state: State, monkeypatch: pytest.MonkeyPatch, **news: Any) -> Result:
     return called(state, "run", first(state))
 
 
+def test_run_into_a_file_says_what_it_waits_for(sites: State, monkeypatch: pytest.MonkeyPatch):
+    progress = sites.run("first").progress
+    waiting = {"event": "waiting", "stage": 0, "round": 1, "for": {"north": "asked"}}
+    news = iter([waiting, {**waiting, "for": {}}, {"event": "done", "seconds": 1.0}])
+
+    def pause(_seconds: float) -> None:
+        if event := next(news, None):
+            write_event(progress, "coordinator", event)
+
+    monkeypatch.setattr("server.coordinator.superlink.SuperLink.runs", lambda _self: [])  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
+    monkeypatch.setattr("commands.coordinator_follow.time.sleep", pause)
+    clock = iter(range(0, 10**6, 20))
+    monkeypatch.setattr("commands.coordinator_follow.time.monotonic", lambda: next(clock))
+    result = called(sites, "run", first(sites))
+    assert result.exit_code == 0, result.exception
+    lines = [line.split("UTC  ")[-1] for line in result.output.splitlines()]
+    assert lines[:2] == [
+        "waiting for the keeper to start the run",
+        "training stain (stage 1), round 1 of 3; waiting for north (asked)",
+    ]
+
+
 def test_run_says_where_the_report_is(sites: State, monkeypatch: pytest.MonkeyPatch):
     result = ended(sites, monkeypatch, event="done", seconds=61.0)
     assert result.exit_code == 0, result.exception
@@ -265,6 +309,20 @@ def test_the_status_of_a_run_in_its_first_round(sites: State):
     shown = said(sites, "status")
     assert "training stain (stage 1), round 2 of 3" in shown
     assert "north: working 12/40" in shown
+
+
+def test_the_headline_is_the_round_that_trains_and_not_the_scoring_before_it(sites: State):
+    said(sites, "run", first(sites), "--detach")
+    for news in (
+        {"event": "stage", "stage": 0},
+        {"event": "scoring", "stage": None, "task": 0},
+        {"event": "waiting", "stage": 0, "round": 0, "for": {"north": "asked"}},
+        {"event": "base", "task": 0, "score": 0.5},
+        {"event": "waiting", "stage": 0, "round": 1, "for": {"north": "asked"}},
+    ):
+        write_event(sites.run("first").progress, "coordinator", news)
+    run = json.loads(said(sites, "status", "--json"))["run"]
+    assert run["at"] == "training stain (stage 1), round 1 of 3"
 
 
 def test_the_status_of_a_failed_run_says_why(sites: State):

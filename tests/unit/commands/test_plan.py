@@ -1,4 +1,4 @@
-"""`fedmslora plan cost`: what it prints, and what it refuses."""
+"""`fedmslora plan`: what it prints, and what it refuses."""
 
 import json
 from pathlib import Path
@@ -10,6 +10,8 @@ from typer.testing import CliRunner
 from commands.plan import app
 from commands.plan_table import octets, short
 from common.errors import ModelError, PlanError
+from common.plan.file import load_plan
+from server.coordinator.plan_template import plan_template
 from simulation.hospitals import BASE_MODELS
 
 DEMO = "configs/demo.yaml"
@@ -112,3 +114,49 @@ def test_numbers_are_short():
         "0", "999", "1 k", "7.566 G", "1.5 E"
     ]  # fmt: skip
     assert [octets(n) for n in (0, 12, 335_612_201)] == ["0 B", "12 B", "335.6 MB"]
+
+
+def call(*arguments: str) -> str:
+    found = CliRunner().invoke(app, arguments, env={"COLUMNS": "150"})
+    if found.exception is not None:
+        raise found.exception
+    return found.output
+
+
+def test_a_plan_is_checked_and_what_may_stop_it_is_named():
+    said = call("check", DEMO)
+    digest = load_plan(Path(DEMO)).digest
+    assert said.startswith(f"{DEMO}: a valid plan, demo (digest {digest[:12]}): 9 stages, ")
+    document = json.loads(call("check", DEMO, "--json"))
+    assert (document["plan"], document["digest"]) == ("demo", digest)
+    assert all(f"Note: {remark}" in said for remark in document["remarks"])
+
+
+def test_a_stage_that_needs_every_site_is_named(tmp_path: Path):
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(plan_template(), encoding="utf-8")
+    quorums = [stage.quorum for stage in load_plan(plan).stages]
+    (remarks,) = [json.loads(call("check", str(plan), "--json"))["remarks"]]
+    assert bool(remarks) == (None in quorums)
+    text = plan.read_text(encoding="utf-8")
+    without = "\n".join(line for line in text.splitlines() if "quorum" not in line)
+    plan.write_text(without, encoding="utf-8")
+    assert "no quorum in stain: a round there needs every site" in call("check", str(plan))
+
+
+def test_a_wrong_plan_is_one_sentence(tmp_path: Path):
+    (tmp_path / "plan.yaml").write_text("name: x", encoding="utf-8")
+    for command in ("check", "show"):
+        with pytest.raises(PlanError, match=r"plan\.yaml"):
+            call(command, str(tmp_path / "plan.yaml"))
+
+
+def test_a_plan_is_shown_with_its_digest_and_its_stages():
+    plan = load_plan(Path(DEMO))
+    said = call("show", DEMO)
+    assert f"plan demo, digest {plan.digest}" in said
+    for stage in plan.stages:
+        assert stage.name in said
+    assert "accuracy" in said
+    document = json.loads(call("show", DEMO, "--json"))
+    assert document == {"digest": plan.digest, "plan": json.loads(plan.canonical())}

@@ -1,7 +1,9 @@
 """`fedmslora site`: what an admin types, and what is said back."""
 
 import json
+import os
 import stat
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from typer.testing import CliRunner
 
 from client.model.base_digest import base_digest
 from client.node.jobs import Jobs
+from client.node.processes import ANSWERED_FILE
 from client.site.approval import adapted_layers, sent_bytes
 from client.site.audit import AuditedBlob, AuditEntry, MessageKind, Subject, write
 from client.site.blob_store import put
@@ -195,7 +198,7 @@ def test_check_prints_a_line_for_each_check_and_fails_as_a_whole(site: Path):
 def test_status_of_a_new_site_is_told_from_its_store(site: Path):
     document = json.loads(fedmslora("status", "--site", site, "--json").stdout)
     assert document == {
-        "site": "north", "supervised": False, "trainer": False, "job": None,
+        "site": "north", "supervised": False, "answered": None, "trainer": False, "job": None,
         "releases": [0, 0], "blobs": 0, "last": None, "failures": None,
     }  # fmt: skip
 
@@ -214,10 +217,49 @@ def test_status_says_which_step_of_which_plan_the_trainer_is_at(site: Path, tmp_
     document = json.loads(fedmslora("status", "--site", site, "--json").stdout)
     assert document["job"] == {
         "work": "train", "plan": "small", "stage": "cxp", "round": 2, "step": 12, "steps": 40,
+        "remaining_s": None,
     }  # fmt: skip
     assert document["releases"] == [1, 2]
     said = fedmslora("status", "--site", site).stdout
     assert "train stage cxp, round 2 of plan small: step 12 of 40" in said
+
+
+def test_status_says_how_long_a_job_still_takes_at_its_pace(site: Path, tmp_path: Path):
+    plan, store = load_plan(small_plan(tmp_path / "plan.yaml")), load_site(site).store
+    order = Order(
+        work=Work.TRAIN, plan=plan.digest, stage=0, round=1, releases=(), active=(),
+        adapter=None, code="c0de",
+    )  # fmt: skip
+    jobs = Jobs(store)
+    jobs.request(order)
+    with jobs.attempt(order):
+        assert jobs.remaining_s(order.digest) is None
+        jobs.record_progress(order.digest, {"step": 10, "steps": 40})
+        os.utime(store / "jobs" / "attempt.json", (1000, 1000))
+        os.utime(store / "jobs" / "doing.json", (1100, 1100))
+        # 10 steps in 100 s, so 30 in 300 s.
+        assert jobs.remaining_s(order.digest) == 300.0
+        assert jobs.remaining_s("another") is None
+        said = fedmslora("status", "--site", site).stdout
+    assert "step 10 of 40, about 5 min left" in said
+
+
+def test_status_says_when_the_coordinator_last_answered(site: Path):
+    def line(label: str) -> str:
+        lines = fedmslora("status", "--site", site).stdout.splitlines()
+        return next(line for line in lines if line.startswith(label)).removeprefix(label).strip()
+
+    assert (line("coordinator"), line("job")) == ("has not answered yet", "none")
+    answered = load_site(site).store / ANSWERED_FILE
+    answered.parent.mkdir(exist_ok=True)
+    answered.touch()
+    assert line("coordinator").startswith("answered ")
+    assert line("job") == "none; waiting for an order"
+    os.utime(answered, (time.time() - 600, time.time() - 600))
+    assert line("coordinator") == "has not answered for 10 min; site check says more"
+    assert line("job") == "none; no coordinator answers"
+    document = json.loads(fedmslora("status", "--site", site, "--json").stdout)
+    assert document["answered"].endswith("+00:00")
 
 
 def message(site: Path, order: str) -> None:

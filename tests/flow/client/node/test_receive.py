@@ -1,5 +1,6 @@
 """What a site replies to an order; a thread stands in for its trainer."""
 
+import shutil
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping
@@ -279,6 +280,22 @@ def test_working_says_how_far_the_trainer_is(site: Site):
     Jobs(site.store).record_progress(order.digest, {"step": 3, "steps": 8})
     asked = receive(Delivery(order=order, wait_s=float("nan")), site)
     assert asked == Working(order=order.digest, site="north", step=3, steps=8)
+
+
+def test_a_disk_so_full_that_the_trainer_can_t_say_so_is_said(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+):
+    plan = plan_of(site)
+    approve(site, plan)
+    order = order_of(plan)
+    assert isinstance(receive(whole(plan, order), site), Working)
+    full = shutil.disk_usage(site.store)._replace(free=4096)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _folder: full)  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
+    with pytest.raises(OrderRefused) as caught:
+        receive(Delivery(order=order), site)
+    assert caught.value.reason is Reason.DISK
+    monkeypatch.undo()
+    assert isinstance(receive(Delivery(order=order), site), Working)
 
 
 def test_the_answer_ends_the_wait(site: Site):

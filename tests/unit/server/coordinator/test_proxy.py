@@ -4,7 +4,15 @@ import asyncio
 import ssl
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Generator,
+    Iterable,
+    Mapping,
+    Sequence,
+)  # fmt: skip
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
@@ -14,9 +22,11 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+from flwr.supercore.error import ApiErrorCode, FlowerError
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.coordinator.certificates import write_certificates
+from server.coordinator.members import Identify, Stranger
 from server.coordinator.proxy import Limits, ReverseProxy, superlink_client
 from server.coordinator.state import CoordinatorSettings, State
 from simulation.chaos.loopback import free_port
@@ -83,9 +93,16 @@ async def asked(proxy: ReverseProxy, scope: Scope, body: Sequence[bytes]) -> Ans
     return answered
 
 
-def proxy_for(upstream: Upstream, limits: Limits | None = None) -> ReverseProxy:
+def north(_headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """Every request is the same site's."""
+    return "north"
+
+
+def proxy_for(
+    upstream: Upstream, limits: Limits | None = None, identify: Identify = north
+) -> ReverseProxy:
     client = httpx.AsyncClient(transport=httpx.MockTransport(upstream))
-    return ReverseProxy("inner:8000", client, limits)
+    return ReverseProxy("inner:8000", client, identify, limits)
 
 
 async def never(request: httpx.Request) -> httpx.Response:
@@ -131,6 +148,10 @@ async def echo(request: httpx.Request) -> httpx.Response:
         b"/v1/runtime/acquire-task",
         b"/api/v1/fleet/pull-messages",
         b"https://other/v1/fleet/pull-messages",
+        # Of the Fleet API, but not for a SuperNode whose key is enrolled.
+        b"/v1/fleet/register-node",
+        b"/v1/fleet/unregister-node",
+        b"/v1/fleet/x",
     ],
 )
 def test_no_other_path_gets_through(path: bytes):
@@ -138,7 +159,7 @@ def test_no_other_path_gets_through(path: bytes):
     assert (answered.status, answered.body) == (403, b"")
 
 
-@pytest.mark.parametrize("method", ["PUT", "DELETE", "CONNECT", "OPTIONS", "HEAD", "TRACE"])
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "CONNECT", "OPTIONS", "HEAD", "TRACE"])
 def test_no_other_method_gets_through(method: str):
     assert ask(proxy_for(never), method=method).status == 403
 
@@ -148,12 +169,12 @@ def test_no_query_gets_through():
 
 
 def test_a_fleet_request_is_forwarded_whole():
-    body = [b"a" * 70_000, b"b", b""]
+    body, path = [b"a" * 70_000, b"b", b""], b"/v1/fleet/push-object"
     headers = [(b"content-length", b"70001")]
-    answered = ask(proxy_for(echo), headers=headers, body=body)
+    answered = ask(proxy_for(echo), path, headers=headers, body=body)
     assert answered.status == 200
     assert answered.body == b"".join(body)
-    assert answered.headers[b"x-path"] == FLEET
+    assert answered.headers[b"x-path"] == path
 
 
 def test_the_headers_of_the_message_pass_and_those_of_the_connection_stay():
@@ -224,6 +245,96 @@ def test_where_the_superlink_is_unavailable_a_site_is_told_to_retry(error: Excep
         raise error
 
     assert ask(proxy_for(upstream)).status == status
+
+
+@pytest.mark.parametrize("length", [b"9" * 5000, b"-1", b"1e3", b"\xb2"])
+def test_a_length_that_is_no_number_of_bytes_is_refused(length: bytes):
+    assert ask(proxy_for(never), headers=[(b"content-length", length)], body=[]).status == 413
+
+
+@pytest.mark.parametrize(
+    ("path", "most"),
+    [(b"pull-messages", 2**16), (b"push-messages", 2**22), (b"push-object", 2**23)],
+)
+def test_a_body_is_bounded_by_what_its_path_is_for(path: bytes, most: int):
+    for length, status in ((most, 200), (most + 1, 413)):
+        headers = [(b"content-length", str(length).encode())]
+        body = [b"", b""] if status == 200 else []
+        assert ask(proxy_for(echo), b"/v1/fleet/" + path, headers=headers, body=body).status == (
+            status
+        )
+
+
+@pytest.mark.parametrize(
+    "headers", [[(b"x", b"1")] * 101, [(b"x", b"1" * 2**15)], [(b"x" * 2**15, b"1")]]
+)
+def test_of_too_many_headers_nothing_is_made(headers: Sequence[tuple[bytes, bytes]]):
+    assert ask(proxy_for(never), headers=headers, body=[]).status == 431
+
+
+def test_of_a_strangers_request_no_body_is_read():
+    def stranger(_headers: Iterable[tuple[bytes, bytes]]) -> str:
+        raise Stranger
+
+    answered = ask(proxy_for(never, identify=stranger), body=[])
+    assert (answered.status, answered.body) == (401, b"")
+    assert answered.headers[b"connection"] == b"close"
+
+
+def test_a_key_that_is_not_enrolled_is_told_so_where_it_asks_to_be_activated():
+    def unknown(_headers: Iterable[tuple[bytes, bytes]]) -> str:
+        raise Stranger(unknown_key=True)
+
+    proxy = proxy_for(never, identify=unknown)
+    answered = ask(proxy, b"/v1/fleet/activate-node", body=[])
+    error = FlowerError.from_json(answered.body.decode())
+    assert error is not None
+    assert (answered.status, error.code) == (412, ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED)
+    assert ask(proxy, body=[]).status == 401
+
+
+def test_a_body_that_stops_coming_ends_its_request():
+    headers = [(b"content-length", b"2")]
+
+    async def body() -> int:
+        proxy = proxy_for(echo, Limits(silence_s=0.05))
+        scope = scope_of(FLEET, "POST", headers)
+
+        async def receive() -> dict[str, Any]:
+            await asyncio.sleep(3600)
+            return {}
+
+        statuses: list[int] = []
+
+        async def send(message: Any) -> None:
+            statuses.append(message.get("status", 0))
+
+        await proxy(scope, receive, send)
+        return statuses[0]
+
+    assert asyncio.run(body()) == 408
+
+
+def test_a_site_that_has_all_its_requests_takes_none_of_anothers():
+    names = iter(["north", "north", "south"])
+
+    async def three() -> list[int]:
+        go = asyncio.Event()
+
+        async def upstream(request: httpx.Request) -> httpx.Response:
+            await go.wait()
+            return reply(200)
+
+        proxy = proxy_for(upstream, Limits(requests=1), lambda _headers: next(names))
+        first = asyncio.create_task(asked(proxy, scope_of(FLEET, "POST", ()), [b""]))
+        await asyncio.sleep(0)
+        second = await asked(proxy, scope_of(FLEET, "POST", ()), [b""])
+        third = asyncio.create_task(asked(proxy, scope_of(FLEET, "POST", ()), [b""]))
+        await asyncio.sleep(0)
+        go.set()
+        return [(await first).status, second.status, (await third).status]
+
+    assert asyncio.run(three()) == [200, 503, 200]
 
 
 def test_requests_above_the_limit_are_told_to_retry_and_later_let_in():
@@ -344,9 +455,10 @@ def state(tmp_path: Path) -> State:
 def test_over_tls_big_bodies_pass_and_every_answer_has_a_date(state: State):
     settings = state.settings
     body = bytes(range(256)) * 2**14
+    proxy = ReverseProxy(settings.inner, superlink_client(state), north)
     trust = ssl.create_default_context(cafile=str(state.ca))
     with (
-        served(ReverseProxy(settings.inner, superlink_client(state)), settings.port, state.tls),
+        served(proxy, settings.port, state.tls),
         httpx.Client(verify=trust, base_url=f"https://localhost:{settings.port}") as site,
     ):
         away = site.post("/v1/fleet/pull-messages", content=b"x")
@@ -363,11 +475,13 @@ def test_over_tls_big_bodies_pass_and_every_answer_has_a_date(state: State):
 def test_the_proxy_forwards_nothing_to_a_server_of_another_authority(state: State, tmp_path: Path):
     settings = state.settings
     write_certificates(tmp_path / "other", ("localhost", "127.0.0.1"))
+    proxy = ReverseProxy(settings.inner, superlink_client(state), north)
     trust = ssl.create_default_context(cafile=str(state.ca))
     with (
         served(superlink, settings.inner_port, tmp_path / "other"),
-        served(ReverseProxy(settings.inner, superlink_client(state)), settings.port, state.tls),
+        served(proxy, settings.port, state.tls),
         httpx.Client(verify=trust) as site,
     ):
-        answer = site.post(f"https://localhost:{settings.port}/v1/fleet/x", content=b"secret")
+        url = f"https://localhost:{settings.port}/v1/fleet/push-object"
+        answer = site.post(url, content=b"secret")
     assert answer.status_code == 502

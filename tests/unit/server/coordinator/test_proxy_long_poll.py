@@ -12,7 +12,7 @@ from flwr.proto.node_pb2 import Node
 from starlette.types import Scope
 
 from server.coordinator.long_poll import LongPoll
-from server.coordinator.notify import Notifications
+from server.coordinator.notify import Activity, Notifications
 from server.coordinator.proxy import Limits, ReverseProxy
 
 PULL, PUSH = b"/v1/fleet/pull-messages", b"/v1/fleet/push-messages"
@@ -85,7 +85,7 @@ class Setup:
         self.notifications.heartbeat()
         client = httpx.AsyncClient(transport=httpx.MockTransport(self.superlink))
         poll = LongPoll(self.notifications, lambda: False, max_wait_s)
-        self.proxy = ReverseProxy("inner:8000", client, limits, poll)
+        self.proxy = ReverseProxy("inner:8000", client, lambda _headers: "north", limits, poll)
 
     def asks(self, path: bytes = PULL, body: Sequence[bytes] = (QUESTION,)) -> Site:
         return Site(self.proxy, path, body)
@@ -184,5 +184,23 @@ def test_a_request_for_messages_may_not_be_long(tmp_path: Path, limits: Limits, 
         site = setup.asks(body=(question,))
         await site.answered
         assert (site.status, setup.superlink.asked) == (413, [])
+
+    run(body)
+
+
+def test_what_a_site_is_seen_to_do_is_noted(tmp_path: Path):
+    async def body() -> None:
+        setup = Setup(tmp_path, max_wait_s=0.0)
+        noted = setup.notifications.noted
+        assert noted("north", Activity.WAITS) == noted("north", Activity.MOVES) == 0
+        await setup.asks().answered
+        assert noted("north", Activity.WAITS) > 0 == noted("north", Activity.MOVES)
+        waited = noted("north", Activity.WAITS)
+        await setup.asks(PUSH).answered
+        assert noted("north", Activity.MOVES) > 0
+        # One that gets a message does not wait for one.
+        setup.superlink.waiting = b"message"
+        await setup.asks().answered
+        assert noted("north", Activity.WAITS) == waited
 
     run(body)

@@ -1,0 +1,66 @@
+"""What the status says of a site is never at odds with whether it is online."""
+
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from commands.coordinator_status import _tables  # pyright: ignore[reportPrivateUsage]
+from common.plan_fields import Modality
+from server.coordinator.registry import enrolled
+from server.coordinator.state import State
+from server.coordinator.status import (
+    Phase,
+    RunStatus,
+    StageStatus,
+    site_statuses,
+    with_presence,
+)
+from server.coordinator.superlink import Node
+from tests.unit.signed_request import new_member
+
+STAGE = StageStatus(
+    name="stain",
+    modality=Modality.CT,
+    sites=("north",),
+    phase=Phase.DONE,
+    round=3,
+    rounds=3,
+    metric="f1",
+    scores={"accuracy": 0.25, "bleu": 0.125, "f1": 0.75},
+)
+
+
+def run(doing: str) -> RunStatus:
+    return RunStatus("first", True, "training", (STAGE,), {"north": doing}, None, ())
+
+
+@pytest.mark.parametrize(
+    ("online", "awaited", "shown"),
+    [
+        # The run last said so half a minute ago; the SuperLink knows better.
+        (True, "offline", "connecting"),
+        (False, "asked", "offline"),
+        (False, "working, step 3 of 9", "offline"),
+        (False, "offline", "offline"),
+        (True, "asked", "asked"),
+        (None, "asked", "asked"),
+    ],
+)
+def test_presence_and_activity_agree(tmp_path: Path, online: bool | None, awaited: str, shown: str):
+    state = State(tmp_path)
+    new_member(state.registry, "north")
+    pem = enrolled(state.registry)["north"].pem
+    nodes = None if online is None else [Node(7, pem, online, None)]
+    status = run(awaited)
+    (site,) = site_statuses(state, status, nodes)
+    assert (site.online, site.doing) == (online, shown)
+    assert with_presence(status, [site]).awaited == {"north": shown}
+
+
+def test_the_table_shows_the_metric_that_the_plan_names():
+    console = Console(width=150)
+    with console.capture() as shown:
+        console.print(_tables("hub:8443", run("asked"), (), answers=True))
+    assert "f1 0.750" in shown.get()
+    assert "accuracy" not in shown.get() and "bleu" not in shown.get()
