@@ -90,8 +90,8 @@ class ClipFinetune(OneClipAdapterSettings):
 
     @property
     def regularizes_factors(self) -> bool:
-        """Whether the product of the factors is held."""
-        return self.hold is not Hold.NONE
+        """Whether the product of the factors is held, or the factors are mixed with others."""
+        return self.hold is not Hold.NONE or self.ensemble is Ensemble.PREVIOUS
 
     @property
     def label(self) -> str:

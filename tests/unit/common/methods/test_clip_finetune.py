@@ -71,6 +71,7 @@ def test_only_ewc_has_arrays_of_its_layers_and_only_zscl_pairs():
     assert found == [0, 0, 64]
     assert [made(distil=name).texts_of_a_step([2, 3, 4], 1) for name in Distil] == [3, 5, 3]
     assert [made(hold=name).regularizes_factors for name in Hold] == [False, True, True]
+    assert made(ensemble="previous").regularizes_factors
     kept = [made(hold=name, rank=2).regularizer_parameters([], 2, LAYERS) for name in Hold]
     assert kept == [0, 60, 60 + 2 * 30]
 
