@@ -21,6 +21,7 @@ UNANSWERED_S = 30.0
 FIRST_WAIT_S = 10.0
 #: Messages before the latest whose replies are still taken, should they come.
 _EARLIER: Final = 3
+_MOST_SLACK: Final = 32.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +152,7 @@ class AskedSite:
         """Give the message up and ask again at once; its reply still counts if it comes."""
         self._set_aside()
         self.state, self.without_blobs, self.retry_at = "no reply, asked again", True, 0.0
-        self.slack *= 2
+        self.slack = min(2 * self.slack, _MOST_SLACK)
 
     def retry_later(self, state: str) -> None:
         """Ask again after a pause, which doubles each time."""

@@ -168,6 +168,8 @@ class EdgeProtocol(HttpToolsProtocol):
         self._connection = connection
         self._limits = connection.gate.limits
         self._in_headers = True
+        #: Whether there has been a request on this connection.
+        self._has_begun = False
         self._header_count = 0
         self._header_sum = 0
         #: Of the request's raw bytes, before the parser has made headers of them.
@@ -206,7 +208,7 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Begin to count a request's headers."""
-        if self.cycle is not None and not self.cycle.response_complete:
+        if self._has_begun and not self.cycle.response_complete:
             raise ValueError("a request before the one ahead of it is answered")
         super().on_message_begin()
         extended = cast(dict[str, Any], self.scope)
@@ -228,7 +230,7 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Start the request."""
-        self._in_headers, self._header_bytes = False, 0
+        self._in_headers, self._header_bytes, self._has_begun = False, 0, True
         self._stop_timer()
         super().on_headers_complete()
 

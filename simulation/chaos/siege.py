@@ -1,0 +1,102 @@
+"""The time of a round while strangers besiege the edge, beside that of an undisturbed round.
+
+    python -m simulation.chaos.siege --out DIR --count 200 --rounds 4
+
+One federation of real processes (simulation/chaos/loopback.py): its first round loads the base
+model and does not count, then rounds are undisturbed, then as many besieged by a process of
+strangers (simulation/chaos/strangers.py). Prints one JSON document.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import yaml
+
+from common.identity import ROOT
+from common.process.progress import read_events
+from simulation.chaos.loopback import LoopbackFederation, loopback
+from simulation.chaos.soak import PLAN
+
+_TICK_S = 0.05
+_PATIENCE_S = 900.0
+#: Rounds that the strangers have to arrive before rounds count.
+_ARRIVE_ROUNDS = 1
+
+
+def besieged(out: Path, count: int, rounds: int) -> dict[str, Any]:
+    """Return the seconds of each undisturbed and each besieged round, and their medians' ratio."""
+    out.mkdir(parents=True)
+    # One stage of three sites, as the soak's first, and with no other before it.
+    fields = yaml.safe_load(PLAN.read_text(encoding="utf-8"))
+    stage = {**fields["stages"][0], "rounds": 1 + rounds + _ARRIVE_ROUNDS + rounds}
+    plan = out / "plan.yaml"
+    plan.write_text(yaml.safe_dump({**fields, "stages": [stage]}), encoding="utf-8")
+    with loopback(plan, out / "federation") as federation:
+        for machine in federation.machines:
+            federation.start(machine)
+        federation.request_run()
+        undisturbed = _seconds(federation, 1, rounds)
+        with _strangers(federation, count, out / "strangers.txt"):
+            disturbed = _seconds(federation, 1 + rounds + _ARRIVE_ROUNDS, rounds)
+    return {
+        "strangers": count,
+        "undisturbed_s": undisturbed,
+        "besieged_s": disturbed,
+        "ratio": median(disturbed) / median(undisturbed),
+    }
+
+
+def _seconds(federation: LoopbackFederation, first: int, rounds: int) -> list[float]:
+    """Return how long each of these rounds took: from the end of the one before it."""
+    ends = [_end_of_round(federation, first + number) for number in range(rounds + 1)]
+    return [round(after - before, 2) for before, after in pairwise(ends)]
+
+
+def _end_of_round(federation: LoopbackFederation, number: int) -> float:
+    file = federation.state.events_file(federation.plan.name)
+    deadline = time.monotonic() + _PATIENCE_S
+    while time.monotonic() < deadline:
+        events = read_events(file)[0]
+        if any(event["event"] == "round" and event["round"] == number for event in events):
+            return time.monotonic()
+        time.sleep(_TICK_S)
+    raise TimeoutError(f"round {number} has not ended within {_PATIENCE_S:g} s")
+
+
+@contextmanager
+def _strangers(federation: LoopbackFederation, count: int, log: Path) -> Generator[None]:
+    port = federation.state.settings.port
+    words = (sys.executable, "-m", "simulation.chaos.strangers", f"127.0.0.1:{port}")
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            (*words, "--count", str(count), "--seconds", str(_PATIENCE_S)), cwd=ROOT, stdout=output
+        )
+        try:
+            yield
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def main() -> None:
+    """Measure it, and print the result."""
+    parser = argparse.ArgumentParser(prog="python -m simulation.chaos.siege", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="a new folder")
+    parser.add_argument("--count", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=4)
+    options = parser.parse_args()
+    found = besieged(options.out.resolve(), options.count, options.rounds)
+    print(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()
