@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from client.data.pictures import png, tiff
+from client.data.pictures.bounded_reader import BoundedReader
 from client.data.pictures.codestream import (
     ends_in_zeros,
     fill_scans,
@@ -27,6 +28,8 @@ from client.data.pictures.codestream import (
 from client.data.pictures.dicom import HEAD_BYTES, SUFFIXES, is_dicom, read_picture
 from client.data.pictures.grey_levels import (
     MAX_PIXELS,
+    NO_MEMORY,
+    check_samples,
     check_size,
     distinct_values,
     percentile_levels,
@@ -147,9 +150,14 @@ def _load_plain_image(file: Path, head: bytes, most_pixels: int) -> "Image":
 
     try:
         is_png = head.startswith(png.SIGNATURE)
-        source = io.BytesIO(png.without_metadata(file.read_bytes())) if is_png else file
-        with Image.open(source, formats=PICTURE_FORMATS) as image:
+        whole = png.without_metadata(file.read_bytes()) if is_png else b""
+        with (
+            io.BytesIO(whole) if is_png else BoundedReader(io.FileIO(file)) as opened,
+            Image.open(opened, formats=PICTURE_FORMATS) as image,
+        ):
             check_size(file, *image.size, most_pixels)
+            if image.format == "JPEG2000":
+                check_samples(file, *image.size, len(image.getbands()))
             image.load()
             _check_whole(file, image)
             return _turn_upright(_convert_to_rgb(image), image)
@@ -160,6 +168,8 @@ def _load_plain_image(file: Path, head: bytes, most_pixels: int) -> "Image":
         if isinstance(error, Image.DecompressionBombError):
             found = f"more than {most_pixels} pixels, expected no more than that"
             raise DataError(f"{file}: found {found}") from None
+        if isinstance(error, MemoryError):
+            raise DataError(f"{file}: {NO_MEMORY}") from None
         raise _refusal(file, head, error) from None
 
 
@@ -219,7 +229,18 @@ def _draws(data: bytes, image: "Image") -> bool:
     from PIL import Image
 
     with Image.open(io.BytesIO(data), formats=("JPEG",)) as other:
-        return np.array_equal(np.asarray(other), np.asarray(image))
+        # In strips: of a large picture two arrays more would be a gigabyte.
+        strips = [
+            (0, top, image.width, min(top + _STRIP, image.height))
+            for top in range(0, image.height, _STRIP)
+        ]
+        return all(
+            np.array_equal(np.asarray(other.crop(strip)), np.asarray(image.crop(strip)))
+            for strip in strips
+        )
+
+
+_STRIP: Final = 256
 
 
 def _convert_to_rgb(image: "Image") -> "Image":

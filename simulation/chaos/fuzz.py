@@ -28,6 +28,7 @@ import numpy as np
 
 from client.data.images import decode_image, decoder_warnings_ignored
 from client.data.pictures.codestream import ends_in_zeros
+from client.data.pictures.grey_levels import NO_MEMORY
 from client.data.task import TEST_FILE, TRAIN_FILE, inspect_task
 from common.errors import DataError
 from common.identity import ROOT
@@ -178,7 +179,7 @@ class Fuzzer:
 
     def _wrong_sentence(self, text: str) -> str:
         rest = text.replace(str(self._folder), "")
-        if "MemoryError" in rest:
+        if NO_MEMORY in rest:
             return "out of memory"
         if not rest.isprintable():
             return f"no sentence to print: {rest[:200]!r}"

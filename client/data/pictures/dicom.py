@@ -6,10 +6,11 @@ quotes nothing of the header except format names: the rest can be a patient's.
 # pyright: reportUnknownVariableType=false
 # pydicom.dcmread takes a PathLike of nothing in particular.
 
-from io import SEEK_END, BufferedReader, FileIO
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from client.data.pictures.bounded_reader import BoundedReader
 from client.data.pictures.dicom_aspect import square_size
 from client.data.pictures.dicom_display import colour_bytes, grey_bytes, palette_bytes
 from client.data.pictures.dicom_pixels import (
@@ -19,7 +20,7 @@ from client.data.pictures.dicom_pixels import (
     read_layout,
     read_stored,
 )
-from client.data.pictures.grey_levels import Bytes, check_size
+from client.data.pictures.grey_levels import NO_MEMORY, Bytes, check_size
 from common.errors import DataError
 from common.printable import printable
 
@@ -73,6 +74,8 @@ def read_picture(file: Path, most_pixels: int) -> tuple[Bytes, tuple[int, int]]:
     # pydicom parses elements lazily, so damaged bytes and unusual headers can fail anywhere
     # above, with nearly any exception.
     except Exception as error:
+        if isinstance(error, MemoryError):
+            raise DataError(f"{file}: {NO_MEMORY}") from None
         raise DataError(
             f"{file}: found a truncated or damaged DICOM file "
             f"({type(error).__name__}), expected a whole one"
@@ -85,7 +88,7 @@ def _read_dicom(file: Path) -> "Dataset":
     from pydicom.dataset import FileMetaDataset
 
     # Files without the 128-byte preamble are read, too.
-    with _BoundedReader(FileIO(file)) as opened:
+    with BoundedReader(FileIO(file)) as opened:
         dataset = dcmread(opened, force=True)
     if not any(name in dataset for name in PIXEL_ELEMENTS):
         raise DataError(f"{file}: found {_without_pixels(dataset)}, expected a DICOM image")
@@ -96,24 +99,6 @@ def _read_dicom(file: Path) -> "Dataset":
         meta.TransferSyntaxUID = uid.ImplicitVRLittleEndian if implicit else explicit
         dataset.file_meta = meta
     return dataset
-
-
-class _BoundedReader(BufferedReader):
-    """A file that is never asked for more than it has: Python would make room for all of it.
-
-    The length of an element is 32 bits of the file, and says up to 4 GiB.
-    """
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        """Read up to `size` bytes."""
-        if size is not None and size > _SMALL:
-            at = self.tell()
-            size = min(size, self.seek(0, SEEK_END) - at)
-            self.seek(at)
-        return super().read(size)
-
-
-_SMALL: Final = 2**16
 
 
 def _without_pixels(dataset: "Dataset") -> str:

@@ -7,6 +7,7 @@ decoder makes of such pixels is no picture that the file holds.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -25,7 +26,7 @@ from client.data.pictures.codestream import (
     with_whole_scans,
 )
 from client.data.pictures.dicom_elements import text, whole
-from client.data.pictures.grey_levels import check_size
+from client.data.pictures.grey_levels import check_samples, check_size
 from common.errors import DataError
 from common.printable import counted, printable
 
@@ -182,8 +183,10 @@ def read_stored(file: Path, dataset: "Dataset", layout: Layout, frame: int) -> S
     encoded = _encoded_frame(dataset, pixels, layout, frame)
     header = _header(syntax, encoded)
     is_wavelet = _is_wavelet(syntax)
-    if is_wavelet and ends_in_zeros(encoded):
-        raise DataError(f"{file}: {_EARLY}")
+    if is_wavelet:
+        check_samples(file, layout.columns, layout.rows, layout.samples)
+        if ends_in_zeros(encoded):
+            raise DataError(f"{file}: {_EARLY}")
     is_jpeg = header is not None and not is_wavelet
     encoded = with_whole_scans(encoded) if is_jpeg else encoded
     if header is not None:
@@ -277,8 +280,6 @@ def _remedy(syntax: "UID") -> str:
 
 
 def _installed(package: str) -> bool:
-    from importlib.util import find_spec
-
     return all(find_spec(name) for name in ("pylibjpeg", package.removeprefix("pylibjpeg-")))
 
 

@@ -1,6 +1,6 @@
 """Grey levels from black to white, the limit on image sizes, and percentiles of deep pictures."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -22,6 +22,10 @@ BRIGHT_PERCENTILE: Final = 99.0
 
 #: More pixels than this are a mistake or an attack (Pillow's own limit, about 9460 x 9460).
 MAX_PIXELS: Final = 89_478_485
+#: What is said of a file for which memory ran out.
+NO_MEMORY: Final = "found a picture that takes more memory than there is, expected a usual one"
+#: Of JPEG 2000: its decoder takes up to ten bytes for each, a gigabyte.
+MAX_SAMPLES: Final = 100_000_000
 
 
 def check_size(file: Path, width: int, height: int, most: int) -> None:
@@ -36,6 +40,19 @@ def check_size(file: Path, width: int, height: int, most: int) -> None:
         )
     if width * height > most:
         raise DataError(f"{file}: found {width} x {height} pixels, expected no more than {most}")
+
+
+def check_samples(file: Path, width: int, height: int, samples: int) -> None:
+    """Check that a JPEG 2000 picture has at most `MAX_SAMPLES`.
+
+    Raises:
+        DataError: it has more.
+    """
+    if width * height * samples > MAX_SAMPLES:
+        raise DataError(
+            f"{file}: found {width} x {height} pixels of {samples} samples in JPEG 2000, expected "
+            f"no more than {MAX_SAMPLES} samples"
+        )
 
 
 def rescale(values: Levels, low: float, high: float) -> Levels:
@@ -63,24 +80,39 @@ class DistinctValues:
 
     def picture(self, levels: Levels) -> Bytes:
         """Return the picture with `levels[i]` in place of `values[i]`, rounded to 8 bits."""
-        return np.rint(levels * 255).astype(np.uint8)[self.places]
+        table = np.rint(levels * 255).astype(np.uint8)
+        found = np.empty(self.places.shape, np.uint8)
+        for rows in _row_blocks(self.places):
+            found[rows] = table[self.places[rows]]
+        return found
 
 
 def distinct_values(picture: npt.NDArray[Any]) -> DistinctValues:
     """Return the different values of `picture`, of any shape and number type."""
-    if picture.dtype.kind in "iub" and picture.dtype.itemsize <= 2:
+    if picture.dtype.kind in "iu" and picture.dtype.itemsize <= 2:
         low = int(picture.min())
-        places = picture.astype(np.int32) - low
-        n = int(places.max()) + 1
-        # In blocks: numpy counts numbers of 8 bytes, four times the picture's.
-        blocks = np.array_split(places.reshape(-1), places.size // _BLOCK + 1)
-        counts = np.sum([np.bincount(block, minlength=n) for block in blocks], axis=0)
+        n = int(picture.max()) - low + 1
+        unsigned = np.dtype(f"u{picture.dtype.itemsize}")
+        native = picture.astype(picture.dtype.newbyteorder("="), copy=False)
+        # Modulo 2**8 or 2**16, so that signed values need no wider numbers.
+        places = native.view(unsigned) - unsigned.type(low % 2 ** (8 * unsigned.itemsize))
+        counts = np.zeros(n, np.int64)
+        for rows in _row_blocks(places):
+            counts += np.bincount(places[rows].reshape(-1), minlength=n)
         return DistinctValues(np.arange(low, low + n, dtype=np.float64), counts, places)
     values, places, counts = np.unique(picture, return_inverse=True, return_counts=True)
     return DistinctValues(values.astype(np.float64), counts, places.reshape(picture.shape))
 
 
-_BLOCK: Final = 2**22
+def _row_blocks(picture: npt.NDArray[Any]) -> Iterator[slice]:
+    """Yield slices of whole rows: numpy indexes and counts by numbers of 8 bytes."""
+    rows = max(1, _BLOCK * len(picture) // max(picture.size, 1))
+    for first in range(0, len(picture), rows):
+        yield slice(first, first + rows)
+
+
+#: Pixels of a block.
+_BLOCK: Final = 2**20
 
 
 def percentile_levels(values: Levels, counts: npt.NDArray[np.int64]) -> Levels:

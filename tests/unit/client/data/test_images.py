@@ -2,6 +2,7 @@
 
 import io
 import logging
+import tracemalloc
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -152,6 +153,48 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(
     file.write_bytes(picture(RAMP, "PNG"))
     with pytest.raises(DataError, match=rf"bomb\.png: found .* {limit}"):
         decode_image(file, limit)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.dcm"])
+def test_a_picture_for_which_memory_runs_out_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+):
+    def out_of_memory(*_: object) -> None:
+        raise MemoryError
+
+    dicom_file(tmp_path / "a.dcm", np.zeros((2, 2), np.uint8))
+    (tmp_path / "a.png").write_bytes(picture(RAMP, "PNG"))
+    monkeypatch.setattr(images, "_convert_to_rgb", out_of_memory)
+    monkeypatch.setattr(dicom, "grey_bytes", out_of_memory)
+    with pytest.raises(DataError, match=f"{name}: found a picture that takes more memory than"):
+        load_image(tmp_path / name)
+
+
+def test_a_length_of_gigabytes_takes_no_memory(tmp_path: Path):
+    whole = bytearray(dicom_file(tmp_path / "a.dcm", np.zeros((2, 2), np.uint8)).read_bytes())
+    at = whole.index(b"\xe0\x7f\x10\x00O")
+    whole[at + 8 : at + 12] = (3 * 2**30).to_bytes(4, "little")
+    (tmp_path / "a.dcm").write_bytes(whole)
+    box = b"\x00\x00\x00\x0cjP  \r\n\x87\n\xf0\x00\x00\x14ftypjp2 "
+    (tmp_path / "a.jp2").write_bytes(box + bytes(200))
+    tracemalloc.start()
+    try:
+        # All pixels are there, whatever the length says.
+        assert not pixels_of(tmp_path / "a.dcm").any()
+        with pytest.raises(DataError):
+            load_image(tmp_path / "a.jp2")
+        assert tracemalloc.get_traced_memory()[1] < 2**27
+    finally:
+        tracemalloc.stop()
+
+
+def test_jpeg_2000_of_too_many_samples_is_refused_before_it_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(grey_levels, "MAX_SAMPLES", 599)
+    (tmp_path / "a.jp2").write_bytes(picture(RAMP, "JPEG2000"))
+    with pytest.raises(DataError, match="found 20 x 10 pixels of 3 samples in JPEG 2000, exp"):
+        load_image(tmp_path / "a.jp2")
 
 
 def test_a_png_of_no_pixels_is_refused(tmp_path: Path):
