@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import TypeAlias
 
 from client.data.answer_options import OptionMatch, match_options
+from client.data.check_notes import image_notes, summed, text_notes
 from client.data.image_check import DecodedImages, OnImageDecoded, decode_images
 from client.data.records import quoted
 from client.data.task import (
@@ -183,7 +184,12 @@ def _check(folder: Path, contents: TaskContents, decoded: DecodedImages) -> Task
         optionless=len(not_listed) + len(unknown),
         repeated=_repeated_ids(contents.train) + _repeated_ids(contents.test),
         errors=(*contents.mistakes, *damaged.values(), *sharing, *not_listed),
-        notes=(*_notes(folder, contents, kinds, len(shared)), *unknown),
+        notes=(
+            *_notes(folder, contents, kinds, len(shared)),
+            *text_notes(contents),
+            *image_notes(folder, decoded),
+            *summed(unknown),
+        ),
     )
 
 

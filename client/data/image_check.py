@@ -7,8 +7,9 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
+from client.data.file_modality import HeaderFacts, header_facts
 from common.errors import DataError
 from common.identity import sha256
 
@@ -23,10 +24,14 @@ class DecodedImages:
     Attributes:
         digests: SHA-256 of the pixels as the model would see them, of each intact image.
         mistakes: one sentence for each other image.
+        facts: what the header of each intact image says.
+        flat: intact images of one level, which show nothing.
     """
 
     digests: dict[Path, str] = field(default_factory=dict[Path, str])
     mistakes: dict[Path, str] = field(default_factory=dict[Path, str])
+    facts: dict[Path, HeaderFacts] = field(default_factory=dict[Path, HeaderFacts])
+    flat: list[Path] = field(default_factory=list[Path])
 
     def shared(self, train: Iterable[Path], test: Iterable[Path]) -> dict[Path, Path]:
         """Return each image of `test` that is also in `train`, with its first name there."""
@@ -51,17 +56,27 @@ def decode_images(
         DataError: a process died, as when the system kills one that takes too much memory.
     """
     results = DecodedImages()
-    for image, digest, mistake in _decoded(images, workers):
-        if digest is None:
-            results.mistakes[image] = mistake
+    for image, found in _decoded(images, workers):
+        if isinstance(found, str):
+            results.mistakes[image] = found
         else:
-            results.digests[image] = digest
+            results.digests[image], results.facts[image] = found.digest, found.facts
+            results.flat.extend([image] if found.flat else [])
         on_decoded()
     return results
 
 
-#: An image, the digest of its pixels, and if there is none what is wrong with it.
-_Result: TypeAlias = tuple[Path, str | None, str]
+@dataclass(frozen=True, slots=True)
+class _Intact:
+    """An intact image; `flat`: all of its pixels are one colour."""
+
+    digest: str
+    facts: HeaderFacts
+    flat: bool
+
+
+#: An image, and what it is, or what is wrong with it.
+_Result: TypeAlias = tuple[Path, _Intact | str]
 
 
 def _decoded(images: Sequence[Path], workers: int) -> Iterator[_Result]:
@@ -89,5 +104,11 @@ def _decode(image: Path) -> _Result:
     try:
         pixels = load_image(image)
     except DataError as error:
-        return image, None, str(error)
-    return image, sha256(f"{pixels.size}".encode() + pixels.tobytes()), ""
+        return image, str(error)
+    digest = sha256(f"{pixels.size}".encode() + pixels.tobytes())
+    flat = all(low == high for low, high in cast(_Extrema, pixels.getextrema()))
+    return image, _Intact(digest, header_facts(image), flat)
+
+
+#: The darkest and the brightest level of each colour.
+_Extrema: TypeAlias = tuple[tuple[int, int], ...]

@@ -25,7 +25,7 @@ from client.data.pictures.codestream import (
     missing_scans,
     replace_zero_tails,
 )
-from client.data.pictures.dicom import HEAD_BYTES, SUFFIXES, is_dicom, read_picture
+from client.data.pictures.dicom import SUFFIXES, is_dicom, read_head, read_picture
 from client.data.pictures.grey_levels import (
     MAX_PIXELS,
     NO_MEMORY,
@@ -101,7 +101,7 @@ def decode_image(file: Path, most_pixels: int = MAX_PIXELS) -> "Image":
     if not file.is_file():
         found = "a folder" if file.is_dir() else "no file"
         raise DataError(f"{file}: found {found}, expected an image")
-    head = _read_head(file)
+    head = read_head(file)
     if not head:
         raise DataError(f"{file}: found an empty file, expected an image")
     if not is_dicom(head) and not has_dicom_suffix(file):
@@ -127,14 +127,6 @@ def pad_to_square(image: "Image", fill: tuple[int, int, int]) -> "Image":
     square = Image.new("RGB", (side, side), fill)
     square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
     return square
-
-
-def _read_head(file: Path) -> bytes:
-    try:
-        with file.open("rb") as opened:
-            return opened.read(HEAD_BYTES)
-    except OSError as error:
-        raise DataError(f"{file}: found a file that can't be opened ({error.strerror})") from None
 
 
 def _show_dicom(file: Path, most_pixels: int) -> "Image":

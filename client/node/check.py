@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from client.data.check import may_share
+from client.data.file_modality import foreign_codes
 from client.data.task import TRAIN_FILE, TaskData, check_task, images_of
 from client.model.base_digest import base_digest
 from client.node.connectivity import check_connection
@@ -31,6 +32,7 @@ from common.metrics import AnswerKind
 from common.partial_adapter import AdapterPart
 from common.plan.plan import Plan
 from common.plan.reference_list import LIST_FILE, check_images, read_list
+from common.plan_fields import Modality
 from common.printable import counted
 
 #: Bytes that a site needs besides its adapters: logs, plans, the trainer's own files.
@@ -64,7 +66,11 @@ def check_site(site: Site, plan: Plan | None) -> Iterator[Finding]:
         yield problem("data", f"{site.data}: found no task's folder (one with a {TRAIN_FILE})")
     for task in dict.fromkeys(tasks):
         fewest = _fewest_images(plan, planned, task, site)
-        yield from _findings_of(f"data {task}", lambda task=task, n=fewest: _task(site, task, n))
+        modality = next((one.stage.modality for one in planned if one.stage.task == task), None)
+        yield from _findings_of(
+            f"data {task}",
+            lambda task=task, n=fewest, modality=modality: _task(site, task, n, modality),
+        )
     if plan is not None and planned:
         yield from _findings_of("training step", lambda: [_step(plan, site, planned[0])])
 
@@ -197,7 +203,7 @@ def _fewest_images(
     return None
 
 
-def _task(site: Site, name: str, fewest: int | None) -> list[Finding]:
+def _task(site: Site, name: str, fewest: int | None, modality: Modality | None) -> list[Finding]:
     folder = site.data / name
     data = check_task(folder, may_share=may_share(folder))
     counts = f"{len(data.train)} training and {len(data.test)} test questions, every image decodes"
@@ -210,7 +216,19 @@ def _task(site: Site, name: str, fewest: int | None) -> list[Finding]:
         text = f"found {counted(images, 'training image')}: of fewer than {fewest} no prototype "
         text += "leaves, so the router learns of the task from other sites alone"
         found.append(Finding(f"prototype {name}", Level.WARNING, text))
+    if modality is not None:
+        found += _file_modality(name, images_of([*data.train, *data.test]), modality)
     return found
+
+
+def _file_modality(name: str, images: Sequence[Path], modality: Modality) -> list[Finding]:
+    """Warn of DICOM files whose header says another modality than the plan's stage."""
+    foreign = foreign_codes(images, modality)
+    if not foreign:
+        return []
+    listed = ", ".join(f"{count} {code}" for code, count in foreign.most_common())
+    text = f"found other modalities in the headers of {foreign.total()} of {len(images)} images "
+    return [Finding(f"modality {name}", Level.WARNING, f"{text}({listed}), expected {modality}")]
 
 
 def _labels(name: str, data: TaskData) -> Finding:

@@ -37,6 +37,19 @@ _MARK: Final = b"DICM"
 _FIRST_GROUPS: Final = (0x0002, 0x0008)
 
 
+def read_head(file: Path) -> bytes:
+    """Return the first bytes of `file`, as many as `is_dicom` looks at.
+
+    Raises:
+        DataError: it can't be opened.
+    """
+    try:
+        with file.open("rb") as opened:
+            return opened.read(HEAD_BYTES)
+    except OSError as error:
+        raise DataError(f"{file}: found a file that can't be opened ({error.strerror})") from None
+
+
 def is_dicom(head: bytes) -> bool:
     """Return whether a file that begins with `head` is DICOM, with or without a preamble."""
     if head[HEAD_BYTES - len(_MARK) : HEAD_BYTES] == _MARK:

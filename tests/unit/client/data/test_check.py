@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 import pytest
 from click.testing import Result
 from PIL import Image
@@ -16,6 +17,7 @@ from client.data.check import PUBLISHED, TaskCheck, check_tasks, missing_publish
 from client.data.image_check import decode_images
 from commands.data import app
 from common.errors import DataError
+from tests.unit.dicom_files import dicom
 
 Fields: TypeAlias = Mapping[str, Any]
 
@@ -42,11 +44,18 @@ def learned(at: int, grey: int, question: str = "Which organ?", answer: str = "l
     return {"id": at, "image": f"images/{grey}.png", "conversations": talk}
 
 
+def picture(grey: int) -> Image.Image:
+    """Of that grey, with one white pixel."""
+    found = Image.new("RGB", (4, 3), (grey, grey, grey))
+    found.putpixel((1, 1), (255, 255, 255))
+    return found
+
+
 def task(folder: Path, train: Sequence[Fields], test: Sequence[Fields]) -> Path:
     """A task's folder with images of the greys 0 to 3."""
     (folder / "images").mkdir(parents=True)
     for grey in range(4):
-        Image.new("RGB", (4, 3), (grey, grey, grey)).save(folder / "images" / f"{grey}.png")
+        picture(grey).save(folder / "images" / f"{grey}.png")
     (folder / "train.json").write_text(json.dumps(train))
     (folder / "test.jsonl").write_text("".join(json.dumps(line) + "\n" for line in test))
     return folder
@@ -100,7 +109,7 @@ def test_an_image_that_does_not_decode_is_one_error(tmp_path: Path):
 
 def test_an_image_of_train_in_the_test_is_an_error_whatever_its_name_is(tmp_path: Path):
     folder = task(tmp_path / "t", [learned(1, 0)], [asked(1, 3), asked(2, 3)])
-    Image.new("RGB", (4, 3)).save(folder / "images/3.png", "BMP")
+    picture(0).save(folder / "images/3.png", "BMP")
     found = checked(folder)
     assert found.shared == 1
     (error,) = found.errors
@@ -214,6 +223,61 @@ def test_several_processes_find_what_one_does(tmp_path: Path):
     assert several == decode_images(images, 1)
     assert len(seen) == 150 and list(several.mistakes) == [tmp_path / "7.png"]
     assert several.shared([images[0], images[1]], [images[1], images[2]]) == {images[1]: images[0]}
+
+
+# What may be a mistake
+
+
+def test_images_of_one_level_are_a_note(tmp_path: Path):
+    folder = task(tmp_path / "t", [learned(1, 0), learned(2, 1)], [asked(1, 2)])
+    for name in ("0", "1"):
+        Image.new("L", (4, 4), 3 + int(name)).save(folder / f"images/{name}.png")
+    found = checked(folder)
+    assert found.errors == ()
+    assert found.notes == (
+        "found 2 images of one level ('images/0.png' and others): there is nothing to be seen",
+    )
+
+
+def test_what_a_header_says_of_text_in_the_pixels_and_of_its_modality_is_a_note(tmp_path: Path):
+    folder = task(tmp_path / "t", [learned(1, 0), learned(2, 1)], [asked(1, 2), asked(2, 3)])
+    ramp = np.arange(16, dtype=np.uint8).reshape(4, 4)
+    for grey, (code, burned) in enumerate([("CT", "NO"), ("CT", "YES"), ("MR", "NO")]):
+        made = dicom(tmp_path / "a.dcm", ramp + grey, Modality=code, BurnedInAnnotation=burned)
+        made.rename(folder / f"images/{grey}.png")
+    found = checked(folder)
+    assert found.errors == ()
+    assert found.notes == (
+        "found 1 image with text in the pixels, by the header ('images/1.png'): it may name a "
+        "patient, and a model can learn it by heart",
+        "found images of 2 modalities by their headers, expected one: 2 CT, 1 MR",
+    )
+
+
+def test_texts_longer_than_a_model_reads_are_a_note(tmp_path: Path):
+    folder = task(
+        tmp_path / "t",
+        [learned(1, 0, "Why?", 5_001 * "x"), learned(2, 0, "Why?", 6_000 * "x")],
+        [asked(1, 1, 2_000 * "y ")],
+    )
+    (note,) = checked(folder).notes
+    assert note.startswith(
+        "train.json: found 2 questions of more than 5000 letters with the answer, the longest "
+        "'2' of 6004"
+    )
+
+
+def test_equal_notes_are_summed_up(tmp_path: Path):
+    test = [asked(at, 1, "Which is larger, kidney or liver?", "Spleen") for at in range(1, 9)]
+    train = [{**learned(1, 0), "answer_type": "CLOSED"}]
+    found = checked(task(tmp_path / "t", train, test))
+    assert found.optionless == 9
+    assert found.notes == (
+        f"{tmp_path}/t/train.json: question '1': found an answer that is named nowhere in its "
+        "question, expected a closed one to name it",
+        f"{tmp_path}/t/test.jsonl: question '1': found an answer that is named nowhere in its "
+        "question, expected a closed one to name it; so have 7 more questions of this file",
+    )
 
 
 # The folders of a folder

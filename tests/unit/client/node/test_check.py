@@ -1,5 +1,6 @@
 """What a check of a site finds: each refusal by its name, against a real TLS server."""
 
+import json
 import ssl
 import threading
 import time
@@ -10,6 +11,7 @@ from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -28,6 +30,7 @@ from common.plan.file import load_plan
 from common.plan.reference_list import ListedPair, ListedStage, ReferenceList
 from common.plan_fields import Modality, ReferencePin
 from server.coordinator.certificates import load_authority, write_certificates
+from tests.unit.dicom_files import dicom
 
 ROOT = Path(__file__).resolve().parents[4]
 
@@ -331,6 +334,28 @@ def test_the_plans_reference_pairs_are_looked_at(site: Site, tmp_path: Path):
     assert "which the plan pins" in found(tmp_path, "0" * 64).text
     image.write_bytes(b"other")
     assert "expected that of its name" in found(tmp_path, listed.digest).text
+
+
+def test_headers_of_another_modality_than_the_stages_are_a_warning(site: Site, tmp_path: Path):
+    folder = site.data / "bone"
+    folder.mkdir(parents=True)
+    for at, code in enumerate(("MR", "CT")):
+        dicom(folder / f"{at}.dcm", np.eye(4, dtype=np.uint8) + at, Modality=code)
+    talk = [{"from": "human", "value": "Is it?"}, {"from": "gpt", "value": "yes"}]
+    entry = {"id": 1, "image": "0.dcm", "conversations": talk}
+    line = {"question_id": 1, "image": "1.dcm", "text": "Is it?", "gt": "no"}
+    (folder / "train.json").write_text(json.dumps([entry]))
+    (folder / "test.jsonl").write_text(json.dumps(line))
+    plan = load_plan(ROOT / "configs" / "demo.yaml")
+    found = {
+        one.name: one
+        for one in check.check_site(site.model_copy(update={"federation": None}), plan)
+    }
+    assert found["modality bone"] == Finding(
+        "modality bone",
+        Level.WARNING,
+        "found other modalities in the headers of 1 of 2 images (1 MR), expected ct",
+    )
 
 
 def test_a_plan_without_work_for_the_site_is_named(site: Site):

@@ -1,5 +1,6 @@
 """Every encoding of DICOM is read in a site's install; where a decoder is missing, it is named."""
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
 
 import base64
 from pathlib import Path
