@@ -54,9 +54,21 @@ def grey_bytes(dataset: "Dataset", layout: Layout, stored: Stored, frame: int) -
         else:
             counts = np.where(_is_padding(dataset, layout, found.values), 0, found.counts)
             levels = percentile_levels(values, counts if counts.any() else found.counts)
-    if layout.photometric == "MONOCHROME1":
+    if _is_inverse(dataset, layout):
         levels = 1.0 - levels
     return found.picture(levels)
+
+
+def _is_inverse(dataset: "Dataset", layout: Layout) -> bool:
+    """Return whether the lowest value is white.
+
+    A shape of the presentation table decides where there is one, as in DCMTK and Weasis; it
+    should say what the photometric interpretation says.
+    """
+    shape = text(dataset, "PresentationLUTShape")
+    if shape in ("IDENTITY", "INVERSE"):
+        return shape == "INVERSE"
+    return layout.photometric == "MONOCHROME1"
 
 
 def colour_bytes(layout: Layout, stored: Stored) -> Bytes:
@@ -108,12 +120,12 @@ def _modality_values(dataset: "Dataset", layout: Layout, frame: int, stored: Lev
     table = _modality_table(dataset, layout)
     if table is not None:
         return table(stored)
-    groups = list(frame_groups(dataset, frame, "PixelValueTransformationSequence"))
-    slopes = (first(group, "RescaleSlope") for group in groups)
-    intercepts = (first(group, "RescaleIntercept") for group in groups)
-    slope = next((value for value in slopes if value), 1.0)
-    intercept = next((value for value in intercepts if value is not None), 0.0)
-    return stored * slope + intercept
+    for group in frame_groups(dataset, frame, "PixelValueTransformationSequence"):
+        slope, intercept = first(group, "RescaleSlope"), first(group, "RescaleIntercept")
+        # Half of the pair says nothing, as in DCMTK and pydicom.
+        if slope and intercept is not None:
+            return stored * slope + intercept
+    return stored
 
 
 def _modality_table(dataset: "Dataset", layout: Layout) -> LookupTable | None:

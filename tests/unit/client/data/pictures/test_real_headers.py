@@ -38,10 +38,31 @@ def test_a_slope_that_scales_nothing_is_one(tmp_path: Path, slope: bytes):
     np.testing.assert_array_equal(greys_of(file), SHOWN)
 
 
-@pytest.mark.parametrize("intercept", [b"NaN ", b"", b"none"])
-def test_an_intercept_that_is_no_number_is_zero(tmp_path: Path, intercept: bytes):
-    file = dicom(tmp_path / "a.dcm", RAMP, RescaleSlope="1", RescaleIntercept=intercept, **WINDOW)
+@pytest.mark.parametrize(
+    ("slope", "intercept"),
+    [("2", b"NaN "), ("2", b""), ("2", b"none"), ("2", None), (None, "-1024"), (b"0 ", "-1024")],
+)
+def test_half_of_slope_and_intercept_scales_nothing(
+    tmp_path: Path, slope: str | bytes | None, intercept: str | bytes | None
+):
+    pair = {"RescaleSlope": slope, "RescaleIntercept": intercept}
+    elements = {keyword: value for keyword, value in pair.items() if value is not None}
+    file = dicom(tmp_path / "a.dcm", RAMP, **elements, **WINDOW)
     np.testing.assert_array_equal(greys_of(file), SHOWN)
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize(
+    ("shape", "inverse"),
+    [("INVERSE", True), ("IDENTITY", False), ("LIN OD", None), ("", None), (b"\xff\xfe", None)],
+)
+def test_a_presentation_shape_decides_which_end_is_white(
+    tmp_path: Path, photometric: str, shape: str | bytes, inverse: bool | None
+):
+    elements = {"PhotometricInterpretation": photometric, "PresentationLUTShape": shape}
+    shown = greys_of(dicom(tmp_path / "a.dcm", RAMP, **elements, **WINDOW))
+    white_first = photometric == "MONOCHROME1" if inverse is None else inverse
+    np.testing.assert_allclose(shown, 255 - SHOWN if white_first else SHOWN, atol=1)
 
 
 @pytest.mark.parametrize(
