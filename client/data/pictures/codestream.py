@@ -9,6 +9,7 @@ import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 #: Start-of-frame markers: all but the tables' (C4), the reserved (C8) and arithmetic's (CC).
@@ -54,8 +55,16 @@ class _Segment:
     end: int
 
 
-def _segments(data: bytes) -> Iterator[_Segment]:
-    """Yield the segments of a JPEG until its end mark, or until nothing makes sense."""
+@lru_cache(maxsize=1)
+def _segments(data: bytes) -> tuple[_Segment, ...]:
+    """Return the segments of a JPEG until its end mark, or until nothing makes sense.
+
+    Those of the latest picture are kept: each question about it goes through them.
+    """
+    return tuple(_found_segments(data))
+
+
+def _found_segments(data: bytes) -> Iterator[_Segment]:
     at, pattern = 0, _MARKER
     while found := pattern.search(data, at):
         at, marker = found.start(), data[found.end() - 1]

@@ -26,6 +26,16 @@ def without_metadata(data: bytes) -> bytes:
     return b"".join([*kept, data[done:]])
 
 
+def has_wrong_checksum(data: bytes) -> bool:
+    """Return whether a chunk of pixels is not what was written; Pillow does not look."""
+    return any(
+        zlib.crc32(data[start + 4 : end - _CHECKSUM])
+        != int.from_bytes(data[end - _CHECKSUM : end], "big")
+        for kind, start, end in _chunks(data)
+        if kind == b"IDAT"
+    )
+
+
 def ends_early(data: bytes) -> bool:
     """Return whether the compressed pixels of a PNG are fewer than its header says, or damaged.
 

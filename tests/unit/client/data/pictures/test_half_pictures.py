@@ -115,6 +115,38 @@ def test_a_png_of_fewer_rows_than_it_says_is_refused(tmp_path: Path, rows: int):
         load_image(file)
 
 
+@pytest.mark.parametrize("interlaced", [False, True])
+def test_rows_are_counted_also_where_the_last_is_black(tmp_path: Path, interlaced: bool):
+    dark = np.where(_ROWS[..., None] < 90, COLOURS, 0).astype(np.uint8)
+    passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2),
+              (0, 1, 1, 2)]  # fmt: skip
+    steps = passes if interlaced else [(0, 0, 1, 1)]
+    rows = b"".join(
+        b"\0" + row.tobytes()
+        for left, top, across, down in steps
+        for row in dark[top::down, left::across]
+    )
+    header = struct.pack(">IIBBBBB", 128, 96, 8, 2, 0, 0, int(interlaced))
+    for missing in (0, 1, len(rows) // 2):
+        packed = zlib.compress(rows[: len(rows) - missing])
+        parts = (b"IHDR", header), (b"IDAT", packed), (b"IEND", b"")
+        file = tmp_path / f"{missing}.png"
+        file.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts))
+    np.testing.assert_array_equal(pixels_of(tmp_path / "0.png"), dark)
+    for file in sorted(tmp_path.glob("[1-9]*.png")):
+        with pytest.raises(DataError, match=r"expected a whole one"):
+            load_image(file)
+
+
+def test_pixels_of_a_wrong_checksum_are_refused(tmp_path: Path):
+    whole = bytearray(written(COLOURS, "PNG", {}))
+    at = whole.index(b"IDAT") + 4 + int.from_bytes(whole[whole.index(b"IDAT") - 4 :][:4], "big")
+    whole[at] ^= 1
+    (tmp_path / "a.png").write_bytes(whole)
+    with pytest.raises(DataError, match="expected a whole one"):
+        load_image(tmp_path / "a.png")
+
+
 def test_a_tiff_whose_strips_are_shorter_than_its_rows_is_refused(tmp_path: Path):
     file = tmp_path / "a.tif"
     tifffile.imwrite(file, COLOURS, photometric="rgb", metadata=None)
