@@ -3,6 +3,7 @@
 # typer 0.20 leaves a type of click's open in its overloads; not ours to fix.
 # pyright: reportUnknownMemberType=false
 
+from collections.abc import Mapping
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -139,12 +140,18 @@ def _print_table(bank: "Bank") -> None:
     typer.echo(f"head {bank.head}")
 
 
+def _settings(method: Mapping[str, Any]) -> str:
+    rest = ", ".join(f"{name} {value}" for name, value in method.items() if name != "name")
+    return f"{method['name']}: {rest}" if rest else str(method["name"])
+
+
 def _fields(release: "Release") -> dict[str, list[str]]:
     """Return the lines of each field."""
     return {
         "modality": [release.modality.value],
         "task": [release.task],
         **({} if release.classes is None else {"classes": [", ".join(release.classes)]}),
+        **({} if release.method is None else {"method": [_settings(release.method)]}),
         "sums": [", ".join(map(str, release.sums))],
         "rank, scale": [f"{release.rank}, {release.scale:g}"],
         "examples": [f"{site}: {count}" for site, count in sorted(release.sites.items())],

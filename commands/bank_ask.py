@@ -1,4 +1,7 @@
-"""`fedmslora bank ask`: answer a question about an image with the stage that the router picks."""
+"""`fedmslora bank ask`: answer a question about an image with the stage that the router picks.
+
+A bank of a method that answers with classes needs neither router nor question.
+"""
 
 # typer 0.20 leaves a type of click's open in its overloads; not ours to fix.
 # pyright: reportUnknownMemberType=false
@@ -25,7 +28,7 @@ _UNKNOWN = (
     "This image is unlike every task that the bank has learned. The answer below is a guess, by "
     "the most similar stage."
 )
-#: Number of other stages that are printed.
+#: Number of other stages, or of other classes, that are printed.
 _RUNNERS_UP = 3
 
 
@@ -45,7 +48,14 @@ class Bits(StrEnum):
 
 def ask(
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="An image or DICOM file.")],
-    question: Annotated[str, typer.Argument(metavar="QUESTION", help="The question, in quotes.")],
+    question: Annotated[
+        str,
+        typer.Argument(
+            metavar="[QUESTION]",
+            help="The question, in quotes; a bank of class prompts needs none.",
+            show_default=False,
+        ),
+    ] = "",
     bank: Annotated[Path, typer.Option(metavar="FOLDER", help="The bank of adapters.")] = Path(
         "runs/demo/bank"
     ),
@@ -85,7 +95,8 @@ def ask(
 ) -> None:
     """Answer a question about an image with the stage that fits the image best.
 
-    Prints how confident the router is, and whether the image is unlike every learned task.
+    Prints how confident the router is, and whether the image is unlike every learned task. A bank
+    whose releases name their method and classes answers by it, with one of the classes.
 
     Example: fedmslora bank ask slide.png "is there a tumor ?" --bank runs/demo/bank
     """
@@ -167,7 +178,8 @@ def _document(question: str, bank: "Bank", reply: "BankAnswer") -> dict[str, Any
         "stage": release.name,
         "modality": release.modality.value,
         "sums": [bank.releases[position].name for position in release.sums],
-        "chosen_by": "user" if routing is None else "router",
+        "chosen_by": "router" if routing else "method" if reply.by_method else "user",
+        "classes": reply.prediction.class_scores if reply.by_method else None,
         "confidence": None if routing is None else routing.best.probability,
         "known": None if routing is None else routing.known,
         "stages": stages,
@@ -185,6 +197,12 @@ def _print(bank: "Bank", reply: "BankAnswer") -> None:
     typer.echo(f"answer      {reply.prediction.text}{guess}")
     if reply.own_b:
         typer.echo("adapter     the release's A with this site's own B")
+    if reply.by_method:
+        typer.echo(f"learned in  {release.name} ({release.modality.value})")
+        scores = reply.prediction.class_scores or {}
+        others = sorted(scores, key=lambda name: -scores[name])[1 : 1 + _RUNNERS_UP]
+        typer.echo(f"next best   {', '.join(others)}")
+        return
     if routing is None:
         typer.echo(f"stage       {release.name} ({release.modality.value}), given by --stage")
         return

@@ -184,6 +184,7 @@ def _release(plan: Plan, stage: int, adapter: Adapter) -> Release:
         signature=_SIGNATURE,
         prototype=_DIGEST if plan.routing is not None else None,
         classes=planned.classes,
+        method=plan.method.released(),
     )
 
 

@@ -21,6 +21,7 @@ import torch
 
 from client.backbones.llava import LlavaBackbone
 from client.model.prompt import encode_prompt
+from client.orders.answer_by_method import has_method
 from client.orders.ask import USUAL, AskSettings, ResidentBank
 from common.bank.bank import Bank
 from common.bank.release import Release
@@ -99,6 +100,8 @@ class OpenBank:
     def ask(self, image: Picture, question: str, *, max_new_tokens: int = 64) -> Answer:
         """Answer with the stage that the picture is most like.
 
+        A bank whose releases name their method answers with one of all its classes instead.
+
         Raises:
             BankError: the bank has no image prototypes: give a stage, with `model(stage).ask`.
             DataError: the picture or the question can't be used.
@@ -106,6 +109,9 @@ class OpenBank:
         """
         _check_question(question)
         with _as_file(image) as file, self._lock:
+            if has_method(self.bank):
+                named = self.resident.classify(None, file)
+                return answer_of(self.bank, named, None, max_new_tokens)
             routing = self.resident.route(file)
             release = self.bank.release(routing.best.stage)
             (answer,) = self.resident.answer(release, [(file, question)], max_new_tokens)
@@ -115,6 +121,12 @@ class OpenBank:
     def resident(self) -> ResidentBank:
         """The loaded bank; use it from one thread at a time."""
         return ResidentBank(self.bank, self.base_model, self._settings)
+
+    @contextmanager
+    def loaded(self) -> Generator[ResidentBank]:
+        """Have the model for this thread alone."""
+        with self._lock:
+            yield self.resident
 
     @contextmanager
     def frozen(self, release: Release) -> Generator[ResidentBank]:
@@ -151,9 +163,13 @@ class StageModel:
         """
         for question in questions:
             _check_question(question)
-        with _as_file(image) as file, self._bank.frozen(self.release) as resident:
-            asked = [(file, question) for question in questions]
-            answers = resident.answer(self.release, asked, max_new_tokens)
+        if self.release.method is not None:
+            with _as_file(image) as file, self._bank.loaded() as resident:
+                answers = [resident.classify(self.release, file)] * len(questions)
+        else:
+            with _as_file(image) as file, self._bank.frozen(self.release) as resident:
+                asked = [(file, question) for question in questions]
+                answers = resident.answer(self.release, asked, max_new_tokens)
         return [answer_of(self._bank.bank, one, None, max_new_tokens) for one in answers]
 
     def logits(self, image: Picture, question: str) -> npt.NDArray[np.float32]:

@@ -1,4 +1,8 @@
-"""Questions about pictures, answered by the stage of a bank that the picture is like."""
+"""Questions about pictures, answered by the stage of a bank that the picture is like.
+
+A bank whose releases name their method answers by it, with a class: the question's words play no
+part, and no router is needed.
+"""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -16,6 +20,12 @@ from client.inference.router import Routing, route
 from client.model.backbone import Backbone, Prediction
 from client.model.base_digest import base_digest
 from client.model.llava_med_files import read_json_object
+from client.orders.answer_by_method import (
+    answer_by_method,
+    has_method,
+    plan_to_answer,
+    release_of_class,
+)
 from client.site.own_b import latest
 from common.adapter import AdapterSource
 from common.bank.bank import Bank
@@ -68,9 +78,10 @@ class Inquiry:
 
 @dataclass(frozen=True, slots=True)
 class BankAnswer:
-    """The release that answered, and its prediction; `routing` is None where the stage was told.
+    """The release that answered, and its prediction; `routing` is None where no router chose.
 
     Attributes:
+        release: of an answer by the method, the one told or else the one that learned the class.
         own_b: whether the site's own B was in place of the release's.
     """
 
@@ -78,6 +89,7 @@ class BankAnswer:
     release: Release
     routing: Routing | None
     own_b: bool
+    by_method: bool = False
 
 
 class ResidentBank:
@@ -153,6 +165,31 @@ class ResidentBank:
         predictions = self.backbone.answer(asked, max_new_tokens, len(asked))
         return [BankAnswer(one, release, None, own_b) for one in predictions]
 
+    def classify(self, told: Release | None, image: Path) -> BankAnswer:
+        """Answer by the method that the releases name: with a class of the picture.
+
+        Args:
+            told: the release whose classes alone are asked; None asks among those of all.
+
+        Raises:
+            BankError: the releases do not name one method that is installed here, a class is in
+                two of them and none is told, or an adapter was changed.
+            DataError: the picture can't be read.
+        """
+        bank, store = self.bank, self._store
+        plan = plan_to_answer(bank, told)
+        self._frozen = None
+        own = {
+            release.stage: part
+            for release in bank.releases
+            if store is not None
+            and (part := latest(store, release.plan, release.stage)) is not None
+        }
+        asked = Example("1", image, "", "", AnswerKind.OPEN)
+        prediction = answer_by_method(self.backbone, bank, plan, asked, own)
+        release = told or release_of_class(bank, prediction.text)
+        return BankAnswer(prediction, release, None, bool(own), by_method=True)
+
 
 def ask(bank: Bank, base_model: Path, inquiry: Inquiry) -> BankAnswer:
     """Answer with the base model and all adapters that the stage was trained with.
@@ -164,17 +201,22 @@ def ask(bank: Bank, base_model: Path, inquiry: Inquiry) -> BankAnswer:
         DataError: the picture or the question can't be used.
     """
     told = None if inquiry.stage is None else bank.named(inquiry.stage)
-    if told is None and not bank.prototypes():
+    by_method = has_method(bank)
+    if by_method:
+        plan_to_answer(bank, told)
+    elif told is None and not bank.prototypes():
         raise BankError(
             f"{bank.folder}: found no prototype in its {len(bank.releases)} releases, so no stage "
             "can be chosen from the image; expected --stage, or a bank of a plan with a router"
         )
     # Checked before a model is loaded.
-    if not inquiry.question.strip():
+    if not by_method and not inquiry.question.strip():
         raise DataError("question: found nothing, expected a question")
     if not inquiry.image.is_file():
         raise DataError(f"{inquiry.image}: found no file, expected an image")
     resident = ResidentBank(bank, base_model, inquiry.settings)
+    if by_method:
+        return resident.classify(told, inquiry.image)
     routing = resident.route(inquiry.image) if told is None else None
     release = told or bank.release(cast(Routing, routing).best.stage)
     asked = [(inquiry.image, inquiry.question)]
@@ -197,7 +239,7 @@ def freeze_release(
     if extras := [name for adapter in summed for name in adapter.extra_names]:
         raise BankError(
             f"{bank.folder}, release {release.folder}: found arrays beside its LoRA ({extras[0]}), "
-            "expected none: such a release answers by its method, and a bank does not say which"
+            "expected none: such a release answers by its method, and this one does not name it"
         )
     if own is not None:
         place = release.sums.index(release.stage)

@@ -288,6 +288,7 @@ class Bank:
             prototype=None if draft.prototype is None else sha256(draft.prototype),
             classes=draft.classes,
             self_reported=draft.self_reported,
+            method=draft.method,
         )
 
 

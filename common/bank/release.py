@@ -74,6 +74,8 @@ class Draft:
         classes: the names of the task's classes, in the order of the adapter's rows of them; None
             where answers are free.
         self_reported: what `sites` and `scores` are made of, by site; None where it is not known.
+        method: the settings of the method that trained it, by which the bank alone can answer;
+            None where the base model with the sum of the adapters does.
     """
 
     stage: int
@@ -91,6 +93,7 @@ class Draft:
     prototype: bytes | None = None
     classes: tuple[str, ...] | None = None
     self_reported: Mapping[str, SelfReported] | None = None
+    method: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +133,7 @@ class Release:
     prototype: Digest | None = None
     classes: tuple[ClassName, ...] | None = None
     self_reported: Mapping[Slug, SelfReported] | None = None
+    method: Mapping[str, Any] | None = None
 
     @property
     def hash(self) -> str:
@@ -157,6 +161,7 @@ class Release:
             **prototype,
             **({} if self.self_reported is None else {"self_reported": reported}),
             **({} if self.classes is None else {"classes": list(self.classes)}),
+            **({} if self.method is None else {"method": dict(self.method)}),
             **draft_content(self),
             "base_model": self.base_model.model_dump(),
             "adapter": self.adapter,

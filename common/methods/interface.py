@@ -8,7 +8,7 @@ names it: everybody else asks the traits below.
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from common.adapter import AdapterSource
 from common.plan_fields import Composition, Modality, Slug, Strict
@@ -154,6 +154,13 @@ class MethodSettings(Strict):
         `classes` are the numbers of each stage's classes; by default they are the stage's own.
         """
         return classes[stage]
+
+    def released(self) -> Mapping[str, Any] | None:
+        """Return the settings as a release names them, as JSON values.
+
+        None where the base model with the sum of the adapters answers, whatever the method was.
+        """
+        return self.model_dump(mode="json") if self.needs_classes else None
 
     def regularizer_parameters(
         self, modalities: Sequence[Modality], stage: int, layers: Sequence[LayerShape]

@@ -29,6 +29,7 @@ from client.orders.ask import Inquiry, ask
 from client.training.optimizer import LocalOptimizer
 from common.adapter import Adapter, StoredAdapter
 from common.bank.bank import Bank, export
+from common.bank.release import Release
 from common.clip_shape import read_clip_shape
 from common.errors import BankError, ModelError, SiteFailed
 from common.metrics import CLASS_METRICS
@@ -41,6 +42,7 @@ from cost.traffic import order_traffic
 from report.json_file import read_report
 from server.run.folder import RunFolder
 from server.run.journal import Journal
+from serving.open_bank import OpenBank
 from simulation.hospitals import BASE_MODELS
 from simulation.run import simulate
 from simulation.task_folder.write_task import Question, write_task
@@ -210,16 +212,52 @@ def test_an_export_is_loaded_by_plain_transformers_and_peft_with_its_prompts_bes
     assert json.loads((out / "provenance.json").read_text())["classes"] == list(CLASSES[1])
 
 
-def test_asking_a_release_of_class_prompts_is_refused_rather_than_answered_without_them(
+@pytest.mark.parametrize("told", [None, "s0"])
+def test_a_bank_alone_answers_as_its_method_does_at_a_site(
+    finished: Path, folder: Path, told: str | None
+):
+    bank = Bank.open(finished / "bank")
+    assert bank.releases[1].method == plan_of(folder).method.model_dump(mode="json")
+    (question, *_) = examples(folder, 0)
+    inquiry = Inquiry(image=question.image, question="", stage=told, max_new_tokens=1)
+    found = ask(bank, folder / "clip", inquiry)
+    scope = {} if told is None else {"scope": "own"}
+    asked = document(folder)
+    plan = parse_plan({**asked, "stages": [{**one, **scope} for one in asked["stages"]]}, "p")
+    released = {stage: bank.adapter(stage) for stage in range(2)}
+    given = assignment(folder, plan, 0 if told else 1, bank=released, active=(0, 1))
+    (expected,) = of.answer(given, [question])
+    assert found.prediction == expected and found.by_method
+    assert found.prediction.text in (found.release.classes or ())
+    assert len(expected.class_scores or {}) == (2 if told else 4)
+    opened = OpenBank(bank, folder / "clip")
+    answered = opened if told is None else opened.model(told)
+    assert answered.ask(question.image, "what is it ?").text == expected.text
+
+
+def test_a_bank_of_which_releases_name_several_methods_or_none_is_refused_in_a_sentence(
     finished: Path, folder: Path
 ):
     bank = Bank.open(finished / "bank")
+    first, second = bank.releases
     image = examples(folder, 0)[0].image
     inquiry = Inquiry(image=image, question="what ?", stage="s0", max_new_tokens=1)
-    with pytest.raises(
-        BankError, match=r"release 000-s0: found arrays beside its LoRA \(prompts\)"
-    ):
-        ask(bank, folder / "clip", inquiry)
+
+    def refusal(*releases: Release) -> str:
+        with pytest.raises(BankError) as caught:
+            ask(replace(bank, releases=releases), folder / "clip", inquiry)
+        return str(caught.value)
+
+    nameless = [replace(one, method=None) for one in bank.releases]
+    assert "release 000-s0: found arrays beside its LoRA (prompts)" in refusal(*nameless)
+    other = replace(second, method={**(second.method or {}), "rank": 3})
+    assert "release 000-s0, method: found other settings than those of 001-s1" in refusal(
+        first, other
+    )
+    foreign = [replace(one, method={"name": "magic"}) for one in bank.releases]
+    assert "method: found 'magic' with settings that this version does not know" in refusal(
+        *foreign
+    )
 
 
 def test_cut_off_and_resumed_it_ends_with_the_same_bytes(
