@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from common.printable import counted
 from report.canvas import Chart, shade, text_on
-from report.classes.rows import class_rows
+from report.classes.rows import class_metrics, class_rows
 from report.classes.template import CLASSES
 from report.continual_metrics import METRICS
 from report.format import (
@@ -48,7 +48,7 @@ from report.hospitals.words import (
     who_gains,
     worth_sentences,
 )
-from report.methods import SHOWN, PairedTest, summaries
+from report.methods import LEVELS, PairedTest, shown, summaries
 from report.methods_template import METHODS
 from report.model import RunReport, kinds, learned_score, metrics_by_kind
 from report.options.rows import option_rows
@@ -113,6 +113,7 @@ def render_page(
         chart=partial(_chart, charts),
         not_drawn=not_drawn,
         class_rows=class_rows(run),
+        class_metrics=class_metrics(run),
         option_rows=option_rows(reports),
         **_comparison(reports, tests),
         **_hospitals(hospitals),
@@ -247,6 +248,7 @@ def _kinds(report: RunReport) -> list[dict[str, Any]]:
 
 def _comparison(reports: Sequence[RunReport], tests: Sequence[PairedTest]) -> dict[str, Any]:
     methods = scores_by_method(reports)
+    rows_of_methods = summaries(reports)
     rows = [
         {
             "stage": stage,
@@ -257,9 +259,10 @@ def _comparison(reports: Sequence[RunReport], tests: Sequence[PairedTest]) -> di
     return {
         "methods": methods,
         "comparison": rows,
-        "summaries": summaries(reports),
+        "summaries": rows_of_methods,
         "kinds_of_tasks": {kind: len(tasks) for kind, tasks in kinds(reports[0]).items()},
-        "shown": SHOWN,
+        "shown": shown(rows_of_methods),
+        "levels": LEVELS,
         "heads": HEADS,
         "comparison_rows": comparison_rows(tests),
         "tests": tests,

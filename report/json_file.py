@@ -9,6 +9,7 @@ from typing import Any, cast
 from pydantic import TypeAdapter, ValidationError
 
 from common.errors import DataError
+from report.classes.rows import class_metrics
 from report.continual_metrics import METRICS, MatrixMetrics
 from report.model import RunReport, metrics_by_kind
 
@@ -27,6 +28,10 @@ def to_document(report: RunReport) -> dict[str, Any]:
         "metrics_by_kind": {
             kind.value: {name: _finite(metrics, name) for name in METRICS}
             for kind, metrics in by_kind.items()
+        },
+        "class_metrics": {
+            measure: {name: _finite(metrics, name) for name in METRICS}
+            for measure, metrics in class_metrics(report).items()
         },
         "metrics_missing": {kind.value: dict(metrics.missing) for kind, metrics in by_kind.items()},
     }

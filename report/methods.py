@@ -18,6 +18,10 @@ from report.spread import Spread, spread
 
 #: The metrics of the whole run in which methods are compared (report.continual_metrics).
 SHOWN = ("last", "bwt", "forgetting", "learning_gain")
+#: The same where tasks were scored before they arrived, too.
+OVER_STAGES = ("transfer", "avg")
+#: Those of them that are scores, and not differences.
+LEVELS = ("last", *OVER_STAGES)
 #: The name that a test gives to the score of a task right after its own stage.
 LEARNED = "learned"
 #: The measure of a test that pools the answers of all tasks.
@@ -41,7 +45,7 @@ class PairedTest:
 
     Attributes:
         method: the other method.
-        score: `learned`, right after each task's own stage, or a name of SHOWN.
+        score: `learned`, right after each task's own stage, or a name of SHOWN or OVER_STAGES.
         measure: the measure of the tasks that count, or EXACT_MATCH for all tasks' answers.
         difference: first minus other; a fraction.
         low, high: the bootstrap's 95 % interval of the difference.
@@ -108,11 +112,26 @@ def summary(runs: Sequence[RunReport]) -> MethodSummary:
         method=runs[0].method,
         seeds=tuple(run.seed for run in runs),
         metrics={
-            kind: {name: spread([getattr(one[kind], name) for one in measured]) for name in SHOWN}
+            kind: {
+                name: spread([getattr(one[kind], name) for one in measured])
+                for name in (*SHOWN, *OVER_STAGES)
+            }
             for kind in kinds(runs[0])
         },
         cost=_mean_cost(runs),
     )
+
+
+def shown(rows: Sequence[MethodSummary]) -> tuple[str, ...]:
+    """Return the metrics to show: those over all stages only where some method has them."""
+    known = {
+        name
+        for row in rows
+        for found in row.metrics.values()
+        for name in OVER_STAGES
+        if found[name] is not None
+    }
+    return (*SHOWN, *(name for name in OVER_STAGES if name in known))
 
 
 def _mean_cost(runs: Sequence[RunReport]) -> MethodCost:

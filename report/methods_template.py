@@ -13,7 +13,7 @@ METHODS = """
 {% for row in summaries %}
 <tr><th scope="row">{{ row.method | wbr }}</th>
 {% for name in shown %}
-{% if name == "last" %}
+{% if name in levels %}
 <td>{{ row.metrics[kind][name] | spread }}</td>
 {% else %}
 <td>{{ row.metrics[kind][name] | signed_spread }}</td>

@@ -24,7 +24,7 @@ from report.hospitals.words import (
     who_gains,
     worth_sentences,
 )
-from report.methods import SHOWN, MethodSummary, PairedTest, summaries
+from report.methods import LEVELS, MethodSummary, PairedTest, shown, summaries
 from report.model import RunReport, kinds
 from report.options.rows import OptionRow, option_rows
 from report.tests_table import HEADS, comparison_rows
@@ -56,14 +56,15 @@ def hospitals_text(report: HospitalsReport) -> str:
 def _metrics_table(rows: Sequence[MethodSummary], kind: Metric, tasks: int) -> str:
     seeds = counted(len(rows[0].seeds), "seed")
     corner = f"{readable(kind.value)}, {counted(tasks, 'task')}, {seeds}"
-    heads = [corner, *(readable(name) for name in SHOWN)]
-    return _table(heads, [[row.method, *_metric_cells(row, kind)] for row in rows])
+    names = shown(rows)
+    heads = [corner, *(readable(name) for name in names)]
+    return _table(heads, [[row.method, *_metric_cells(row, kind, names)] for row in rows])
 
 
-def _metric_cells(row: MethodSummary, kind: Metric) -> Iterator[str]:
-    for name in SHOWN:
+def _metric_cells(row: MethodSummary, kind: Metric, names: Sequence[str]) -> Iterator[str]:
+    for name in names:
         found = row.metrics[kind][name]
-        yield mean_spread(found) if name == "last" else signed_spread(found)
+        yield mean_spread(found) if name in LEVELS else signed_spread(found)
 
 
 def _option_cells(row: OptionRow) -> list[str]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from common.errors import DataError
 from common.metrics import AnsweredQuestion, Judged, judge
 from common.plan.plan import Metric
-from report.methods import EXACT_MATCH, LEARNED, SHOWN, PairedTest, Test
+from report.methods import EXACT_MATCH, LEARNED, OVER_STAGES, SHOWN, PairedTest, Test
 from report.model import RunReport, judged_when_learned, kinds, metrics_by_kind
 from report.significance import (
     RESAMPLES,
@@ -243,7 +243,7 @@ def _tests_over_seeds(method: str, pairs: RunPairs) -> Iterator[PairedTest]:
         return
     metrics = [tuple(metrics_by_kind(run.report) for run in pair) for pair in pairs]
     for kind in kinds(pairs[0][0].report):
-        for score in SHOWN:
+        for score in (*SHOWN, *OVER_STAGES):
             both = [(getattr(one[kind], score), getattr(two[kind], score)) for one, two in metrics]
             known = [(one, two) for one, two in both if one is not None and two is not None]
             differences = [without_rounding(one - two) for one, two in known]

@@ -1,10 +1,11 @@
-"""Tasks with classes at the end of a run: each measure, and beside it what knows nothing."""
+"""Tasks with classes: each measure at the end of a run and over it, and what knows nothing."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from common.metrics import CLASS_METRICS
-from report.model import RunReport
+from report.continual_metrics import MatrixMetrics, matrix_metrics
+from report.model import RunReport, judged_when_learned
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +40,34 @@ def class_rows(report: RunReport) -> list[ClassRow]:
     """Return a row for each task with classes that was scored."""
     rows = [_row(report, task) for task in range(len(report.stages))]
     return [row for row in rows if row is not None]
+
+
+def class_metrics(report: RunReport) -> dict[str, MatrixMetrics]:
+    """Return the continual-learning metrics of each class measure, over the tasks with classes.
+
+    They are MGTIL's (PRIMED, arXiv 2512.13072): Transfer, Avg and Last of the accuracy; for its
+    hard tasks ACC (`last` of the accuracy), AUC (`last` of the AUC), BWT (`bwt` of the accuracy).
+    The base model's scores are those among the classes of the task's own stage. Empty for joint
+    training, and without such tasks.
+    """
+    found = report.classes
+    if found is None or not judged_when_learned(report):
+        return {}
+    count = range(len(report.stages))
+    tasks = [
+        task for task in count if any(row[task] is not None for row in found.scores["accuracy"])
+    ]
+    if not tasks:
+        return {}
+    return {
+        name: matrix_metrics(
+            found.scores[name],
+            [found.zero_shot[name][task][task] for task in count],
+            None,
+            tasks,
+        )
+        for name in CLASS_METRICS
+    }
 
 
 def _row(report: RunReport, task: int) -> ClassRow | None:

@@ -23,5 +23,17 @@ scores between sites.</p>
 {%- if not loop.last %}, {% endif %}{% endfor %}</td></tr>
 {% endfor %}
 </tbody></table></div>
+<p>Over the run, in percent and points. Transfer is the mean of a task's scores before its own
+stage, Avg that over all stages, Last that after the last one (MGTIL's ACC and, of the AUC, AUC),
+BWT Last less what it was when learned.</p>
+<div class="wide"><table>
+<thead><tr><th>measure</th><th>Transfer</th><th>Avg</th><th>Last</th><th>BWT</th></tr></thead>
+<tbody>
+{% for name, found in class_metrics.items() %}
+<tr><th scope="row">{{ name | readable }}</th><td>{{ found.transfer | percent }}</td>
+<td>{{ found.avg | percent }}</td><td>{{ found.last | percent }}</td>
+<td>{{ found.bwt | points }}</td></tr>
+{% endfor %}
+</tbody></table></div>
 {% endif %}
 """

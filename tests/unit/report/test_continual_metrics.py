@@ -88,3 +88,25 @@ def test_bounds_and_relations_hold_for_any_matrix(scores: list[list[float]]):
         assert mean is not None and -1e-12 <= mean <= 1 + 1e-12
     cells = list(itertools.chain.from_iterable(scores))
     assert found.avg == pytest.approx(sum(cells) / len(cells))
+
+
+def test_the_published_means_of_mgtil_follow_from_its_means_by_task():
+    """PRIMED's table 7 (arXiv 2512.13072), PRIMED dyn: each task's Transfer, Avg and Last.
+
+    A matrix with these means by task: before its stage a task scores its Transfer, at the end its
+    Last, and in between what is missing for its Avg.
+    """
+    transfer = (None, 39.09, 48.38, 51.24, 55.58, 55.42, 63.68, 96.72, 56.49)
+    avg = (50.95, 80.83, 83.35, 79.82, 67.71, 72.71, 67.73, 95.61, 59.30)
+    last = (47.07, 84.80, 92.37, 92.92, 76.21, 92.31, 74.74, 96.40, 81.82)
+    size = len(last)
+    columns: list[list[float]] = []
+    for task in range(size):
+        before, between = [transfer[task] or 0.0] * task, size - 1 - task
+        # The last task has no stage in between: 59.30 is (8 * 56.49 + 81.82) / 9.
+        rest = (size * avg[task] - sum(before) - last[task]) / between if between else 0.0
+        columns.append([*before, *[rest] * between, last[task]])
+    matrix = [[columns[task][stage] for task in range(size)] for stage in range(size)]
+    found = matrix_metrics(matrix, [52.9] * size)
+    for name, printed in {"transfer": 58.33, "avg": 73.11, "last": 82.07}.items():
+        assert getattr(found, name) == pytest.approx(printed, abs=0.0051)

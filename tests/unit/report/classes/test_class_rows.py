@@ -3,7 +3,9 @@
 import json
 from dataclasses import replace
 
-from report.classes.rows import ClassFigure, class_rows
+import pytest
+
+from report.classes.rows import ClassFigure, class_metrics, class_rows
 from report.html import render_page
 from report.json_file import from_document, to_document
 from report.model import ClassScores, RunReport
@@ -47,3 +49,19 @@ def test_the_page_says_which_auc_it_shows_and_the_file_has_each_sites():
     document = json.loads(json.dumps(to_document(report)))
     assert document["classes"]["auc_by_site"]["a"][1][0] == 0.65
     assert from_document(document, "r") == report
+
+
+def test_a_run_has_mgtils_measures_over_its_tasks_with_classes():
+    whole = ((0.9, 0.3, None), (0.6, 0.7, None), (0.5, 0.6, None))
+    scored = with_classes()
+    assert scored.classes is not None
+    classes = replace(
+        scored.classes, scores={**scored.classes.scores, "accuracy": whole, "auc": whole}
+    )
+    found = class_metrics(replace(scored, classes=classes))["accuracy"]
+    assert found.transfer == 0.3 and found.last == (0.5 + 0.6) / 2
+    assert found.avg == pytest.approx((0.9 + 0.6 + 0.5 + 0.3 + 0.7 + 0.6) / 6)
+    assert found.bwt == pytest.approx((0.5 - 0.9 + 0.6 - 0.7) / 2)
+    told = to_document(replace(scored, classes=classes))
+    assert told["class_metrics"]["auc"]["last"] == found.last
+    assert class_metrics(run()) == {}
