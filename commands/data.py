@@ -39,6 +39,10 @@ def check(
     folder: Annotated[
         Path, typer.Argument(metavar="DIR", help="A folder of tasks, or one task's folder.")
     ],
+    plan: Annotated[
+        Path | None,
+        typer.Option(help="A plan: its tasks must be there, with answers that are its classes."),
+    ] = None,
     workers: Annotated[
         int, typer.Option(min=1, help="Processes that decode images; each needs memory.")
     ] = _WORKERS,
@@ -54,12 +58,19 @@ def check(
     Example: fedmslora data check data/MSLoRA_CR
     """
     from client.data.check import check_tasks, missing_published, task_folders
+    from client.data.check_plan import check_against, folders_of
+    from common.plan.file import load_plan
 
+    asked = None if plan is None else load_plan(plan)
     # The folder's name matters, also if it is given as a dot.
     folders = task_folders(folder.absolute())
+    if asked is not None:
+        folders = folders_of(asked, folder.absolute(), folders)
     with _progress() as on_images:
         checks = list(check_tasks(folders, workers, on_images))
-    missing = missing_published(folders)
+    if asked is not None:
+        checks = [check_against(asked, check) for check in checks]
+    missing = [] if asked is not None else missing_published(folders)
     passed = not any(check.errors for check in checks)
     if as_json:
         typer.echo(json.dumps(_document(folder, checks, missing, passed), indent=1))

@@ -19,6 +19,7 @@ GROUP: Final = "fedmslora.data_sources"
 BUILT_IN: Final[Mapping[str, str]] = {
     "pictures": "simulation.pictures.source:SOURCE",
     "phantoms": "simulation.phantoms.source:SOURCE",
+    "classes": "simulation.class_tasks.source:SOURCE",
 }
 
 

@@ -135,10 +135,19 @@ class DualModality(LoraSettings):
 
     @classmethod
     def comparisons(cls, own: MethodSettings, stages: int) -> Mapping[str, Self]:
-        """Return it with each `reuse` and `decide`: otherwise as the own one, or by default."""
+        """Return it with each `reuse` and `decide`: otherwise as the own one, or by default.
+
+        Its plain name is the plan's own settings where the plan has it; the usual `reuse` and
+        `decide` are then told by theirs.
+        """
         given = own.model_dump() if isinstance(own, DualModality) else {"name": "dual_modality"}
         offered = [
             cls.model_validate({**given, "reuse": reuse, "decide": decide})
             for reuse, decide in product(Reuse, Decide)
         ]
-        return {settings.label: settings for settings in offered}
+        found = {settings.label: settings for settings in offered}
+        if isinstance(own, cls) and own.label != own.name:
+            usual = next(one for one in offered if one.label == one.name)
+            named = f"{usual.name}_{usual.reuse.value}_{usual.decide.value}"
+            found |= {usual.name: own, named: usual}
+        return found

@@ -69,7 +69,7 @@ def validation_crops(
         "validation": (held_out, TEST_QUESTIONS),
     }
     train, validation = (
-        _balanced(
+        balanced_crops(
             np.random.default_rng(seed_for(seed, "pictures", task.name, part, site, sites)),
             task,
             regions,
@@ -90,13 +90,16 @@ def crops(task: PictureTask, split: Split, site: int, sites: int, seed: int) -> 
     if split is Split.TRAIN:
         regions, count = share(regions, site, sites), TRAIN_QUESTIONS
     rng = np.random.default_rng(seed_for(seed, "pictures", task.name, split.value, site, sites))
-    return _balanced(rng, task, regions, count // sites)
+    return balanced_crops(rng, task, regions, count // sites)
 
 
-def _balanced(
+def balanced_crops(
     rng: np.random.Generator, task: PictureTask, regions: Sequence[Region], count: int
 ) -> list[Crop]:
-    """Draw crops with `count` questions in all, equally many for every question and answer."""
+    """Draw crops with `count` questions in all, equally many for every question and answer.
+
+    A crop keeps the answers that are still wanted; other questions than the task's are left out.
+    """
     wanted = {
         (question, answer): count // len(task.asks) // len(answers)
         for question, answers in task.asks.items()
@@ -106,7 +109,7 @@ def _balanced(
     asked: Counter[tuple[str, str]] = Counter()
     for _ in range(TRIES * count):
         one = regions[int(rng.integers(len(regions)))](rng)
-        useful = {pair for pair in one.answers.items() if asked[pair] < wanted[pair]}
+        useful = {pair for pair in one.answers.items() if asked[pair] < wanted.get(pair, 0)}
         if useful:
             kept.append(replace(one, answers=dict(sorted(useful))))
             asked.update(useful)

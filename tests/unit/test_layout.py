@@ -51,8 +51,8 @@ FLOORS: Mapping[str, tuple[str, ...]] = {
         "orders", "node", "",
     ),
     "simulation": (
-        "task_folder", "data_sources.py", "heterogeneity", "phantoms", "pictures", "pretraining",
-        "", "experiments", "results", "chaos",
+        "task_folder", "data_sources.py", "heterogeneity", "phantoms", "pictures", "class_tasks",
+        "pretraining", "", "experiments", "results", "chaos",
     ),
 }  # fmt: skip
 MOST_MODULES = 20

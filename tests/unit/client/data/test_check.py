@@ -359,3 +359,31 @@ def test_folders_behind_symbolic_links_are_checked(tmp_path: Path):
     os.symlink(tmp_path / "disk" / "t", tmp_path / "site" / "t")
     (found,) = check_tasks(task_folders(tmp_path / "site"), 1, ignore)
     assert found.errors == () and found.images == 2
+
+
+def test_a_plans_tasks_must_be_there_and_their_answers_its_classes(tmp_path: Path):
+    from tests.flow.small_run import STAGE, small_plan
+
+    classes = {"classes": ["liver", "spleen"], "task": "organs"}
+    plan = small_plan(tmp_path / "plan.yaml", stages=[{**STAGE, **classes}])
+    task(tmp_path / "data" / "organs", [learned(1, 0)], [asked(1, 1), asked(2, 2, answer="heart")])
+
+    def run(*arguments: str) -> Result:
+        return CliRunner().invoke(app, ["check", *arguments, "--plan", str(plan), "--json"])
+
+    found = run(str(tmp_path / "data"))
+    (told,) = json.loads(found.stdout)["tasks"]
+    assert found.exit_code == 2
+    assert (
+        "question 2: found the answer 'heart', expected one of the plan's classes"
+        in (told["errors"][0])
+    )
+    assert "train.json: found no example of 'spleen' of the plan's 2 classes" in told["notes"]
+    (tmp_path / "data" / "organs").rename(tmp_path / "data" / "bones")
+    with pytest.raises(DataError, match="expected all of the plan small; absent: organs"):
+        raise_of(run(str(tmp_path / "data")))
+
+
+def raise_of(result: Result) -> None:
+    assert result.exception is not None
+    raise result.exception
