@@ -242,6 +242,7 @@ def _result(
         majority=tuple(map(majority, known, learned, metrics)),
         among=_among(runs),
         unseen=unseen,
+        matrix=runs[0].report.scores if len(runs) == 1 and plan.evaluation.future else (),
     )
 
 

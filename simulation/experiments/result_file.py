@@ -55,6 +55,8 @@ class ExperimentResult:
             is right; None where it was not scored, empty where no task was scored so.
         unseen: per task the measure at the end, the mean over the hospitals that trained nothing
             (and, of hospitals alone, over whose model answers); empty where there is none.
+        matrix: task j's measure after stage i, where tasks are scored before they arrive, too
+            (evaluation.future); None where not scored, empty in other runs.
     """
 
     plan: Plan
@@ -75,6 +77,7 @@ class ExperimentResult:
     majority: tuple[float, ...] = ()
     among: tuple[float | None, ...] = ()
     unseen: tuple[float | None, ...] = ()
+    matrix: tuple[tuple[float | None, ...], ...] = ()
 
 
 class ResultsFolder:
@@ -105,6 +108,7 @@ def read_result(file: Path) -> ExperimentResult:
         fields["answers"] = tuple(_decoded(packed) for packed in fields["answers"])
         fields["final_answers"] = tuple(_decoded(packed) for packed in fields["final_answers"])
         fields["pictures"] = tuple(_pictures(packed) for packed in fields.get("pictures", ()))
+        fields["matrix"] = tuple(tuple(row) for row in fields.get("matrix", ()))
         for name in _PLAIN & fields.keys():
             fields[name] = tuple(fields[name])
         return ExperimentResult(plan=plan, **fields)

@@ -180,12 +180,13 @@ def _differing(cells: Sequence[Cell]) -> tuple[str, ...]:
 def data_of(plan: Plan) -> str:
     """Return a key that is equal where plans of one seed have the same questions and measures.
 
-    How the questions are divided among sites does not matter.
+    How the questions are divided among sites does not matter, nor which public pairs there are.
     """
-    apart = {*NOT_OF_DATA, "deal"}
+    apart = {*NOT_OF_DATA, "deal", "reference"}
     made = plan.simulation and plan.simulation.model_dump(mode="json", exclude=apart)
     asked = sorted(
-        [stage.task, stage.metric, _hospitals(plan, stage.task)] for stage in plan.stages
+        [stage.task, stage.metric, stage.scope, _hospitals(plan, stage.task)]
+        for stage in plan.stages
     )
     return canonical_json([made, asked])
 

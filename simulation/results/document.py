@@ -22,6 +22,7 @@ _TITLES: Mapping[str, str] = {
     "hospitals": "Hospitals that differ",
     "alone": "Alone, federated, pooled",
     "curve": "What a federation is worth in pictures",
+    "twin": "Classes that arrive",
 }
 
 _TOP = """# Results
@@ -60,6 +61,8 @@ _READING = """## How to read it
   question, each equally likely. **Commonest answer**: that of always giving training's most
   frequent one. Neither looks at the picture. **Balanced accuracy**: the share of right answers
   within each true answer, averaged over these.
+- **Transfer**: the mean of a task's scores after the stages before its own, over all tasks but the
+  first; **Avg**: the mean over tasks and stages (ZSCL, arXiv 2303.06628).
 - **Backward transfer**: over all tasks but the last, the score at the end less the score when
   learned. Below 0 it is forgetting. What forgets an answer's *words*, too, answers with no option
   of the question.

@@ -14,6 +14,10 @@ class Moment(StrEnum):
 
     LEARNED = "when learned"
     FINAL = "at the end"
+    #: The mean over the stages before the task's own: Transfer (ZSCL, arXiv 2303.06628).
+    BEFORE = "before it arrived"
+    #: The mean over all stages: Avg.
+    THROUGHOUT = "over all stages"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +44,14 @@ def never_changes(plan: Plan) -> bool:
     """Return whether the model that answers a task at the end is the one from when it was learned.
 
     This holds for a sum of adapters, where nothing is added or removed for a known task, and for a
-    base model that learns nothing.
+    base model that learns nothing, unless later stages bring more classes to choose from.
     """
-    if not plan.method.trains:
-        return True
     tasks = range(len(plan.stages))
-    return all(
-        plan.answering_stages(task, tasks[-1]) == plan.answering_stages(task, task)
-        for task in tasks
+    last = tasks[-1]
+    if any(plan.asked_classes(task, last) != plan.asked_classes(task, task) for task in tasks):
+        return False
+    return not plan.method.trains or all(
+        plan.answering_stages(task, last) == plan.answering_stages(task, task) for task in tasks
     )
 
 
@@ -60,11 +64,28 @@ def scores_of(result: ExperimentResult, moment: Moment) -> TaskScores:
     """Return each task's score at this moment, without the tasks that were not scored then."""
     if moment is Moment.LEARNED and not judged_when_learned(result.plan):
         return {}
+    if moment in _OVER_STAGES:
+        return _means_over_stages(result, moment)
     found: dict[str, TaskScore] = {}
     for task, stage in enumerate(result.plan.stages):
         score = _score(result, task, moment)
         if score is not None:
             found[stage.name] = score
+    return found
+
+
+#: Moments that are several.
+_OVER_STAGES = (Moment.BEFORE, Moment.THROUGHOUT)
+
+
+def _means_over_stages(result: ExperimentResult, moment: Moment) -> TaskScores:
+    """Return each task's mean over the stages that count; none where a score is missing."""
+    found: dict[str, TaskScore] = {}
+    for task, stage in enumerate(result.plan.stages):
+        rows = result.matrix[:task] if moment is Moment.BEFORE else result.matrix
+        known = [score for row in rows if (score := row[task]) is not None]
+        if known and len(known) == len(rows):
+            found[stage.name] = TaskScore(mean(known), ())
     return found
 
 
@@ -104,6 +125,18 @@ def mean_learned(result: ExperimentResult) -> float | None:
 def mean_final(result: ExperimentResult) -> float | None:
     """Return the mean over tasks of the score after the last stage."""
     return _mean_score(result, Moment.FINAL)
+
+
+def mean_transfer(result: ExperimentResult) -> float | None:
+    """Return Transfer: the mean over all tasks but the first of their means before they arrived."""
+    scores = scores_of(result, Moment.BEFORE)
+    names = [stage.name for stage in result.plan.stages[1:]]
+    return mean([scores[name].score for name in names]) if names == [*scores] else None
+
+
+def mean_throughout(result: ExperimentResult) -> float | None:
+    """Return Avg: the mean over tasks and stages."""
+    return _mean_score(result, Moment.THROUGHOUT)
 
 
 def _mean_score(result: ExperimentResult, moment: Moment) -> float | None:
@@ -146,7 +179,7 @@ def backward_transfer(result: ExperimentResult) -> float | None:
 
     None for joint training, and where a score is missing.
     """
-    learned, final = (scores_of(result, moment) for moment in Moment)
+    learned, final = (scores_of(result, moment) for moment in (Moment.LEARNED, Moment.FINAL))
     tasks = earlier_tasks(result.plan)
     if not tasks or not tasks <= learned.keys() & final.keys():
         return None

@@ -41,7 +41,7 @@ def order_sentences(group: CellGroup) -> list[str]:
         return []
     said: list[str] = []
     for method, cells in _by_method(group).items():
-        for moment, measure in zip(Moment, (mean_learned, mean_final), strict=True):
+        for moment, measure in ((Moment.LEARNED, mean_learned), (Moment.FINAL, mean_final)):
             if moment is Moment.FINAL and all(never_changes(cell.plan) for cell in cells):
                 continue
             if found := variation(cells, measure):

@@ -1,6 +1,7 @@
 """What an experiment compares: each combination with what its file calls the reference."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from simulation.results.cells import Cell, CellGroup, Collected, labelled
 from simulation.results.measures import (
@@ -12,6 +13,7 @@ from simulation.results.measures import (
 from simulation.results.significance import (
     Comparison,
     PlannedComparison,
+    at_moment,
     at_the_end,
     forgetting,
 )
@@ -22,7 +24,8 @@ def planned_comparisons(collected: Collected) -> list[PlannedComparison]:
     """Plan every comparison that the experiment's references ask for, and what is forgotten.
 
     A combination is compared with the one that has the reference's settings and else its own:
-    when learned, where both have such a score, and at the end, where that differs for one.
+    when learned, where both have such a score, at the end, where that differs for one, and before
+    tasks arrive and over all stages (Transfer and Avg), where both were scored so.
     """
     asked: list[PlannedComparison] = []
     for group in collected.groups:
@@ -58,7 +61,12 @@ def _moments(planned: PlannedComparison) -> list[PlannedComparison]:
     cells = (planned.first, planned.second)
     learned = [planned] if all(judged_when_learned(cell.plan) for cell in cells) else []
     changes = any(not never_changes(cell.plan) for cell in cells)
-    return [*learned, at_the_end(planned)] if changes else learned
+    found = [*learned, at_the_end(planned)] if changes else learned
+    if not all(cell.plan.evaluation.future for cell in cells):
+        return found
+    arriving = frozenset(stage.name for stage in planned.first.plan.stages[1:])
+    transfer = at_moment(replace(planned, tasks=arriving), Moment.BEFORE)
+    return [*found, transfer, at_moment(planned, Moment.THROUGHOUT)]
 
 
 def margins(found: Sequence[Comparison]) -> list[str]:

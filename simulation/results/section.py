@@ -18,6 +18,8 @@ from simulation.results.measures import (
     mean_balanced,
     mean_final,
     mean_learned,
+    mean_throughout,
+    mean_transfer,
     mean_unseen,
     never_changes,
     scores_of,
@@ -106,6 +108,8 @@ def _scores(group: CellGroup) -> str:
 _OF_SOME: Mapping[str, Callable[[ExperimentResult], float | None]] = {
     "closed questions among their options, at the end, %": mean_among,
     "at unseen hospitals, at the end, %": mean_unseen,
+    "Transfer, %": mean_transfer,
+    "Avg, %": mean_throughout,
 }
 
 
@@ -244,6 +248,13 @@ def _picture(collected: Collected, found: Sequence[Comparison]) -> list[Chart]:
     return [dots(frame, panels)]
 
 
+#: The moments of the picture.
+_SHOWN: Mapping[Moment, Callable[[ExperimentResult], float | None]] = {
+    Moment.LEARNED: mean_learned,
+    Moment.FINAL: mean_final,
+}
+
+
 def _panel(group: CellGroup, names: Sequence[str]) -> Panel:
     series = {
         moment.value: [
@@ -251,7 +262,7 @@ def _panel(group: CellGroup, names: Sequence[str]) -> Panel:
             for cell in group.cells
             if (found := over_seeds(cell, measure))
         ]
-        for moment, measure in zip(Moment, (mean_learned, mean_final), strict=True)
+        for moment, measure in _SHOWN.items()
     }
     return Panel(group.title, series, {})
 

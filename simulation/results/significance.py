@@ -199,9 +199,12 @@ def _right_answers(answers: Sequence[_AnswerPair]) -> McNemar:
 
 def at_the_end(planned: PlannedComparison) -> PlannedComparison:
     """Return the comparison of the same two cells after the last stage."""
-    return replace(
-        planned, name=f"{planned.name}, at the end", moments=(Moment.FINAL, Moment.FINAL)
-    )
+    return at_moment(planned, Moment.FINAL)
+
+
+def at_moment(planned: PlannedComparison, moment: Moment) -> PlannedComparison:
+    """Return the comparison of the same two cells at another moment."""
+    return replace(planned, name=f"{planned.name}, {moment}", moments=(moment, moment))
 
 
 def forgetting(group: str, name: str, cell: Cell, tasks: Collection[str]) -> PlannedComparison:

@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import DataError, PlanError
+from common.plan.plan import Plan
 from simulation.experiments.experiments import load_experiment
-from simulation.experiments.result_file import ResultsFolder, write_result
+from simulation.experiments.result_file import ExperimentResult, ResultsFolder, write_result
 from simulation.results.cells import Cell, collect, data_of, load_experiments
 from simulation.results.measures import (
     Moment,
@@ -21,6 +23,8 @@ from simulation.results.measures import (
     earlier_tasks,
     mean_final,
     mean_learned,
+    mean_throughout,
+    mean_transfer,
     never_changes,
     scores_of,
     tuning_score,
@@ -483,3 +487,56 @@ def test_a_rate_is_chosen_by_the_end_where_it_was_scored():
     assert tuning_score(result(plan(), even(0.5))) == 0.5
     assert tuning_score(result(plan(method=SEQUENTIAL), even(0.5))) == 0.5
     assert tuning_score(None) is None
+
+
+# Transfer and Avg.
+
+#: Task j after stage i.
+MATRIX = ((0.8, 0.3, 0.2), (0.6, 0.9, 0.4), (0.5, 0.7, 1.0))
+
+
+def scored_before(seed: int = 0, add: float = 0.0) -> tuple[Plan, ExperimentResult]:
+    every = {"earlier": "all", "future": True, "zero_shot": False}
+    of = plan(seed=seed, method=SEQUENTIAL, evaluation=every)
+    matrix = tuple(tuple(one + add for one in row) for row in MATRIX)
+    learned = [[matrix[task][task]] * 4 for task in range(TASKS)]
+    return of, result(of, learned, [[one] * 4 for one in matrix[-1]], matrix=matrix)
+
+
+def test_transfer_and_avg_are_those_of_the_matrix(tmp_path: Path):
+    of, found = scored_before()
+    assert mean_transfer(found) == pytest.approx((0.3 + (0.2 + 0.4) / 2) / 2)
+    assert mean_throughout(found) == pytest.approx(sum(map(sum, MATRIX)) / 9)
+    assert mean_transfer(result(of, even(0.5))) is None
+    write_result(tmp_path, found)
+    read = ResultsFolder(tmp_path).get(of)
+    assert read is not None and read.matrix == found.matrix
+
+
+def test_transfer_and_avg_are_compared_over_the_tasks_that_have_them(tmp_path: Path):
+    axes: Any = {"method": {"one": {}, "other": {"method.rank": 4}}}
+    base = {"method": SEQUENTIAL, "evaluation": {"earlier": "all", "future": True}}
+    file = write_experiment(tmp_path, "x", axes, references=[{"settings": {"method": "one"}}])
+    document = yaml.safe_load((tmp_path / "made.yaml").read_text())
+    (tmp_path / "made.yaml").write_text(yaml.safe_dump({**document, **base}))
+    for number, variant in enumerate(load_experiment(file).variants):
+        _, made = scored_before(variant.seed, 0.1 * (number >= TASKS))
+        write_result(tmp_path / "r", replace(made, plan=variant.plan))
+    whole = collect(load_experiment(file), ResultsFolder(tmp_path / "r"))
+    by_name = {one.planned.name: one for one in compared(planned_comparisons(whole), DRAWS)}
+    transfer = by_name["other less one, before it arrived"]
+    assert {*transfer.differences[0]} == {"two", "three"}
+    assert transfer.difference == pytest.approx(0.1)
+    assert {*by_name["other less one, over all stages"].differences[0]} == {"one", "two", "three"}
+
+
+def test_a_task_that_is_asked_among_more_classes_later_changes():
+    zero = {"name": "zero_shot", "rank": 2, "alpha": 2}
+    stages = [
+        {**stage.model_dump(mode="json"), "metric": "accuracy", "classes": [f"{n} a", f"{n} b"]}
+        for n, stage in enumerate(plan().stages)
+    ]
+    own = [{**stage, "scope": "own"} for stage in stages]
+    assert never_changes(plan(method=zero, stages=own))
+    assert not never_changes(plan(method=zero, stages=stages))
+    assert data_of(plan(stages=own)) != data_of(plan(stages=stages))
