@@ -11,6 +11,9 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-com
 
 demo: $(VENV)/.sim
 	$(BIN)/fedmslora simulate configs/demo.yaml --out runs/demo
+	@# A small CLIP on the same pictures by class; then both banks' answers side by side.
+	$(BIN)/fedmslora simulate configs/demo_classes.yaml --out runs/demo-classes
+	$(BIN)/python -m simulation.beside runs/demo runs/demo-classes
 
 test: $(VENV)/.test
 	@# Three files at a time on two cores: many tests wait for processes or for a slow line.
