@@ -122,6 +122,27 @@ def test_class_prompts_are_told_with_their_bytes_and_what_they_reveal(
     assert ("Of fewer than 50 different images of a class" in said) is (decide == "prototype")
 
 
+def test_continual_fine_tuning_is_told_with_its_bytes_and_ewc_with_what_it_reveals(tmp_path: Path):
+    stage = {**document()["stages"][0], "classes": ["normal", "stone"]}
+    base, said = clip_config(tmp_path / "clip"), dict[str, str]()
+    for label, fields in {"ewc": {"hold": "ewc"}, "image": {"towers": "image"}}.items():
+        method = {"name": "clip_finetune", **fields}
+        given = {**document(), "method": method, "stages": [stage], "wire": "bf16"}
+        plan = parse_plan(given, "p")
+        layers, extra = adapted_layers(plan, base), extra_numbers(plan, base)
+        found = sent_bytes(plan, layers, AdapterPart.WHOLE, extra)
+        # q, k, v and out of 12 layers of width 768, and of 12 of width 512.
+        vision, text = 12 * 4 * 2 * 768, 12 * 4 * 2 * 512
+        fisher = vision + text + 2
+        expected = 16 * (vision + text) + fisher if label == "ewc" else 16 * vision
+        assert found == 2 * expected
+        said[label] = "\n".join(describe_plan(plan, site_at(base)))
+    assert "Method: clip_finetune (ewc), rank 16, LoRA of both towers." in said["ewc"]
+    assert "the task's Fisher information leaves" in said["ewc"]
+    assert "an adapter (about 4.2 MB)" in said["ewc"]
+    assert "Fisher" not in said["image"] and "an adapter (about 2.4 MB)" in said["image"]
+
+
 def test_a_stage_that_tells_the_task_is_asked_among_its_own_classes(base: Path):
     stage = {**document()["stages"][0], "classes": ["normal", "stone"], "scope": "own"}
     plan = parse_plan({**document(), "stages": [stage]}, "p")
