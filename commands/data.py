@@ -1,37 +1,43 @@
-"""`fedmslora data`: check folders of tasks, or partition them among simulated sites."""
+"""`fedmslora data`: import tasks, check them, or partition them among simulated sites."""
 
 # typer 0.20 leaves a type of click's open in its overloads; not ours to fix.
 # pyright: reportUnknownMemberType=false
 
 import json
 import os
-from collections.abc import Generator, Iterable, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from commands import data_import
+from commands.data_progress import decoding_progress
 from common.printable import counted
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from client.data.check import OnImagesDecoded, TaskCheck
+    from client.data.check import TaskCheck
     from client.data.partition import SiteShare
 
 #: Decoding an image keeps a core busy and takes the memory of the whole image.
 _WORKERS = min(8, os.cpu_count() or 1)
 
 app = typer.Typer(
-    no_args_is_help=True, help="Check the data of tasks, or partition it among simulated sites."
+    no_args_is_help=True,
+    help="Import or check the data of tasks, or partition it among simulated sites.",
 )
 
 
 @app.callback()
 def data() -> None:
-    """Check the data of tasks, or partition it among simulated sites."""
+    """Import or check the data of tasks, or partition it among simulated sites."""
+
+
+app.command("import")(data_import.import_source)
 
 
 @app.command()
@@ -66,7 +72,7 @@ def check(
     folders = task_folders(folder.absolute())
     if asked is not None:
         folders = folders_of(asked, folder.absolute(), folders)
-    with _progress() as on_images:
+    with decoding_progress() as on_images:
         checks = list(check_tasks(folders, workers, on_images))
     if asked is not None:
         checks = [check_against(asked, check) for check in checks]
@@ -110,7 +116,8 @@ def partition(
     """Partition tasks in the paper's layout among sites, to simulate a federation.
 
     All questions about an image, of training and test, go to the same site, also if the image
-    has several files. With --copy, OUT can be moved to another machine.
+    has several files; of imported tasks all about a patient. With --copy, OUT can be moved to
+    another machine. For imported tasks whose modality is known OUT also gets a plan, plan.yaml.
 
     Example: fedmslora data partition data/MSLoRA_CR data/sites3 --sites a,b,c
     """
@@ -123,18 +130,43 @@ def partition(
     )
     # The folder's name matters, also if it is given as a dot.
     folders = task_folders(folder.absolute())
-    with _progress() as on_images:
+    with decoding_progress() as on_images:
         shares = partition_tasks(folders, out, settings, workers, on_images)
+    plan = _write_plan(folders, out, names)
     if as_json:
         document = {"folder": str(folder), "out": str(out), "seed": seed}
+        document |= {"plan": str(plan)} if plan else {}
         document |= {"sites": names, "weights": settings.weights, "shares": [*map(asdict, shares)]}
         typer.echo(json.dumps(document, indent=1))
     else:
         _print_shares(shares)
+        if plan is not None:
+            typer.echo(f"plan: {plan}   (fedmslora simulate {plan} --data {out})")
 
 
 # The old name of `data partition`.
 app.command("deal", hidden=True)(partition)
+
+
+def _write_plan(folders: Sequence[Path], out: Path, sites: Sequence[str]) -> Path | None:
+    """Write a plan for the tasks, if an import has said the modality of each."""
+    # A site's image has no simulation.
+    imported = all((folder / "import.json").exists() for folder in folders)
+    if not imported or find_spec("simulation") is None:
+        return None
+    from common.durable import DISK, write_file
+    from simulation.starter_plan import imported_task, starter_plan
+
+    tasks = [task for folder in folders if (task := imported_task(folder)) is not None]
+    if len(tasks) < len(folders):
+        typer.echo(
+            "No plan was written: the modality of a task is not known (data import --modality).",
+            err=True,
+        )
+        return None
+    plan = out / "plan.yaml"
+    write_file(plan, starter_plan(out.resolve().name, tasks, sites).encode(), DISK)
+    return plan
 
 
 def _weights(given: str | None, sites: int) -> tuple[int, ...]:
@@ -224,24 +256,3 @@ def _print_sentences(checks: Sequence["TaskCheck"], missing: Sequence[str]) -> N
                 typer.echo(f"{check.folder.name}: and {counted(more, f'more {label}')}")
     if missing:
         typer.echo(f"Missing of the paper's eight tasks: {', '.join(missing)}")
-
-
-@contextmanager
-def _progress() -> Generator["OnImagesDecoded"]:
-    """Show on stderr how many images of each task have been decoded."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
-
-    columns = TextColumn("{task.fields[name]}"), BarColumn(), MofNCompleteColumn()
-    console = Console(stderr=True)
-    bars: dict[str, TaskID] = {}
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-
-        def on_images(name: str, done: int, total: int) -> None:
-            if done == 0 and not console.is_terminal:
-                typer.echo(f"{name}: decoding {counted(total, 'image')}", err=True)
-            if name not in bars:
-                bars[name] = progress.add_task("", total=total, name=name)
-            progress.update(bars[name], completed=done)
-
-        yield on_images

@@ -2,7 +2,8 @@
 
 Images are identified by their pixels, as in the check of train against test: a copy under
 another name could otherwise go to a second site, which no site alone can detect. The price is
-that each image is decoded once. An image of several tasks goes to one site in all of them.
+that each image is decoded once. An image of several tasks goes to one site in all of them, and so
+do images that share a `group` in their task's records, as an import writes it for each patient.
 """
 
 import json
@@ -10,17 +11,18 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Container, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias, cast
 
 from client.data.check import OnImagesDecoded, count_decoded
 from client.data.image_check import decode_images
+from client.data.joined_names import JoinedNames
+from client.data.new_folder import atomic_folder, empty_target
 from client.data.records import Mistake, as_list, read_text
 from client.data.task import TEST_FILE, TRAIN_FILE, Example, read_task
-from common.durable import DISK, remove_if_there, writing
+from common.durable import DISK
 from common.errors import DataError
 from common.identity import seed_for
 
@@ -79,11 +81,12 @@ class SiteShare:
 
 @dataclass(frozen=True, slots=True)
 class _RawRecord:
-    """The text of a JSON object in its file, its image, and its number of questions."""
+    """The text of a JSON object in its file, its image, its number of questions, and its group."""
 
     text: str
     image: Path
     questions: int
+    group: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,13 +126,13 @@ def partition_tasks(
         DataError: `out` is not empty; a task can't be read, or has a damaged image; or a
             site would get no training or no test question of a task.
     """
-    home = _empty_target(out)
+    home = empty_target(out)
     tasks = [_read(folder) for folder in folders]
     assigned: dict[str, str] = {}
     shares: list[SiteShare] = []
-    with _atomic_folder(home) as partial:
-        for task in tasks:
-            digests = _digests(task, workers, on_decoded)
+    with atomic_folder(home) as partial:
+        decoded = [_digests(task, workers, on_decoded) for task in tasks]
+        for task, digests in zip(tasks, _grouped(tasks, decoded), strict=True):
             found = assign_images(task.folder.name, _counts(task, digests), assigned, settings)
             assigned |= found
             parts = {
@@ -197,37 +200,13 @@ def _sum(counts: Iterable[QuestionCounts]) -> QuestionCounts:
     return sum(train), sum(test)
 
 
-def _empty_target(out: Path) -> Path:
-    """Resolve `out`, so that links in it can be relative, and check that it is new or empty."""
-    home = out.resolve()
-    if home.is_dir() and not any(home.iterdir()):
-        return home
-    if home.exists():
-        found = "a folder that is not empty" if home.is_dir() else "a file"
-        raise DataError(f"{out}: found {found}, expected a new or an empty folder")
-    return home
-
-
-@contextmanager
-def _atomic_folder(home: Path) -> Generator[Path]:
-    """Provide a folder to fill; rename it to `home` at the end, or remove it after an error."""
-    partial = writing(home)
-    home.parent.mkdir(parents=True, exist_ok=True)
-    remove_if_there(partial, DISK)
-    DISK.make_folder(partial)
-    try:
-        yield partial
-        DISK.rename(partial, home)
-    finally:
-        remove_if_there(partial, DISK)
-
-
 def _read(folder: Path) -> _TaskRecords:
     data = read_task(folder)
     train = _train_records(_text(folder / TRAIN_FILE), data.train)
     lines = [line for line in _text(folder / TEST_FILE).split("\n") if line.strip()]
     test = (
-        _RawRecord(line, example.image, 1) for line, example in zip(lines, data.test, strict=True)
+        _RawRecord(line, example.image, 1, _group(json.loads(line)))
+        for line, example in zip(lines, data.test, strict=True)
     )
     return _TaskRecords(folder, tuple(train), tuple(test))
 
@@ -246,7 +225,7 @@ def _train_records(text: str, examples: Sequence[Example]) -> Iterator[_RawRecor
         fields = cast(dict[str, object], value)
         # A question and its answer are two turns.
         questions = len(as_list(fields["conversations"])) // 2
-        yield _RawRecord(piece, examples[at].image, questions)
+        yield _RawRecord(piece, examples[at].image, questions, _group(fields))
         at += questions
 
 
@@ -275,6 +254,30 @@ def _digests(task: _TaskRecords, workers: int, on_decoded: OnImagesDecoded) -> M
         more = f" ({len(mistakes) - 1} more of {name}'s are damaged)" if mistakes[1:] else ""
         raise DataError(f"{mistakes[0]}{more}")
     return decoded.digests
+
+
+def _group(fields: Mapping[str, object]) -> str | None:
+    """Return the group of a record: a text or a whole number that others of its task share."""
+    value = fields.get("group")
+    return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else None
+
+
+def _grouped(
+    tasks: Sequence[_TaskRecords], decoded: Sequence[Mapping[Path, str]]
+) -> list[Mapping[Path, str]]:
+    """Return the digests with those of images that must stay together replaced by their first."""
+    joined = JoinedNames()
+    for task, digests in zip(tasks, decoded, strict=True):
+        for record in (*task.train, *task.test):
+            if record.group is not None:
+                joined.join(f"{task.folder} {record.group}", digests[record.image])
+    firsts: dict[str, str] = {}
+    for digest in sorted({digest for digests in decoded for digest in digests.values()}):
+        firsts.setdefault(joined.root(digest), digest)
+    return [
+        {image: firsts[joined.root(digest)] for image, digest in digests.items()}
+        for digests in decoded
+    ]
 
 
 def _counts(task: _TaskRecords, digests: Mapping[Path, str]) -> dict[str, QuestionCounts]:

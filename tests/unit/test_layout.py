@@ -46,9 +46,8 @@ FLOORS: Mapping[str, tuple[str, ...]] = {
     "common": ("", "process", "linear_algebra", "bank", "methods", "rules", "plan"),
     "server": ("aggregation", "run", "coordinator", ""),
     "client": (
-        "data/pictures", "data", "site", "model", "model/clip", "training", "inference",
-        "backbones", "methods",
-        "orders", "node", "",
+        "data/pictures", "data", "importing", "site", "model", "model/clip", "training",
+        "inference", "backbones", "methods", "orders", "node", "",
     ),
     "simulation": (
         "task_folder", "data_sources.py", "heterogeneity", "phantoms", "pictures", "class_tasks",

@@ -1,0 +1,192 @@
+"""Labels become questions by a template, and closed questions name their options."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from client.data.answer_options import MOST_OPTIONS, infer_kind, required_options
+from client.data.records import has_broken_letter, quoted
+from client.importing.question import BadRow, SourceItem, SourceQuestion, listed
+from client.importing.settings import ImportSettings
+from common.errors import DataError
+from common.metrics import AnswerKind
+from common.vqa_words import as_answer
+
+OF_LABEL: Final = "What does this picture show?"
+OF_FINDING: Final = "Is there {label} in this picture?"
+OPTIONS: Final = "{options}"
+LABEL: Final = "{label}"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Questions with their texts.
+
+    Attributes:
+        classes: the labels, in name order; empty where the source has questions of its own.
+    """
+
+    questions: Sequence[SourceQuestion]
+    bad_rows: Sequence[BadRow]
+    classes: tuple[str, ...]
+    notes: Sequence[str]
+
+
+def ask(
+    items: Iterable[SourceItem], settings: ImportSettings, classes: Sequence[str] = ()
+) -> Asked:
+    """Ask about each label, and name the options of each question that has some.
+
+    A label's question is the template with the options in place of `{options}`, or after it; of
+    more than `MOST_OPTIONS` different labels none is named, and the question is open. A finding's
+    question is the template with its name in place of `{label}`. Labels that are equal but for
+    case, articles and punctuation are one, in its commonest spelling or that of the given classes.
+
+    Args:
+        classes: the labels that the source names, whether a picture has them or not.
+
+    Raises:
+        DataError: the template does not fit, or there is one label only.
+    """
+    template, names = settings.question, settings.label_names
+    notes: list[str] = []
+    whole = [_renamed(item, names) if isinstance(item, SourceQuestion) else item for item in items]
+    questions = [item for item in whole if isinstance(item, SourceQuestion)]
+    labelled = [one for one in questions if one.question is None and one.finding is None]
+    findings = [one for one in questions if one.finding is not None]
+    _check_template(template, bool(labelled), bool(findings))
+    known = settings.classes or tuple(names.get(label, label) for label in classes)
+    spelling = _spellings([one.answer for one in labelled], known, notes)
+    whole_set = {*spelling.values(), *(known if labelled else ())}
+    classes = settings.classes or tuple(sorted(whole_set))
+    if labelled and len(classes) < 2:
+        raise DataError(
+            f"found the label {listed(classes)} alone, expected at least two different ones"
+        )
+    of_label = _label_question(template or OF_LABEL, classes) if labelled else ""
+    if len(classes) > MOST_OPTIONS:
+        notes.append(
+            f"found {len(classes)} different labels, more than {MOST_OPTIONS}: the question does "
+            "not name them and counts as open"
+        )
+    found: list[SourceItem] = []
+    for item in whole:
+        if isinstance(item, BadRow):
+            found.append(item)
+        elif item.finding is not None:
+            text = (template or OF_FINDING).replace(LABEL, item.finding)
+            found.append(_checked(replace(item, question=text)))
+        elif item.question is None:
+            answer = spelling[item.answer]
+            if answer not in classes:
+                found.append(BadRow(item.place, "found a label that is none of --classes"))
+                continue
+            kind = AnswerKind.CLOSED if len(classes) <= MOST_OPTIONS else AnswerKind.OPEN
+            asked = replace(item, question=of_label, answer=answer, kind=kind)
+            found.append(_checked(asked))
+        else:
+            found.append(_with_options(item))
+    return Asked(
+        [item for item in found if isinstance(item, SourceQuestion)],
+        [item for item in found if isinstance(item, BadRow)],
+        tuple(classes),
+        notes,
+    )
+
+
+def _renamed(item: SourceQuestion, names: Mapping[str, str]) -> SourceQuestion:
+    if item.finding is not None:
+        return replace(item, finding=names.get(item.finding, item.finding))
+    return replace(item, answer=names.get(item.answer, item.answer)) if names else item
+
+
+def _check_template(template: str | None, labelled: bool, findings: bool) -> None:
+    if template is None:
+        return
+    if not (labelled or findings):
+        raise DataError(
+            "--question: found a template, but the source has questions of its own, expected none"
+        )
+    known = LABEL if findings else OPTIONS
+    unknown = [name for name in re.findall(r"\{[^}]*\}", template) if name != known]
+    if unknown:
+        raise DataError(f"--question: found {quoted(unknown[0])}, expected {known} or no braces")
+    if findings and LABEL not in template:
+        raise DataError(
+            f"--question: found no {LABEL}, expected it where the finding's name goes: every row "
+            "has several labels"
+        )
+
+
+def _spellings(labels: Sequence[str], classes: Sequence[str], notes: list[str]) -> dict[str, str]:
+    """Return each label's spelling: that of the classes, or its commonest one."""
+    counts = Counter(labels)
+    given = {as_answer(name) or name: name for name in classes}
+    same: dict[str, list[str]] = {}
+    for label in sorted(counts):
+        same.setdefault(as_answer(label) or label, []).append(label)
+    found: dict[str, str] = {}
+    for key, spellings in same.items():
+        usual = given.get(key) or min(spellings, key=lambda label: (-counts[label], label))
+        found |= dict.fromkeys(spellings, usual)
+        if len(spellings) > 1:
+            notes.append(f"the labels {listed(spellings)} are taken for one: {quoted(usual)}")
+    return found
+
+
+def _label_question(template: str, classes: Sequence[str]) -> str:
+    if len(classes) > MOST_OPTIONS:
+        if OPTIONS in template:
+            raise DataError(
+                f"--question: found {OPTIONS} and {len(classes)} labels, expected at most "
+                f"{MOST_OPTIONS} to be named"
+            )
+        return template
+    question = _naming(template if OPTIONS in template else f"{template} {OPTIONS}", classes)
+    if question is None:
+        odd = [label for label in classes if _naming(OPTIONS, (label, "no such")) is None]
+        raise DataError(
+            f"found the labels {listed(odd or classes)}, which can't be named between quotation "
+            "marks, expected others: --label-names gives them new names"
+        )
+    return question
+
+
+def _naming(template: str, options: Sequence[str]) -> str | None:
+    """Return the template with the options named; None if they would not be read as they are."""
+    wanted = sorted({as_required(option) for option in options})
+    for mark in ("'", '"'):
+        quotes = [f"{mark}{option}{mark}" for option in options]
+        sentence = f"Only output {', '.join(quotes[:-1])} or {quotes[-1]}."
+        question = template.replace(OPTIONS, sentence)
+        if sorted(set(required_options(question))) == wanted:
+            return question
+    return None
+
+
+def as_required(option: str) -> str:
+    """Return an option as `required_options` would return it."""
+    return option.strip().rstrip(".").strip().lower()
+
+
+def _with_options(item: SourceQuestion) -> SourceItem:
+    """Name the options after the question's own text, unless it is one of yes or no."""
+    question, kind = item.question or "", item.kind
+    options = tuple(dict.fromkeys(item.options))
+    if len(options) > 1 and required_options(question) == ():
+        named = _naming(f"{question} {OPTIONS}", options)
+        if named is None:
+            reason = "found options that can't be named between quotation marks, expected others"
+            return BadRow(item.place, reason)
+        question, kind = named, AnswerKind.CLOSED
+    kind = kind or infer_kind(question, item.answer)
+    return _checked(replace(item, question=question, kind=kind))
+
+
+def _checked(item: SourceQuestion) -> SourceItem:
+    if not (has_broken_letter(item.answer) or has_broken_letter(item.question or "")):
+        return item
+    reason = "found half of a surrogate pair in its text, expected whole letters"
+    return BadRow(item.place, reason)
