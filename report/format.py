@@ -51,6 +51,11 @@ def whole(number: float | None) -> str:
     return DASH if number is None else f"{number:.0f}"
 
 
+def short(number: float | None) -> str:
+    """Return a number to three significant digits."""
+    return DASH if number is None else typographic(f"{number:.3g}")
+
+
 def p_value(p: float) -> str:
     """Return a p to two significant digits; a very small one as a bound."""
     return "< 0.0001" if p < 1e-4 else f"{p:.2g}"

@@ -24,6 +24,7 @@ from report.format import (
     percent,
     points,
     readable,
+    short,
     signed_spread,
     small_percent,
     whole,
@@ -54,6 +55,8 @@ from report.model import RunReport, kinds, learned_score, metrics_by_kind
 from report.options.rows import option_rows
 from report.options.template import OPTIONS
 from report.routing import routed_rows, routing_headline
+from report.sites.rows import site_rows
+from report.sites.template import SITES
 from report.template import PAGE, STYLE
 from report.tests_table import HEADS, comparison_rows
 
@@ -84,6 +87,7 @@ def render_page(
                 "options": OPTIONS,
                 "hospitals": HOSPITALS,
                 "heterogeneity": HETEROGENEITY,
+                "sites": SITES,
             }
         ),
         autoescape=True,
@@ -115,6 +119,7 @@ def render_page(
         class_rows=class_rows(run),
         class_metrics=class_metrics(run),
         option_rows=option_rows(reports),
+        site_rows=site_rows(run),
         **_comparison(reports, tests),
         **_hospitals(hospitals),
         **heterogeneity_words(run),
@@ -328,6 +333,7 @@ _FILTERS: Mapping[str, Any] = {
     "duration": duration,
     "p_value": p_value,
     "whole": whole,
+    "short": short,
     "readable": readable,
     "wbr": breakable,
 }

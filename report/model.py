@@ -9,6 +9,7 @@ from common.plan.plan import Metric
 from common.plan_fields import Modality
 from report.continual_metrics import MatrixMetrics, matrix_metrics
 from report.heterogeneity.model import SimulatedHospital, UnseenReport
+from report.sites.model import SiteParts
 
 #: Joint training learns all tasks in every stage, so these metrics are not defined for it.
 _OF_OWN_STAGES = ("aia", "bwt", "forgetting", "fwt", "learning_gain", "transfer")
@@ -165,6 +166,7 @@ class RunReport:
         versions: package name -> version.
         simulated: how simulated hospitals were made to differ; None where they were not.
         unseen: scores at hospitals that trained nothing; None where there is none.
+        sites: what each site says of itself, and what its updates did; None where not known.
     """
 
     plan: PlanFacts
@@ -187,6 +189,7 @@ class RunReport:
     all_tasks_at_once: bool = False
     simulated: tuple[SimulatedHospital, ...] | None = None
     unseen: UnseenReport | None = None
+    sites: SiteParts | None = None
 
     def __post_init__(self) -> None:
         count = len(self.stages)

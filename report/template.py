@@ -216,6 +216,7 @@ the score when learned. <b>forgetting</b>: best earlier score minus the score at
 
 {% include "classes" %}
 {% include "options" %}
+{% include "sites" %}
 <h2>What each site sent</h2>
 <p>{{ sent }}</p>
 {{ chart("traffic.png") }}

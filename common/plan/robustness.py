@@ -17,9 +17,9 @@ _EQUAL_SHARES: Final = 1.5
 class Robustness(Strict):
     """Bounds on what one site can do to a round's mean and to a task's scores."""
 
-    #: The change that an update makes is scaled down to so many times the sites' usual one, of
-    #: this round or the last; null scales none.
-    clip: Annotated[float, Field(ge=1)] | None = 3.0
+    #: The change that an update makes is scaled down to so many times the sites' lower median,
+    #: unless the last round's was larger; null scales none.
+    clip: Annotated[float, Field(ge=1)] | None = 2.0
     #: Most that one site counts in a mean of updates, scores or image prototypes; null: one and a
     #: half times an equal share.
     largest_share: Annotated[float, Field(gt=0, le=1)] | None = None

@@ -36,12 +36,14 @@ class Changes:
 
     Attributes:
         products: inner products <D_i, D_j> of the changes, (N, N).
+        results: the same of what the updates are, not of what they change.
         a: Frobenius norm of each update's change of all its factors A, (N,); where it is not
             known what the round began with, of the factors themselves.
         b: the same of B.
     """
 
     products: Array
+    results: Array
     a: Array
     b: Array
 
@@ -53,10 +55,12 @@ class Changes:
     @property
     def cosines(self) -> Array:
         """Cosines between the changes, (N, N); 0 where one of them is 0."""
-        norms = self.norms
-        sizes = np.outer(norms, norms)
-        found = np.divide(self.products, sizes, out=np.zeros_like(sizes), where=sizes > 0)
-        return np.clip(found, -1.0, 1.0)
+        return _cosines(self.products)
+
+    @property
+    def cosines_of_results(self) -> Array:
+        """The same between the updates themselves, (N, N)."""
+        return _cosines(self.results)
 
     @property
     def squared_distances(self) -> Array:
@@ -94,24 +98,42 @@ def measure(
     parties = [*updates, *([] if start is None else [start])]
     of_layer = partial(_of_layer, parties=parties, begins=start is not None, seed=seed)
     count = len(parties)
-    products, a, b = np.zeros((count, count)), np.zeros(len(updates)), np.zeros(len(updates))
+    results, a, b = np.zeros((count, count)), np.zeros(len(updates)), np.zeros(len(updates))
     for layer in in_threads(of_layer, updates[0].modules):
-        products += layer.products
+        results += layer.products
         a += layer.a
         b += layer.b
     names = [f"{EXTRA_PREFIX}{name}" for name in updates[0].extra_names]
     weights = set(row_weights_of(names).values())
     for name in names:
         if name not in weights:
-            products += _inner_products([one.reader(name) for one in parties])
+            results += _inner_products([one.reader(name) for one in parties])
+    products = results
     if start is not None:
         # D_i = P_i - P of the start, which is the last.
         differences = np.hstack([np.eye(len(updates)), -np.ones((len(updates), 1))])
-        products = differences @ products @ differences.T
-    return Changes(products, np.sqrt(a), np.sqrt(b))
+        products = differences @ results @ differences.T
+    own = slice(0, len(updates))
+    return Changes(products, results[own, own], np.sqrt(a), np.sqrt(b))
 
 
-def _of_layer(module: str, parties: Sequence[AdapterSource], begins: bool, seed: int) -> Changes:
+def _cosines(products: Array) -> Array:
+    norms = np.sqrt(np.maximum(np.diag(products), 0.0))
+    sizes = np.outer(norms, norms)
+    found = np.divide(products, sizes, out=np.zeros_like(sizes), where=sizes > 0)
+    return np.clip(found, -1.0, 1.0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Layer:
+    """A layer's inner products of all parties, and the squared changes of its factors."""
+
+    products: Array
+    a: Array
+    b: Array
+
+
+def _of_layer(module: str, parties: Sequence[AdapterSource], begins: bool, seed: int) -> _Layer:
     """Return a layer's inner products, of all parties, and the squared changes of its factors."""
     sites = [SiteFactors("", 1.0, one.scale, factors_of(module, one)) for one in parties]
     if has_many_ranks(sites):
@@ -120,7 +142,7 @@ def _of_layer(module: str, parties: Sequence[AdapterSource], begins: bool, seed:
     gram_b, gram_a = gram(b), gram(a)
     products = _blocks(gram_b * gram_a, sites).sum(axis=(1, 3))
     of_a, of_b = (np.einsum("irjr->ij", _blocks(one, sites)) for one in (gram_a, gram_b))
-    return Changes(products, _squared(of_a, begins), _squared(of_b, begins) / sites[0].scale ** 2)
+    return _Layer(products, _squared(of_a, begins), _squared(of_b, begins) / sites[0].scale ** 2)
 
 
 def _blocks(matrix_RR: Array, sites: Sequence[SiteFactors]) -> Array:
@@ -137,7 +159,7 @@ def _squared(products: Array, begins: bool) -> Array:
     return np.maximum(squares, 0.0)
 
 
-def _sketched(module: str, sites: Sequence[SiteFactors], begins: bool, seed: int) -> Changes:
+def _sketched(module: str, sites: Sequence[SiteFactors], begins: bool, seed: int) -> _Layer:
     random = np.random.default_rng(seed_for(seed, module))
     outputs, inputs = sites[0].factors.b.shape[0], sites[0].factors.a.shape[1]
     left = random.standard_normal((SKETCH, outputs)) / math.sqrt(SKETCH)
@@ -152,7 +174,7 @@ def _sketched(module: str, sites: Sequence[SiteFactors], begins: bool, seed: int
         if site is not start:
             a[place] = _squared_difference(one_a, None if start is None else start.factors.a)
             b[place] = _squared_difference(one_b, None if start is None else start.factors.b)
-    return Changes(rows @ rows.T, a, b)
+    return _Layer(rows @ rows.T, a, b)
 
 
 def _squared_difference(value: Array, start: ArrayReader | None) -> float:

@@ -1,9 +1,9 @@
 """What each update of a round counts: how far its change is scaled down, its share, and outliers.
 
-A site's update may be anything, and its examples are its own word. The usual size of a change is
-the round's lower median or the last round's, whichever is larger, and at least what the plan's
-learning rate moves in a few steps: one site's tiny update makes no other's too large, nor do two
-of three. docs/threat-model.md says what this holds off, and what not.
+A site's update may be anything, and its examples are its own word. A change may be a few times
+the round's lower median; or as large as the last round's was, or as what the plan's learning rate
+moves in a few steps: one site's tiny update makes no other's too large, nor do two of three.
+docs/threat-model.md says what this holds off, and what not.
 """
 
 import math
@@ -22,9 +22,9 @@ from server.aggregation.round import SiteUpdate
 from server.aggregation.scaled import ScaledUpdate, longest_step
 from server.aggregation.shares import capped
 
-#: A change so many times the usual one does not count at all: sites of one round differ by a few
+#: A change of so many times its bound does not count at all: sites of one round differ by a few
 #: times, and a wrong scale or learning rate shows as thousands. # not tuned
-TOO_LARGE: Final = 100.0
+TOO_LARGE: Final = 50.0
 #: The change of so many steps of Adam, of which each moves a number by about the learning rate
 #: (arXiv 1412.6980, section 2.1), is never too large. # not tuned
 LEAST_STEPS: Final = 10.0
@@ -137,24 +137,26 @@ def usual_norm(influences: Sequence[SiteInfluence]) -> float | None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Usual:
-    """The usual norms of the changes of a round: of all, of the factors A, and of B."""
+class _Sizes:
+    """Norms of an update's change: of all of it, of the factors A, and of B."""
 
     change: float
     a: float
     b: float
 
-    @classmethod
-    def of(cls, changes: Changes, example: AdapterSource, round: RoundContext) -> "_Usual":
-        least = _least(example, round)
-        return cls(
-            max(_lower_median(changes.norms), least.change, round.last or 0.0),
-            max(_lower_median(changes.a), least.a),
-            max(_lower_median(changes.b), least.b),
-        )
+
+def _bounds(changes: Changes, least: _Sizes, round: RoundContext) -> _Sizes:
+    """Return up to where a change counts in full: so many times the lower median, and no less."""
+    if (times := round.robustness.clip) is None:
+        return _Sizes(math.inf, math.inf, math.inf)
+    return _Sizes(
+        max(times * _lower_median(changes.norms), least.change, round.last or 0.0),
+        max(times * _lower_median(changes.a), least.a),
+        max(times * _lower_median(changes.b), least.b),
+    )
 
 
-def _least(example: AdapterSource, round: RoundContext) -> _Usual:
+def _least(example: AdapterSource, round: RoundContext) -> _Sizes:
     """Return the change of a few steps of the plan's learning rate, whatever the sites sent.
 
     With every number of B moved by x the product B A changes by about x sqrt(outputs) |A|.
@@ -173,7 +175,7 @@ def _least(example: AdapterSource, round: RoundContext) -> _Usual:
     for name, shape in layout.items():
         if name.startswith(EXTRA_PREFIX) and name not in weights:
             change += step**2 * math.prod(shape)
-    return _Usual(math.sqrt(change), math.sqrt(a), math.sqrt(b))
+    return _Sizes(math.sqrt(change), math.sqrt(a), math.sqrt(b))
 
 
 def _lower_median(values: Array) -> float:
@@ -188,7 +190,7 @@ class _Measured:
     sites: Sequence[str]
     sources: Sequence[AdapterSource]
     changes: Changes
-    usual: _Usual
+    bounds: _Sizes
     round: RoundContext
 
     @classmethod
@@ -196,22 +198,25 @@ class _Measured:
         sites = sorted(updates)
         sources = [updates[site] for site in sites]
         changes = measure(sources, round.start, round.seed)
-        return cls(sites, sources, changes, _Usual.of(changes, sources[0], round), round)
+        bounds = _bounds(changes, _least(sources[0], round), round)
+        return cls(sites, sources, changes, bounds, round)
 
     def outliers(self) -> dict[str, str]:
         """Return in what updates differ from the others, by site; never of all of them."""
-        changes, usual = self.changes, self.usual
-        found = self._against_most()
-        for name, norms, limit in (
-            ("its change", changes.norms, usual.change),
-            ("its A", changes.a, usual.a),
-            ("its B", changes.b, usual.b),
+        changes, bounds = self.changes, self.bounds
+        found = self._against_most(changes.cosines_of_results, "direction")
+        more = found | self._against_most(changes.cosines, "direction of its change")
+        found = more if len(more) < len(self.sites) / 2 else found
+        for name, norms, bound in (
+            ("its change", changes.norms, bounds.change),
+            ("its A", changes.a, bounds.a),
+            ("its B", changes.b, bounds.b),
         ):
             for site, norm in zip(self.sites, norms.tolist(), strict=True):
-                if norm > TOO_LARGE * limit:
+                if norm > TOO_LARGE * bound:
                     found[site] = (
                         f"norm of {name}: found {norm:.3g}, expected at most {TOO_LARGE:g} times "
-                        f"the usual {limit:.3g}"
+                        f"the bound {bound:.3g}"
                     )
         return found
 
@@ -230,25 +235,22 @@ class _Measured:
 
         `part` is what of the site's examples counts.
         """
-        source, start, clip = self.sources[place], self.round.start, self.round.robustness.clip
-        factor = factor_a = 1.0
-        if clip is not None:
-            bound, norm = clip * self.usual.change, float(self.changes.norms[place])
-            factor = _ratio(bound, norm)
-            if factor < 1 and start is not None:
-                factor = longest_step(source, start, bound)
-        if clip is not None and not self.round.rule.on_products:
+        source, start, bounds = self.sources[place], self.round.start, self.bounds
+        factor, factor_a = _ratio(bounds.change, float(self.changes.norms[place])), 1.0
+        if factor < 1 and start is not None:
+            factor = longest_step(source, start, bounds.change)
+        if not self.round.rule.on_products:
             # To a mean of factors apart their own sizes matter, whatever their product is.
-            factor = min(factor, _ratio(clip * self.usual.b, float(self.changes.b[place])))
-            factor_a = _ratio(clip * self.usual.a, float(self.changes.a[place]))
+            factor = min(factor, _ratio(bounds.b, float(self.changes.b[place])))
+            factor_a = _ratio(bounds.a, float(self.changes.a[place]))
             if start is not None:
                 factor, factor_a = min(factor, factor_a), 1.0
         if factor == factor_a == part == 1.0:
             return source, 1.0
         return ScaledUpdate(source, start, factor, factor_a, part), factor * factor_a
 
-    def _against_most(self) -> dict[str, str]:
-        """Return the sites whose changes point against more than half of the others.
+    def _against_most(self, cosines: Array, what: str) -> dict[str, str]:
+        """Return the sites that point against more than half of the others.
 
         None if these are half of the sites or more: then nobody knows who is right.
         """
@@ -256,13 +258,12 @@ class _Measured:
         if least is None or count < _MAJORITY:
             return {}
         found: dict[str, str] = {}
-        cosines = self.changes.cosines
         for place, site in enumerate(self.sites):
             others = np.delete(cosines[place], place)
             against = others[others < least]
             if len(against) > (count - 1) / 2:
                 found[site] = (
-                    f"direction: found a cosine of {float(np.median(against)):.2f} to "
+                    f"{what}: found a cosine of {float(np.median(against)):.2f} to "
                     f"{len(against)} of {count - 1} others, expected at least {least:g}"
                 )
         return found if len(found) < count / 2 else {}

@@ -36,6 +36,7 @@ from report.model import (
 from server.run.journal import AcceptedUpdate, Journal, Traffic
 from server.run.plausible import is_plausible
 from server.run.pooling import pooled
+from server.run.site_parts import site_parts
 
 #: Packages of the coordinator whose versions a report names; it does not know the sites'.
 PACKAGES = ("flwr", "numpy", "safetensors", "pydantic")
@@ -198,6 +199,7 @@ def run_report(plan: Plan, bank: Bank, journal: Journal, board: Scoreboard) -> R
             base_model=plan.base_model.sha256, bank_head=bank.head, code=code_digest()
         ),
         versions={package: version(package) for package in PACKAGES},
+        sites=site_parts(plan, bank, journal),
     )
 
 
