@@ -96,6 +96,8 @@ def _tables(
         if run.awaited:
             waits = "; ".join(f"{site}: {what}" for site, what in run.awaited.items())
             shown.append(Text(f"waiting for  {waits}"))
+    if run is not None and run.last_round:
+        shown += [Text("what updates did in the last complete round"), _last_round(run)]
     shown.append(
         _sites(sites) if sites else Text("no site yet; add one with fedmslora coordinator enroll")
     )
@@ -122,6 +124,20 @@ def _stages(run: RunStatus) -> Table:
         rounds = f"{stage.round}/{stage.rounds}"
         sites = ", ".join(stage.sites)
         table.add_row(stage.name, stage.modality.value, sites, stage.phase.value, rounds, scores)
+    return table
+
+
+def _last_round(run: RunStatus) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("site")
+    for column in ("share", "norm of change", "cosine to others", "scaled by"):
+        table.add_column(column, justify="right")
+    table.add_column("unlike the others", overflow="fold")
+    for site, one in sorted(run.last_round.items()):
+        cosine = "" if one.cosine is None else f"{one.cosine:.2f}"
+        scaled = "" if one.scaled == 1 else f"{one.scaled:.2g}"
+        norm, why = f"{one.norm:.3g}", one.outlier or ""
+        table.add_row(site, f"{100 * one.share:.1f} %", norm, cosine, scaled, why)
     return table
 
 

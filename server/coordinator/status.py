@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -14,6 +14,7 @@ from common.plan.file import load_plan
 from common.plan.plan import Plan
 from common.plan_fields import Modality
 from common.process.progress import ProgressEvent, read_events
+from server.aggregation.influence import SiteInfluence
 from server.coordinator.events import final_event
 from server.coordinator.registry import enrolled
 from server.coordinator.state import State
@@ -63,6 +64,7 @@ class RunStatus:
         awaited: the sites that the run waits for, and what each of them does.
         ended: done, or the reason of a failure; None while it has not ended.
         traffic: bytes of every answered order.
+        last_round: what each site's update did in the last complete round, by site.
     """
 
     name: str
@@ -72,6 +74,7 @@ class RunStatus:
     awaited: Mapping[str, str]
     ended: str | None
     traffic: tuple[Traffic, ...]
+    last_round: Mapping[str, SiteInfluence] = field(default_factory=dict[str, SiteInfluence])
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +110,7 @@ def run_status(state: State, name: str) -> RunStatus:
     recent, _ = read_events(file, since)
     end = final_event(recent)
     stages = _stages(plan, folder, events, ended=end is not None)
+    traffic, last_round = _from_journal(folder)
     return RunStatus(
         name=name,
         wanted=requested is not None and requested.run == name,
@@ -114,7 +118,8 @@ def run_status(state: State, name: str) -> RunStatus:
         stages=stages,
         awaited={} if end is not None else awaited(recent),
         ended=None if end is None else str(end.get("text") or end["event"]),
-        traffic=_traffic(folder),
+        traffic=traffic,
+        last_round=last_round,
     )
 
 
@@ -254,15 +259,20 @@ def _stages(
     return tuple(statuses)
 
 
-def _traffic(folder: RunFolder) -> tuple[Traffic, ...]:
+def _from_journal(
+    folder: RunFolder,
+) -> tuple[tuple[Traffic, ...], dict[str, SiteInfluence]]:
+    """Return the run's traffic, and the sites' parts in its last complete round."""
     if not folder.journal.exists():
-        return ()
+        return (), {}
     try:
         with closing(Journal(folder, None)) as journal:
-            return tuple(journal.traffic())
+            traffic, parts = tuple(journal.traffic()), journal.influences()
     except Refusal:
         # The journal is being made at this moment.
-        return ()
+        return (), {}
+    last = max(((stage, number) for stage, number, _ in parts), default=None)
+    return traffic, {one.site: one for stage, number, one in parts if (stage, number) == last}
 
 
 def _last_written(folder: Path) -> float:

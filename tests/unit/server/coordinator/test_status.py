@@ -1,5 +1,6 @@
 """What the status says of a site is never at odds with whether it is online."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from rich.console import Console
 
 from commands.coordinator_status import _tables  # pyright: ignore[reportPrivateUsage]
 from common.plan_fields import Modality
+from server.aggregation.influence import SiteInfluence
 from server.coordinator.registry import enrolled
 from server.coordinator.state import State
 from server.coordinator.status import (
@@ -64,3 +66,16 @@ def test_the_table_shows_the_metric_that_the_plan_names():
         console.print(_tables("hub:8443", run("asked"), (), answers=True))
     assert "f1 0.750" in shown.get()
     assert "accuracy" not in shown.get() and "bleu" not in shown.get()
+
+
+def test_the_status_has_what_updates_did_in_the_last_round():
+    parts = {
+        "north": SiteInfluence("north", 2.5, 0.61, 0.5, 1.0, 120),
+        "south": SiteInfluence("south", 7.5, -0.55, 1.0, 0.0, 10, "direction: found a cosine"),
+    }
+    console = Console(width=150)
+    with console.capture() as shown:
+        console.print(_tables("hub:8443", replace(run(""), last_round=parts), (), answers=True))
+    lines = [line.split() for line in shown.get().splitlines()]
+    assert ["north", "100.0", "%", "2.5", "0.61", "0.5"] in lines
+    assert ["south", "0.0", "%", "7.5", "-0.55", "direction:", "found", "a", "cosine"] in lines
