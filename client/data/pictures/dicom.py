@@ -6,6 +6,7 @@ quotes nothing of the header except format names: the rest can be a patient's.
 # pyright: reportUnknownVariableType=false
 # pydicom.dcmread takes a PathLike of nothing in particular.
 
+import zlib
 from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -80,7 +81,7 @@ def read_picture(file: Path, most_pixels: int) -> tuple[Bytes, tuple[int, int]]:
         if layout.photometric in GREY:
             return grey_bytes(dataset, layout, stored, frame), size
         if layout.photometric == PALETTE:
-            return palette_bytes(dataset, stored), size
+            return palette_bytes(dataset, layout, stored), size
         return colour_bytes(layout, stored), size
     except DataError:
         raise
@@ -100,6 +101,7 @@ def _read_dicom(file: Path) -> "Dataset":
     from pydicom import dcmread, uid
     from pydicom.dataset import FileMetaDataset
 
+    _check_deflated(file)
     # Files without the 128-byte preamble are read, too.
     with BoundedReader(FileIO(file)) as opened:
         dataset = dcmread(opened, force=True)
@@ -112,6 +114,34 @@ def _read_dicom(file: Path) -> "Dataset":
         meta.TransferSyntaxUID = uid.ImplicitVRLittleEndian if implicit else explicit
         dataset.file_meta = meta
     return dataset
+
+
+def _check_deflated(file: Path) -> None:
+    """Check that what a deflated file unpacks to is no more than `MOST_UNPACKED` bytes."""
+    from pydicom.filereader import read_file_meta_info
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+    if read_head(file)[HEAD_BYTES - len(_MARK) :] != _MARK:
+        return
+    meta = read_file_meta_info(file)
+    if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+        return
+    # The group's own length is an element of 12 bytes.
+    left = file.read_bytes()[HEAD_BYTES + 12 + int(meta.get("FileMetaInformationGroupLength", 0)) :]
+    stream, found = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    while left and not stream.eof:
+        found += len(stream.decompress(left, _BLOCK))
+        left = stream.unconsumed_tail
+        if found > MOST_UNPACKED:
+            raise DataError(
+                f"{file}: found a deflated file of more than {MOST_UNPACKED} bytes, expected no "
+                "more than that"
+            )
+
+
+#: Bytes of a deflated file, which may be a thousand times as many as it has.
+MOST_UNPACKED: Final = 2**29
+_BLOCK: Final = 2**20
 
 
 def _without_pixels(dataset: "Dataset") -> str:

@@ -77,10 +77,15 @@ def colour_bytes(layout: Layout, stored: Stored) -> Bytes:
     return found.picture(rescale(found.values, 0.0, 2.0**layout.stored - 1))
 
 
-def palette_bytes(dataset: "Dataset", stored: Stored) -> Bytes:
+def palette_bytes(dataset: "Dataset", layout: Layout, stored: Stored) -> Bytes:
     """Return the palette's colours for `stored`; shape (rows, columns, 3)."""
     from pydicom.pixels.processing import apply_color_lut
 
+    for colour in ("Red", "Green", "Blue"):
+        # A table's first input has the sign of the pixels, whatever VR its writer gave it.
+        descriptor = dataset[f"{colour}PaletteColorLookupTableDescriptor"]
+        count, start, bits = (int(value) for value in descriptor.value)
+        descriptor.value = [count, _as_stored(start, layout), bits]
     colours = apply_color_lut(stored, dataset)[..., :3]
     little = dataset.file_meta.TransferSyntaxUID.is_little_endian
     if not little and "RedPaletteColorLookupTableData" in dataset:
@@ -97,7 +102,7 @@ def _voi_levels(dataset: "Dataset", layout: Layout, frame: int, stored: Levels) 
     values = _modality_values(dataset, layout, frame, stored)
     ends = _modality_values(dataset, layout, frame, np.array(_stored_range(layout)))
     for group in groups:
-        for item in items(group, "VOILUTSequence")[:1]:
+        for item in items(group, "VOILUTSequence"):
             # The sign of a table's input is that of what the modality's step can yield.
             table = lookup_table(item, signed=float(ends.min()) < 0)
             if table is not None:

@@ -13,6 +13,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
 
 from client.data.images import load_image
+from client.data.pictures import dicom as dicom_reading
 from common.errors import DataError
 from tests.unit.dicom_files import RAMP, dicom, edited, shipped
 from tests.unit.loaded import greys_of, pixels_of
@@ -202,6 +203,27 @@ def test_a_table_of_bytes_is_two_entries_a_word(tmp_path: Path):
     np.testing.assert_array_equal(greys_of(file), [[0, 51, 102, 255]])
 
 
+@pytest.mark.parametrize("vr", ["US", "SS"])
+def test_a_palettes_first_input_has_the_sign_of_the_pixels(tmp_path: Path, vr: str):
+    stored = np.array([[-2, -1, 0, 1]], np.int16)
+    first = -2 if vr == "SS" else 2**16 - 2
+    file = dicom(tmp_path / "a.dcm", stored, PhotometricInterpretation="PALETTE COLOR")
+    dataset = pydicom.dcmread(file)
+    for colour in ("Red", "Green", "Blue"):
+        dataset.add_new(f"{colour}PaletteColorLookupTableDescriptor", vr, [4, first, 16])
+        entries = np.array([0, 51, 102, 255], np.uint16) << 8
+        dataset.add_new(f"{colour}PaletteColorLookupTableData", "OW", entries.tobytes())
+    dataset.save_as(file)
+    np.testing.assert_array_equal(greys_of(file), [[0, 51, 102, 255]])
+
+
+def test_the_first_table_that_can_be_used_counts(tmp_path: Path):
+    whole = table(LUTDescriptor=[4, 0, 16], LUTData=[0, 51, 102, 255])
+    found = Sequence([*table(LUTDescriptor=[4, 0, 16]), *whole])
+    file = dicom(tmp_path / "a.dcm", np.array([[0, 1, 2, 3]], np.uint16), VOILUTSequence=found)
+    np.testing.assert_array_equal(greys_of(file), [[0, 51, 102, 255]])
+
+
 # Geometry
 
 
@@ -264,7 +286,22 @@ def test_samples_that_the_interpretation_does_not_have_are_refused(tmp_path: Pat
     assert f"found {samples} samples a pixel (SamplesPerPixel) of MONOCHROME2" in refused(file)
 
 
+def test_colours_without_a_planar_configuration_are_pixel_by_pixel(tmp_path: Path):
+    colours = np.arange(24, dtype=np.uint8).reshape(2, 12)
+    elements = {"Columns": 4, "SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}
+    shown = pixels_of(dicom(tmp_path / "a.dcm", colours, **elements))
+    np.testing.assert_array_equal(shown, colours.reshape(2, 4, 3))
+
+
 # Files
+
+
+def test_a_deflated_file_that_unpacks_to_too_much_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    assert greys_of(shipped("image_dfl.dcm")).shape == (512, 512)
+    monkeypatch.setattr(dicom_reading, "MOST_UNPACKED", 2**18)
+    assert "found a deflated file of more than 262144 bytes" in refused(shipped("image_dfl.dcm"))
 
 
 @pytest.mark.parametrize("name", ["IM0001", "x.dicom", "x.IMA", "x.dic", "x", "x.png"])
