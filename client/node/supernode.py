@@ -160,6 +160,10 @@ def main() -> None:
     loop = importlib.import_module("flwr.supernode.start_client_internal")
     keep_in_step(loop, _end, _note_answer)
     flower_supernode()
+    # It comes here after an error of its connection, such as an answer that it did not expect: the
+    # loop is over, but the thread that serves SuperExec would keep the process for ever.
+    log.error("The SuperNode's loop has ended: it starts again.")
+    _end()
 
 
 if __name__ == "__main__":

@@ -159,8 +159,8 @@ class Gate:
 class EdgeProtocol(HttpToolsProtocol):
     """Uvicorn's HTTP protocol with bounds on a request's headers and on their time.
 
-    A request that comes before the one ahead of it is answered ends the connection: no
-    SuperNode sends one, and thousands of them fit into one piece.
+    A second request may come before the end of the answer to the first, as from a client that has
+    all of the body; a third one ends the connection: thousands of them fit into one piece.
     """
 
     def __init__(self, connection: Connection, server: uvicorn.Server) -> None:
@@ -168,8 +168,6 @@ class EdgeProtocol(HttpToolsProtocol):
         self._connection = connection
         self._limits = connection.gate.limits
         self._in_headers = True
-        #: Whether there has been a request on this connection.
-        self._has_begun = False
         self._header_count = 0
         self._header_sum = 0
         #: Of the request's raw bytes, before the parser has made headers of them.
@@ -208,8 +206,8 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Begin to count a request's headers."""
-        if self._has_begun and not self.cycle.response_complete:
-            raise ValueError("a request before the one ahead of it is answered")
+        if self.pipeline:
+            raise ValueError("a third request before the first one is answered")
         super().on_message_begin()
         extended = cast(dict[str, Any], self.scope)
         extended["extensions"] = {CONNECTION: self._connection}
@@ -230,7 +228,7 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Start the request."""
-        self._in_headers, self._header_bytes, self._has_begun = False, 0, True
+        self._in_headers, self._header_bytes = False, 0
         self._stop_timer()
         super().on_headers_complete()
 

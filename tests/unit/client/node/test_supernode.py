@@ -14,6 +14,7 @@ from flwr.supercore.run import RunNotRunningException
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode.nodestate import NodeStateFactory
 
+from client.node import supernode
 from client.node.supernode import InStep, keep_in_step
 from common.errors import SiteFailed
 
@@ -206,3 +207,14 @@ def test_a_supernode_whose_message_is_never_answered_starts_again(node: Node):
 def test_another_loop_of_flower_s_is_refused():
     with pytest.raises(SiteFailed, match="found no step '_pull_and_store_message' in its"):
         keep_in_step(ModuleType("another"), lambda: None, lambda: None)
+
+
+def test_a_supernode_whose_loop_has_ended_does_not_stay(monkeypatch: pytest.MonkeyPatch):
+    """Flower logs the error of a connection and leaves its loop, but not its process."""
+    ended: list[str] = []
+    program = importlib.import_module("flwr.supernode.cli.flower_supernode")
+    monkeypatch.setattr(program, "flower_supernode", lambda: None)
+    monkeypatch.setattr(supernode, "keep_in_step", gives(None))
+    monkeypatch.setattr(supernode, "_end", lambda: ended.append("ended"))
+    supernode.main()
+    assert ended == ["ended"]

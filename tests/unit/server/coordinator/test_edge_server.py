@@ -158,7 +158,10 @@ class Client:
 
 
 def on_edge(
-    tls: Path, limits: StrangerLimits, body: Callable[[EdgeServer, int], Coroutine[Any, Any, None]]
+    tls: Path,
+    limits: StrangerLimits,
+    body: Callable[[EdgeServer, int], Coroutine[Any, Any, None]],
+    app: ASGIApp = members_if_they_say_so,
 ) -> None:
     async def whole(server: EdgeServer, port: int) -> None:
         try:
@@ -166,7 +169,7 @@ def on_edge(
         finally:
             await Client.close_all()
 
-    with served(members_if_they_say_so, tls, limits) as (server, port):
+    with served(app, tls, limits) as (server, port):
         asyncio.run(whole(server, port))
 
 
@@ -202,13 +205,37 @@ def test_a_path_is_no_longer_than_headers_may_be(tls: Path):
     on_edge(tls, StrangerLimits(), body)
 
 
-def test_a_request_before_the_last_one_s_answer_ends_the_connection(tls: Path):
+def test_many_requests_in_one_piece_end_the_connection(tls: Path):
     async def body(_server: EdgeServer, port: int) -> None:
         client = await Client.open(port, tls)
         client.writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n" * 1000)
         assert b"400" in await client.answer()
 
     on_edge(tls, StrangerLimits(), body)
+
+
+def test_a_request_may_come_before_the_end_of_the_last_answer(tls: Path):
+    """A client that has as many bytes as were announced does not wait for the server's end."""
+    ask = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n"
+
+    async def whole_before_its_end(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await members_if_they_say_so(scope, receive, send)
+            return
+        headers = [(b"content-length", b"2")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"ok", "more_body": True})
+        await asyncio.sleep(0.1)
+        await send({"type": "http.response.body", "body": b""})
+
+    async def body(_server: EdgeServer, port: int) -> None:
+        client = await Client.open(port, tls)
+        for _ in range(4):
+            client.writer.write(ask)
+            assert await client.answer() == b"HTTP/1.1 200 OK"
+            assert await client.reader.readexactly(2) == b"ok"
+
+    on_edge(tls, StrangerLimits(), body, whole_before_its_end)
 
 
 def test_who_says_nothing_or_too_slowly_is_cut_off_also_before_tls(tls: Path):
