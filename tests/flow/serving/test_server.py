@@ -22,7 +22,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.unit.client.data.test_dicom import dicom
 from typer.testing import CliRunner
 
 from commands.bank import app
@@ -38,6 +37,7 @@ from tests.flow.serving.running_server import (
     running_server,
     snippets,
 )
+from tests.unit.dicom_files import dicom
 
 
 @pytest.fixture(scope="module")
