@@ -4,7 +4,7 @@
 
 import logging
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
@@ -204,12 +204,11 @@ def _whole(header: "Dataset", name: str, otherwise: int) -> int:
 
 def _height(header: "Dataset") -> float | None:
     """Return the position along the normal of the slice's plane, in mm (PS3.3 C.7.6.2.1.1)."""
-    position: Sequence[Any] | None = header.get("ImagePositionPatient")
-    if position is None or len(position) != 3:
+    # Elements are converted when they are read, and a single value has no length.
+    try:
+        at = np.array([float(value) for value in header.ImagePositionPatient])
+        plane = np.array([float(value) for value in header.ImageOrientationPatient])
+        height = float(at @ np.cross(plane[:3], plane[3:]))
+    except (AttributeError, TypeError, ValueError):
         return None
-    orientation: Sequence[Any] | None = header.get("ImageOrientationPatient")
-    at = np.array([float(value) for value in position])
-    if orientation is None or len(orientation) != 6:
-        return float(at[2])
-    plane = np.array([float(value) for value in orientation])
-    return round(float(at @ np.cross(plane[:3], plane[3:])), 4)
+    return round(height, 4) if np.isfinite(height) else None

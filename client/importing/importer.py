@@ -25,7 +25,7 @@ from client.importing.question import (
 )
 from client.importing.settings import ImportSettings
 from client.importing.sources import Source, open_source, read_source
-from client.importing.split import contradictions, split_questions
+from client.importing.split import contradictions, equal_pictures, split_questions
 from client.importing.stage_pictures import StagedPictures
 from client.importing.write import Import, write_import
 from common.durable import DISK, remove_if_there
@@ -94,6 +94,7 @@ def _read(source: Source, staged: StagedPictures, task: str, on_decoded: OnImage
         )
     modality, notes = _modality(questions, settings.modality)
     notes += [*contents.notes, *asked.notes, *_volume_notes(staged, settings), *repeated]
+    notes += equal_pictures(questions, digests)
     return Import(
         task=task,
         source=source.file or source.folder,

@@ -209,6 +209,27 @@ def _stratum(one: SourceQuestion) -> str:
     return "open"
 
 
+def equal_pictures(questions: Sequence[SourceQuestion], digests: Mapping[Path, str]) -> list[str]:
+    """Return notes on pictures with the same pixels under several names, and on their answers."""
+    names: dict[str, set[Path]] = {}
+    answers: dict[tuple[str, str], set[str]] = {}
+    for one in questions:
+        digest = digests[one.picture]
+        names.setdefault(digest, set()).add(one.picture)
+        if one.kind is AnswerKind.CLOSED:
+            answers.setdefault((digest, one.question or ""), set()).add(one.answer)
+    copies = sum(len(files) - 1 for files in names.values())
+    differing = sum(len(found) > 1 for found in answers.values())
+    notes: list[str] = []
+    if copies:
+        notes.append(f"{counted(copies, 'picture')} with the same pixels as another one")
+    if differing:
+        notes.append(
+            f"{counted(differing, 'closed question')} with different answers about equal pictures"
+        )
+    return notes
+
+
 def contradictions(questions: Sequence[SourceQuestion]) -> list[BadRow]:
     """Return a row for every closed question that was answered otherwise before."""
     first: dict[tuple[Path, str], SourceQuestion] = {}

@@ -8,7 +8,12 @@ import pytest
 
 from client.importing.question import DatasetPart, Place, SourceQuestion
 from client.importing.settings import ImportSettings, Take
-from client.importing.split import SplitQuestions, contradictions, split_questions
+from client.importing.split import (
+    SplitQuestions,
+    contradictions,
+    equal_pictures,
+    split_questions,
+)
 from common.errors import DataError
 from common.metrics import AnswerKind
 
@@ -133,6 +138,16 @@ def test_two_labels_of_one_picture_are_a_bad_row():
     assert [str(row) for row in contradictions([question(0), other])] == [
         "t.csv: line 9: found another answer than at line 0, expected one"
     ]
+
+
+def test_equal_pictures_and_their_answers_are_counted():
+    questions = [question(0, "x"), question(1, "y"), question(2, "x"), question(3, "x")]
+    digests = {Path(f"{at}.png"): digest for at, digest in enumerate("aabb")}
+    assert equal_pictures(questions, digests) == [
+        "2 pictures with the same pixels as another one",
+        "1 closed question with different answers about equal pictures",
+    ]
+    assert equal_pictures(questions[1:3], digests) == []
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from client.data.images import load_image
-from client.importing.dicom_series import single_frame, stacks
+from client.importing.dicom_series import facts, single_frame, stacks
 from client.importing.settings import Take
 from common.errors import DataError
 from common.plan_fields import Modality
@@ -103,6 +103,19 @@ def test_views_without_a_position_are_pictures_of_their_own(tmp_path: Path):
     assert stacks(files) == [(file,) for file in files]
     same = [slice_file(tmp_path / f"s{at}.dcm", at, 1.0, SeriesInstanceUID=uid) for at in range(2)]
     assert stacks(same) == [(file,) for file in same]
+
+
+def test_a_broken_position_does_not_hide_the_patient(tmp_path: Path):
+    file = slice_file(tmp_path / "a.dcm", 1, None, SeriesInstanceUID=generate_uid())
+    blob = file.read_bytes()
+    for value in (b"0,0\\x\\y ", b"1.5 ", b""):
+        # (0020,0032), which stands before the pixels and after all else here.
+        at = blob.index(b"\x28\x00\x02\x00")
+        element = b"\x20\x00\x32\x00DS" + len(value).to_bytes(2, "little") + value
+        other = tmp_path / f"{len(value)}.dcm"
+        other.write_bytes(blob[:at] + element + blob[at:])
+        found = facts(other)
+        assert (found.patient, found.height) == ("MRN-1", None)
 
 
 def test_frames_of_a_file_become_files_without_the_patient(tmp_path: Path):
