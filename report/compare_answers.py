@@ -144,7 +144,7 @@ def _no_partner(
 ) -> str:
     """Return the error for an answer of `here` without partner in `there`."""
     same = [other for other in others if other.id == answer.id]
-    where = f"{there}, question_id {answer.id}"
+    where = f"{there}, question_id {str(answer.id)[:60]}"
     if not same:
         return f"{where}: found nothing, expected an answer as in {here}"
     for field, named in (("question", "prompt"), ("truth", "gt"), ("kind", "answer_type")):

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import TypeAlias
 
-from client.data.records import quoted
+from client.data.records import has_broken_letter, quoted
 
 #: Returns the image of a relative name, or a pair of texts: found, expected.
 FindImage: TypeAlias = Callable[[str], Path | tuple[str, str]]
@@ -69,6 +69,9 @@ def _names(directory: str) -> _Names:
 
 def _foreign(name: str) -> str:
     """Return what a name is that is no path; empty if it may be one."""
+    if has_broken_letter(name):
+        # Python names files that are not UTF-8 so, and no log could print it.
+        return "with half of a surrogate pair"
     scheme, colon, _ = name[:16].partition(":")
     if not colon or len(scheme) < 2 or not scheme.isalnum():
         return ""

@@ -118,16 +118,14 @@ def _read_dicom(file: Path) -> "Dataset":
 
 def _check_deflated(file: Path) -> None:
     """Check that what a deflated file unpacks to is no more than `MOST_UNPACKED` bytes."""
-    from pydicom.filereader import read_file_meta_info
-    from pydicom.uid import DeflatedExplicitVRLittleEndian
-
-    if read_head(file)[HEAD_BYTES - len(_MARK) :] != _MARK:
-        return
-    meta = read_file_meta_info(file)
-    if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
-        return
-    # The group's own length is an element of 12 bytes.
-    left = file.read_bytes()[HEAD_BYTES + 12 + int(meta.get("FileMetaInformationGroupLength", 0)) :]
+    with file.open("rb") as opened:
+        head = opened.read(_META)
+        # The meta information: (0002,0000) UL of 4 bytes, which is its length, and so on.
+        start = HEAD_BYTES + 12 + int.from_bytes(head[HEAD_BYTES + 8 : HEAD_BYTES + 12], "little")
+        if _DEFLATED not in head[HEAD_BYTES:start]:
+            return
+        opened.seek(start)
+        left = opened.read()
     stream, found = zlib.decompressobj(-zlib.MAX_WBITS), 0
     while left and not stream.eof:
         found += len(stream.decompress(left, _BLOCK))
@@ -142,6 +140,9 @@ def _check_deflated(file: Path) -> None:
 #: Bytes of a deflated file, which may be a thousand times as many as it has.
 MOST_UNPACKED: Final = 2**29
 _BLOCK: Final = 2**20
+#: The transfer syntax of deflated files, and where it stands at the latest.
+_DEFLATED: Final = b"1.2.840.10008.1.2.1.99"
+_META: Final = 2**12
 
 
 def _without_pixels(dataset: "Dataset") -> str:

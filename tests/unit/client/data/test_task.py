@@ -265,7 +265,7 @@ def test_entries_that_are_no_objects_are_refused(tmp_path: Path):
 
 @pytest.mark.parametrize(
     "name",
-    ["images/x.png", "a.png", "images", "", ".", "none/a.png", "images/\0", "x/\ud83d/a.png"],
+    ["images/x.png", "a.png", "images", "", ".", "none/a.png", "images/\0", "x/y/a.png"],
 )
 def test_an_image_that_is_not_there_is_named(tmp_path: Path, name: str):
     folder = task(tmp_path / "task", train=[train_entry(image=name)])
@@ -305,6 +305,7 @@ def test_a_near_miss_of_a_name_is_said_to_be_one(tmp_path: Path, name: str, hint
     [
         ("data:image/png;base64," + 50_000 * "iVBO", "an image inside the text"),
         ("https://example.org/" + 5_000 * "a", "an address"),
+        ("images/" + 90 * "x" + "\udcff.png", "with half of a surrogate pair"),
     ],
 )
 def test_what_is_no_path_is_called_so_and_quoted_in_60_letters(
