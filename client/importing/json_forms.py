@@ -68,21 +68,20 @@ def _is_lines(lines: list[str]) -> bool:
 
 
 def _records(value: object, name: str) -> list[object]:
+    found = value
     if isinstance(value, dict):
         fields = cast(dict[str, object], value)
         within = [fields[key] for key in _LISTS if isinstance(fields.get(key), list)]
-        if len(within) == 1:
-            return cast(list[object], within[0])
-    if isinstance(value, list):
-        return cast(list[object], value)
-    raise DataError(f"{name}: found {describe_type(value)}, expected a list of records")
+        found = within[0] if len(within) == 1 else fields
+    if isinstance(found, list):
+        return cast(list[object], found)
+    raise DataError(f"{name}: found {describe_type(found)}, expected a list of records")
 
 
 def _row(value: object, place: Place, split: DatasetPart | None) -> SourceRow | BadRow:
-    if not isinstance(value, dict):
-        found = describe_type(cast(object, value))
-        return BadRow(place, f"found {found}, expected an object")
-    return SourceRow(place, cast(dict[str, object], value), split)
+    if isinstance(value, dict):
+        return SourceRow(place, cast(dict[str, object], value), split)
+    return BadRow(place, f"found {describe_type(value)}, expected an object")
 
 
 def is_conversation(row: SourceRow) -> bool:

@@ -4,7 +4,7 @@
 
 import base64
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -152,7 +152,8 @@ def _volume(file: Path) -> npt.NDArray[np.float32]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image: Any = nibabel.as_closest_canonical(nibabel.load(file))
-            shape: tuple[int, ...] = tuple(map(int, image.shape))
+            sides: Sequence[Any] = image.shape
+            shape = tuple(int(side) for side in sides)
             values = None
             if len(shape) == 3 and 0 < int(np.prod(shape, dtype=np.int64)) <= 16 * MAX_PIXELS:
                 values = np.asarray(image.dataobj, np.float32)

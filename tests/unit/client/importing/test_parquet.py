@@ -17,6 +17,7 @@ from common.errors import DataError
 from tests.unit.small_source import imported, picture, questions, report
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportMissingTypeStubs=false
 # pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
 # pyarrow is not typed.
 

@@ -17,7 +17,7 @@ from common.errors import DataError
 from common.plan_fields import Modality
 from tests.unit.small_source import imported, picture, report, sides
 
-# pyright: reportUnknownMemberType=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
 
 def slice_file(file: Path, grey: int, height: float | None, **more: Any) -> Path:
@@ -197,16 +197,22 @@ def test_another_axis_and_more_slices(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("make", "sentence"),
+    ("values", "sentence"),
     [
-        (lambda file: volume(file, np.zeros((2, 2, 2, 3), np.float32)), "found a volume of 2 x 2"),
-        (lambda file: file.write_bytes(b"no volume"), "found a damaged NIfTI volume ("),
+        (
+            np.zeros((2, 2, 2, 3), np.float32),
+            "found a volume of 2 x 2 x 2 x 3, expected three axes",
+        ),
+        (None, "found a damaged NIfTI volume ("),
     ],
-)  # fmt: skip
-def test_a_volume_that_can_not_be_cut_is_said(tmp_path: Path, make: Any, sentence: str):
+)
+def test_a_volume_that_can_not_be_cut_is_said(tmp_path: Path, values: Any, sentence: str):
     for at, label in enumerate(("a", "b")):
         volume(tmp_path / f"in/{label}/{label}.nii", np.maximum(RAMP, 3.0 * at))
-    make(tmp_path / "in/b/c.nii")
+    if values is None:
+        (tmp_path / "in/b/c.nii").write_bytes(b"no volume")
+    else:
+        volume(tmp_path / "in/b/c.nii", values)
     with pytest.raises(DataError) as found:
         imported(tmp_path / "in", tmp_path / "out")
     assert str(found.value).startswith(f"b/c.nii: {sentence}")
