@@ -190,8 +190,8 @@ def test_another_axis_and_more_slices(tmp_path: Path):
     for at, label in enumerate(("a", "b")):
         volume(tmp_path / f"in/{label}/sub-{at}/v.nii", np.maximum(RAMP, 3.0 * at))
     imported(tmp_path / "in", tmp_path / "out", take=Take(2), axis=0)
-    images = [Image.open(file) for file in (tmp_path / "out/images").iterdir()]
-    assert [image.size for image in images] == [(5, 6)] * 4
+    sizes = [load_image(file).size for file in (tmp_path / "out/images").iterdir()]
+    assert sizes == [(5, 6)] * 4
     placed = report(tmp_path / "out")["placed"]
     assert {row["from"] for row in placed} == {"a/sub-0/v.nii", "b/sub-1/v.nii"}
 
