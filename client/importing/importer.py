@@ -60,7 +60,7 @@ def import_task(
             "A to Z, 0 to 9, - and _, a letter or digit first"
         )
     source = open_source(path, settings)
-    if home.is_relative_to(source.folder.resolve()):
+    if source.file is None and home.is_relative_to(source.folder.resolve()):
         raise DataError(f"{out}: found a folder inside of the source, expected one outside of it")
     with atomic_folder(home) as partial:
         staged = StagedPictures(partial / _STAGED, settings.take, settings.axis)

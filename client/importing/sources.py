@@ -24,7 +24,7 @@ from client.importing.question import (
 )
 from client.importing.settings import Form, ImportSettings
 from client.importing.stage_pictures import StagedPictures
-from client.importing.table_questions import TableReader
+from client.importing.table_questions import TableReader, several_findings
 from client.importing.tables import TABLE_ENDINGS, Table, read_table
 from common.errors import DataError
 
@@ -73,7 +73,9 @@ def open_source(path: Path, settings: ImportSettings) -> Source:
     folder = path if path.is_dir() else path.parent
     if settings.pictures is not None and not settings.pictures.is_dir():
         raise DataError(f"{settings.pictures}: found no folder, expected one with pictures")
-    roots = [folder] if settings.pictures is None else [settings.pictures, folder]
+    # Beside a table may be anything; a folder that is given is meant.
+    roots = [] if settings.pictures is not None and path.is_file() else [folder]
+    roots = roots if settings.pictures is None else [settings.pictures, *roots]
     file = None if path.is_dir() else path.absolute()
     return Source(folder.absolute(), file, PictureFiles(roots), settings)
 
@@ -229,7 +231,8 @@ def _questions(
         notes.append(f"{table.file}: {layout}")
         of_label = names.get(layout.label or "", {})
         classes = layout.flags if layout.one_hot else tuple(of_label.values())
-        reader = TableReader(layout, find, settings.uncertain, of_label)
+        findings = several_findings(row.cells.get(layout.label or "") for row in flat)
+        reader = TableReader(layout, find, settings.uncertain, of_label, findings)
         items += [item for row in flat for item in reader.questions(row)]
     return SourceContents(table.file, items, notes, classes)
 

@@ -1,8 +1,8 @@
 """The rows of a table become questions, whatever file the table came from."""
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from client.data.records import quoted
@@ -18,51 +18,82 @@ from common.metrics import AnswerKind
 _LETTERED = re.compile(r"^([A-H])\s*:\s*(?=\S)")
 
 
+#: A label that says that there is none of the others.
+_NO_FINDING = frozenset({"no finding", "no findings"})
+
+
+def several_findings(values: Iterable[object]) -> tuple[str, ...]:
+    """Return the labels of cells that have several, separated by bars (NIH's ChestX-ray14).
+
+    Empty where no cell has several.
+    """
+    cells = [_parts(value) for value in values]
+    if all(len(cell) < 2 for cell in cells):
+        return ()
+    found = {label for cell in cells for label in cell}
+    return tuple(sorted(label for label in found if label.lower() not in _NO_FINDING))
+
+
+def _parts(value: object) -> list[str]:
+    return [part.strip() for part in (as_text(value) or "").split("|") if part.strip()]
+
+
 @dataclass(frozen=True, slots=True)
 class TableReader:
     """Makes questions of rows.
 
     Attributes:
         names: what the values of the label's column are called, where the file says so.
+        findings: the labels of a column whose cells have several; empty where each has one.
     """
 
     layout: TableLayout
     find: FindPicture
     uncertain: Uncertain
     names: Mapping[str, str]
+    findings: tuple[str, ...] = ()
 
     def questions(self, row: SourceRow) -> Iterator[SourceItem]:
         """Yield the questions of a row, or why there is none."""
-        files = self._files(row)
-        if isinstance(files, str):
-            yield BadRow(row.place, f"column {quoted(self.layout.image)}: found {files}")
-            return
-        split = row.split
-        if self.layout.split is not None:
-            split = as_split(row.cells.get(self.layout.split))
-            if split is None:
-                reason = "found no name of a part, expected train, validation or test"
-                yield BadRow(row.place, f"column {quoted(self.layout.split)}: {reason}")
-                return
-        if self.layout.question is not None:
+        layout, files, split = self.layout, self._files(row), self._split(row)
+        if isinstance(files, BadRow):
+            yield files
+        elif isinstance(split, BadRow):
+            yield split
+        elif layout.question is not None:
             yield self._asked(row, files, split)
-        elif self.layout.label is not None:
-            yield self._labelled(row, files, split, self.layout.label)
-        elif self.layout.one_hot:
-            (label,) = (c for c in self.layout.flags if as_label(row.cells.get(c)) == "1")
-            yield self._question(row, files, split, label)
+        elif layout.label is not None and self.findings:
+            given = _parts(row.cells.get(layout.label))
+            for label in self.findings:
+                yield self._finding(row, files, split, label, "yes" if label in given else "no")
+        elif layout.label is not None:
+            yield self._labelled(row, files, split, layout.label)
         else:
-            yield from self._findings(row, files, split)
+            yield from self._flagged(row, files, split)
 
-    def _files(self, row: SourceRow) -> tuple[Path, ...] | str:
-        value = row.cells.get(self.layout.image)
+    def _files(self, row: SourceRow) -> tuple[Path, ...] | BadRow:
+        column = self.layout.image
+        value = row.cells.get(column)
         if isinstance(value, Path):
             return (value,)
         name = as_text(value)
         if name is None:
-            return "nothing, expected a picture's file"
-        found = self.find(name)
-        return f"{found}, expected a picture" if isinstance(found, str) else found
+            reason = f"column {quoted(column)}: found nothing, expected a picture's file"
+            return BadRow(row.place, reason)
+        files = self.find(name)
+        if isinstance(files, str):
+            return BadRow(row.place, f"column {quoted(column)}: found {files}, expected a picture")
+        return files
+
+    def _split(self, row: SourceRow) -> DatasetPart | BadRow | None:
+        """Return the row's part, or the file's."""
+        column = self.layout.split
+        if column is None:
+            return row.split
+        reason = (
+            f"column {quoted(column)}: found no name of a part, expected train, validation or test"
+        )
+        return as_split(row.cells.get(column)) or BadRow(row.place, reason)
 
     def _question(
         self, row: SourceRow, files: tuple[Path, ...], split: DatasetPart | None, answer: str
@@ -76,6 +107,17 @@ class TableReader:
             split=split,
         )
 
+    def _finding(
+        self,
+        row: SourceRow,
+        files: tuple[Path, ...],
+        split: DatasetPart | None,
+        label: str,
+        answer: str,
+    ) -> SourceQuestion:
+        asked = self._question(row, files, split, answer)
+        return replace(asked, finding=label, kind=AnswerKind.CLOSED)
+
     def _patient(self, row: SourceRow) -> str | None:
         return None if self.layout.patient is None else as_label(row.cells.get(self.layout.patient))
 
@@ -87,10 +129,17 @@ class TableReader:
             return BadRow(row.place, f"column {quoted(column)}: found nothing, expected a label")
         return self._question(row, files, split, self.names.get(label, label))
 
-    def _findings(
+    def _flagged(
         self, row: SourceRow, files: tuple[Path, ...], split: DatasetPart | None
     ) -> Iterator[SourceItem]:
-        """Yield a question of yes or no for each label that the row says something about."""
+        """Yield the label whose column has the one 1, or a question of yes or no for each label.
+
+        Labels that the row says nothing about are not asked about.
+        """
+        if self.layout.one_hot:
+            (label,) = (c for c in self.layout.flags if as_label(row.cells.get(c)) == "1")
+            yield self._question(row, files, split, label)
+            return
         uncertain = {Uncertain.YES: "yes", Uncertain.NO: "no"}.get(self.uncertain)
         answers = {"1": "yes", "0": "no", "-1": uncertain}
         for column in self.layout.flags:
@@ -99,16 +148,7 @@ class TableReader:
                 reason = f"found {quoted(value)}, expected 1, 0, -1 or nothing"
                 yield BadRow(row.place, f"column {quoted(column)}: {reason}")
             elif value is not None and (answer := answers[value]) is not None:
-                yield SourceQuestion(
-                    place=row.place,
-                    files=files,
-                    question=None,
-                    answer=answer,
-                    finding=column,
-                    kind=AnswerKind.CLOSED,
-                    patient=self._patient(row),
-                    split=split,
-                )
+                yield self._finding(row, files, split, column, answer)
 
     def _asked(
         self, row: SourceRow, files: tuple[Path, ...], split: DatasetPart | None

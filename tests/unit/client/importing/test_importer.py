@@ -1,5 +1,6 @@
 """Folders and tables as they lie there become tasks, whole or not at all."""
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,21 @@ def test_several_labels_a_row_are_questions_of_yes_and_no(tmp_path: Path):
     assert texts == {"Is there Edema in this picture?", "Is there Fracture in this picture?"}
 
 
+def test_several_labels_in_a_cell_are_questions_of_yes_and_no(tmp_path: Path):
+    for at in range(4):
+        picture(tmp_path / f"in/images_001/images/0000{at}_000.png", 20 * at)
+    labels = ("Edema|Mass", "No Finding", "Mass", "Edema")
+    rows = "".join(f"0000{at}_000.png,{label},{at}\n" for at, label in enumerate(labels))
+    (tmp_path / "in/Data_Entry.csv").write_text("Image Index,Finding Labels,Patient ID\n" + rows)
+    imported(tmp_path / "in", tmp_path / "out")
+    assert sum(report(tmp_path / "out")["patients"].values()) == 4
+    asked = [q for side in questions(tmp_path / "out").values() for q in side]
+    assert {q.question for q in asked} == {
+        "Is there Edema in this picture?", "Is there Mass in this picture?",
+    }  # fmt: skip
+    assert sorted(q.answer for q in asked) == ["no"] * 4 + ["yes"] * 4
+
+
 def test_questions_and_answers_of_a_table_keep_their_words(tmp_path: Path):
     for at in range(4):
         picture(tmp_path / f"in/{at}.png", 20 * at)
@@ -128,6 +144,10 @@ def test_questions_and_answers_of_a_table_keep_their_words(tmp_path: Path):
         ('Which "organ"?', "Liver", "OPEN"),
     ]
     assert [q.answer for q in asked["test"]] == ["no"]
+    told = refused(tmp_path / "in", tmp_path / "other", columns=Columns(split="answer"))
+    assert told.startswith(
+        "qa.tsv: line 2, line 3, line 4 and 1 more: column 'answer': found no name"
+    )
 
 
 def test_every_bad_row_is_said_and_nothing_is_written(tmp_path: Path):
@@ -155,8 +175,9 @@ def test_every_bad_row_is_said_and_nothing_is_written(tmp_path: Path):
 def test_pictures_may_lie_in_another_folder(tmp_path: Path):
     source = films(tmp_path / "in")
     (source / "pics").rename(tmp_path / "store")
-    imported(source / "labels.csv", tmp_path / "out", pictures=tmp_path / "store", link=True)
-    linked = [path for path in (tmp_path / "out/images").iterdir() if path.is_symlink()]
+    # Who gives the table may have the task beside it.
+    imported(source / "labels.csv", source / "out", pictures=tmp_path / "store", link=True)
+    linked = [path for path in (source / "out/images").iterdir() if path.is_symlink()]
     assert len(linked) == 12
 
 
@@ -302,6 +323,17 @@ def test_the_command_says_what_it_took_for_what(tmp_path: Path):
     assert "films: a table: labels.csv\n  modality: xray\n  split: by patient, 20%" in result.stdout
     assert "labels in 'label'; patients in 'patient_id'" in result.stdout
     assert "P1" not in result.stdout
+
+
+def test_json_has_the_report_without_names_and_patients(tmp_path: Path):
+    source = films(tmp_path / "in")
+    command = ["data", "import", str(source), str(tmp_path / "films"), "--json"]
+    result = CliRunner().invoke(app, command)
+    document = json.loads(result.stdout)
+    assert document["questions"] == {"train": 8, "test": 4} and document["modality"] is None
+    assert document["patients"] == {"train": 4, "test": 2}
+    assert document["answers"] == {"ill": {"train": 4, "test": 2}, "well": {"train": 4, "test": 2}}
+    assert "pics" not in result.stdout and "placed" not in document
 
 
 @pytest.mark.parametrize(
