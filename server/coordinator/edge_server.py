@@ -49,7 +49,7 @@ class StrangerLimits:
     header_bytes: int = 32 * 2**10
     connections: int = 512
     of_address: int = 128
-    request_s: float = 10.0
+    request_s: float = 30.0
     kept_s: float = 3.0
     new: int = 100
     per_s: float = 50.0

@@ -9,6 +9,7 @@ strangers (simulation/chaos/strangers.py). Prints one JSON document.
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -94,6 +95,8 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=4)
     options = parser.parse_args()
+    # As Ctrl-C does: no process of the federation is left running.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     found = besieged(options.out.resolve(), options.count, options.rounds)
     print(json.dumps(found, indent=1))
 
