@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from client.data.pictures.dicom_pixels import read_layout
+from client.data.pictures.grey_levels import MAX_PIXELS
 from common.errors import DataError
 from common.plan_fields import Modality
 
@@ -135,14 +137,19 @@ def single_frame(file: Path, frame: int) -> bytes:
     """Return one frame as a DICOM file that keeps what shows it, and nothing of the patient.
 
     Raises:
-        DataError: the frames can't be read.
+        DataError: the frames can't be read, or are a slide's tiles.
     """
     from pydicom import dcmread
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _single_frame(dcmread(file), frame)
+            whole = dcmread(file)
+            # A tile of a slide would be a picture like any other once it is alone.
+            read_layout(file, whole, MAX_PIXELS)
+            return _single_frame(whole, frame)
+    except DataError as error:
+        raise DataError(str(error).removeprefix(f"{file}: ")) from None
     # As when decoding: nearly any exception.
     except Exception as error:
         raise DataError(

@@ -15,6 +15,7 @@ from client.importing.dicom_series import facts, single_frame, stacks
 from client.importing.settings import Take
 from common.errors import DataError
 from common.plan_fields import Modality
+from tests.unit.dicom_files import dicom
 from tests.unit.small_source import imported, picture, report, sides
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -145,8 +146,15 @@ def test_a_compressed_file_of_frames_is_taken_apart_too(tmp_path: Path):
     (tmp_path / "b.dcm").write_bytes(single_frame(file, 2))
     assert np.asarray(load_image(tmp_path / "b.dcm"))[0, 0].tolist() == [30, 30, 30]
     (tmp_path / "c.dcm").write_bytes(file.read_bytes()[:-20])
-    with pytest.raises(DataError, match="found frames that can't be read"):
+    with pytest.raises(DataError, match="found a DICOM header without a usable Rows"):
         single_frame(tmp_path / "c.dcm", 2)
+
+
+def test_a_tile_of_a_slide_is_not_taken_for_a_slice(tmp_path: Path):
+    tiles = np.arange(64, dtype=np.uint8).reshape(4, 4, 4)
+    file = dicom(tmp_path / "a.dcm", tiles, TotalPixelMatrixColumns=8, TotalPixelMatrixRows=8)
+    with pytest.raises(DataError, match=r"^found a slide of 8 x 8 pixels in 4 tiles of 4 x 4, exp"):
+        single_frame(file, 2)
 
 
 def test_a_modality_that_the_headers_deny_is_said(tmp_path: Path):
