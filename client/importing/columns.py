@@ -94,7 +94,7 @@ def table_layout(
     if image is None:
         raise DataError(
             f"{file}: found the columns {listed(columns)}, expected one with the pictures' files: "
-            "name it with --image-column"
+            "name it with --image-column (or say --form folders, if each class has a folder)"
         )
     question = told.question or _first(known, _QUESTION)
     answer = told.answer or _first(known, _ANSWER)

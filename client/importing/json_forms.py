@@ -75,7 +75,10 @@ def _records(value: object, name: str) -> list[object]:
         found = within[0] if len(within) == 1 else fields
     if isinstance(found, list):
         return cast(list[object], found)
-    raise DataError(f"{name}: found {describe_type(found)}, expected a list of records")
+    raise DataError(
+        f"{name}: found {describe_type(found)}, expected a list of records (or say "
+        "--form folders, if each class has a folder)"
+    )
 
 
 def _row(value: object, place: Place, split: DatasetPart | None) -> SourceRow | BadRow:

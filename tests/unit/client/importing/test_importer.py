@@ -221,6 +221,17 @@ def test_a_folder_for_each_class_is_a_task(tmp_path: Path):
     assert found.split.notes[0].startswith("of 10 pictures no patient is known")
 
 
+def test_a_json_file_beside_the_classes_is_said_and_passed_over_on_demand(tmp_path: Path):
+    for at in range(4):
+        picture(tmp_path / f"in/{'ab'[at % 2]}/{at}.png", 9 * at)
+    (tmp_path / "in/dataset-metadata.json").write_text('{"title": "a set"}')
+    assert refused(tmp_path / "in", tmp_path / "out") == (
+        "dataset-metadata.json: found an object, expected a list of records (or say --form "
+        "folders, if each class has a folder)"
+    )
+    assert imported(tmp_path / "in", tmp_path / "out", form=Form.FOLDERS).classes == ("a", "b")
+
+
 def test_folders_of_train_and_test_above_the_classes_are_kept(tmp_path: Path):
     for part in ("train", "val", "test"):
         for at, label in enumerate(("NORMAL", "PNEUMONIA")):
