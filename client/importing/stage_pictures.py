@@ -1,5 +1,6 @@
 """Pictures as a task has them: files as they are, or taken out of tables, series and volumes."""
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
 # nibabel is not typed throughout.
 
 import base64
