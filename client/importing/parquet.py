@@ -2,7 +2,7 @@
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportUnknownParameterType=false
-# pyarrow, an extra (pip install 'fedmslora[import]'), is not typed.
+# pyarrow, an extra (pip install --editable '.[import]'), is not typed.
 
 import json
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ def read_parquet(
     except ModuleNotFoundError:
         raise DataError(
             f"{name}: found {file.suffix[1:]} and no package 'pyarrow', expected it: "
-            "pip install 'fedmslora[import]'"
+            "pip install --editable '.[import]'"
         ) from None
     rows: list[SourceRow] = []
     bad: list[BadRow] = []

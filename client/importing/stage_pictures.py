@@ -147,7 +147,7 @@ def _volume(file: Path) -> npt.NDArray[np.float32]:
     except ModuleNotFoundError:
         raise DataError(
             "found a NIfTI volume and no package 'nibabel', expected it: "
-            "pip install 'fedmslora[import]'"
+            "pip install --editable '.[import]'"
         ) from None
     try:
         with warnings.catch_warnings():
