@@ -3,6 +3,7 @@
 # pyright: reportUnknownArgumentType=false
 
 import json
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,20 @@ from client.methods.clip_recipe import clip_of
 from client.site.approval import adapted_layers, extra_numbers, sent_bytes
 from common.adapter import Adapter
 from common.bank.bank import Bank
+from common.clip_shape import read_clip_shape
 from common.methods.clip_finetune import FISHER_INPUTS, FISHER_OUTPUTS, ClipFinetune
 from common.partial_adapter import AdapterPart, multiplied, three_factors
+from common.plan.file import load_plan
 from common.plan.plan import ClassScope, Plan
 from common.plan_fields import Composition
 from common.rules.interface import Factor
+from cost.sizes import blob_sizes
+from cost.traffic import order_traffic
 from report.json_file import read_report
 from report.model import RunReport
+from server.run.folder import RunFolder
+from server.run.journal import Journal
+from simulation.baselines import with_method
 from simulation.run import simulate
 from tests.flow import clip_run
 from tests.flow.clip_run import CLASSES, assignment, examples, reference_pin, write_clip_run
@@ -129,6 +137,18 @@ def test_a_release_of_ewc_has_its_tasks_fisher_information(finished: Finished, f
     assert said is not None
     # The header with the arrays' names.
     assert said < file.stat().st_size < said + 16_000
+
+
+@pytest.mark.parametrize("label", ["ewc", "zscl"])
+def test_its_bytes_are_those_of_its_plans_cost(finished: Finished, folder: Path, label: str):
+    plan = with_method(load_plan(finished[0].parent / "plan.yaml"), label)
+    with closing(Journal(RunFolder(finished[0] / "methods" / label), plan)) as journal:
+        traffic = journal.traffic()
+    said = list(order_traffic(plan, blob_sizes(plan, read_clip_shape(folder / "clip"))))
+    assert sum(one.down for one in said) == sum(one.bytes_down for one in traffic)
+    # The digits of losses and scores.
+    up = sum(one.bytes_up for one in traffic)
+    assert sum(one.up for one in said) == pytest.approx(up, abs=250 * len(said))
 
 
 def trained(begin: Adapter, seed: int) -> Adapter:
