@@ -164,6 +164,7 @@ def origin(bank: Bank, reply: Reply, ignored: Sequence[str]) -> dict[str, Any]:
             }
             for choice in choices
         ],
+        "classes": reply.answer.prediction.class_scores if reply.answer.by_method else None,
         "own_b": reply.answer.own_b,
         "base_model": bank.base_model.name,
         "head": bank.head,

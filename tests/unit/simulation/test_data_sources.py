@@ -86,7 +86,10 @@ def test_an_entry_point_that_is_no_source_is_refused():
 
 def test_an_unknown_source_is_refused_by_name_before_anything_is_written(tmp_path: Path):
     plan = plan_of(tmp_path, "phantom")
-    sentence = "plan.yaml: simulation.data: found 'phantom', expected one of 'pictures', 'phantoms'"
+    sentence = (
+        "plan.yaml: simulation.data: found 'phantom', "
+        "expected one of 'pictures', 'phantoms', 'classes'"
+    )
     with pytest.raises(PlanError) as refused:
         check(plan, "plan.yaml", None, None)
     assert str(refused.value) == sentence
