@@ -40,7 +40,7 @@ def test_every_class_has_as_many_pictures_and_no_picture_is_for_two_parts(name: 
         assert Counter(one.answer for one in part) == dict.fromkeys(TASKS[name].classes, count // 3)
     assert bytes_of(train) == bytes_of(again)
     parts = [bytes_of(one) for one in (train, test, validation, other)]
-    assert sum(map(len, parts)) == len(set().union(*parts))
+    assert sum(map(len, parts)) == len(set[bytes]().union(*parts))
     assert bytes_of(learned).isdisjoint(parts[1] | parts[2])
     groups = [one.group for one in (*train, *test)]
     assert len(groups) == len({*groups})
@@ -95,7 +95,7 @@ def test_twelve_diagnoses_are_two_of_each_sign_and_each_arrives_once():
 
 def test_a_class_is_named_with_the_kind_of_its_picture_which_the_base_model_knows():
     kinds = tuple(KIND_PHRASES.values())
-    named = [name for task in (ACROSS | WITHIN).values() for name in task.classes]
+    named = [name for task in {**ACROSS, **WITHIN}.values() for name in task.classes]
     assert all(name.startswith(kinds) for name in named)
 
 
