@@ -1,0 +1,21 @@
+"""The demo's banks side by side: a class's answer is its own task's, and lines count what is right."""
+
+from simulation.beside import BothAnswers, answer_of, lines
+from simulation.class_tasks.tasks import SHOWN
+
+
+def test_a_class_stands_for_an_answer_of_its_own_task_alone():
+    assert answer_of(SHOWN["film-class"], "film of a leg") == "leg"
+    assert answer_of(SHOWN["film-class"], "head from above") is None
+
+
+def test_each_task_has_a_line_with_what_both_have_right():
+    found = [
+        BothAnswers("film", "leg", "leg", "film", "leg"),
+        BothAnswers("film", "chest", "leg", "film", None),
+        BothAnswers("plane", "axial", "axial", "matter", "coronal"),
+    ]
+    cells = [line.split() for line in lines(found)][1:]
+    assert cells == [
+        ["film", "2", "1", "1"], ["plane", "1", "1", "0"], ["all", "3", "2", "1"]
+    ]  # fmt: skip
