@@ -1,4 +1,4 @@
-"""The demo's banks side by side: a class's answer is its own task's, and lines count what is right."""
+"""The demo's banks side by side: a class stands for its own task's answer; lines count what is right."""
 
 from simulation.beside import BothAnswers, answer_of, lines
 from simulation.class_tasks.tasks import SHOWN
