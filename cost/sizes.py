@@ -13,7 +13,7 @@ import numpy as np
 
 from common.adapter import Adapter, Pair, each_array
 from common.bank.peft import release_blobs
-from common.bank.release import CONFIG_FILE, Release, text_of
+from common.bank.release import CONFIG_FILE, Release, SelfReported, text_of
 from common.identity import canonical_json
 from common.image_prototype import ImagePrototype
 from common.image_prototype import to_bytes as prototype_to_bytes
@@ -160,6 +160,9 @@ def class_metric_names(plan: Plan, task: int, after: int) -> tuple[str, ...]:
 
 def _release(plan: Plan, stage: int, adapter: Adapter) -> Release:
     planned = plan.stages[stage]
+    scores = placeholder_metrics(
+        plan.evaluation.options, plan.rule.own_b, class_metric_names(plan, stage, stage)
+    )
     return Release(
         stage=stage,
         name=planned.name,
@@ -172,9 +175,7 @@ def _release(plan: Plan, stage: int, adapter: Adapter) -> Release:
         sites=dict.fromkeys(planned.sites, 1000),
         rule=plan.aggregation,
         error=NUMBER,
-        scores=placeholder_metrics(
-            plan.evaluation.options, plan.rule.own_b, class_metric_names(plan, stage, stage)
-        ),
+        scores=scores,
         code=_CODE,
         adapter=_DIGEST,
         config=_DIGEST,
@@ -184,6 +185,10 @@ def _release(plan: Plan, stage: int, adapter: Adapter) -> Release:
         signature=_SIGNATURE,
         prototype=_DIGEST if plan.routing is not None else None,
         classes=planned.classes,
+        self_reported={
+            site: SelfReported(examples=1000, questions=1000, scores=scores)
+            for site in planned.sites
+        },
         method=plan.method.released(),
     )
 

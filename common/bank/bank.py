@@ -348,6 +348,7 @@ def provenance(bank: Bank, upto: int) -> bytes:
             "base_model": bank.base_model.model_dump(),
             "stage": release.name,
             **({} if release.classes is None else {"classes": list(release.classes)}),
+            **({} if release.method is None else {"method": dict(release.method)}),
             "releases": [{"folder": one.folder, "hash": one.hash} for one in summed],
         }
     )

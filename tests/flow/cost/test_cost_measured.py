@@ -384,8 +384,8 @@ def test_the_bank_of_a_run_is_as_large_as_its_plans_cost_says(run: Path):
     files = [file for file in (run / "run" / "bank").rglob("*") if file.is_file()]
     found = sum(file.stat().st_size for file in files)
     said = index_bytes(plan, 2) + sum(release_bytes(plan, GEOMETRY, blob_sizes(plan, GEOMETRY)))
-    # The digits of scores and errors.
-    assert abs(found - said) < 200
+    # The digits of errors and of scores, those of each site, too.
+    assert abs(found - said) < 700
 
 
 def test_the_steps_of_a_run_are_those_of_its_plans_cost(run: Path):

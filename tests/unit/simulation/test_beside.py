@@ -1,4 +1,4 @@
-"""The demo's banks side by side: a class stands for its own task's answer; lines count what is right."""
+"""The banks side by side: a class stands for its own task's answer, and right ones are counted."""
 
 from simulation.beside import BothAnswers, answer_of, lines
 from simulation.class_tasks.tasks import SHOWN

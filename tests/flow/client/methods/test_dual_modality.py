@@ -189,7 +189,7 @@ def test_its_bytes_and_its_bank_are_those_of_its_plans_cost(finished: Path, fold
     assert sum(one.up for one in said) == pytest.approx(up, abs=250 * len(said))
     files = [file for file in (finished / "bank").rglob("*") if file.is_file()]
     bank = index_bytes(plan, 2) + sum(release_bytes(plan, shape, sizes))
-    assert sum(file.stat().st_size for file in files) == pytest.approx(bank, abs=300)
+    assert sum(file.stat().st_size for file in files) == pytest.approx(bank, abs=900)
 
 
 def test_an_export_is_loaded_by_plain_transformers_and_peft_with_its_prompts_beside(
@@ -209,7 +209,8 @@ def test_an_export_is_loaded_by_plain_transformers_and_peft_with_its_prompts_bes
     torch.testing.assert_close(functional.normalize(found, dim=1), expected, atol=1e-5, rtol=1e-4)
     prompts = load_file(out / "extras.safetensors")["extras.prompts"]
     assert prompts.numpy().tobytes() == bank.adapter(1).extra("prompts").tobytes()
-    assert json.loads((out / "provenance.json").read_text())["classes"] == list(CLASSES[1])
+    told = json.loads((out / "provenance.json").read_text())
+    assert told["classes"] == list(CLASSES[1]) and told["method"]["decide"] == "base_prior"
 
 
 @pytest.mark.parametrize("told", [None, "s0"])
