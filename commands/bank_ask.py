@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from commands.bank_exchange import Json, print_json
+from commands.bank_exchange import Json, Tower, print_json
 
 if TYPE_CHECKING:
     from client.orders.ask import AskSettings, BankAnswer
@@ -30,13 +30,6 @@ _UNKNOWN = (
 )
 #: Number of other stages, or of other classes, that are printed.
 _RUNNERS_UP = 3
-
-
-class Tower(StrEnum):
-    """The values of a plan's `VisionWeights`, without importing plans."""
-
-    OPENAI = "openai"
-    CHECKPOINT = "checkpoint"
 
 
 class Bits(StrEnum):
@@ -158,6 +151,8 @@ def embedded_base(bank: "Bank") -> Path:
 
 
 def _document(question: str, bank: "Bank", reply: "BankAnswer") -> dict[str, Any]:
+    from serving.open_bank import NOTICE
+
     routing, release = reply.routing, reply.release
     stages = (
         []
@@ -186,6 +181,7 @@ def _document(question: str, bank: "Bank", reply: "BankAnswer") -> dict[str, Any
         "own_b": reply.own_b,
         "base_model": bank.base_model.name,
         "head": bank.head,
+        "notice": NOTICE,
     }
 
 

@@ -4,10 +4,13 @@
 # pyright: reportUnknownMemberType=false
 
 import json
+import sys
+from contextlib import redirect_stdout
+from dataclasses import replace
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -20,12 +23,31 @@ if TYPE_CHECKING:
     from common.signing import SigningKey
     from interchange.paper_chain import PaperChain
     from interchange.paper_tasks import TaskLabel
+    from serving.export.folder import ExportSettings
+
+#: The largest LoRA rank that vLLM 0.11 can be told to expect (`max_lora_rank`).
+_MOST_RANK: Final = 512
 
 Folder = Annotated[Path, typer.Argument(metavar="BANK", help="The bank's folder.")]
 Which = Annotated[
     str, typer.Argument(metavar="STAGE", help="A release's name, or its number (0 is the first).")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+
+
+class Tower(StrEnum):
+    """The values of a plan's `VisionWeights`, without importing plans."""
+
+    OPENAI = "openai"
+    CHECKPOINT = "checkpoint"
+
+
+class Dtype(StrEnum):
+    """The precision of a whole model's weights, by torch's names."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
 
 
 class Format(StrEnum):
@@ -46,36 +68,134 @@ def export_stage(
             help="peft: the exact sum as one adapter. paper: MSLoRA-CR's folders, one per task.",
         ),
     ] = Format.PEFT,
+    merged: Annotated[
+        bool,
+        typer.Option(
+            "--merged", help="Write the whole model, the adapters in its weights, not an adapter."
+        ),
+    ] = False,
+    dtype: Annotated[
+        Dtype, typer.Option(help="Of a merged model's weights; float32 is exact.")
+    ] = Dtype.FLOAT32,
+    base_model: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="The base model's folder; by default the one that comes with the project.",
+        ),
+    ] = None,
+    base_id: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ID",
+            help="What other programs load the base model by, as its id on a hub; by default "
+            "its folder.",
+        ),
+    ] = None,
+    vision_weights: Annotated[
+        Tower, typer.Option(help="Vision tower of an original LLaVA-Med, as in the bank's plan.")
+    ] = Tower.OPENAI,
+    questions: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Number of the stage's test questions, for the model card's intervals; by default "
+            "from the run's journal beside the bank.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Export the adapters of a stage as one PEFT adapter, or as MSLoRA-CR's folders.
+    """Export a stage for other programs: a PEFT adapter or a whole model, with all they need.
+
+    Beside the weights: processor, tokenizer with chat template, provenance and a model card
+    (docs/use.md). With --format paper MSLoRA-CR's folders, for the authors' code.
 
     Example: fedmslora bank export runs/demo/bank matter exported/matter
     """
     from common.bank.bank import Bank
+    from common.errors import BankError
 
     opened = Bank.open(bank)
     release = opened.named(stage)
     summed = [opened.releases[position].name for position in release.sums]
-    document = {"folder": str(out), "stage": release.name, "sums": summed}
+    document: dict[str, Any] = {"folder": str(out), "stage": release.name, "sums": summed}
     if layout is Format.PAPER:
         from interchange.paper_chain import export_chain
 
+        if merged:
+            raise BankError("--merged: found --format paper beside it, expected one of them")
         tasks = export_chain(opened, release.stage, out)
         document |= {"format": layout.value, "tasks": list(tasks)}
         written = f"cl_lora.bin and config.json of {', '.join(summed)} in {', '.join(tasks)}."
     else:
-        from common.bank.bank import export
-        from common.bank.release import EXTRAS_FILE
-
-        export(opened, release.stage, out)
-        written = f"one PEFT adapter, the exact sum of {', '.join(summed)}."
-        if (out / EXTRAS_FILE).exists():
-            written += f" Beside it {EXTRAS_FILE}: the arrays that PEFT has no place for."
+        settings = _export_settings(opened, base_model, base_id, vision_weights)
+        settings = replace(settings, questions=questions or _questions_of(opened, release))
+        # DeepSpeed, where it is installed, logs to stdout.
+        with redirect_stdout(sys.stderr):
+            written, more = _exported(opened, release, out, settings, dtype if merged else None)
+        document |= more
     if as_json:
         print_json(document)
         return
     typer.echo(f"{out}: {written}")
+
+
+def _export_settings(
+    bank: "Bank", base_model: Path | None, base_id: str | None, vision: "Tower"
+) -> "ExportSettings":
+    import fedmslora
+    from common.plan.plan import VisionWeights
+    from serving.export.folder import ExportSettings
+    from simulation.hospitals import BASE_MODELS
+
+    return ExportSettings(
+        base_model=base_model or BASE_MODELS.get(bank.base_model.name),
+        base_id=base_id,
+        vision=VisionWeights(vision.value),
+        version=fedmslora.__version__,
+    )
+
+
+def _exported(
+    bank: "Bank", release: "Release", out: Path, settings: "ExportSettings", dtype: "Dtype | None"
+) -> tuple[str, dict[str, Any]]:
+    """Write the folder; return what a person and a program are told."""
+    import torch
+
+    from common.bank.release import EXTRAS_FILE
+    from serving.export.folder import export_adapter, export_merged
+
+    names = ", ".join(bank.releases[position].name for position in release.sums)
+    if dtype is not None:
+        export_merged(bank, release, out, settings, getattr(torch, dtype.value))
+        written = f"the whole model with the exact sum of {names}, in {dtype.value}."
+        return written, {"format": "merged", "dtype": dtype.value, "complete": True}
+    complete = export_adapter(bank, release, out, settings)
+    rank = sum(bank.releases[position].rank for position in release.sums)
+    written = f"one PEFT adapter of rank {rank}, the exact sum of {names}."
+    if (out / EXTRAS_FILE).exists():
+        written += f" Beside it {EXTRAS_FILE}: the arrays that PEFT has no place for."
+    if not complete:
+        typer.echo(
+            f"{out}: found no folder of the base model {bank.base_model.name}, so no processor and "
+            "no chat template are written; give it with --base-model",
+            err=True,
+        )
+    if rank > _MOST_RANK:
+        typer.echo(
+            f"{out}: the rank is {rank}; vLLM takes at most {_MOST_RANK}: export --merged for it",
+            err=True,
+        )
+    return written, {"format": "peft", "rank": rank, "complete": complete}
+
+
+def _questions_of(bank: "Bank", release: "Release") -> int | None:
+    """Return the number of a stage's test questions by the run's journal; None without one."""
+    from server.run.folder import RunFolder
+    from server.run.scored_questions import scored_questions
+
+    by_site = scored_questions(RunFolder(bank.folder.parent).journal, release.stage)
+    return sum(by_site[site] for site in release.sites if site in by_site) or None
 
 
 def import_folders(
@@ -86,7 +206,8 @@ def import_folders(
         list[Path],
         typer.Argument(
             metavar="TASK_DIR...",
-            help="Folders with cl_lora.bin and config.json, one for each task; or their parent.",
+            help="Folders of MSLoRA-CR (cl_lora.bin, config.json) or of PEFT "
+            "(adapter_config.json), one for each task; or their parent.",
         ),
     ],
     base_name: Annotated[
@@ -128,10 +249,11 @@ def import_folders(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Import checkpoints of MSLoRA-CR's authors (arXiv 2508.11673) into a bank, bit for bit.
+    """Import checkpoints of MSLoRA-CR's authors (arXiv 2508.11673), or of PEFT, bit for bit.
 
-    Names and modalities of the paper's 8 tasks, or of its 6, are known. Each task becomes a
-    signed release that records which files it was imported from.
+    A PEFT adapter is a model of its own, never summed with another; give its --task. Names and
+    modalities of the paper's 8 tasks, or of its 6, are known. Each task becomes a signed release
+    that records which files it was imported from.
 
     Example: fedmslora bank import bank checkpoints/pathvqa checkpoints/pathvqa_slake-vqarad
     --base-name llava-med-v1.5 --base-model models/llava-med-v1.5

@@ -116,10 +116,12 @@ def adapter_bytes(adapter: Adapter, wire: Precision) -> int:
 def release_bytes(plan: Plan, model: BaseModel, sizes: BlobSizes) -> Iterator[int]:
     """Yield the bytes of each release's files in the bank, with scores of closed answers."""
     adapter = blank_adapter(plan, model)
-    config = len(release_blobs(b"", adapter, plan.base_model.name)[CONFIG_FILE])
+    names = [f"{number:03d}-{stage.name}" for number, stage in enumerate(plan.stages)]
     prototype = sizes.prototype if plan.routing is not None else 0
     for stage in range(len(plan.stages)):
         release = len(_release(plan, stage, adapter).to_bytes())
+        earlier = [names[position] for position in plan.summed_stages(stage) if position != stage]
+        config = len(release_blobs(b"", adapter, plan.base_model.name, earlier)[CONFIG_FILE])
         yield sizes.of_part(stage, AdapterPart.WHOLE) + config + prototype + release
 
 

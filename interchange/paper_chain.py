@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.bank.bank import PROVENANCE_FILE, Bank, provenance
-from common.bank.release import ADAPTER_FILE, Draft, Release
+from common.bank.release import ADAPTER_FILE, CONFIG_FILE, Draft, Release
 from common.code_digest import code_digest
 from common.durable import DISK, Files, remove_if_there, write_file, write_folder, writing
 from common.errors import BankError
@@ -29,6 +29,7 @@ from interchange.paper_checkpoint import (
     read_folder,
 )
 from interchange.paper_tasks import TaskLabel, name_in_folder
+from interchange.peft_folder import is_peft_folder, read_peft_folder
 
 #: The sites of an imported adapter and their examples: unknown.
 IMPORTED = {"imported": 0}
@@ -69,13 +70,22 @@ def read_chain(folders: Sequence[Path], separate: bool) -> PaperChain:
     """Read the tasks in these folders or their sub-folders, in the order of their numbers.
 
     A task that is in several folders of a chain must be the same in all of them, bit for bit.
-    Runs that are `separate` all have the number 0 and keep the given order.
+    Runs that are `separate` all have the number 0 and keep the given order; PEFT adapters, which
+    are models of their own, always are.
 
     Raises:
         BankError: a folder is invalid, tasks are missing or contradict each other, or their
             shapes, ranks or alphas differ, so that they can't be summed.
     """
-    read = [read_folder(folder) for given in folders for folder in _task_folders(given)]
+    found = [folder for given in folders for folder in _task_folders(given)]
+    of_peft = [folder for folder in found if is_peft_folder(folder)]
+    if of_peft and len(of_peft) < len(found):
+        raise BankError(
+            f"{of_peft[0]}: found a PEFT adapter beside folders of the paper's, expected one kind "
+            "in an import"
+        )
+    separate = separate or bool(of_peft)
+    read = [read_peft_folder(one) if of_peft else read_folder(one) for one in found]
     tasks = _separate_tasks(read) if separate else _chained_tasks(read)
     for task in tasks:
         _check_same_layout(tasks[0], task, separate)
@@ -149,9 +159,10 @@ def export_chain(bank: Bank, upto: int, folder: Path, files: Files = DISK) -> tu
 
 def _task_folders(given: Path) -> list[Path]:
     """Return the folder itself, or the tasks' folders in it, by name."""
-    if (given / CHECKPOINT_FILE).exists() or not given.is_dir():
+    if (given / CHECKPOINT_FILE).exists() or is_peft_folder(given) or not given.is_dir():
         return [given]
-    within = sorted(file.parent for file in given.glob(f"*/{CHECKPOINT_FILE}"))
+    names = (CHECKPOINT_FILE, CONFIG_FILE)
+    within = sorted({file.parent for name in names for file in given.glob(f"*/{name}")})
     return within or [given]
 
 

@@ -113,8 +113,8 @@ def read_folder(folder: Path) -> PaperFolder:
     if not tasks:
         raise BankError(f"{file}: found no adapter in it, expected one of a task")
     for number, modules in sorted(tasks.items()):
-        _check_task(modules, settings, f"{file}: task_{number}")
-    files = {name: _digest(folder / name) for name in (CHECKPOINT_FILE, SETTINGS_FILE)}
+        check_task(modules, settings, f"{file}: task_{number}")
+    files = {name: file_digest(folder / name) for name in (CHECKPOINT_FILE, SETTINGS_FILE)}
     return PaperFolder(folder, settings, tasks, dropped, files)
 
 
@@ -212,9 +212,14 @@ def _can_be_mapped(file: Path) -> bool:
     return False
 
 
-def _check_task(
+def check_task(
     modules: Mapping[str, Mapping[str, Tensor]], settings: PaperSettings, source: str
 ) -> None:
+    """Check the factors of a task: each has its partner, the rank, and finite numbers.
+
+    Raises:
+        BankError: one does not.
+    """
     for module, factors in sorted(modules.items()):
         for factor, other in ("AB", "BA"):
             if factor not in factors:
@@ -257,7 +262,12 @@ def _check_tensor(tensor: Tensor, source: str) -> None:
             raise BankError(f"{source}: found {found}")
 
 
-def _digest(file: Path) -> str:
+def file_digest(file: Path) -> str:
+    """Return the SHA-256 of a file.
+
+    Raises:
+        BankError: it can't be read.
+    """
     try:
         with file.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()

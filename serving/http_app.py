@@ -70,6 +70,8 @@ _HEADERS: Final = {
 #: Longer sides of a preview are scaled down.
 _PREVIEW_SIDE: Final = 1024
 _TIDY_S: Final = 10.0
+#: Smaller bodies are read in less time than another thread takes to begin.
+_INLINE_BYTES: Final = 2**19
 _TOO_LONG: Final = "body: found a longer one, expected at most {} bytes"
 _DESCRIPTOR: Final = re.compile(r"/proc/self/fd/\d+")
 #: OpenAI's types of errors, by status; all others are of the server.
@@ -191,7 +193,10 @@ class AnswerServer:
         try:
             async with self._body(request) as body, asyncio.timeout(self._bounds.answer_s):
                 started = time.monotonic()
-                asked = await asyncio.to_thread(read_request, body, self._bounds.chat)
+                if len(body) > _INLINE_BYTES:
+                    asked = await asyncio.to_thread(read_request, body, self._bounds.chat)
+                else:
+                    asked = read_request(body, self._bounds.chat)
                 release = self._release(asked.model)
                 async with self._pictures.decoded(asked.picture) as file:
                     self._expected, expected = self._expected - 1, False

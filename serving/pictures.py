@@ -14,6 +14,8 @@ from serving.memory_picture import MemoryPicture
 
 #: Several questions of one visit find their picture decoded, and its features computed.
 KEPT_S: Final = 120.0
+#: Smaller files are digested in less time than another thread takes to begin.
+_INLINE_BYTES: Final = 2**19
 
 
 @dataclass(eq=False, slots=True)
@@ -55,7 +57,8 @@ class Pictures:
             DataError: it is no complete picture within the bounds.
         """
         self.drop_old()
-        key = await asyncio.to_thread(sha256, content)
+        inline = len(content) <= _INLINE_BYTES
+        key = sha256(content) if inline else await asyncio.to_thread(sha256, content)
         kept = self._kept.get(key)
         if kept is None:
             kept = _Kept(asyncio.create_task(self._decode(content)), 0, 0.0)

@@ -5,6 +5,7 @@
 import asyncio
 import resource
 import socket
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from serving.http_app import AnswerServer
 _HEAD_S: Final = 10.0
 #: Most connections at one time, idle ones included.
 _CONNECTIONS: Final = 512
+#: The thread that has the model would keep others waiting for 5 ms at a time.
+SWITCH_S: Final = 0.001
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +133,7 @@ def run(server: AnswerServer, address: Address, on_started: Callable[[int], None
     """
     # A crash must not write the memory, and with it a picture, to the disk.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    sys.setswitchinterval(SWITCH_S)
     running = make_server(server, address, on_started)
     try:
         # Raised again by uvicorn after an orderly shutdown.

@@ -239,8 +239,7 @@ def load_llava(
         ModelError: a file or a weight is missing, foreign or of another shape.
     """
     folder, digest = folder.resolve(), base_digest(folder)
-    original = find_llava_med(folder)
-    parts = _parts(folder) if original is None else read_parts(original, vision)
+    parts = model_parts(folder, vision)
     network = load_pretrained(
         LlavaForConditionalGeneration,
         folder,
@@ -252,21 +251,33 @@ def load_llava(
     # A module's own `to`: transformers' wraps it without types.
     torch.nn.Module.to(network, torch.device(device))
     config: Any = network.config
-    patches = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
     return LlavaModel(
         network=network,
         adapted=inject_adapter_layers(network),
         tokenizer=parts.tokenizer,
         pixels=parts.pixels,
         image_token=config.image_token_id,
-        image_tokens=patches + (config.vision_feature_select_strategy != "default"),
+        image_tokens=image_tokens(config),
         cache=FeatureCache(),
         identity=f"{digest} {vision} {precision}",
     )
 
 
-def _parts(folder: Path) -> ModelParts:
-    """Read a folder in transformers' layout; its weights are left to transformers."""
+def image_tokens(config: LlavaConfig) -> int:
+    """Return the number of tokens that an image takes."""
+    vision: Any = config.vision_config
+    patches = (vision.image_size // vision.patch_size) ** 2
+    return patches + (config.vision_feature_select_strategy != "default")
+
+
+def model_parts(folder: Path, vision: VisionWeights = VisionWeights.OPENAI) -> ModelParts:
+    """Read the parts of the model in `folder`; weights in transformers' layout are left to it.
+
+    Raises:
+        ModelError: a file is missing, foreign or damaged.
+    """
+    if (original := find_llava_med(folder)) is not None:
+        return read_parts(original, vision)
     config = _config(folder)
     tokenizer, pixels = _coders(folder)
     return ModelParts(config, None, tokenizer, pixels)

@@ -26,7 +26,7 @@ from common.bank.check import (
     read_index,
 )
 from common.bank.commit import clean, commit, undo, undo_create
-from common.bank.peft import release_blobs, sum_blobs
+from common.bank.peft import PeftBase, release_blobs, sum_blobs
 from common.bank.release import (
     ADAPTER_FILE,
     CONFIG_FILE,
@@ -132,7 +132,8 @@ class Bank:
         # Checked first: a release can't be corrected.
         if (fault := finite_fault(adapter)) is not None:
             raise BankError(f"{source}: {fault}")
-        blobs = release_blobs(blob, adapter, self.base_model.name)
+        earlier = [one.folder for one in self.releases if one.stage in draft.sums]
+        blobs = release_blobs(blob, adapter, self.base_model.name, earlier)
         if draft.prototype is not None:
             prototype_from(draft.prototype, f"{self.folder}: the prototype for {draft.name!r}")
             blobs[PROTOTYPE_FILE] = draft.prototype
@@ -312,14 +313,22 @@ def verify_bank(folder: Path, expected: Expected) -> Bank:
 def export(bank: Bank, upto: int, folder: Path, files: Files = DISK) -> Path:
     """Write one PEFT adapter that is the sum of the releases that stage `upto` sums.
 
-    Arrays beside the low-rank factors, as prompts of classes, are written to a file of their own
-    beside it, where the stage sums no other; the provenance has the classes' names.
-
     Raises:
         BankError: the folder exists or can't be written, or an adapter was changed.
     """
-    if folder.exists() or folder.is_symlink():
-        raise BankError(f"{folder}: found something there, expected a folder that does not exist")
+    blobs = export_blobs(bank, upto, PeftBase(bank.base_model.name))
+    return write_export(folder, blobs, files)
+
+
+def export_blobs(bank: Bank, upto: int, base: PeftBase) -> dict[str, bytes]:
+    """Return the files of one PEFT adapter that is the sum of the releases of stage `upto`.
+
+    Arrays beside the low-rank factors, as prompts of classes, are in a file of their own, where the
+    stage sums no other; the provenance has the classes' names.
+
+    Raises:
+        BankError: an adapter was changed, or can't be summed.
+    """
     release = bank.release(upto)
     adapters = [bank.adapter(stage) for stage in release.sums]
     source = f"{bank.folder}, the sum for {release.folder}"
@@ -327,8 +336,17 @@ def export(bank: Bank, upto: int, folder: Path, files: Files = DISK) -> Path:
     if len(adapters) == 1 and adapters[0].extras:
         beside[EXTRAS_FILE] = to_bytes(Adapter({}, 1.0, adapters[0].extras))
         adapters = [Adapter(adapters[0].pairs, adapters[0].scale)]
-    blobs = sum_blobs(adapters, bank.base_model.name, source) | beside
-    blobs[PROVENANCE_FILE] = provenance(bank, upto)
+    blobs = sum_blobs(adapters, base, source) | beside
+    return blobs | {PROVENANCE_FILE: provenance(bank, upto)}
+
+
+def write_export(folder: Path, blobs: Mapping[str, bytes], files: Files = DISK) -> Path:
+    """Write a folder of exported files, atomically.
+
+    Raises:
+        BankError: the folder exists or can't be written.
+    """
+    check_new(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         write_folder(folder, blobs, files)
@@ -337,6 +355,16 @@ def export(bank: Bank, upto: int, folder: Path, files: Files = DISK) -> Path:
             remove_if_there(writing(folder), files)
         raise BankError(f"{folder}: can't be written ({error.strerror})") from None
     return folder
+
+
+def check_new(folder: Path) -> None:
+    """Check that nothing is at `folder`.
+
+    Raises:
+        BankError: something is.
+    """
+    if folder.exists() or folder.is_symlink():
+        raise BankError(f"{folder}: found something there, expected a folder that does not exist")
 
 
 def provenance(bank: Bank, upto: int) -> bytes:

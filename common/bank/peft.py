@@ -1,7 +1,8 @@
 """The two files of a PEFT adapter (peft 0.21), in which a bank stores an adapter."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 
@@ -9,21 +10,40 @@ from common.adapter import Adapter, AdapterSource, Pair, to_bytes
 from common.bank.release import ADAPTER_FILE, CONFIG_FILE, text_of
 from common.errors import BankError
 
+#: A field that PEFT does not know: it says so in a warning, with this name in it, when it loads a
+#: release that is only a part of what its stage answers with.
+PART_OF_A_SUM: Final = "THIS_ADAPTER_IS_A_PART_OF_A_SUM_use_fedmslora_bank_export"
 
-def release_blobs(blob: bytes, adapter: AdapterSource, base_model: str) -> dict[str, bytes]:
+
+@dataclass(frozen=True, slots=True)
+class PeftBase:
+    """The base model of an adapter, as other programs find it.
+
+    Attributes:
+        name_or_path: its name, its folder or its id on a hub.
+        task_type: PEFT's, such as CAUSAL_LM; None where it has none.
+    """
+
+    name_or_path: str
+    task_type: str | None = None
+
+
+def release_blobs(
+    blob: bytes, adapter: AdapterSource, base_model: str, sums: Sequence[str] = ()
+) -> dict[str, bytes]:
     """Return the files of one adapter as it was trained: alpha is scale times rank.
 
     `blob` is the adapter as it was sent to the sites, in 16 or 32 bits, and is kept byte for byte.
-    PEFT converts it to float32.
+    PEFT converts it to float32. `sums` names the releases that are summed with it.
     """
     ranks = {module: adapter.rank for module in adapter.modules}
-    return {
-        ADAPTER_FILE: blob,
-        CONFIG_FILE: text_of(_config(ranks, adapter.scale, base_model)),
-    }
+    config = _config(ranks, adapter.scale, PeftBase(base_model))
+    if sums:
+        config[PART_OF_A_SUM] = list(sums)
+    return {ADAPTER_FILE: blob, CONFIG_FILE: text_of(config)}
 
 
-def sum_blobs(adapters: Sequence[Adapter], base_model: str, source: str) -> dict[str, bytes]:
+def sum_blobs(adapters: Sequence[Adapter], base: PeftBase, source: str) -> dict[str, bytes]:
     """Return the files of one adapter that is exactly the sum of `adapters`.
 
     s1 B1 A1 + s2 B2 A2 = [s1 B1, s2 B2] [A1; A2]: ranks add up, scales go into B. Computed
@@ -45,7 +65,7 @@ def sum_blobs(adapters: Sequence[Adapter], base_model: str, source: str) -> dict
     ranks = {module: pair.a.shape[0] for module, pair in pairs.items()}
     return {
         ADAPTER_FILE: to_bytes(Adapter(pairs, scale=1.0)),
-        CONFIG_FILE: text_of(_config(ranks, 1.0, base_model)),
+        CONFIG_FILE: text_of(_config(ranks, 1.0, base)),
     }
 
 
@@ -58,7 +78,7 @@ def _concatenated(parts: Sequence[tuple[Pair, float]], source: str) -> Pair:
     return Pair(a, b)
 
 
-def _config(ranks: Mapping[str, int], scale: float, base_model: str) -> dict[str, Any]:
+def _config(ranks: Mapping[str, int], scale: float, base: PeftBase) -> dict[str, Any]:
     """Return a LoraConfig that names every layer in full, so that it applies to no other layer.
 
     Layers of another rank than the largest are listed in rank_pattern and alpha_pattern.
@@ -68,8 +88,8 @@ def _config(ranks: Mapping[str, int], scale: float, base_model: str) -> dict[str
     smaller = {module: own for module, own in ranks.items() if own != rank}
     return {
         "peft_type": "LORA",
-        "task_type": None,
-        "base_model_name_or_path": base_model,
+        "task_type": base.task_type,
+        "base_model_name_or_path": base.name_or_path,
         "inference_mode": True,
         "r": rank,
         "lora_alpha": _as_int(scale * rank),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from common.adapter import Adapter, Pair, from_bytes, to_bytes
-from common.bank.peft import release_blobs, sum_blobs
+from common.bank.peft import PART_OF_A_SUM, PeftBase, release_blobs, sum_blobs
 from common.errors import BankError
 
 
@@ -16,6 +16,9 @@ def layer(rank: int, first: float, inputs: int = 3, outputs: int = 2) -> Pair:
     a = first + np.arange(rank * inputs, dtype=np.float32).reshape(rank, inputs)
     b = first + np.arange(outputs * rank, dtype=np.float32).reshape(outputs, rank)
     return Pair(a, b)
+
+
+TINY = PeftBase("tiny")
 
 
 def config_of(blobs: dict[str, bytes]) -> dict[str, Any]:
@@ -48,6 +51,13 @@ def test_a_release_has_the_blob_as_it_came_and_alpha_is_scale_times_rank():
     assert b'"lora_alpha": 3,' in blobs["adapter_config.json"]
 
 
+def test_a_release_that_is_a_part_says_so_in_a_field_that_peft_warns_of():
+    adapter = Adapter({"q": layer(2, 1)}, scale=1.5)
+    alone = config_of(release_blobs(b"", adapter, "tiny"))
+    part = config_of(release_blobs(b"", adapter, "tiny", ["000-ct", "001-mr"]))
+    assert part == {**alone, PART_OF_A_SUM: ["000-ct", "001-mr"]}
+
+
 def test_an_alpha_that_is_not_whole_stays_a_fraction():
     blobs = release_blobs(b"", Adapter({"q": layer(3, 1)}, scale=0.5), "tiny")
     assert config_of(blobs)["lora_alpha"] == 1.5
@@ -61,7 +71,7 @@ def test_an_adapter_without_layers_has_rank_0():
 def test_a_sum_stacks_the_factors_and_scales_b():
     one, other = layer(1, 1), layer(2, 7)
     blobs = sum_blobs(
-        [Adapter({"q": one}, scale=2.0), Adapter({"q": other}, scale=0.5)], "tiny", "here"
+        [Adapter({"q": one}, scale=2.0), Adapter({"q": other}, scale=0.5)], TINY, "here"
     )
     found = from_bytes(blobs["adapter_model.safetensors"], "sum")
     assert found.scale == 1.0 and list(found.pairs) == ["q"]
@@ -80,7 +90,7 @@ def test_a_layer_of_a_smaller_rank_has_its_own_rank_and_alpha():
             Adapter({"m.q": layer(1, 1), "m.v": layer(1, 2)}, scale=2.0),
             Adapter({"m.q": layer(2, 3), "m.o": layer(2, 4)}, scale=3.0),
         ],
-        "tiny",
+        PeftBase("tiny", "CAUSAL_LM"),
         "here",
     )
     config = config_of(blobs)
@@ -89,11 +99,12 @@ def test_a_layer_of_a_smaller_rank_has_its_own_rank_and_alpha():
     assert config["alpha_pattern"] == {"^m.v": 1, "^m.o": 2}
     assert config["target_modules"] == ["m.o", "m.q", "m.v"]
     assert config["base_model_name_or_path"] == "tiny"
+    assert config["task_type"] == "CAUSAL_LM"
 
 
 def test_a_sum_is_float32_also_of_releases_in_16_bits():
     half = Pair(np.ones((1, 3), np.float16), np.full((2, 1), 0.1, np.float16))
-    blob = sum_blobs([Adapter({"q": half}, scale=0.3)], "tiny", "here")["adapter_model.safetensors"]
+    blob = sum_blobs([Adapter({"q": half}, scale=0.3)], TINY, "here")["adapter_model.safetensors"]
     found = from_bytes(blob, "sum").pairs["q"]
     expected = half.b.astype(np.float32) * np.float32(0.3)
     np.testing.assert_array_equal(found.b, expected)
@@ -124,5 +135,5 @@ def test_a_sum_is_float32_also_of_releases_in_16_bits():
 )
 def test_what_peft_could_not_load_is_one_sentence(adapters: list[Adapter], said: str):
     with pytest.raises(BankError) as refused:
-        sum_blobs(adapters, "tiny", "here")
+        sum_blobs(adapters, TINY, "here")
     assert str(refused.value) == said
