@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 unexport PYTHONDONTWRITEBYTECODE
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile --constraint constraints.txt
 
-.PHONY: demo test check pictures soak soak-stops fuzz results rehearsal-7b clean
+.PHONY: demo test check pictures soak soak-stops soak-hostile fuzz results rehearsal-7b clean
 
 demo: $(VENV)/.sim
 	$(BIN)/fedmslora simulate configs/demo.yaml --out runs/demo
@@ -42,6 +42,11 @@ fuzz: $(VENV)/.sim
 soak-stops: $(VENV)/.sim
 	rm -rf runs/stops
 	$(BIN)/python -m simulation.chaos.stops --stops 30 --seed 1 --out runs/stops
+
+# One site of four lies at random in every answer; some minutes, in one process.
+soak-hostile: $(VENV)/.sim
+	rm -rf runs/soak-hostile
+	$(BIN)/python -m simulation.chaos.hostile_soak --seed 1 --out runs/soak-hostile
 
 # The experiments of configs/experiments: some three hours on two cores. It goes on where it stopped,
 # and once all results are there it only draws docs/results.md anew.

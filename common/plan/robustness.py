@@ -25,7 +25,7 @@ class Robustness(Strict):
     largest_share: Annotated[float, Field(gt=0, le=1)] | None = None
     #: An update counts nothing where its cosine to more than half of the others is below this, if
     #: that is a minority of the round; null leaves none out.
-    least_cosine: Annotated[float, Field(gt=-1, le=0)] | None = -0.2
+    least_cosine: Annotated[float, Field(gt=-1, le=0)] | None = -0.1
     #: So many of a stage's sites may lie in every round; what the robust rules are told.
     liars: Annotated[int, Field(ge=1)] = 1
 

@@ -223,7 +223,7 @@ def test_whoever_points_against_most_counts_nothing(start: Adapter):
     found = weighed(updates, context(start))
     assert [one.site for one in found.updates] == ["a", "b", "c"]
     assert str(found.influences["d"].outlier).startswith("direction of its change: found a cosine")
-    assert "to 3 of 3 others, expected at least -0.2" in str(found.influences["d"].outlier)
+    assert "to 3 of 3 others, expected at least -0.1" in str(found.influences["d"].outlier)
     # What is against the others' results is, though its change points nowhere.
     updates["d"] = ScaledUpdate(start, None, -3.0).loaded()
     turned = weighed(updates, context(start)).influences["d"].outlier
