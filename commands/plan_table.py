@@ -40,8 +40,31 @@ def plan_table(plan: Plan) -> Group:
         Text(f"plan {plan.name}, digest {plan.digest}"),
         Text(f"base model {plan.base_model.name}, digest {plan.base_model.sha256[:12]}"),
         Text(f"method {plan.method.summary()}; aggregation {plan.aggregation}"),
+        *map(Text, robustness_lines(plan)),
         table,
     )
+
+
+def robustness_lines(plan: Plan) -> list[str]:
+    """Return what bounds a site's influence, and what a robust rule promises for the stages."""
+    bounds, most = plan.robustness, max(len(stage.sites) for stage in plan.stages)
+    lines = [
+        f"one site: share at most {100 * bounds.share_of(most):.0f} % of {most}; "
+        + (
+            "a change of any size counts; "
+            if bounds.clip is None
+            else f"a change counts up to {bounds.clip:g} times the usual one; "
+        )
+        + (
+            "of any direction"
+            if bounds.least_cosine is None
+            else f"nothing below a cosine of {bounds.least_cosine:g} to most others"
+        )
+    ]
+    if (robust := plan.rule.robust) is not None:
+        fewest = sorted({stage.quorum or len(stage.sites) for stage in plan.stages})
+        lines += [f"{plan.aggregation}: {robust.promise(n, bounds.liars)}" for n in fewest]
+    return lines
 
 
 def cost_table(plan: Plan, cost: PlanCost, tflops: float | None) -> Group:

@@ -8,11 +8,12 @@ import pytest
 from typer.testing import CliRunner
 
 from commands.plan import app
-from commands.plan_table import octets, short
+from commands.plan_table import octets, robustness_lines, short
 from common.errors import ModelError, PlanError
-from common.plan.file import load_plan
+from common.plan.file import load_plan, parse_plan
 from server.coordinator.plan_template import plan_template
 from simulation.hospitals import BASE_MODELS
+from tests.unit.small_round import document as plan_document
 
 DEMO = "configs/demo.yaml"
 
@@ -160,3 +161,18 @@ def test_a_plan_is_shown_with_its_digest_and_its_stages():
     assert "accuracy" in said
     document = json.loads(call("show", DEMO, "--json"))
     assert document == {"digest": plan.digest, "plan": json.loads(plan.canonical())}
+
+
+def test_a_plan_says_what_bounds_a_site_and_what_its_rule_promises():
+    usual = parse_plan(plan_document(sites=["a", "b", "c"]), "p")
+    assert robustness_lines(usual) == [
+        "one site: share at most 50 % of 3; a change counts up to 2 times the usual one; "
+        "nothing below a cosine of -0.1 to most others"
+    ]
+    free = {"clip": None, "least_cosine": None, "largest_share": 0.6}
+    fields = {**plan_document(sites=["a", "b", "c"]), "aggregation": "median", "robustness": free}
+    assert robustness_lines(parse_plan(fields, "p")) == [
+        "one site: share at most 60 % of 3; a change of any size counts; of any direction",
+        "median: whatever 1 of 3 sites send, every number of B stays between the smallest and the "
+        "largest of the honest ones",
+    ]
