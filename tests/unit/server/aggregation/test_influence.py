@@ -171,7 +171,8 @@ def test_in_a_first_round_the_product_is_scaled_and_a_stays(start: Adapter):
     updates = {name: moved(first, random, 0.02) for name in "ab"}
     pairs = {n: Pair(p.a, 50 * p.b) for n, p in updates["a"].pairs.items()}
     updates["c"] = Adapter(pairs, SCALE, {})
-    found = weighed(updates, context(None, rule=rules()["fedavg"]))
+    free = Robustness(least_cosine=None)
+    found = weighed(updates, context(None, rule=rules()["fedavg"], robustness=free))
     counted = found.updates[2].adapter.loaded()
     np.testing.assert_array_equal(counted.pairs["q"].a, updates["c"].pairs["q"].a)
     np.testing.assert_allclose(
