@@ -23,7 +23,8 @@ from client.site.failures import OrderRefused, record_failure
 from client.site.policy import check_format, fewest_images
 from common.code_digest import code_digest
 from common.errors import Refusal, SiteFailed
-from common.exchange import Delivery, Failure, Order, Presence, Reason, Reply, Update
+from common.exchange import Delivery, Failure, Order, Presence, Reason, Reply, Scores, Update
+from common.metrics import BALANCED_ACCURACY
 from common.plan.plan import Plan
 from common.wire import wire_bytes
 
@@ -118,7 +119,12 @@ def _logged(reply: Reply, subject: Subject | None, withheld: str | None, site: S
 
 
 def _withheld(reply: Reply, order: Order, plan: Plan | None, site: Site) -> str | None:
-    """Return in words what the plan asked for with this update and did not get."""
+    """Return in words what the plan asked for with this answer and did not get."""
+    if isinstance(reply, Scores) and BALANCED_ACCURACY not in reply.metrics:
+        return (
+            "figures of a class or a kind of question with fewer than "
+            f"{site.policy.test_questions} questions"
+        )
     if plan is None or not isinstance(reply, Update) or reply.prototype is not None:
         return None
     fewest = fewest_images(plan, order.stage, order.round, site)

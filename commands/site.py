@@ -27,6 +27,8 @@ app = typer.Typer(
 _PASSED, _FAILED = "ok", "!!"
 #: A site asks its coordinator for orders at least so often, unless it has one in hand.
 _SILENT_S = 120.0
+#: Most lines about what an audit log lacks.
+_MOST_GAPS = 20
 
 SiteFile = Annotated[
     Path, typer.Option("--site", help="The site file or its folder.", metavar="FILE")
@@ -212,16 +214,28 @@ def audit(site: SiteFile = HERE, as_json: Json = False) -> None:
     Example: fedmslora site audit --site north/site.yaml
     """
     from client.site.audit import describe, read, summarize, verify
+    from client.site.budget import budgets, describe_budget, gaps
 
-    store = _machine(site).site.store
+    loaded = _machine(site).site
+    store = loaded.store
     head = verify(store)
     entries = list(read(store))
-    totals = summarize(entries)
+    totals, left, missing = summarize(entries), budgets(loaded), gaps(store, entries)
     if as_json:
         sizes = {kind.value: size for kind, size in totals.sent.items()}
         summary = {**asdict(totals), "sent": sizes}
         lines = [entry.model_dump(mode="json") for entry in entries]
-        _print_json({"lines": head.lines, "hash": head.hash, "summary": summary, "entries": lines})
+        _print_json(
+            {
+                "lines": head.lines,
+                "hash": head.hash,
+                "missing": missing,
+                "summary": summary,
+                "budgets": [asdict(one) for one in left],
+                "entries": lines,
+            }
+        )
+        _fail_if_incomplete(missing)
         return
     for entry in entries:
         typer.echo(describe(entry))
@@ -231,9 +245,23 @@ def audit(site: SiteFile = HERE, as_json: Json = False) -> None:
         f"Orders answered with an update: {totals.updates}, with scores: {totals.scores}. "
         f"Messages refused or failed: {totals.failures}."
     )
+    for budget in left:
+        for line in describe_budget(budget):
+            typer.echo(line)
+    _fail_if_incomplete(missing)
     typer.echo(
         f"The log is intact: {counted(head.lines, 'line')}, the last one's hash is {head.hash}."
     )
+
+
+def _fail_if_incomplete(missing: list[str]) -> None:
+    """Say what the log lacks, and exit with 2, if it lacks anything."""
+    if not missing:
+        return
+    shown, more = missing[:_MOST_GAPS], len(missing) - _MOST_GAPS
+    lines = "".join(f"  {line}\n" for line in shown) + (f"  and {more} more\n" if more > 0 else "")
+    sys.stderr.write(f"The log is incomplete:\n{lines}")
+    raise typer.Exit(2)
 
 
 def _machine(file: Path) -> "Machine":

@@ -217,6 +217,6 @@ def _read(file: Path) -> Mapping[str, Any]:
     """Return the JSON object in the file; an empty one where there is none."""
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return cast(dict[str, Any], document) if isinstance(document, dict) else {}

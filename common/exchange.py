@@ -32,6 +32,10 @@ class Reason(StrEnum):
     EXAMPLES = "it has fewer examples than its policy asks for"
     RELEASED = "the stage is already released"
     BANK = "the order's bank does not continue the bank that it knows"
+    SEEN = "it has begun this order with another start or candidate"
+    SCORED = "its policy does not allow to score a task so often"
+    LAYOUT = "an adapter of the order is not laid out as the plan says"
+    QUESTIONS = "it has fewer test questions than its policy asks for"
     FORMAT = "the order can't be read"
     DISK = "its disk is full"
 

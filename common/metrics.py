@@ -32,6 +32,11 @@ ROUTER_STAGE, ROUTER_MODALITY = "router_stage", "router_modality"
 AUC, ZERO_SHOT = "auc", "zero_shot_"
 #: The metrics of a task with classes that a report shows.
 CLASS_METRICS = ("accuracy", "balanced_accuracy", AUC)
+#: Metrics of one kind of question each: the share of closed answers that contain the true one, and
+#: the mean token recall of open answers.
+CLOSED_ACCURACY, OPEN_RECALL = "closed_accuracy", "open_recall"
+#: The mean over classes of the share of a class's questions that are answered rightly.
+BALANCED_ACCURACY = "balanced_accuracy"
 #: Metrics of closed questions whose options the site knows (client/orders/option_metrics.py).
 AMONG_OPTIONS, AMONG_OPTIONS_BY_MEAN = "accuracy_among_options", "accuracy_among_options_by_mean"
 FREE_ACCURACY, ANSWERED_AN_OPTION = "accuracy_with_options", "answered_an_option"
@@ -201,16 +206,16 @@ def task_metrics(answers: Sequence[AnsweredQuestion]) -> dict[str, float]:
     closed = [one for kind, one in judged if kind is AnswerKind.CLOSED]
     measures = {
         "accuracy": _mean(one.exact for _, one in judged),
-        "balanced_accuracy": _balanced_accuracy([one for _, one in judged]),
+        BALANCED_ACCURACY: _balanced_accuracy([one for _, one in judged]),
         "f1": _mean(one.overlap.f1 for _, one in judged),
         "recall": _mean(one.overlap.recall for _, one in judged),
         "bleu": _mean(one.bleu.all for _, one in judged),
         "bleu_1": _mean(one.bleu.one for _, one in judged),
     }
     if closed:
-        measures["closed_accuracy"] = _mean(one.hit for one in closed)
+        measures[CLOSED_ACCURACY] = _mean(one.hit for one in closed)
     if opened:
-        measures["open_recall"] = _mean(one.overlap.recall for one in opened)
+        measures[OPEN_RECALL] = _mean(one.overlap.recall for one in opened)
     return measures
 
 

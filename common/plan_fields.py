@@ -19,8 +19,11 @@ Slug: TypeAlias = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")]
 #: The name of a task's folder; the paper's have capitals.
 TaskName: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,39}$")]
 
-#: The name of a class: what its questions' answers are, and what a text tower reads.
-ClassName: TypeAlias = Annotated[str, Field(pattern=r"^\S(.{0,78}\S)?$")]
+#: The name of a class: what its questions' answers are, and what a text tower reads. It is shown on
+#: terminals, so nothing in it controls one.
+ClassName: TypeAlias = Annotated[
+    str, Field(pattern=r"^[^\s\p{C}]([^\p{C}\p{Zl}\p{Zp}]{0,78}[^\s\p{C}])?$")
+]
 
 
 class Modality(StrEnum):

@@ -3,10 +3,10 @@
 _MAX_LENGTH = 400
 
 
-def printable(text: str) -> str:
+def printable(text: str, most: int = _MAX_LENGTH) -> str:
     """Replace unprintable characters by question marks, and cut what is too long."""
-    line = "".join(letter if letter.isprintable() else "?" for letter in text[: _MAX_LENGTH + 1])
-    return line if len(line) <= _MAX_LENGTH else f"{line[:_MAX_LENGTH]} ..."
+    line = "".join(letter if letter.isprintable() else "?" for letter in text[: most + 1])
+    return line if len(line) <= most else f"{line[:most]} ..."
 
 
 def counted(number: int, singular: str, plural: str | None = None) -> str:

@@ -28,7 +28,7 @@ _WRITTEN_KIND = {Precision.FP32: "F32", Precision.BF16: "BF16"}
 _METADATA = "__metadata__"
 #: Enough for some 20 000 arrays. A header is parsed whole, and a stranger could send a huge one.
 _MOST_HEADER_BYTES = 4 * 2**20
-_MOST_NAME = 512
+_MOST_NAME = 200
 _MOST_DIMENSIONS = 8
 #: Bits of the largest finite bfloat16, of the smallest float32 that would round to infinity, and
 #: of float32's infinity, above which there is only NaN; all without a sign.
@@ -216,9 +216,11 @@ def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _tensor(name: str, entry: Mapping[str, Any], start: int) -> Tensor:
-    # Names are quoted in error messages, so they must be short and valid UTF-8.
-    if len(name.encode()) > _MOST_NAME:
-        raise ValueError(f"found a name of {len(name)} letters, expected at most {_MOST_NAME}")
+    # Names are quoted in error messages, so they must be short and printable.
+    if len(name) > _MOST_NAME or not (name.isascii() and name.isprintable()):
+        raise ValueError(
+            f"found a name of {len(name)} letters, expected at most {_MOST_NAME}, of ASCII"
+        )
     try:
         kind, shape = str(entry["dtype"]), tuple(entry["shape"])
         begin, end = entry["data_offsets"]

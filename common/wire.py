@@ -17,6 +17,8 @@ from common.identity import canonical_json, sha256
 _MAX_HEADER = 4 * 2**20
 #: No count and no time is as large; larger numbers might not even fit a float.
 _MAX_NUMBER = 2**63
+#: No name, digest or kind of error is as long; a text of a site's choice reaches terminals.
+_MAX_TEXT = 100
 #: What reading a malformed header raises.
 UNREADABLE = (
     AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError
@@ -73,13 +75,18 @@ def _blobs(record: RecordDict) -> ArrayRecord:
 
 
 def typed(header: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return these fields of a header, and check their types; an int may stand for a float."""
+    """Return these fields of a header, and check their types; an int may stand for a float.
+
+    Numbers and texts that are longer than any that is meant are malformed, too.
+    """
     for name, kind in fields.items():
         kinds, value = (int, float) if kind is float else kind, header[name]
         # `bool` is an `int` to Python, and JSON can say `true`.
         if not isinstance(value, kinds) or isinstance(value, bool):
             raise TypeError(name)
         if isinstance(value, int) and abs(value) >= _MAX_NUMBER:
+            raise ValueError(name)
+        if isinstance(value, str) and len(value) > _MAX_TEXT:
             raise ValueError(name)
     return {name: header[name] for name in fields}
 
@@ -88,6 +95,8 @@ def texts(values: Sequence[Any]) -> tuple[str, ...]:
     """Return the values, and check that each of them is text."""
     if not all(isinstance(value, str) for value in values):
         raise TypeError("a list of texts")
+    if any(len(value) > _MAX_TEXT for value in values):
+        raise ValueError("a list of texts")
     return tuple(values)
 
 

@@ -4,12 +4,12 @@ A LLaVA is a CLIP vision tower, a projector of two layers, and a Mistral decoder
 its linear layers (the seven of client/model/lora.py).
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from common.documents.bounded import parse_json, read_text
 from common.errors import ModelError
 
 #: The path of the decoder's layers in a LLaVA of transformers (5.24), as in adapters' names.
@@ -163,7 +163,7 @@ def read_geometry(folder: Path) -> Geometry:
     """
     file = folder / "config.json"
     try:
-        document = json.loads(file.read_text(encoding="utf-8"))
+        document: Any = parse_json(read_text(file))
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else "not JSON"
         raise ModelError(f"{file}: can't be read as a model's config ({why})") from None

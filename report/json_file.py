@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from pydantic import TypeAdapter, ValidationError
 
+from common.documents.bounded import parse_json, read_text
 from common.errors import DataError
 from report.classes.rows import class_metrics
 from report.continual_metrics import METRICS, MatrixMetrics
@@ -72,6 +73,10 @@ def read_report(folder: Path) -> list[RunReport]:
     return reports
 
 
+#: Most bytes of a report: many runs with all their curves have some MB.
+_MOST_BYTES = 2**28
+
+
 def read_document(folder: Path) -> dict[str, Any]:
     """Read report.json as JSON values.
 
@@ -80,7 +85,7 @@ def read_document(folder: Path) -> dict[str, Any]:
     """
     file = folder / REPORT_FILE
     try:
-        document: Any = json.loads(file.read_text(encoding="utf-8"))
+        document: Any = parse_json(read_text(file, _MOST_BYTES))
     except OSError as error:
         raise DataError(f"{file}: can't be read as a report ({error.strerror})") from None
     except ValueError as error:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from common.documents.bounded import parse_json, read_text
 from common.durable import DISK, write_file
 from common.errors import DataError
 from common.identity import sha256
@@ -118,7 +119,7 @@ def _sources(
 def _refuse_something_else(out: Path, wanted: Mapping[str, Any]) -> None:
     """Refuse a folder that another build, or something else, is in."""
     try:
-        found: Any = json.loads((out / _BUILD).read_text(encoding="utf-8"))
+        found: Any = parse_json(read_text(out / _BUILD))
     except FileNotFoundError:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise DataError(

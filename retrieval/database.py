@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from common.documents.bounded import parse_json, read_text
 from common.errors import DataError
 from common.identity import canonical_json, sha256
 from retrieval.bm25 import Bm25
@@ -104,7 +105,7 @@ class Database:
 def _read_facts(folder: Path) -> DatabaseFacts:
     file = folder / FACTS
     try:
-        document: Any = json.loads(file.read_text(encoding="utf-8"))
+        document: Any = parse_json(read_text(file))
         fields: Mapping[str, Any] = dict(document)
         facts = DatabaseFacts(**fields)
     except FileNotFoundError:

@@ -11,6 +11,7 @@ from typing import Any, Final, cast
 
 import yaml
 
+from common.documents.yaml_text import load_yaml
 from common.errors import DataError, PlanError
 from common.identity import canonical_json, sha256
 from common.plan.plan import Plan
@@ -82,7 +83,7 @@ def general_questions(file: Path = GENERAL) -> list[ReferenceQuestion]:
         DataError: the file can't be read, or has another layout.
     """
     try:
-        document: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
+        document: Any = load_yaml(file)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())[:120]
         raise DataError(f"{file}: found no questions ({reason}), expected YAML") from None

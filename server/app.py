@@ -26,6 +26,7 @@ from report.write import write_report
 from server.asked_site import SIMULATED, Patience
 from server.coordinator.notify import Notifications
 from server.coordinator.registry import enrolled
+from server.message_bound import bound_replies, most_reply_bytes
 from server.network import Network
 from server.run.accept import durable
 from server.run.context import RunContext
@@ -79,6 +80,8 @@ def run(plan: Plan, folder: RunFolder, grid: Grid, connection: "SiteConnection")
         bank, key = open_bank(plan, folder), signing_key(folder)
         on_event({"event": "meeting"})
         blob = partial(blob_of, plan, folder)
+        if connection.patient:
+            bound_replies(partial(most_reply_bytes, plan, folder))
         network = Network(
             grid, blob, connection.patience, connection.registered, connection.notifications
         )

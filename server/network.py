@@ -22,6 +22,7 @@ from common.exchange import (
     Lacks,
     Order,
     Presence,
+    Reason,
     Reply,
     Working,
     read_reply,
@@ -30,6 +31,7 @@ from common.printable import printable
 from common.wire import wire_bytes
 from server.asked_site import RETRY_S, UNANSWERED_S, AskedSite, Patience, Seen
 from server.coordinator.notify import Activity, Notifications
+from server.message_bound import TOO_LARGE
 from server.run.accept import Accept, Done, Received, Refused, Waiting
 
 #: No further blob is added to a message of so many bytes: a bank is sent release by release, so
@@ -39,6 +41,8 @@ PARCEL_BYTES = 64 * 2**20
 UPGRADE_S = 60.0
 #: Pause between two requests for Flower's list of nodes.
 NODE_LIST_S = 2.0
+#: Most letters of why a site gave no answer: some are of its own choice.
+MOST_LETTERS = 240
 #: The slowest connection that a message's time to live allows for.
 SLOWEST_BYTES_S = 20_000.0
 #: flwr 1.42: the errors that decoding a site's malformed message can raise. Those of the connection
@@ -80,6 +84,8 @@ class Network:
     _queries: dict[int, _Query] = field(default_factory=dict[int, _Query])
     _query_again: dict[int, float] = field(default_factory=dict[int, float])
     _met: dict[int, str] = field(default_factory=dict[int, str])
+    #: Sites that have taken an order of this run's plan, which they do only once they approved it.
+    _approving: set[str] = field(default_factory=set[str])
     #: The names of the nodes that were online at the last look.
     _listed: Collection[str | None] = ()
     _listed_at: float = 0.0
@@ -150,6 +156,9 @@ class Network:
     def _send(self, site: AskedSite, order: Order) -> None:
         holds = self._holds[site.name]
         lacks = [name for name in site.needs if name not in holds and not site.without_blobs]
+        if self.registered is not None and site.name not in self._approving:
+            # A site that has not approved the plan gets nobody's adapter.
+            lacks = [name for name in lacks if name == order.plan]
         blobs = self._parcel(lacks)
         delivery = Delivery(order=order, blobs=blobs, wait_s=site.wait_s(self.patience))
         record = delivery.to_record()
@@ -186,6 +195,8 @@ class Network:
     ) -> Iterator[Done | Refused]:
         if message.has_error():
             why = f"no answer (Flower's error code {message.error.code})"
+            if TOO_LARGE in (message.error.reason or ""):
+                why = f"it sent a message that is {TOO_LARGE}"
             if self.patience.appear_s is None:
                 site.retry_later(why)
             else:
@@ -198,12 +209,16 @@ class Network:
             yield from self._refuse(site, str(error))
             return
         if reply.site != site.name:
-            yield from self._refuse(site, f"it answered as {reply.site!r}")
+            yield from self._refuse(site, f"it answered as {reply.site[:40]!r}")
             return
         yield from self._on_reply(site, reply, accept)
 
     def _on_reply(self, site: AskedSite, reply: Reply, accept: Accept) -> Iterator[Done | Refused]:
         holds = self._holds[site.name]
+        if not isinstance(reply, Failure):
+            self._approving.add(site.name)
+        elif reply.reason is Reason.PLAN:
+            self._approving.discard(site.name)
         match reply:
             case Lacks() | Working() if site.message is not None:
                 # The reply to an earlier message: that to the latest one will say the same.
@@ -233,7 +248,7 @@ class Network:
 
     def _refuse(self, site: AskedSite, why: str) -> Iterator[Refused]:
         """Report the refusal once; ask again later, where there is patience for it."""
-        why = printable(why)
+        why = printable(why, MOST_LETTERS)
         site.retry_later(why)
         site.done = self.patience.appear_s is not None
         if site.reported != why:
@@ -329,7 +344,9 @@ class Network:
         if self.registered is not None and names.get(node) != site:
             # A node that has left by now may have said another site's name.
             if (registered_as := names.get(node)) is not None:
-                self._troubles[registered_as] = printable(f"its site file says that it is {site!r}")
+                self._troubles[registered_as] = printable(
+                    f"its site file says that it is {site[:40]!r}"
+                )
             return
         if presence.code != code_digest():
             self._query_again[node] = time.monotonic() + UPGRADE_S

@@ -166,6 +166,7 @@ def _write_site_file(file: Path, name: str, data: Path, shared: tuple[Path, Path
             "examples": 1,
             "images": 1,
             "train_alone": True,
+            "test_questions": 1,
         },
     }
     if reference.is_dir():

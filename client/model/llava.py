@@ -8,7 +8,6 @@ Legend of shapes: B batch, T tokens, N image tokens, V width of the tower, D of 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
 
-import json
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,6 +37,7 @@ from client.model.packing import PackedLayout
 from client.model.preprocess import Preprocess, Preprocessor, StoredFeatures, extractor_digest
 from client.model.pretrained import DTYPES, load_pretrained
 from client.model.prompt import Tokenizer
+from common.documents.bounded import parse_json, read_text
 from common.errors import ModelError
 from common.plan.plan import VisionWeights
 from common.plan_fields import Precision
@@ -285,7 +285,7 @@ def model_parts(folder: Path, vision: VisionWeights = VisionWeights.OPENAI) -> M
 
 def _config(folder: Path) -> LlavaConfig:
     try:
-        document = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        document: Any = parse_json(read_text(folder / "config.json"))
     except ValueError:
         raise ModelError(f"{folder}: found a config.json that is not JSON") from None
     check_architecture(folder, document.get("model_type") if isinstance(document, dict) else None)

@@ -6,13 +6,16 @@ OpenAI's CLIP, which the published code downloads, is expected in a folder insid
 the last part of `mm_vision_tower`.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
 
+from common.documents.bounded import parse_json, read_text
 from common.errors import ModelError
+
+#: Most bytes of a model's JSON files: a tokenizer's has some MB.
+_MOST_BYTES = 2**28
 
 #: `model_type` of this layout.
 MODEL_TYPE: Final = "llava_mistral"
@@ -57,7 +60,7 @@ class WeightFiles:
 def model_type(folder: Path) -> str | None:
     """Return `model_type` of the folder's config.json; None if it can't be read."""
     try:
-        document = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        document = parse_json(read_text(folder / "config.json"))
     except (OSError, ValueError):
         return None
     found = cast(dict[str, Any], document).get("model_type") if isinstance(document, dict) else None
@@ -135,7 +138,7 @@ def read_json_object(file: Path) -> dict[str, Any]:
         ModelError: it does not, or can't be read.
     """
     try:
-        document = json.loads(file.read_text(encoding="utf-8"))
+        document = parse_json(read_text(file, _MOST_BYTES))
     except OSError as error:
         raise ModelError(f"{file}: the file can't be read ({error.strerror})") from None
     except ValueError:

@@ -211,6 +211,10 @@ def _task(site: Site, name: str, fewest: int | None, modality: Modality | None) 
     if len(data.train) < site.policy.examples:
         text = f"found {len(data.train)} training questions, expected at least the policy.examples "
         found.append(problem(f"policy {name}", f"{text}of the site file, {site.policy.examples}"))
+    if len(data.test) < site.policy.test_questions:
+        text = f"found {len(data.test)} test questions: of fewer than the policy.test_questions of "
+        text += f"the site file, {site.policy.test_questions}, no score leaves"
+        found.append(Finding(f"scores {name}", Level.WARNING, text))
     images = len(images_of(data.train))
     if fewest is not None and images < fewest:
         text = f"found {counted(images, 'training image')}: of fewer than {fewest} no prototype "

@@ -55,6 +55,10 @@ policy:
   examples: 20
   # Fewest different images whose mean feature may leave, where a plan has a router.
   images: 50
+  # Fewest test questions of a figure that leaves, also of each kind of question and each class.
+  test_questions: 20
+  # Most orders by which a task is scored at one state of the bank.
+  evaluations: 2
 
 # How this site reaches its coordinator.
 federation:

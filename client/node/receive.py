@@ -1,24 +1,34 @@
 """What a site replies to an order: a refusal, its answer, or that its trainer is working on it.
 
-Nothing here needs torch, except where a simulated site does the work in this process.
+An order is checked with what the site has before anything of it is stored: the plan that it
+approved, the bank that it knows, and what it has done of the plan. Nothing here needs torch, except
+where a simulated site does the work in this process.
 """
 
-import json
 import shutil
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 from client.node.jobs import Jobs
-from client.site.blob_store import get, missing, put
+from client.site.adapter_layout import check_blobs
+from client.site.blob_store import get, missing, put, stored_file
 from client.site.config import Site
 from client.site.failures import OrderRefused
-from client.site.known_bank import check_bank
-from client.site.policy import check_code_and_approval, check_format, check_order
-from common.errors import PlanError
+from client.site.known_bank import check_bank, new_in_bank
+from client.site.order_record import check_record, record
+from client.site.policy import (
+    approval_file,
+    check_code_and_approval,
+    check_format,
+    check_order,
+)
+from common.documents.bounded import OutOfBounds, read_bytes
+from common.errors import PlanError, SiteFailed
 from common.exchange import Answer, Delivery, Failure, Lacks, Order, Reason, Reply, Working
-from common.plan.file import parse_plan
+from common.plan.file import read_plan
 from common.plan.plan import Plan
 from common.process.progress import write_event
 
@@ -55,15 +65,16 @@ class InProcess:
 
 
 def receive(delivery: Delivery, site: Site, in_process: InProcess | None = None) -> Reply:
-    """Return the site's reply to the order. A refused order leaves only its blobs in the store.
+    """Return the site's reply to the order. A refused order leaves nothing in the store.
 
     An answer on disk is returned at once, even of a stage that is released, and before the blobs
     are checked, since the adapter from which the order started may be removed by then. Of a plan
     that is no longer approved nothing is returned.
 
     Raises:
-        OrderRefused: the order is of other code, beyond the site's policy, or of another bank
-            than the known one; or the disk is so full that the trainer can't say so.
+        OrderRefused: the order is of other code, beyond the site's policy, none of the plan's, of
+            another bank than the known one, or was begun with another start; or the disk is so
+            full that the trainer can't say so.
         SiteFailed: the disk is full or can't be written.
         PlanError: what the order names as its plan is none.
         Exception: in a simulation, whatever the work itself raises.
@@ -73,35 +84,51 @@ def receive(delivery: Delivery, site: Site, in_process: InProcess | None = None)
     check_code_and_approval(order, site)
     if (answer := jobs.answer(order.digest)) is not None:
         return answer
-    for digest in dict.fromkeys(order.needs):
-        if digest in delivery.blobs:
-            put(site.store, delivery.blobs[digest])
+    if (plan := _plan_of(delivery, site)) is None:
+        lacks = missing(site.store, order.needs)
+        return Lacks(order=order.digest, site=site.name, digests=lacks)
+    check_order(order, plan, site)
+    new_in_bank(site.store, order)
+    planned = check_record(order, plan, site)
+    needed = {d: delivery.blobs[d] for d in order.needs if d in delivery.blobs}
+    check_blobs(needed, order, plan, site.base_model)
+    check_bank(site.store, order)
+    record(order, planned, site.store)
+    for blob in needed.values():
+        put(site.store, blob)
     if lacks := missing(site.store, order.needs):
         jobs.expect(order)
         return Lacks(order=order.digest, site=site.name, digests=lacks)
-    check_order(order, plan_of(get(site.store, order.plan), order.plan), site)
-    check_bank(site.store, order)
+    if jobs.requested() != order:
+        # Another plan's orders may have brought some of them.
+        stored = {digest: stored_file(site.store, digest) for digest in order.needs}
+        check_blobs(stored, order, plan, site.base_model)
     if site.federation is None:
         return (in_process or InProcess()).execute(order, site)
     return _wait_for_trainer(order, site, jobs, delivery.wait_s)
 
 
+def _plan_of(delivery: Delivery, site: Site) -> Plan | None:
+    """Return the order's plan as it came, was approved or is in the store; None without it."""
+    digest = delivery.order.plan
+    if (blob := delivery.blobs.get(digest)) is not None:
+        return plan_of(blob, digest)
+    if site.federation is not None:
+        with suppress(OSError, OutOfBounds, PlanError):
+            file = approval_file(site.federation.approved, digest)
+            return plan_of(read_bytes(file), digest)
+    with suppress(SiteFailed):
+        return plan_of(get(site.store, digest), digest)
+    return None
+
+
 def plan_of(blob: bytes, digest: str) -> Plan:
-    """Parse the blob of a plan.
+    """Parse the blob of an order's plan.
 
     Raises:
         PlanError: it is no plan, or not the one of this digest.
     """
-    try:
-        document = json.loads(blob)
-    except (ValueError, RecursionError):
-        document = None
-    if not isinstance(document, dict):
-        raise PlanError("the order's plan: found no JSON object, expected the fields of a plan")
-    plan = parse_plan(cast(dict[str, Any], document), "the order's plan")
-    if plan.digest != digest:
-        raise PlanError(f"the order's plan: found {plan.digest[:12]}, expected {digest[:12]}")
-    return plan
+    return read_plan(blob, digest, "the order's plan")
 
 
 def _wait_for_trainer(order: Order, site: Site, jobs: Jobs, wait_s: float) -> Reply:

@@ -23,6 +23,7 @@ from client.orders.class_metrics import (
     asked_among,
     class_metrics,
 )
+from client.orders.leaving_figures import leaving_figures
 from client.orders.option_metrics import option_metrics, with_options
 from client.orders.resolve import ResolvedOrder, resolve
 from client.orders.routed_answers import answer_routed
@@ -229,8 +230,13 @@ def train_alone(resolved: ResolvedOrder, session: SiteSession, on_event: OnEvent
 
 
 def scores_of(resolved: ResolvedOrder, assignment: Assignment) -> Scores:
-    """Score a model on the site's test questions; the answers stay in its store."""
-    data, metrics = resolved.data, answer_test(resolved, assignment)
+    """Score a model on the site's test questions; the answers stay in its store.
+
+    Figures of few questions stay there, too.
+    """
+    data, fewest = resolved.data, resolved.site.policy.test_questions
+    asked = asked_questions(resolved, assignment)
+    metrics = leaving_figures(answer_test(resolved, assignment), asked, fewest)
     majority = majority_answers([(example.question, example.answer) for example in data.train])
     usual = [Prediction(majority(question.question)) for question in data.test]
     of_majority = task_metrics(_answered(data.test, usual))
@@ -241,17 +247,23 @@ def scores_of(resolved: ResolvedOrder, assignment: Assignment) -> Scores:
         site=resolved.site.name,
         questions=len(data.test),
         metrics=metrics,
-        majority=of_majority,
+        majority=leaving_figures(of_majority, asked, fewest),
     )
+
+
+def asked_questions(resolved: ResolvedOrder, assignment: Assignment) -> Sequence[Example]:
+    """Return the site's test questions with the options among which they are asked."""
+    if assignment.asked_classes:
+        return asked_among(resolved.data.test, assignment.asked_classes)
+    options = resolved.plan.evaluation.options
+    return with_options(resolved.data) if options else resolved.data.test
 
 
 def answer_test(resolved: ResolvedOrder, assignment: Assignment) -> dict[str, float]:
     """Answer the site's test questions, keep the answers in its store, and return the measures."""
     order, plan, data = resolved.order, resolved.plan, resolved.data
     shares, classes = dict[str, float](), assignment.asked_classes
-    questions = with_options(data) if plan.evaluation.options else data.test
-    if classes:
-        questions = asked_among(data.test, classes)
+    questions = asked_questions(resolved, assignment)
     answer = method_code(plan.method).answer
     if order.prototypes:
         prototypes = {

@@ -9,7 +9,7 @@ from client.model.base_digest import base_digest
 from client.orders.session import SiteSession
 from client.site.config import Site
 from client.site.failures import OrderRefused
-from client.site.policy import check_examples, check_order, check_stage
+from client.site.policy import check_examples, check_order, check_questions, check_stage
 from common.exchange import Order, Reason
 from common.plan.plan import Plan, Stage
 from common.work import Work
@@ -61,6 +61,7 @@ def resolve(order: Order, session: SiteSession) -> ResolvedOrder:
         )
     if order.work is Work.EVALUATE:
         data = session.task(plan.stages[order.stage].task)
+        check_questions(site, len(data.test))
         _check_classes(plan.stages[order.stage], data)
         return ResolvedOrder(order=order, plan=plan, site=site, data=data)
     others = [
@@ -71,6 +72,8 @@ def resolve(order: Order, session: SiteSession) -> ResolvedOrder:
     for number in others:
         check_stage(number, plan, site)
     data, *more = (session.task(plan.stages[number].task) for number in (order.stage, *others))
+    if order.work is Work.TRAIN_ALONE:
+        check_questions(site, len(data.test))
     _check_classes(plan.stages[order.stage], data)
     for task in (data, *more):
         check_examples(site, len(task.train))

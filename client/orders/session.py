@@ -1,6 +1,5 @@
 """What a site's process keeps from one order to the next: it saves time, and decides no answer."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,7 +16,7 @@ from client.site.adapter_cache import AdapterCache
 from client.site.config import Site
 from common.adapter import StoredAdapter
 from common.exchange import Order
-from common.plan.file import parse_plan
+from common.plan.file import read_plan
 from common.plan.plan import Plan
 
 
@@ -55,7 +54,7 @@ class SiteSession:
         """
         document = blob_store.get(self.site.store, digest)
         if self._plan is None or self._plan[0] != digest:
-            self._plan = digest, parse_plan(json.loads(document), "the order's plan")
+            self._plan = digest, read_plan(document, digest, "the order's plan")
         return self._plan[1]
 
     def task(self, name: str) -> TaskData:

@@ -43,6 +43,13 @@ def stamp(store: Path, digest: str) -> FileStamp | None:
     return file_stamp(_file(store, digest)) if _DIGEST.fullmatch(digest) else None
 
 
+def stored_file(store: Path, digest: str) -> Path:
+    """Return the file of the blob with this digest, whether it is there or not, unchecked."""
+    if not _DIGEST.fullmatch(digest):
+        raise SiteFailed("an order names a blob by something that is not a SHA-256 digest")
+    return _file(store, digest)
+
+
 def put(store: Path, blob: bytes, files: Files = DISK) -> str:
     """Store the blob durably; return its digest.
 

@@ -9,7 +9,9 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
+from common.documents.yaml_text import load_yaml
 from common.errors import SiteFailed
+from common.plan.file import MOST_MISTAKES
 from common.plan_fields import Count, Modality, Positive, Slug, Strict
 
 
@@ -40,6 +42,9 @@ class Policy(Strict):
             information, where a plan has a router or a method that asks for them.
         train_alone: whether it trains a stage alone, too, where the plan asks for that; the
             adapter is dropped and only its scores leave.
+        test_questions: fewest test questions of a figure that leaves; also of each kind of
+            question and of each class, where the figure is of one or a mean over them.
+        evaluations: most orders by which a task is scored at one state of the bank.
     """
 
     modalities: Annotated[tuple[Modality, ...], Field(min_length=1)]
@@ -48,6 +53,8 @@ class Policy(Strict):
     examples: Count
     images: Count = 50
     train_alone: bool = False
+    test_questions: Count = 20
+    evaluations: Count = 2
 
 
 #: Disk space in GiB.
@@ -130,14 +137,14 @@ def load_site(file: Path) -> Site:
         SiteFailed: one sentence for each mistake.
     """
     try:
-        document: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
+        document: Any = load_yaml(file)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise SiteFailed(f"{file}: can't be read as a site file ({reason})") from None
     except yaml.YAMLError as error:
         raise SiteFailed(f"{file}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(document, dict):
-        raise SiteFailed(f"{file}: found {document!r}, expected the fields of a site")
+        raise SiteFailed(f"{file}: found {repr(document)[:80]}, expected the fields of a site")
     fields = _resolved(cast(dict[str, Any], document), _SITE_PATHS, file.parent)
     if isinstance(federation := fields.get("federation"), dict):
         inner = cast(dict[str, Any], federation)
@@ -156,7 +163,7 @@ def _validated(document: dict[str, Any], file: Path) -> Site:
         # JSON mode: enums, tuples and paths come from text and lists, nothing else is converted.
         return Site.model_validate_json(json.dumps(document, default=str), strict=True)
     except ValidationError as error:
-        sentences = [_sentence(detail, file) for detail in error.errors()]
+        sentences = [_sentence(detail, file) for detail in error.errors()[:MOST_MISTAKES]]
     raise SiteFailed("\n".join(sentences))
 
 
@@ -187,4 +194,4 @@ def _found_and_expected(detail: ErrorDetails) -> str:
         "tuple_type": "a list",
         "model_type": "fields of its own",
     }.get(kind, detail["msg"])
-    return f"found {detail['input']!r}, expected {expected}"
+    return f"found {repr(detail['input'])[:80]}, expected {expected}"

@@ -23,17 +23,20 @@ _PROTOTYPE = "prototype-"
 _NAME = re.compile(rf"({_PROTOTYPE})?([0-9]+)-([0-9a-f]{{64}})")
 
 
-def check_bank(store: Path, order: Order) -> None:
-    """Check that the order's bank is a prefix of the known one or continues it; remember it.
+def new_in_bank(store: Path, order: Order) -> Collection[str]:
+    """Check that the order's bank is a prefix of the known one or continues it.
 
-    A refused order changes nothing. An order to train alone names no release, and may come
-    while its stage is released.
+    Nothing is changed. An order to train alone names no release, and may come while its stage is
+    released.
+
+    Returns:
+        the names of the files that would remember what is new in it.
 
     Raises:
         OrderRefused: BANK, where it is neither; RELEASED, to train a stage that is released.
     """
     if order.work is Work.TRAIN_ALONE:
-        return
+        return ()
     folder = store / CHAIN_FOLDER / order.plan
     known, prototypes = _read_known(folder, ""), _read_known(folder, _PROTOTYPE)
     for position, ref in enumerate(order.releases):
@@ -59,7 +62,28 @@ def check_bank(store: Path, order: Order) -> None:
         for ref in order.prototypes
         if ref.stage not in prototypes
     ]
-    _remember(folder, new)
+    return new
+
+
+def check_bank(store: Path, order: Order) -> None:
+    """Check the order's bank as `new_in_bank` does, and remember it durably.
+
+    A refused order changes nothing; but of two banks that come at the same moment neither is
+    taken, and the folder shows both.
+
+    Raises:
+        OrderRefused: as in `new_in_bank`.
+    """
+    names, folder = new_in_bank(store, order), store / CHAIN_FOLDER / order.plan
+    if not names:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    DISK.sync(folder.parent)
+    DISK.sync(folder.parent.parent)
+    for name in names:
+        os.close(os.open(folder / name, os.O_WRONLY | os.O_CREAT, 0o600))
+    DISK.sync(folder)
+    new_in_bank(store, order)
 
 
 def _check_same(ref: ReleaseRef, known: Mapping[int, set[str]], what: str, folder: Path) -> None:
@@ -83,15 +107,3 @@ def _read_known(folder: Path, prefix: str) -> dict[int, set[str]]:
         if name is not None and (name[1] or "") == prefix:
             known.setdefault(int(name[2]), set()).add(name[3])
     return known
-
-
-def _remember(folder: Path, names: Collection[str]) -> None:
-    """Make empty files of these names, durably."""
-    if not names:
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    DISK.sync(folder.parent)
-    DISK.sync(folder.parent.parent)
-    for name in names:
-        os.close(os.open(folder / name, os.O_WRONLY | os.O_CREAT, 0o600))
-    DISK.sync(folder)

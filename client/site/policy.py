@@ -147,6 +147,20 @@ def check_examples(site: Site, count: int) -> None:
         )
 
 
+def check_questions(site: Site, count: int) -> None:
+    """Check that the site scores a task of so many test questions.
+
+    Raises:
+        OrderRefused: QUESTIONS.
+    """
+    if count < site.policy.test_questions:
+        raise OrderRefused(
+            Reason.QUESTIONS,
+            f"site {site.name}, policy.test_questions: found a task of {count} test questions, "
+            f"expected at least {site.policy.test_questions}",
+        )
+
+
 def fewest_images(plan: Plan, stage: int, round_number: int, site: Site) -> int | None:
     """Return the fewest images of a prototype that this round may ask for; None if it asks none.
 

@@ -1,14 +1,15 @@
 """A plan's YAML file -> the plan, or every mistake in it, a sentence each."""
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, Final, cast, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from common.documents.bounded import MOST_BYTES, parse_json
+from common.documents.yaml_text import load_yaml
 from common.errors import PlanError
 from common.methods.registry import all_settings
 from common.plan.hospital_mistakes import hospital_mistakes
@@ -32,6 +33,9 @@ from common.plan.simulation import (
 )
 from common.plan_fields import BaseModelPin
 
+#: Most mistakes of a plan that are told, a sentence each.
+MOST_MISTAKES: Final = 50
+
 
 def load_plan(file: Path) -> Plan:
     """Read and check a plan file.
@@ -40,11 +44,9 @@ def load_plan(file: Path) -> Plan:
         PlanError: with one line per mistake, all of them at once.
     """
     try:
-        text = file.read_text(encoding="utf-8")
+        document = load_yaml(file)
     except (OSError, UnicodeDecodeError) as error:
         raise PlanError(f"{file}: can't be read as a plan ({_reason(error)})") from None
-    try:
-        document = yaml.load(text, _PlanLoader)
     except yaml.YAMLError as error:
         raise PlanError(f"{file}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(document, dict):
@@ -58,14 +60,17 @@ def parse_plan(document: Mapping[str, Any], source: str) -> Plan:
     Raises:
         PlanError: with one line per mistake, all of them at once.
     """
-    mistakes = cross_mistakes(document)
+    mistakes, more = cross_mistakes(document), 0
     try:
         # JSON mode: enums and tuples come from text and lists, nothing else is converted.
         plan = Plan.model_validate_json(json.dumps(document, default=str), strict=True)
     except ValidationError as error:
         # A list whose every item is wrong is called empty, too; that one is not true.
         details = [d for d in error.errors() if not (d["type"] == "too_short" and d["input"])]
-        mistakes = [sentence(detail, document, _known_fields()) for detail in details] + mistakes
+        # A sentence costs a search for what was meant; nobody reads thousands.
+        told, fields = details[:MOST_MISTAKES], _known_fields()
+        more = len(details) - len(told)
+        mistakes = [sentence(detail, document, fields) for detail in told] + mistakes
     else:
         mistakes += [
             *start_mistakes(plan),
@@ -77,33 +82,31 @@ def parse_plan(document: Mapping[str, Any], source: str) -> Plan:
         ]
         if not mistakes:
             return plan
-    raise PlanError("\n".join(f"{source}: {mistake}" for mistake in mistakes))
+    more += len(mistakes[MOST_MISTAKES:])
+    sentences = mistakes[:MOST_MISTAKES] + ([f"and {more} mistakes more"] if more else [])
+    raise PlanError("\n".join(f"{source}: {mistake}" for mistake in sentences))
+
+
+def read_plan(blob: bytes, digest: str, source: str) -> Plan:
+    """Read the JSON of a plan that has this digest; `source` names it in a mistake.
+
+    Raises:
+        PlanError: it is no plan, or another.
+    """
+    try:
+        document = parse_json(blob) if len(blob) <= MOST_BYTES else None
+    except ValueError:
+        document = None
+    if not isinstance(document, dict):
+        raise PlanError(f"{source}: found no JSON object, expected the fields of a plan")
+    plan = parse_plan(cast(dict[str, Any], document), source)
+    if plan.digest != digest:
+        raise PlanError(f"{source}: found {plan.digest[:12]}, expected {digest[:12]}")
+    return plan
 
 
 def _reason(error: Exception) -> str:
     return error.strerror or str(error) if isinstance(error, OSError) else "not UTF-8 text"
-
-
-class _PlanLoader(yaml.SafeLoader):
-    """YAML's safe loader, without its two traps: see the functions below."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        # YAML's own loader silently keeps the last of two equal keys.
-        keys = [key.value for key, _ in node.value]
-        for key, (key_node, _) in zip(keys, node.value, strict=True):
-            if keys.count(key) > 1:
-                raise yaml.MarkedYAMLError(
-                    problem=f"the field {key!r} stands twice", problem_mark=key_node.start_mark
-                )
-        return super().construct_mapping(node, deep)
-
-
-# YAML 1.1 reads 1e-3 as text because it has no dot; people write it all the time.
-_PlanLoader.add_implicit_resolver(  # pyright: ignore[reportUnknownMemberType]
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
 
 
 def _known_fields() -> frozenset[str]:

@@ -1,6 +1,7 @@
 """What is wrong with a plan, in sentences: where, what was found, what was expected."""
 
 import difflib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
@@ -37,7 +38,8 @@ def cross_mistakes(document: Fields) -> list[str]:
 
 def _site_mistakes(sites: list[Any], quorum: object) -> list[str]:
     mistakes: list[str] = []
-    twice = sorted({site for site in sites if isinstance(site, str) and sites.count(site) > 1})
+    counts = Counter(site for site in sites if isinstance(site, str))
+    twice = sorted(site for site, count in counts.items() if count > 1)
     if twice:
         mistakes.append(f"sites: found {', '.join(map(repr, twice))} twice, expected each once")
     if sites and isinstance(quorum, int) and quorum > len(sites):
@@ -144,7 +146,8 @@ def class_mistakes(plan: Plan) -> list[str]:
 def _mistakes_of_own_classes(stage: Stage, own: Mapping[str, str]) -> list[str]:
     """Return what is wrong with a stage's classes alone; `own` are they by their answers."""
     classes, mistakes = stage.classes or (), list[str]()
-    twice = [name for name in classes if own[as_answer(name)] != name or classes.count(name) > 1]
+    counts = Counter(classes)
+    twice = [name for name in classes if own[as_answer(name)] != name or counts[name] > 1]
     if twice:
         names = ", ".join(map(repr, dict.fromkeys(twice)))
         mistakes.append(
@@ -165,9 +168,9 @@ def sentence(detail: ErrorDetails, document: Fields, fields: Iterable[str]) -> s
     where = _where(detail["loc"], document)
     kind, field = detail["type"], str(detail["loc"][-1]) if detail["loc"] else ""
     if kind == "extra_forbidden":
-        near = difflib.get_close_matches(field, fields, n=1)
+        near = difflib.get_close_matches(field[:40], fields, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        return f"{where}: found a field {field!r}, expected only known fields{hint}"
+        return f"{where}: found a field {shown(field)}, expected only known fields{hint}"
     if kind == "missing":
         return f"{where}: found nothing, expected a value (it has no default)"
     if kind == UNKNOWN:

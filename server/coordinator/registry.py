@@ -9,8 +9,8 @@ from typing import Any
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from pydantic import ValidationError
 
+from common.documents.bounded import read_text, why_unread
 from common.durable import DISK, write_file
 from common.errors import StateError
 from common.plan_fields import Modality, Slug, Strict
@@ -54,13 +54,14 @@ def read_sites(file: Path) -> tuple[EnrolledSite, ...]:
         StateError: the file is damaged.
     """
     try:
-        text = file.read_text(encoding="utf-8")
+        text = read_text(file)
         return _Registry.model_validate_json(text, strict=True).sites
     except FileNotFoundError:
         return ()
-    except (OSError, ValidationError) as error:
-        why = error.strerror if isinstance(error, OSError) else error.errors()[0]["msg"]
-        raise StateError(f"{file}: can't be read ({why}), expected a list of sites") from None
+    except (OSError, ValueError) as error:
+        raise StateError(
+            f"{file}: can't be read ({why_unread(error)}), expected a list of sites"
+        ) from None
 
 
 def enrolled(file: Path) -> dict[str, EnrolledSite]:

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
+from common.documents.bounded import read_text, why_unread
 from common.durable import DISK, write_file
 from common.errors import StateError
 from common.plan_fields import Strict
@@ -190,9 +191,10 @@ class State:
 
 def _read(file: Path, model: type[_Model]) -> _Model:
     try:
-        return model.model_validate_json(file.read_text(encoding="utf-8"), strict=True)
+        return model.model_validate_json(read_text(file), strict=True)
     except FileNotFoundError:
         raise
-    except (OSError, ValidationError) as error:
-        why = error.strerror if isinstance(error, OSError) else error.errors()[0]["msg"]
-        raise StateError(f"{file}: can't be read ({why}), expected what init wrote") from None
+    except (OSError, ValueError) as error:
+        raise StateError(
+            f"{file}: can't be read ({why_unread(error)}), expected what init wrote"
+        ) from None

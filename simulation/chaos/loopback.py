@@ -265,5 +265,5 @@ def _compute_as_simulated(file: Path) -> None:
     fields = yaml.safe_load(file.read_text(encoding="utf-8"))
     fields["threads"] = 1
     fields["checkpoint_seconds"] = 0.5
-    fields["policy"]["examples"] = 1
+    fields["policy"] |= {"examples": 1, "test_questions": 1}
     file.write_text(json.dumps(fields, indent=1), encoding="utf-8")

@@ -19,6 +19,7 @@ from typing import Annotated, Any, Self, cast
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from common.documents.yaml_text import load_yaml
 from common.errors import PlanError
 from common.plan.file import load_plan, parse_plan
 from common.plan.mistakes import shown
@@ -195,7 +196,7 @@ def _check_seeds(definition: Definition, seeds: tuple[int, ...], file: Path) -> 
 
 def _definition(file: Path) -> Definition:
     try:
-        document = yaml.safe_load(file.read_text(encoding="utf-8"))
+        document = load_yaml(file)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise PlanError(f"{file}: can't be read as an experiment ({reason})") from None

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 
+from common.documents.yaml_text import load_yaml
 from common.errors import PlanError
 from common.identity import canonical_json
 from common.plan.plan import Plan
@@ -110,7 +111,7 @@ def load_experiments(folder: Path) -> list[Experiment]:
 def _is_plan(file: Path) -> bool:
     """Return whether it has stages; what can't be read is reported as an experiment later."""
     try:
-        document: object = yaml.safe_load(file.read_text(encoding="utf-8"))
+        document: object = load_yaml(file)
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return False
     return isinstance(document, dict) and "stages" in document

@@ -3,14 +3,18 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from client.methods.interface import Assignment
 from client.model.base_digest import base_digest
 from client.orders import execute
 from client.orders.resolve import ResolvedOrder, resolve
 from client.orders.session import Sessions
 from client.site import blob_store
+from client.site.approval import adapted_layers
 from client.site.config import Device, Plans, Policy, Site
 from client.training.checkpoint import Checkpoint
+from common.adapter import Adapter, Pair, to_bytes
 from common.code_digest import code_digest
 from common.exchange import Answer, Order, ReleaseRef, Update
 from common.plan.file import parse_plan
@@ -55,7 +59,13 @@ def site_in(folder: Path, store: Path, **changes: Any) -> Site:
         "store": store,
         "device": Device.CPU,
         "threads": 1,
-        "policy": Policy(modalities=tuple(Modality), plans=Plans.ANY, rounds=None, examples=1),
+        "policy": Policy(
+            modalities=tuple(Modality),
+            plans=Plans.ANY,
+            rounds=None,
+            examples=1,
+            test_questions=1,
+        ),
     }
     return Site(**{**fields, **changes})
 
@@ -108,6 +118,18 @@ def order_of(site: Site, plan: Plan, adapter: bytes | None = None, **changes: An
         "code": code_digest(),
     }
     return Order(**{**fields, **changes})
+
+
+def adapter_of_plan(site: Site, plan: Plan, value: float = 1.0, rank: int | None = None) -> bytes:
+    """An adapter whose layers have the shapes that the plan adapts; all numbers are `value`."""
+    rank = rank or plan.method.layout.rank
+    pairs = {
+        f"layer{number}": Pair(
+            np.full((rank, inputs), value, np.float32), np.full((outputs, rank), value, np.float32)
+        )
+        for number, (outputs, inputs) in enumerate(adapted_layers(plan, site.base_model))
+    }
+    return to_bytes(Adapter(pairs, plan.method.layout.scale), plan.wire)
 
 
 def second_stage(site: Site, plan: Plan, first: Update, **changes: Any) -> Order:

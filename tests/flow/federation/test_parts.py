@@ -141,8 +141,8 @@ def test_what_travels_is_what_the_plan_was_said_to_cost(rule: str, request: pyte
     scored = [order.up for order in sent if not order.round]
     found = [one.bytes_up for one in journalled if not one.round]
     assert len(scored) == len(found)
-    # The digits of the scores.
-    assert sum(scored) == pytest.approx(sum(found), abs=60 * len(found))
+    # The digits of the scores: of six questions a share has few.
+    assert sum(scored) == pytest.approx(sum(found), abs=100 * len(found))
     # FedSA's last round has both factors, Fed-SB's first.
     up = {number: measured["train", 0, number, "a"].bytes_up for number in (1, ROUNDS)}
     share = up[1] / up[ROUNDS] if rule == "fedsa" else up[ROUNDS] / up[1]

@@ -202,7 +202,10 @@ UPDATES: Mapping[str, tuple[Spoil, str]] = {
         "can't be read (TypeError)"),
     "words for a terminal": (header(
         '{"kind":"failure","site":"b","ref":"r","reason":null,"error":"\\u001b[2J\\ud800\\n' +
-        "a" * 9999 + '"}'), "?[2J??aaa"),
+        "a" * 60 + '"}'), "?[2J??aaa"),
+    "too many words": (header(
+        '{"kind":"failure","site":"b","ref":"r","reason":null,"error":"' + "a" * 9999 + '"}'),
+        "can't be read (ValueError)"),
 }  # fmt: skip
 
 
@@ -343,7 +346,9 @@ def test_an_order_that_the_site_refuses(
     assert reference in (store_of(folder, "b") / "failures.log").read_text(encoding="utf-8")
     assert Jobs(store_of(folder, "b")).answer(first_order(plan).digest) is None
     if prepared is stage_released:
-        assert set((store_of(folder, "b") / "chain").rglob("*")) == chain
+        # What was begun is on record, and of the stage's training nothing.
+        found = set((store_of(folder, "b") / "chain").rglob("*"))
+        assert {file for file in found if not file.name.startswith("score-")} == chain
 
 
 def test_an_order_of_other_code(tmp_path: Path, alone: bytes, monkeypatch: pytest.MonkeyPatch):

@@ -157,7 +157,7 @@ def test_a_site_that_is_still_working_is_asked_again_without_the_blobs():
     site = Site(working, working)
     done, _ = events(site, ["a"], ["a"], PATIENT, registered=lambda: ["a"])
     assert done == [Done("a")]
-    assert [len(delivery.blobs) for delivery in site.got] == [2, 0, 0]
+    assert [len(delivery.blobs) for delivery in site.got] == [1, 0, 0]
     assert {delivery.wait_s for delivery in site.got} == {7.0}
 
 
@@ -167,8 +167,8 @@ def test_after_a_loss_the_blobs_are_sent_again_only_if_the_site_asks():
     site = Site(lost, lacks)
     done, _ = events(site, ["a"], ["a"], PATIENT, registered=lambda: ["a"])
     assert done == [Done("a")]
-    # First with all, then without; the adapter only once the site has asked for it.
-    assert [len(delivery.blobs) for delivery in site.got] == [2, 0, 1]
+    # First the plan alone; the adapter only once the site has asked for it.
+    assert [len(delivery.blobs) for delivery in site.got] == [1, 0, 1]
 
 
 def test_a_site_that_failed_is_named_once_and_asked_again_where_there_is_patience():
@@ -561,7 +561,7 @@ def test_a_site_that_waits_for_messages_and_has_not_answered_is_asked_again(
     found, site = asked_over(first_is_lost, notes, waits)
     assert (found, len(site.got)) == ([Done("a")], 2)
     # Without the blobs: they may have arrived.
-    assert [len(delivery.blobs) for delivery in site.got] == [2, 0]
+    assert [len(delivery.blobs) for delivery in site.got] == [1, 0]
     # One whose SuperNode is busy with the message has its time.
     found, site = asked_over(first_is_lost, notes, lambda: None)
     assert (found, len(site.got)) == ([], 1)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 
@@ -35,11 +35,12 @@ from common.identity import canonical_json, sha256
 from common.plan.plan import Plan
 from common.plan_fields import Modality
 from common.work import Work
-from tests.flow.small_site import plan_of, site_in, write_site
+from tests.flow.small_site import adapter_of_plan, plan_of, site_in, write_site
 
 #: Generous: nothing here waits so long but where it fails.
 PATIENCE_S = 120.0
-RELEASE, ADAPTER = b"a release", b"the adapter so far"
+#: A release, an adapter so far, and another.
+Adapters: TypeAlias = tuple[bytes, bytes, bytes]
 
 
 @pytest.fixture(scope="module")
@@ -55,11 +56,25 @@ def site(shared: Path, tmp_path: Path) -> Site:
     return site_in(
         shared,
         tmp_path / "store",
-        policy=Policy(modalities=(Modality.CT,), plans=Plans.APPROVED, rounds=2, examples=1),
+        policy=Policy(
+            modalities=(Modality.CT,),
+            plans=Plans.APPROVED,
+            rounds=2,
+            examples=1,
+            test_questions=1,
+        ),
         federation=Federation(
             address="localhost:1", ca=tmp_path / "ca", key=tmp_path / "key", approved=approved
         ),
     )
+
+
+@pytest.fixture(scope="module")
+def adapters(shared: Path) -> Adapters:
+    """A release, an adapter so far, and another."""
+    site = site_in(shared, shared / "unused")
+    release, so_far, other = (adapter_of_plan(site, plan_of(site), n) for n in (1.0, 2.0, 3.0))
+    return release, so_far, other
 
 
 def approve(site: Site, plan: Plan) -> Path:
@@ -130,17 +145,18 @@ def refused(delivery: Delivery, site: Site) -> Reason:
     return caught.value.reason
 
 
-def test_the_site_asks_for_what_it_lacks_and_begins_once_it_has_it(site: Site):
+def test_the_site_asks_for_what_it_lacks_and_begins_once_it_has_it(site: Site, adapters: Adapters):
+    _, so_far, _ = adapters
     plan = plan_of(site)
     approve(site, plan)
-    order = order_of(plan, round=2, adapter=sha256(ADAPTER))
+    order = order_of(plan, round=2, adapter=sha256(so_far))
     asked = receive(Delivery(order=order), site)
-    both = (plan.digest, sha256(ADAPTER))
+    both = (plan.digest, sha256(so_far))
     assert asked == Lacks(order=order.digest, site="north", digests=both)
     asked = receive(whole(plan, order), site)
-    assert asked == Lacks(order=order.digest, site="north", digests=(sha256(ADAPTER),))
+    assert asked == Lacks(order=order.digest, site="north", digests=(sha256(so_far),))
     assert Jobs(site.store).requested() is None
-    reply = receive(Delivery(order=order, blobs=blobs_of(ADAPTER)), site)
+    reply = receive(Delivery(order=order, blobs=blobs_of(so_far)), site)
     assert reply == Working(order=order.digest, site="north", step=0, steps=0)
     assert Jobs(site.store).requested() == order
 
@@ -164,16 +180,19 @@ def test_an_order_is_worked_off_once_however_often_it_is_asked(site: Site):
     assert done == [order]
 
 
-def test_an_answer_is_given_though_its_blobs_are_gone_and_its_stage_released(site: Site):
+def test_an_answer_is_given_though_its_blobs_are_gone_and_its_stage_released(
+    site: Site, adapters: Adapters
+):
+    release, so_far, _ = adapters
     plan = plan_of(site)
     approve(site, plan)
-    order = order_of(plan, round=2, adapter=sha256(ADAPTER))
+    order = order_of(plan, round=2, adapter=sha256(so_far))
     with trainer(site, update_of):
-        receive(whole(plan, order, ADAPTER, wait_s=PATIENCE_S), site)
-    (site.store / "blobs" / sha256(ADAPTER)).unlink()
-    bank = (ReleaseRef(0, sha256(RELEASE)),)
+        receive(whole(plan, order, so_far, wait_s=PATIENCE_S), site)
+    (site.store / "blobs" / sha256(so_far)).unlink()
+    bank = (ReleaseRef(0, sha256(release)),)
     evaluation = order_of(plan, work=Work.EVALUATE, round=0, releases=bank, active=(0,))
-    receive(whole(plan, evaluation, RELEASE), site)
+    receive(whole(plan, evaluation, release), site)
     assert receive(Delivery(order=order), site) == update_of(order)
     assert refused(whole(plan, order_of(plan)), site) is Reason.RELEASED
 
@@ -200,27 +219,29 @@ def test_other_code_is_refused_before_anything_else(site: Site):
     assert stored_digests(site.store) == ()
 
 
-def test_an_order_beyond_the_policy_is_refused(site: Site):
+def test_an_order_beyond_the_policy_is_refused(site: Site, adapters: Adapters):
+    release, _, other_blob = adapters
     plan = plan_of(site)
     approve(site, plan)
-    bank = (ReleaseRef(0, sha256(RELEASE)),)
+    bank = (ReleaseRef(0, sha256(release)),)
     second = order_of(plan, stage=1, releases=bank)
-    assert refused(whole(plan, second, RELEASE), site) is Reason.MODALITY
+    assert refused(whole(plan, second, release), site) is Reason.MODALITY
     assert refused(whole(plan, order_of(plan, round=3)), site) is Reason.ROUNDS
     # The refused bank is not known, so another one is as good.
-    other = (ReleaseRef(0, sha256(b"another")),)
-    evaluation = order_of(plan, work=Work.EVALUATE, round=0, releases=other)
-    assert isinstance(receive(whole(plan, evaluation, b"another"), site), Working)
+    other = (ReleaseRef(0, sha256(other_blob)),)
+    evaluation = order_of(plan, work=Work.EVALUATE, round=0, releases=other, active=(0,))
+    assert isinstance(receive(whole(plan, evaluation, other_blob), site), Working)
 
 
-def test_another_bank_is_refused(site: Site):
+def test_another_bank_is_refused(site: Site, adapters: Adapters):
+    release, _, other_blob = adapters
     plan = plan_of(site)
     approve(site, plan)
-    fields: dict[str, Any] = {"work": Work.EVALUATE, "round": 0}
-    first = order_of(plan, releases=(ReleaseRef(0, sha256(RELEASE)),), **fields)
-    receive(whole(plan, first, RELEASE), site)
-    other = order_of(plan, releases=(ReleaseRef(0, sha256(b"another")),), **fields)
-    assert refused(whole(plan, other, b"another"), site) is Reason.BANK
+    fields: dict[str, Any] = {"work": Work.EVALUATE, "round": 0, "active": (0,)}
+    first = order_of(plan, releases=(ReleaseRef(0, sha256(release)),), **fields)
+    receive(whole(plan, first, release), site)
+    other = order_of(plan, releases=(ReleaseRef(0, sha256(other_blob)),), **fields)
+    assert refused(whole(plan, other, other_blob), site) is Reason.BANK
     assert Jobs(site.store).requested() == first
 
 
@@ -312,12 +333,13 @@ def test_the_answer_ends_the_wait(site: Site):
     assert reply == update_of(order)
 
 
-def test_a_newer_order_takes_the_place_of_the_one_before(site: Site):
+def test_a_newer_order_takes_the_place_of_the_one_before(site: Site, adapters: Adapters):
+    _, so_far, _ = adapters
     plan = plan_of(site)
     approve(site, plan)
-    first, second = order_of(plan), order_of(plan, round=2, adapter=sha256(ADAPTER))
+    first, second = order_of(plan), order_of(plan, round=2, adapter=sha256(so_far))
     receive(whole(plan, first), site)
-    receive(whole(plan, second, ADAPTER), site)
+    receive(whole(plan, second, so_far), site)
     assert Jobs(site.store).requested() == second
 
 

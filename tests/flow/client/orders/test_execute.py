@@ -282,6 +282,25 @@ def test_a_task_with_too_few_examples_is_scored_but_not_trained_on(site: Site):
     assert scored(order_of(wary, plan_of(wary), work=Work.EVALUATE, round=0), wary).questions == 6
 
 
+def test_a_test_of_few_questions_is_not_scored_and_no_figure_of_few_leaves(site: Site):
+    plan, policy = plan_of(site), site.policy
+    order = order_of(site, plan, work=Work.EVALUATE, round=0)
+    wary = site.model_copy(update={"policy": policy.model_copy(update={"test_questions": 7})})
+    with pytest.raises(OrderRefused, match="found a task of 6 test questions") as caught:
+        do(order, wary, ignore, None)
+    assert caught.value.reason is Reason.QUESTIONS
+    whole = scored(order, site)
+    # All six are open, and of each class there are fewer.
+    six = site.model_copy(update={"policy": policy.model_copy(update={"test_questions": 6})})
+    found = scored(order, six)
+    kept = {"accuracy", "f1", "recall", "bleu", "bleu_1", "open_recall"}
+    assert set(found.metrics) == set(found.majority) == kept
+    assert set(whole.metrics) == {*kept, "balanced_accuracy"}
+    assert found.metrics == {name: whole.metrics[name] for name in kept}
+    for value in (*whole.metrics.values(), *whole.majority.values()):
+        assert value * 6 == pytest.approx(round(value * 6))
+
+
 def test_a_blob_that_is_nowhere_is_named(site: Site):
     plan = plan_of(site)
     refs = (ReleaseRef(0, "a" * 64),)

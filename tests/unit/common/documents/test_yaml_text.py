@@ -1,0 +1,34 @@
+"""YAML is counted as it would become, before anything is made of it."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from common.documents.bounded import OutOfBounds
+from common.documents.yaml_text import MOST_NODES, check_bounds, load_yaml
+
+
+def test_an_alias_counts_as_all_that_it_stands_for():
+    tens = "a: &a [" + ",".join("1234567890") + "]\nb: &b [" + ",".join(["*a"] * 10) + "]\n"
+    # The mapping, three names, 11 values of a; b is 1 + 10 aliases of 11 each; c itself.
+    of_b = 1 + 10 * 11
+    most = (MOST_NODES - (1 + 3 + 11) - of_b - 1) // of_b
+    check_bounds(tens + "c: [" + ",".join(["*b"] * most) + "]")
+    with pytest.raises(OutOfBounds, match="found more than 30,000 values"):
+        check_bounds(tens + "c: [" + ",".join(["*b"] * (most + 1)) + "]")
+
+
+def test_numbers_without_a_dot_and_twice_the_same_field(tmp_path: Path):
+    file = tmp_path / "a.yaml"
+    file.write_text("a: 1e-3\nb: 0x10\nc: 1.5\n")
+    assert load_yaml(file) == {"a": 0.001, "b": 16, "c": 1.5}
+    file.write_text("a: 1\na: 2\n")
+    with pytest.raises(yaml.YAMLError, match="the field 'a' stands twice"):
+        load_yaml(file)
+
+
+def test_an_anchor_within_an_anchor_is_counted_once_each():
+    check_bounds("a: &a {b: &b [1, 2], c: *b}\nd: *a")
+    with pytest.raises(OutOfBounds, match=r"found \*x, expected an anchor before it"):
+        check_bounds("a: *x")
