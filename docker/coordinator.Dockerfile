@@ -29,6 +29,7 @@ COPY commands/ commands/
 COPY cost/ cost/
 COPY interchange/ interchange/
 COPY report/ report/
+COPY serving/ serving/
 COPY configs/ configs/
 RUN chmod --recursive u=rwX,go=rX /opt/fedmslora \
     && python -m compileall -q . \
