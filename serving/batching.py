@@ -24,6 +24,8 @@ from client.orders.ask import BankAnswer, ResidentBank
 from common.bank.release import Release
 from common.errors import Refusal
 
+#: So long without a further question is the end of a burst.
+_PAUSE_S: Final = 0.004
 _LOG: Final = logging.getLogger("fedmslora.serve")
 
 
@@ -84,6 +86,7 @@ class BatchedAnswers:
         self._waiting: list[_Waiting] = []
         self._changed = Condition()
         self._closed = False
+        self._last_batch = 0
         self._thread = Thread(target=self._run, name="answers", daemon=True)
         self._thread.start()
 
@@ -149,17 +152,25 @@ class BatchedAnswers:
             with self._changed:
                 batch = self._take(arrived)
             if batch:
+                self._last_batch = len(batch)
                 return batch
 
     def _gather(self) -> None:
-        """Wait for questions that are on their way, shortly."""
+        """Wait for questions that are on their way, shortly.
+
+        After a batch of several the next several may come as close together, before the first of
+        them has been read: then also for a pause in what arrives.
+        """
         until = time.monotonic() + self._batching.gather_s
-        while self._expected() > 0 and not self._closed:
-            if (left := until - time.monotonic()) <= 0:
+        pause = _PAUSE_S if self._last_batch > 1 else 0.0
+        while len(self._waiting) < self._batching.size and not self._closed:
+            left, before = until - time.monotonic(), len(self._waiting)
+            expected = self._expected() > 0
+            if left <= 0 or not (expected or pause):
                 return
-            if len(self._waiting) >= self._batching.size:
+            self._changed.wait(left if expected else min(left, pause))
+            if not expected and len(self._waiting) == before and self._expected() == 0:
                 return
-            self._changed.wait(left)
 
     def _route(self, waiting: Sequence[_Waiting]) -> None:
         for one in waiting:

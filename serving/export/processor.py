@@ -14,7 +14,8 @@ from typing import Any, Final
 
 import numpy as np
 from PIL import Image
-from transformers import AutoProcessor, LlavaProcessor
+from tokenizers import Tokenizer
+from transformers import AutoProcessor, LlavaProcessor, PreTrainedTokenizerFast
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from client.data.images import pad_to_square
@@ -27,6 +28,9 @@ from common.errors import ModelError
 _PIXEL_SETTINGS: Final = (
     "do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale",
     "rescale_factor", "do_normalize", "image_mean", "image_std", "do_convert_rgb",
+)  # fmt: skip
+_TOKENIZER_SETTINGS: Final = (
+    "bos_token", "eos_token", "pad_token", "unk_token", "model_max_length",
 )  # fmt: skip
 _TEMPLATE: Final = """\
 {{- bos_token -}}
@@ -87,7 +91,13 @@ def _processor(parts: ModelParts) -> LlavaProcessor:
     config: Any = parts.config
     tokens = image_tokens(parts.config)
     mark: str = parts.tokenizer.convert_ids_to_tokens(config.image_token_id)
-    tokenizer = parts.tokenizer
+    # Of the general class, which takes tokenizer.json as it is: a LlamaTokenizer would be built
+    # anew, with other spaces (transformers 5.24).
+    tokenizer: Any = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(parts.tokenizer.backend_tokenizer.to_str()),
+        clean_up_tokenization_spaces=False,
+        **{name: getattr(parts.tokenizer, name) for name in _TOKENIZER_SETTINGS},
+    )
     before = len(tokenizer)
     # As a token of its own in a text; it has its id already, and the vocabulary keeps its size.
     tokenizer.add_tokens([mark], special_tokens=True)

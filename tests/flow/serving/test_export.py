@@ -19,14 +19,19 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from typer.testing import CliRunner
 
 import fedmslora
+from client.model.base_digest import base_digest
+from client.model.llava import load_llava
 from commands.bank import app
+from common.adapter import to_bytes
 from common.bank.bank import Bank
 from common.bank.peft import PART_OF_A_SUM
 from common.errors import Refusal
-from common.plan_fields import BaseModelPin
+from common.plan_fields import BaseModelPin, Precision
 from serving.export.processor import messages_of
 from tests.flow.asked_bank import KEY, QUESTIONS, TINY, AskedBank, asked_bank
+from tests.flow.original_llava import make_models, write_original
 from tests.flow.serving.running_server import snippets
+from tests.flow.some_adapters import some_adapter
 from tests.flow.tiny_llava import write_picture
 from tests.unit.small_bank import draft
 
@@ -68,6 +73,27 @@ def with_peft(folder: Path) -> Any:
 def differ(found: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) -> float:
     """The largest difference, relative to the largest logit."""
     return float(np.abs(found - expected).max() / np.abs(expected).max())
+
+
+def test_an_adapter_and_a_merged_model_give_our_logits(asked: AskedBank, tmp_path: Path):
+    bank = fedmslora.open_bank(asked.bank.folder)
+    document = exported(asked.bank, tmp_path / "adapter", "bright")
+    assert document["complete"] is True and document["rank"] == 4
+    merged = exported(asked.bank, tmp_path / "merged", "bright", "--merged")
+    assert merged["format"] == "merged"
+    models = {
+        "adapter": with_peft(tmp_path / "adapter"),
+        "merged": AutoModelForImageTextToText.from_pretrained(tmp_path / "merged").eval(),
+    }
+    for picture in (asked.pictures["dark"][0], asked.pictures["bright"][1]):
+        for question in QUESTIONS[:2]:
+            ours = bank.model("bright").logits(picture, question)
+            for name, model in models.items():
+                found = their_logits(model, tmp_path / name, picture, question)
+                assert differ(found, ours) < 1e-5, name
+    config = json.loads((tmp_path / "adapter/adapter_config.json").read_bytes())
+    assert config["task_type"] == "CAUSAL_LM"
+    assert config["base_model_name_or_path"] == str(TINY)
 
 
 @pytest.mark.parametrize("more", [(), ("--merged", "--dtype", "float32")])
@@ -118,6 +144,20 @@ def test_the_template_puts_the_picture_first_and_knows_turns(asked: AskedBank, t
     )
     with pytest.raises(Exception, match="user and assistant messages, and no other"):
         processor.apply_chat_template([{"role": "system", "content": "be brief"}])
+
+
+def test_llava_med_in_its_own_layout_is_exported_whole(tmp_path: Path):
+    folder = write_original(tmp_path / "base", make_models())
+    bank = Bank.create(tmp_path / "bank", BaseModelPin(name="med", sha256=base_digest(folder)))
+    model = load_llava(folder, Precision.FP32, torch.device("cpu"))
+    bank = bank.add(draft(bank, "ct"), to_bytes(some_adapter(model, 1)), KEY)
+    exported(bank, tmp_path / "out", "ct", "--merged", "--base-model", str(folder))
+    picture = write_picture(tmp_path / "p.png", 3)
+    ours = fedmslora.open_bank(bank.folder, base_model=folder).model(0)
+    merged = AutoModelForImageTextToText.from_pretrained(tmp_path / "out").eval()
+    for question in ("what colour is this ?", "is it red"):
+        found = their_logits(merged, tmp_path / "out", picture, question)
+        assert differ(found, ours.logits(picture, question)) < 1e-5
 
 
 def test_an_adapter_that_peft_wrote_is_imported_and_answers_as_there(tmp_path: Path):
