@@ -5,6 +5,7 @@ of an update of 319 kB took 634 MB of this process. Here the parts are counted w
 """
 # What is replaced is Flower's own, and it leaves its types open.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportPrivateImportUsage=false
 
 import threading
 from collections.abc import Callable

@@ -39,12 +39,9 @@ def test_a_long_text_of_a_site_makes_its_message_unreadable(header: dict[str, ob
 
 
 def test_an_introduction_is_bounded_too():
-    for header in (
-        {"site": LONG, "code": "c", "holds": []},
-        {"site": "a", "code": LONG, "holds": []},
-    ):
+    for site, code in ((LONG, "c"), ("a", LONG)):
         with pytest.raises(SiteFailed):
-            Presence.from_record(record(**header))
+            Presence.from_record(record(site=site, code=code, holds=[]))
 
 
 @pytest.mark.parametrize("name", ["x" * 201, "\x1b[31mred", "\u202egnp.exe", "a\nb"])

@@ -15,7 +15,11 @@ PART = 2**20
 
 def test_a_message_within_the_bound_comes_whole():
     pull = bounded(pull_objects, lambda: 3 * PART)
-    found = pull(object_ids=["a", "b", "c"], pull_object_fn=lambda name: name.encode() * PART)
+
+    def part(name: str) -> bytes:
+        return name.encode() * PART
+
+    found = pull(object_ids=["a", "b", "c"], pull_object_fn=part)
     assert {name: len(content) for name, content in found.items()} == dict.fromkeys("abc", PART)
 
 
