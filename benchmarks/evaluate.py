@@ -69,7 +69,7 @@ def run(tasks: int = 7, repeats: int = 2, size: TestSet | None = None) -> Benchm
     """Answer a whole test set after `tasks` earlier tasks, ours beside the paper's loop."""
     size = size or TestSet()
     with one_thread(), TemporaryDirectory() as scratch:
-        folder = _write_base(Path(scratch) / "base", size)
+        folder = write_base(Path(scratch) / "base", size)
         questions = _questions(Path(scratch), size)
         ours = CpuTimed(our_way(folder, tasks, questions, size))
         theirs = CpuTimed(paper_way(folder, tasks, questions, size))
@@ -197,7 +197,7 @@ def _questions(folder: Path, size: TestSet) -> list[Example]:
     return found
 
 
-def _write_base(folder: Path, size: TestSet) -> Path:
+def write_base(folder: Path, size: TestSet) -> Path:
     """Write a LLaVA with seeded weights and the embedded model's tokenizer."""
     embedded = BASE_MODELS["tiny-llava"]
     folder.mkdir(parents=True)

@@ -170,6 +170,19 @@ def retrieval(
     _show(result, json_out)
 
 
+@app.command()
+def serve(repeats: _Repeats = 5, json_out: _Json = False) -> None:
+    """Time a picture's questions to `fedmslora serve`, all at once against one after another.
+
+    Example: fedmslora bench serve --json
+    """
+    with _only_the_result():
+        from benchmarks.serving.questions import run
+
+        result = run(repeats).to_json()
+    _show(result, json_out)
+
+
 def _only_the_result() -> redirect_stdout[TextIO]:
     """Redirect what libraries print to stderr; DeepSpeed logs to stdout."""
     return redirect_stdout(sys.stderr)
