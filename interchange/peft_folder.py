@@ -4,7 +4,7 @@ Only what a bank can keep exactly is taken: plain LoRA on linear layers of the d
 and one scale for all of them.
 """
 # torch leaves parts of its interface untyped; the rest of strict checking holds.
-# pyright: reportUnknownMemberType=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
 import json
 import math

@@ -212,8 +212,9 @@ class Plan(Strict):
         A plan without a router does not have the field, nor one with the usual bounds on sites,
         so such plans keep their digest.
         """
-        without = set() if self.router else {"router"}
-        without |= {"robustness"} if self.robustness == Robustness() else set()
+        without: set[str] = set() if self.router else {"router"}
+        if self.robustness == Robustness():
+            without.add("robustness")
         return canonical_json(self.model_dump(mode="json", exclude=without))
 
     @property

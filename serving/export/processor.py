@@ -125,6 +125,7 @@ def _check(processor: Any, parts: ModelParts) -> None:  # noqa: ANN401 - transfo
     config: Any = parts.config
     noise = np.random.default_rng(0).integers(0, 256, (37, 61, 3), np.uint8)
     image = Image.fromarray(noise)
+    found: Any = None
     for question in _PROBES:
         found = processor.apply_chat_template(
             messages_of(question, image), add_generation_prompt=True, tokenize=True,

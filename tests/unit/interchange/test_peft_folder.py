@@ -1,5 +1,5 @@
 """A PEFT adapter's folder: what a bank can keep exactly is read, the rest is one sentence."""
-# pyright: reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false, reportUnknownMemberType=false
 
 import json
 from pathlib import Path
