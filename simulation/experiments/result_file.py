@@ -126,7 +126,8 @@ def write_result(folder: Path, result: ExperimentResult) -> None:
     document["answers"] = [_encoded(values) for values in result.answers]
     document["final_answers"] = [_encoded(values) for values in result.final_answers]
     document["pictures"] = [_packed(own) for own in result.pictures]
-    document["plan"] = result.plan.model_dump(mode="json")
+    # Without what has its default: another default later is another plan only if it was written.
+    document["plan"] = json.loads(result.plan.canonical())
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(document, ensure_ascii=False, sort_keys=True) + "\n"
     write_file(folder / f"{result.plan.digest[:16]}.json", text.encode(), DISK)
