@@ -68,9 +68,11 @@ def merged_by(merge_b: Callable[[Sequence[ArrayReader], int], Array], layer: Lay
     b = merge_b(layer.all_b, layer.liars)
     mean = np.empty(b.shape)
     mean_into(mean, layer.all_b, layer.weights)
+    # What B's precision can't tell from the mean is no difference: equal sites have none.
+    difference = np.where(mean.astype(b.dtype) == b, 0.0, mean - b)
     discarded, energy = (
         layer.scale * layer.scale * squared_norm(tall(factor), tall(a.T))
-        for factor in (mean - b, mean)
+        for factor in (difference, mean)
     )
     return MergedLayer(Pair(a, b), LayerError(discarded, energy))
 
