@@ -197,11 +197,17 @@ def _forgetting(report: RunReport) -> KeyFigure:
 def _how_to_read(report: RunReport) -> str:
     lost = drops(report)
     unchanged = bool(lost) and all(points == 0 for _, points in lost)
+    told = "Each question comes with its task, so the right stage answers (an oracle)."
+    if report.classes is not None:
+        told = (
+            "A task with classes is answered with one of all classes learned so far, without the "
+            "task, or of its own alone, as its stage's scope in the plan says."
+        )
     return (
         "Rows: the stage after which the model was scored. Columns: the task whose test questions "
         "were asked, in percent of its own measure. Framed: right after the task's own stage. "
-        "A dot: not evaluated. Each question comes with its task, so the right stage answers "
-        "(an oracle)." + (" Below its frame, every column stays the same." if unchanged else "")
+        f"A dot: not evaluated. {told}"
+        + (" Below its frame, every column stays the same." if unchanged else "")
     )
 
 

@@ -45,7 +45,11 @@ def test_the_page_says_which_auc_it_shows_and_the_file_has_each_sites():
     report = with_classes()
     page = render_page([report], [])
     assert "it is not the AUC of all sites" in page and "a 65.0" in page
-    assert "Tasks with classes" not in render_page([run()], [])
+    without = render_page([run()], [])
+    assert "Tasks with classes" not in without
+    # Without a task told there is no right stage to answer.
+    assert "(an oracle)" in without and "(an oracle)" not in page
+    assert "one of all classes learned so far" in page
     document = json.loads(json.dumps(to_document(report)))
     assert document["classes"]["auc_by_site"]["a"][1][0] == 0.65
     assert from_document(document, "r") == report
