@@ -12,13 +12,13 @@ import typer
 from commands.bank_ask import ask
 from commands.bank_exchange import (
     Folder,
-    Json,
     Which,
     export_stage,
     identity,
     import_folders,
     print_json,
 )
+from commands.options import Json
 from common.printable import counted
 
 if TYPE_CHECKING:

@@ -6,13 +6,21 @@ A bank of a method that answers with classes needs neither router nor question.
 # typer 0.20 leaves a type of click's open in its overloads; not ours to fix.
 # pyright: reportUnknownMemberType=false
 
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from commands.bank_exchange import Json, Tower, print_json
+from commands.bank_exchange import print_json
+from commands.options import (
+    BaseModelFolder,
+    Bits,
+    Json,
+    ModelPrecision,
+    SiteFile,
+    Tower,
+    VisionTower,
+)
 
 if TYPE_CHECKING:
     from client.orders.ask import AskSettings, BankAnswer
@@ -32,13 +40,6 @@ _UNKNOWN = (
 _RUNNERS_UP = 3
 
 
-class Bits(StrEnum):
-    """The values of a plan's `Precision`, without importing plans."""
-
-    FP32 = "fp32"
-    BF16 = "bf16"
-
-
 def ask(
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="An image or DICOM file.")],
     question: Annotated[
@@ -52,35 +53,16 @@ def ask(
     bank: Annotated[Path, typer.Option(metavar="FOLDER", help="The bank of adapters.")] = Path(
         "runs/demo/bank"
     ),
-    base_model: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="The base model's folder; by default the one that comes with the project.",
-        ),
-    ] = None,
+    base_model: BaseModelFolder = None,
     stage: Annotated[
         str | None,
         typer.Option(
             metavar="NAME", help="The stage that answers; by default the router picks one."
         ),
     ] = None,
-    vision_weights: Annotated[
-        Tower, typer.Option(help="Vision tower of an original LLaVA-Med, as in the bank's plan.")
-    ] = Tower.OPENAI,
-    precision: Annotated[
-        Bits | None,
-        typer.Option(
-            help="Of the base model, as in a plan's training; by default bf16 on a GPU, else fp32."
-        ),
-    ] = None,
-    site: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="This site's file: its own B answers, where the bank's rule left it one.",
-        ),
-    ] = None,
+    vision_weights: VisionTower = Tower.OPENAI,
+    precision: ModelPrecision = None,
+    site: SiteFile = None,
     max_new_tokens: Annotated[
         int, typer.Option(min=1, help="Maximum length of the answer, in tokens.")
     ] = 64,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from commands.options import BaseModelFolder, Json, Tower, VisionTower
 from common.printable import counted
 
 if TYPE_CHECKING:
@@ -32,14 +33,6 @@ Folder = Annotated[Path, typer.Argument(metavar="BANK", help="The bank's folder.
 Which = Annotated[
     str, typer.Argument(metavar="STAGE", help="A release's name, or its number (0 is the first).")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-
-
-class Tower(StrEnum):
-    """The values of a plan's `VisionWeights`, without importing plans."""
-
-    OPENAI = "openai"
-    CHECKPOINT = "checkpoint"
 
 
 class Dtype(StrEnum):
@@ -77,13 +70,7 @@ def export_stage(
     dtype: Annotated[
         Dtype, typer.Option(help="Of a merged model's weights; float32 is exact.")
     ] = Dtype.FLOAT32,
-    base_model: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="The base model's folder; by default the one that comes with the project.",
-        ),
-    ] = None,
+    base_model: BaseModelFolder = None,
     base_id: Annotated[
         str | None,
         typer.Option(
@@ -92,9 +79,7 @@ def export_stage(
             "its folder.",
         ),
     ] = None,
-    vision_weights: Annotated[
-        Tower, typer.Option(help="Vision tower of an original LLaVA-Med, as in the bank's plan.")
-    ] = Tower.OPENAI,
+    vision_weights: VisionTower = Tower.OPENAI,
     questions: Annotated[
         int | None,
         typer.Option(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from commands.options import Json
 from common.printable import counted
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ app = typer.Typer(
 )
 
 Folder = Annotated[Path, typer.Option("--state", help="The coordinator's folder.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 _HERE = Path("coordinator")
 

@@ -4,7 +4,6 @@
 # pyright: reportUnknownMemberType=false
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from importlib.util import find_spec
@@ -15,6 +14,7 @@ import typer
 
 from commands import data_import
 from commands.data_progress import decoding_progress
+from commands.options import WORKERS, Json, Workers
 from common.printable import counted
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from client.data.partition import SiteShare
 
 #: Decoding an image keeps a core busy and takes the memory of the whole image.
-_WORKERS = min(8, os.cpu_count() or 1)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -49,12 +48,8 @@ def check(
         Path | None,
         typer.Option(help="A plan: its tasks must be there, with answers that are its classes."),
     ] = None,
-    workers: Annotated[
-        int, typer.Option(min=1, help="Processes that decode images; each needs memory.")
-    ] = _WORKERS,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document on stdout.")
-    ] = False,
+    workers: Workers = WORKERS,
+    as_json: Json = False,
 ) -> None:
     """Check tasks in the paper's layout: questions, answers and images.
 
@@ -106,12 +101,8 @@ def partition(
             "--copy", help="Hard-link or copy the images instead of linking them symbolically."
         ),
     ] = False,
-    workers: Annotated[
-        int, typer.Option(min=1, help="Processes that decode images; each needs memory.")
-    ] = _WORKERS,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document on stdout.")
-    ] = False,
+    workers: Workers = WORKERS,
+    as_json: Json = False,
 ) -> None:
     """Partition tasks in the paper's layout among sites, to simulate a federation.
 

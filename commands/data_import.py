@@ -4,19 +4,18 @@
 # pyright: reportUnknownMemberType=false
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from commands.data_progress import decoding_progress
+from commands.options import WORKERS, Json, Workers
 from common.plan_fields import Modality
 
 if TYPE_CHECKING:
     from client.importing.settings import Form, Take, Uncertain
 
-_WORKERS = min(8, os.cpu_count() or 1)
 _FORMS = "auto, folders, table, json, parquet, slake, vqa-rad, pathvqa, pmc-vqa or omnimedvqa"
 _COLUMN = "Found by its name otherwise."
 
@@ -112,12 +111,8 @@ def import_source(
     link: Annotated[
         bool, typer.Option("--link", help="Link pictures symbolically instead of copying them.")
     ] = False,
-    workers: Annotated[
-        int, typer.Option(min=1, help="Processes that decode images; each needs memory.")
-    ] = _WORKERS,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document on stdout.")
-    ] = False,
+    workers: Workers = WORKERS,
+    as_json: Json = False,
 ) -> None:
     """Import a folder of pictures, a table or a published set as a task, split by patient.
 

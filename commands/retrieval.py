@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from commands.options import Json
 from common.plan.simulation import How
 from common.printable import counted
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Retrieve public reference pairs for a plan's stages.")
 
-_Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+_Json = Json
 _Questions = Annotated[
     Path | None,
     typer.Option(help="General questions in YAML, in place of the project's own."),

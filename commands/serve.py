@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from commands.bank_ask import TOY, TOYS, Bits, Tower, ask_settings, embedded_base
-from commands.bank_exchange import Folder, Json, print_json
+from commands.bank_ask import TOY, TOYS, ask_settings, embedded_base
+from commands.bank_exchange import Folder, print_json
+from commands.options import BaseModelFolder, Json, ModelPrecision, SiteFile, Tower, VisionTower
 
 if TYPE_CHECKING:
     from serving.run_server import Address
@@ -22,29 +23,10 @@ _FEWEST: Final = 16
 
 def serve(
     bank: Folder,
-    base_model: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="The base model's folder; by default the one that comes with the project.",
-        ),
-    ] = None,
-    vision_weights: Annotated[
-        Tower, typer.Option(help="Vision tower of an original LLaVA-Med, as in the bank's plan.")
-    ] = Tower.OPENAI,
-    precision: Annotated[
-        Bits | None,
-        typer.Option(
-            help="Of the base model, as in a plan's training; by default bf16 on a GPU, else fp32."
-        ),
-    ] = None,
-    site: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="This site's file: its own B answers, where the bank's rule left it one.",
-        ),
-    ] = None,
+    base_model: BaseModelFolder = None,
+    vision_weights: VisionTower = Tower.OPENAI,
+    precision: ModelPrecision = None,
+    site: SiteFile = None,
     host: Annotated[
         str, typer.Option(help="The address to listen on; by default this machine alone.")
     ] = "127.0.0.1",

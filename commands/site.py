@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from commands.options import Json
 from common.printable import counted, rough_duration
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ SiteFile = Annotated[
     Path, typer.Option("--site", help="The site file or its folder.", metavar="FILE")
 ]
 PlanFile = Annotated[Path, typer.Argument(metavar="PLAN", help="The plan's file (YAML or JSON).")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 HERE = Path("site.yaml")
 
 

@@ -1,0 +1,56 @@
+"""Options that several commands share, so that they read alike everywhere."""
+
+# typer 0.20 leaves a type of click's open in its overloads; not ours to fix.
+# pyright: reportUnknownMemberType=false
+
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+
+class Tower(StrEnum):
+    """The values of a plan's `VisionWeights`, without importing plans."""
+
+    OPENAI = "openai"
+    CHECKPOINT = "checkpoint"
+
+
+class Bits(StrEnum):
+    """The values of a plan's `Precision`, without importing plans."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+BaseModelFolder = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="The base model's folder; by default the one that comes with the project.",
+    ),
+]
+VisionTower = Annotated[
+    Tower, typer.Option(help="Vision tower of an original LLaVA-Med, as in the bank's plan.")
+]
+ModelPrecision = Annotated[
+    Bits | None,
+    typer.Option(
+        help="Of the base model, as in a plan's training; by default bf16 on a GPU, else fp32."
+    ),
+]
+SiteFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="This site's file: its own B answers, where the bank's rule left it one.",
+    ),
+]
+Workers = Annotated[
+    int, typer.Option(min=1, help="Processes that decode images; each needs memory.")
+]
+#: Decoding needs memory in each process, so no more than 8 are the default.
+WORKERS: Final = min(8, os.cpu_count() or 1)
