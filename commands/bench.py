@@ -9,11 +9,12 @@ from typing import Annotated, TextIO
 
 import typer
 
+from commands.options import Json
+
 app = typer.Typer(
     no_args_is_help=True, help="Time our implementations against straightforward ones."
 )
 
-_Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 _Repeats = Annotated[
     int, typer.Option(min=1, help="Timings of each implementation; the median is reported.")
 ]
@@ -21,7 +22,7 @@ _Tasks = Annotated[int, typer.Option(min=1, help="Number of earlier tasks.")]
 
 
 @app.command()
-def step(tasks: _Tasks = 7, repeats: _Repeats = 5, json_out: _Json = False) -> None:
+def step(tasks: _Tasks = 7, repeats: _Repeats = 5, json_out: Json = False) -> None:
     """Time a training step with folded earlier adapters against the paper's loop over tasks.
 
     Example: fedmslora bench step --json
@@ -34,7 +35,7 @@ def step(tasks: _Tasks = 7, repeats: _Repeats = 5, json_out: _Json = False) -> N
 
 
 @app.command()
-def regularizer(tasks: _Tasks = 7, repeats: _Repeats = 5, json_out: _Json = False) -> None:
+def regularizer(tasks: _Tasks = 7, repeats: _Repeats = 5, json_out: Json = False) -> None:
     """Time the regularizer's batched analytic gradient against autograd of the paper's loop.
 
     Example: fedmslora bench regularizer --json
@@ -47,7 +48,7 @@ def regularizer(tasks: _Tasks = 7, repeats: _Repeats = 5, json_out: _Json = Fals
 
 
 @app.command()
-def packing(repeats: _Repeats = 3, json_out: _Json = False) -> None:
+def packing(repeats: _Repeats = 3, json_out: Json = False) -> None:
     """Time an image's questions packed behind one prefix against one question a sequence.
 
     Example: fedmslora bench packing --json
@@ -60,7 +61,7 @@ def packing(repeats: _Repeats = 3, json_out: _Json = False) -> None:
 
 
 @app.command()
-def evaluate(tasks: _Tasks = 7, repeats: _Repeats = 2, json_out: _Json = False) -> None:
+def evaluate(tasks: _Tasks = 7, repeats: _Repeats = 2, json_out: Json = False) -> None:
     """Time batched answers to a test set against one question at a time with unmerged adapters.
 
     Example: fedmslora bench evaluate --json
@@ -73,7 +74,7 @@ def evaluate(tasks: _Tasks = 7, repeats: _Repeats = 2, json_out: _Json = False) 
 
 
 @app.command()
-def features(repeats: _Repeats = 5, json_out: _Json = False) -> None:
+def features(repeats: _Repeats = 5, json_out: Json = False) -> None:
     """Time an epoch with cached image features against decoding every image each time.
 
     Example: fedmslora bench features --json
@@ -90,7 +91,7 @@ def aggregate(
     repeats: Annotated[
         int, typer.Option(min=1, help="Timings of each implementation; the median is reported.")
     ] = 3,
-    json_out: _Json = False,
+    json_out: Json = False,
 ) -> None:
     """Time exact aggregation of the 7B's 224 layers against forming the dense products.
 
@@ -113,7 +114,7 @@ def round_(
     rounds: Annotated[
         int, typer.Option(min=2, help="Number of rounds; the first is not timed.")
     ] = 5,
-    json_out: _Json = False,
+    json_out: Json = False,
 ) -> None:
     """Time a federated round of real processes against the training of its slowest site.
 
@@ -133,7 +134,7 @@ def wire(
         typer.Option(help="Numbers of sites, such as 2,4,8; FedAvg of Flower runs with the first."),
     ] = "2",
     megabytes: Annotated[int, typer.Option(min=10, help="Size of an adapter in bf16.")] = 30,
-    json_out: _Json = False,
+    json_out: Json = False,
 ) -> None:
     """Measure traffic and memory of a real coordinator against Flower's FedAvg.
 
@@ -155,7 +156,7 @@ def wire(
 def retrieval(
     vectors: Annotated[int, typer.Option(min=1, help="Number of vectors.")] = 1_000_000,
     repeats: _Repeats = 5,
-    json_out: _Json = False,
+    json_out: Json = False,
 ) -> None:
     """Time a search of the retrieval index against one matrix product over the same bytes.
 
@@ -171,7 +172,7 @@ def retrieval(
 
 
 @app.command()
-def serve(repeats: _Repeats = 5, json_out: _Json = False) -> None:
+def serve(repeats: _Repeats = 5, json_out: Json = False) -> None:
     """Time a picture's questions to `fedmslora serve`, all at once against one after another.
 
     Example: fedmslora bench serve --json

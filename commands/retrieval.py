@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Retrieve public reference pairs for a plan's stages.")
 
-_Json = Json
 _Questions = Annotated[
     Path | None,
     typer.Option(help="General questions in YAML, in place of the project's own."),
@@ -68,7 +67,7 @@ def build(
         _Embedder,
         typer.Option(help="What embeds the captions: learned from them, or the base model."),
     ] = _Embedder.TFIDF_SVD,
-    json_out: _Json = False,
+    json_out: Json = False,
 ) -> None:
     """Build an index of image-caption pairs: dense vectors and BM25, memory-mapped.
 
@@ -131,7 +130,7 @@ def list_(
         Path | None,
         typer.Option(help="The CLIP that embedded the images, to embed the questions."),
     ] = None,
-    json_out: _Json = False,
+    json_out: Json = False,
 ) -> None:
     """Write the reference pairs of each stage of a plan, with a digest that the plan can pin.
 
