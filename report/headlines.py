@@ -7,6 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from common.printable import counted
+from report.format import percent, points
+from report.learned.intervals import NOT_A_MEAN, Bounds, student_mean
+from report.learned.verdict import (
+    TaskGain,
+    Verdict,
+    baseline,
+    gains_at_end,
+    gains_when_learned,
+    run_gain,
+    verdicts,
+)
 from report.model import RunReport, judged_when_learned, learned_score
 from report.spread import Spread, spread
 
@@ -19,12 +30,6 @@ class MethodScores:
     seeds: tuple[int, ...]
     learned: tuple[Spread | None, ...]
     last: tuple[Spread | None, ...]
-
-
-def baseline(report: RunReport, task: int) -> float | None:
-    """Return the better of the zero-shot score and the majority answer's."""
-    known = [row[task] for row in (report.zero_shot, report.majority)]
-    return max((score for score in known if score is not None), default=None)
 
 
 def gain(report: RunReport, task: int) -> float | None:
@@ -82,19 +87,130 @@ def tasks_led(methods: Sequence[MethodScores]) -> list[int]:
     return counts
 
 
+def page_headline(runs: Sequence[RunReport]) -> str:
+    """Return one sentence: mean score, gain and interval, then what was learned and kept.
+
+    It says that something was learned, or kept, only of tasks whose gain is shown to be above
+    zero.
+
+    Args:
+        runs: of one method, one for each seed; what was learned is said of the first.
+    """
+    first = runs[0]
+    whole = run_gain(first)
+    if whole is None:
+        return "No task was scored"
+    known = [one for one in map(run_gain, runs) if one is not None and one.gain is not None]
+    gain, interval = whole.gain, whole.interval
+    if len(known) == len(runs) > 1:
+        over = student_mean([one.gain for one in known if one.gain is not None])
+        gain, interval = over.value, over
+    score = sum(one.score for one in known) / len(known) if known else whole.score
+    moment = "at the end" if whole.at_end else "after each task's own stage"
+    told = f"Mean score {moment} {percent(score)} %"
+    if gain is not None:
+        told += f", {points(gain)} points{_bracketed(interval)} over the better of base model"
+        told += " and majority answer"
+    seed = f" (seed {first.seed})" if len(runs) > 1 else ""
+    return f"{told}: {_learned_and_kept(first, interval)}{seed}"
+
+
+def how_sure(runs: Sequence[RunReport]) -> str:
+    """Return one sentence on what the headline's interval is over; "" where it has none."""
+    whole = run_gain(runs[0])
+    if whole is None or whole.gain is None:
+        return ""
+    if len(runs) > 1:
+        return f"In brackets the 95 % interval over {len(runs)} seeds (Student's t)."
+    seed = "what another seed would do it does not say."
+    if whole.interval is None:
+        return f"One seed, and no interval: {why_no_interval(runs[0])}; {seed}"
+    total = sum(one.questions or 0 for one in gains_when_learned(runs[0]))
+    return (
+        f"In brackets the 95 % interval over {total} test questions, taken as independent, with "
+        f"one seed: {seed}"
+    )
+
+
+def why_no_interval(report: RunReport) -> str:
+    """Return why the mean gain of a run has no interval."""
+    if any(stage.metric in NOT_A_MEAN for stage in report.stages):
+        return "its measure is no mean over questions"
+    return "the number of questions is not known"
+
+
+def _learned_and_kept(report: RunReport, interval: Bounds | None) -> str:
+    gains = gains_when_learned(report)
+    learned, worse = verdicts(gains, Verdict.LEARNED), verdicts(gains, Verdict.WORSE)
+    below = interval is not None and interval.high < 0
+    parts = ["worse than without training"] if below else []
+    if learned:
+        parts.append(f"{len(learned)} of {counted(len(gains), 'task')} learned")
+        parts.append(_kept(report, learned))
+    elif len(verdicts(gains, Verdict.UNKNOWN)) == len(gains):
+        parts.append("whether a task was learned is not known")
+        parts += [_lost(lost)] if (lost := _fallen(drops(report))) else []
+    else:
+        parts.append(f"no task is shown to be learned{_with_so_few(gains, interval)}")
+    if worse:
+        parts.append(f"{len(worse)} worse than without training")
+    return "; ".join(parts)
+
+
+def _with_so_few(gains: Sequence[TaskGain], interval: Bounds | None) -> str:
+    """Return the numbers of questions, where more of them might have shown a gain."""
+    counts = sorted({one.questions for one in gains if one.questions})
+    if not counts or interval is None or not interval.value > 0:
+        return ""
+    span = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return f" by {span} questions a task"
+
+
+def _kept(report: RunReport, learned: Sequence[TaskGain]) -> str:
+    """Return which of the tasks that were learned have lost score since."""
+    names = {one.name for one in learned}
+    lost = [entry for entry in drops(report) if entry[0] in names]
+    if not lost:
+        only_last = names == {report.stages[-1].name}
+        why = "none of them is an earlier one" if only_last else why_no_drop(report)
+        return f"forgetting is not known: {why}"
+    if fallen := _fallen(lost):
+        return _lost(fallen)
+    return f"{counted(len(lost), 'earlier one')} kept, as measured at the end"
+
+
+def _fallen(lost: Sequence[tuple[str, float]]) -> list[tuple[str, float]]:
+    return [entry for entry in lost if entry[1] > 0]
+
+
+def _lost(fallen: Sequence[tuple[str, float]]) -> str:
+    worst, most = max(fallen, key=lambda entry: entry[1])
+    verb = "loses" if len(fallen) == 1 else "lose"
+    return f"{len(fallen)} {verb} score since, {worst} most: {100 * most:.1f} points"
+
+
+def _bracketed(interval: Bounds | None) -> str:
+    return "" if interval is None else f" [{points(interval.low)}, {points(interval.high)}]"
+
+
 def forgetting_headline(report: RunReport) -> str:
     """Return one sentence: which earlier tasks lost score by the last stage."""
     lost = drops(report)
     if not lost:
         return f"Forgetting is not known: {why_no_drop(report)}"
     worst, most = max(lost, key=lambda entry: entry[1])
-    if most == 0:
-        return "Nothing is forgotten: every task keeps its score to the last stage"
-    fallen = sum(1 for _, points in lost if points > 0)
-    return (
-        f"{_of(fallen, len(lost), 'earlier task', 'lose')} score, "
-        f"{worst} most: {100 * most:.1f} points"
-    )
+    if most > 0:
+        return (
+            f"{_of(len(_fallen(lost)), len(lost), 'earlier task', 'lose')} score, "
+            f"{worst} most: {100 * most:.1f} points"
+        )
+    gains = gains_when_learned(report)
+    if verdicts(gains, Verdict.LEARNED):
+        kept = f"{counted(len(lost), 'earlier task')}"
+        return f"No score is lower at the end than when learned, of {kept}"
+    if all(one.verdict is Verdict.UNKNOWN for one in gains):
+        return "No score is lower at the end; whether a task was learned is not known"
+    return "No task is shown to be learned, so none could be forgotten"
 
 
 def why_no_drop(report: RunReport) -> str:
@@ -115,40 +231,38 @@ def comparison_headline(reports: Sequence[RunReport]) -> str:
             1 for scores in zip(*(method.last for method in methods), strict=True) if any(scores)
         )
         best = max(range(len(wins)), key=wins.__getitem__)
-        leader = f"{methods[best].method} leads" if wins[best] else "no method leads alone"
+        most = f"{methods[best].method} has the highest mean score"
+        leader = most if wins[best] else "no method alone has the highest mean score"
         tasks = counted(scored, "task")
         return f"After the last stage {leader} on {wins[best] or 'any'} of {tasks}"
-    report = reports[0]
-    more = [
-        (stage.name, score - below)
-        for task, (stage, score) in enumerate(zip(report.stages, report.scores[-1], strict=True))
-        if score is not None and (below := baseline(report, task)) is not None
-    ]
+    more = [one for one in gains_at_end(reports[0]) if one.gain is not None]
     if not more:
         return f"Scores of {methods[0].method} after the last stage"
-    worst, least = min(more, key=lambda entry: entry[1])
-    better = sum(1 for _, points in more if points > 0)
+    least = min(more, key=lambda one: one.gain or 0.0)
     return (
-        f"{_of(better, len(more), 'task', 'beat')} both zero-shot and the majority answer; "
-        f"{worst} least: {100 * least:+.1f} points"
+        f"{_shown(more, 'at the end')}; {least.name} least: {points(least.gain)} "
+        f"points{_bracketed(least.interval)}"
     )
 
 
 def learning_headline(report: RunReport) -> str:
-    """Return one sentence: how many tasks were learned, and how many kept their score."""
-    known = [
-        (task, score - base)
-        for task, base in enumerate(report.zero_shot)
-        if base is not None and (score := learned_score(report, task)) is not None
-    ]
+    """Return one sentence: how many tasks are shown to have been learned."""
+    known = [one for one in gains_when_learned(report) if one.gain is not None]
     if not known:
         return "The score of each task, stage by stage"
-    risen = [task for task, gain in known if gain > 0]
-    sentence = f"{_of(len(risen), len(known), 'task', 'rise')} above the base model when learned"
-    if len(drops(report)) < len(report.stages) - 1:
-        return sentence
-    kept = sum(1 for task in risen if drop(report, task) == 0)
-    return f"{sentence}; {kept} of them {'keeps its' if kept == 1 else 'keep their'} best score"
+    return _shown(known, "at the end" if report.all_tasks_at_once else "after their own stage")
+
+
+def _shown(gains: Sequence[TaskGain], moment: str) -> str:
+    """Return how many of these tasks are shown to be above the baselines."""
+    above = "above both zero-shot and the majority answer"
+    if all(one.verdict is Verdict.UNKNOWN for one in gains):
+        risen = sum(1 for one in gains if one.gain is not None and one.gain > 0)
+        score = _of(risen, len(gains), "task", "score")
+        return f"{score} {above} {moment}; how sure is not known"
+    shown = len(verdicts(gains, Verdict.LEARNED))
+    verb = "is" if shown == 1 else "are"
+    return f"{shown or 'None'} of {counted(len(gains), 'task')} {verb} shown to be {above} {moment}"
 
 
 def _of(part: int, total: int, noun: str, verb: str) -> str:

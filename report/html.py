@@ -1,7 +1,7 @@
 """report.html: one self-contained file, without scripts and network access."""
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -31,9 +31,10 @@ from report.format import (
 )
 from report.headlines import (
     drops,
-    forgetting_headline,
     gain,
     gains,
+    how_sure,
+    page_headline,
     scores_by_method,
     why_no_drop,
 )
@@ -49,6 +50,7 @@ from report.hospitals.words import (
     who_gains,
     worth_sentences,
 )
+from report.learned.verdict import Verdict, gains_when_learned, run_gain, verdicts
 from report.methods import LEVELS, PairedTest, shown, summaries
 from report.methods_template import METHODS
 from report.model import RunReport, kinds, learned_score, metrics_by_kind
@@ -79,6 +81,7 @@ def render_page(
 ) -> str:
     """Render the page of one or several comparable runs; it shows the first one in full."""
     run = reports[0]
+    runs = [report for report in reports if report.method == run.method]
     environment = Environment(
         loader=DictLoader(
             {
@@ -99,8 +102,8 @@ def render_page(
     return environment.from_string(PAGE).render(
         run=run,
         style=Markup(STYLE),
-        headline=forgetting_headline(run) if hospitals is None else gain_headline(hospitals),
-        opening=_opening(run),
+        headline=_headline(runs, hospitals),
+        opening=_opening(runs, hospitals),
         key_figures=_key_figures(run),
         reading=_how_to_read(run),
         matrix=_matrix(run),
@@ -154,37 +157,75 @@ def _chart(charts: Sequence[Chart], file: str) -> Markup:
     return Markup("")
 
 
-def _opening(report: RunReport) -> str:
+def _headline(runs: Sequence[RunReport], hospitals: HospitalsReport | None) -> str:
+    """Return what the hospitals gain, where a task was learned at all."""
+    if hospitals is None or not verdicts(gains_when_learned(runs[0]), Verdict.LEARNED):
+        return page_headline(runs)
+    return gain_headline(hospitals)
+
+
+def _opening(runs: Sequence[RunReport], hospitals: HospitalsReport | None) -> str:
+    report, headline = runs[0], page_headline(runs)
+    first = "" if headline == _headline(runs, hospitals) else f"{headline}. "
     modalities = list(dict.fromkeys(stage.modality.value for stage in report.stages))
     sites = {site for stage in report.stages for site in stage.sites}
     return (
-        f"{counted(len(sites), 'site')} taught one model {counted(len(report.stages), 'task')} "
+        f"{first}{counted(len(sites), 'site')} trained one model on "
+        f"{counted(len(report.stages), 'task')} "
         f"in {counted(len(modalities), 'modality', 'modalities')} ({', '.join(modalities)}), "
-        "one stage after the other, without sharing an image."
+        f"one stage after the other, without sharing an image. {how_sure(runs)}"
     )
 
 
 def _key_figures(report: RunReport) -> list[KeyFigure]:
     modalities = {stage.modality for stage in report.stages}
     sites = {site for stage in report.stages for site in stage.sites}
-    figures = [
-        KeyFigure("Stages", str(len(report.stages)), "one new task each"),
-        KeyFigure("Modalities", str(len(modalities)), ", ".join(sorted(modalities))),
-        KeyFigure("Sites", str(len(sites)), ", ".join(sorted(sites))),
+    gained = gains_when_learned(report)
+    learned = len(verdicts(gained, Verdict.LEARNED))
+    unknown = all(one.verdict is Verdict.UNKNOWN for one in gained)
+    figures = [*_mean_figures(report)]
+    figures += [
+        KeyFigure(
+            "Tasks learned",
+            DASH if unknown else f"{learned} of {len(gained)}",
+            "not known: no interval" if unknown else "gain shown to be above zero",
+        ),
         _forgetting(report),
     ]
     if more := gains(report):
         worst, least = min(more, key=lambda entry: entry[1])
         note = f"points over zero-shot and majority, when learned ({worst})"
-        figures.append(KeyFigure("Smallest gain", f"{100 * least:+.1f}", note))
+        figures.append(KeyFigure("Smallest gain", points(least), note))
+    figures += [
+        KeyFigure("Modalities", str(len(modalities)), ", ".join(sorted(modalities))),
+        KeyFigure("Sites", str(len(sites)), ", ".join(sorted(sites))),
+    ]
     return figures
 
 
+def _mean_figures(report: RunReport) -> Iterator[KeyFigure]:
+    whole = run_gain(report)
+    if whole is None:
+        return
+    moment = "at the end" if whole.at_end else "when learned"
+    over = f"{moment}, mean of {counted(whole.tasks, 'task')}"
+    yield KeyFigure("Score", f"{percent(whole.score)} %", f"{readable(whole.measure)}, {over}")
+    if whole.gain is not None:
+        span = whole.interval
+        note = "no interval" if span is None else f"{points(span.low)} to {points(span.high)}"
+        yield KeyFigure("Gain", points(whole.gain), f"points ({note}) over the baselines, {moment}")
+
+
 def _forgetting(report: RunReport) -> KeyFigure:
-    """Return mean forgetting if all tasks have one measure, else the largest drop of a task."""
+    """Return mean forgetting if all tasks have one measure, else the largest drop of a task.
+
+    Where no task is shown to be learned, a forgetting of 0 would say nothing.
+    """
     by_kind = metrics_by_kind(report)
     only = next(iter(by_kind.values())).forgetting if len(by_kind) == 1 else None
     lost = drops(report)
+    if lost and max(most for _, most in lost) == 0 and not _some_learned(report):
+        return KeyFigure("Forgetting", DASH, "no task is shown to be learned")
     if only is not None:
         return KeyFigure("Forgetting", f"{100 * only:.1f}", "points, mean over the earlier tasks")
     if not lost:
@@ -192,6 +233,10 @@ def _forgetting(report: RunReport) -> KeyFigure:
     worst, most = max(lost, key=lambda entry: entry[1])
     note = "largest of any task" if most == 0 else worst
     return KeyFigure("Forgetting", f"{100 * most:.1f}", f"points, {note}")
+
+
+def _some_learned(report: RunReport) -> bool:
+    return bool(verdicts(gains_when_learned(report), Verdict.LEARNED))
 
 
 def _how_to_read(report: RunReport) -> str:

@@ -33,8 +33,13 @@ def gain_headline(report: HospitalsReport) -> str:
     gain = first.gain
     if gain is None:
         return "The scores of each hospital on its own tasks"
-    if gain.low is not None and gain.low <= 0:
+    if gain.high is not None and gain.high < 0:
+        return f"The federation is worse than staying alone: {with_interval(gain)} points"
+    if gain.mean <= 0 or (gain.low is not None and gain.low <= 0):
         return f"No gain over staying alone is shown: {with_interval(gain)} points"
+    if gain.low is None:
+        told = f"Federated and alone differ by {points(gain.mean)} points"
+        return f"{told}; without an interval no gain is shown"
     share = "" if first.way is None else f", {100 * first.way:.0f} % of the way to pooled data"
     return (
         f"By the federation a hospital gains {with_interval(gain)} points over staying alone{share}"
@@ -57,9 +62,13 @@ def who_gains(report: HospitalsReport) -> str:
         for one, gain in known
         if gain.mean > 0 and gain.low is not None and gain.low <= 0
     ]
+    unsure = [_at(one, report) for one, gain in known if gain.mean > 0 and gain.low is None]
     parts = [
         f"Nothing is gained at {', '.join(nothing)}." if nothing else "",
         f"No gain is shown at {', '.join(unshown)}: the interval includes zero." if unshown else "",
+        f"How sure the gain is at {', '.join(unsure)} is not known: it has no interval."
+        if unsure
+        else "",
         f"Not measured at {', '.join(missing)}: not trained alone for every task."
         if missing
         else "",

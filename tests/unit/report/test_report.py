@@ -25,6 +25,7 @@ from report.headlines import (
 )
 from report.html import render_page
 from report.json_file import from_document, read_report, to_document
+from report.learned.verdict import gains_when_learned
 from report.model import (
     LossPoint,
     PlanFacts,
@@ -181,7 +182,7 @@ def test_the_page_is_one_file_without_network_or_script(written: Path):
     assert all(address.startswith("data:image/png;base64,") for address in links.addresses)
     assert len(links.addresses) == 4
     assert not re.search(r"https?://|url\(|@import", html)
-    assert "Nothing is forgotten" in links.text and "ef" * 32 in links.text
+    assert "Mean score at the end 90.0 %" in links.text and "ef" * 32 in links.text
 
 
 def test_names_are_escaped_in_the_page():
@@ -215,10 +216,11 @@ def test_findings_by_hand():
         forgetting_headline(fallen) == "1 of 2 earlier tasks loses score, tissue most: 30.0 points"
     )
     assert comparison_headline([fallen]).endswith("tissue least: +10.0 points")
+    assert [more.gain for more in gains_when_learned(fallen)] == pytest.approx([0.3, 0.7, 0.7])
     other = run(method="sequential")
     assert (
         comparison_headline([fallen, other])
-        == "After the last stage sequential leads on 1 of 3 tasks"
+        == "After the last stage sequential has the highest mean score on 1 of 3 tasks"
     )
     assert tasks_led(scores_by_method([fallen, other])) == [0, 1]  # ties count for nobody
 
@@ -231,15 +233,16 @@ def test_what_was_not_scored_again_is_neither_forgotten_nor_kept():
     why = "earlier tasks were not scored at the end"
     assert forgetting_headline(once) == f"Forgetting is not known: {why}"
     assert why in render_page([once], [])
-    assert learning_headline(once) == "3 of 3 tasks rise above the base model when learned"
-    assert learning_headline(run()).endswith("when learned; 3 of them keep their best score")
-    unknown = replace(once, zero_shot=(None, None, None))
-    assert "rise" not in learning_headline(unknown)
+    assert learning_headline(once).startswith("3 of 3 tasks score above both zero-shot and")
+    unknown = replace(once, zero_shot=(None,) * 3, majority=(None,) * 3)
+    assert learning_headline(unknown) == "The score of each task, stage by stage"
     other = run(scores=((0.8, None, None), (None, 0.9, None), (None, None, 0.7)), method="x")
     told = comparison_headline([once, other])
-    assert told == "After the last stage mslora_cr leads on 1 of 1 task"
+    assert told == "After the last stage mslora_cr has the highest mean score on 1 of 1 task"
     equal = comparison_headline([once, replace(once, method="x")])
-    assert equal == "After the last stage no method leads alone on any of 1 task"
+    assert equal == (
+        "After the last stage no method alone has the highest mean score on any of 1 task"
+    )
 
 
 def test_joint_training_has_no_score_when_learned():
