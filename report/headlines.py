@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from common.printable import counted
 from report.format import percent, points
-from report.learned.intervals import NOT_A_MEAN, Bounds, student_mean
+from report.learned.intervals import NOT_A_MEAN, Estimate, student_mean
 from report.learned.verdict import (
     TaskGain,
     Verdict,
@@ -139,7 +139,7 @@ def why_no_interval(report: RunReport) -> str:
     return "the number of questions is not known"
 
 
-def _learned_and_kept(report: RunReport, interval: Bounds | None) -> str:
+def _learned_and_kept(report: RunReport, interval: Estimate | None) -> str:
     gains = gains_when_learned(report)
     learned, worse = verdicts(gains, Verdict.LEARNED), verdicts(gains, Verdict.WORSE)
     below = interval is not None and interval.high < 0
@@ -157,7 +157,7 @@ def _learned_and_kept(report: RunReport, interval: Bounds | None) -> str:
     return "; ".join(parts)
 
 
-def _with_so_few(gains: Sequence[TaskGain], interval: Bounds | None) -> str:
+def _with_so_few(gains: Sequence[TaskGain], interval: Estimate | None) -> str:
     """Return the numbers of questions, where more of them might have shown a gain."""
     counts = sorted({one.questions for one in gains if one.questions})
     if not counts or interval is None or not interval.value > 0:
@@ -189,7 +189,7 @@ def _lost(fallen: Sequence[tuple[str, float]]) -> str:
     return f"{len(fallen)} {verb} score since, {worst} most: {100 * most:.1f} points"
 
 
-def _bracketed(interval: Bounds | None) -> str:
+def _bracketed(interval: Estimate | None) -> str:
     return "" if interval is None else f" [{points(interval.low)}, {points(interval.high)}]"
 
 

@@ -26,7 +26,7 @@ _STUDENT = (
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
+class Estimate:
     """A value with its interval; fractions."""
 
     value: float
@@ -34,7 +34,7 @@ class Bounds:
     high: float
 
 
-def wilson(score: float, questions: int, level: float = LEVEL) -> Bounds:
+def wilson(score: float, questions: int, level: float = LEVEL) -> Estimate:
     """Return Wilson's score interval (doi 10.1080/01621459.1927.10502953) of a mean over questions.
 
     Exact for shares. A measure with values between 0 and 1 varies less than a share of the same
@@ -48,34 +48,34 @@ def wilson(score: float, questions: int, level: float = LEVEL) -> Bounds:
     z = NormalDist().inv_cdf(1 - level / 2)
     spread = z * math.sqrt(score * (1 - score) / questions + (z / (2 * questions)) ** 2)
     middle, scale = score + z * z / (2 * questions), 1 + z * z / questions
-    return Bounds(score, max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale))
+    return Estimate(score, max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale))
 
 
-def difference(first: Bounds, second: Bounds) -> Bounds:
+def difference(first: Estimate, second: Estimate) -> Estimate:
     """Return first minus second, of independent intervals (Newcombe's method 10).
 
     doi 10.1002/(SICI)1097-0258(19980430)17:8<873::AID-SIM779>3.0.CO;2-I. Two models that are
     asked the same questions are usually right on the same ones: it is then too wide.
     """
     value = first.value - second.value
-    return Bounds(
+    return Estimate(
         value,
         value - math.hypot(first.value - first.low, second.high - second.value),
         value + math.hypot(first.high - first.value, second.value - second.low),
     )
 
 
-def mean_of(parts: Sequence[Bounds]) -> Bounds:
+def mean_of(parts: Sequence[Estimate]) -> Estimate:
     """Return the mean of independent values with its interval (MOVER, doi 10.1002/sim.3095)."""
     value = mean([one.value for one in parts])
     below = math.hypot(*(one.value - one.low for one in parts)) / len(parts)
     above = math.hypot(*(one.high - one.value for one in parts)) / len(parts)
-    return Bounds(value, value - below, value + above)
+    return Estimate(value, value - below, value + above)
 
 
-def student_mean(values: Sequence[float]) -> Bounds:
+def student_mean(values: Sequence[float]) -> Estimate:
     """Return the mean with Student's interval of 95 %; of at least two values, one a seed."""
     count = len(values)
     half = _STUDENT[min(count - 1, len(_STUDENT)) - 1] * stdev(values) / math.sqrt(count)
     value = mean(values)
-    return Bounds(value, value - half, value + half)
+    return Estimate(value, value - half, value + half)

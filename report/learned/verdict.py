@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from common.plan.plan import Metric
-from report.learned.intervals import NOT_A_MEAN, Bounds, difference, mean_of, wilson
+from report.learned.intervals import NOT_A_MEAN, Estimate, difference, mean_of, wilson
 from report.model import RunReport, kinds, learned_score
 from report.significance import LEVEL
 
@@ -36,7 +36,7 @@ class TaskGain:
     baseline: float | None
     questions: int | None
     gain: float | None
-    interval: Bounds | None
+    interval: Estimate | None
     verdict: Verdict
 
 
@@ -55,7 +55,7 @@ class RunGain:
     at_end: bool
     score: float
     gain: float | None
-    interval: Bounds | None
+    interval: Estimate | None
     tasks: int
     of: int
 
@@ -142,7 +142,7 @@ def _gain(report: RunReport, task: int, score: float | None) -> TaskGain:
     )
 
 
-def _interval(report: RunReport, task: int, score: float | None, level: float) -> Bounds | None:
+def _interval(report: RunReport, task: int, score: float | None, level: float) -> Estimate | None:
     below, questions = baseline(report, task), question_count(report, task)
     if score is None or below is None or questions is None:
         return None
@@ -151,7 +151,7 @@ def _interval(report: RunReport, task: int, score: float | None, level: float) -
     return difference(wilson(score, questions, level), wilson(below, questions, level))
 
 
-def _verdict(interval: Bounds | None) -> Verdict:
+def _verdict(interval: Estimate | None) -> Verdict:
     if interval is None:
         return Verdict.UNKNOWN
     if interval.low > 0:

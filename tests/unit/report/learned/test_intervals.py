@@ -3,7 +3,7 @@ import math
 import pytest
 from scipy.special import stdtrit  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
 
-from report.learned.intervals import Bounds, difference, mean_of, student_mean, wilson
+from report.learned.intervals import Estimate, difference, mean_of, student_mean, wilson
 
 
 def test_wilsons_interval_is_that_of_the_literature():
@@ -21,7 +21,7 @@ def test_newcombes_difference_is_that_of_the_literature():
 
 
 def test_the_mean_of_independent_values_is_surer_than_each():
-    one = Bounds(0.5, 0.4, 0.7)
+    one = Estimate(0.5, 0.4, 0.7)
     found = mean_of([one] * 4)
     assert (found.value, found.low, found.high) == pytest.approx((0.5, 0.45, 0.6))
 
