@@ -10,8 +10,8 @@ from common.printable import counted
 from report.format import percent, points
 from report.learned.intervals import NOT_A_MEAN, Estimate, student_mean
 from report.learned.verdict import (
+    GainVerdict,
     TaskGain,
-    Verdict,
     baseline,
     gains_at_end,
     gains_when_learned,
@@ -141,13 +141,13 @@ def why_no_interval(report: RunReport) -> str:
 
 def _learned_and_kept(report: RunReport, interval: Estimate | None) -> str:
     gains = gains_when_learned(report)
-    learned, worse = verdicts(gains, Verdict.LEARNED), verdicts(gains, Verdict.WORSE)
+    learned, worse = verdicts(gains, GainVerdict.LEARNED), verdicts(gains, GainVerdict.WORSE)
     below = interval is not None and interval.high < 0
     parts = ["worse than without training"] if below else []
     if learned:
         parts.append(f"{len(learned)} of {counted(len(gains), 'task')} learned")
         parts.append(_kept(report, learned))
-    elif len(verdicts(gains, Verdict.UNKNOWN)) == len(gains):
+    elif len(verdicts(gains, GainVerdict.UNKNOWN)) == len(gains):
         parts.append("whether a task was learned is not known")
         parts += [_lost(lost)] if (lost := _fallen(drops(report))) else []
     else:
@@ -205,10 +205,10 @@ def forgetting_headline(report: RunReport) -> str:
             f"{worst} most: {100 * most:.1f} points"
         )
     gains = gains_when_learned(report)
-    if verdicts(gains, Verdict.LEARNED):
+    if verdicts(gains, GainVerdict.LEARNED):
         kept = f"{counted(len(lost), 'earlier task')}"
         return f"No score is lower at the end than when learned, of {kept}"
-    if all(one.verdict is Verdict.UNKNOWN for one in gains):
+    if all(one.verdict is GainVerdict.UNKNOWN for one in gains):
         return "No score is lower at the end; whether a task was learned is not known"
     return "No task is shown to be learned, so none could be forgotten"
 
@@ -256,11 +256,11 @@ def learning_headline(report: RunReport) -> str:
 def _shown(gains: Sequence[TaskGain], moment: str) -> str:
     """Return how many of these tasks are shown to be above the baselines."""
     above = "above both zero-shot and the majority answer"
-    if all(one.verdict is Verdict.UNKNOWN for one in gains):
+    if all(one.verdict is GainVerdict.UNKNOWN for one in gains):
         risen = sum(1 for one in gains if one.gain is not None and one.gain > 0)
         score = _of(risen, len(gains), "task", "score")
         return f"{score} {above} {moment}; how sure is not known"
-    shown = len(verdicts(gains, Verdict.LEARNED))
+    shown = len(verdicts(gains, GainVerdict.LEARNED))
     verb = "is" if shown == 1 else "are"
     return f"{shown or 'None'} of {counted(len(gains), 'task')} {verb} shown to be {above} {moment}"
 

@@ -50,7 +50,7 @@ from report.hospitals.words import (
     who_gains,
     worth_sentences,
 )
-from report.learned.verdict import Verdict, gains_when_learned, run_gain, verdicts
+from report.learned.verdict import GainVerdict, gains_when_learned, run_gain, verdicts
 from report.methods import LEVELS, PairedTest, shown, summaries
 from report.methods_template import METHODS
 from report.model import RunReport, kinds, learned_score, metrics_by_kind
@@ -159,7 +159,7 @@ def _chart(charts: Sequence[Chart], file: str) -> Markup:
 
 def _headline(runs: Sequence[RunReport], hospitals: HospitalsReport | None) -> str:
     """Return what the hospitals gain, where a task was learned at all."""
-    if hospitals is None or not verdicts(gains_when_learned(runs[0]), Verdict.LEARNED):
+    if hospitals is None or not verdicts(gains_when_learned(runs[0]), GainVerdict.LEARNED):
         return page_headline(runs)
     return gain_headline(hospitals)
 
@@ -181,8 +181,8 @@ def _key_figures(report: RunReport) -> list[KeyFigure]:
     modalities = {stage.modality for stage in report.stages}
     sites = {site for stage in report.stages for site in stage.sites}
     gained = gains_when_learned(report)
-    learned = len(verdicts(gained, Verdict.LEARNED))
-    unknown = all(one.verdict is Verdict.UNKNOWN for one in gained)
+    learned = len(verdicts(gained, GainVerdict.LEARNED))
+    unknown = all(one.verdict is GainVerdict.UNKNOWN for one in gained)
     figures = [*_mean_figures(report)]
     figures += [
         KeyFigure(
@@ -236,7 +236,7 @@ def _forgetting(report: RunReport) -> KeyFigure:
 
 
 def _some_learned(report: RunReport) -> bool:
-    return bool(verdicts(gains_when_learned(report), Verdict.LEARNED))
+    return bool(verdicts(gains_when_learned(report), GainVerdict.LEARNED))
 
 
 def _how_to_read(report: RunReport) -> str:

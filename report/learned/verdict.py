@@ -10,7 +10,7 @@ from report.model import RunReport, kinds, learned_score
 from report.significance import LEVEL
 
 
-class Verdict(StrEnum):
+class GainVerdict(StrEnum):
     """What a task's gain over the better of base model and majority answer shows."""
 
     LEARNED = "learned"
@@ -37,7 +37,7 @@ class TaskGain:
     questions: int | None
     gain: float | None
     interval: Estimate | None
-    verdict: Verdict
+    verdict: GainVerdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +120,7 @@ def run_gain(report: RunReport) -> RunGain | None:
 _MOMENTS = (gains_at_end, gains_when_learned)
 
 
-def verdicts(gains: Sequence[TaskGain], verdict: Verdict) -> list[TaskGain]:
+def verdicts(gains: Sequence[TaskGain], verdict: GainVerdict) -> list[TaskGain]:
     """Return the tasks with this verdict."""
     return [one for one in gains if one.verdict is verdict]
 
@@ -151,9 +151,9 @@ def _interval(report: RunReport, task: int, score: float | None, level: float) -
     return difference(wilson(score, questions, level), wilson(below, questions, level))
 
 
-def _verdict(interval: Estimate | None) -> Verdict:
+def _verdict(interval: Estimate | None) -> GainVerdict:
     if interval is None:
-        return Verdict.UNKNOWN
+        return GainVerdict.UNKNOWN
     if interval.low > 0:
-        return Verdict.LEARNED
-    return Verdict.WORSE if interval.high < 0 else Verdict.NOT_SHOWN
+        return GainVerdict.LEARNED
+    return GainVerdict.WORSE if interval.high < 0 else GainVerdict.NOT_SHOWN
