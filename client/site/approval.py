@@ -66,7 +66,7 @@ def describe_plan(plan: Plan, site: Site) -> list[str]:
         *plan.method.notes(len(planned)),
         *_describe_own_b(plan),
         *_describe_prototypes(plan, planned, site),
-        _describe_scoring(plan),
+        _describe_scoring(plan, site),
         *_describe_alone(plan, site),
         f"What leaves this site: after each of {counted(rounds, 'round')} "
         f"{_describe_adapter(plan, planned, layers, extra)}, the number of training examples "
@@ -237,7 +237,7 @@ def _describe_prototypes(plan: Plan, planned: Sequence[PlannedStage], site: Site
     ]
 
 
-def _describe_scoring(plan: Plan) -> str:
+def _describe_scoring(plan: Plan, site: Site) -> str:
     evaluation = plan.evaluation
     later = {
         Earlier.ALL: "after it and after each later one",
@@ -253,7 +253,11 @@ def _describe_scoring(plan: Plan) -> str:
             "for each image, with the share of images for which it chooses this stage, or its "
             "modality."
         )
-    return f"The test questions of each of these tasks are scored {when}.{routed}"
+    fewest = (
+        f" No score of fewer than {site.policy.test_questions} test questions leaves, nor of a "
+        "class or a kind of question with fewer (policy.test_questions)."
+    )
+    return f"The test questions of each of these tasks are scored {when}.{routed}{fewest}"
 
 
 def _describe_alone(plan: Plan, site: Site) -> list[str]:

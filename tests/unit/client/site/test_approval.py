@@ -149,3 +149,8 @@ def test_a_stage_that_tells_the_task_is_asked_among_its_own_classes(base: Path):
     said = "\n".join(describe_plan(plan, site_at(base)))
     assert "The test asks for one of these classes: normal, stone." in said
     assert extra_numbers(plan, base) == 0
+
+
+def test_an_admin_reads_of_how_few_questions_no_score_leaves(base: Path):
+    fewest = site_at(base).policy.test_questions
+    assert f"No score of fewer than {fewest} test questions leaves" in told(base, "svd")
