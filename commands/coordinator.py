@@ -37,7 +37,9 @@ def init(
         list[str] | None,
         typer.Option(help="A DNS name or address of this machine, for the sites; may be repeated."),
     ] = None,
-    port: Annotated[int, typer.Option(help="The only port that is open to the sites.")] = 8443,
+    port: Annotated[
+        int, typer.Option(min=1, max=65535, help="The only port that is open to the sites.")
+    ] = 8443,
     bind: Annotated[str, typer.Option(help="The address that this port is bound to.")] = "0.0.0.0",
     inner_host: Annotated[
         str,
@@ -46,7 +48,8 @@ def init(
         ),
     ] = "127.0.0.1",
     inner_port: Annotated[
-        int, typer.Option(help="The SuperLink's port; don't open it to the network.")
+        int,
+        typer.Option(min=1, max=65535, help="The SuperLink's port; don't open it to the network."),
     ] = 8000,
     renew: Annotated[
         bool,
@@ -93,19 +96,24 @@ def start(
 
     Example: fedmslora coordinator start
     """
+    from common.network.ports import check_free
     from common.process.supervise import single_instance, supervise, until_signalled
     from server.coordinator.certificates import days_left
-    from server.coordinator.processes import exec_process, processes
+    from server.coordinator.processes import exec_process, needed_ports, processes
     from server.coordinator.state import State
 
     opened = State.open(state)
+    ports = needed_ports(opened)
     if part is not None:
-        exec_process(_which(part), opened)
+        name = _which(part)
+        check_free([ports[name]] if name in ports else [])
+        exec_process(name, opened)
     if (days := days_left(opened.tls / "server.crt")) < 30:
         typer.echo(
             f"The certificate expires in {counted(days, 'day')}: fedmslora coordinator init --renew"
         )
     with single_instance(opened.pid_file), until_signalled() as stop:
+        check_free(list(ports.values()))
         settings = opened.settings
         typer.echo(f"Listening for sites at {settings.address}; logs are in {opened.logs}")
         supervise(processes(opened), stop)

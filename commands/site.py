@@ -152,7 +152,9 @@ def start(
     runtime_host: Annotated[
         str, typer.Option(help="Where SuperExec connects to SuperNode; keep it inside the site.")
     ] = "127.0.0.1",
-    runtime_port: Annotated[int, typer.Option(help="The port of this connection.")] = 9094,
+    runtime_port: Annotated[
+        int, typer.Option(min=1, max=65535, help="The port of this connection.")
+    ] = 9094,
 ) -> None:
     """Run the site until Ctrl-C or SIGTERM; processes that end are restarted.
 
@@ -163,8 +165,11 @@ def start(
     from client.node.processes import ProgramName
     from client.node.start import run_program, run_site
     from common.errors import SiteFailed
+    from common.network.address import host_fault, without_brackets
 
-    machine = replace(_machine(site), host=runtime_host, port=runtime_port)
+    if (fault := host_fault(runtime_host)) is not None:
+        raise SiteFailed(f"--runtime-host: {fault}")
+    machine = replace(_machine(site), host=without_brackets(runtime_host), port=runtime_port)
     if part is None:
         typer.echo(f"{machine.site.name}: logs are in {machine.site.store / 'logs'}", err=True)
         run_site(machine, _say)

@@ -53,4 +53,4 @@ ENTRYPOINT ["fedmslora"]
 CMD ["site", "start", "--site", "/site/site.yaml"]
 # The SuperNode's own API, from which the SuperExec gets its tasks.
 HEALTHCHECK --interval=30s --timeout=10s --start-period=60s --retries=3 \
-    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:9094/health', timeout=5)"]
+    CMD ["python", "-c", "import http.client; there = http.client.HTTPConnection('127.0.0.1', 9094, timeout=5); there.request('GET', '/health'); raise SystemExit(there.getresponse().status != 200)"]

@@ -15,11 +15,13 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 from common.errors import Refusal, SiteFailed, StateError
+from common.network.proxies import NO_PROXIES
 from common.process.flower_environment import OFFLINE
 
-#: Neither Flower nor Ray looks for updates or sends telemetry; Ray logs every line.
+#: Neither Flower nor Ray looks for updates, sends telemetry or uses a proxy; Ray logs every line.
 QUIET = {
     **OFFLINE,
+    **NO_PROXIES,
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -28,6 +30,9 @@ QUIET = {
 #: Ray's object store holds one order or update at a time; its default is a third of the RAM.
 _OBJECT_STORE_BYTES = 256 * 1024 * 1024
 _POLL_S = 0.5
+#: The path of a socket has at most 107 bytes (sun_path of unix(7)), and Ray's name below the
+#: folder is /ray/session_2026-11-29_16-45-55_123456_1234567/sockets/plasma_store.
+_LONGEST_TMPDIR = 107 - 68
 
 
 class Engine(StrEnum):
@@ -88,6 +93,28 @@ def _in_process(plan: Path, folder: Path, sites: Path) -> None:
     )
 
 
+def check_engine(engine: Engine) -> None:
+    """Check that the engine can run here, before anything is prepared.
+
+    Raises:
+        StateError: it can't.
+    """
+    if engine is not Engine.FLOWER:
+        return
+    if find_spec("ray") is None:
+        raise StateError(
+            "--engine flower: found no package 'ray', expected the packages of the extra 'sim'"
+        )
+    variable = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR"
+    folder = os.environ.get(variable, "")
+    if len(os.fsencode(folder)) > _LONGEST_TMPDIR:
+        raise StateError(
+            f"{variable}: found a path of {len(os.fsencode(folder))} bytes, expected at most "
+            f"{_LONGEST_TMPDIR}, as Ray's sockets are in it; set RAY_TMPDIR to a shorter folder, "
+            "or use --engine inprocess"
+        )
+
+
 def _flower(count: int) -> None:
     """Run Flower's engine in a thread of its own, and wait for it.
 
@@ -95,10 +122,6 @@ def _flower(count: int) -> None:
     starts are daemons: a ServerApp that waits for an engine that is gone does not keep the
     process alive.
     """
-    if find_spec("ray") is None:
-        raise StateError(
-            "--engine flower: found no package 'ray', expected the packages of the extra 'sim'"
-        )
     errors: list[BaseException] = []
 
     def engine() -> None:

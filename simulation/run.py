@@ -25,7 +25,7 @@ from simulation.baselines import (
     with_method,
     with_seed,
 )
-from simulation.engines import Engine
+from simulation.engines import Engine, check_engine
 from simulation.hospital_scores import SeedRuns, hospitals_report
 from simulation.hospitals import check, prepare
 from simulation.paired_runs import PairedRun, paired_tests
@@ -58,6 +58,7 @@ def simulate(file: Path, options: SimulationOptions) -> list[RunReport]:
     Raises:
         Refusal: with one clear sentence; nothing half-written is left.
     """
+    check_engine(options.engine)
     plan = load_plan(file)
     labels = _labels(plan, options)
     base_model = check(plan, str(file), options.data, options.base_model)

@@ -13,7 +13,7 @@ from client.data.check import may_share
 from client.data.file_modality import foreign_codes
 from client.data.task import TRAIN_FILE, TaskData, check_task, images_of
 from client.model.base_digest import base_digest
-from client.node.connectivity import check_connection
+from client.node.connectivity import check_connection, check_proxy
 from client.node.enrolment import check_enrolment
 from client.node.processes import check_flower
 from client.site.approval import (
@@ -76,9 +76,12 @@ def check_site(site: Site, plan: Plan | None) -> Iterator[Finding]:
 
 
 def quick_checks(federation: Federation) -> list[Finding]:
-    """Check what a start needs: key file, connection, certificate, clock, enrolment."""
+    """Check what a start needs: key file, proxy, connection, certificate, clock, enrolment."""
     found = _findings_of("key file", lambda: [_key(federation)])
-    found += _findings_of("certificate", lambda: check_connection(federation))
+    way = _findings_of("proxy", lambda: [check_proxy(federation)])
+    found += way
+    if all(finding.passed for finding in way):
+        found += _findings_of("certificate", lambda: check_connection(federation))
     if all(finding.passed for finding in found):
         found += _findings_of("key", lambda: [check_enrolment(federation)])
     return found

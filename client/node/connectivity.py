@@ -17,6 +17,7 @@ import httpx
 
 from client.site.config import Federation
 from client.site.finding import Finding, Level, ok, problem
+from common.network.proxies import Proxy, proxy_to
 
 _TIMEOUT_S: Final = 10.0
 #: How much later than the Date the server's clock is on average.
@@ -43,8 +44,25 @@ class Clocks:
         return (self.asked + self.answered) / 2 - (self.coordinator + _DATE_S)
 
 
+def check_proxy(federation: Federation) -> Finding:
+    """Return which proxy the environment puts between this site and the coordinator, if any.
+
+    Raises:
+        SiteFailed: the proxy's address can't be used.
+    """
+    proxy = proxy_to(federation.address)
+    if proxy is None:
+        return ok("proxy", "none: the environment names none to the coordinator")
+    return ok("proxy", f"{proxy} leads to the coordinator; inner connections never use it")
+
+
 def check_connection(federation: Federation) -> list[Finding]:
-    """Check the address and the certificate and, if the coordinator answers, the clocks."""
+    """Check the address and the certificate and, if the coordinator answers, the clocks.
+
+    Raises:
+        SiteFailed: the environment names a proxy that can't be used.
+    """
+    proxy = proxy_to(federation.address)
     try:
         context = tls_context(federation.ca)
     except (OSError, ssl.SSLError) as error:
@@ -53,12 +71,12 @@ def check_connection(federation: Federation) -> list[Finding]:
             problem("certificate", f"{federation.ca}: can't be read as a certificate ({reason})")
         ]
     try:
-        clocks = _ask(federation.address, context)
+        clocks = _ask(federation.address, context, proxy)
     except httpx.TransportError as error:
-        return [_transport_finding(federation, error)]
-    trusted = ok(
-        "certificate", f"{federation.address} answers, with a certificate of {federation.ca}"
-    )
+        return [_transport_finding(federation, error, proxy)]
+    unopened = "" if proxy is None else ": the proxy does not open its TLS"
+    text = f"{federation.address} answers, with a certificate of {federation.ca}{unopened}"
+    trusted = ok("certificate", text)
     return [trusted, clock_finding(clocks)]
 
 
@@ -86,9 +104,10 @@ def clock_finding(clocks: Clocks | None) -> Finding:
     return ok("clock", "agrees with the coordinator's to about two seconds")
 
 
-def _ask(address: str, context: ssl.SSLContext) -> Clocks | None:
+def _ask(address: str, context: ssl.SSLContext, proxy: Proxy | None) -> Clocks | None:
     """Return the clocks around a request, which the coordinator may refuse."""
-    with httpx.Client(verify=context, timeout=_TIMEOUT_S) as client:
+    url = None if proxy is None else proxy.url
+    with httpx.Client(verify=context, timeout=_TIMEOUT_S, proxy=url, trust_env=False) as client:
         # The first request opens the connection, whose time would count as round trip.
         client.get(f"https://{address}/")
         asked = time.time()
@@ -101,14 +120,22 @@ def _ask(address: str, context: ssl.SSLContext) -> Clocks | None:
     return Clocks(asked=asked, coordinator=date, answered=answered)
 
 
-def _transport_finding(federation: Federation, error: httpx.TransportError) -> Finding:
+def _transport_finding(
+    federation: Federation, error: httpx.TransportError, proxy: Proxy | None
+) -> Finding:
+    if proxy is not None and isinstance(error, httpx.ProxyError):
+        return _refused_by_proxy(federation.address, proxy, str(error))
     cause = _cause(error)
     if isinstance(cause, ssl.SSLCertVerificationError):
-        return problem("certificate", _why_untrusted(federation, cause.verify_code))
+        return problem("certificate", _why_untrusted(federation, cause.verify_code, proxy))
     if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError):
         text = f"{federation.address}: found no TLS ({cause.reason}), expected a coordinator"
         return problem("address", text)
     reason = getattr(cause, "strerror", None) or type(cause).__name__
+    if proxy is not None:
+        text = f"{federation.address} does not answer through the proxy {proxy} ({reason}): does "
+        text += "the proxy run, is the coordinator running, or does NO_PROXY have to name it?"
+        return Finding("address", Level.AWAY, text)
     return Finding(
         "address",
         Level.AWAY,
@@ -124,7 +151,17 @@ def _cause(error: BaseException) -> BaseException:
     return error
 
 
-def _why_untrusted(federation: Federation, code: int) -> str:
+def _refused_by_proxy(address: str, proxy: Proxy, answer: str) -> Finding:
+    """Return the finding on a proxy that answered CONNECT with this status and reason."""
+    status = answer[:3] if answer[:3].isdigit() else ""
+    text = f"{proxy} refuses to connect to {address} ({answer[:60]}): "
+    if status.startswith("5"):
+        return Finding("proxy", Level.AWAY, f"{text}is the coordinator running?")
+    remedy = "it wants a name and a password" if status == "407" else "ask who runs it to allow it"
+    return problem("proxy", f"{text}{remedy}")
+
+
+def _why_untrusted(federation: Federation, code: int, proxy: Proxy | None) -> str:
     address = federation.address
     match code:  # of OpenSSL's x509_vfy.h
         case 10:
@@ -138,6 +175,11 @@ def _why_untrusted(federation: Federation, code: int) -> str:
             return (
                 f"{address}: found a certificate for another host name: use the name that the "
                 "coordinator's certificate has (its `coordinator init --host`)"
+            )
+        case _ if proxy is not None:
+            return (
+                f"{address}: found a certificate that {federation.ca} has not signed: the proxy "
+                f"{proxy} opens TLS; have it leave this address alone, or name it in NO_PROXY"
             )
         case _:
             return (

@@ -12,6 +12,7 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from client.site.config import Federation
 from client.site.finding import Finding, Level, ok, problem
 from client.site.keys import load_key
+from common.network.proxies import changed_environment, environment_to
 
 #: flwr 1.42 looks up the key, then refuses so short an interval, and only then would mark the
 #: node as online: so a known key and an unknown one get two different refusals.
@@ -32,7 +33,10 @@ def check_enrolment(federation: Federation) -> Finding:
     sign = NodeAuthHttpInterceptor(key, public)
     ca = federation.ca.read_bytes()
     try:
-        with FleetHttpClient.from_server_address(federation.address, False, ca, [sign]) as client:
+        # Flower's client reads the environment when it is made.
+        with changed_environment(environment_to(federation.address)):
+            made = FleetHttpClient.from_server_address(federation.address, False, ca, [sign])
+        with made as client:
             client.ActivateNode(request)
     except httpx.HTTPStatusError as error:
         return _refusal_finding(federation, error.response)

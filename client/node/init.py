@@ -10,10 +10,11 @@ from typing import Final
 from cryptography import x509
 from pydantic import TypeAdapter, ValidationError
 
-from client.site.config import Address, load_site
+from client.site.config import load_site
 from client.site.keys import make_key
 from common.durable import DISK, write_file
 from common.errors import SiteFailed
+from common.network.address import address_fault
 from common.plan_fields import Modality, Slug
 
 SITE_FILE: Final = "site.yaml"
@@ -131,8 +132,8 @@ def _check(new: NewSite) -> None:
             f"--name: found {new.name!r}, expected a pseudonym of a-z, 0-9, - and _, "
             "at most 40 long"
         )
-    if not _is_valid(TypeAdapter(Address), new.address):
-        raise SiteFailed(f"--coordinator: found {new.address!r}, expected HOST:PORT")
+    if (fault := address_fault(new.address)) is not None:
+        raise SiteFailed(f"--coordinator: {fault}")
 
 
 def _is_valid(field: TypeAdapter[str], value: str) -> bool:

@@ -20,6 +20,8 @@ from client.site.config import Federation, Site
 from common.durable import DISK, write_new_file, writing
 from common.errors import SiteFailed
 from common.identity import ROOT
+from common.network.address import joined_address
+from common.network.proxies import NO_PROXIES, environment_to
 from common.process.flower_environment import CHUNK_SIZE, flower_environment
 from common.process.supervise import Program
 
@@ -83,21 +85,24 @@ def program(machine: Machine, name: ProgramName) -> Program:
     """Return one program, and make the files that it needs.
 
     Raises:
-        SiteFailed: the site has no federation, or Flower is not of the tested version.
+        SiteFailed: the site has no federation, Flower is not of the tested version, or the
+            environment names a proxy that can't be used.
     """
     check_flower()
     store = machine.site.store
     if name is ProgramName.TRAINER:
         command = (sys.executable, "-P", "-m", "client.node.trainer", str(machine.file))
-        environment = {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+        environment = {**NO_PROXIES, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     elif name is ProgramName.SUPEREXEC:
         command = _superexec(machine)
-        environment = _flower_environment(store) | {"PATH": _path_without_flower(store / "bin")}
+        own = {**NO_PROXIES, "PATH": _path_without_flower(store / "bin")}
+        environment = _flower_environment(store) | own
         write_program(store / "bin")
     else:
         command = _supernode(machine)
         own = {"PYTHONPATH": str(ROOT), ANSWERED: str(store / ANSWERED_FILE)}
-        environment = _flower_environment(store) | own
+        way = environment_to(machine.federation.address)
+        environment = _flower_environment(store) | way | own
     return Program(name.value, command, environment, store / "logs" / f"{name.value}.log")
 
 
@@ -148,7 +153,7 @@ def _supernode(machine: Machine) -> tuple[str, ...]:
 def _superexec(machine: Machine) -> tuple[str, ...]:
     return (
         _flower_program("flower-superexec"),
-        *("--runtime-api-address", f"{machine.host}:{machine.port}", "--insecure"),
+        *("--runtime-api-address", joined_address(machine.host, machine.port), "--insecure"),
         *("--superexec-auth-secret-file", str(_secret(machine))),
     )
 

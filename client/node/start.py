@@ -12,6 +12,7 @@ from client.node.processes import Machine, ProgramName, program, programs
 from client.site.config import Federation
 from client.site.finding import Finding, Level
 from common.errors import SiteFailed
+from common.network.ports import NeededPort, check_free
 from common.process.progress import Say
 from common.process.supervise import single_instance, supervise, until_signalled
 
@@ -31,11 +32,12 @@ def run_site(machine: Machine, say: Say, check: StartCheck = quick_checks) -> No
 
     Raises:
         SiteFailed: what waiting does not solve: the key, the certificate, the clock.
-        StateError: this site is running already.
+        StateError: this site is running already, or its inner port is taken.
     """
     federation, store = machine.federation, machine.site.store
     with until_signalled() as stop, single_instance(store / "site.pid"):
         chosen = programs(machine)
+        check_free([_runtime_port(machine)])
         away = _refused_or_away(federation, check, stop)
         if away is not None:
             say(f"{away} (Waiting for the coordinator; the trainer continues its job.)")
@@ -55,12 +57,17 @@ def run_program(
     """
     chosen = program(machine, name)
     if name is ProgramName.SUPERNODE:
+        check_free([_runtime_port(machine)])
         # Until then no program would end a container's first process at a signal.
         with until_signalled() as stop:
             _wait(machine.federation, say, check, stop)
         if stop.is_set():
             sys.exit(0)
     os.execve(chosen.command[0], list(chosen.command), {**os.environ, **chosen.environment})
+
+
+def _runtime_port(machine: Machine) -> NeededPort:
+    return NeededPort(machine.host, machine.port, "--runtime-port or --runtime-host")
 
 
 def _wait(federation: Federation, say: Say, check: StartCheck, stop: threading.Event) -> None:

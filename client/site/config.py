@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, cast
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from common.documents.yaml_text import load_yaml
 from common.errors import SiteFailed
+from common.network.address import address_fault
 from common.plan.file import MOST_MISTAKES
 from common.plan_fields import Count, Modality, Positive, Slug, Strict
 
@@ -59,10 +60,16 @@ class Policy(Strict):
 
 #: Disk space in GiB.
 GiB: TypeAlias = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+def _address(text: str) -> str:
+    if (fault := address_fault(text)) is not None:
+        raise ValueError(fault)
+    return text
+
+
 #: A host name or address (IPv6 in brackets) and a port.
-Address: TypeAlias = Annotated[
-    str, Field(pattern=r"^([A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\]):[0-9]{1,5}$")
-]
+Address: TypeAlias = Annotated[str, AfterValidator(_address)]
 
 
 class Federation(Strict):
@@ -175,6 +182,8 @@ def _sentence(detail: ErrorDetails, file: Path) -> str:
 
 def _found_and_expected(detail: ErrorDetails) -> str:
     kind, place, limits = detail["type"], detail["loc"], detail.get("ctx", {})
+    if kind == "value_error":
+        return str(limits["error"])
     if kind == "extra_forbidden":
         known = {"policy": Policy, "federation": Federation}.get(str(place[0]), Site).model_fields
         return f"found an unknown field, expected only {', '.join(known)}"
@@ -184,7 +193,7 @@ def _found_and_expected(detail: ErrorDetails) -> str:
         "enum": f"one of {limits.get('expected')}",
         "literal_error": f"one of {limits.get('expected')}",
         "string_type": "a path" if place[-1] in _PATHS else "text",
-        "string_pattern_mismatch": "host:port" if place[-1] == "address" else _PSEUDONYM,
+        "string_pattern_mismatch": _PSEUDONYM,
         "greater_than_equal": f"at least {limits.get('ge')}",
         "greater_than": f"more than {limits.get('gt')}",
         "finite_number": "a finite number",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from common.durable import DISK, write_file, write_new_file
 from common.errors import StateError
+from common.network.address import host_fault, without_brackets
 from common.signing import SigningKey
 from server.coordinator.certificates import renew_server, write_certificates
 from server.coordinator.plan_template import plan_template
@@ -13,6 +14,8 @@ from server.coordinator.state import CoordinatorSettings, State
 
 #: Names that every server certificate has.
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1")
+#: Addresses that stand for all of this machine's.
+_EVERYWHERE = ("0.0.0.0", "::")
 _SECRET_BYTES = 32
 
 
@@ -20,8 +23,9 @@ def init_coordinator(root: Path, settings: CoordinatorSettings) -> State:
     """Make a coordinator's folder with new keys and certificates.
 
     Raises:
-        StateError: the folder is not empty, or both ports are the same.
+        StateError: a host is none, the folder is not empty, or both ports are the same.
     """
+    settings = _checked(settings)
     if settings.port == settings.inner_port and settings.inner_host in _LOOPBACK_NAMES:
         raise StateError(
             f"--inner-port: found {settings.inner_port}, which is also --port on this machine, "
@@ -51,14 +55,35 @@ def renew_certificate(state: State, hosts: Sequence[str]) -> Sequence[str]:
 
     Returns:
         The names in it.
+
+    Raises:
+        StateError: a host is none.
     """
     settings = state.settings
     merged = tuple(dict.fromkeys((*settings.hosts, *hosts)))
-    renewed = settings.model_copy(update={"hosts": merged})
+    renewed = _checked(settings.model_copy(update={"hosts": merged}))
     names = _certificate_names(renewed)
     renew_server(state.tls, names)
     _write_settings(state, renewed)
     return names
+
+
+def _checked(settings: CoordinatorSettings) -> CoordinatorSettings:
+    """Return the settings with IPv6 addresses without brackets, as programs and certificates do."""
+    named = [("--host", host) for host in settings.hosts]
+    for option, host in [*named, ("--inner-host", settings.inner_host)]:
+        if (fault := host_fault(host)) is not None:
+            raise StateError(f"{option}: {fault}")
+    bind = without_brackets(settings.bind)
+    if bind not in _EVERYWHERE and (fault := host_fault(bind)) is not None:
+        raise StateError(f"--bind: {fault}")
+    return settings.model_copy(
+        update={
+            "hosts": tuple(without_brackets(host) for host in settings.hosts),
+            "inner_host": without_brackets(settings.inner_host),
+            "bind": bind,
+        }
+    )
 
 
 def _write_settings(state: State, settings: CoordinatorSettings) -> None:

@@ -9,9 +9,12 @@ from pathlib import Path
 
 from common.errors import StateError
 from common.identity import ROOT
+from common.network.address import is_loopback
+from common.network.ports import NeededPort
+from common.network.proxies import NO_PROXIES
 from common.process.flower_environment import flower_environment
 from common.process.supervise import Program
-from server.coordinator.state import State
+from server.coordinator.state import CoordinatorSettings, State
 
 
 class ProcessName(StrEnum):
@@ -22,9 +25,6 @@ class ProcessName(StrEnum):
     #: The reverse proxy at the edge of the coordinator's network (server/coordinator/proxy.py).
     EDGE = "edge"
     KEEPER = "keeper"
-
-
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def processes(state: State) -> tuple[Program, ...]:
@@ -49,8 +49,9 @@ def command(name: ProcessName, state: State) -> Sequence[str]:
 
 
 def environment(state: State) -> Mapping[str, str]:
-    """Return the environment variables of every process."""
+    """Return the environment variables of every process; none of them goes through a proxy."""
     return {
+        **NO_PROXIES,
         **flower_environment(state.flower),
         # glibc would keep the memory of large messages: 0.5 GB with adapters of 0.3 GB.
         "MALLOC_MMAP_THRESHOLD_": "131072",
@@ -60,6 +61,14 @@ def environment(state: State) -> Mapping[str, str]:
         "PATH": os.pathsep.join((_scripts_folder(), os.environ.get("PATH", os.defpath))),
         "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
     }
+
+
+def needed_ports(state: State) -> dict[ProcessName, NeededPort]:
+    """Return the ports that processes listen at, each with the words for where it is set."""
+    settings, file = state.settings, state.settings_file
+    inner = NeededPort(_inner_bind(settings), settings.inner_port, f"inner_port in {file}")
+    outer = NeededPort(settings.bind, settings.port, f"port or bind in {file}")
+    return {ProcessName.SUPERLINK: inner, ProcessName.EDGE: outer}
 
 
 def exec_process(name: ProcessName, state: State) -> None:
@@ -75,10 +84,9 @@ def _module(module: str, state: State) -> Sequence[str]:
 
 def _superlink(state: State) -> Sequence[str]:
     settings = state.settings
-    bind = settings.inner_host if settings.inner_host in _LOOPBACK else "0.0.0.0"
     return (
         _program("flower-superlink"),
-        *("--host", bind, "--port", str(settings.inner_port)),
+        *("--host", _inner_bind(settings), "--port", str(settings.inner_port)),
         *("--ssl-ca-certfile", str(state.ca)),
         *("--ssl-certfile", str(state.tls / "server.crt")),
         *("--ssl-keyfile", str(state.tls / "server.key")),
@@ -88,6 +96,10 @@ def _superlink(state: State) -> Sequence[str]:
         "--enable-supernode-auth",
         "--disable-runtime-dependency-installation",
     )
+
+
+def _inner_bind(settings: CoordinatorSettings) -> str:
+    return settings.inner_host if is_loopback(settings.inner_host) else "0.0.0.0"
 
 
 def _superexec(state: State) -> Sequence[str]:

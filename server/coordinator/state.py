@@ -10,6 +10,7 @@ from pydantic import Field
 from common.documents.bounded import read_text, why_unread
 from common.durable import DISK, write_file
 from common.errors import StateError
+from common.network.address import joined_address
 from common.plan_fields import Strict
 from common.process.file_lock import file_lock
 from server.run.folder import RunFolder
@@ -42,12 +43,12 @@ class CoordinatorSettings(Strict):
     @property
     def address(self) -> str:
         """The address that sites are given: host and port."""
-        return f"{self.hosts[0]}:{self.port}"
+        return joined_address(self.hosts[0], self.port)
 
     @property
     def inner(self) -> str:
         """The SuperLink's address for the other processes: host and port."""
-        return f"{self.inner_host}:{self.inner_port}"
+        return joined_address(self.inner_host, self.inner_port)
 
 
 class RequestedRun(Strict):

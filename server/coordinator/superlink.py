@@ -32,6 +32,7 @@ from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 
 from common.errors import Refusal
 from common.identity import ROOT
+from common.network.proxies import NO_PROXIES, changed_environment
 from server.coordinator.state import State
 
 #: How many of the newest runs are listed; only the last one can be active.
@@ -97,12 +98,14 @@ class SuperLink:
 
     def __init__(self, state: State) -> None:
         self._address = state.settings.inner
-        self._client = ControlHttpClient.from_server_address(
-            self._address,
-            insecure=False,
-            root_certificates=state.ca.read_bytes(),
-            interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr CLI")],
-        )
+        # Its client reads the environment when it is made.
+        with changed_environment(NO_PROXIES):
+            self._client = ControlHttpClient.from_server_address(
+                self._address,
+                insecure=False,
+                root_certificates=state.ca.read_bytes(),
+                interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr CLI")],
+            )
 
     def close(self) -> None:
         """Close the connection."""

@@ -123,7 +123,7 @@ class LoopbackFederation:
 
 @contextmanager
 def loopback(
-    plan_file: Path, root: Path, link: Link | None = None
+    plan_file: Path, root: Path, link: Link | None = None, host: str = "localhost"
 ) -> Generator[LoopbackFederation]:
     """Set up a federation of the plan's sites, enrolled and approved; stop its processes after.
 
@@ -133,11 +133,12 @@ def loopback(
     Args:
         root: a new folder.
         link: the rate and delay between the sites and the coordinator; None connects directly.
+        host: the name under which the sites reach the coordinator.
     """
     plan = load_plan(plan_file)
     base_model = check(plan, str(plan_file), None, None)
     prepare(plan, root / HOSPITALS, None, base_model)
-    state = init_coordinator(root / COORDINATOR, plan)
+    state = init_coordinator(root / COORDINATOR, plan, host)
     with ExitStack() as stack:
         target = ("127.0.0.1", state.settings.port)
         line = stack.enter_context(slow_line(target, link)) if link is not None else None
@@ -227,11 +228,11 @@ def kill_all_in(root: Path) -> None:
                 process.kill()
 
 
-def init_coordinator(folder: Path, plan: Plan) -> State:
+def init_coordinator(folder: Path, plan: Plan, host: str = "localhost") -> State:
     """Set up a coordinator on free ports, which signs as the plan's simulation does."""
     state = State(folder)
     ports = ("--port", str(free_port()), "--inner-port", str(free_port()))
-    where = ("--host", "localhost", "--bind", "127.0.0.1", *ports)
+    where = ("--host", host, "--bind", "127.0.0.1", *ports)
     run_command("coordinator", "init", *where, "--state", str(folder))
     settings = state.settings.model_copy(update={"wait_s": WAIT_S, "slack_s": SLACK_S})
     state.settings_file.write_text(settings.model_dump_json())

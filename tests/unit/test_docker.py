@@ -74,6 +74,13 @@ def python_code_in(file: Path) -> list[str]:
     return [test[3] for test in tests if test]
 
 
+@pytest.mark.parametrize("file", [*DOCKERFILES, COORDINATOR, SITE], ids=lambda file: file.name)
+def test_no_health_check_uses_a_proxy_of_the_environment(file: Path):
+    # http.client has none; urllib takes that of HTTP_PROXY, also to a name of the inner network.
+    for code in python_code_in(file):
+        assert "urllib" not in code
+
+
 def run(program: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     path = Path(sysconfig.get_path("scripts")) / program
     assert path.exists(), f"{program} is not installed; the extra `test` has it"
