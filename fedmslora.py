@@ -23,6 +23,7 @@ from commands import (  # noqa: E402
     bench,
     coordinator,
     data,
+    model,
     plan,
     retrieval,
     serve,
@@ -77,6 +78,7 @@ app.add_typer(answers.app, name="answers")
 app.add_typer(bank.app, name="bank")
 app.add_typer(coordinator.app, name="coordinator")
 app.add_typer(data.app, name="data")
+app.add_typer(model.app, name="model")
 app.add_typer(plan.app, name="plan")
 app.add_typer(retrieval.app, name="retrieval")
 app.add_typer(site.app, name="site")

@@ -162,6 +162,7 @@ def start(
     """
     from dataclasses import replace
 
+    from client.model.kinds import base_kind
     from client.node.processes import ProgramName
     from client.node.start import run_program, run_site
     from common.errors import SiteFailed
@@ -170,6 +171,7 @@ def start(
     if (fault := host_fault(runtime_host)) is not None:
         raise SiteFailed(f"--runtime-host: {fault}")
     machine = replace(_machine(site), host=without_brackets(runtime_host), port=runtime_port)
+    base_kind(machine.site.base_model)
     if part is None:
         typer.echo(f"{machine.site.name}: logs are in {machine.site.store / 'logs'}", err=True)
         run_site(machine, _say)

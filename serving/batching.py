@@ -17,12 +17,13 @@ from typing import Final
 
 import torch
 
-from client.backbones.llava import LlavaBackbone
+from client.data.task import Example
 from client.inference.router import Routing
-from client.model.prompt import encode_prompt
 from client.orders.ask import BankAnswer, ResidentBank
+from client.training.language import LanguageBackbone
 from common.bank.release import Release
 from common.errors import Refusal
+from common.metrics import AnswerKind
 
 #: So long without a further question is the end of a burst.
 _PAUSE_S: Final = 0.004
@@ -212,15 +213,14 @@ class BatchedAnswers:
         return [
             Reply(
                 replace(answer, routing=one.routing),
-                _prompt_tokens(self._bank, one.question),
+                _prompt_tokens(self._bank, one.image, one.question),
                 len(batch),
             )
             for one, answer in zip(batch, answers, strict=True)
         ]
 
 
-def _prompt_tokens(bank: ResidentBank, question: str) -> int:
-    if not isinstance(bank.backbone, LlavaBackbone):
+def _prompt_tokens(bank: ResidentBank, image: Path, question: str) -> int:
+    if not isinstance(bank.backbone, LanguageBackbone):
         return 0
-    model = bank.backbone.model
-    return len(encode_prompt(model.tokenizer, question, model.image_token, model.image_tokens))
+    return bank.backbone.prompt_tokens(Example("1", image, question, "", AnswerKind.OPEN))

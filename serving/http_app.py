@@ -28,8 +28,8 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from client.backbones.llava import LlavaBackbone
 from client.orders.ask import ResidentBank
+from client.training.language import LanguageBackbone
 from common.bank.release import Release
 from common.errors import BankError, DataError
 from serving.batching import BatchedAnswers, Batching, Reply
@@ -281,8 +281,8 @@ class AnswerServer:
             self.metrics.unknown.inc()
 
     def _forget(self, picture: Path) -> None:
-        if isinstance(self._bank.backbone, LlavaBackbone):
-            self._bank.backbone.model.cache.discard(picture)
+        if isinstance(self._bank.backbone, LanguageBackbone):
+            self._bank.backbone.forget(picture)
 
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncGenerator[None]:

@@ -17,15 +17,16 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from client.backbones.llava import LlavaBackbone
-from client.model.prompt import encode_prompt
+from client.data.task import Example
 from client.orders.answer_by_method import has_method
 from client.orders.ask import USUAL, AskSettings, ResidentBank
+from client.training.language import LanguageBackbone
 from common.bank.bank import Bank
 from common.bank.release import Release
 from common.errors import DataError, ModelError
+from common.methods.interface import BaseRole
+from common.metrics import AnswerKind
 from serving.memory_picture import picture_in_memory
 
 if TYPE_CHECKING:
@@ -177,19 +178,15 @@ class StageModel:
 
         Raises:
             DataError: the picture or the question can't be used.
-            ModelError: the base model is not the bank's, or no LLaVA.
+            ModelError: the base model is not the bank's, or writes no answers.
         """
         _check_question(question)
         with _as_file(image) as file, self._bank.frozen(self.release) as resident:
             backbone = resident.backbone
-            if not isinstance(backbone, LlavaBackbone):
-                raise ModelError(f"logits: found a {backbone.kind}, expected a LLaVA")
-            model = backbone.model
-            prompt = encode_prompt(model.tokenizer, question, model.image_token, model.image_tokens)
-            ids = torch.tensor([prompt], device=model.device)
-            with torch.inference_mode():
-                hidden = model.hidden(model.embed(ids, model.image_features([file])))
-                return model.logits(hidden[0, -1]).float().cpu().numpy()
+            if not isinstance(backbone, LanguageBackbone):
+                raise ModelError(f"logits: found a {backbone.kind}, expected {BaseRole.WRITER}")
+            asked = Example("1", file, question, "", AnswerKind.OPEN)
+            return backbone.first_logits(asked).float().cpu().numpy()
 
 
 def answer_of(

@@ -8,6 +8,7 @@ from pathlib import Path
 from client.data.check import may_share
 from client.data.task import check_task
 from client.model.base_digest import base_digest
+from client.model.kinds import check_kind
 from common.durable import DISK, write_file
 from common.errors import DataError, ModelError, PlanError, StateError
 from common.plan.plan import Plan
@@ -137,6 +138,7 @@ def _base_model(plan: Plan, source: str, given: Path | None) -> Path:
             f"{source}: base_model.name: found {plan.base_model.name!r}, expected one of "
             f"{', '.join(map(repr, BASE_MODELS))}, or a folder given with --base-model"
         )
+    check_kind(plan, folder)
     found = base_digest(folder)
     if found != plan.base_model.sha256:
         raise ModelError(

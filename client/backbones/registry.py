@@ -5,11 +5,9 @@ from pathlib import Path
 
 import torch
 
-from client.model.backbone import LOADERS, Backbone
+from client.model.backbone import Backbone
 from client.model.base_digest import base_digest
-from client.model.llava_med_files import model_type
-from common.clip_shape import is_open_clip
-from common.errors import ModelError
+from client.model.kinds import LOADERS, base_kind
 from common.plan.plan import VisionWeights
 from common.plan_fields import Precision
 
@@ -28,13 +26,7 @@ def load_backbone(
     Raises:
         ModelError: no backbone is for this kind of model, or it can't be loaded.
     """
-    kind = "open_clip" if is_open_clip(folder) else model_type(folder) or "none"
-    if kind not in LOADERS:
-        known = ", ".join(map(repr, LOADERS))
-        raise ModelError(
-            f"{folder}/config.json, model_type: found {kind!r}, expected one of {known}"
-        )
-    return import_module(LOADERS[kind]).load(folder, precision, device, vision)
+    return import_module(LOADERS[base_kind(folder)]).load(folder, precision, device, vision)
 
 
 class BackboneCache:

@@ -1,48 +1,45 @@
-"""LoRA on a LLaVA's decoder: what the methods on that backbone share."""
+"""LoRA on the decoder of a model that writes answers: what the methods on those share."""
 # pyright: reportUnknownMemberType=false
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from functools import partial
 from itertools import chain
 
 import torch
 
-from client.backbones.llava import LlavaBackbone
-from client.data.images import decode_image
 from client.data.task import Example
 from client.methods.interface import Assignment
 from client.model.backbone import Prediction
 from client.model.gradient_init import WeightGradients
-from client.model.llava import LlavaModel
 from client.model.lora_init import kaiming_adapter, orthonormal_adapter
-from client.training.batches import Batches
+from client.training.language import LanguageBackbone
 from client.training.loop import OnProgress, TrainResult, train
 from client.training.optimizer import Penalty, backward
-from client.training.prefetch import prefetching, with_prefetch
+from client.training.prefetch import with_prefetch
 from client.training.proximal import with_proximal_term
-from client.training.token_loss import DecoderLoss, prefetch_own, token_loss
+from client.training.token_loss import prefetch_own, token_loss
 from common.adapter import Adapter, AdapterSource
 from common.errors import ModelError
 from common.identity import seed_for
+from common.methods.interface import BaseRole
 from common.plan_fields import Composition
 from common.rules.interface import FirstA
 
 
-def llava_of(assignment: Assignment) -> LlavaModel:
-    """Return the assignment's base model, which these methods need to be a LLaVA.
+def language_of(assignment: Assignment) -> LanguageBackbone:
+    """Return the assignment's base model, which these methods need to write answers.
 
     Raises:
-        ModelError: it is another.
+        ModelError: it does not.
     """
     backbone = assignment.backbone
-    if not isinstance(backbone, LlavaBackbone):
+    if not isinstance(backbone, LanguageBackbone):
         raise ModelError(
             f"plan {assignment.plan.name}, method {assignment.plan.method.name!r}: found the base "
-            f"model {backbone.kind}, expected a LLaVA"
+            f"model {backbone.kind}, expected {BaseRole.WRITER}"
         )
-    return backbone.model
+    return backbone
 
 
 def initial_adapter(assignment: Assignment) -> Adapter:
@@ -63,9 +60,9 @@ def initial_adapter(assignment: Assignment) -> Adapter:
     return kaiming_adapter(shapes, layout.rank, layout.scale, seed)
 
 
-def attach(assignment: Assignment, composition: Composition, adapter: Adapter) -> LlavaModel:
+def attach(assignment: Assignment, composition: Composition, adapter: Adapter) -> LanguageBackbone:
     """Freeze the active adapters into the model and attach `adapter` as the one that trains."""
-    model = llava_of(assignment)
+    model = language_of(assignment)
     model.adapted.freeze_adapters(assignment.frozen, composition)
     factors = assignment.plan.rule.trained_factors(assignment.round)
     model.adapted.attach(adapter, factors)
@@ -73,7 +70,7 @@ def attach(assignment: Assignment, composition: Composition, adapter: Adapter) -
 
 
 def train_attached(
-    model: LlavaModel,
+    model: LanguageBackbone,
     assignment: Assignment,
     examples: Sequence[Example],
     penalty: Penalty | None,
@@ -88,13 +85,12 @@ def train_attached(
     if training.proximal is not None:
         penalty = with_proximal_term(penalty, factors, training.proximal)
     try:
-        optimizer = assignment.make_optimizer(DecoderLoss(model), factors, training)
+        optimizer = assignment.make_optimizer(model.loss(), factors, training)
         everything = [*examples, *chain(*assignment.other_tasks.values())]
         with (
             model.checkpointed() if training.gradient_checkpointing else nullcontext(),
-            prefetching(replace(model.preprocessor(), read=decode_image)) as prefetcher,
+            model.prefetched_batches(everything, training.packing) as batches,
         ):
-            batches = Batches(model, everything, training.packing, prefetcher)
             loss_of = token_loss(optimizer.network, batches, training.micro_batch, optimizer.shard)
             schedule = assignment.schedule(len(examples), batches.image_numbers)
             prefetch = partial(prefetch_own, batches, training.micro_batch, optimizer.shard)
@@ -113,11 +109,11 @@ def mean_loss(
     examples: Sequence[Example],
 ) -> float:
     """Return the mean cross-entropy over the labels of `examples` (nats), `adapters` summed."""
-    model = llava_of(assignment)
+    model = language_of(assignment)
     model.adapted.detach()
     model.adapted.freeze_adapters(adapters, composition)
-    batches, size = Batches(model, examples), assignment.plan.evaluation.batch_size
-    loss, everything = DecoderLoss(model), range(len(examples))
+    batches, size = model.batches(examples), assignment.plan.evaluation.batch_size
+    loss, everything = model.loss(), range(len(examples))
     with torch.inference_mode():
         parts = [
             loss(batches.collate(everything[start : start + size]))
@@ -141,11 +137,11 @@ def gradient_adapter(
     model, plan = attach(assignment, composition, initial), assignment.plan
     # What fits into memory with a backward pass is often less than for answers.
     size = plan.training.micro_batch or plan.evaluation.batch_size
-    batches, gradients = Batches(model, examples), WeightGradients(model.adapted)
+    batches, loss, gradients = model.batches(examples), model.loss(), WeightGradients(model.adapted)
     try:
         for start in range(0, len(examples), size):
             chosen = range(len(examples))[start : start + size]
-            backward(DecoderLoss(model)(batches.collate(chosen)))
+            backward(loss(batches.collate(chosen)))
     finally:
         gradients.close()
         model.adapted.detach()

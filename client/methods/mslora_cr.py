@@ -19,7 +19,7 @@ from client.methods.lora_recipe import (
     train_attached,
 )
 from client.model.backbone import Prediction
-from client.model.llava import LlavaModel
+from client.training.language import LanguageBackbone
 from client.training.loop import OnProgress, TrainResult
 from client.training.optimizer import Penalty
 from client.training.regularizer import Regularizer, RegularizerWeights, adapter_prototypes
@@ -83,7 +83,7 @@ def answer(assignment: Assignment, questions: Sequence[Example]) -> list[Predict
     return answer_with_frozen(assignment, _settings(assignment).hold, questions)
 
 
-def penalty(assignment: Assignment, model: LlavaModel) -> Penalty | None:
+def penalty(assignment: Assignment, model: LanguageBackbone) -> Penalty | None:
     """Make the regularizer against all earlier stages, active or not; none at the first one."""
     contrast = _settings(assignment).contrast
     if contrast is None or not assignment.bank:

@@ -10,8 +10,8 @@ from client.data.task import Example
 from client.methods.interface import Assignment
 from client.methods.lora_recipe import attach, initial_adapter, train_attached
 from client.methods.sequential import answer
-from client.model.llava import LlavaModel
 from client.training.earlier_orthogonality import EarlierOrthogonality
+from client.training.language import LanguageBackbone
 from client.training.loop import OnProgress, TrainResult
 from client.training.optimizer import Penalty
 from common.adapter import Adapter
@@ -34,7 +34,7 @@ def train(
     return train_attached(model, assignment, examples, penalty(assignment, model), on_progress)
 
 
-def penalty(assignment: Assignment, model: LlavaModel) -> Penalty | None:
+def penalty(assignment: Assignment, model: LanguageBackbone) -> Penalty | None:
     """Make the regularizer against all earlier stages; none where it would be zero."""
     method = assignment.plan.method
     assert isinstance(method, OLoRA)

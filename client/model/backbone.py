@@ -6,7 +6,7 @@ A backbone is one file of client/backbones/: LLaVA is one, CLIP another.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol, Self
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
@@ -14,17 +14,6 @@ from torch import Tensor
 from client.data.task import Example
 from client.model.feature_store import FeatureStore
 from client.model.lora import AdaptedLayers
-
-#: The module that loads a base model, by the `model_type` of its config.json; a folder in
-#: open_clip's layout has another config, and counts as of the type "open_clip".
-LOADERS: Final[Mapping[str, str]] = {
-    # transformers' layout, and LLaVA-Med v1.5's own.
-    "llava": "client.backbones.llava",
-    "llava_mistral": "client.backbones.llava",
-    # transformers' layout, and open_clip's.
-    "clip": "client.backbones.clip",
-    "open_clip": "client.backbones.clip",
-}
 
 
 @dataclass(frozen=True, slots=True)

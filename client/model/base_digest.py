@@ -5,14 +5,13 @@ from pathlib import Path
 from typing import Final
 
 from client.data.file_stamp import FileStamp, file_stamp
-from client.model.llava_med_files import MODEL_TYPE, find_llava_med, identity_files, model_type
+from client.model.kinds import IMAGE_TEXT, base_kind, has_own_processor
+from client.model.llava_med_files import find_llava_med, identity_files
 from client.model.open_clip_files import open_clip_identity
 from common.clip_shape import CLIP, is_open_clip
 from common.errors import ModelError
 from common.identity import files_digest
 
-#: `model_type` of a LLaVA in transformers' layout.
-TRANSFORMERS: Final = "llava"
 #: The files that decide how a model in transformers' layout answers; its digest covers them.
 _IDENTITY: Final = (
     "config.json",
@@ -20,6 +19,15 @@ _IDENTITY: Final = (
     "tokenizer*.json",
     "preprocessor_config.json",
     "processor_config.json",
+)
+#: Of a model with its own processor, also these.
+_PROCESSOR: Final = (
+    "chat_template.*",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "generation_config.json",
+    "vocab.json",
+    "merges.txt",
 )
 #: The weights of an older CLIP; they decide where there are none in safetensors' format.
 _OLDER: Final = "pytorch_model.bin"
@@ -42,46 +50,28 @@ def _identity_files(folder: Path) -> list[Path]:
     """Return the files that `base_digest` covers, in name order.
 
     Raises:
-        ModelError: no such folder, or no config or weights in it.
+        ModelError: no such folder, a kind that is not known, or no weights in it.
     """
-    if not folder.is_dir():
-        raise ModelError(f"{folder}: found no folder, expected a base model")
+    kind = base_kind(folder)
     if (original := find_llava_med(folder)) is not None:
         return identity_files(original)
     if is_open_clip(folder):
         return open_clip_identity(folder)
-    kind = model_type(folder) or TRANSFORMERS
-    files = sorted({file for pattern in _IDENTITY for file in folder.glob(pattern)})
+    patterns = (*_IDENTITY, *(_PROCESSOR if has_own_processor(folder) else ()))
+    files = sorted({file for pattern in patterns for file in folder.glob(pattern)})
     if kind == CLIP and not any(file.suffix == ".safetensors" for file in files):
         files = sorted([*files, *folder.glob(_OLDER)])
     names = [file.name for file in files]
     for name, there in {
-        "config.json": "config.json" in names,
         "*.safetensors": any(name.endswith(".safetensors") or name == _OLDER for name in names),
         "tokenizer.json": "tokenizer.json" in names,
     }.items():
         if not there:
-            # Another architecture explains a missing file better.
-            if kind != CLIP:
-                check_architecture(folder, kind)
-            named = "CLIP" if kind == CLIP else "LLaVA"
+            named = "CLIP" if kind == CLIP else IMAGE_TEXT.get(kind, kind)
             raise ModelError(
                 f"{folder}: found no {name}, expected a {named} in transformers' layout"
             )
     return files
-
-
-def check_architecture(folder: Path, kind: str | None) -> None:
-    """Check that `kind` is one of the two of a LLaVA.
-
-    Raises:
-        ModelError: it is not.
-    """
-    if kind not in (TRANSFORMERS, MODEL_TYPE):
-        raise ModelError(
-            f"{folder}/config.json, model_type: found {kind!r}, expected {TRANSFORMERS!r} "
-            f"(transformers' layout) or {MODEL_TYPE!r} (LLaVA-Med v1.5's own)"
-        )
 
 
 @lru_cache(maxsize=8)

@@ -8,8 +8,8 @@ Legend of shapes: B batch, T tokens, N image tokens, V width of the tower, D of 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
 
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,6 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 from transformers import (
     AutoTokenizer,
     Cache,
@@ -27,15 +26,16 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from client.model.base_digest import base_digest, check_architecture
+from client.model.base_digest import base_digest
 from client.model.feature_cache import FeatureCache, image_stamp
 from client.model.feature_store import FeatureStore
+from client.model.kinds import LLAVA
 from client.model.llava_med import ModelParts, read_parts
 from client.model.llava_med_files import find_llava_med
 from client.model.lora import AdaptedLayers, inject_adapter_layers
 from client.model.packing import PackedLayout
 from client.model.preprocess import Preprocess, Preprocessor, StoredFeatures, extractor_digest
-from client.model.pretrained import DTYPES, load_pretrained
+from client.model.pretrained import DTYPES, checkpointed_layers, load_pretrained
 from client.model.prompt import Tokenizer
 from common.documents.bounded import parse_json, read_text
 from common.errors import ModelError
@@ -159,24 +159,9 @@ class LlavaModel:
         text: Any = self.network.config.text_config
         return DynamicCache(config=text)
 
-    @contextmanager
-    def checkpointed(self) -> Generator[None]:
+    def checkpointed(self) -> AbstractContextManager[None]:
         """Checkpoint gradients: recompute the decoder's layers in the backward pass."""
-        layers: Any = self.network.model.language_model.layers
-        for layer in layers:
-            # Set here and not by transformers' own switch, which makes the embedding require
-            # a gradient for good. `training` is what a layer goes by; it is not handed down,
-            # so that no dropout inside wakes up (transformers 5.24); without any there is
-            # nothing random to be repeated either.
-            layer._gradient_checkpointing_func = partial(
-                checkpoint, use_reentrant=False, preserve_rng_state=False
-            )
-            layer.gradient_checkpointing = layer.training = True
-        try:
-            yield
-        finally:
-            for layer in layers:
-                layer.gradient_checkpointing = layer.training = False
+        return checkpointed_layers(self.network.model.language_model.layers)
 
     def _encode_image(self, preprocess: Preprocess, file: Path) -> Tensor:
         """Return (N, V) of one picture, from the disk or from the tower, and store it."""
@@ -288,7 +273,9 @@ def _config(folder: Path) -> LlavaConfig:
         document: Any = parse_json(read_text(folder / "config.json"))
     except ValueError:
         raise ModelError(f"{folder}: found a config.json that is not JSON") from None
-    check_architecture(folder, document.get("model_type") if isinstance(document, dict) else None)
+    kind = document.get("model_type") if isinstance(document, dict) else None
+    if kind != LLAVA:
+        raise ModelError(f"{folder}/config.json, model_type: found {kind!r}, expected {LLAVA!r}")
     return LlavaConfig.from_dict(document)
 
 

@@ -1,22 +1,30 @@
-"""Loading weights into transformers' classes, complete or not at all."""
+"""transformers' classes: weights loaded, complete or not at all, and layers checkpointed."""
 # transformers leaves parts of its interface untyped.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
 
-from collections.abc import Mapping
+import os
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers.utils import logging as transformers_logging
 
+from client.model.llava_med_files import read_json_object
 from common.errors import ModelError
 from common.plan_fields import Precision
 from common.printable import one_line
 
 DTYPES: Final = {Precision.FP32: torch.float32, Precision.BF16: torch.bfloat16}
+
+#: Files of weights in a base model's folder.
+_WEIGHTS: Final = ("*.safetensors", "*.bin")
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -52,6 +60,47 @@ def load_pretrained(
         raise ModelError(f"{folder}: the model can't be loaded ({one_line(error)})") from None
     _check_loaded(folder, info)
     return network.eval()
+
+
+def check_memory(base_model: Path, precision: Precision) -> None:
+    """Check that the weights fit into the machine's memory in that precision.
+
+    Raises:
+        ModelError: they don't; the system would end the process without a word.
+    """
+    file = base_model / "config.json"
+    config = read_json_object(file) if file.is_file() else {}
+    stored = config.get("dtype", config.get("torch_dtype"))
+    sixteen = stored in ("float16", "bfloat16")
+    files = [file for ending in _WEIGHTS for file in base_model.glob(ending)]
+    in_file = sum(file.stat().st_size for file in files)
+    needed = in_file * 2 if sixteen and precision is Precision.FP32 else in_file
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        remedy = "expected --precision bf16" if in_file < memory and sixteen else "expected a GPU"
+        raise ModelError(
+            f"{base_model}: found weights of {needed / 1e9:.0f} GB in {precision.value}, "
+            f"{remedy}, or more than this machine's {memory / 1e9:.0f} GB of memory"
+        )
+
+
+@contextmanager
+def checkpointed_layers(layers: Iterable[Any]) -> Generator[None]:
+    """Checkpoint gradients: recompute a decoder's layers in the backward pass."""
+    for layer in layers:
+        # Set here and not by transformers' own switch, which makes the embedding require
+        # a gradient for good. `training` is what a layer goes by; it is not handed down,
+        # so that no dropout inside wakes up (transformers 5.24); without any there is
+        # nothing random to be repeated either.
+        layer._gradient_checkpointing_func = partial(
+            checkpoint, use_reentrant=False, preserve_rng_state=False
+        )
+        layer.gradient_checkpointing = layer.training = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.gradient_checkpointing = layer.training = False
 
 
 def _check_loaded(folder: Path, info: Mapping[str, Any]) -> None:

@@ -8,12 +8,43 @@ is added to the vocabulary.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from common.errors import DataError
 
 #: Label of a token without loss (torch's and transformers' convention).
 IGNORE_INDEX = -100
+#: The same prompt as a chat template. The picture comes first, whatever its place in the message.
+_CHAT_TEMPLATE: Final = """\
+{{- bos_token -}}
+{%- for message in messages -%}
+  {%- if message['role'] == 'user' -%}
+    {{- '[INST] ' -}}
+    {%- if message['content'] is string -%}
+      {{- message['content'] -}}
+    {%- else -%}
+      {%- for part in message['content'] -%}
+        {%- if part['type'] != 'text' -%}{{- 'IMAGE_TOKEN\\n' -}}{%- endif -%}
+      {%- endfor -%}
+      {%- for part in message['content'] -%}
+        {%- if part['type'] == 'text' -%}{{- part['text'] -}}{%- endif -%}
+      {%- endfor -%}
+    {%- endif -%}
+    {{- ' [/INST]' -}}
+  {%- elif message['role'] == 'assistant' -%}
+    {{- ' ' -}}
+    {%- if message['content'] is string -%}
+      {{- message['content'] -}}
+    {%- else -%}
+      {%- for part in message['content'] -%}{{- part['text'] -}}{%- endfor -%}
+    {%- endif -%}
+    {{- ' ' ~ eos_token -}}
+  {%- else -%}
+    {{- raise_exception('This model knows user and assistant messages, and no other.') -}}
+  {%- endif -%}
+{%- endfor -%}
+"""
+_IMAGE_MARK: Final = "IMAGE_TOKEN"
 
 
 class Tokenizer(Protocol):
@@ -33,6 +64,17 @@ class EncodedExample:
 
     ids: list[int]
     labels: list[int]
+
+
+def chat_template(image_token: str) -> str:
+    """Return the prompt as a Jinja template, in which the image is the text `image_token`."""
+    return _CHAT_TEMPLATE.replace(_IMAGE_MARK, image_token)
+
+
+def is_our_chat_template(template: str) -> bool:
+    """Return whether `template` is what `chat_template` returns for some text."""
+    before, after = _CHAT_TEMPLATE.split(_IMAGE_MARK)
+    return template.startswith(before) and template.endswith(after)
 
 
 def encode_prompt(

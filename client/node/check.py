@@ -13,6 +13,7 @@ from client.data.check import may_share
 from client.data.file_modality import foreign_codes
 from client.data.task import TRAIN_FILE, TaskData, check_task, images_of
 from client.model.base_digest import base_digest
+from client.model.kinds import check_kind
 from client.node.connectivity import check_connection, check_proxy
 from client.node.enrolment import check_enrolment
 from client.node.processes import check_flower
@@ -131,6 +132,8 @@ def _approved(plan: Plan, site: Site) -> Finding:
 
 
 def _base_model(site: Site, plan: Plan | None) -> Finding:
+    if plan is not None:
+        check_kind(plan, site.base_model)
     found = base_digest(site.base_model)
     if plan is None:
         return ok("base model", f"digest {found}")

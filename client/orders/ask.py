@@ -4,7 +4,6 @@ A bank whose releases name their method answers by it, with a class: the questio
 part, and no router is needed.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,7 +18,7 @@ from client.inference.image_prototype import image_feature
 from client.inference.router import Routing, route
 from client.model.backbone import Backbone, Prediction
 from client.model.base_digest import base_digest
-from client.model.llava_med_files import read_json_object
+from client.model.pretrained import check_memory
 from client.orders.answer_by_method import (
     answer_by_method,
     has_method,
@@ -36,9 +35,6 @@ from common.metrics import AnswerKind
 from common.partial_adapter import joined
 from common.plan.plan import Router, VisionWeights
 from common.plan_fields import Composition, Precision
-
-#: Files of weights in a base model's folder.
-_WEIGHTS: Final = ("*.safetensors", "*.bin")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +107,7 @@ class ResidentBank:
         cuda = torch.cuda.is_available()
         precision = settings.precision or (Precision.BF16 if cuda else Precision.FP32)
         if not cuda:
-            _check_memory(base_model, precision)
+            check_memory(base_model, precision)
         device = torch.device("cuda" if cuda else "cpu")
         self.bank = bank
         self.backbone = load_backbone(base_model, precision, device, settings.vision)
@@ -245,25 +241,3 @@ def freeze_release(
         place = release.sums.index(release.stage)
         summed[place] = joined(summed[place], own)
     backbone.adapted.freeze_adapters(summed, Composition.FOLD)
-
-
-def _check_memory(base_model: Path, precision: Precision) -> None:
-    """Check that the weights fit into the machine's memory in that precision.
-
-    Raises:
-        ModelError: they don't; the system would end the process without a word.
-    """
-    file = base_model / "config.json"
-    config = read_json_object(file) if file.is_file() else {}
-    stored = config.get("dtype", config.get("torch_dtype"))
-    sixteen = stored in ("float16", "bfloat16")
-    files = [file for ending in _WEIGHTS for file in base_model.glob(ending)]
-    in_file = sum(file.stat().st_size for file in files)
-    needed = in_file * 2 if sixteen and precision is Precision.FP32 else in_file
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > memory:
-        remedy = "expected --precision bf16" if in_file < memory and sixteen else "expected a GPU"
-        raise ModelError(
-            f"{base_model}: found weights of {needed / 1e9:.0f} GB in {precision.value}, "
-            f"{remedy}, or more than this machine's {memory / 1e9:.0f} GB of memory"
-        )

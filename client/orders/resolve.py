@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from client.data.class_labels import class_labels
 from client.data.task import Example, TaskData
 from client.model.base_digest import base_digest
+from client.model.kinds import check_kind
 from client.orders.session import SiteSession
 from client.site.config import Site
 from client.site.failures import OrderRefused
@@ -52,6 +53,7 @@ def resolve(order: Order, session: SiteSession) -> ResolvedOrder:
     site, plan = session.site, session.plan(order.plan)
     # Once more: both the code and the policy may have changed since the order came.
     check_order(order, plan, site)
+    check_kind(plan, site.base_model)
     found, pin = base_digest(site.base_model), plan.base_model
     if found != pin.sha256:
         raise OrderRefused(

@@ -1,8 +1,9 @@
 """Batches of training examples: padded token tensors with image features."""
 # pyright: reportUnknownMemberType=false
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -20,6 +21,8 @@ from client.model.packing import (
 from client.model.preprocess import Preprocessed
 from client.model.prompt import IGNORE_INDEX, EncodedExample, encode_example
 from client.training.prefetch import Prefetcher
+
+Numbers: TypeAlias = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,32 +91,22 @@ class Batches:
         rows = [self._row(group) for group in groups]
         width = max(len(row.ids) for row in rows)
         ids = pad_rows([row.ids for row in rows], width, self._model.tokenizer.eos_token_id)
-        labels = pad_rows([row.labels for row in rows], width, IGNORE_INDEX)
-        # A position predicts the next token.
-        shifted = np.roll(labels, -1, axis=1)
-        shifted[:, -1] = IGNORE_INDEX
-        positions = np.flatnonzero(shifted != IGNORE_INDEX)
+        positions, labels = label_positions(rows, width)
         images = [self._examples[group[0]].image for group in groups]
         return Batch(
             ids=self._send(ids),
             features=self._model.image_features(images, self._preprocess),
             label_positions=self._send(positions),
-            labels=self._send(shifted.reshape(-1)[positions]),
-            layout=self._layout(rows, width) if len(rows) < len(chosen) else None,
+            labels=self._send(labels),
+            layout=packed_layout(rows, width, self._send) if len(rows) < len(chosen) else None,
         )
-
-    def _layout(self, rows: Sequence[PackedRow], width: int) -> PackedLayout:
-        positions = pad_rows([row.positions for row in rows], width, 0)
-        padding = max(row.segments[-1] for row in rows) + 1
-        segments = pad_rows([row.segments for row in rows], width, padding)
-        return PackedLayout(self._send(positions), self._send(segments))
 
     def _row(self, group: Sequence[int]) -> PackedRow:
         questions = [self._encode(i) for i in group]
         start = questions[0].ids.index(self._model.image_token)
         return pack_questions(questions, start + self._model.image_tokens)
 
-    def _send(self, array: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> Tensor:
+    def _send(self, array: Numbers) -> Tensor:
         return self._model.send(torch.from_numpy(array))
 
     def _encode(self, index: int) -> EncodedExample:
@@ -127,6 +120,29 @@ class Batches:
                 model.image_tokens,
             )
         return self._encoded[index]
+
+
+def label_positions(rows: Sequence[PackedRow], width: int) -> tuple[Numbers, Numbers]:
+    """Return the positions that predict a label, and the labels, both (L,).
+
+    Positions are indices into the flattened rows, each padded to `width` tokens.
+    """
+    labels = pad_rows([row.labels for row in rows], width, IGNORE_INDEX)
+    # A position predicts the next token.
+    shifted = np.roll(labels, -1, axis=1)
+    shifted[:, -1] = IGNORE_INDEX
+    positions = np.flatnonzero(shifted != IGNORE_INDEX)
+    return positions, shifted.reshape(-1)[positions]
+
+
+def packed_layout(
+    rows: Sequence[PackedRow], width: int, send: Callable[[Numbers], Tensor]
+) -> PackedLayout:
+    """Return the layout of packed rows, each padded to `width` tokens; `send` makes a tensor."""
+    positions = pad_rows([row.positions for row in rows], width, 0)
+    padding = max(row.segments[-1] for row in rows) + 1
+    segments = pad_rows([row.segments for row in rows], width, padding)
+    return PackedLayout(send(positions), send(segments))
 
 
 def pad_rows(

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from client.model.llava import LlavaModel
-from client.training.batches import Batch, Batches
+from client.training.batches import Batch
+from client.training.language import TrainingBatches
 from client.training.loop import LossOf
 
 
@@ -37,8 +38,8 @@ class DecoderLoss(nn.Module):
 
 
 def token_loss(
-    network: Callable[[Batch], Tensor],
-    batches: Batches,
+    network: Callable[..., Tensor],
+    batches: TrainingBatches,
     micro_batch: int | None,
     shard: tuple[int, int],
 ) -> LossOf:
@@ -59,7 +60,7 @@ def token_loss(
 
 
 def own_micro_batches(
-    batches: Batches, micro_batch: int | None, shard: tuple[int, int], chosen: Sequence[int]
+    batches: TrainingBatches, micro_batch: int | None, shard: tuple[int, int], chosen: Sequence[int]
 ) -> list[Sequence[int]]:
     """Return this process's micro-batches of a batch, in the order in which they are taken."""
     if not batches.image_numbers:  # the questions of a picture stay together
@@ -68,7 +69,7 @@ def own_micro_batches(
 
 
 def prefetch_own(
-    batches: Batches,
+    batches: TrainingBatches,
     micro_batch: int | None,
     shard: tuple[int, int],
     coming: Sequence[Sequence[int]],

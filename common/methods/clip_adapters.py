@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import Field
 
+from common.methods.interface import BaseRole
 from common.methods.lora_adapters import OneAdapterSettings
 from common.plan_fields import Count, Positive, ReferencePin
 
@@ -25,6 +26,7 @@ class OneClipAdapterSettings(OneAdapterSettings):
     """Settings of a method whose one LoRA, on a CLIP, goes through all stages."""
 
     needs_classes: ClassVar[bool] = True
+    base_role: ClassVar[BaseRole | None] = BaseRole.CLIP
     unused_training: ClassVar[tuple[str, ...]] = ("packing", "gradient_checkpointing")
 
     rank: Count = 16

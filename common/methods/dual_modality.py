@@ -14,7 +14,7 @@ from typing import Annotated, ClassVar, Final, Self
 from pydantic import Field
 
 from common.adapter import ROW_WEIGHT_SUFFIX
-from common.methods.interface import MethodSettings
+from common.methods.interface import BaseRole, MethodSettings
 from common.methods.lora_adapters import LoraSettings
 from common.plan_fields import Count, Modality, Positive
 
@@ -66,6 +66,7 @@ class DualModality(LoraSettings):
 
     routable: ClassVar[bool] = False
     needs_classes: ClassVar[bool] = True
+    base_role: ClassVar[BaseRole | None] = BaseRole.CLIP
     unused_training: ClassVar[tuple[str, ...]] = ("packing", "gradient_checkpointing")
 
     rank: Count = 24  # [S]

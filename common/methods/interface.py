@@ -8,6 +8,7 @@ names it: everybody else asks the traits below.
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, ClassVar, Self
 
 from common.adapter import AdapterSource
@@ -46,6 +47,13 @@ class AdapterLayout:
         return None
 
 
+class BaseRole(StrEnum):
+    """What a base model is to a method, as a person would say."""
+
+    WRITER = "a model that writes answers"
+    CLIP = "a CLIP"
+
+
 class MethodSettings(Strict):
     """A plan's `method`: its fields are the subclass's own, its traits are these methods.
 
@@ -64,6 +72,8 @@ class MethodSettings(Strict):
     routable: ClassVar[bool] = True
     #: Whether it answers with a class of the plan's stages, so that each stage must name its own.
     needs_classes: ClassVar[bool] = False
+    #: What its base model must be; None takes any.
+    base_role: ClassVar[BaseRole | None] = None
     #: Switches of a plan's `training` that mean nothing to it, so that a plan may not set them.
     unused_training: ClassVar[tuple[str, ...]] = ()
 

@@ -2,9 +2,9 @@
 
 import re
 from collections.abc import Sequence
-from typing import Final, Self
+from typing import ClassVar, Final, Self
 
-from common.methods.interface import AdapterLayout, LayerShape, MethodSettings
+from common.methods.interface import AdapterLayout, BaseRole, LayerShape, MethodSettings
 from common.plan_fields import Count, Modality, Positive
 
 _LINEAR = r"layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
@@ -16,6 +16,8 @@ _WEIGHT: Final = re.compile(rf"(?!.*vision_tower).*{_LINEAR}\.weight")
 
 class LoraSettings(MethodSettings):
     """Settings of a method that trains LoRA (arXiv 2106.09685) on the decoder's linear layers."""
+
+    base_role: ClassVar[BaseRole | None] = BaseRole.WRITER
 
     rank: Count
     alpha: Positive

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import ClassVar, Self
 
-from common.methods.interface import MethodSettings
+from common.methods.interface import BaseRole, MethodSettings
 from common.methods.lora_adapters import OneAdapterSettings
 
 
@@ -11,6 +11,7 @@ class ZeroShot(OneAdapterSettings):
     """The base model alone; its adapters change nothing."""
 
     trains: ClassVar[bool] = False
+    base_role: ClassVar[BaseRole | None] = None
 
     def notes(self, tasks: int) -> list[str]:
         """Return that nothing is trained."""

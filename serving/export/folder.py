@@ -11,8 +11,10 @@ from typing import Any, Final
 import torch
 from torch import nn
 
+from client.backbones.image_text import ImageTextBackbone
 from client.backbones.llava import LlavaBackbone
 from client.model.base_digest import base_digest
+from client.model.kinds import IMAGE_TEXT, LLAVA, has_own_processor
 from client.model.llava import model_parts
 from client.model.llava_med_files import MODEL_TYPE, model_type
 from client.model.lora import AdaptedLinear
@@ -29,6 +31,7 @@ from common.bank.peft import PeftBase
 from common.bank.release import Release
 from common.durable import DISK, remove_if_there, write_file, writing
 from common.errors import BankError, ModelError
+from common.methods.interface import BaseRole
 from common.plan.plan import VisionWeights
 from common.plan_fields import Precision
 from serving.export.model_card import CardFacts, model_card
@@ -37,11 +40,13 @@ from serving.export.processor import processor_files
 CARD_FILE: Final = "README.md"
 #: PEFT's type of a model that writes text, with pictures or without.
 _TASK_TYPE: Final = "CAUSAL_LM"
-_LLAVA: Final = ("llava", MODEL_TYPE)
-#: A base model's own files of text and pixels, for one that has no chat template.
+_WRITERS: Final = (*IMAGE_TEXT, MODEL_TYPE)
+#: A base model's own files of text and pixels, which are copied.
 _CODERS: Final = (
     "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json",
-    "merges.txt", "special_tokens_map.json",
+    "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
+    "chat_template.json", "processor_config.json", "video_preprocessor_config.json",
+    "generation_config.json",
 )  # fmt: skip
 
 
@@ -78,7 +83,7 @@ def export_adapter(bank: Bank, release: Release, folder: Path, settings: ExportS
     if settings.base_model is not None:
         _check_base(bank, settings.base_model)
         coders = _coder_files(settings.base_model, settings.vision)
-        task_type = _TASK_TYPE if model_type(settings.base_model) in _LLAVA else None
+        task_type = _TASK_TYPE if model_type(settings.base_model) in _WRITERS else None
     facts = _facts(bank, settings, merged=False)
     blobs = export_blobs(bank, release.stage, PeftBase(facts.base_model, task_type))
     write_export(folder, {**coders, **blobs, CARD_FILE: model_card(bank, release, facts)})
@@ -92,19 +97,21 @@ def export_merged(
 
     Raises:
         BankError: the folder exists or can't be written, or an adapter was changed.
-        ModelError: the base model is not the bank's, not at hand or no LLaVA.
+        ModelError: the base model is not the bank's, not at hand or writes no answers.
     """
     check_new(folder)
     base = settings.base_model
-    if base is None or model_type(base) not in _LLAVA:
-        found = "no folder of the base model" if base is None else f"{base}, which is no LLaVA"
-        raise ModelError(f"--merged: found {found}, expected --base-model with a LLaVA")
+    if base is None or model_type(base) not in _WRITERS:
+        found = (
+            "no folder of the base model" if base is None else f"{base}, which writes no answers"
+        )
+        raise ModelError(f"--merged: found {found}, expected --base-model with {BaseRole.WRITER}")
     coders = _coder_files(base, settings.vision)
     # The sum is exact in 32 bits, and rounded once where fewer are wanted.
     asked = AskSettings(vision=settings.vision, precision=Precision.FP32)
     resident = ResidentBank(bank, base, asked)
     resident.freeze(release)
-    assert isinstance(resident.backbone, LlavaBackbone)
+    assert isinstance(resident.backbone, LlavaBackbone | ImageTextBackbone)
     network = _without_adapter_layers(resident.backbone.model.network, dtype)
     facts = _facts(bank, settings, merged=True)
     blobs = {
@@ -147,7 +154,7 @@ def _without_adapter_layers(network: Any, dtype: torch.dtype) -> nn.Module:  # n
 
 
 def _coder_files(base: Path, vision: VisionWeights) -> dict[str, bytes]:
-    if model_type(base) in _LLAVA:
+    if model_type(base) in (LLAVA, MODEL_TYPE) and not has_own_processor(base):
         return processor_files(model_parts(base, vision))
     return {name: (base / name).read_bytes() for name in _CODERS if (base / name).is_file()}
 
@@ -167,7 +174,7 @@ def _facts(bank: Bank, settings: ExportSettings, *, merged: bool) -> CardFacts:
     return CardFacts(
         base_model=settings.base_id or folder,
         merged=merged,
-        prompting=base is not None and model_type(base) in _LLAVA,
+        prompting=base is not None and model_type(base) in _WRITERS,
         questions=settings.questions,
         version=settings.version,
     )

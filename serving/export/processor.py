@@ -21,7 +21,7 @@ from transformers.models.llava.image_processing_pil_llava import LlavaImageProce
 from client.data.images import pad_to_square
 from client.model.llava import image_tokens
 from client.model.llava_med import ModelParts
-from client.model.prompt import encode_prompt
+from client.model.prompt import chat_template, encode_prompt
 from common.errors import ModelError
 
 #: Of CLIP's image processor, which LLaVA's has, too.
@@ -32,35 +32,6 @@ _PIXEL_SETTINGS: Final = (
 _TOKENIZER_SETTINGS: Final = (
     "bos_token", "eos_token", "pad_token", "unk_token", "model_max_length",
 )  # fmt: skip
-_TEMPLATE: Final = """\
-{{- bos_token -}}
-{%- for message in messages -%}
-  {%- if message['role'] == 'user' -%}
-    {{- '[INST] ' -}}
-    {%- if message['content'] is string -%}
-      {{- message['content'] -}}
-    {%- else -%}
-      {%- for part in message['content'] -%}
-        {%- if part['type'] != 'text' -%}{{- 'IMAGE_TOKEN\\n' -}}{%- endif -%}
-      {%- endfor -%}
-      {%- for part in message['content'] -%}
-        {%- if part['type'] == 'text' -%}{{- part['text'] -}}{%- endif -%}
-      {%- endfor -%}
-    {%- endif -%}
-    {{- ' [/INST]' -}}
-  {%- elif message['role'] == 'assistant' -%}
-    {{- ' ' -}}
-    {%- if message['content'] is string -%}
-      {{- message['content'] -}}
-    {%- else -%}
-      {%- for part in message['content'] -%}{{- part['text'] -}}{%- endfor -%}
-    {%- endif -%}
-    {{- ' ' ~ eos_token -}}
-  {%- else -%}
-    {{- raise_exception('This model knows user and assistant messages, and no other.') -}}
-  {%- endif -%}
-{%- endfor -%}
-"""
 #: Asked of a processor that was written, before anybody uses it.
 _PROBES: Final = ("is it normal ?", "What is this?", "  how  many\nspots: 1, 2 or 3 ? é")
 
@@ -117,7 +88,7 @@ def _processor(parts: ModelParts) -> LlavaProcessor:
         image_token=mark,
         # With the tower's class token, which "default" leaves out.
         num_additional_image_tokens=tokens - patches + (strategy == "default"),
-        chat_template=_TEMPLATE.replace("IMAGE_TOKEN", mark),
+        chat_template=chat_template(mark),
     )
 
 

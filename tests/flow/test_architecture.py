@@ -33,7 +33,7 @@ ROOMS = (
 #: Where a guide has a line put into a table, the table's first line.
 TABLES = {
     "BUILT_IN": ("simulation/data_sources.py", "BUILT_IN: Final[Mapping[str, str]] = {\n"),
-    "LOADERS": ("client/model/backbone.py", "LOADERS: Final[Mapping[str, str]] = {\n"),
+    "LOADERS": ("client/model/kinds.py", "LOADERS: Final[Mapping[str, str]] = {\n"),
 }
 
 

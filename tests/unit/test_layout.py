@@ -48,8 +48,8 @@ FLOORS: Mapping[str, tuple[str, ...]] = {
     ),
     "server": ("aggregation", "run", "coordinator", ""),
     "client": (
-        "data/pictures", "data", "importing", "site", "model", "model/clip", "training",
-        "inference", "backbones", "methods", "orders", "node", "",
+        "data/pictures", "data", "importing", "site", "model", "model/clip", "model/image_text",
+        "training", "inference", "backbones", "methods", "orders", "node", "",
     ),
     "simulation": (
         "task_folder", "data_sources.py", "heterogeneity", "phantoms", "pictures", "class_tasks",

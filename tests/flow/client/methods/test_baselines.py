@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from client.backbones.llava import LlavaBackbone
 from client.methods import mslora_cr
 from client.methods.interface import Assignment, method_code
-from client.methods.lora_recipe import llava_of, mean_loss
+from client.methods.lora_recipe import language_of, mean_loss
 from client.model.gradient_init import leading_right_singular_vectors
 from client.model.lora_init import kaiming_adapter
 from client.site import blob_store
@@ -80,7 +81,7 @@ def with_bank(site: Site, start: str, bank: dict[int, Adapter], **changes: Any) 
 
 def some_adapter(site: Site, seed: int, size: float = 0.5) -> Adapter:
     assignment = with_bank(site, "fresh", {})
-    fresh = kaiming_adapter(llava_of(assignment).adapted.layer_shapes(), 2, 1.0, seed)
+    fresh = kaiming_adapter(language_of(assignment).adapted.layer_shapes(), 2, 1.0, seed)
     draw = np.random.default_rng(seed)
     return Adapter(
         {
@@ -247,7 +248,9 @@ def test_the_gradients_start_spans_the_steepest_directions_of_every_weight(
     assert max(sizes) == (micro_batch or sum(sizes))
     assignment = with_bank(site, "fresh", {})
     examples = resolved(order_of(site, assignment.plan, stage=1), site).data.train
-    model = llava_of(assignment)
+    backbone = language_of(assignment)
+    assert isinstance(backbone, LlavaBackbone)
+    model = backbone.model
     model.adapted.detach()
     model.adapted.freeze_adapters([], Composition.FOLD)
     weights = {name: layer.base.weight for name, layer in model.adapted.layers.items()}
