@@ -145,8 +145,7 @@ CASES: dict[str, tuple[Change, str]] = {
     ),
     "another architecture": (
         settings(model_type="llava_llama"),
-        "config.json, model_type: found 'llava_llama', expected 'llava' (transformers' layout) "
-        "or 'llava_mistral'",
+        "config.json, model_type: found 'llava_llama', expected one of 'llava', 'llava_mistral', ",
     ),
     "another projector": (
         settings(mm_projector_type="linear"),
