@@ -34,6 +34,9 @@ PEFT_A = ".lora_A.weight"
 PEFT_B = ".lora_B.weight"
 #: Arrays other than low-rank factors (a method's prompts, say) are stored under this prefix.
 EXTRA_PREFIX = "extras."
+#: The change of a weight of the base model, whole and not as factors, is the extra array `delta.`
+#: with the weight's name: W + delta.
+DELTA_PREFIX = "delta."
 #: An extra array `x`, (rows, ...), with an extra `x.weight`, (rows,), is averaged row by row: a
 #: site's weight of a row is what `x.weight` says in place of all its examples.
 ROW_WEIGHT_SUFFIX = ".weight"
@@ -244,6 +247,12 @@ def row_weights_of(names: Iterable[str]) -> dict[str, str]:
         for name in sorted(found)
         if name + ROW_WEIGHT_SUFFIX in found and not name.endswith(ROW_WEIGHT_SUFFIX)
     }
+
+
+def deltas_in(adapter: AdapterSource) -> dict[str, str]:
+    """Return the extras that are changes of whole weights, by the weights' names."""
+    names = (name for name in adapter.extra_names if name.startswith(DELTA_PREFIX))
+    return {name.removeprefix(DELTA_PREFIX): name for name in names}
 
 
 def finite_fault(adapter: AdapterSource) -> str | None:

@@ -32,6 +32,19 @@ _BERT: Final[Mapping[str, int]] = {
     "max_position_embeddings": 512,
     "type_vocab_size": 2,
 }
+#: The norms of the image and of the text tower: outside of blocks, and in each block.
+_CLIP_BLOCK: Final = ("encoder.layers.{}.layer_norm1", "encoder.layers.{}.layer_norm2")
+_CLIP_PARTS: Final = (
+    (("pre_layrnorm", "post_layernorm"), _CLIP_BLOCK), (("final_layer_norm",), _CLIP_BLOCK),
+)  # fmt: skip
+_BERT_BLOCK: Final = (
+    "encoder.layer.{}.attention.output.LayerNorm",
+    "encoder.layer.{}.output.LayerNorm",
+)
+_OPEN_CLIP_PARTS: Final = (
+    (("layernorm",), ("layers.{}.layernorm_before", "layers.{}.layernorm_after")),
+    (("embeddings.LayerNorm",), _BERT_BLOCK),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +119,52 @@ class ClipShape:
             for layer in range(shape.layers)
             for name, size in shape.linears().items()
         }
+
+    def weights(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of every weight but logit_scale, by what adapters call it.
+
+        A linear layer is named as in `linears`; others as in transformers' `CLIPModel`, or of
+        open_clip's layout as in `OpenClipTowers` (client/model/clip/towers.py).
+        """
+        found: dict[str, tuple[int, ...]] = {}
+        for name, (outputs, inputs) in self.linears().items():
+            found |= {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
+        vision, text = self.vision.width, self.text.width
+        patches, patch = (self.pixels // self.patch) ** 2 + 1, (vision, 3, self.patch, self.patch)
+        parts = _OPEN_CLIP_PARTS if self.token_types else _CLIP_PARTS
+        image, spoken = "vision_model.embeddings", "text_model.embeddings"
+        if self.token_types:
+            found |= {
+                f"{image}.cls_token": (1, 1, vision),
+                f"{image}.position_embeddings": (1, patches, vision),
+                f"{image}.patch_embeddings.projection.weight": patch,
+                f"{image}.patch_embeddings.projection.bias": (vision,),
+                f"{spoken}.word_embeddings.weight": (self.vocabulary, text),
+                f"{spoken}.position_embeddings.weight": (self.positions, text),
+                f"{spoken}.token_type_embeddings.weight": (self.token_types, text),
+            }
+        else:
+            found |= {
+                f"{image}.class_embedding": (vision,),
+                f"{image}.position_embedding.weight": (patches, vision),
+                f"{image}.patch_embedding.weight": patch,
+                f"{spoken}.token_embedding.weight": (self.vocabulary, text),
+                f"{spoken}.position_embedding.weight": (self.positions, text),
+            }
+        for tower, size, norms, of_block in (
+            ("vision_model", self.vision, *parts[0]), ("text_model", self.text, *parts[1]),
+        ):  # fmt: skip
+            blocks = [n.format(layer) for layer in range(size.layers) for n in of_block]
+            for norm in (*norms, *blocks):
+                for end in ("weight", "bias"):
+                    found[f"{tower}.{norm}.{end}"] = (size.width,)
+        found["visual_projection.weight"] = (self.embedding, vision)
+        if self.projection is None:
+            found["text_projection.weight"] = (self.embedding, text)
+        else:
+            found["text_projection.0.weight"] = (self.projection, text)
+            found["text_projection.2.weight"] = (self.embedding, self.projection)
+        return found
 
 
 def is_open_clip(folder: Path) -> bool:

@@ -1,8 +1,10 @@
 """What a plan's cost asks of a base model, a LLaVA or a CLIP: its sizes, and those of adapters."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeAlias
 
+from common.adapter import DELTA_PREFIX
 from common.clip_shape import ClipShape, is_clip, read_clip_shape
 from common.methods.interface import LayerShape
 from common.plan.plan import Plan
@@ -44,7 +46,25 @@ def class_arrays(plan: Plan, model: BaseModel, stage: int) -> dict[str, tuple[in
 def extra_arrays(plan: Plan, model: BaseModel, stage: int) -> dict[str, tuple[int, ...]]:
     """Return the shapes of the arrays that an adapter of the stage has beside its pairs."""
     layers = list(adapted_layers(plan, model).values())
-    return {**class_arrays(plan, model, stage), **plan.method.layer_arrays(layers)}
+    return {
+        **class_arrays(plan, model, stage),
+        **plan.method.layer_arrays(layers),
+        **_weight_arrays(plan, model),
+    }
+
+
+def whole_weights(plan: Plan, model: BaseModel) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every weight of which the plan's method trains the whole, by name."""
+    return {
+        name.removeprefix(DELTA_PREFIX): shape
+        for name, shape in _weight_arrays(plan, model).items()
+        if name.startswith(DELTA_PREFIX)
+    }
+
+
+def _weight_arrays(plan: Plan, model: BaseModel) -> Mapping[str, tuple[int, ...]]:
+    weights = {} if isinstance(model, Geometry) else model.weights()
+    return plan.method.weight_arrays(weights)
 
 
 def feature_width(model: BaseModel) -> int:

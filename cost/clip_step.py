@@ -1,14 +1,15 @@
 """The operations and memory of a training step on a CLIP, as cost/step.py has them of a LLaVA.
 
-What trains is low-rank factors of one tower or both, and perhaps vectors at the text tower's input:
-every picture goes through its tower in every step, the texts of classes through the other where
-something learns there, and a step's public reference pairs through both, after the pictures'
-backward pass (client/methods/clip_recipe.py). A teacher's passes, once a round or a stage, are left
-out. Legend: n tokens, w width, m width inside.
+What trains is low-rank factors of one tower or both, or their whole weights, and perhaps vectors at
+the text tower's input: every picture goes through its tower in every step, the texts of classes
+through the other where something learns there, and a step's public reference pairs through both,
+after the pictures' backward pass (client/methods/clip_recipe.py). A teacher's passes, once a round
+or a stage, are left out. Legend: n tokens, w width, m width inside.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import prod
 from typing import Final
 
 from common.clip_shape import ClipShape, TransformerShape
@@ -35,6 +36,7 @@ class ClipStep:
         kept: numbers that a regularizer keeps.
         a_learns: whether A is trained as well as B.
         proximal: whether what trains is kept as it was at the round's start, too.
+        whole: shapes of the weights that train whole, by name.
     """
 
     shape: ClipShape
@@ -50,6 +52,12 @@ class ClipStep:
     kept: int = 0
     a_learns: bool = True
     proximal: bool = False
+    whole: Mapping[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
+
+    @property
+    def whole_numbers(self) -> int:
+        """The numbers of the weights that train whole."""
+        return sum(map(prod, self.whole.values()))
 
     @property
     def patches(self) -> int:
@@ -65,6 +73,7 @@ class _Tower:
         ends: operations of what is before and after the blocks, forward; `ends_back` of their
             gradients.
         open_below: whether gradients go on below the first block.
+        whole: whether all weights train.
         quick_gelu: whether the activation is x sigmoid(1.702 x).
     """
 
@@ -75,6 +84,7 @@ class _Tower:
     ends: float
     ends_back: float
     open_below: bool
+    whole: bool
     quick_gelu: bool
 
     @property
@@ -98,7 +108,8 @@ class _Tower:
         blocks = self.shape.layers * (2 * self.n * (4 * w**2 + 2 * w * m) + 10 * self.n**2 * w)
         # The first layer's queries, keys and values have inputs that need no gradient.
         first = 0 if self.open_below else 2 * self.n * 3 * w**2
-        return blocks - first + self.ends_back + self._of_factors()
+        of_weights = 2 * self.n * self.shape.layers * (4 * w**2 + 2 * w * m) + self.ends
+        return blocks - first + self.ends_back + self._of_factors() + self.whole * of_weights
 
     def _of_factors(self) -> float:
         """Return the operations of the gradients of factors, and of what goes through them."""
@@ -118,7 +129,7 @@ class _Tower:
         Of each block both norms' inputs, queries, keys, values, attention's output, and what the
         activation needs: x sigmoid(1.702 x) of OpenAI's keeps both factors, a GELU its input alone.
         Of the pairs the outputs of A, and its inputs where it is trained: layers of one input keep
-        it once, and attention's output and the activation's are kept anyway.
+        it once, and attention's output is kept anyway. Weights that train keep their inputs.
         """
         if not self.learns:
             return 0.0
@@ -126,6 +137,7 @@ class _Tower:
         total = self.shape.layers * (6 * w + (2 if self.quick_gelu else 1) * m)
         # The first layer's norm has an input that needs no gradient.
         total -= 0 if self.open_below else w
+        total += self.shape.layers * self.whole * (2 * w + m)
         total += len(self.adapted) * self.step.rank
         if self.step.a_learns:
             normed = {
@@ -170,16 +182,18 @@ def clip_memory(step: ClipStep, precision: Precision) -> StepMemory:
     captions = _text_tower(step, step.caption)
     factors = images.factors + texts.factors
     of_b = sum(step.rank * outputs for outputs, _ in step.adapted.values())
-    learned = step.of_classes + (factors if step.a_learns else of_b)
+    whole = step.whole_numbers
+    learned = step.of_classes + (factors if step.a_learns else of_b) + whole
     own = step.pictures * images.kept() + step.texts * texts.kept()
     of_pairs = step.pairs * (images.kept() + captions.kept())
     pictures = max(step.pictures, step.pairs)
     return StepMemory(
         weights=shape.parameters * size,
         held=0.0,
-        trained=(factors + step.of_classes + (3 + step.proximal) * learned) * _SINGLE,
+        trained=(factors + step.of_classes + whole + (3 + step.proximal) * learned) * _SINGLE,
         compared=step.kept * _SINGLE,
-        activations=size * max(own, of_pairs),
+        # A weight with its change is computed for the pass, and kept for the way back.
+        activations=size * (max(own, of_pairs) + whole),
         logits=0.0,
         features=pictures * 3 * shape.pixels**2 * _SINGLE,
         working=2 * pictures * images.n * size * shape.vision.inner,
@@ -197,7 +211,8 @@ def _image_tower(step: ClipStep) -> _Tower:
         step=step,
         ends=patch + out,
         ends_back=out,
-        open_below=False,
+        open_below=_is_whole(step, "vision_model."),
+        whole=_is_whole(step, "vision_model."),
         quick_gelu=shape.token_types == 0,
     )
 
@@ -213,10 +228,15 @@ def _text_tower(step: ClipStep, tokens: float) -> _Tower:
         step=step,
         ends=out,
         ends_back=out,
-        open_below=step.of_classes > 0,
+        open_below=step.of_classes > 0 or _is_whole(step, "text_model."),
+        whole=_is_whole(step, "text_model."),
         quick_gelu=shape.token_types == 0,
     )
 
 
 def _of_tower(step: ClipStep, tower: str) -> dict[str, LayerShape]:
     return {name: size for name, size in step.adapted.items() if name.startswith(tower)}
+
+
+def _is_whole(step: ClipStep, tower: str) -> bool:
+    return any(name.startswith(tower) for name in step.whole)

@@ -12,7 +12,7 @@ from common.clip_shape import ClipShape
 from common.errors import PlanError
 from common.plan.plan import Plan, Stage
 from common.rules.interface import Factor
-from cost.base_model import BaseModel, adapted_layers, class_arrays, extra_arrays
+from cost.base_model import BaseModel, adapted_layers, class_arrays, extra_arrays, whole_weights
 from cost.clip_step import ClipStep, clip_memory, clip_operations
 from cost.geometry import LLAVA_MED, Geometry
 from cost.sizes import BlobSizes, blob_sizes, index_bytes, release_bytes
@@ -172,8 +172,8 @@ def plan_cost(plan: Plan, base: BaseModel, model: str, assumed: DataAssumptions)
     Raises:
         PlanError: the plan's method is for another kind of base model.
     """
-    layers = adapted_layers(plan, base)
-    if not layers or isinstance(base, ClipShape) is not plan.method.needs_classes:
+    layers, weights = adapted_layers(plan, base), whole_weights(plan, base)
+    if not (layers or weights) or isinstance(base, ClipShape) is not plan.method.needs_classes:
         kind = "CLIP" if isinstance(base, ClipShape) else "LLaVA"
         raise PlanError(
             f"plan {plan.name}, method {plan.method.name!r}: found the base model {model}, a "
@@ -185,7 +185,7 @@ def plan_cost(plan: Plan, base: BaseModel, model: str, assumed: DataAssumptions)
     return PlanCost(
         model=model,
         base=base.parameters,
-        adapted=sum(outputs * inputs for outputs, inputs in layers.values()),
+        adapted=sum(map(math.prod, [*layers.values(), *weights.values()])),
         adapter=max(_adapter_numbers(plan, base, stage) for stage in range(len(plan.stages))),
         adapter_bytes=sizes.adapter,
         plan_bytes=sizes.plan,
@@ -300,7 +300,9 @@ def clip_step(plan: Plan, stage: int, shape: ClipShape, assumed: DataAssumptions
     """Return the micro-batch of the stage's training on a CLIP."""
     arrays, planned = class_arrays(plan, shape, stage), plan.stages[stage]
     layers, counts = adapted_layers(plan, shape), [len(one.classes or ()) for one in plan.stages]
-    method = plan.method
+    method, weights = plan.method, whole_weights(plan, shape)
+    kept = method.regularizer_parameters(plan.modalities, stage, list(layers.values()))
+    kept += method.whole_weight_copies(stage) * sum(map(math.prod, weights.values()))
     return ClipStep(
         shape=shape,
         pictures=plan.training.micro_batch or planned.site_batch_size,
@@ -315,7 +317,8 @@ def clip_step(plan: Plan, stage: int, shape: ClipShape, assumed: DataAssumptions
         batch=planned.site_batch_size,
         pairs=method.reference_pairs,
         caption=min(assumed.captions, shape.context),
-        kept=method.regularizer_parameters(plan.modalities, stage, list(layers.values())),
+        kept=kept,
+        whole=weights,
         a_learns=plan.rule.trained_factors(1) is not Factor.B,
         proximal=plan.training.proximal is not None,
     )

@@ -86,7 +86,7 @@ def run(plan: Plan, folder: RunFolder, grid: Grid, connection: "SiteConnection")
             grid, blob, connection.patience, connection.registered, connection.notifications
         )
         ask = durable(network.ask, journal)
-        context = RunContext(plan, ask, journal, on_event, connection.patient)
+        context = RunContext(plan, ask, journal, on_event, connection.patient, folder.bank)
         board = Scoreboard(plan)
         for number, stage in enumerate(plan.stages):
             on_event({"event": "stage", "stage": number})

@@ -27,6 +27,8 @@ _SPARE_BYTES: Final = 8 * 2**20
 #: Inputs and outputs of all adapted layers of the largest base model that is meant, of 13 * 10^9
 #: numbers; before the first adapter is there nothing else says how large one is.
 _MOST_WIDTHS: Final = 5_000_000
+#: Weights of the largest CLIP that is meant to be trained whole.
+_MOST_WEIGHTS: Final = 1_000_000_000
 #: Flower's parts of a message; an array of 5 MiB is one.
 _MOST_PARTS: Final = 10_000
 
@@ -39,7 +41,8 @@ def most_reply_bytes(plan: Plan, folder: RunFolder) -> int:
     """
     files = [*folder.blobs.glob("*.safetensors"), *folder.bank.glob(f"*/{ADAPTER_FILE}")]
     largest = max(map(_size, files), default=0)
-    first = 4 * _MOST_WIDTHS * plan.method.layout.rank
+    layout = plan.method.layout
+    first = 4 * (_MOST_WEIGHTS if layout.deltas else _MOST_WIDTHS * layout.rank)
     return (3 * largest or first) + _SPARE_BYTES
 
 

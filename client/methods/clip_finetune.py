@@ -3,7 +3,7 @@
 A step's loss is L_CE + `distil` + `hold`: cross-entropy of the task's images among its classes,
 whose texts pass through the text tower with gradient; what is distilled of an older model; and
 what holds the weights to those of the stage's start. A release may be a mean of weights
-(`ensemble`). One LoRA goes through all stages [R: the papers train all parameters].
+(`ensemble`). One LoRA goes through all stages [R], or the changes of all parameters [P].
 [P], [Z] and [R] say where a part is from, as in common/methods/clip_finetune.py.
 
 Legend of shapes: B images, C classes of the stage, K those before with its own, E width of the
@@ -40,15 +40,22 @@ from client.methods.reference_recipe import ReferenceBatch, reference_pairs, tea
 from client.model.backbone import Prediction
 from client.model.clip.model import ClipModel
 from client.model.lora import AdaptedLayers
-from client.training.fisher import SquaredGradients, as_rows, from_rows
+from client.training.fisher import (
+    DiagonalGradients,
+    as_rows,
+    diagonal_from_row,
+    from_rows,
+    squared_gradients,
+)
 from client.training.loop import OnProgress, TrainResult
 from client.training.optimizer import Optimizer, Penalty, backward
 from client.training.pair_distillation import distillation, zscl_distillation
 from client.training.weight_average import AveragingOptimizer
-from client.training.weight_hold import LayerImportance, LayerProduct, WeightHold
-from common.adapter import ROW_WEIGHT_SUFFIX, Adapter, Pair
+from client.training.weight_hold import DeltaHold, LayerImportance, LayerProduct, WeightHold
+from common.adapter import DELTA_PREFIX, ROW_WEIGHT_SUFFIX, Adapter, Pair, deltas_in
 from common.identity import seed_for
 from common.methods.clip_finetune import (
+    FISHER_DIAGONAL,
     FISHER_INPUTS,
     FISHER_OUTPUTS,
     ClipFinetune,
@@ -69,7 +76,7 @@ def start(assignment: Assignment, examples: Sequence[Example]) -> Adapter:
     with the weights as they were trained.
     """
     settings, before = _settings(assignment), previous_adapter(assignment)
-    pairs = before.pairs
+    pairs, deltas = before.pairs, _deltas_of(before)
     if settings.ensemble is Ensemble.ZERO_SHOT and assignment.bank:
         plan, stage = assignment.plan, max(assignment.bank)
         of_a, of_b = _shares(
@@ -79,7 +86,9 @@ def start(assignment: Assignment, examples: Sequence[Example]) -> Adapter:
             name: Pair(pair.a / np.float32(of_a), pair.b / np.float32(of_b))
             for name, pair in pairs.items()
         }
-    return replace(before, pairs=pairs, extras=_no_fisher(assignment))
+        share = np.float32(settings.trained_share)
+        deltas = {name: value / share for name, value in deltas.items()}
+    return replace(before, pairs=pairs, extras={**deltas, **_no_fisher(assignment)})
 
 
 def train(
@@ -202,9 +211,13 @@ def old_answers(
     return groups, torch.cat(rows).cpu()[[places[example.image] for example in examples]]
 
 
-def weight_hold(assignment: Assignment, model: ClipModel, begin: Adapter) -> WeightHold | None:
+def weight_hold(
+    assignment: Assignment, model: ClipModel, begin: Adapter
+) -> WeightHold | DeltaHold | None:
     """Return what holds the attached adapter's weights to `begin`'s; None if nothing does."""
     settings, layers = _settings(assignment), model.adapted.layers
+    if settings.trains_all:
+        return delta_hold(assignment, model, begin)
     importances = earlier_importances(assignment, model) if settings.hold is Hold.EWC else None
     if settings.hold is Hold.NONE or importances == []:
         return None
@@ -218,6 +231,23 @@ def weight_hold(assignment: Assignment, model: ClipModel, begin: Adapter) -> Wei
     }  # fmt: skip
     now = {name: LayerProduct(a, b, layers[name].scale) for name, (a, b) in pairs.items()}
     return WeightHold(now, start, settings.hold_weight, importances)
+
+
+def delta_hold(assignment: Assignment, model: ClipModel, begin: Adapter) -> DeltaHold | None:
+    """Return what holds changes of whole weights to `begin`'s; None if nothing does."""
+    settings, now = _settings(assignment), model.adapted.attached_deltas()
+    importances = None
+    if settings.hold is Hold.EWC:
+        sizes = {name: tuple(delta.shape) for name, delta in now.items()}
+        rows = [adapter.extra(FISHER_DIAGONAL) for _, adapter in sorted(assignment.bank.items())]
+        importances = [diagonal_from_row(row, sizes, model.device) for row in rows]
+    if settings.hold is Hold.NONE or importances == []:
+        return None
+    start = {
+        name: torch.tensor(begin.extras[f"{DELTA_PREFIX}{name}"]).to(delta)
+        for name, delta in now.items()
+    }
+    return DeltaHold(now, start, settings.hold_weight, importances)
 
 
 def earlier_importances(
@@ -247,8 +277,7 @@ def fisher_arrays(
     generator = np.random.default_rng(seed)
     order = generator.permutation(len(images))[: _settings(assignment).fisher_images]
     loss = ClassLoss(model, classes, 0.0)
-    pairs = model.adapted.attached_pairs()
-    squared, different = SquaredGradients({n: model.adapted.layers[n] for n in pairs}), set[bytes]()
+    squared, different = squared_gradients(model.adapted), set[bytes]()
     try:
         for number in order:
             pixels = model.pixel_values([images[number]])
@@ -257,20 +286,19 @@ def fisher_arrays(
             shares = logits_1C.detach().double().softmax(1)[0].cpu().numpy()
             label = torch.tensor([generator.choice(len(classes), p=shares / shares.sum())])
             backward(loss.cross_entropy(logits_1C, label))
+            squared.end_example()
     finally:
         squared.close()
     for factor in model.adapted.trainable_parameters():
         factor.grad = None
     if len(different) < assignment.fewest_images:
         return _no_fisher(assignment)
-    outputs, inputs = as_rows(squared.importances())
-    weight = np.array([len(order)], np.float32)
-    return {
-        FISHER_OUTPUTS: outputs,
-        FISHER_OUTPUTS + ROW_WEIGHT_SUFFIX: weight,
-        FISHER_INPUTS: inputs,
-        FISHER_INPUTS + ROW_WEIGHT_SUFFIX: weight,
-    }
+    weight, found = np.array([len(order)], np.float32), dict[str, Array]()
+    if isinstance(squared, DiagonalGradients):
+        found[FISHER_DIAGONAL] = squared.row()
+    else:
+        found[FISHER_OUTPUTS], found[FISHER_INPUTS] = as_rows(squared.importances())
+    return {**found, **{f"{name}{ROW_WEIGHT_SUFFIX}": weight for name in found}}
 
 
 @torch.no_grad()
@@ -282,7 +310,7 @@ def mix_factors(
     With the base model, alpha theta + (1 - alpha) theta_0 is the adapter with alpha times its
     product: where both factors are trained each takes the root of alpha, so that a rule that
     balances their norms changes nothing. With the stage's start the trained factors themselves are
-    mixed [R: the weights].
+    mixed [R: the weights]. Of changes of whole weights either is exactly the mean of the weights.
     """
     share = settings.trained_share
     of_a, of_b = _shares(trains, share)
@@ -297,6 +325,17 @@ def mix_factors(
             for factor, before in ((layer.a, pair.a), (layer.b, pair.b)):
                 if factor is not None and factor.requires_grad:
                     factor.mul_(share).add_(torch.tensor(before).to(factor), alpha=1 - share)
+    _mix_deltas(adapted, settings, begin)
+
+
+def _mix_deltas(adapted: AdaptedLayers, settings: ClipFinetune, begin: Adapter) -> None:
+    share = settings.trained_share
+    for name, delta in adapted.attached_deltas().items():
+        if settings.ensemble in (Ensemble.ZERO_SHOT, Ensemble.PREVIOUS):
+            delta.mul_(share)
+        if settings.ensemble is Ensemble.PREVIOUS:
+            before = torch.tensor(begin.extras[f"{DELTA_PREFIX}{name}"]).to(delta)
+            delta.add_(before, alpha=1 - share)
 
 
 def _shares(trains: Factor, share: float) -> tuple[float, float]:
@@ -309,7 +348,7 @@ def _shares(trains: Factor, share: float) -> tuple[float, float]:
 def _penalty(
     model: ClipModel,
     settings: ClipFinetune,
-    hold: WeightHold | None,
+    hold: WeightHold | DeltaHold | None,
     reference: ReferenceBatch | None,
 ) -> Penalty | None:
     """Return what adds the gradients of `hold` and of ZSCL's distillation; None without either."""
@@ -340,12 +379,19 @@ def _reference(assignment: Assignment, model: ClipModel) -> ReferenceBatch | Non
 
 def _no_fisher(assignment: Assignment) -> dict[str, Array]:
     """Return the arrays of the Fisher information as zeros; none without `hold: ewc`."""
-    shapes = assignment.backbone.adapted.layer_shapes()
-    method = assignment.plan.method
-    layers = [shape for name, shape in shapes.items() if method.adapts(f"{name}.weight")]
+    adapted, method = assignment.backbone.adapted, assignment.plan.method
+    layers = [s for name, s in adapted.layer_shapes().items() if method.adapts(f"{name}.weight")]
+    weights = {} if adapted.weights is None else adapted.weights.shapes()
+    arrays = {**method.layer_arrays(layers), **method.weight_arrays(weights)}
     return {
-        name: np.zeros(shape, np.float32) for name, shape in method.layer_arrays(layers).items()
+        name: np.zeros(shape, np.float32)
+        for name, shape in arrays.items()
+        if not name.startswith(DELTA_PREFIX)
     }
+
+
+def _deltas_of(adapter: Adapter) -> dict[str, Array]:
+    return {name: adapter.extras[name] for name in deltas_in(adapter).values()}
 
 
 def _settings(assignment: Assignment) -> ClipFinetune:

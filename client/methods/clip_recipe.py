@@ -8,10 +8,11 @@ space.
 # pyright: reportUnknownArgumentType=false
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -30,7 +31,7 @@ from client.training.optimizer import Optimizer, Penalty
 from client.training.prefetch import prefetching, with_prefetch
 from client.training.proximal import with_proximal_term
 from client.training.token_loss import micro_batches
-from common.adapter import Adapter
+from common.adapter import DELTA_PREFIX, Adapter
 from common.errors import ModelError, SiteFailed
 from common.plan_fields import Composition
 
@@ -63,24 +64,35 @@ def texts_of(classes: Sequence[str]) -> list[str]:
 
 
 def previous_adapter(assignment: Assignment) -> Adapter:
-    """Return the adapter of the stage before, at the first stage the one that is initialized."""
+    """Return the adapter of the stage before, at the first stage the one that is initialized.
+
+    A change of a whole weight begins at zero.
+    """
     if assignment.bank:
         return assignment.bank[max(assignment.bank)].loaded()
-    return initial_adapter(assignment)
+    weights = assignment.backbone.adapted.weights
+    arrays = {} if weights is None else assignment.plan.method.weight_arrays(weights.shapes())
+    zeros = {
+        name: np.zeros(shape, np.float32)
+        for name, shape in arrays.items()
+        if name.startswith(DELTA_PREFIX)
+    }
+    return replace(initial_adapter(assignment), extras=zeros)
 
 
 class ClassLoss(nn.Module):
     """The cross-entropy of images among a stage's classes.
 
-    Make it with the adapter attached: without LoRA in the text tower its embeddings are constants.
+    Make it with the adapter attached: where nothing trains in the text tower its embeddings are
+    constants.
     """
 
     def __init__(self, model: ClipModel, classes: Sequence[str], smoothing: float) -> None:
         super().__init__()
         self._model, self._texts, self._smoothing = model, texts_of(classes), smoothing
-        pairs = model.adapted.attached_pairs()
+        trained = [*model.adapted.attached_pairs(), *model.adapted.attached_deltas()]
         self._constant = None
-        if not any(name.startswith("text_model.") for name in pairs):
+        if not any(name.startswith("text_") for name in trained):
             with torch.no_grad():
                 self._constant = model.text_embeddings(self._texts)
 

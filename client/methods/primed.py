@@ -4,7 +4,8 @@ A step's loss is L_CE + alpha L_CKT + beta L_CMC + lambda L_DFG: cross-entropy o
 among its classes, whose texts pass through the text tower with gradient; the terms on reference
 pairs (client/training/pair_distillation.py); and the guard, which holds each parameter to its value
 of the stage before, the more the steeper the reference loss is there [P, made exact by G].
-One LoRA in both towers goes through all stages [R: the paper trains all parameters].
+One LoRA in both towers goes through all stages [R], or the changes of all parameters [P]
+(`parameters: all`): theta is then the base model's weight and its change.
 [P], [G] and [R] say where a part is from, as in common/methods/primed.py.
 
 Legend of shapes: B images, C classes of the stage, N reference pairs of a batch, E width of the
@@ -197,11 +198,11 @@ def teacher_adapters(assignment: Assignment) -> list[AdapterSource]:
     if settings.teacher is DistillationTeacher.INITIAL or not assignment.bank:
         return []
     last = assignment.bank[max(assignment.bank)].loaded()
-    return [
-        last
-        if settings.teacher is DistillationTeacher.LAST
-        else replace(last, scale=last.scale / 2)
-    ]
+    if settings.teacher is DistillationTeacher.LAST:
+        return [last]
+    half = np.float32(0.5)
+    extras = {name: half * value for name, value in last.extras.items()}
+    return [replace(last, scale=last.scale / 2, extras=extras)]
 
 
 def _settings(assignment: Assignment) -> Primed:

@@ -16,7 +16,7 @@ Legend of shapes: I inputs, O outputs, R rank, K ranks of all frozen adapters to
 
 import re
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from weakref import ref
 
 import torch
@@ -24,7 +24,16 @@ from torch import nn
 from torch.nn import functional
 
 from client.model.offload import offload
-from common.adapter import Adapter, AdapterSource, Pair, name_of_a, name_of_b
+from client.model.weight_deltas import WeightDeltas
+from common.adapter import (
+    DELTA_PREFIX,
+    Adapter,
+    AdapterSource,
+    Pair,
+    deltas_in,
+    name_of_a,
+    name_of_b,
+)
 from common.errors import BankError, ModelError
 from common.methods.lora_adapters import LORA_TARGETS
 from common.partial_adapter import AdapterPart
@@ -194,10 +203,18 @@ class AdaptedLinear(nn.Module):
 
 
 class AdaptedLayers:
-    """The layers of a model that adapters attach to, by their paths in it, in its order."""
+    """The layers of a model that adapters attach to, by their paths in it, in its order.
 
-    def __init__(self, layers: Mapping[str, AdaptedLinear]) -> None:
-        self.layers = dict(layers)
+    Attributes:
+        weights: the weights that an adapter may change whole; None where it may change none.
+    """
+
+    def __init__(
+        self, layers: Mapping[str, AdaptedLinear], weights: WeightDeltas | None = None
+    ) -> None:
+        self.layers, self.weights = dict(layers), weights
+        self._added: _FrozenSum | None = None
+        self._scale = 1.0
 
     def freeze_adapters(self, adapters: Sequence[AdapterSource], composition: Composition) -> None:
         """Set the frozen sum to that of `adapters`; none of them restores the base model.
@@ -210,15 +227,24 @@ class AdaptedLayers:
         """
         for adapter in adapters:
             self._check(adapter)
+        added = _FrozenSum(adapters, composition)
+        changed = self.weights is not None and not (self._added and self._added.equals(added))
+        if self.weights is not None and changed:
+            # Pairs are folded into weights that have nothing else added.
+            self._added = None
+            self.weights.restore()
         modules = [(adapter, frozenset(adapter.modules)) for adapter in adapters]
         for name, layer in self.layers.items():
             layer.freeze(name, [adapter for adapter, has in modules if name in has], composition)
+        if self.weights is not None and changed:
+            self.weights.add(adapters)
+            self._added = added
 
     def attach(self, adapter: Adapter, train: Factor) -> None:
         """Attach `adapter` on top of the frozen sum; its `train` factors are trained.
 
-        One of three factors has them as `three_factors` gives them. The parameters are new ones:
-        make the optimizer afterwards.
+        One of three factors has them as `three_factors` gives them. Changes of whole weights are
+        all trained. The parameters are new ones: make the optimizer afterwards.
 
         Raises:
             BankError: the adapter has a layer or a shape that the model does not have.
@@ -228,11 +254,17 @@ class AdaptedLayers:
         for name, pair in adapter.pairs.items():
             core = adapter.extras.get(AdapterPart.CORE.name_of(name))
             self.layers[name].attach(pair, core, adapter.scale, train)
+        self._scale = adapter.scale
+        if self.weights is not None:
+            deltas = deltas_in(adapter)
+            self.weights.attach({name: adapter.extras[extra] for name, extra in deltas.items()})
 
     def detach(self) -> None:
         """Detach the attached adapter: the base model and its frozen adapters remain."""
         for layer in self.layers.values():
             layer.detach()
+        if self.weights is not None:
+            self.weights.detach()
 
     @contextmanager
     def bypassed(self) -> Generator[None]:
@@ -240,7 +272,8 @@ class AdaptedLayers:
         for layer in self.layers.values():
             layer.bypassed = True
         try:
-            yield
+            with nullcontext() if self.weights is None else self.weights.bypassed():
+                yield
         finally:
             for layer in self.layers.values():
                 layer.bypassed = False
@@ -253,10 +286,18 @@ class AdaptedLayers:
             if layer.a is not None and layer.b is not None
         }
 
+    def attached_deltas(self) -> dict[str, nn.Parameter]:
+        """Return the attached changes of whole weights by name: the parameters themselves."""
+        return {} if self.weights is None else self.weights.attached()
+
     def attached_factors(self) -> list[nn.Parameter]:
-        """Return all attached factors, in the model's order: A and B, and R where there is one."""
+        """Return all attached parameters, in the model's order.
+
+        Of a layer A and B, and R where there is one; then the changes of whole weights.
+        """
         layers = self.layers.values()
-        return [p for layer in layers for p in (layer.a, layer.b, layer.core) if p is not None]
+        factors = [p for layer in layers for p in (layer.a, layer.b, layer.core) if p is not None]
+        return [*factors, *self.attached_deltas().values()]
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         """Return the attached factors that are trained, in the model's order."""
@@ -265,13 +306,14 @@ class AdaptedLayers:
     def attached_adapter(self) -> Adapter:
         """Return the attached adapter as float32 arrays, copied."""
         pairs = {name: Pair(_array(a), _array(b)) for name, (a, b) in self.attached_pairs().items()}
-        scale = next((self.layers[name].scale for name in pairs), 1.0)
-        cores = {
+        extras = {
             AdapterPart.CORE.name_of(name): _array(layer.core)
             for name, layer in self.layers.items()
             if layer.core is not None
         }
-        return Adapter(pairs, scale, cores)
+        deltas = self.attached_deltas().items()
+        extras |= {f"{DELTA_PREFIX}{name}": _array(delta) for name, delta in deltas}
+        return Adapter(pairs, self._scale, extras)
 
     def layer_shapes(self) -> dict[str, tuple[int, int]]:
         """Return (outputs, inputs) of every layer that adapters attach to."""
@@ -281,6 +323,13 @@ class AdaptedLayers:
         }
 
     def _check(self, adapter: AdapterSource) -> None:
+        if self.weights is not None:
+            self.weights.check(adapter)
+        elif deltas := deltas_in(adapter):
+            raise BankError(
+                f"adapter: found the change of a whole weight {next(iter(deltas))}, expected none: "
+                "on this base model adapters have low-rank factors"
+            )
         shapes, layout = self.layer_shapes(), adapter.layout()
         for name in adapter.modules:
             if name not in shapes:

@@ -12,7 +12,16 @@ from typing import Final
 from client.site.approval import adapted_layers, extra_numbers
 from client.site.failures import OrderRefused
 from client.site.planned_orders import start_part
-from common.adapter import EXTRA_PREFIX, AdapterSource, StoredAdapter, name_of_a, name_of_b
+from common.adapter import (
+    DELTA_PREFIX,
+    EXTRA_PREFIX,
+    AdapterSource,
+    StoredAdapter,
+    deltas_in,
+    name_of_a,
+    name_of_b,
+)
+from common.clip_shape import is_clip, read_clip_shape
 from common.errors import BankError
 from common.exchange import Order, Reason
 from common.image_prototype import MOST_BYTES, from_bytes
@@ -31,6 +40,37 @@ class OrderedBlob:
 
     what: str
     part: AdapterPart | None
+
+
+@dataclass(frozen=True, slots=True)
+class BaseLayout:
+    """What the base model's files say of the plan's adapters.
+
+    Attributes:
+        layers: the shapes of the layers with pairs; none where the files do not say them.
+        deltas: the shapes of the changes of whole weights; none where none train.
+        most_bytes: of an adapter; None where no shapes are known.
+    """
+
+    layers: tuple[LayerShape, ...]
+    deltas: Mapping[str, tuple[int, ...]]
+    most_bytes: int | None
+
+    @classmethod
+    def of(cls, plan: Plan, base_model: Path) -> "BaseLayout":
+        """Read it from the base model's files.
+
+        Raises:
+            SiteFailed, ModelError: they can't be read.
+        """
+        weights = read_clip_shape(base_model).weights() if is_clip(base_model) else {}
+        deltas = {
+            name: shape
+            for name, shape in plan.method.weight_arrays(weights).items()
+            if name.startswith(DELTA_PREFIX)
+        }
+        layers = tuple(adapted_layers(plan, base_model))
+        return cls(layers, deltas, most_bytes(plan, base_model))
 
 
 def ordered_blobs(order: Order, plan: Plan) -> Mapping[str, OrderedBlob]:
@@ -62,9 +102,9 @@ def check_blobs(
     named = {d: one for d, one in ordered_blobs(order, plan).items() if d in blobs}
     if not named:
         return
-    layers, most = adapted_layers(plan, base_model), most_bytes(plan, base_model)
+    base = BaseLayout.of(plan, base_model)
     for digest, one in named.items():
-        if (fault := _fault_of(blobs[digest], one, plan, (layers, most))) is not None:
+        if (fault := _fault_of(blobs[digest], one, plan, base)) is not None:
             raise OrderRefused(Reason.LAYOUT, f"plan {plan.name}: {one.what}: {fault}")
 
 
@@ -75,21 +115,20 @@ def most_bytes(plan: Plan, base_model: Path) -> int | None:
         SiteFailed, ModelError: the base model can't be read.
     """
     numbers = plan.method.adapter_parameters(adapted_layers(plan, base_model))
-    if numbers == 0:
+    extra = extra_numbers(plan, base_model)
+    if numbers == 0 and not (extra and plan.method.layout.deltas):
         return None
     # Twice the numbers of float32: a method may have arrays of its own beside those it counts.
-    return 8 * (numbers + extra_numbers(plan, base_model)) + _SPARE_BYTES
+    return 8 * (numbers + extra) + _SPARE_BYTES
 
 
 def fault_of_layout(
-    found: AdapterSource, part: AdapterPart, plan: Plan, layers: list[LayerShape]
+    found: AdapterSource, part: AdapterPart, plan: Plan, base: BaseLayout
 ) -> str | None:
-    """Return why an adapter, or a part of one, is not laid out as the plan's; None if it is.
-
-    `layers`: the shapes that the plan adapts; none where the base model's files do not say them.
-    """
-    layout = plan.method.layout
+    """Return why an adapter, or a part of one, is not laid out as the plan's; None if it is."""
+    layout, layers = plan.method.layout, list(base.layers)
     fault = layout.fault_of(found) or fault_of_part(found, part, layout.rank)
+    fault = fault or _fault_of_deltas(found, base.deltas)
     if fault is not None or not layers:
         return fault
     shapes = found.layout()
@@ -105,10 +144,19 @@ def fault_of_layout(
     return None
 
 
-def _fault_of(
-    blob: bytes | Path, one: OrderedBlob, plan: Plan, expected: tuple[list[LayerShape], int | None]
-) -> str | None:
-    layers, most = expected
+def _fault_of_deltas(found: AdapterSource, expected: Mapping[str, tuple[int, ...]]) -> str | None:
+    """Return which change of a whole weight is missing, too many or of another shape, or None."""
+    layout = found.layout()
+    deltas = {extra: layout[f"{EXTRA_PREFIX}{extra}"] for extra in deltas_in(found).values()}
+    for name in sorted(deltas.keys() | expected.keys() if expected else ()):
+        if deltas.get(name) != expected.get(name):
+            words = [str(shapes.get(name, "nothing")) for shapes in (deltas, expected)]
+            return f"{name}: found {words[0]}, expected {words[1]} as in the base model"
+    return None
+
+
+def _fault_of(blob: bytes | Path, one: OrderedBlob, plan: Plan, base: BaseLayout) -> str | None:
+    most = base.most_bytes
     size = len(blob) if isinstance(blob, bytes) else blob.stat().st_size
     try:
         if one.part is None:
@@ -121,7 +169,7 @@ def _fault_of(
             found = StoredAdapter.in_bytes(blob, "its bytes")
         else:
             found = StoredAdapter.in_file(blob, "its bytes")
-        return fault_of_layout(found, one.part, plan, layers)
+        return fault_of_layout(found, one.part, plan, base)
     except BankError as error:
         return str(error)
 

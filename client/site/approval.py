@@ -125,6 +125,7 @@ def extra_numbers(plan: Plan, base_model: Path) -> int:
     if not is_clip(base_model):
         return of_layers
     shape = read_clip_shape(base_model)
+    of_layers += sum(map(math.prod, plan.method.weight_arrays(shape.weights()).values()))
     most = max(len(stage.classes or ()) for stage in plan.stages)
     rows = plan.method.class_arrays(shape.text.width, shape.embedding).values()
     return of_layers + most * sum(map(math.prod, rows))
@@ -133,11 +134,11 @@ def extra_numbers(plan: Plan, base_model: Path) -> int:
 def sent_bytes(
     plan: Plan, layers: Sequence[LayerShape], part: AdapterPart, extra: int = 0
 ) -> int | None:
-    """Estimate the bytes of a part of the plan's adapter on the wire; None without layers.
+    """Estimate the bytes of a part of the plan's adapter on the wire; None if nothing is known.
 
     `extra` are its `extra_numbers`, which travel with any part.
     """
-    if not layers:
+    if not layers and not (extra and plan.method.layout.deltas):
         return None
     rank = plan.method.layout.rank
     numbers = {
@@ -200,7 +201,8 @@ def _describe_adapter(
     rounds = max(one.stage.rounds for one in planned)
     parts = {plan.rule.part(number, rounds) for number in range(1, rounds + 1)}
     sizes = {part: _size(sent_bytes(plan, layers, part, extra)) for part in parts}
-    whole = f"an adapter ({sizes[AdapterPart.WHOLE]})"
+    what = "the changes of all weights that train" if plan.method.layout.deltas else "an adapter"
+    whole = f"{what} ({sizes[AdapterPart.WHOLE]})"
     if AdapterPart.A in parts:
         return (
             f"the factor A of an adapter ({sizes[AdapterPart.A]}), or after a stage's last one "

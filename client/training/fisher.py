@@ -3,7 +3,8 @@
 The gradient of a linear layer's weight is the sum over tokens of (output gradient) (input)^T. The
 diagonal of its second moment is taken as (sum over tokens of the squared output gradients) times
 (mean over tokens of the squared inputs), as K-FAC does (arXiv 1503.05671): two vectors in place of
-a matrix, of the weight itself and so of no use of which factors an adapter has.
+a matrix, of the weight itself and so of no use of which factors an adapter has. Of weights that
+train whole it is the diagonal itself.
 
 Legend of shapes: N tokens, I inputs, O outputs.
 """
@@ -11,13 +12,14 @@ Legend of shapes: N tokens, I inputs, O outputs.
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from math import prod
 from typing import Any, Final
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from client.model.lora import AdaptedLinear
+from client.model.lora import AdaptedLayers, AdaptedLinear
 from client.training.weight_hold import LayerImportance
 from common.tensors import Array
 
@@ -57,6 +59,9 @@ class SquaredGradients:
         for handle in self._handles:
             handle.remove()
 
+    def end_example(self) -> None:
+        """Nothing: the hooks have added the example's squares."""
+
     def importances(self) -> dict[str, LayerImportance]:
         """Return the two factors of each layer's information, up to one number for all layers."""
         return {
@@ -74,6 +79,62 @@ class SquaredGradients:
             self._tokens[name] += len(x_NI)
 
         output.register_hook(add)
+
+
+class DiagonalGradients:
+    """Sums of the squared gradients of changes of whole weights, one example at a time.
+
+    The diagonal of the Fisher information itself (Kirkpatrick et al. 2017, arXiv 1612.00796).
+    """
+
+    def __init__(self, deltas: Mapping[str, nn.Parameter]) -> None:
+        """Take the gradients of these from zero."""
+        self._deltas = deltas
+        self._sums = {name: torch.zeros_like(delta) for name, delta in deltas.items()}
+        self._drop_gradients()
+
+    def end_example(self) -> None:
+        """Add the squares of the gradients of one example's loss."""
+        for name, delta in self._deltas.items():
+            if delta.grad is not None:
+                self._sums[name].add_(delta.grad.square())
+        self._drop_gradients()
+
+    def close(self) -> None:
+        """Leave no gradient behind."""
+        self._drop_gradients()
+
+    def row(self) -> Array:
+        """Return all weights' sums one after another in name order, (1, n), of `_LENGTH`."""
+        parts = [self._sums[name].flatten() for name in sorted(self._sums)]
+        return _of_length(torch.cat(parts).double().cpu().numpy())
+
+    def _drop_gradients(self) -> None:
+        for delta in self._deltas.values():
+            delta.grad = None
+
+
+def squared_gradients(adapted: AdaptedLayers) -> SquaredGradients | DiagonalGradients:
+    """Return what adds up squared gradients by what is attached: pairs, or changes of weights."""
+    if deltas := adapted.attached_deltas():
+        return DiagonalGradients(deltas)
+    return SquaredGradients({name: adapted.layers[name] for name in adapted.attached_pairs()})
+
+
+def diagonal_from_row(
+    row: Array, sizes: Mapping[str, tuple[int, ...]], device: torch.device
+) -> dict[str, Tensor]:
+    """Return the importances of `DiagonalGradients.row`, so that a weight's is 1 in the mean.
+
+    Args:
+        sizes: the shape of each weight.
+    """
+    names, mean = sorted(sizes), float(row.mean(dtype=np.float64))
+    parts = _split(row / np.float32(mean if mean > 0 else 1.0), [prod(sizes[n]) for n in names])
+    return {
+        name: torch.tensor(part, dtype=torch.float32, device=device).view(sizes[name])
+        for name, part in zip(names, parts, strict=True)
+    }
 
 
 def as_rows(importances: Mapping[str, LayerImportance]) -> tuple[Array, Array]:

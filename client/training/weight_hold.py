@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from client.training.optimizer import backward
 
@@ -79,6 +80,39 @@ class WeightHold:
         value = self.value()
         backward(value)
         return value.detach()
+
+
+class DeltaHold:
+    """lambda sum F (d - d')^2 over changes of whole weights, of any shape, in closed form.
+
+    d' is the change at the stage's start. F as in `WeightHold`, of the weights' own shapes.
+    """
+
+    def __init__(
+        self,
+        now: Mapping[str, Parameter],
+        start: Mapping[str, Tensor],
+        weight: float,
+        importances: Sequence[Mapping[str, Tensor]] | None,
+    ) -> None:
+        """Hold the changes `now` to `start`; see `WeightHold`."""
+        self._now, self._start, self._weight = now, start, weight
+        self._importances = importances
+
+    def add_gradient(self) -> Tensor:
+        """Add the term's gradient to `.grad`; return its value, shape ()."""
+        terms: list[Tensor] = []
+        for name, now in self._now.items():
+            moved = now.detach() - self._start[name]
+            if self._importances is None:
+                held = moved
+            else:
+                held = moved * torch.stack([stage[name] for stage in self._importances]).sum(0)
+            terms.append((held * moved).sum())
+            if now.grad is None:
+                now.grad = torch.zeros_like(now)
+            now.grad.add_(held, alpha=2 * self._weight)
+        return self._weight * torch.stack(terms).sum()
 
 
 def _squared_norm(b_OR: Tensor, a_RI: Tensor) -> Tensor:

@@ -8,12 +8,13 @@ docs/methods.md has the formulas.
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from itertools import product
+from math import prod
 from typing import Annotated, Any, Final, Self
 
 from pydantic import Field
 
 from common.adapter import ROW_WEIGHT_SUFFIX
-from common.methods.clip_adapters import OneClipAdapterSettings, Towers
+from common.methods.clip_adapters import OneClipAdapterSettings, Parameters, Towers
 from common.methods.interface import LayerShape, MethodSettings
 from common.plan_fields import Count, Modality, Positive
 
@@ -21,6 +22,8 @@ from common.plan_fields import Count, Modality, Positive
 #: Fisher, of all layers one after another, in one row each.
 FISHER_OUTPUTS: Final = "fisher.outputs"
 FISHER_INPUTS: Final = "fisher.inputs"
+#: With `parameters: all`: its diagonal, of all weights one after another by name, in one row.
+FISHER_DIAGONAL: Final = "fisher.diagonal"
 _Weight = Annotated[float, Field(ge=0)]
 
 
@@ -63,7 +66,10 @@ class Ensemble(StrEnum):
 
 
 class ClipFinetune(OneClipAdapterSettings):
-    """Continual fine-tuning of a CLIP: cross-entropy among the stage's class texts, one LoRA."""
+    """Continual fine-tuning of a CLIP: cross-entropy among the stage's class texts.
+
+    One LoRA trains [R], or with `parameters: all` all weights [P].
+    """
 
     towers: Towers = Towers.BOTH
     hold: Hold = Hold.NONE
@@ -95,21 +101,23 @@ class ClipFinetune(OneClipAdapterSettings):
 
     @property
     def label(self) -> str:
-        """`finetune`, or what is done against forgetting; `_image` with LoRA of that tower alone.
+        """`finetune`, or what is done against forgetting; `_image` where that tower alone trains.
 
-        `zscl` has its weight ensemble, and `wise_ft` is interpolation with the base model.
+        `_all` where its weights train, not LoRA. `zscl` has its weight ensemble, and `wise_ft` is
+        interpolation with the base model.
         """
         distil = "" if self.distil is Distil.NONE else self.distil.value
         hold = "" if self.hold is Hold.NONE else self.hold.value
         usual = Ensemble.STEPS if self.distil is Distil.ZSCL else Ensemble.NONE
         ensemble = "" if self.ensemble is usual else _ENSEMBLES[self.ensemble]
         words = [word for word in (distil, hold, ensemble) if word]
-        tower = ["image"] if self.towers is Towers.IMAGE else []
-        return "_".join([*(words or ["finetune"]), *tower])
+        where = ["image"] if self.towers is Towers.IMAGE else []
+        where += ["all"] if self.trains_all else []
+        return "_".join([*(words or ["finetune"]), *where])
 
     def layer_arrays(self, layers: Sequence[LayerShape]) -> Mapping[str, tuple[int, ...]]:
-        """Return the arrays of the Fisher information, with `hold: ewc`."""
-        if self.hold is not Hold.EWC:
+        """Return the arrays of the Fisher information of LoRA's layers, with `hold: ewc`."""
+        if self.hold is not Hold.EWC or self.trains_all:
             return {}
         return {
             FISHER_OUTPUTS: (1, sum(outputs for outputs, _ in layers)),
@@ -117,6 +125,31 @@ class ClipFinetune(OneClipAdapterSettings):
             FISHER_INPUTS: (1, sum(inputs for _, inputs in layers)),
             FISHER_INPUTS + ROW_WEIGHT_SUFFIX: (1,),
         }
+
+    def weight_arrays(
+        self, weights: Mapping[str, tuple[int, ...]]
+    ) -> Mapping[str, tuple[int, ...]]:
+        """Return the changes, and with `hold: ewc` the Fisher information of all of them."""
+        changes = super().weight_arrays(weights)
+        if not changes or self.hold is not Hold.EWC:
+            return changes
+        total = sum(map(prod, changes.values()))
+        return {
+            **changes,
+            FISHER_DIAGONAL: (1, total),
+            FISHER_DIAGONAL + ROW_WEIGHT_SUFFIX: (1,),
+        }
+
+    def whole_weight_copies(self, stage: int) -> int:
+        """Return those of what holds the weights, of earlier stages' information and of a mean."""
+        held = {Hold.NONE: 0, Hold.L2: 1, Hold.EWC: 1 + stage}[self.hold]
+        return held + (self.ensemble is Ensemble.STEPS)
+
+    @property
+    def begins_with_release(self) -> bool:
+        """Whether weights train whole, and a release has neither a mean of them nor more."""
+        mixed = self.ensemble is Ensemble.ZERO_SHOT or self.hold is Hold.EWC
+        return self.trains_all and not mixed
 
     def texts_of_a_step(self, classes: Sequence[int], stage: int) -> int:
         """Return the stage's own classes; with `distil: lwf` those of the stages before, too."""
@@ -136,18 +169,24 @@ class ClipFinetune(OneClipAdapterSettings):
     def summary(self) -> str:
         """Return the comparison's name of the method, its rank and what is trained."""
         trained = "both towers" if self.towers is Towers.BOTH else "the image tower"
-        return f"{self.name} ({self.label}), rank {self.rank}, LoRA of {trained}"
+        what = "all weights" if self.trains_all else f"rank {self.rank}, LoRA"
+        return f"{self.name} ({self.label}), {what} of {trained}"
 
     def notes(self, tasks: int) -> list[str]:
         """Return what else a step trains on, and what is beside the LoRA in an update."""
-        told: list[str] = []
+        told = self.weights_note()
         if self.distil is Distil.ZSCL:
             told.append(self.reference_note())
         if self.hold is Hold.EWC:
+            of = (
+                "for each adapted layer the mean square of each of its inputs, and of the loss's "
+                "gradient by each output"
+            )
+            if self.trains_all:
+                of = "for each weight the mean square of the loss's gradient by it"
             told.append(
-                "With the last round of each stage the task's Fisher information leaves: for each "
-                "adapted layer the mean square of each of its inputs, and of the loss's gradient "
-                f"by each output, over at most {self.fisher_images} of this site's images. "
+                f"With the last round of each stage the task's Fisher information leaves: {of}, "
+                f"over at most {self.fisher_images} of this site's images. "
                 "They are means and no images, but reveal which features the images have. Of "
                 "fewer different images than this site's policy.images none leave. The sites' mean "
                 "is released with the adapter, to whoever gets the bank."
@@ -175,8 +214,8 @@ class ClipFinetune(OneClipAdapterSettings):
             {"ensemble": Ensemble.PREVIOUS, "trained_share": 0.8},
         ]
         offered = [
-            cls.model_validate({**given, **change, "towers": towers})
-            for towers, change in product(Towers, changes)
+            cls.model_validate({**given, **change, "towers": towers, "parameters": parameters})
+            for parameters, towers, change in product(Parameters, Towers, changes)
         ]
         return {settings.label: settings for settings in offered}
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, ClassVar, Self
 
-from common.adapter import AdapterSource
+from common.adapter import EXTRA_PREFIX, AdapterSource, deltas_in
 from common.plan_fields import Composition, Modality, Slug, Strict
 
 #: (outputs, inputs) of a linear layer.
@@ -25,10 +25,13 @@ class AdapterLayout:
     Attributes:
         rank: rows of every A and columns of every B.
         alpha: the factor of every product B @ A, times the rank.
+        deltas: whether it has changes of whole weights in place of pairs; rank and alpha then mean
+            nothing.
     """
 
     rank: int
     alpha: float
+    deltas: bool = False
 
     @property
     def scale(self) -> float:
@@ -44,6 +47,16 @@ class AdapterLayout:
             return f"rank: found {update.rank}, expected {self.rank}"
         if update.scale != self.scale:
             return f"scale: found {update.scale}, expected {self.scale}"
+        deltas = list(deltas_in(update).values())
+        if self.deltas and update.modules:
+            return f"{update.modules[0]}: found low-rank factors, expected changes of whole weights"
+        if self.deltas and not deltas:
+            return "found no change of a weight, expected those of all that train"
+        if deltas and not self.deltas:
+            return (
+                f"{EXTRA_PREFIX}{deltas[0]}: found the change of a whole weight, expected "
+                "low-rank factors"
+            )
         return None
 
 
@@ -113,6 +126,11 @@ class MethodSettings(Strict):
         return False
 
     @property
+    def begins_with_release(self) -> bool:
+        """Whether a stage but the first begins with exactly what the one before has released."""
+        return False
+
+    @property
     def independent_stages(self) -> bool:
         """Whether each stage is trained on the base model alone, as if no other were there."""
         return False
@@ -157,6 +175,23 @@ class MethodSettings(Strict):
     def layer_arrays(self, layers: Sequence[LayerShape]) -> Mapping[str, tuple[int, ...]]:
         """Return the shapes of an adapter's arrays that are of its layers, beside its pairs."""
         return {}
+
+    def weight_arrays(
+        self, weights: Mapping[str, tuple[int, ...]]
+    ) -> Mapping[str, tuple[int, ...]]:
+        """Return the shapes of an adapter's arrays that are of whole weights, beside its pairs.
+
+        `weights` are the shapes of a CLIP's weights by name; the arrays `delta.` and such a name
+        are their changes (common/adapter.py), which train.
+        """
+        return {}
+
+    def whole_weight_copies(self, stage: int) -> int:
+        """Return how many numbers a regularizer keeps for each one of a weight that trains whole.
+
+        `regularizer_parameters` has those for layers with pairs.
+        """
+        return 0
 
     def texts_of_a_step(self, classes: Sequence[int], stage: int) -> int:
         """Return of how many classes a step passes the texts through a CLIP's text tower.

@@ -6,11 +6,12 @@ is built, for what the paper leaves open; [R] our reconstruction. docs/methods.m
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from itertools import product
 from typing import Annotated, Self
 
 from pydantic import Field
 
-from common.methods.clip_adapters import OneClipAdapterSettings
+from common.methods.clip_adapters import OneClipAdapterSettings, Parameters
 from common.methods.interface import LayerShape, MethodSettings
 from common.plan_fields import Modality, Positive
 
@@ -65,7 +66,7 @@ class Formulas(StrEnum):
 
 
 class Primed(OneClipAdapterSettings):
-    """PRIMED on LoRA of both towers [R: the paper trains all parameters].
+    """PRIMED on LoRA of both towers [R], or with `parameters: all` on all parameters [P].
 
     Label smoothing of 0.2 and 64 reference pairs a step are the paper's [P].
     """
@@ -93,7 +94,7 @@ class Primed(OneClipAdapterSettings):
 
     @property
     def label(self) -> str:
-        """The name, followed by what is not the default of the ablation's switches."""
+        """The name, what is not the default of the ablation's switches, and `all` of weights."""
         switches = {
             self.teacher.value: self.teacher is DistillationTeacher.LAST,
             self.transfer.value: self.transfer is Transfer.BOTH,
@@ -102,7 +103,7 @@ class Primed(OneClipAdapterSettings):
         }
         words = {Guard.NONE.value: "unguarded", DistillationTeacher.MEAN.value: "mean_teacher"}
         changed = [words.get(name, name) for name, usual in switches.items() if not usual]
-        return "_".join([self.name, *changed])
+        return "_".join([self.name, *changed, *(["all"] if self.trains_all else [])])
 
     def regularizer_parameters(
         self, modalities: Sequence[Modality], stage: int, layers: Sequence[LayerShape]
@@ -111,20 +112,24 @@ class Primed(OneClipAdapterSettings):
 
         Those are the gradient of the pairs' loss alone and the guard's weights.
         """
-        kept = {Guard.NONE: 1, Guard.L2: 2}.get(self.guard, 3)
-        return kept * self.adapter_parameters(layers)
+        return self.whole_weight_copies(stage) * self.adapter_parameters(layers)
+
+    def whole_weight_copies(self, stage: int) -> int:
+        """Return those of the guard, and of the gradient of the pairs' loss."""
+        return {Guard.NONE: 1, Guard.L2: 2}.get(self.guard, 3)
 
     def summary(self) -> str:
-        """Return the method's name, its rank and the terms of its loss."""
-        return f"{self.label}, rank {self.rank}, {self.reference_batch} reference pairs a step"
+        """Return the method's name, what trains and the terms of its loss."""
+        trained = "all weights of both towers" if self.trains_all else f"rank {self.rank}"
+        return f"{self.label}, {trained}, {self.reference_batch} reference pairs a step"
 
     def notes(self, tasks: int) -> list[str]:
-        """Return where the reference pairs are from."""
-        return [self.reference_note()]
+        """Return where the reference pairs are from, and what trains if it is no LoRA."""
+        return [*self.weights_note(), self.reference_note()]
 
     @classmethod
     def comparisons(cls, own: MethodSettings, stages: int) -> Mapping[str, Self]:
-        """Return it with each switch of its ablation, one at a time."""
+        """Return it with each switch of its ablation, one at a time, on LoRA and on all weights."""
         given = own.model_dump() if isinstance(own, Primed) else {"name": "primed"}
         changes: list[Mapping[str, str]] = [
             {},
@@ -133,5 +138,8 @@ class Primed(OneClipAdapterSettings):
             *({"guard": value} for value in Guard),
             *({"formulas": value} for value in Formulas),
         ]
-        offered = [cls.model_validate({**given, **change}) for change in changes]
+        offered = [
+            cls.model_validate({**given, **change, "parameters": parameters})
+            for parameters, change in product(Parameters, changes)
+        ]
         return {settings.label: settings for settings in offered}

@@ -17,6 +17,7 @@ from common.plan.mistakes import (
     class_mistakes,
     core_mistakes,
     cross_mistakes,
+    delta_mistakes,
     robust_mistakes,
     sentence,
     shown,
@@ -75,6 +76,7 @@ def parse_plan(document: Mapping[str, Any], source: str) -> Plan:
         mistakes += [
             *start_mistakes(plan),
             *core_mistakes(plan),
+            *delta_mistakes(plan),
             *robust_mistakes(plan),
             *unused_training_mistakes(plan),
             *class_mistakes(plan),

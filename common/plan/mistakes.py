@@ -89,6 +89,20 @@ def core_mistakes(plan: Plan) -> list[str]:
     ]
 
 
+def delta_mistakes(plan: Plan) -> list[str]:
+    """Return whether the rule is one of low-rank factors, where whole weights train."""
+    if not plan.method.layout.deltas:
+        return []
+    possible = [name for name, rule in rules().items() if rule.merges_whole_weights]
+    if plan.aggregation in possible:
+        return []
+    return [
+        f"aggregation: found {plan.aggregation!r} with the method {plan.method.label!r}, which "
+        f"trains whole weights, expected one of {', '.join(possible)}: this rule keeps a factor of "
+        "LoRA fixed or at the sites, and there is none. Where no site may lie all are the mean"
+    ]
+
+
 def robust_mistakes(plan: Plan) -> list[str]:
     """Return the stages with too few sites for what a robust rule is to withstand."""
     if plan.rule.robust is None:

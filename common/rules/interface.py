@@ -192,3 +192,13 @@ class Rule:
     on_products: bool = False
     robust: Robust | None = None
     liars: int = 0
+
+    @property
+    def merges_whole_weights(self) -> bool:
+        """Whether it means something where an adapter has no factors, but whole arrays.
+
+        A robust rule merges arrays by itself; of the others one that keeps no factor apart takes
+        their mean.
+        """
+        by_mean = self.trained_factors(1) is Factor.BOTH and not self.own_b
+        return self.robust is not None or by_mean

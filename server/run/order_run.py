@@ -63,6 +63,10 @@ class OrderRun:
         digest = self.order.adapter
         return None if digest is None else self.run.stored_adapter(digest, "the order")
 
+    def begin(self) -> StoredAdapter | None:
+        """Return what the round begins with; None in a stage's first whose start sites make."""
+        return self.ordered() or self.run.stage_start(self.order.stage)
+
     def collect(self) -> Iterator[Waiting | None]:
         """Ask the sites and record what comes; yields after each event, with who is missing."""
         said, said_at = "", 0.0

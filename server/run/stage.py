@@ -223,7 +223,7 @@ def _weigh(training: OrderRun) -> Weighed:
 
 def _start(training: OrderRun) -> AdapterSource | None:
     """Return what the round began with, in the part that sites send; None if it is not known."""
-    ordered, stage = training.ordered(), training.stage
+    ordered, stage = training.begin(), training.stage
     part = training.run.plan.rule.part(training.order.round, stage.rounds)
     if ordered is None or part_in(ordered) is part:
         return ordered
@@ -267,7 +267,7 @@ def _refuse_incompatible(training: OrderRun) -> None:
         training.stage.learning_rate,
     )
     layout = run.plan.method.layout
-    found = incompatible_updates(adapters, training.ordered(), layout, expected)
+    found = incompatible_updates(adapters, training.begin(), layout, expected)
     for site, why in found.items():
         run.journal.refuse(order, site, why)
         del updates[site]

@@ -33,6 +33,7 @@ from client.model.llava_med_weights import first_names, weights_of
 from client.model.lora import inject_adapter_layers
 from client.model.open_clip_files import open_clip_weights
 from client.model.pretrained import DTYPES, load_pretrained
+from client.model.weight_deltas import WeightDeltas
 from common.clip_shape import (
     CLIP_LINEARS,
     OPEN_CLIP_CONFIG,
@@ -89,11 +90,13 @@ def load_clip(folder: Path, precision: Precision, device: torch.device) -> ClipM
     if is_open_clip(folder):
         towers = _open_clip_towers(folder, shape, dtype)
         adapted = inject_adapter_layers(towers, CLIP_LINEARS, _layer_name)
+        adapted.weights = WeightDeltas(towers, _layer_name)
         scale = towers.logit_scale
     else:
         config = _transformers_config(folder)
         network = load_pretrained(CLIPModel, folder, None, config=config, dtype=dtype)
         adapted = inject_adapter_layers(network, CLIP_LINEARS)
+        adapted.weights = WeightDeltas(network)
         towers, scale = TransformersTowers(network), network.logit_scale
     nn.Module.to(towers.requires_grad_(False).eval(), torch.device(device))
     return ClipModel(
