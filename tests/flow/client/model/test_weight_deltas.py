@@ -84,8 +84,9 @@ def test_detached_and_taken_away_every_bit_is_the_bases(tmp_path: Path, write: A
     assert bits(model) == before
     # LoRA afterwards is on the base's weights.
     name, layer = next(iter(adapted.layers.items()))
-    lora = Adapter({name: Pair(np.ones((1, layer.base.in_features), np.float32),
-                               np.ones((layer.base.out_features, 1), np.float32))}, 1.0)  # fmt: skip
+    height, width = layer.base.out_features, layer.base.in_features
+    pair = Pair(np.ones((1, width), np.float32), np.ones((height, 1), np.float32))
+    lora = Adapter({name: pair}, 1.0)
     original = layer.base.weight.detach().clone()
     adapted.freeze_adapters([delta], Composition.FOLD)
     adapted.freeze_adapters([lora], Composition.FOLD)
