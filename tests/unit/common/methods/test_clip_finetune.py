@@ -21,7 +21,8 @@ def test_the_usual_baselines_are_offered_on_both_towers_and_on_one():
     usual = [
         "finetune", "l2", "ewc", "lwf", "zscl", "zscl_l2", "wise_ft", "wise_ft_previous",
     ]  # fmt: skip
-    assert list(offered) == [*usual, *(f"{name}_image" for name in usual)]
+    lora = [*usual, *(f"{name}_image" for name in usual)]
+    assert list(offered) == [*lora, *(f"{name}_all" for name in lora)]
     assert all(one.rank == 4 and one.hold_weight == 3.0 for one in offered.values())
     assert offered["zscl"].ensemble is Ensemble.STEPS and offered["zscl"].hold is Hold.NONE
     assert offered["wise_ft"].trained_share == 0.5
@@ -86,3 +87,25 @@ def test_the_admin_reads_what_beside_the_lora_leaves():
         "clip_finetune (lwf_image), rank 16, LoRA of the image tower"
     )
     assert made().answering_stages([Modality.CT, Modality.MR], 0, 1) == (1,)
+
+
+def test_on_all_parameters_of_the_images_their_tower_alone_changes():
+    weights = {"vision_model.x": (2, 3), "visual_projection.weight": (3, 3), "text_model.y": (4,)}
+    image = made(towers="image", parameters="all")
+    assert image.weight_arrays(weights) == {
+        "delta.vision_model.x": (2, 3), "delta.visual_projection.weight": (3, 3),
+    }  # fmt: skip
+    assert made().weight_arrays(weights) == {}
+    ewc = made(hold="ewc", parameters="all")
+    assert ewc.layer_arrays(LAYERS) == {}
+    beside = {n: s for n, s in ewc.weight_arrays(weights).items() if not n.startswith("delta.")}
+    assert beside == {"fisher.diagonal": (1, 19), "fisher.diagonal.weight": (1,)}
+    assert ewc.whole_weight_copies(2) == 3 and made().whole_weight_copies(2) == 0
+    assert made(distil="zscl", ensemble="steps").whole_weight_copies(2) == 1
+
+
+def test_a_stage_begins_with_the_release_unless_that_is_a_mean_or_has_more():
+    assert not made().begins_with_release
+    assert made(parameters="all").begins_with_release
+    assert not made(parameters="all", ensemble="zero_shot").begins_with_release
+    assert not made(parameters="all", hold="ewc").begins_with_release
