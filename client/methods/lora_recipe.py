@@ -11,8 +11,8 @@ import torch
 from client.data.task import Example
 from client.methods.interface import Assignment
 from client.model.backbone import Prediction
-from client.model.gradient_init import WeightGradients
 from client.model.lora_init import kaiming_adapter, orthonormal_adapter
+from client.training.gradient_init import WeightGradients
 from client.training.language import LanguageBackbone
 from client.training.loop import OnProgress, TrainResult, train
 from client.training.optimizer import Penalty, backward

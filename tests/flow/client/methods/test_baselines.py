@@ -13,13 +13,13 @@ from client.backbones.llava import LlavaBackbone
 from client.methods import mslora_cr
 from client.methods.interface import Assignment, method_code
 from client.methods.lora_recipe import language_of, mean_loss
-from client.model.gradient_init import leading_right_singular_vectors
 from client.model.lora_init import kaiming_adapter
 from client.site import blob_store
 from client.site.config import Site
 from client.site.failures import OrderRefused
 from client.training.batches import Batches
 from client.training.checkpoint import Checkpoint
+from client.training.gradient_init import leading_right_singular_vectors
 from client.training.token_loss import DecoderLoss
 from common.adapter import Adapter, Pair, from_bytes, to_bytes
 from common.errors import PlanError

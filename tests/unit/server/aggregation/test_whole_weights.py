@@ -17,8 +17,7 @@ from common.tensors import Array
 from server.aggregation.aggregate import SiteUpdate, aggregate
 from server.aggregation.compatibility import TrainedPart, incompatible_updates
 from server.aggregation.influence import RoundContext, weigh
-from server.run import context as of_run
-from tests.unit.small_round import document, journal
+from tests.unit.small_round import document, journal, run_context
 
 LAYOUT = AdapterLayout(rank=1, alpha=1.0, deltas=True)
 LORA = Adapter({"layer": Pair(np.ones((1, 3), np.float32), np.ones((4, 1), np.float32))}, 1.0)
@@ -114,9 +113,7 @@ def test_the_coordinator_has_the_release_that_a_stage_begins_with(tmp_path: Path
         folder = root / "bank" / "000-one"
         folder.mkdir(parents=True)
         (folder / "adapter_model.safetensors").write_bytes(to_bytes(changes(7)))
-        run = RunContext(
-            plan, lambda *_: iter(()), journal(root, plan), print, False, root / "bank"
-        )
+        run = replace(run_context(journal(root, plan), of=plan)[0], bank=root / "bank")
         assert run.stage_start(0) is None
         begin = run.stage_start(1)
         assert (begin is not None) is known
