@@ -131,13 +131,18 @@ def _print_table(bank: "Bank") -> None:
             release.modality.value,
             release.task,
             release.hash[:8],
-            str(release.rank),
+            _rank(release),
             str(len(release.sites)),
             str(sum(release.sites.values())),
             f"{release.error:.4f}",
         )
     Console().print(table)
     typer.echo(f"head {bank.head}")
+
+
+def _rank(release: "Release") -> str:
+    """Return the rank; `none` of an adapter without low-rank factors."""
+    return str(release.rank) if release.rank else "none"
 
 
 def _settings(method: Mapping[str, Any]) -> str:
@@ -153,7 +158,7 @@ def _fields(release: "Release") -> dict[str, list[str]]:
         **({} if release.classes is None else {"classes": [", ".join(release.classes)]}),
         **({} if release.method is None else {"method": [_settings(release.method)]}),
         "sums": [", ".join(map(str, release.sums))],
-        "rank, scale": [f"{release.rank}, {release.scale:g}"],
+        "rank, scale": [f"{_rank(release)}, {release.scale:g}"],
         "examples": [f"{site}: {count}" for site, count in sorted(release.sites.items())],
         "rule": [release.rule],
         "aggregation error": [f"{release.error:.6f}"],

@@ -92,6 +92,7 @@ def export_stage(
 ) -> None:
     """Export a stage for other programs: a PEFT adapter or a whole model, with all they need.
 
+    A stage that changes whole weights of a CLIP is always written as a whole model.
     Beside the weights: processor, tokenizer with chat template, provenance and a model card
     (docs/use.md). With --format paper MSLoRA-CR's folders, for the authors' code.
 
@@ -148,8 +149,16 @@ def _exported(
     import torch
 
     from common.bank.release import EXTRAS_FILE
-    from serving.export.folder import export_adapter, export_merged
+    from serving.export.folder import changes_whole_weights, export_adapter, export_merged
 
+    whole = changes_whole_weights(bank, release)
+    if whole:
+        typer.echo(
+            f"{out}: {release.name} changes all weights of its towers, which no PEFT adapter can; "
+            "the whole model is written",
+            err=True,
+        )
+        dtype = dtype or Dtype.FLOAT32
     names = ", ".join(bank.releases[position].name for position in release.sums)
     if dtype is not None:
         export_merged(bank, release, out, settings, getattr(torch, dtype.value))

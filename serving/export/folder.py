@@ -11,14 +11,17 @@ from typing import Any, Final
 import torch
 from torch import nn
 
+from client.backbones.clip import ClipBackbone
 from client.backbones.image_text import ImageTextBackbone
 from client.backbones.llava import LlavaBackbone
 from client.model.base_digest import base_digest
+from client.model.clip.towers import TransformersTowers
 from client.model.kinds import IMAGE_TEXT, LLAVA, has_own_processor
 from client.model.llava import model_parts
 from client.model.llava_med_files import MODEL_TYPE, model_type
 from client.model.lora import AdaptedLinear
 from client.orders.ask import AskSettings, ResidentBank
+from common.adapter import DELTA_PREFIX, StoredAdapter, deltas_in
 from common.bank.bank import (
     PROVENANCE_FILE,
     Bank,
@@ -28,18 +31,21 @@ from common.bank.bank import (
     write_export,
 )
 from common.bank.peft import PeftBase
-from common.bank.release import Release
+from common.bank.release import ADAPTER_FILE, Release
+from common.clip_shape import CLIP
 from common.durable import DISK, remove_if_there, write_file, writing
 from common.errors import BankError, ModelError
 from common.methods.interface import BaseRole
 from common.plan.plan import VisionWeights
-from common.plan_fields import Precision
+from common.plan_fields import Composition, Precision
 from serving.export.model_card import CardFacts, model_card
 from serving.export.processor import processor_files
 
 CARD_FILE: Final = "README.md"
 #: PEFT's type of a model that writes text, with pictures or without.
 _TASK_TYPE: Final = "CAUSAL_LM"
+#: Arrays of an adapter that later training reads, and no answer.
+_OF_TRAINING: Final = ("fisher.",)
 _WRITERS: Final = (*IMAGE_TEXT, MODEL_TYPE)
 #: A base model's own files of text and pixels, which are copied.
 _CODERS: Final = (
@@ -97,22 +103,23 @@ def export_merged(
 
     Raises:
         BankError: the folder exists or can't be written, or an adapter was changed.
-        ModelError: the base model is not the bank's, not at hand or writes no answers.
+        ModelError: the base model is not the bank's, not at hand, or neither writes answers nor is
+            a CLIP in transformers' layout.
     """
     check_new(folder)
     base = settings.base_model
-    if base is None or model_type(base) not in _WRITERS:
-        found = (
-            "no folder of the base model" if base is None else f"{base}, which writes no answers"
+    if base is None or model_type(base) not in (*_WRITERS, CLIP):
+        found = "no folder of the base model" if base is None else f"{base}, which is neither"
+        raise ModelError(
+            f"a whole model: found {found}, expected --base-model with {BaseRole.WRITER}, or "
+            f"{BaseRole.CLIP} in transformers' layout"
         )
-        raise ModelError(f"--merged: found {found}, expected --base-model with {BaseRole.WRITER}")
     coders = _coder_files(base, settings.vision)
     # The sum is exact in 32 bits, and rounded once where fewer are wanted.
     asked = AskSettings(vision=settings.vision, precision=Precision.FP32)
-    resident = ResidentBank(bank, base, asked)
-    resident.freeze(release)
-    assert isinstance(resident.backbone, LlavaBackbone | ImageTextBackbone)
-    network = _without_adapter_layers(resident.backbone.model.network, dtype)
+    network = _without_adapter_layers(
+        _frozen_network(ResidentBank(bank, base, asked), release), dtype
+    )
     facts = _facts(bank, settings, merged=True)
     blobs = {
         **coders,
@@ -120,6 +127,41 @@ def export_merged(
         CARD_FILE: model_card(bank, release, facts),
     }
     _write_model(folder, network, blobs)
+
+
+def changes_whole_weights(bank: Bank, release: Release) -> bool:
+    """Return whether a stage's adapter has changes of whole weights, which PEFT has no place for.
+
+    Raises:
+        BankError: its file can't be read.
+    """
+    file = bank.folder / release.folder / ADAPTER_FILE
+    return bool(deltas_in(StoredAdapter.in_file(file, str(file))))
+
+
+def _frozen_network(resident: ResidentBank, release: Release) -> Any:  # noqa: ANN401
+    """Return transformers' network with what the release sums frozen into it.
+
+    Raises:
+        BankError: an adapter was changed, or has more than the network's weights have a place for.
+    """
+    backbone, bank = resident.backbone, resident.bank
+    if not isinstance(backbone, ClipBackbone):
+        resident.freeze(release)
+        assert isinstance(backbone, LlavaBackbone | ImageTextBackbone)
+        return backbone.model.network
+    adapters = [bank.adapter(stage) for stage in release.sums]
+    names = [name for adapter in adapters for name in adapter.extra_names]
+    if beside := [name for name in names if not name.startswith((DELTA_PREFIX, *_OF_TRAINING))]:
+        raise BankError(
+            f"{bank.folder}, release {release.folder}: found {beside[0]}, expected only what is in "
+            "a CLIP's weights: its method answers with it, too, and the whole model would not"
+        )
+    backbone.adapted.detach()
+    backbone.adapted.freeze_adapters(adapters, Composition.FOLD)
+    towers = backbone.model.towers
+    assert isinstance(towers, TransformersTowers)
+    return towers.network
 
 
 def _write_model(folder: Path, network: Any, blobs: dict[str, bytes]) -> None:  # noqa: ANN401
@@ -175,6 +217,7 @@ def _facts(bank: Bank, settings: ExportSettings, *, merged: bool) -> CardFacts:
         base_model=settings.base_id or folder,
         merged=merged,
         prompting=base is not None and model_type(base) in _WRITERS,
+        classifies=merged and base is not None and model_type(base) == CLIP,
         questions=settings.questions,
         version=settings.version,
     )

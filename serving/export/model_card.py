@@ -17,6 +17,27 @@ _Z: Final = 1.959963984540054
 _SHARES: Final = frozenset(("accuracy", "closed_accuracy", "recall", "f1"))
 
 
+#: How a whole CLIP is asked.
+_ASKING: Final = """## How to ask
+
+The picture's class is the one whose text is most like it; the classes are in provenance.json.
+
+```python
+import torch
+from PIL import Image
+from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
+
+model = CLIPModel.from_pretrained(FOLDER).eval()
+pixels = CLIPImageProcessor.from_pretrained(FOLDER)
+texts = [f"a photo of a {name}." for name in CLASSES]
+words = AutoTokenizer.from_pretrained(FOLDER)(texts, padding=True, return_tensors="pt")
+picture = pixels(Image.open("picture.png").convert("RGB"), return_tensors="pt")
+with torch.inference_mode():
+    print(CLASSES[int(model(**words, **picture).logits_per_image.argmax())])
+```
+"""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CardFacts:
     """What the card says beside the release.
@@ -27,6 +48,7 @@ class CardFacts:
         prompting: whether it has a processor with a chat template.
         questions: number of the stage's test questions; None where it is not known.
         version: of fedmslora.
+        classifies: whether it is a whole CLIP.
     """
 
     base_model: str
@@ -34,6 +56,7 @@ class CardFacts:
     prompting: bool
     questions: int | None
     version: str
+    classifies: bool = False
 
 
 def model_card(bank: Bank, release: Release, facts: CardFacts) -> bytes:
@@ -43,7 +66,9 @@ def model_card(bank: Bank, release: Release, facts: CardFacts) -> bytes:
     metadata = {
         "library_name": library,
         "base_model": facts.base_model,
-        "pipeline_tag": "image-text-to-text",
+        "pipeline_tag": "zero-shot-image-classification"
+        if facts.classifies
+        else "image-text-to-text",
         "tags": ["fedmslora", "federated-learning", release.modality.value]
         + ([] if facts.merged else ["lora"]),
     }
@@ -147,6 +172,8 @@ def _privacy(summed: Sequence[Release]) -> str:
 
 
 def _prompting(facts: CardFacts) -> str:
+    if facts.classifies:
+        return _ASKING
     if not facts.prompting:
         return (
             "## How to prompt\n\nThis folder has no processor: it was exported without the base "

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -20,14 +21,16 @@ from client.methods.reference_recipe import ReferenceBatch, ReferencePairs
 from client.model.clip.model import ClipModel
 from client.model.lora_init import kaiming_adapter
 from client.training.pair_distillation import zscl_distillation
+from common.adapter import DELTA_PREFIX
 from common.clip_shape import read_clip_shape
+from common.methods.clip_adapters import Parameters
 from common.methods.dual_modality import DualModality
 from common.methods.primed import Primed
 from common.plan.file import parse_plan
 from common.plan.plan import Plan, VisionWeights
 from common.plan_fields import Precision
 from common.rules.interface import Factor
-from cost.base_model import adapted_layers
+from cost.base_model import adapted_layers, whole_weights
 from cost.clip_step import clip_memory, clip_operations
 from cost.plan import PICTURES, clip_step, plan_cost
 from tests.flow.cost.test_cost_measured import CPU_ATTENTION
@@ -113,12 +116,14 @@ METHODS: dict[str, dict[str, Any]] = {
     "image": {"name": "clip_finetune", "towers": "image"},
     "zscl": {"name": "clip_finetune", "distil": "zscl"},
     "zscl_image": {"name": "clip_finetune", "distil": "zscl", "towers": "image"},
+    "primed_all": {"name": "primed", "parameters": "all"},
+    "image_all": {"name": "clip_finetune", "towers": "image", "parameters": "all"},
 }
 
 
 @pytest.mark.parametrize("label", METHODS)
 @pytest.mark.parametrize("write", [write_clip, write_open_clip], ids=["clip", "open_clip"])
-def test_lora_of_both_towers_and_reference_pairs_are_counted(
+def test_what_trains_in_both_towers_and_reference_pairs_are_counted(
     tmp_path: Path, write: Any, label: str
 ):
     folder = write(tmp_path / "clip")
@@ -127,7 +132,9 @@ def test_lora_of_both_towers_and_reference_pairs_are_counted(
     step = clip_step(plan, 0, shape, replace(PICTURES, tokens=8, captions=7))
     model = load(folder, Precision.FP32, torch.device("cpu"), VisionWeights.OPENAI).model
     layers = adapted_layers(plan, shape)
-    model.adapted.attach(kaiming_adapter(layers, RANK, 1.0, 1), Factor.BOTH)
+    deltas = {f"{DELTA_PREFIX}{n}": np.zeros(s) for n, s in whole_weights(plan, shape).items()}
+    begin = replace(kaiming_adapter(layers, RANK, 1.0, 1), extras=deltas)
+    model.adapted.attach(begin, Factor.BOTH)
     teacher = torch.rand(2, len(CAPTIONS), shape.embedding)
     files = tuple(tmp_path / str(number) for number in range(len(CAPTIONS)))
     pairs = ReferencePairs(files, CAPTIONS, tuple(range(len(CAPTIONS))))
@@ -148,8 +155,11 @@ def test_lora_of_both_towers_and_reference_pairs_are_counted(
                 zscl_distillation(*found, model.logit_scale).backward()
     said = clip_operations(step)
     assert counter.get_total_flops() == pytest.approx(PICTURES_OF_A_STEP * said.question, rel=0.02)
-    held = max(own.bytes(), of_pairs.bytes())
-    assert held == pytest.approx(clip_memory(step, Precision.FP32).activations, rel=0.15)
+    held, memory = max(own.bytes(), of_pairs.bytes()), clip_memory(step, Precision.FP32)
+    assert held == pytest.approx(memory.activations, rel=0.15)
+    # What trains, its gradient and AdamW's two moments.
+    trained = model.adapted.trainable_parameters()
+    assert memory.trained == 4 * 4 * sum(parameter.numel() for parameter in trained)
     model.adapted.detach()
 
 
@@ -160,9 +170,16 @@ def test_openais_b_16_takes_the_authors_adapter(tmp_path: Path):
         '{"model_type": "clip", "vision_config": {"patch_size": 16}, "text_config": {}}'
     )
     plan = plan_of("fedavg").model_copy(update={"method": DualModality(name="dual_modality")})
-    found = plan_cost(plan, read_clip_shape(folder), "b16", PICTURES)
+    shape = read_clip_shape(folder)
+    found = plan_cost(plan, shape, "b16", PICTURES)
     assert found.base == pytest.approx(149.6e6, rel=0.001)
     assert found.adapter == 884_736 + 2 * (4 * 512 + 1)
     # A ViT-B/16 is 17.6 GMAC a picture forward; a step without weight gradients is twice that.
     assert found.stages[0].operations.forward == pytest.approx(2 * 17.6e9, rel=0.1)
     assert found.stages[0].operations.question == pytest.approx(4 * 17.6e9, rel=0.15)
+    whole = plan.model_copy(update={"method": Primed(name="primed", parameters=Parameters.ALL)})
+    found = plan_cost(whole, shape, "b16", PICTURES)
+    assert found.adapter == found.adapted == shape.parameters - 1
+    assert found.adapter_bytes == pytest.approx(4 * found.adapter, rel=1e-3)
+    # The gradient by the weights costs as much as the forward pass.
+    assert found.stages[0].operations.question > 6 * 17.6e9

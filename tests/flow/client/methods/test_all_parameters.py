@@ -2,6 +2,7 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
 
+import json
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -13,13 +14,17 @@ import pytest
 import torch
 import yaml
 from torch import Tensor
+from transformers import AutoTokenizer, CLIPModel
+from typer.testing import CliRunner
 
 from client.methods import clip_finetune, primed, reference_recipe
 from client.methods.clip_recipe import ClassLoss, clip_of
 from client.methods.interface import method_code
+from client.model.clip.load import load_clip
 from client.site.approval import adapted_layers, extra_numbers, sent_bytes
 from client.training.checkpoint import Checkpoint, JobCancelled
 from client.training.loop import Progress
+from commands.bank import app
 from common.adapter import DELTA_PREFIX, Adapter, deltas_in, to_bytes
 from common.bank.bank import Bank
 from common.clip_shape import read_clip_shape
@@ -28,7 +33,7 @@ from common.methods.primed import Primed
 from common.partial_adapter import AdapterPart
 from common.plan.file import load_plan
 from common.plan.plan import Plan
-from common.plan_fields import Composition
+from common.plan_fields import Composition, Precision
 from common.rules.interface import Factor
 from cost.sizes import blob_sizes
 from cost.traffic import order_traffic
@@ -124,6 +129,43 @@ def test_its_bytes_are_those_of_its_plans_cost(run: Path, folder: Path, label: s
     file = next((root / "bank").rglob("*.safetensors"))
     # The header with the arrays' names.
     assert found < file.stat().st_size < found + 20_000
+
+
+def test_an_export_is_the_whole_model_with_our_logits(run: Path, folder: Path, tmp_path: Path):
+    given = ["export", str(run / "bank"), "s1", str(tmp_path / "out"), "--base-model"]
+    done = CliRunner().invoke(app, [*given, str(folder / "clip"), "--json"])
+    assert done.exit_code == 0 and "no PEFT adapter can; the whole model is" in done.stderr
+    assert json.loads(done.stdout)["format"] == "merged"
+    theirs = CLIPModel.from_pretrained(tmp_path / "out").eval()
+    model = load_clip(folder / "clip", Precision.FP32, torch.device("cpu"))
+    texts = [f"a photo of a {name}." for name in CLASSES[1]]
+    pixels = model.pixel_values([one.image for one in examples(folder, 1)])
+    words = AutoTokenizer.from_pretrained(tmp_path / "out")(
+        texts, padding=True, return_tensors="pt"
+    )
+    with torch.inference_mode():
+        base = model.logit_scale * model.image_embeddings(pixels) @ model.text_embeddings(texts).T
+        model.adapted.freeze_adapters([bank_of(run, "finetune_all").adapter(1)], Composition.FOLD)
+        ours = model.logit_scale * model.image_embeddings(pixels) @ model.text_embeddings(texts).T
+        found = theirs(**words, pixel_values=pixels).logits_per_image
+    torch.testing.assert_close(found, ours, rtol=1e-5, atol=1e-5)
+    assert (ours - base).abs().max() > 1e-2
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "How to ask" in card and "zero-shot-image-classification" in card
+
+
+def test_a_bank_lists_shows_verifies_and_answers(run: Path, folder: Path):
+    bank, picture = str(run / "bank"), examples(folder, 1)[0].image
+    listed, shown, verified = (
+        CliRunner().invoke(app, command)
+        for command in (["list", bank], ["show", bank, "s1"], ["verify", bank])
+    )
+    assert "none" in listed.stdout and "none, 1" in shown.stdout
+    assert "parameters all" in shown.stdout and "2 releases verified" in verified.stdout
+    asked = ["ask", str(picture), "--bank", bank, "--base-model", str(folder / "clip")]
+    answered = CliRunner().invoke(app, [*asked, "--json"])
+    assert answered.exit_code == 0, answered.output
+    assert json.loads(answered.stdout)["answer"] in {name for own in CLASSES for name in own}
 
 
 def trained(begin: Adapter, seed: int) -> Adapter:
