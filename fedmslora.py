@@ -5,6 +5,7 @@ Each command, and `open_bank`, imports what it needs when it is called.
 # typer leaves parts of its interface untyped; the rest of strict checking holds.
 # pyright: reportUnknownMemberType=false
 
+import json
 import sys
 import warnings
 from pathlib import Path
@@ -15,7 +16,8 @@ warnings.filterwarnings("ignore", category=DeprecationWarning, module="typer")
 # peft 0.21 reads a property that transformers 5.24 has deprecated; not ours to fix.
 warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
 
-import typer  # noqa: E402 - after the filter
+import click  # noqa: E402 - after the filter
+import typer  # noqa: E402
 
 from commands import (  # noqa: E402
     answers,
@@ -42,7 +44,6 @@ app = typer.Typer(
     name="fedmslora",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -96,7 +97,7 @@ def open_bank(
     """Open a bank of adapters, to be asked about pictures (docs/use.md).
 
     Args:
-        path: the bank's folder.
+        path: the bank's folder, or its run's.
         base_model: the base model's folder; by default the one that comes with the project.
         vision_weights: vision tower of an original LLaVA-Med, "openai" or "checkpoint", as in the
             bank's plan.
@@ -110,6 +111,7 @@ def open_bank(
         SiteFailed: the site's file is wrong.
     """
     from commands.bank_ask import Bits, Tower, ask_settings, embedded_base
+    from commands.options import bank_in
     from common.bank.bank import Bank
     from common.errors import PlanError
     from serving.open_bank import OpenBank
@@ -121,7 +123,7 @@ def open_bank(
         if value not in known:
             words = ", ".join(sorted(filter(None, known)))
             raise PlanError(f"{name}: found {value!r}, expected one of {words}")
-    bank = Bank.open(Path(path))
+    bank = Bank.open(bank_in(Path(path)))
     settings = ask_settings(
         Tower(vision_weights),
         None if precision is None else Bits(precision),
@@ -150,10 +152,18 @@ def _version() -> str:
 
 
 def main() -> None:
-    """Run the command line; a mistake of the user is one sentence on stderr and exit code 2."""
+    """Run the command line; a mistake of the user is one sentence on stderr and exit code 2.
+
+    With `--json` the sentence is also on stdout, as the field `error` of one JSON object.
+    """
+    as_json = "--json" in sys.argv[1:]
     try:
         # Also for `python -m fedmslora`.
-        app(prog_name="fedmslora")
+        code = app(prog_name="fedmslora", standalone_mode=not as_json)
+    except click.ClickException as error:
+        _refuse(error.format_message(), error.exit_code)
+    except click.Abort:
+        _refuse("Aborted.", 1)
     except Refusal as refusal:
         _refuse(str(refusal))
     except ModuleNotFoundError as error:
@@ -166,11 +176,17 @@ def main() -> None:
         if error.strerror is None:
             raise
         _refuse(f"{error.filename or 'the disk'}: can't be read or written ({error.strerror})")
+    else:
+        # Of a command that ended by itself typer returns the code, if it is not to exit.
+        sys.exit(code if isinstance(code, int) else 0)
 
 
-def _refuse(sentence: str) -> NoReturn:
+def _refuse(sentence: str, code: int = 2) -> NoReturn:
     sys.stderr.write(f"{sentence}\n")
-    sys.exit(2)
+    if "--json" in sys.argv[1:]:
+        sys.stdout.write(f"{json.dumps({'error': sentence})}\n")
+        sys.stdout.flush()
+    sys.exit(code)
 
 
 if __name__ == "__main__":

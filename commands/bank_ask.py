@@ -20,6 +20,7 @@ from commands.options import (
     SiteFile,
     Tower,
     VisionTower,
+    bank_in,
 )
 
 if TYPE_CHECKING:
@@ -50,9 +51,10 @@ def ask(
             show_default=False,
         ),
     ] = "",
-    bank: Annotated[Path, typer.Option(metavar="FOLDER", help="The bank of adapters.")] = Path(
-        "runs/demo/bank"
-    ),
+    bank: Annotated[
+        Path,
+        typer.Option(metavar="FOLDER", help="The bank of adapters, or its run.", callback=bank_in),
+    ] = Path("runs/demo/bank"),
     base_model: BaseModelFolder = None,
     stage: Annotated[
         str | None,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from commands.options import BankFolder as Folder
 from commands.options import BaseModelFolder, Json, Tower, VisionTower
 from common.printable import counted
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 #: The largest LoRA rank that vLLM 0.11 can be told to expect (`max_lora_rank`).
 _MOST_RANK: Final = 512
 
-Folder = Annotated[Path, typer.Argument(metavar="BANK", help="The bank's folder.")]
 Which = Annotated[
     str, typer.Argument(metavar="STAGE", help="A release's name, or its number (0 is the first).")
 ]

@@ -126,7 +126,9 @@ def enroll(
         Path | None, typer.Argument(metavar="SITE.pub", help="The site's public key.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="The site's pseudonym, as in plans.")] = None,
-    modality: Annotated[str | None, typer.Option(help="The modality of its data.")] = None,
+    modality: Annotated[
+        list[str] | None, typer.Option(help="A modality of its data; may be repeated.")
+    ] = None,
     leave: Annotated[
         str | None,
         typer.Option(
@@ -147,9 +149,9 @@ def enroll(
     if leave is not None:
         _revoke(opened, leave)
         return
-    if key is None or name is None or modality is None:
+    if key is None or name is None or not modality:
         given = {"SITE.pub": key, "--name": name, "--modality": modality}
-        missing = ", ".join(option for option, value in given.items() if value is None)
+        missing = ", ".join(option for option, value in given.items() if not value)
         raise StateError(f"enroll: found no {missing}, expected SITE.pub, --name and --modality")
     site = _site(name, modality, registry.read_public_key(key))
     new = registry.enroll(opened.registry, site)
@@ -282,17 +284,19 @@ def _which(part: str) -> "ProcessName":
     return ProcessName(part)
 
 
-def _site(name: str, modality: str, public_key: str) -> "EnrolledSite":
+def _site(name: str, modalities: list[str], public_key: str) -> "EnrolledSite":
     from pydantic import ValidationError
 
     from common.errors import StateError
     from common.plan_fields import Modality
     from server.coordinator.registry import EnrolledSite
 
-    if modality not in list(Modality):
-        raise StateError(f"--modality: found {modality!r}, expected one of {', '.join(Modality)}")
+    for one in modalities:
+        if one not in list(Modality):
+            raise StateError(f"--modality: found {one!r}, expected one of {', '.join(Modality)}")
+    named = tuple(dict.fromkeys(map(Modality, modalities)))
     try:
-        return EnrolledSite(name=name, modality=Modality(modality), public_key=public_key)
+        return EnrolledSite(name=name, modalities=named, public_key=public_key)
     except ValidationError:
         raise StateError(
             f"--name: found {name!r}, expected 1 to 40 small letters, digits, - and _"

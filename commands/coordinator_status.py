@@ -151,7 +151,7 @@ def _sites(sites: Sequence[SiteStatus]) -> Table:
         online = "?" if site.online is None else "yes" if site.online else "no"
         table.add_row(
             site.name,
-            site.modality.value,
+            ", ".join(site.modalities or (site.modality,)),
             online,
             _ago(site.seen),
             site.doing,

@@ -25,6 +25,20 @@ class Bits(StrEnum):
     BF16 = "bf16"
 
 
+#: The file that makes a folder a bank (common/bank/release.py), without importing banks.
+_INDEX: Final = "bank.json"
+
+
+def bank_in(folder: Path) -> Path:
+    """Return a bank's folder: `folder`, or `bank` in it where that is a run's."""
+    inner = folder / "bank"
+    return inner if not (folder / _INDEX).exists() and (inner / _INDEX).is_file() else folder
+
+
+BankFolder = Annotated[
+    Path,
+    typer.Argument(metavar="BANK", help="The bank's folder, or its run's.", callback=bank_in),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 BaseModelFolder = Annotated[
     Path | None,

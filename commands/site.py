@@ -70,10 +70,11 @@ def init(
     )
     made = make_site(new, folder or Path(name))
     public = made.parent / "keys" / f"{name}.pub"
+    named = " ".join(f"--modality {one}" for one in modality)
     typer.echo(
         f"{made.parent}: created the site {name}. Next:\n"
         f"1. Send {public} to the coordinator, who runs: "
-        f"fedmslora coordinator enroll {public.name} --name {name} --modality {modality[0]}\n"
+        f"fedmslora coordinator enroll {public.name} --name {name} {named}\n"
         f"   Never send the private key beside it; nobody needs it.\n"
         f"2. Edit {made}: where the data and the base model are, and the site's policy.\n"
         f"3. fedmslora site approve PLAN --site {made}\n"

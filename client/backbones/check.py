@@ -225,6 +225,7 @@ def _parameters(backbone: Backbone) -> dict[str, int]:
         own = [p for p in part.parameters() if id(p) not in seen]
         seen |= {id(p) for p in own}
         found[name] = sum(p.numel() for p in own)
+    found["others"] = sum(p.numel() for p in network.parameters() if id(p) not in seen)
     return {name: count for name, count in found.items() if count}
 
 

@@ -1,14 +1,15 @@
-"""The registry of enrolled sites: each has a name, a modality and a public key."""
+"""The registry of enrolled sites: each has a name, its modalities and a public key."""
 
 import base64
 import json
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, cast
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from pydantic import Field
 
 from common.documents.bounded import read_text, why_unread
 from common.durable import DISK, write_file
@@ -23,13 +24,14 @@ class EnrolledSite(Strict):
     """A site that is enrolled, or was before it left.
 
     Attributes:
+        modalities: of its data, in no order.
         public_key: in OpenSSH's format, one line without a comment.
         node_id: Flower's id of the site; None until it is registered at the SuperLink.
         left: it has left the federation; its key is never accepted again.
     """
 
     name: Slug
-    modality: Modality
+    modalities: Annotated[tuple[Modality, ...], Field(min_length=1)]
     public_key: str
     node_id: int | None = None
     left: bool = False
@@ -55,13 +57,25 @@ def read_sites(file: Path) -> tuple[EnrolledSite, ...]:
     """
     try:
         text = read_text(file)
-        return _Registry.model_validate_json(text, strict=True).sites
+        return _Registry.model_validate_json(_with_modalities(text), strict=True).sites
     except FileNotFoundError:
         return ()
     except (OSError, ValueError) as error:
         raise StateError(
             f"{file}: can't be read ({why_unread(error)}), expected a list of sites"
         ) from None
+
+
+def _with_modalities(text: str) -> str:
+    """Return the registry's JSON as it is now: before version 0.7 a site had one `modality`."""
+    document: Any = json.loads(text)
+    found = cast(dict[str, Any], document) if isinstance(document, dict) else {}
+    sites: Any = found.get("sites")
+    for site in cast(list[Any], sites if isinstance(sites, list) else []):
+        if isinstance(site, dict) and "modality" in site:
+            fields = cast(dict[str, Any], site)
+            fields["modalities"] = [fields.pop("modality")]
+    return json.dumps(document)
 
 
 def enrolled(file: Path) -> dict[str, EnrolledSite]:
@@ -162,8 +176,9 @@ def _conflict(site: EnrolledSite, other: EnrolledSite) -> str | None:
         return None
     if not same_key:
         return "found another key under this name, expected the one it was enrolled with"
-    if site.modality is not other.modality:
-        return f"found the modality {site.modality}, expected {other.modality} as it was enrolled"
+    if set(site.modalities) != set(other.modalities):
+        found, expected = (", ".join(sorted(one.modalities)) for one in (site, other))
+        return f"found the modalities {found}, expected {expected} as it was enrolled"
     return None
 
 

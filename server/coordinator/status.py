@@ -82,6 +82,7 @@ class SiteStatus:
     """The status of one enrolled site; the attributes are keys of `status --json`.
 
     Attributes:
+        modality: the first of its `modalities`.
         online: None where the SuperLink does not answer.
         seen: when it was last known to be online.
         doing: its activity in the run; empty if none.
@@ -95,6 +96,7 @@ class SiteStatus:
     doing: str
     down: int
     up: int
+    modalities: tuple[Modality, ...] = ()
 
 
 def run_status(state: State, name: str) -> RunStatus:
@@ -138,7 +140,8 @@ def site_statuses(
         statuses.append(
             SiteStatus(
                 name=site.name,
-                modality=site.modality,
+                modality=site.modalities[0],
+                modalities=site.modalities,
                 online=None if known is None else node is not None and node.online,
                 seen=None if node is None else node.seen,
                 doing="" if run is None else _doing(run, site.name, node, known is not None),

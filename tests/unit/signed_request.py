@@ -18,7 +18,7 @@ def new_member(registry: Path, name: str) -> ec.EllipticCurvePrivateKey:
     key = ec.generate_private_key(ec.SECP384R1())
     formats = serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
     public = key.public_key().public_bytes(*formats).decode()
-    enroll(registry, EnrolledSite(name=name, modality=Modality.CT, public_key=public))
+    enroll(registry, EnrolledSite(name=name, modalities=(Modality.CT,), public_key=public))
     return key
 
 

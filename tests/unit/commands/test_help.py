@@ -1,7 +1,9 @@
 """The help of every command of the command line, and the old names that still work."""
 
+import json
 from collections.abc import Iterator
 from importlib.metadata import version
+from pathlib import Path
 
 import click
 import pytest
@@ -9,7 +11,8 @@ import typer.main
 from typer.testing import CliRunner
 
 from common.code_digest import code_digest
-from fedmslora import app
+from fedmslora import app, main
+from tests.unit.small_bank import bank_of
 
 
 def commands(group: click.Group, *path: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:
@@ -72,3 +75,64 @@ def test_the_version_comes_with_the_digest_that_both_sides_compare():
         f"fedmslora {version('fedmslora')}",
         f"code digest {code_digest()}",
     ]
+
+
+@pytest.mark.parametrize("path", [*GROUPS, ("data", "import")], ids=" ".join)
+def test_help_fits_60_columns(path: tuple[str, ...], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    lines = CliRunner().invoke(app, [*path, "-h"], terminal_width=60).stdout.splitlines()
+    assert len(lines) > 5
+    assert max(map(len, lines)) <= 60
+
+
+def refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str
+) -> tuple[int, str, str]:
+    """The exit code of a command line, and what it wrote to stdout and stderr."""
+    monkeypatch.setattr("sys.argv", ["fedmslora", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert isinstance(ended.value.code, int)
+    written = capsys.readouterr()
+    return ended.value.code, written.out, written.err
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("bank", "list", "nowhere"), "nowhere/bank.json: can't be read"),
+        (("plan", "show", "nowhere.yaml"), "nowhere.yaml: "),
+        (("bank", "list"), "Missing argument 'BANK'"),
+        (("bank", "list", "nowhere", "--wrong"), "No such option"),
+    ],
+)
+def test_under_json_a_mistake_is_one_object_with_the_same_code(
+    words: tuple[str, ...],
+    sentence: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    code, out, _ = refused(capsys, monkeypatch, *words)
+    assert (code, out) == (2, "")
+    code, out, err = refused(capsys, monkeypatch, *words, "--json")
+    assert code == 2
+    assert sentence in json.loads(out)["error"]
+    assert json.loads(out)["error"] in err
+
+
+def test_under_json_a_command_that_works_ends_with_code_0(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    bank_of(tmp_path / "bank", "first")
+    for folder in (tmp_path, tmp_path / "bank"):
+        code, out, err = refused(capsys, monkeypatch, "bank", "list", str(folder), "--json")
+        assert (code, err) == (0, "")
+        assert [one["name"] for one in json.loads(out)["releases"]] == ["first"]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_can_complete_commands(shell: str):
+    done = CliRunner().invoke(
+        app, env={"_FEDMSLORA_COMPLETE": f"source_{shell}"}, prog_name="fedmslora"
+    )
+    assert "_FEDMSLORA_COMPLETE=complete_" in done.stdout or "complete" in done.stdout

@@ -95,7 +95,7 @@ def keeper(state: State, flower: Flower) -> Keeper:
 def site(name: str) -> EnrolledSite:
     key = ec.generate_private_key(ec.SECP384R1()).public_key()
     line = key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
-    return EnrolledSite(name=name, modality=Modality.CT, public_key=line)
+    return EnrolledSite(name=name, modalities=(Modality.CT,), public_key=line)
 
 
 def test_nothing_is_started_where_nothing_is_requested(keeper: Keeper, flower: Flower):

@@ -1,5 +1,6 @@
 """Who belongs to the federation: each name and each key once."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ def openssh(curve: ec.EllipticCurve | None = None) -> str:
 
 
 def site(name: str, key: str | None = None, modality: Modality = Modality.CT) -> EnrolledSite:
-    return EnrolledSite(name=name, modality=modality, public_key=key or openssh())
+    return EnrolledSite(name=name, modalities=(modality,), public_key=key or openssh())
 
 
 def test_a_site_that_is_enrolled_is_found_again(tmp_path: Path):
@@ -56,7 +57,7 @@ def test_a_key_or_a_name_that_is_taken_is_refused(tmp_path: Path):
         enroll(file, site("south", north.public_key))
     with pytest.raises(StateError, match="north: found another key under this name"):
         enroll(file, site("north"))
-    with pytest.raises(StateError, match="found the modality mr, expected ct"):
+    with pytest.raises(StateError, match="found the modalities mr, expected ct"):
         enroll(file, site("north", north.public_key, Modality.MR))
     assert file.read_bytes() == before
 
@@ -128,3 +129,19 @@ def test_a_file_that_is_not_there_or_damaged_is_named(tmp_path: Path):
     (tmp_path / "sites.json").write_text("{", encoding="utf-8")
     with pytest.raises(StateError, match=r"sites\.json: can't be read"):
         read_sites(tmp_path / "sites.json")
+
+
+def test_a_site_of_several_modalities_and_a_registry_of_one_each_are_read(tmp_path: Path):
+    file, key = tmp_path / "sites.json", openssh()
+    both = EnrolledSite(name="north", modalities=(Modality.CT, Modality.MR), public_key=key)
+    assert enroll(file, both)
+    (found,) = read_sites(file)
+    assert found == both
+    # In any order it is the same site; with one less it is not.
+    other = both.model_copy(update={"modalities": (Modality.MR, Modality.CT)})
+    assert not enroll(file, other)
+    with pytest.raises(StateError, match="found the modalities ct, expected ct, mr as it was"):
+        enroll(file, site("north", key))
+    old = {"name": "north", "modality": "ct", "public_key": key, "node_id": None, "left": False}
+    file.write_text(json.dumps({"sites": [old]}))
+    assert read_sites(file) == (site("north", key),)
