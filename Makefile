@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 unexport PYTHONDONTWRITEBYTECODE
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile --constraint constraints.txt
 
-.PHONY: demo test check pictures soak soak-stops soak-hostile fuzz results rehearsal-7b clean
+.PHONY: demo test check pictures soak soak-stops soak-hostile fuzz containers results rehearsal-7b clean
 
 demo: $(VENV)/.sim
 	$(BIN)/fedmslora simulate configs/demo.yaml --out runs/demo
@@ -47,6 +47,13 @@ soak-stops: $(VENV)/.sim
 soak-hostile: $(VENV)/.sim
 	rm -rf runs/soak-hostile
 	$(BIN)/python -m simulation.chaos.hostile_soak --seed 1 --out runs/soak-hostile
+
+# Both images and a one-round federation in them, on podman or Docker: ten minutes, of which most are pip's.
+# `make containers CONTAINERS="--engine docker --base IMAGE"`; without a registry root's debootstrap makes
+# the base.
+containers: $(VENV)/.sim
+	rm -rf runs/containers
+	$(BIN)/python -m simulation.containers.make_containers --out runs/containers $(CONTAINERS)
 
 # The experiments of configs/experiments: some three hours on two cores. It goes on where it stopped,
 # and once all results are there it only draws docs/results.md anew.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from commands.options import Json
+from commands.options import Json, typed
 from common.printable import counted
 
 if TYPE_CHECKING:
@@ -316,7 +316,7 @@ def _print_next_steps(opened: "State", folder: Path) -> None:
     typer.echo(
         f"  1. open TCP port {settings.port} of this machine to the sites, and no other port"
     )
-    typer.echo(f"  2. fedmslora coordinator start{where}")
+    typer.echo(f"  2. {typed(f'coordinator start{where}')}")
     typer.echo(
         f"  3. give each site {opened.ca} and the address {settings.address}; the site runs:"
     )
@@ -327,9 +327,11 @@ def _print_next_steps(opened: "State", folder: Path) -> None:
     typer.echo("     Read the certificate's fingerprint to the site on the phone:")
     typer.echo(f"     {fingerprint(opened.ca)}")
     typer.echo("  4. for each public key that a site sends back:")
-    typer.echo(f"     fedmslora coordinator enroll NAME.pub --name NAME --modality MODALITY{where}")
-    typer.echo(f"  5. edit {opened.plans / 'first.yaml'}, and")
-    typer.echo(f"     fedmslora coordinator run {opened.plans / 'first.yaml'}{where}")
+    enroll = f"coordinator enroll NAME.pub --name NAME --modality MODALITY{where}"
+    typer.echo(f"     {typed(enroll)}")
+    first = opened.plans / "first.yaml"
+    typer.echo(f"  5. edit {first}, and")
+    typer.echo(f"     {typed(f'coordinator run {first}{where}')}")
 
 
 @contextmanager

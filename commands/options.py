@@ -68,3 +68,18 @@ Workers = Annotated[
 ]
 #: Decoding needs memory in each process, so no more than 8 are the default.
 WORKERS: Final = min(8, os.cpu_count() or 1)
+#: Outside the container it runs in, a command is typed after this (docker/*/compose.yaml).
+COMPOSE_COMMAND: Final = "FEDMSLORA_COMMAND"
+
+
+def typed(words: str) -> str:
+    """Return `fedmslora WORDS` as an admin types it: for a container on its host, by compose."""
+    compose = os.environ.get(COMPOSE_COMMAND)
+    if compose is None:
+        return f"fedmslora {words}"
+    group, command = words.split()[:2]
+    if command == "start":
+        return "docker compose up --detach"
+    # The command that needs the network and the images has a container of its own.
+    service = "check" if (group, command) == ("site", "check") else "admin"
+    return f"{compose.removesuffix('admin')}{service} {words}"

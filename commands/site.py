@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from commands.options import Json
+from commands.options import Json, typed
 from common.printable import counted, rough_duration
 
 if TYPE_CHECKING:
@@ -77,9 +77,9 @@ def init(
         f"fedmslora coordinator enroll {public.name} --name {name} {named}\n"
         f"   Never send the private key beside it; nobody needs it.\n"
         f"2. Edit {made}: where the data and the base model are, and the site's policy.\n"
-        f"3. fedmslora site approve PLAN --site {made}\n"
-        f"4. fedmslora site check --plan PLAN --site {made}\n"
-        f"5. fedmslora site start --site {made}"
+        f"3. {typed(f'site approve PLAN --site {made}')}\n"
+        f"4. {typed(f'site check --plan PLAN --site {made}')}\n"
+        f"5. {typed(f'site start --site {made}')}"
     )
 
 
@@ -138,7 +138,7 @@ def check(
         checks = [{**asdict(finding), "level": finding.level.value} for finding in findings]
         _print_json({"site": machine.site.name, "passed": passed, "checks": checks})
     elif passed:
-        typer.echo(f"Ready. Next: fedmslora site start --site {machine.file}")
+        typer.echo(f"Ready. Next: {typed(f'site start --site {machine.file}')}")
     if not passed:
         sys.stderr.write(f"The site is not ready: see the lines marked {_FAILED}.\n")
         raise typer.Exit(2)

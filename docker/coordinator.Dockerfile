@@ -1,12 +1,18 @@
-# syntax=docker/dockerfile:1
 # The coordinator: Flower's SuperLink and SuperExec, the reverse proxy (edge), the keeper. No torch.
 # From the root of the repository:
 #   docker build --file docker/coordinator.Dockerfile --tag fedmslora-coordinator:0.6.0 .
-FROM python:3.11-slim-bookworm
+#
+# A tag moves, a digest does not. To pin the base: docker pull python:3.11-slim-bookworm, then
+#   docker image inspect --format '{{index .RepoDigests 0}}' python:3.11-slim-bookworm
+# says its name with the digest, which goes to --build-arg BASE=..., or to BASE in .env for compose.
+# Any image with Python 3.11 and its venv will do.
+ARG BASE=docker.io/library/python:3.11-slim-bookworm
+FROM ${BASE}
 
 # The container can write only to its volume and to /tmp.
 ENV HOME=/tmp \
     USER=fedmslora \
+    PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONUNBUFFERED=1 \
     HF_HUB_OFFLINE=1 \
     FLWR_TELEMETRY_ENABLED=0 \
@@ -17,8 +23,9 @@ WORKDIR /opt/fedmslora
 
 # The packages come first, so that a change of our own code does not install them again.
 COPY pyproject.toml constraints.txt README.md LICENSE ./
-RUN python -m pip install --no-cache-dir --disable-pip-version-check \
-        --root-user-action=ignore --constraint constraints.txt --editable .
+RUN python3.11 -m venv /opt/venv \
+    && python -m pip install --no-cache-dir --disable-pip-version-check \
+        --constraint constraints.txt --editable .
 
 # client/ is included because the code digest covers both sides; nothing here runs it.
 COPY fedmslora.py ./

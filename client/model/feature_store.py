@@ -169,7 +169,10 @@ def open_feature_store(store: Path, gib: float) -> FeatureStore | None:
 
 
 def _remove_all(folder: Path) -> None:
-    """Remove all entries, also behind a link; log a warning if that fails."""
+    """Remove all entries, also behind a link; log a warning if that fails.
+
+    The folder itself stays, with its owner: a container's engine would make it anew as root's.
+    """
     try:
         for _, _, file in _files(folder):
             file.unlink(missing_ok=True)
@@ -177,7 +180,7 @@ def _remove_all(folder: Path) -> None:
         why = error.strerror
         log.warning("stored image features can't be removed (%s): see store/features", why)
         return
-    for emptied in (*folder.glob("??"), folder):
+    for emptied in folder.glob("??"):
         with suppress(OSError):  # a link, or not empty because of others' files
             emptied.rmdir()
 

@@ -18,6 +18,15 @@ from common.network.address import address_fault
 from common.plan_fields import Modality, Slug
 
 SITE_FILE: Final = "site.yaml"
+#: The folders of a new site with their modes. Those in the store are made here, so that they belong
+#: to the site's user: what containers mount, or lay something over, their engine would make as
+#: root's.
+_FOLDERS: Final = (
+    ("keys", 0o700),
+    ("approved", 0o755),
+    *((name, 0o700) for name in ("store", "store/features", "store/answers")),
+    *((name, 0o700) for name in ("store/flower", "store/secrets")),
+)
 
 #: The fields and comments of sites/example.yaml.
 _SITE_FILE: Final = """\
@@ -28,7 +37,7 @@ name: {name}
 data: {data}
 # The frozen model; its digest must be the one that the plan pins.
 base_model: {base_model}
-# Releases, jobs, answers, logs: put it on a volume that survives.
+# Releases, jobs, updates, logs: put it on a volume that survives.
 store: store
 # cpu, cuda, or auto: a GPU where there is one.
 device: auto
@@ -104,7 +113,7 @@ def make_site(new: NewSite, folder: Path) -> Path:
         raise SiteFailed(f"{file}: found a site, which is never overwritten, expected none")
     _check(new)
     certificate = _authority(new.ca)
-    for inner, mode in (("keys", 0o700), ("approved", 0o755), ("store", 0o700)):
+    for inner, mode in _FOLDERS:
         (folder / inner).mkdir(parents=True, exist_ok=True, mode=mode)
     make_key(folder / "keys" / new.name, new.name)
     write_file(folder / "ca.crt", certificate, DISK)

@@ -30,8 +30,9 @@ FLOWER: Final = "1.42.0"
 #: What SuperExec runs for a message to a site.
 PROGRAM: Final = "flwr-clientapp"
 #: In a site's store: a file that is touched whenever the coordinator has answered the SuperNode,
-#: and the variable that tells the SuperNode where.
-ANSWERED_FILE: Final = "answered"
+#: and the variable that tells the SuperNode where. In a container it sees no more of the store than
+#: `flower` and `secrets`.
+ANSWERED_FILE: Final = "flower/answered"
 ANSWERED: Final = "FEDMSLORA_ANSWERED"
 #: How often SuperExec asks the SuperNode of the same machine for messages, in seconds: a short
 #: interval starts a message earlier.

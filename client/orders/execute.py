@@ -230,10 +230,7 @@ def train_alone(resolved: ResolvedOrder, session: SiteSession, on_event: OnEvent
 
 
 def scores_of(resolved: ResolvedOrder, assignment: Assignment) -> Scores:
-    """Score a model on the site's test questions; the answers stay in its store.
-
-    Figures of few questions stay there, too.
-    """
+    """Score a model on the site's test questions; figures of few questions are left out."""
     data, fewest = resolved.data, resolved.site.policy.test_questions
     asked = asked_questions(resolved, assignment)
     metrics = leaving_figures(answer_test(resolved, assignment), asked, fewest)
@@ -260,7 +257,11 @@ def asked_questions(resolved: ResolvedOrder, assignment: Assignment) -> Sequence
 
 
 def answer_test(resolved: ResolvedOrder, assignment: Assignment) -> dict[str, float]:
-    """Answer the site's test questions, keep the answers in its store, and return the measures."""
+    """Answer the site's test questions, and return the measures.
+
+    A simulated site keeps the answers in its store. One with a coordinator does not: they are
+    patient data, and once the order has its scores nothing here reads them again.
+    """
     order, plan, data = resolved.order, resolved.plan, resolved.data
     shares, classes = dict[str, float](), assignment.asked_classes
     questions = asked_questions(resolved, assignment)
@@ -287,9 +288,10 @@ def answer_test(resolved: ResolvedOrder, assignment: Assignment) -> dict[str, fl
         # With the stage's own classes alone the base model was scored before the stage.
         if plan.evaluation.zero_shot and len(classes) > len(plan.asked_classes(order.stage, 0)):
             shares |= _of_base(assignment, questions)
-    name = f"{resolved.stage.name}-{order.digest[:12]}.jsonl"
-    file = resolved.site.store / "answers" / name
-    blob_store.write_atomically(file, _answer_file(data.test, predictions))
+    if resolved.site.federation is None:
+        name = f"{resolved.stage.name}-{order.digest[:12]}.jsonl"
+        file = resolved.site.store / "answers" / name
+        blob_store.write_atomically(file, _answer_file(data.test, predictions))
     return {**task_metrics(_answered(data.test, predictions)), **shares}
 
 

@@ -11,6 +11,9 @@ from typing import Any, cast
 
 import pytest
 import yaml
+from typer.main import get_command
+
+from commands import bank, coordinator, plan, site
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKER = ROOT / "docker"
@@ -25,8 +28,19 @@ PARTS = [
     *((COORDINATOR, name) for name in ("superlink", "superexec", "edge", "keeper")),
     *((SITE, name) for name in ("supernode", "superexec", "trainer")),
 ]
-#: These and the one that an admin's commands run in.
-CONTAINERS = [*PARTS, (COORDINATOR, "admin"), (SITE, "admin")]
+#: These and those that an admin's commands run in.
+CONTAINERS = [*PARTS, (COORDINATOR, "admin"), (SITE, "admin"), (SITE, "check")]
+#: What of a site's store is made of images and questions.
+PATIENT_DATA = ("/site/store/features", "/site/store/answers")
+#: Linux takes no longer name of a bridge.
+LONGEST_BRIDGE = 15
+
+COMMANDS = {
+    "site": site.app,
+    "coordinator": coordinator.app,
+    "bank": bank.app,
+    "plan": plan.app,
+}
 
 Service = dict[str, Any]
 
@@ -34,6 +48,29 @@ Service = dict[str, Any]
 def services(file: Path) -> dict[str, Service]:
     document = cast(dict[str, Any], yaml.safe_load(file.read_text(encoding="utf-8")))
     return cast(dict[str, Service], document["services"])
+
+
+def mounts(service: Service) -> dict[str, tuple[str, bool]]:
+    """Each place where a volume is mounted: its source, and whether it is written."""
+    found: dict[str, tuple[str, bool]] = {}
+    for volume in service["volumes"]:
+        if isinstance(volume, str):
+            # A variable's default has no colon of its own but that of `:-`, `:?`.
+            source, target, *mode = re.sub(r":([-?])", r"\1", volume).split(":")
+            found[target] = source, mode != ["ro"]
+        else:
+            source = volume["source"].replace(":-", "-")
+            found[volume["target"]] = source, not volume.get("read_only", False)
+    return found
+
+
+def seen_at(service: Service, path: str) -> str | None:
+    """What a container has at a path: the source of the mount that is nearest above, or none."""
+    above = [target for target in mounts(service) if f"{path}/".startswith(f"{target}/")]
+    if not above:
+        return None
+    nearest = max(above, key=len)
+    return mounts(service)[nearest][0] + path.removeprefix(nearest)
 
 
 def instructions(file: Path) -> list[tuple[str, str]]:
@@ -126,6 +163,7 @@ def test_an_image_runs_as_a_user_who_may_write_nothing_of_it(file: Path):
 @pytest.mark.parametrize("file", DOCKERFILES, ids=lambda file: file.name)
 def test_an_image_has_the_tested_packages_and_all_the_code_of_the_digest(file: Path):
     found = instructions(file)
+    assert found[0][0] == "ARG" and found[1] == ("FROM", "${BASE}")
     installed = [arguments for name, arguments in found if name == "RUN" and " pip " in arguments]
     assert len(installed) == 1 and "--constraint constraints.txt" in installed[0]
     copied = " ".join(arguments for name, arguments in found if name == "COPY")
@@ -170,20 +208,63 @@ def test_a_module_that_a_health_check_names_wrongly_would_be_noticed():
 
 
 def test_a_site_file_s_path_in_a_command_is_the_one_that_is_mounted():
-    for name, service in services(SITE).items():
-        if name == "admin":
-            continue
+    for name in ("supernode", "superexec", "trainer"):
+        service = services(SITE)[name]
         command = service["command"]
         assert command[command.index("--site") + 1] == "/site/site.yaml"
-        assert "${SITE:-./site}:/site:ro" in service["volumes"]
+        assert mounts(service)["/site/site.yaml"] == ("${SITE-./site}/site.yaml", False)
 
 
 def test_the_coordinators_image_installs_no_torch_and_the_sites_does():
     extras = {
-        file.name: re.findall(r"--editable '?\.(\[.*\])?", file.read_text(encoding="utf-8"))
+        file.name: re.findall(r"--editable \"?\.(\[.*\])?", file.read_text(encoding="utf-8"))
         for file in DOCKERFILES
     }
-    assert extras == {"coordinator.Dockerfile": [""], "site.Dockerfile": ["[site,deepspeed]"]}
+    assert extras == {"coordinator.Dockerfile": [""], "site.Dockerfile": ["[${EXTRAS}]"]}
+    # DeepSpeed is for several GPUs, which few sites have.
+    assert ("ARG", "EXTRAS=site") in instructions(DOCKER / "site.Dockerfile")
+    assert "${EXTRAS:-site}" in SITE.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("file", DOCKERFILES, ids=lambda file: file.name)
+def test_a_build_asks_no_registry_but_for_its_base(file: Path):
+    text = file.read_text(encoding="utf-8")
+    # BuildKit would ask for the front end that such a line names.
+    assert not re.search(r"^#\s*(syntax|check|escape)\s*=", text, re.MULTILINE)
+    found = instructions(file)
+    assert [arguments for name, arguments in found if name == "FROM"] == ["${BASE}"]
+    assert not [arguments for _, arguments in found if "--from=" in arguments]
+
+
+def test_both_images_and_both_compose_files_have_one_base():
+    bases = {
+        arguments.removeprefix("BASE=")
+        for file in DOCKERFILES
+        for name, arguments in instructions(file)
+        if name == "ARG" and arguments.startswith("BASE=")
+    }
+    assert len(bases) == 1
+    (base,) = bases
+    assert re.fullmatch(r"docker\.io/library/python:3\.11-slim-\w+(@sha256:[0-9a-f]{64})?", base)
+    for file in (COORDINATOR, SITE):
+        (part,) = {str(service["build"]["args"]["BASE"]) for service in services(file).values()}
+        assert part == f"${{BASE:-{base}}}"
+        example = (file.parent / ".env.example").read_text(encoding="utf-8")
+        assert f"\nBASE={base}\n" in example
+
+
+def test_a_sites_image_says_which_driver_it_needs():
+    (environment,) = [
+        args for name, args in instructions(DOCKER / "site.Dockerfile") if name == "ENV"
+    ]
+    assert "NVIDIA_DRIVER_CAPABILITIES=compute,utility" in environment
+    # torch 2.13 from a package index is built for CUDA 13.0.
+    assert 'NVIDIA_REQUIRE_CUDA="cuda>=13.0"' in environment
+
+
+def test_what_a_build_installs_itself_is_pinned():
+    pinned = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    assert re.search(r"^setuptools==[\d.]+$", pinned, re.MULTILINE)
 
 
 @pytest.mark.parametrize(("file", "name"), CONTAINERS)
@@ -195,7 +276,7 @@ def test_a_container_can_write_nowhere_but_to_its_volumes(file: Path, name: str)
     assert service["user"] == "${FEDMSLORA_USER:-10001:10001}"
     assert "/tmp" in service["tmpfs"]
     assert "privileged" not in service
-    assert not [volume for volume in service["volumes"] if "docker.sock" in volume]
+    assert not [place for place in mounts(service) if "docker.sock" in place]
 
 
 @pytest.mark.parametrize(("file", "name"), PARTS)
@@ -228,7 +309,7 @@ def test_the_edge_alone_has_a_port():
 
 def test_the_superlink_is_on_the_inner_network_alone():
     document = yaml.safe_load(COORDINATOR.read_text(encoding="utf-8"))
-    assert document["networks"]["inside"] == {"internal": True}
+    assert document["networks"]["inside"]["internal"] is True
     on = {name: service["networks"] for name, service in document["services"].items()}
     assert on == {
         **{name: ["inside"] for name in ("superlink", "superexec", "keeper", "admin")},
@@ -238,33 +319,83 @@ def test_the_superlink_is_on_the_inner_network_alone():
 
 def test_at_a_site_what_has_the_network_has_no_images_and_the_other_way_round():
     document = yaml.safe_load(SITE.read_text(encoding="utf-8"))
-    assert document["networks"]["inside"] == {"internal": True}
+    assert document["networks"]["inside"]["internal"] is True
     parts = document["services"]
     assert set(parts["supernode"]["networks"]) == {"inside", "outside"}
     assert parts["superexec"]["networks"] == ["inside"]
-    assert parts["trainer"]["network_mode"] == "none" and "networks" not in parts["trainer"]
-    for name in ("supernode", "superexec"):
-        assert not [volume for volume in parts[name]["volumes"] if "DATA" in volume]
+    for name in ("trainer", "admin"):
+        assert parts[name]["network_mode"] == "none" and "networks" not in parts[name]
+    with_images = {name for name, part in parts.items() if seen_at(part, "/data")}
+    # `check` tries the connection and a step of training, and is there for one command.
+    assert with_images == {"trainer", "check"}
+    assert parts["check"]["profiles"] == ["admin"]
+
+
+@pytest.mark.parametrize("name", ["supernode", "superexec"])
+@pytest.mark.parametrize("place", PATIENT_DATA)
+def test_a_part_with_a_network_sees_nothing_that_is_made_of_images(name: str, place: str):
+    service = services(SITE)[name]
+    there = seen_at(service, place)
+    assert there in (None, "./empty")
+    if there is not None:
+        assert mounts(service)[place] == ("./empty", False)
+    # podman copies into a tmpfs what it lies over, so none may hide a part of a mounted folder.
+    assert service["tmpfs"] == ["/tmp"]
+
+
+def test_the_folder_that_lies_over_patient_data_is_there_and_empty():
+    assert [file.name for file in (SITE.parent / "empty").iterdir()] == [".gitignore"]
+
+
+def test_of_the_store_the_supernode_sees_flowers_files_and_the_shared_secret_alone():
+    seen = {place for place in mounts(services(SITE)["supernode"]) if "/store" in place}
+    assert seen == {"/site/store/flower", "/site/store/secrets"}
+
+
+def test_a_mounted_file_that_is_not_there_is_no_folder_that_the_engine_makes():
+    for service in services(SITE).values():
+        for volume in service["volumes"]:
+            if not isinstance(volume, str):
+                assert volume["bind"] == {"create_host_path": False}, volume["target"]
 
 
 def test_at_a_site_images_model_and_settings_are_only_read():
     for name in ("supernode", "superexec", "trainer"):
-        for volume in services(SITE)[name]["volumes"]:
-            assert volume.endswith(":ro") or volume.endswith(":/site/store")
+        written = {place for place, (_, writes) in mounts(services(SITE)[name]).items() if writes}
+        assert written <= {"/site/store", "/site/store/flower", "/site/store/secrets"}
 
 
 def test_the_key_is_the_supernodes_alone():
-    hidden = {name: "/site/keys" in part["tmpfs"] for name, part in services(SITE).items()}
-    assert hidden == {"supernode": False, "superexec": True, "trainer": True, "admin": False}
+    with_key = {name for name, part in services(SITE).items() if seen_at(part, "/site/keys")}
+    assert with_key == {"supernode", "admin", "check"}
+
+
+@pytest.mark.parametrize(("file", "name"), CONTAINERS)
+def test_a_container_has_a_bound_of_memory(file: Path, name: str):
+    bound = services(file)[name]["mem_limit"]
+    wanted = "TRAINER_MEMORY:-32g" if name in ("trainer", "check") else "MEMORY:-4g"
+    assert bound == f"${{{wanted}}}"
+
+
+@pytest.mark.parametrize(
+    ("file", "guide"), [(SITE, "hospital.md"), (COORDINATOR, "coordinator.md")]
+)
+def test_each_bridge_has_a_name_for_which_the_guide_has_a_rule(file: Path, guide: str):
+    document = yaml.safe_load(file.read_text(encoding="utf-8"))
+    text = (ROOT / "docs" / guide).read_text(encoding="utf-8")
+    for network in document["networks"].values():
+        bridge = network["driver_opts"]["com.docker.network.bridge.name"]
+        assert len(bridge) <= LONGEST_BRIDGE
+        assert re.search(rf"iptables -I INPUT -i {bridge} .*-j DROP$", text, re.MULTILINE), bridge
 
 
 def test_no_part_of_a_site_asks_a_hub_or_has_the_gpu_but_the_trainer():
     for name, service in services(SITE).items():
         assert service["environment"]["HF_HUB_OFFLINE"] == "1", name
         assert service["environment"]["NVIDIA_VISIBLE_DEVICES"] == "void", name
-    # `admin` is no part: it is there while somebody runs `site check`.
+    # `check` is no part: it is there for one command.
     added = services(SITE_GPU)
-    assert set(added) == {"trainer", "admin"}
+    assert set(added) == {"trainer", "check"}
     devices = added["trainer"]["deploy"]["resources"]["reservations"]["devices"]
     assert devices == [{"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}]
 
@@ -275,3 +406,36 @@ def test_the_example_settings_name_every_variable(file: Path):
     example = (file.parent / ".env.example").read_text(encoding="utf-8")
     set_there = set(re.findall(r"^(\w+)=", example, flags=re.MULTILINE))
     assert used == set_there - {"COMPOSE_FILE"}
+
+
+GUIDES = {"hospital.md": SITE, "coordinator.md": COORDINATOR}
+
+
+@pytest.mark.parametrize("guide", sorted(GUIDES))
+def test_every_compose_command_of_a_guide_names_a_service_and_a_command(guide: str):
+    text = (ROOT / "docs" / guide).read_text(encoding="utf-8").replace("\\\n", " ")
+    typed = re.findall(r"docker compose run --rm (\w+) ([^\n`]+)", text)
+    assert len(typed) >= 6
+    known = services(GUIDES[guide])
+    for service, words in typed:
+        group, *more = words.split()
+        assert known[service]["profiles"] == ["admin"], service
+        if group == "--version":
+            continue
+        # What needs the network and the images has a container of its own.
+        assert (service == "check") == ((group, more[0]) == ("site", "check")), words
+        # The stubs of typer 0.20 do not say what it is.
+        command = cast(Any, get_command(COMMANDS[group]))
+        assert more[0] in command.commands, words
+        options = {str(name) for one in command.commands[more[0]].params for name in one.opts}
+        assert {word for word in more if word.startswith("--")} <= options, words
+
+
+def test_a_commands_paths_in_a_guide_are_mounted():
+    for guide, file in GUIDES.items():
+        text = (ROOT / "docs" / guide).read_text(encoding="utf-8").replace("\\\n", " ")
+        for service, words in re.findall(r"docker compose run --rm (\w+) ([^\n`]+)", text):
+            paths = [word for word in words.split() if word.startswith("/")]
+            lost = [path for path in paths if seen_at(services(file)[service], path) is None]
+            # `init` writes down where other containers will have the images.
+            assert not set(lost) - {"/data"}, words

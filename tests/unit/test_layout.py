@@ -53,7 +53,7 @@ FLOORS: Mapping[str, tuple[str, ...]] = {
     ),
     "simulation": (
         "task_folder", "data_sources.py", "heterogeneity", "phantoms", "pictures", "class_tasks",
-        "pretraining", "", "experiments", "results", "chaos",
+        "pretraining", "", "experiments", "results", "chaos", "containers",
     ),
 }  # fmt: skip
 MOST_MODULES = 20

@@ -105,6 +105,32 @@ def test_init_says_what_to_send_and_what_comes_next(ca: Path, tmp_path: Path):
     assert "BEGIN" not in said
 
 
+def test_in_a_container_init_says_what_is_typed_outside_it(
+    ca: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("FEDMSLORA_COMMAND", "docker compose run --rm admin")
+    said = fedmslora(*init(ca, tmp_path / "north")).output
+    file = tmp_path / "north" / "site.yaml"
+    assert f"3. docker compose run --rm admin site approve PLAN --site {file}\n" in said
+    assert f"4. docker compose run --rm check site check --plan PLAN --site {file}\n" in said
+    assert "5. docker compose up --detach\n" in said
+    assert "fedmslora site" not in said
+
+
+def test_init_makes_every_folder_that_a_container_mounts_or_covers(site: Path):
+    # Otherwise the containers' engine makes it, as root's.
+    file = ROOT / "docker" / "site" / "compose.yaml"
+    services = yaml.safe_load(file.read_text(encoding="utf-8"))["services"]
+    volumes = [one for part in services.values() for one in part["volumes"]]
+    targets = {one["target"] for one in volumes if isinstance(one, dict)}
+    assert {"/site/store/features", "/site/store/flower"} <= targets
+    for target in targets:
+        made = site.parent / Path(target).relative_to("/site")
+        assert made.exists(), target
+        if "store" in made.parts or made.name == "keys":
+            assert stat.S_IMODE(made.stat().st_mode) == 0o700, target
+
+
 def test_init_overwrites_nothing(site: Path, ca: Path):
     before = {file: file.read_bytes() for file in site.parent.rglob("*") if file.is_file()}
     assert "never overwritten" in refusal(*init(ca, site.parent))
@@ -251,7 +277,7 @@ def test_status_says_when_the_coordinator_last_answered(site: Path):
 
     assert (line("coordinator"), line("job")) == ("has not answered yet", "none")
     answered = load_site(site).store / ANSWERED_FILE
-    answered.parent.mkdir(exist_ok=True)
+    answered.parent.mkdir(parents=True, exist_ok=True)
     answered.touch()
     assert line("coordinator").startswith("answered ")
     assert line("job") == "none; waiting for an order"

@@ -23,7 +23,7 @@ from client.model.backbone import Prediction
 from client.model.device import configure_torch
 from client.orders import execute
 from client.site import blob_store
-from client.site.config import Device, Site
+from client.site.config import Device, Federation, Site
 from client.site.failures import OrderRefused
 from client.training.checkpoint import Checkpoint, JobCancelled
 from client.training.loop import OnProgress, TrainResult, train
@@ -239,7 +239,19 @@ def texts(site: Site, order: Order) -> list[str]:
     return [json.loads(line)["text"] for line in file.read_text().splitlines()]
 
 
-def test_answers_stay_on_the_sites_disk_under_the_papers_keys(site: Site):
+def test_a_site_with_a_coordinator_keeps_no_question_and_no_answer(site: Site):
+    federation = Federation(
+        address="hub.example.org:8443", ca=Path("ca.crt"), key=Path("key"), approved=Path("plans")
+    )
+    real = site.model_copy(update={"federation": federation})
+    order = order_of(real, plan_of(real), work=Work.EVALUATE, round=0)
+    assert scored(order, real).questions == len(QUESTIONS)
+    kept = [file for file in real.store.rglob("*") if file.is_file()]
+    assert kept and not any(b"what colour" in file.read_bytes() for file in kept)
+    assert not (real.store / "answers").exists()
+
+
+def test_a_simulated_sites_answers_stay_on_its_disk_under_the_papers_keys(site: Site):
     order = order_of(site, plan_of(site), work=Work.EVALUATE, round=0)
     scores = scored(order, site)
     file = site.store / "answers" / f"first-{order.digest[:12]}.jsonl"
