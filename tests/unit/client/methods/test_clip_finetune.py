@@ -34,7 +34,9 @@ def model_of(texts: Tensor, adapted: bool) -> Any:
         text_embeddings=lambda asked: texts[
             [NAMES.index(text.removeprefix("a photo of a ").rstrip(".")) for text in asked]
         ],
-        adapted=SimpleNamespace(attached_pairs=lambda: dict.fromkeys(names)),
+        adapted=SimpleNamespace(
+            attached_pairs=lambda: dict.fromkeys(names), attached_deltas=dict[str, Any]
+        ),
     )
 
 
