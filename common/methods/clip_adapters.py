@@ -133,7 +133,7 @@ class OneClipAdapterSettings(OneAdapterSettings):
         return [
             f"Method {self.name} trains {whose} (parameters: all): every weight of it, not a small "
             "adapter. What leaves after a round is each weight's change, as many numbers as there "
-            "are weights; more of the training images can be drawn from so many than from a LoRA."
+            "are weights: more of the training images may be drawn from so many than from a LoRA's."
         ]
 
     def reference_note(self) -> str:

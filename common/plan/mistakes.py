@@ -99,7 +99,7 @@ def delta_mistakes(plan: Plan) -> list[str]:
     return [
         f"aggregation: found {plan.aggregation!r} with the method {plan.method.label!r}, which "
         f"trains whole weights, expected one of {', '.join(possible)}: this rule keeps a factor of "
-        "LoRA fixed or at the sites, and there is none. Where no site may lie all are the mean"
+        "LoRA fixed or at the sites, and there is none"
     ]
 
 
