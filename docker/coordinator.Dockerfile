@@ -1,6 +1,6 @@
 # The coordinator: Flower's SuperLink and SuperExec, the reverse proxy (edge), the keeper. No torch.
 # From the root of the repository:
-#   docker build --file docker/coordinator.Dockerfile --tag fedmslora-coordinator:0.6.0 .
+#   docker build --file docker/coordinator.Dockerfile --tag fedmslora-coordinator:0.7.0 .
 #
 # A tag moves, a digest does not. To pin the base: docker pull python:3.11-slim-bookworm, then
 #   docker image inspect --format '{{index .RepoDigests 0}}' python:3.11-slim-bookworm

@@ -1,6 +1,6 @@
 # A site: Flower's SuperNode and SuperExec, our launcher and the trainer.
 # From the root of the repository:
-#   docker build --file docker/site.Dockerfile --tag fedmslora-site:0.6.0 .
+#   docker build --file docker/site.Dockerfile --tag fedmslora-site:0.7.0 .
 # For several GPUs (`workers` in the site file): --build-arg EXTRAS=site,deepspeed
 #
 # BASE as in coordinator.Dockerfile, which also says how to pin it by its digest. torch from a package

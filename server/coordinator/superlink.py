@@ -39,6 +39,8 @@ from server.coordinator.state import State
 _NEWEST = 20
 #: flwr 1.42, HEARTBEAT_PATIENCE.
 _HEARTBEAT_PATIENCE = 2
+#: What says which files the bundle has.
+_PROJECT = "pyproject.toml"
 
 _Response = TypeVar("_Response")
 
@@ -180,13 +182,18 @@ class SuperLink:
 
 
 def make_bundle(root: Path = ROOT) -> bytes:
-    """Make the Flower App Bundle of the code at `root`, as `flwr run` would."""
-    project = root / "pyproject.toml"
+    """Make the Flower App Bundle of the code at `root`, as `flwr run` would.
+
+    `root` is a checkout, or where a wheel was installed, which has pyproject.toml beside this file.
+    """
+    installed = root / "server" / "coordinator" / _PROJECT
+    project = installed if installed.is_file() else root / _PROJECT
     patterns: Sequence[str] = tomllib.loads(project.read_text(encoding="utf-8"))["tool"]["flwr"][
         "app"
     ]["fab-include"]
     files = [file for pattern in patterns for file in root.glob(pattern) if file.is_file()]
-    named = {file.relative_to(root).as_posix(): file for file in sorted({project, *files})}
+    found = {file.relative_to(root).as_posix(): file for file in files} | {_PROJECT: project}
+    named = {name: found[name] for name in sorted(found)}
     return build_fab_from_files(named)[0]
 
 
