@@ -439,3 +439,14 @@ def test_a_commands_paths_in_a_guide_are_mounted():
             lost = [path for path in paths if seen_at(services(file)[service], path) is None]
             # `init` writes down where other containers will have the images.
             assert not set(lost) - {"/data"}, words
+
+
+def test_project_changes_and_images_have_one_version():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    found = re.findall(r"^## (\d+\.\d+\.\d+) \((\d{4}-\d{2}-\d{2})\)$", changes, re.MULTILINE)
+    assert len(found) == len(re.findall(r"^## ", changes, re.MULTILINE)) > 5
+    assert found[0][0] == project["version"]
+    assert [day for _, day in found] == sorted((day for _, day in found), reverse=True)
+    named = "".join(file.read_text(encoding="utf-8") for file in (*COMPOSE_FILES, *DOCKERFILES))
+    assert set(re.findall(r"fedmslora-\w+:(\S+)", named)) == {project["version"]}
