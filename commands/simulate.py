@@ -93,12 +93,14 @@ def report(
 
     Example: fedmslora report runs/demo
     """
+    from report.answers.examples import read_examples
     from report.hospitals.json_part import read_hospitals
     from report.json_file import read_report
     from report.methods import read_tests
     from report.write import write_report
 
-    write_report(folder, read_report(folder), read_tests(folder), read_hospitals(folder))
+    runs, hospitals = read_report(folder), read_hospitals(folder)
+    write_report(folder, runs, read_tests(folder), hospitals, read_examples(folder))
     if json_out:
         typer.echo((folder / "report.json").read_text(encoding="utf-8"), nl=False)
     else:

@@ -60,6 +60,9 @@ class Drawn:
     failed: tuple[str, ...] = ()
 
 
+NOTHING_DRAWN = Drawn(())
+
+
 def shade(score: float) -> str:
     """Return the heat map's colour of a score from 0 to 1, as #rrggbb."""
     red, green, blue, _ = _SCALE(min(max(score, 0.0), 1.0))

@@ -125,11 +125,15 @@ def how_sure(runs: Sequence[RunReport]) -> str:
     seed = "what another seed would do it does not say."
     if whole.interval is None:
         return f"One seed, and no interval: {why_no_interval(runs[0])}; {seed}"
-    total = sum(one.questions or 0 for one in gains_when_learned(runs[0]))
-    return (
-        f"In brackets the 95 % interval over {total} test questions, taken as independent, with "
-        f"one seed: {seed}"
-    )
+    gains = gains_when_learned(runs[0])
+    total = sum(one.questions or 0 for one in gains)
+    answers = runs[0].answers
+    if answers is None:
+        over = f"{total} test questions, taken as independent"
+    else:
+        pictures = sum(task.pictures for task in answers.tasks)
+        over = f"{pictures} test pictures with their {total} questions"
+    return f"In brackets the 95 % interval over {over}, with one seed: {seed}"
 
 
 def why_no_interval(report: RunReport) -> str:

@@ -1,8 +1,7 @@
 """report.html: one self-contained file, without scripts and network access."""
 
 import base64
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,7 +9,10 @@ from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
 from common.printable import counted
-from report.canvas import Chart, shade, text_on
+from report.answers.examples import AnsweredPicture
+from report.answers.page import answers_part, shaded
+from report.answers.template import CONFUSION, EXAMPLES
+from report.canvas import NOTHING_DRAWN, Chart, Drawn, shade, text_on
 from report.classes.rows import class_metrics, class_rows
 from report.classes.template import CLASSES
 from report.continual_metrics import METRICS
@@ -31,12 +33,9 @@ from report.format import (
 )
 from report.headlines import (
     drops,
-    gain,
-    gains,
     how_sure,
     page_headline,
     scores_by_method,
-    why_no_drop,
 )
 from report.heterogeneity.template import HETEROGENEITY
 from report.heterogeneity.words import heterogeneity_words
@@ -50,36 +49,41 @@ from report.hospitals.words import (
     who_gains,
     worth_sentences,
 )
-from report.learned.verdict import GainVerdict, gains_when_learned, run_gain, verdicts
+from report.learned.key_figures import key_figures
+from report.learned.page import interval_of, scores_part, verdict_words
+from report.learned.template import BY_SITE, STAGES
+from report.learned.verdict import (
+    GainVerdict,
+    gains_when_learned,
+    question_count,
+    verdicts,
+)
 from report.methods import LEVELS, PairedTest, shown, summaries
 from report.methods_template import METHODS
-from report.model import RunReport, kinds, learned_score, metrics_by_kind
+from report.model import RunReport, kinds, metrics_by_kind
 from report.options.rows import option_rows
 from report.options.template import OPTIONS
 from report.routing import routed_rows, routing_headline
 from report.sites.rows import site_rows
 from report.sites.template import SITES
-from report.template import PAGE, STYLE
+from report.style.links import with_links
+from report.style.sheet import STYLE
+from report.template import PAGE
 from report.tests_table import HEADS, comparison_rows
-
-
-@dataclass(frozen=True, slots=True)
-class KeyFigure:
-    """A figure at the top of the page, with a note under it."""
-
-    name: str
-    value: str
-    note: str
 
 
 def render_page(
     reports: Sequence[RunReport],
-    charts: Sequence[Chart],
+    drawn: Drawn = NOTHING_DRAWN,
     tests: Sequence[PairedTest] = (),
     hospitals: HospitalsReport | None = None,
-    not_drawn: Sequence[str] = (),
+    examples: Sequence[AnsweredPicture] = (),
 ) -> str:
-    """Render the page of one or several comparable runs; it shows the first one in full."""
+    """Render the page of one or several comparable runs; it shows the first one in full.
+
+    Args:
+        examples: answers with their pictures, of a page that stays where the pictures may be.
+    """
     run = reports[0]
     runs = [report for report in reports if report.method == run.method]
     environment = Environment(
@@ -91,6 +95,10 @@ def render_page(
                 "hospitals": HOSPITALS,
                 "heterogeneity": HETEROGENEITY,
                 "sites": SITES,
+                "stages": STAGES,
+                "by_site": BY_SITE,
+                "confusion": CONFUSION,
+                "examples": EXAMPLES,
             }
         ),
         autoescape=True,
@@ -99,14 +107,15 @@ def render_page(
         lstrip_blocks=True,
     )
     environment.filters.update(_FILTERS)
-    return environment.from_string(PAGE).render(
+    page = environment.from_string(PAGE).render(
         run=run,
         style=Markup(STYLE),
         headline=_headline(runs, hospitals),
         opening=_opening(runs, hospitals),
-        key_figures=_key_figures(run),
+        key_figures=key_figures(run),
         reading=_how_to_read(run),
         matrix=_matrix(run),
+        counts=[question_count(run, task) for task in range(len(run.stages))],
         stages=_stages(run),
         routing="" if run.routed is None else routing_headline(run.routed),
         routed=routed_rows(run),
@@ -117,8 +126,8 @@ def render_page(
         sites=_sites(run),
         cost=_cost(run),
         provenance=_provenance(run),
-        chart=partial(_chart, charts),
-        not_drawn=not_drawn,
+        chart=partial(_chart, drawn.charts),
+        not_drawn=drawn.failed,
         class_rows=class_rows(run),
         class_metrics=class_metrics(run),
         option_rows=option_rows(reports),
@@ -126,7 +135,10 @@ def render_page(
         **_comparison(reports, tests),
         **_hospitals(hospitals),
         **heterogeneity_words(run),
+        **scores_part(run),
+        **answers_part(run.answers, examples),
     )
+    return with_links(page)
 
 
 def _hospitals(report: HospitalsReport | None) -> dict[str, Any]:
@@ -177,68 +189,6 @@ def _opening(runs: Sequence[RunReport], hospitals: HospitalsReport | None) -> st
     )
 
 
-def _key_figures(report: RunReport) -> list[KeyFigure]:
-    modalities = {stage.modality for stage in report.stages}
-    sites = {site for stage in report.stages for site in stage.sites}
-    gained = gains_when_learned(report)
-    learned = len(verdicts(gained, GainVerdict.LEARNED))
-    unknown = all(one.verdict is GainVerdict.UNKNOWN for one in gained)
-    figures = [*_mean_figures(report)]
-    figures += [
-        KeyFigure(
-            "Tasks learned",
-            DASH if unknown else f"{learned} of {len(gained)}",
-            "not known: no interval" if unknown else "gain shown to be above zero",
-        ),
-        _forgetting(report),
-    ]
-    if more := gains(report):
-        worst, least = min(more, key=lambda entry: entry[1])
-        note = f"points over zero-shot and majority, when learned ({worst})"
-        figures.append(KeyFigure("Smallest gain", points(least), note))
-    figures += [
-        KeyFigure("Modalities", str(len(modalities)), ", ".join(sorted(modalities))),
-        KeyFigure("Sites", str(len(sites)), ", ".join(sorted(sites))),
-    ]
-    return figures
-
-
-def _mean_figures(report: RunReport) -> Iterator[KeyFigure]:
-    whole = run_gain(report)
-    if whole is None:
-        return
-    moment = "at the end" if whole.at_end else "when learned"
-    over = f"{moment}, mean of {counted(whole.tasks, 'task')}"
-    yield KeyFigure("Score", f"{percent(whole.score)} %", f"{readable(whole.measure)}, {over}")
-    if whole.gain is not None:
-        span = whole.interval
-        note = "no interval" if span is None else f"{points(span.low)} to {points(span.high)}"
-        yield KeyFigure("Gain", points(whole.gain), f"points ({note}) over the baselines, {moment}")
-
-
-def _forgetting(report: RunReport) -> KeyFigure:
-    """Return mean forgetting if all tasks have one measure, else the largest drop of a task.
-
-    Where no task is shown to be learned, a forgetting of 0 would say nothing.
-    """
-    by_kind = metrics_by_kind(report)
-    only = next(iter(by_kind.values())).forgetting if len(by_kind) == 1 else None
-    lost = drops(report)
-    if lost and max(most for _, most in lost) == 0 and not _some_learned(report):
-        return KeyFigure("Forgetting", DASH, "no task is shown to be learned")
-    if only is not None:
-        return KeyFigure("Forgetting", f"{100 * only:.1f}", "points, mean over the earlier tasks")
-    if not lost:
-        return KeyFigure("Forgetting", DASH, why_no_drop(report))
-    worst, most = max(lost, key=lambda entry: entry[1])
-    note = "largest of any task" if most == 0 else worst
-    return KeyFigure("Forgetting", f"{100 * most:.1f}", f"points, {note}")
-
-
-def _some_learned(report: RunReport) -> bool:
-    return bool(verdicts(gains_when_learned(report), GainVerdict.LEARNED))
-
-
 def _how_to_read(report: RunReport) -> str:
     lost = drops(report)
     unchanged = bool(lost) and all(points == 0 for _, points in lost)
@@ -277,11 +227,6 @@ def _stages(report: RunReport) -> list[dict[str, Any]]:
     return [
         {
             "stage": stage,
-            "zero_shot": report.zero_shot[task],
-            "majority": report.majority[task],
-            "learned": learned_score(report, task),
-            "gain": gain(report, task),
-            "last": report.scores[-1][task],
             # An unfinished run has fewer releases than stages.
             "error": dict(enumerate(report.aggregation_error)).get(task),
             "measured": report.task_metrics[task] if task < len(report.task_metrics) else {},
@@ -387,4 +332,7 @@ _FILTERS: Mapping[str, Any] = {
     "short": short,
     "readable": readable,
     "wbr": breakable,
+    "interval": interval_of,
+    "verdict": verdict_words,
+    "shaded": shaded,
 }

@@ -7,9 +7,10 @@ from typing import TypeAlias
 from common.metrics import AUC
 from common.plan.plan import Metric
 from common.plan_fields import Modality
+from report.answers.model import AnswerFigures
 from report.continual_metrics import MatrixMetrics, matrix_metrics
 from report.heterogeneity.model import SimulatedHospital, UnseenReport
-from report.sites.model import SiteParts
+from report.sites.model import SiteParts, SiteScores
 
 #: Joint training learns all tasks in every stage, so these metrics are not defined for it.
 _OF_OWN_STAGES = ("aia", "bwt", "forgetting", "fwt", "learning_gain", "transfer")
@@ -167,6 +168,9 @@ class RunReport:
         simulated: how simulated hospitals were made to differ; None where they were not.
         unseen: scores at hospitals that trained nothing; None where there is none.
         sites: what each site says of itself, and what its updates did; None where not known.
+        by_site: each site's own scores; empty where not known.
+        finished: the day of the last release, as YYYY-MM-DD in UTC.
+        answers: what single answers show; None of real sites, whose answers stay with them.
     """
 
     plan: PlanFacts
@@ -190,6 +194,9 @@ class RunReport:
     simulated: tuple[SimulatedHospital, ...] | None = None
     unseen: UnseenReport | None = None
     sites: SiteParts | None = None
+    by_site: tuple[SiteScores, ...] = ()
+    answers: AnswerFigures | None = None
+    finished: str | None = None
 
     def __post_init__(self) -> None:
         count = len(self.stages)

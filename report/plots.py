@@ -33,6 +33,7 @@ from report.format import readable
 from report.headlines import forgetting_headline, learning_headline
 from report.hospitals.model import HospitalsReport
 from report.hospitals.plots import curves_chart, hospitals_chart
+from report.learned.plots import moments_chart
 from report.methods_plots import comparison, methods
 from report.model import LossPoint, RunReport
 from report.routing import routing_headline
@@ -46,6 +47,7 @@ def draw(reports: Sequence[RunReport], hospitals: HospitalsReport | None = None)
     makers: dict[str, Callable[[], Chart | None]] = {
         "hospitals": lambda: hospitals_chart(hospitals),
         "curves of the hospitals alone": lambda: curves_chart(hospitals),
+        "scores with their intervals": lambda: moments_chart(first),
         "score matrix": lambda: _score_matrix(first),
         "scores over the stages": lambda: _score_lines(first),
         "score matrix of the router": lambda: _routed_matrix(first),

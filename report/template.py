@@ -5,84 +5,26 @@ carries .py, .toml, .md, .yaml and .json only: `fab-include` refuses others (flw
 cli/build.py, get_filtered_fab_paths).
 """
 
-STYLE = """
-:root {
-  --ink: #1b1f24; --muted: #5b6673; --line: #e1e6eb; --soft: #f5f7f9; --blue: #0b5087;
-}
-* { box-sizing: border-box; }
-body {
-  margin: 0; background: #fcfcfb; color: var(--ink);
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif;
-}
-main { max-width: 60rem; margin: 0 auto; padding: 2.5rem 1.25rem 5rem; }
-header p { margin: 0; color: var(--muted); }
-h1 { font-size: clamp(1.5rem, 4vw, 2.1rem); line-height: 1.2; margin: 0.3rem 0 0.6rem;
-  letter-spacing: -0.015em; text-wrap: balance; overflow-wrap: break-word; }
-h2 { font-size: 1.2rem; margin: 3.2rem 0 0.3rem; letter-spacing: -0.01em; }
-p { max-width: 42rem; margin: 0.4rem 0 1rem; }
-.note { color: var(--muted); font-size: 0.92rem; }
-.facts { display: grid; gap: 0.75rem; margin: 1.75rem 0 0; padding: 0;
-  grid-template-columns: repeat(auto-fit, minmax(10.2rem, 1fr)); }
-.facts div { background: #fff; border: 1px solid var(--line); border-radius: 0.6rem;
-  padding: 0.8rem 1rem; }
-.facts dt { color: var(--muted); font-size: 0.85rem; }
-.facts dd { margin: 0; font-size: 1.5rem; font-weight: 600; letter-spacing: -0.01em;
-  font-variant-numeric: tabular-nums; }
-.facts dd.under { font-size: 0.85rem; font-weight: 400; color: var(--muted); letter-spacing: 0;
-  overflow-wrap: anywhere; }
-.wide { overflow-x: auto; margin: 0.75rem 0; }
-table { border-collapse: collapse; font-size: 0.9rem; font-variant-numeric: tabular-nums;
-  min-width: 100%; }
-th, td { padding: 0.42rem 0.7rem; text-align: right; border-bottom: 1px solid var(--line);
-  vertical-align: baseline; white-space: nowrap; }
-thead th { color: var(--muted); font-weight: 500; font-size: 0.82rem; vertical-align: bottom;
-  border-bottom-color: #c3ccd5; white-space: normal; }
-th:first-child, td:first-child, .left { text-align: left; }
-tbody th { font-weight: 500; min-width: 8.5rem; max-width: 16rem; white-space: normal;
-  overflow-wrap: break-word; }
-.list { white-space: normal; min-width: 7rem; text-align: left; }
-td small, th small { display: block; color: var(--muted); font-weight: 400; font-size: 0.78rem; }
-tr.together th, tr.together td { border-top: 1px solid #c3ccd5; font-weight: 600; }
-tr.part th { padding-top: 1.1rem; color: var(--muted); font-size: 0.82rem; }
-.matrix table { border-collapse: separate; border-spacing: 3px; }
-.matrix th, .matrix td { border: 0; }
-.matrix th, .matrix td { padding: 0.42rem 0.4rem; }
-.matrix td { text-align: center; border-radius: 0.25rem; min-width: 3.4rem;
-  vertical-align: middle; }
-.matrix thead th { text-align: center; min-width: 4.6rem; max-width: 8rem;
-  overflow-wrap: break-word; }
-.matrix tbody th { min-width: 7rem; max-width: 13rem; vertical-align: middle; }
-.matrix td.own { box-shadow: inset 0 0 0 2px var(--ink); }
-.matrix tr.base td, .matrix tr.base th { padding-bottom: 0.42rem; }
-.matrix td.none { color: #98a2ad; }
-figure { margin: 1rem 0 0; overflow-x: auto; background: #fff; border: 1px solid var(--line);
-  border-radius: 0.6rem; padding: 0.9rem; }
-figure img { display: block; width: 100%; min-width: 34rem; height: auto; }
-details { margin: 1rem 0; }
-summary { cursor: pointer; color: var(--blue); }
-dl.made { display: grid; grid-template-columns: minmax(7rem, max-content) 1fr; gap: 0.3rem 1.2rem;
-  font-size: 0.9rem; }
-dl.made dt { color: var(--muted); }
-dl.made dd { margin: 0; overflow-wrap: anywhere; }
-code { font: 0.86em ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
-@media print { main { max-width: none; padding: 0; } figure, table { break-inside: avoid; } }
-"""
-
 PAGE = """<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
 <title>{{ run.plan.name }}: {{ run.method }}</title>
 <style>{{ style }}</style>
 </head>
 <body>
 <main>
 <header>
-<p>fedmslora · plan {{ run.plan.name }} · method {{ run.method }} · seed {{ run.seed }}</p>
+<p>fedmslora · plan {{ run.plan.name }} · method {{ run.method }} · seed {{ run.seed }}
+{%- if run.finished %} · {{ run.finished }}{% endif %}</p>
 <h1>{{ headline | wbr }}</h1>
 <p>{{ opening }}</p>
+<p class="device">Research only. This is no medical device, and no figure or answer on this page
+may guide the care of a patient.</p>
 </header>
+<!-- links -->
 
 <dl class="facts">
 {% for figure in key_figures %}
@@ -95,12 +37,18 @@ PAGE = """<!doctype html>
 {% include "hospitals" %}
 {% endif %}
 
+{% include "stages" %}
+{% include "by_site" %}
+{% include "confusion" %}
+{% include "examples" %}
+
 <h2>What the model knows after every stage</h2>
 <p>{{ reading }}</p>
 <div class="wide matrix"><table>
 <thead><tr><th></th>
 {% for stage in run.stages %}
-<th scope="col">{{ stage.name | wbr }}<small>{{ stage.metric | readable }}</small></th>
+<th scope="col">{{ stage.name | wbr }}<small>{{ stage.metric | readable }}
+{%- if counts[loop.index0] %}, n {{ counts[loop.index0] }}{% endif %}</small></th>
 {% endfor %}
 </tr></thead>
 <tbody>
@@ -142,22 +90,16 @@ the last stage that was evaluated.</p>
 {% include "heterogeneity" %}
 {% endif %}
 
-<h2>What every stage added</h2>
-<p>Scores in percent, in the stage's own measure, on its own test questions. The majority answer
-is the commonest training answer to the same question: what a model can score without looking at
-the image. Gain is over the better of zero-shot and majority.</p>
+<h2>How every stage was made</h2>
 <div class="wide"><table>
 <thead><tr><th>stage</th><th class="left">modality</th><th class="left">sites</th>
-<th>zero-shot</th><th>majority</th><th>when learned</th><th>gain</th><th>at the end</th>
 <th>aggregation error</th></tr></thead>
 <tbody>
 {% for row in stages %}
 <tr><th scope="row">{{ row.stage.name | wbr }}<small>{{ row.stage.metric | readable }}</small></th>
 <td class="left">{{ row.stage.modality }}</td>
 <td class="list">{{ row.stage.sites | join(", ") }}</td>
-<td>{{ row.zero_shot | percent }}</td><td>{{ row.majority | percent }}</td>
-<td>{{ row.learned | percent }}</td><td>{{ row.gain | points }}</td>
-<td>{{ row.last | percent }}</td><td>{{ row.error | small_percent }}</td></tr>
+<td>{{ row.error | small_percent }}</td></tr>
 {% endfor %}
 </tbody></table></div>
 <p class="note">Aggregation error: how far the released adapter is from the sites' mean update

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from common.durable import DISK, remove_if_there, write_file, writing
 from common.errors import StateError
+from report.answers.examples import AnsweredPicture
 from report.hospitals.json_part import hospitals_document
 from report.hospitals.model import HospitalsReport
 from report.json_file import REPORT_FILE, check_comparable, to_document
@@ -21,6 +22,7 @@ def write_report(
     reports: Sequence[RunReport],
     tests: Sequence[PairedTest] = (),
     hospitals: HospitalsReport | None = None,
+    examples: Sequence[AnsweredPicture] = (),
 ) -> tuple[str, ...]:
     """Write report.json, the charts and report.html of one or several runs of a plan.
 
@@ -28,6 +30,9 @@ def write_report(
     has all of them under `comparison`, and under `methods` their summary: mean and deviation
     over seeds, cost, and the paired `tests`. What every hospital gains is in `hospitals`,
     `all_hospitals`, `hospital_curves` and `hospitals_of`. Equal reports give equal bytes.
+
+    `examples` are answers with their pictures, for the page alone: report.json holds none, and a
+    coordinator of real sites has none.
 
     Returns a sentence for each chart that can't be drawn; the page says so, and has the others.
 
@@ -39,6 +44,28 @@ def write_report(
     from report.html import render_page
     from report.plots import draw
 
+    # First: whatever becomes of charts and page, the numbers are there.
+    write_document(folder, reports, tests, hospitals)
+    drawn = draw(reports, hospitals)
+    files = {chart.file: chart.png for chart in drawn.charts}
+    files[PAGE_FILE] = render_page(reports, drawn, tests, hospitals, examples).encode()
+    for name, content in files.items():
+        _write_atomically(folder / name, content)
+    return drawn.failed
+
+
+def write_document(
+    folder: Path,
+    reports: Sequence[RunReport],
+    tests: Sequence[PairedTest] = (),
+    hospitals: HospitalsReport | None = None,
+) -> None:
+    """Write report.json alone, as `write_report` does.
+
+    Raises:
+        DataError: the runs have different stages, so they can't be compared.
+        StateError: the folder can't be written.
+    """
     check_comparable(reports, str(folder / REPORT_FILE))
     try:
         # Before the charts are drawn, which takes seconds.
@@ -52,14 +79,13 @@ def write_report(
     if hospitals is not None:
         document |= hospitals_document(hospitals)
     text = json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-    # First: whatever becomes of charts and page, the numbers are there.
     _write_atomically(folder / REPORT_FILE, text.encode())
-    drawn = draw(reports, hospitals)
-    files = {chart.file: chart.png for chart in drawn.charts}
-    files[PAGE_FILE] = render_page(reports, drawn.charts, tests, hospitals, drawn.failed).encode()
-    for name, content in files.items():
-        _write_atomically(folder / name, content)
-    return drawn.failed
+
+
+def page_is_current(folder: Path) -> bool:
+    """Return whether the page was written after report.json."""
+    page, document = folder / PAGE_FILE, folder / REPORT_FILE
+    return page.exists() and page.stat().st_mtime_ns >= document.stat().st_mtime_ns
 
 
 def _write_atomically(file: Path, content: bytes) -> None:

@@ -22,7 +22,7 @@ from common.printable import printable
 from common.process.progress import OnEvent, ProgressEvent, write_event
 from common.signing import SigningKey
 from report.model import RunReport
-from report.write import write_report
+from report.write import write_document, write_report
 from server.asked_site import SIMULATED, Patience
 from server.coordinator.notify import Notifications
 from server.coordinator.registry import enrolled
@@ -64,8 +64,13 @@ def main(grid: Grid, context: Context) -> None:
     with run_lock(run_folder, lambda: on_event({"event": "another coordinator holds the run"})):
         try:
             read = load_plan(plan)
-            report = run(read, run_folder, grid, _connection(context))
-            _write_report(read, run_folder, report, on_event)
+            connection = _connection(context)
+            report = run(read, run_folder, grid, connection)
+            if connection.patient:
+                _write_report(read, run_folder, report, on_event)
+            else:
+                # A simulation draws the page, with the answers that it has at hand.
+                write_document(run_folder.root, [report], (), hospitals_of(read, run_folder))
             on_event({"event": "done", "seconds": report.cost.seconds})
         except Refusal as refusal:
             # A restart would not help; the keeper of the run must know.
@@ -98,7 +103,8 @@ def run(plan: Plan, folder: RunFolder, grid: Grid, connection: "SiteConnection")
                 on_event({"event": "released", "stage": number, "name": stage.name})
             # Of an earlier release, too: a run may have been interrupted just here.
             journal.prune(number + 1)
-            board.record_release(number, bank.releases[number].scores)
+            release = bank.releases[number]
+            board.record_release(number, release.scores, release.self_reported)
             if plan.evaluation.local:
                 on_event({"event": "scoring", "stage": None, "task": number, "alone": True})
                 train_alone(context, number)

@@ -12,6 +12,7 @@ from common.bank.bank import Bank
 from common.exchange import Order
 from common.metrics import AnsweredQuestion, judge
 from common.plan.plan import Plan
+from report.answers.figures import contributions
 from report.hospitals.curve import TrainedOn, local_curve
 from report.hospitals.gains import (
     OwnScores,
@@ -25,7 +26,6 @@ from report.spread import mean
 from server.run.selection import last_scored, order_at_end, routed_selection
 from server.run.stage import scoring_order
 from simulation.answers_of import site_answers
-from simulation.paired_runs import contributions
 from simulation.planned_run import PlannedRun
 from simulation.single_site import TaskFolder
 

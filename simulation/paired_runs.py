@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from common.errors import DataError
 from common.metrics import AnsweredQuestion, Judged, judge
 from common.plan.plan import Metric
+from report.answers.figures import contributions
 from report.methods import EXACT_MATCH, LEARNED, OVER_STAGES, SHOWN, PairedTest, Test
 from report.model import RunReport, judged_when_learned, kinds, metrics_by_kind
 from report.significance import (
@@ -213,29 +214,6 @@ def _differences(
         by_group.setdefault(group, []).append(differences)
         shown[group] = pair.pictures
     return [np.mean(own, axis=0) for own in by_group.values()], [*shown.values()]
-
-
-def contributions(kind: Metric, judged: Sequence[Judged]) -> NDArray[np.float64]:
-    """Return each answer's contribution to a measure, so that their mean is the measure.
-
-    For balanced accuracy an answer is weighted by how rare its class is among these answers;
-    the weights are not drawn anew in a bootstrap. The measure is then that of all sites'
-    answers together, and not, as in a score matrix, the mean of each site's own.
-    """
-    if kind is not Metric.BALANCED_ACCURACY:
-        return np.array([_VALUE[kind](one) for one in judged], np.float64)
-    classes = [one.truth for one in judged]
-    counts = {name: classes.count(name) for name in set(classes)}
-    weights = [len(classes) / (len(counts) * counts[name]) for name in classes]
-    return np.array([one.exact for one in judged], np.float64) * np.array(weights)
-
-
-_VALUE: Mapping[Metric, Callable[[Judged], float]] = {
-    Metric.ACCURACY: lambda one: one.exact,
-    Metric.F1: lambda one: one.overlap.f1,
-    Metric.RECALL: lambda one: one.overlap.recall,
-    Metric.BLEU: lambda one: one.bleu.all,
-}
 
 
 def _tests_over_seeds(method: str, pairs: RunPairs) -> Iterator[PairedTest]:

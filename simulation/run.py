@@ -11,11 +11,13 @@ from common.errors import PlanError, StateError
 from common.plan.file import load_plan
 from common.plan.plan import Metric, Plan
 from common.process.file_lock import file_lock
+from report.answers.examples import read_examples, write_examples
 from report.hospitals.json_part import read_hospitals
 from report.json_file import read_report
 from report.model import RunReport
-from report.write import write_report
+from report.write import page_is_current, write_document, write_report
 from server.run.folder import RunFolder
+from simulation.answer_figures import examples_of, figures_of
 from simulation.answers_of import answers_of, pictures_of
 from simulation.baselines import (
     LOCAL,
@@ -190,17 +192,18 @@ def _report_differences(seed: _Seed, runs: SeedRuns) -> None:
 
 
 def _write_report(seeds: Sequence[SeedRuns], options: SimulationOptions) -> list[RunReport]:
-    """Write the report of all finished runs, and return them."""
+    """Write the page of every finished run and the report of all, and return their reports."""
     pooled = [[] if one.pooled is None else [one.pooled] for one in seeds]
     runs = [run for one, more in zip(seeds, pooled, strict=True) for run in (*one.federated, *more)]
-    read = [replace(read_report(run.folder.root)[0], method=run.label) for run in runs]
+    read = [replace(_write_page(run, options.out), method=run.label) for run in runs]
     reports = _with_single_task_scores(runs, read)
     if any(one.single_site for one in seeds):
         hospitals = hospitals_report(seeds)
     else:
         # A plan may have its sites train alone by an order.
         hospitals = read_hospitals(runs[0].folder.root)
-    if hospitals or len(reports) > 1 or runs[0].folder.root != options.out:
+    several = hospitals or len(reports) > 1 or runs[0].folder.root != options.out
+    if several or not page_is_current(options.out):
         paired = [
             PairedRun(
                 report,
@@ -211,8 +214,26 @@ def _write_report(seeds: Sequence[SeedRuns], options: SimulationOptions) -> list
         ]
         # Data that is given stays the same; only what is made follows the seed.
         tests = paired_tests(paired, same_questions=options.data is not None)
-        write_report(options.out, reports, tests, hospitals)
+        examples = read_examples(runs[0].folder.root)
+        write_examples(options.out, examples)
+        write_report(options.out, reports, tests, hospitals, examples)
     return reports
+
+
+def _write_page(run: PlannedRun, out: Path) -> RunReport:
+    """Add what a run's answers show to its report, and write its page if that is not there yet.
+
+    That of the folder `out` is written with all runs.
+    """
+    folder = run.folder.root
+    report, hospitals = read_report(folder)[0], read_hospitals(folder)
+    if report.answers is None:
+        report = replace(report, answers=figures_of(run))
+        write_examples(folder, examples_of(run))
+        write_document(folder, [report], (), hospitals)
+    if folder != out and not page_is_current(folder):
+        write_report(folder, [report], (), hospitals, read_examples(folder))
+    return report
 
 
 def _with_single_task_scores(

@@ -25,7 +25,7 @@ from common.metrics import AnsweredQuestion, task_metrics
 from common.plan.plan import Metric, Plan
 from report.heterogeneity.model import HospitalScores, UnseenReport
 from report.json_file import read_report
-from report.write import write_report
+from report.write import write_document
 from server.run.selection import order_after, refs
 from server.run.stage import ModelSelection, scoring_order
 from simulation.answers_of import site_answers
@@ -57,7 +57,7 @@ def report_differences(run: PlannedRun, federation: Plan, made: Path) -> None:
     report = read_report(run.folder.root)[0]
     if simulated and report.simulated is None:
         unseen = unseen_report(run, federation, made) if unseen_hospitals(federation) else None
-        write_report(run.folder.root, [replace(report, simulated=simulated, unseen=unseen)])
+        write_document(run.folder.root, [replace(report, simulated=simulated, unseen=unseen)])
 
 
 def unseen_report(run: PlannedRun, federation: Plan, made: Path) -> UnseenReport:

@@ -13,7 +13,7 @@ hospitals in one place, which a federation does without.
 some; alone it has the base model for them.
 {% endif %}
 </p>
-<div class="wide"><table>
+<div class="wide hospitals"><table>
 <thead><tr><th>hospital</th>
 {% for head in hospital_heads %}<th>{{ head | wbr }}</th>{% endfor %}</tr></thead>
 <tbody>

@@ -34,7 +34,7 @@ class Estimate:
     high: float
 
 
-def wilson(score: float, questions: int, level: float = LEVEL) -> Estimate:
+def wilson(score: float, questions: float, level: float = LEVEL) -> Estimate:
     """Return Wilson's score interval (doi 10.1080/01621459.1927.10502953) of a mean over questions.
 
     Exact for shares. A measure with values between 0 and 1 varies less than a share of the same
@@ -42,7 +42,7 @@ def wilson(score: float, questions: int, level: float = LEVEL) -> Estimate:
 
     Args:
         score: 0 to 1.
-        questions: at least one.
+        questions: at least one; an effective number need not be whole.
         level: 1 minus the confidence.
     """
     z = NormalDist().inv_cdf(1 - level / 2)

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from common.plan.plan import Metric
+from report.answers.model import LAST, LEARNED
 from report.learned.intervals import NOT_A_MEAN, Estimate, difference, mean_of, wilson
 from report.model import RunReport, kinds, learned_score
 from report.significance import LEVEL
+from report.spread import mean
 
 
 class GainVerdict(StrEnum):
@@ -68,6 +70,11 @@ def baseline(report: RunReport, task: int) -> float | None:
 
 def question_count(report: RunReport, task: int) -> int | None:
     """Return the number of a task's test questions, by its sites' own word; None if not known."""
+    if report.answers is not None:
+        return report.answers.tasks[task].questions or None
+    counts = [one.questions[task] for one in report.by_site]
+    if any(counts):
+        return sum(count for count in counts if count)
     if report.sites is None:
         return None
     claims = report.sites.self_reported.get(report.stages[task].name, {})
@@ -76,16 +83,17 @@ def question_count(report: RunReport, task: int) -> int | None:
 
 def gains_when_learned(report: RunReport) -> list[TaskGain]:
     """Return every task's gain right after its own stage; of joint training, at the end."""
-    last = report.scores[-1]
+    if report.all_tasks_at_once:
+        return gains_at_end(report)
     return [
-        _gain(report, task, last[task] if report.all_tasks_at_once else learned_score(report, task))
+        _gain(report, task, learned_score(report, task), LEARNED)
         for task in range(len(report.stages))
     ]
 
 
 def gains_at_end(report: RunReport) -> list[TaskGain]:
     """Return every task's gain after the last stage."""
-    return [_gain(report, task, score) for task, score in enumerate(report.scores[-1])]
+    return [_gain(report, task, score, LAST) for task, score in enumerate(report.scores[-1])]
 
 
 def run_gain(report: RunReport) -> RunGain | None:
@@ -102,16 +110,13 @@ def run_gain(report: RunReport) -> RunGain | None:
     counted = [one for one in (at_end if whole else learned) if one.score is not None]
     if not counted:
         return None
-    scores = [one.score for one in counted if one.score is not None]
     gained = [one.gain for one in counted if one.gain is not None]
-    intervals = [one.interval for one in counted if one.interval is not None]
-    full = len(intervals) == len(counted)
     return RunGain(
         measure=measure,
         at_end=whole,
-        score=sum(scores) / len(scores),
-        gain=sum(gained) / len(gained) if len(gained) == len(counted) else None,
-        interval=mean_of(intervals) if full else None,
+        score=mean([one.score for one in counted if one.score is not None]),
+        gain=mean(gained) if len(gained) == len(counted) else None,
+        interval=_mean_interval(report, measure, counted, LAST if whole else LEARNED),
         tasks=len(counted),
         of=len(chosen),
     )
@@ -120,16 +125,23 @@ def run_gain(report: RunReport) -> RunGain | None:
 _MOMENTS = (gains_at_end, gains_when_learned)
 
 
+def _mean_interval(
+    report: RunReport, measure: Metric, tasks: Sequence[TaskGain], moment: str
+) -> Estimate | None:
+    if report.answers is not None and measure in report.answers.mean_gains:
+        return report.answers.mean_gains[measure].get(moment)
+    intervals = [one.interval for one in tasks if one.interval is not None]
+    return mean_of(intervals) if len(intervals) == len(tasks) else None
+
+
 def verdicts(gains: Sequence[TaskGain], verdict: GainVerdict) -> list[TaskGain]:
     """Return the tasks with this verdict."""
     return [one for one in gains if one.verdict is verdict]
 
 
-def _gain(report: RunReport, task: int, score: float | None) -> TaskGain:
+def _gain(report: RunReport, task: int, score: float | None, moment: str) -> TaskGain:
     below, questions = baseline(report, task), question_count(report, task)
-    level = LEVEL / len(report.stages)
-    interval = _interval(report, task, score, LEVEL)
-    strict = _interval(report, task, score, level)
+    interval, strict = _intervals(report, task, score, moment)
     return TaskGain(
         task=task,
         name=report.stages[task].name,
@@ -142,13 +154,25 @@ def _gain(report: RunReport, task: int, score: float | None) -> TaskGain:
     )
 
 
-def _interval(report: RunReport, task: int, score: float | None, level: float) -> Estimate | None:
+def _intervals(
+    report: RunReport, task: int, score: float | None, moment: str
+) -> tuple[Estimate | None, Estimate | None]:
+    """Return the gain's interval of 95 %, and that of its verdict."""
     below, questions = baseline(report, task), question_count(report, task)
-    if score is None or below is None or questions is None:
-        return None
-    if report.stages[task].metric in NOT_A_MEAN or not (0 <= score <= 1 and 0 <= below <= 1):
-        return None
-    return difference(wilson(score, questions, level), wilson(below, questions, level))
+    if score is None or below is None:
+        return None, None
+    if report.answers is not None:
+        gain = report.answers.tasks[task].gains.get(moment)
+        return (None, None) if gain is None else (gain.estimate, gain.strict)
+    if questions is None or report.stages[task].metric in NOT_A_MEAN:
+        return None, None
+    if not (0 <= score <= 1 and 0 <= below <= 1):
+        return None, None
+    by_level = [
+        difference(wilson(score, questions, level), wilson(below, questions, level))
+        for level in (LEVEL, LEVEL / len(report.stages))
+    ]
+    return by_level[0], by_level[1]
 
 
 def _verdict(interval: Estimate | None) -> GainVerdict:

@@ -52,3 +52,21 @@ class SiteParts:
 
     self_reported: Mapping[str, Mapping[str, SiteClaim]]
     updates: tuple[UpdatePart, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteScores:
+    """One site's scores on its own test questions, by its own word. T is the number of stages.
+
+    Attributes:
+        questions: its test questions of each task; None where it has not been asked. Length T.
+        zero_shot: the base model's score in each task's measure; `majority`: the score of each
+            question's commonest training answer. Length T.
+        scores: `scores[i][j]` is task j's score after stage i; None where it was not evaluated.
+    """
+
+    site: str
+    questions: tuple[int | None, ...]
+    zero_shot: tuple[float | None, ...]
+    majority: tuple[float | None, ...]
+    scores: tuple[tuple[float | None, ...], ...]

@@ -2,10 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from common.bank.bank import Bank
+from common.bank.release import INDEX_FILE, SelfReported
 from common.code_digest import code_digest
 from common.exchange import Scores
 from common.metrics import (
@@ -33,6 +36,7 @@ from report.model import (
     SiteCost,
     StageFacts,
 )
+from report.sites.model import SiteScores
 from server.run.journal import AcceptedUpdate, Journal, Traffic
 from server.run.plausible import is_plausible
 from server.run.pooling import pooled
@@ -60,25 +64,39 @@ class Scoreboard:
     majority: dict[int, Mapping[str, float]] = field(default_factory=dict[int, Mapping[str, float]])
     cells: Cells = field(default_factory=dict[tuple[int, int], Mapping[str, float]])
     routed_cells: Cells = field(default_factory=dict[tuple[int, int], Mapping[str, float]])
-    #: By site: of tasks with classes, the one measure whose mean over sites is no measure of all
-    #: their questions together.
-    auc_cells: dict[str, Cells] = field(default_factory=dict[str, Cells])
+    #: The same by site, as the sites report them.
+    site_cells: dict[str, Cells] = field(default_factory=dict[str, Cells])
+    site_bases: dict[str, dict[int, Scores]] = field(default_factory=dict[str, dict[int, Scores]])
+    #: By site and task, the number of test questions.
+    questions: dict[str, dict[int, int]] = field(default_factory=dict[str, dict[int, int]])
 
     def record_zero_shot(self, task: int, scores: Mapping[str, Scores]) -> None:
         """Record the scores of the base model alone, and of the most frequent answer."""
         self.before[task] = self._pooled(scores)
         self.majority[task] = self._pooled(scores, of_majority=True)
+        for site, found in scores.items():
+            self.site_bases.setdefault(site, {})[task] = found
+            self.questions.setdefault(site, {})[task] = found.questions
 
-    def record_release(self, stage: int, metrics: Mapping[str, float]) -> None:
+    def record_release(
+        self,
+        stage: int,
+        metrics: Mapping[str, float],
+        by_site: Mapping[str, SelfReported] | None = None,
+    ) -> None:
         """Record the scores of a stage's release on its own task."""
         self.cells[stage, stage] = metrics
+        for site, said in (by_site or {}).items():
+            if said.scores:
+                self.site_cells.setdefault(site, {})[stage, stage] = said.scores
+                self.questions.setdefault(site, {})[stage] = said.questions
 
     def record_scores(self, stage: int, task: int, scores: Mapping[str, Scores]) -> None:
         """Record the scores on `task` after `stage`."""
         self.cells[stage, task] = self._pooled(scores)
         for site, found in scores.items():
-            if AUC in found.metrics:
-                self.auc_cells.setdefault(site, {})[stage, task] = found.metrics
+            self.site_cells.setdefault(site, {})[stage, task] = found.metrics
+            self.questions.setdefault(site, {})[task] = found.questions
 
     def _pooled(
         self, scores: Mapping[str, Scores], *, of_majority: bool = False
@@ -138,8 +156,27 @@ class Scoreboard:
                 for name in CLASS_METRICS
             },
             auc_by_site={
-                site: self._matrix(cells, AUC) for site, cells in sorted(self.auc_cells.items())
+                site: self._matrix(cells, AUC)
+                for site, cells in sorted(self.site_cells.items())
+                if any(AUC in metrics for metrics in cells.values())
             },
+        )
+
+    def by_site(self) -> tuple[SiteScores, ...]:
+        """Return each site's own scores in each task's measure."""
+        return tuple(
+            SiteScores(
+                site=site,
+                questions=tuple(counts.get(task) for task in range(len(self.plan.stages))),
+                zero_shot=self.row(
+                    {task: one.metrics for task, one in self.site_bases.get(site, {}).items()}
+                ),
+                majority=self.row(
+                    {task: one.majority for task, one in self.site_bases.get(site, {}).items()}
+                ),
+                scores=self._matrix(self.site_cells.get(site, {})),
+            )
+            for site, counts in sorted(self.questions.items())
         )
 
     def row(self, metrics: Mapping[int, Mapping[str, float]]) -> tuple[float | None, ...]:
@@ -200,7 +237,14 @@ def run_report(plan: Plan, bank: Bank, journal: Journal, board: Scoreboard) -> R
         ),
         versions={package: version(package) for package in PACKAGES},
         sites=site_parts(plan, bank, journal),
+        by_site=board.by_site(),
+        finished=_day(bank.folder / INDEX_FILE),
     )
+
+
+def _day(file: Path) -> str:
+    """Return the day on which the file was last written, in UTC."""
+    return datetime.fromtimestamp(file.stat().st_mtime, UTC).date().isoformat()
 
 
 def _curves(plan: Plan, journal: Journal) -> tuple[LossPoint, ...]:

@@ -152,6 +152,7 @@ def test_one_run_writes_itself_and_equal_runs_write_equal_bytes(written: Path, t
         "losses.png",
         "matrix.png",
         "memory.png",
+        "moments.png",
         "report.html",
         "report.json",
         "traffic.png",
@@ -179,15 +180,19 @@ def test_the_page_is_one_file_without_network_or_script(written: Path):
     html = (written / "report.html").read_text()
     links = parsed(html)
     assert "script" not in links.tags and "link" not in links.tags
-    assert all(address.startswith("data:image/png;base64,") for address in links.addresses)
-    assert len(links.addresses) == 4
+    charts = [address for address in links.addresses if not address.startswith("#")]
+    assert all(address.startswith("data:image/png;base64,") for address in charts)
+    assert len(charts) == 5
+    for link in links.addresses:
+        assert not link.startswith("#") or f'id="{link[1:]}"' in html
+    assert "no medical device" in links.text
     assert not re.search(r"https?://|url\(|@import", html)
     assert "Mean score at the end 90.0 %" in links.text and "ef" * 32 in links.text
 
 
 def test_names_are_escaped_in_the_page():
     names = ("<b>tissue</b>", '"quadrant"', "plane_&_side")
-    links = parsed(render_page([run(names=names)], []))
+    links = parsed(render_page([run(names=names)]))
     assert "b" not in links.tags[: links.tags.index("table")]
     assert "<b>tissue</b>" in links.text and "plane_&_side" in links.text
 
@@ -232,7 +237,7 @@ def test_what_was_not_scored_again_is_neither_forgotten_nor_kept():
     once = run(scores=NOT_AGAIN)
     why = "earlier tasks were not scored at the end"
     assert forgetting_headline(once) == f"Forgetting is not known: {why}"
-    assert why in render_page([once], [])
+    assert why in render_page([once])
     assert learning_headline(once).startswith("3 of 3 tasks score above both zero-shot and")
     unknown = replace(once, zero_shot=(None,) * 3, majority=(None,) * 3)
     assert learning_headline(unknown) == "The score of each task, stage by stage"

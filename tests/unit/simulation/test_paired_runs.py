@@ -8,8 +8,9 @@ import pytest
 from common.errors import DataError
 from common.metrics import AnsweredQuestion, AnswerKind, judge, task_metrics
 from common.plan.plan import Metric
+from report.answers.figures import contributions
 from report.methods import EXACT_MATCH, LEARNED, PairedTest, Test
-from simulation.paired_runs import PairedRun, contributions, paired_tests
+from simulation.paired_runs import PairedRun, paired_tests
 from tests.unit.report.test_report import run as report
 
 Marks = Mapping[tuple[int, int], str]

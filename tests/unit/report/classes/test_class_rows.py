@@ -43,9 +43,9 @@ def test_a_task_is_shown_as_it_was_scored_last_beside_what_knows_nothing():
 
 def test_the_page_says_which_auc_it_shows_and_the_file_has_each_sites():
     report = with_classes()
-    page = render_page([report], [])
+    page = render_page([report])
     assert "it is not the AUC of all sites" in page and "a 65.0" in page
-    without = render_page([run()], [])
+    without = render_page([run()])
     assert "Tasks with classes" not in without
     # Without a task told there is no right stage to answer.
     assert "(an oracle)" in without and "(an oracle)" not in page

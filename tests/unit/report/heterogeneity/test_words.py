@@ -82,7 +82,7 @@ def test_the_commonest_answers_are_listed_and_the_others_summed():
 def test_the_page_has_the_hospitals_and_survives_its_json():
     again = from_document(to_document(REPORT), "report.json")
     assert again == REPORT
-    page = render_page([again], [])
-    assert page == render_page([REPORT], [])
+    page = render_page([again])
+    assert page == render_page([REPORT])
     assert "At hospitals that trained nothing" in page and "1.50" in page
-    assert "How the simulated hospitals differ" not in render_page([run()], [])
+    assert "How the simulated hospitals differ" not in render_page([run()])

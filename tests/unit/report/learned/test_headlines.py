@@ -81,7 +81,7 @@ def test_score_gain_and_interval_come_first_then_what_was_learned_and_kept():
 def test_a_run_that_learned_nothing_has_no_headline_that_sounds_like_success(report: RunReport):
     for said in headlines(report):
         assert not SUCCESS.search(said), said
-    title = re.search(r"<h1>(.*?)</h1>", render_page([report], []))
+    title = re.search(r"<h1>(.*?)</h1>", render_page([report]))
     assert title and not SUCCESS.search(title[1])
     assert "no task is shown to be learned" in page_headline([report])
 
@@ -91,7 +91,7 @@ def test_what_learned_nothing_is_not_said_to_have_forgotten_nothing():
         forgetting_headline(AT_MAJORITY)
         == "No task is shown to be learned, so none could be forgotten"
     )
-    text = parsed(render_page([AT_MAJORITY], [])).text
+    text = parsed(render_page([AT_MAJORITY])).text
     assert "Nothing is forgotten" not in text
     assert re.search(r"Forgetting\s*\N{EN DASH}\s*no task is shown to be learned", text)
 
@@ -163,9 +163,9 @@ def test_a_single_task_has_no_forgetting():
 
 def test_what_hospitals_gain_is_no_headline_where_no_task_was_learned():
     told = of(GAINS)
-    first = re.search(r"<h1>(.*?)</h1>", render_page([AT_MAJORITY], [], (), told))
+    first = re.search(r"<h1>(.*?)</h1>", render_page([AT_MAJORITY], hospitals=told))
     assert first and "no task is shown to be learned" in first[1]
-    first = re.search(r"<h1>(.*?)</h1>", render_page([LEARNED], [], (), told))
+    first = re.search(r"<h1>(.*?)</h1>", render_page([LEARNED], hospitals=told))
     assert first and first[1].startswith("By the federation a hospital gains +4.0")
 
 

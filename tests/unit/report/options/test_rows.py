@@ -90,14 +90,14 @@ class Text(HTMLParser):
 def test_page_terminal_and_json_have_them_only_where_they_were_scored():
     reports = [run(), run(method="mslora")]
     page = Text()
-    page.feed(render_page(reports, []))
+    page.feed(render_page(reports))
     assert "Closed questions among their options" in page.text
     assert "80.0 → 30.0" in page.text and "80.0 → 75.0" in page.text
     assert "among options: learned" in comparison_text(reports, [])
     assert from_document(json.loads(json.dumps(to_document(run()))), "here") == run()
 
     plain = [run(scored=False), run(method="mslora", scored=False)]
-    assert "among their options" not in render_page(plain, [])
+    assert "among their options" not in render_page(plain)
     assert "among options" not in comparison_text(plain, [])
 
 

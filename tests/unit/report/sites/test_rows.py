@@ -39,10 +39,10 @@ def test_a_row_has_the_sites_own_word_and_what_its_updates_did():
 
 
 def test_the_page_calls_it_self_reported_and_report_json_has_it(tmp_path: Path):
-    page = render_page([told()], [])
+    page = render_page([told()])
     assert page.count("<small>self-reported") == 3
     assert "direction: found a cosine of -0.55" in page
-    assert "self-reported" not in render_page([run()], [])
+    assert "self-reported" not in render_page([run()])
     write_report(tmp_path, [told()])
     document = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     assert document["sites"]["self_reported"]["tissue"]["a"]["questions"] == 40
