@@ -90,6 +90,13 @@ def start(
         str | None,
         typer.Option(help="Run only superlink, superexec, edge or keeper, as a container does."),
     ] = None,
+    dashboard: Annotated[
+        bool,
+        typer.Option("--dashboard", help="Show a page of the run and the sites on this machine."),
+    ] = False,
+    dashboard_port: Annotated[
+        int, typer.Option(min=1, max=65535, help="The page's port on 127.0.0.1.")
+    ] = 8470,
     state: Folder = _HERE,
 ) -> None:
     """Run the coordinator until it is stopped; processes that end are restarted.
@@ -116,7 +123,9 @@ def start(
         check_free(list(ports.values()))
         settings = opened.settings
         typer.echo(f"Listening for sites at {settings.address}; logs are in {opened.logs}")
-        supervise(processes(opened), stop)
+        if dashboard:
+            typer.echo(f"Dashboard: http://127.0.0.1:{dashboard_port}/ (on this machine alone)")
+        supervise(processes(opened, dashboard_port if dashboard else None), stop)
     typer.echo("Stopped. `fedmslora coordinator start` continues from here; nothing is lost.")
 
 
@@ -221,7 +230,7 @@ def status(
     run_name: Annotated[
         str | None, typer.Option("--run", help="The run's name; by default the latest.")
     ] = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Refresh until Ctrl-C.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh until the run ends.")] = False,
     as_json: Json = False,
     state: Folder = _HERE,
 ) -> None:
@@ -231,14 +240,15 @@ def status(
     """
     from rich.console import Console
 
-    from commands.coordinator_status import document, tables
+    from commands.coordinator_status import tables
     from commands.coordinator_status import watch as watch_status
     from server.coordinator.state import State
+    from server.dashboard.status_document import status_document
 
     opened = State.open(state)
     with _superlink(opened) as superlink:
         if as_json:
-            typer.echo(json.dumps(document(opened, superlink, run_name), indent=1))
+            typer.echo(json.dumps(status_document(opened, superlink, run_name), indent=1))
         elif watch:
             watch_status(opened, superlink, run_name)
         else:

@@ -1,86 +1,85 @@
-"""A coordinator's status, as JSON values and as tables for a terminal."""
+"""A coordinator's status as tables for a terminal, and as lines for a file."""
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from common.errors import StateError
-from common.process.supervise import running_pid
-from server.coordinator.certificates import days_left
+from common.printable import counted
+from server.coordinator.follow import ActivityLines
 from server.coordinator.state import State
-from server.coordinator.status import (
-    RunStatus,
-    SiteStatus,
-    latest_run,
-    run_status,
-    site_statuses,
-    with_presence,
-)
-from server.coordinator.superlink import Node, SuperLink, SuperLinkUnavailable
+from server.coordinator.status import Phase, RunStatus, SiteStatus
+from server.coordinator.superlink import SuperLink
+from server.dashboard.status_document import read_status
 
 _MIB = 2**20
-
-
-def document(opened: State, superlink: SuperLink, run_name: str | None) -> dict[str, Any]:
-    """Return the status of the named run, or of the latest, as JSON values.
-
-    Raises:
-        StateError: there is no run of this name.
-    """
-    run, sites, answers = _read(opened, superlink, run_name)
-    return {
-        "address": opened.settings.address,
-        "process": running_pid(opened.pid_file),
-        "superlink": answers,
-        "certificate_days": days_left(opened.tls / "server.crt"),
-        "run": run and asdict(run) | {"folder": str(opened.run(run.name).root)},
-        "sites": [
-            asdict(site) | {"seen": None if site.seen is None else site.seen.isoformat()}
-            for site in sites
-        ],
-    }
+_REFRESH_S = 2.0
 
 
 def tables(opened: State, superlink: SuperLink, run_name: str | None) -> Group:
     """Return the status as tables; raises as `document` does."""
-    run, sites, answers = _read(opened, superlink, run_name)
+    run, sites, answers = read_status(opened, superlink, run_name)
     return _tables(opened.settings.address, run, sites, answers=answers)
 
 
 def watch(opened: State, superlink: SuperLink, run_name: str | None) -> None:
-    """Refresh the status until Ctrl-C."""
+    """Refresh the status until the run ends, or until Ctrl-C.
+
+    On a terminal as tables in place; in a file or a pipe as lines, of what changes.
+    """
     try:
-        with Live(tables(opened, superlink, run_name), auto_refresh=False) as live:
-            while True:
-                time.sleep(2.0)
-                live.update(tables(opened, superlink, run_name), refresh=True)
+        if Console().is_terminal:
+            _watch_tables(opened, superlink, run_name)
+        else:
+            _watch_lines(opened, superlink, run_name)
     except KeyboardInterrupt:
         return
 
 
-def _read(
-    opened: State, superlink: SuperLink, run_name: str | None
-) -> tuple[RunStatus | None, Sequence[SiteStatus], bool]:
-    """Return the run, the sites, and whether the SuperLink answers."""
-    nodes: Sequence[Node] | None = None
-    try:
-        nodes = superlink.nodes()
-    except SuperLinkUnavailable:
-        pass
-    name = run_name or latest_run(opened)
-    if run_name is not None and not opened.run(run_name).plan.exists():
-        raise StateError(f"--run: found no run {run_name!r} in {opened.root / 'runs'}")
-    run = None if name is None else run_status(opened, name)
-    sites = site_statuses(opened, run, nodes)
-    return run and with_presence(run, sites), sites, nodes is not None
+def _watch_tables(opened: State, superlink: SuperLink, run_name: str | None) -> None:
+    with Live(tables(opened, superlink, run_name), auto_refresh=False) as live:
+        while not _is_over(read_status(opened, superlink, run_name)[0]):
+            time.sleep(_REFRESH_S)
+            live.update(tables(opened, superlink, run_name), refresh=True)
+
+
+def _watch_lines(opened: State, superlink: SuperLink, run_name: str | None) -> None:
+    lines, said = ActivityLines(), ""
+    while True:
+        run, sites, _ = read_status(opened, superlink, run_name)
+        text = "no run yet" if run is None else _line(run, sites)
+        over = _is_over(run)
+        due = text if over and text != said else lines.line(text, time.monotonic())
+        if due is not None:
+            said = due
+            print(f"{datetime.now(UTC):%H:%M:%S} UTC  {due}", flush=True)
+        if over:
+            return
+        time.sleep(_REFRESH_S)
+
+
+def _is_over(run: RunStatus | None) -> bool:
+    """Return whether there is a run which has ended or was stopped, so nothing more happens."""
+    return run is not None and (run.ended is not None or not run.wanted)
+
+
+def _line(run: RunStatus, sites: Sequence[SiteStatus]) -> str:
+    released = sum(stage.phase is Phase.DONE for stage in run.stages)
+    online = sum(site.online is True for site in sites)
+    parts = [
+        f"run {run.name}: {_state(run)}",
+        f"{released} of {counted(len(run.stages), 'stage')} released",
+        f"{online} of {counted(len(sites), 'site')} online",
+    ]
+    if run.awaited:
+        waits = ", ".join(f"{site} ({what})" for site, what in run.awaited.items())
+        parts.append(f"waiting for {waits}")
+    return "; ".join(parts)
 
 
 def _tables(

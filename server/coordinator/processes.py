@@ -27,12 +27,21 @@ class ProcessName(StrEnum):
     KEEPER = "keeper"
 
 
-def processes(state: State) -> tuple[Program, ...]:
-    """Return all processes, each with a log of its own."""
-    return tuple(
+def processes(state: State, dashboard_port: int | None = None) -> tuple[Program, ...]:
+    """Return all processes, each with a log of its own.
+
+    Args:
+        dashboard_port: where the dashboard is shown on this machine; None without one.
+    """
+    found = [
         Program(name, command(name, state), environment(state), state.logs / f"{name}.log")
         for name in ProcessName
-    )
+    ]
+    if dashboard_port is not None:
+        line = (*_module("server.dashboard.app", state), str(dashboard_port))
+        log = state.logs / "dashboard.log"
+        found.append(Program("dashboard", line, environment(state), log))
+    return tuple(found)
 
 
 def command(name: ProcessName, state: State) -> Sequence[str]:

@@ -46,7 +46,7 @@ FLOORS: Mapping[str, tuple[str, ...]] = {
     "common": (
         "", "documents", "network", "process", "linear_algebra", "bank", "methods", "rules", "plan",
     ),
-    "server": ("aggregation", "run", "coordinator", ""),
+    "server": ("aggregation", "run", "coordinator", "dashboard", ""),
     "client": (
         "data/pictures", "data", "importing", "site", "model", "model/clip", "model/image_text",
         "training", "inference", "backbones", "methods", "orders", "node", "",

@@ -306,6 +306,10 @@ def test_the_status_of_a_run_in_its_first_round(sites: State):
     assert document["sites"][0]["online"] is None
     assert (document["superlink"], document["process"]) == (False, None)
     assert document["certificate_days"] == 824
+    assert run["progress"]["losses"] == [{"stage": 0, "round": 1, "losses": {"north": 1.0}}]
+    assert run["progress"]["due"]["round"] == 2
+    assert [one["name"] for one in document["runs"]] == ["first"]
+    assert [site["code"] for site in document["sites"]] == [None, None]
     shown = said(sites, "status")
     assert "training stain (stage 1), round 2 of 3" in shown
     assert "north: working 12/40" in shown
@@ -331,6 +335,27 @@ def test_the_status_of_a_failed_run_says_why(sites: State):
     write_event(sites.run("first").progress, "coordinator", news)
     assert "run first: the reason" in said(sites, "status")
     assert "found no run 'other'" in refusal(sites, "status", "--run", "other")
+
+
+def test_watched_into_a_file_the_status_is_lines_and_ends_with_the_run(
+    sites: State, monkeypatch: pytest.MonkeyPatch
+):
+    said(sites, "run", first(sites), "--detach")
+    progress = sites.run("first").progress
+    write_event(progress, "coordinator", {"event": "stage", "stage": 0})
+    waiting = {"event": "waiting", "stage": 0, "round": 1, "for": {"north": "asked"}}
+    news = iter([waiting, {"event": "done", "seconds": 1.0}])
+    monkeypatch.setattr(
+        "commands.coordinator_status.time.sleep",
+        lambda _seconds: write_event(progress, "coordinator", next(news)),  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
+    )
+    clock = iter(range(0, 10**6, 20))
+    monkeypatch.setattr("commands.coordinator_status.time.monotonic", lambda: next(clock))
+    lines = said(sites, "status", "--watch").splitlines()
+    assert len(lines) == 3 and all("UTC  run first: " in line for line in lines)
+    assert lines[0].endswith("stain (stage 1); 0 of 1 stage released; 0 of 2 sites online")
+    assert lines[1].endswith("waiting for north (asked)")
+    assert "run first: done" in lines[2]
 
 
 def test_the_status_of_a_new_coordinator(state: State):
