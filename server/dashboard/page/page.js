@@ -112,8 +112,8 @@ const showRun = (found, sites) => {
   showMatrix(found, progress);
   table("left-out", [["site"], ["stage"], ["when"], ["why"]],
     [...progress.left_out.map((one) => [one.site, found.stages[one.stage]?.name, clock(one.time), one.text]),
-      ...Object.values(found.last_round).filter((one) => one.outlier)
-        .map((one) => [one.site, "last round", DASH, one.outlier])],
+      ...Object.entries(found.last_round).filter(([, one]) => one.outlier)
+        .map(([site, one]) => [site, "last round", DASH, one.outlier])],
     "None so far.");
 };
 
