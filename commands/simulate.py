@@ -87,9 +87,22 @@ def simulate(
 
 def report(
     folder: Annotated[Path, typer.Argument(help="A run's folder, for example runs/demo.")],
+    tensorboard: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Also write the numbers there for TensorBoard ('.[tensorboard]')."
+        ),
+    ] = None,
+    mlflow: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URI",
+            help="Also log the numbers to this MLflow server ('.[mlflow]').",
+        ),
+    ] = None,
     json_out: Annotated[bool, typer.Option("--json", help="Print report.json.")] = False,
 ) -> None:
-    """Recreate the page and the charts of a run from its report.json.
+    """Recreate the page, the charts and metrics.csv of a run from its report.json.
 
     Example: fedmslora report runs/demo
     """
@@ -101,11 +114,35 @@ def report(
 
     runs, hospitals = read_report(folder), read_hospitals(folder)
     write_report(folder, runs, read_tests(folder), hospitals, read_examples(folder))
+    if tensorboard is not None:
+        from report.metrics.trackers import write_tensorboard
+
+        with _optional("tensorboard"):
+            write_tensorboard(tensorboard, runs)
+    if mlflow is not None:
+        from report.metrics.trackers import log_mlflow
+
+        with _optional("mlflow"):
+            log_mlflow(mlflow, runs)
     if json_out:
         typer.echo((folder / "report.json").read_text(encoding="utf-8"), nl=False)
     else:
         _print_comparison(folder)
         typer.echo(f"report: {folder / 'report.html'}")
+
+
+@contextmanager
+def _optional(extra: str) -> Generator[None]:
+    """Refuse, by the name of the extra, where an optional package is not installed."""
+    from common.errors import StateError
+
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise StateError(
+            f"--{extra}: found no package {error.name!r}, expected it: "
+            f"pip install --editable '.[{extra}]'"
+        ) from None
 
 
 def _numbers(text: str) -> list[int]:

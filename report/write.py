@@ -12,6 +12,7 @@ from report.hospitals.json_part import hospitals_document
 from report.hospitals.model import HospitalsReport
 from report.json_file import REPORT_FILE, check_comparable, to_document
 from report.methods import PairedTest, methods_document
+from report.metrics.rows import METRICS_FILE, metrics_csv
 from report.model import RunReport
 
 PAGE_FILE = "report.html"
@@ -24,7 +25,7 @@ def write_report(
     hospitals: HospitalsReport | None = None,
     examples: Sequence[AnsweredPicture] = (),
 ) -> tuple[str, ...]:
-    """Write report.json, the charts and report.html of one or several runs of a plan.
+    """Write report.json, metrics.csv, the charts and report.html of one or several runs of a plan.
 
     The page shows the first run in full. With more runs (other methods or seeds), the document
     has all of them under `comparison`, and under `methods` their summary: mean and deviation
@@ -60,7 +61,7 @@ def write_document(
     tests: Sequence[PairedTest] = (),
     hospitals: HospitalsReport | None = None,
 ) -> None:
-    """Write report.json alone, as `write_report` does.
+    """Write report.json and metrics.csv alone, as `write_report` does.
 
     Raises:
         DataError: the runs have different stages, so they can't be compared.
@@ -80,6 +81,7 @@ def write_document(
         document |= hospitals_document(hospitals)
     text = json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
     _write_atomically(folder / REPORT_FILE, text.encode())
+    _write_atomically(folder / METRICS_FILE, metrics_csv(reports).encode())
 
 
 def page_is_current(folder: Path) -> bool:

@@ -152,6 +152,7 @@ def test_one_run_writes_itself_and_equal_runs_write_equal_bytes(written: Path, t
         "losses.png",
         "matrix.png",
         "memory.png",
+        "metrics.csv",
         "moments.png",
         "report.html",
         "report.json",
