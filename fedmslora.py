@@ -23,6 +23,7 @@ from commands import (  # noqa: E402
     answers,
     bank,
     bench,
+    compare,
     coordinator,
     data,
     model,
@@ -74,6 +75,7 @@ def root(
 
 app.command("simulate")(simulate.simulate)
 app.command("report")(simulate.report)
+app.command("compare")(compare.compare)
 app.command("serve")(serve.serve)
 app.add_typer(answers.app, name="answers")
 app.add_typer(bank.app, name="bank")

@@ -7,6 +7,7 @@ from PIL import Image
 
 from client.data.thumbnail import LONGEST, thumbnail
 from common.errors import DataError
+from common.identity import ROOT
 from common.metrics import AnsweredQuestion, AnswerKind
 from report.answers.examples import (
     EXAMPLES_FILE,
@@ -76,3 +77,9 @@ def test_examples_are_read_back_and_a_damaged_file_is_named(tmp_path: Path):
     (tmp_path / EXAMPLES_FILE).write_text("[{}]", encoding="utf-8")
     with pytest.raises(DataError, match="examples of answers"):
         read_examples(tmp_path)
+
+
+def test_no_coordinator_makes_examples_or_reads_single_answers():
+    for file in (ROOT / "server").rglob("*.py"):
+        source = file.read_text(encoding="utf-8")
+        assert "report.answers" not in source and "examples=" not in source, file
