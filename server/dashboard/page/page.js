@@ -147,7 +147,7 @@ const showSites = (sites, found) => {
     [["site"], ["modality"], ["there"], ["last heard"], ["doing"], ["last loss", "number"],
       ["sent", "number"], ["received", "number"], ["code"]],
     sites.map((one) => [
-      one.name, one.modality,
+      one.name, (one.modalities ?? [one.modality]).join(", "),
       one.online === null ? ["not known", "muted"] : one.online ? ["yes", "good"] : ["no", "bad"],
       since(one.seen), one.doing || DASH,
       [found ? lastLoss(found.progress, one.name) : DASH, "number"],
