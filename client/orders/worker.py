@@ -4,7 +4,7 @@ The folder holds the job (client/orders/worker_job.py); the leading process leav
 """
 # DeepSpeed has no types.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
-# pyright: reportMissingTypeStubs=false, reportMissingImports=false
+# pyright: reportMissingTypeStubs=false, reportMissingImports=false, reportUnknownLambdaType=false
 
 import os
 import sys
@@ -18,6 +18,7 @@ from typing import Final
 
 import deepspeed
 import torch
+from deepspeed.runtime import compiler
 from torch import nn
 
 from client.model.device import configure_torch, device_of
@@ -94,6 +95,9 @@ def _join(folder: Path, device: torch.device) -> None:
         # Otherwise a C++ extension for CPUs is built at the first start (deepspeed 0.19:
         # 100 s, and a compiler), whose sums gloo does as well.
         deepspeed.ops.__dict__["__compatible_ops__"] = {}
+    # To see that AdamW is not Muon, deepspeed 0.19 imports Muon, and its decorators torch's
+    # compiler: half of the processor time that a worker took before its first step.
+    compiler.__dict__["compile"] = lambda: compiler.dummy_decorator
     # deepspeed 0.19 calls what torch 2.13 has renamed, several times a step; not ours to mend.
     warnings.filterwarnings("ignore", ".*torch.distributed.* is deprecated", FutureWarning)
     torch.distributed.init_process_group(
