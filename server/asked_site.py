@@ -22,6 +22,9 @@ FIRST_WAIT_S = 10.0
 #: Messages before the latest whose replies are still taken, should they come.
 _EARLIER: Final = 3
 _MOST_SLACK: Final = 32.0
+#: Of the time that was waited; and at most: a heartbeat is sent with each poll.
+_POLL_SHARE: Final = 0.02
+LONGEST_POLL_S: Final = 3.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +35,7 @@ class Patience:
         wait_s: how long a site may keep a request before it replies that it is still working.
         slack_s: how long after that a reply may be missing before the message counts as lost,
             where nothing is known of what the site does meanwhile.
-        poll_s: pause between two polls for answers.
+        poll_s: the shortest pause between two polls for answers.
         appear_s: a site that has not connected by then is given up; None waits without end,
             and then a site that failed is asked again, too.
     """
@@ -41,6 +44,14 @@ class Patience:
     slack_s: float
     poll_s: float
     appear_s: float | None
+
+    def pause_s(self, waited_s: float) -> float:
+        """Return the pause before the next poll, after so long without an answer.
+
+        Rounds take hours: polls at a short interval would keep the SuperLink busy all the time.
+        An answer is thus taken up late by no more than a fiftieth of the time that it took.
+        """
+        return max(self.poll_s, min(_POLL_SHARE * waited_s, LONGEST_POLL_S))
 
 
 #: For a simulation, whose sites are all there and fail for good.

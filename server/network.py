@@ -102,7 +102,7 @@ class Network:
             SiteFailed: where patience ends, a site is claimed by two nodes, has not connected
                 or runs other code.
         """
-        began = time.monotonic()
+        began = answered = time.monotonic()
         states = [AskedSite(site, needs=order.needs) for site in sites]
         while waiting := [site for site in states if not site.done]:
             if self.notifications is not None:
@@ -113,9 +113,11 @@ class Network:
                 for event in self._advance(site, order, accept):
                     events = True
                     yield event
-            if not events:
+            if events:
+                answered = time.monotonic()
+            else:
                 yield self._waiting(waiting)
-                time.sleep(self.patience.poll_s)
+                time.sleep(self.patience.pause_s(time.monotonic() - answered))
 
     def _advance(self, site: AskedSite, order: Order, accept: Accept) -> Iterator[Done | Refused]:
         """Send the order if it is time to, or read the reply if it has come."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -30,8 +31,8 @@ from common.exchange import (
 from common.identity import sha256
 from common.work import Work
 from server import asked_site, network
-from server.asked_site import AskedSite, Patience, Seen
-from server.coordinator.notify import Activity, Notifications
+from server.asked_site import LONGEST_POLL_S, AskedSite, Patience, Seen
+from server.coordinator.notify import STALE_S, Activity, Notifications
 from server.network import Network
 from server.run.accept import Done, Received, Refused, Waiting
 from simulation.inprocess import run_in_process
@@ -51,7 +52,7 @@ PATIENT = Patience(wait_s=7.0, slack_s=100.0, poll_s=0.001, appear_s=None)
 def without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name in (
         (network, "NODE_LIST_S"), (network, "UPGRADE_S"), (network, "RETRY_S"),
-        (asked_site, "RETRY_S"), (asked_site, "LONGEST_PAUSE_S"),
+        (asked_site, "RETRY_S"), (asked_site, "LONGEST_PAUSE_S"), (asked_site, "LONGEST_POLL_S"),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, 0.001)
 
@@ -606,6 +607,34 @@ def test_when_a_message_counts_as_lost(monkeypatch: pytest.MonkeyPatch):
     site.asked("2", 10_000.0)
     assert not site.is_lost(Seen(waits=now + 59, moves=0), patience)
     assert site.is_lost(Seen(waits=now + 61, moves=0), patience)
+
+
+def test_the_longer_an_answer_takes_the_more_seldom_it_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    patience = Patience(wait_s=60.0, slack_s=600.0, poll_s=0.3, appear_s=None)
+    monkeypatch.setattr(asked_site, "LONGEST_POLL_S", 3.0)
+    waits = (0.0, 15.0, 50.0, 150.0, 7200.0)
+    assert [patience.pause_s(waited) for waited in waits] == [0.3, 0.3, 1.0, 3.0, 3.0]
+    # A heartbeat is sent with each poll, and must not become stale meanwhile.
+    assert LONGEST_POLL_S < STALE_S / 3
+
+    now, paused = 0.0, list[float]()
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+        paused.append(seconds)
+
+    monkeypatch.setattr(network, "time", SimpleNamespace(monotonic=lambda: now, sleep=sleep))
+
+    def body(grid: Grid) -> None:
+        asks = Network(grid, BLOBS.__getitem__, patience).ask(ORDER, ["a"], lambda _received: None)
+        for _ in range(300):
+            next(asks)
+
+    in_federation(Site().app, [], body)
+    assert paused[0] == 0.3 and 0.3 < paused[100] < 3.0 and paused[-1] == 3.0
 
 
 def test_a_node_that_does_not_say_who_it_is_is_asked_again_soon(monkeypatch: pytest.MonkeyPatch):
