@@ -10,8 +10,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap, to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 #: Okabe and Ito's colours, which colour-blind readers can distinguish; without the yellow, which
 #: is too pale for lines.
@@ -20,6 +22,8 @@ MARKERS = "osD^vPX*"
 #: From low to high scores: one hue with evenly falling lightness.
 SHADES = ("#f3f7fb", "#c9ddee", "#8fb9da", "#4a8bbd", "#0b5087")
 INK, MUTED, LINE = "#1b1f24", "#5b6673", "#d9dfe5"
+#: Pixels an inch.
+_DPI = 160
 #: Matplotlib settings of every chart.
 STYLE: Any = {
     "font.family": "DejaVu Sans",
@@ -85,11 +89,16 @@ def dark(colour: str) -> str:
 
 def render(figure: Figure, file: str, title: str, description: str) -> Chart:
     """Render the figure as PNG, without matplotlib's version: equal charts have equal bytes."""
-    figure.set_layout_engine("constrained")
+    figure.set_layout_engine(layout := ConstrainedLayoutEngine())
     wrapped_title = textwrap.fill(title, int(10.8 * figure.get_figwidth()), break_on_hyphens=False)
     figure.suptitle(wrapped_title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+    figure.set_dpi(_DPI)
+    canvas = FigureCanvasAgg(figure)
+    # savefig lays the figure out in a drawing of its own, then draws it again; the same bytes.
+    layout.execute(figure)
+    figure.set_layout_engine("none")
     png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=160, metadata={"Software": None})
+    canvas.print_png(png, metadata={"Software": None})
     return Chart(file, title, description, png.getvalue())
 
 
