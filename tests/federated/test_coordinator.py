@@ -27,6 +27,7 @@ from flwr.supercore.control import ControlHttpClient
 from server.coordinator.processes import environment
 from server.coordinator.state import State
 from simulation.chaos.loopback import free_port
+from tests.federated.commands_here import run_here
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -52,7 +53,9 @@ class Coordinator:
         return done.stdout
 
     def status(self) -> Any:
-        return json.loads(self.call("status", "--json"))
+        """It is asked again and again, so no process is started for it."""
+        where = ("--state", str(self.state.root))
+        return json.loads(run_here("coordinator", "status", "--json", *where))
 
     def online(self, name: str) -> bool:
         return any(site["online"] for site in self.status()["sites"] if site["name"] == name)
@@ -94,17 +97,18 @@ def coordinator(tmp_path_factory: pytest.TempPathFactory) -> Generator[Coordinat
     folder = tmp_path_factory.mktemp("federation") / "coordinator"
     ports = ("--port", str(free_port()), "--inner-port", str(free_port()))
     where = ("--state", str(folder))
-    subprocess.run(command("init", "--bind", "127.0.0.1", *ports, *where), cwd=ROOT, check=True)
+    run_here("coordinator", "init", "--bind", "127.0.0.1", *ports, *where)
     for name in ("north", "south"):
         key = make_key(folder.parent / name).with_suffix(".pub")
         words = ("enroll", str(key), "--name", name, "--modality", "pathology", *where)
-        subprocess.run(command(*words), cwd=ROOT, check=True)
+        run_here("coordinator", *words)
     with (folder.parent / "start.log").open("wb") as log:
         started = subprocess.Popen(command("start", *where), cwd=ROOT, stdout=log, stderr=log)
     running = Coordinator(State.open(folder), started)
     try:
         eventually(lambda: all(site["online"] is False for site in running.status()["sites"]))
         eventually(lambda: answers(running))
+        assert json.loads(running.call("status", "--json")) == running.status()
         yield running
     finally:
         started.terminate()

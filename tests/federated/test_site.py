@@ -8,12 +8,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from flwr.proto.control_pb2 import ListNodesRequest
+from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.date import now
 from flwr.supernode import node_auth_http_interceptor as signing
 
@@ -196,6 +198,7 @@ def test_an_enrolled_site_runs_its_own_app_and_never_the_coordinators(
         # Asking about a key changes nothing for the node that is online with it.
         assert check_enrolment(machine.federation).level is Level.OK
         assert online(hub)
+        assert "online" in json.dumps(hub.flwr("supernode", "list", "lab"))
         said = ask(hub, tmp_path)
     presence, nonsense, unreadable = said
     assert presence["site"] == "north"
@@ -216,7 +219,13 @@ def refuses_a_clock_that_is_ahead(machine: Machine, monkeypatch: pytest.MonkeyPa
 
 
 def online(hub: Hub) -> bool:
-    return "online" in json.dumps(hub.flwr("supernode", "list", "lab"))
+    """As `flwr supernode list` asks, without a process for each look."""
+    client = ControlHttpClient.from_server_address(
+        hub.address, insecure=False, root_certificates=hub.ca.read_bytes(), interceptors=[]
+    )
+    with closing(client):
+        nodes = client.ListNodes(ListNodesRequest()).nodes_info
+    return [node.status for node in nodes] == ["online"]
 
 
 def ask(hub: Hub, tmp_path: Path) -> list[dict[str, Any]]:

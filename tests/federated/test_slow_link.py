@@ -6,9 +6,10 @@ import pytest
 
 from common.bank.bank import Bank
 from common.process.progress import read_events
-from simulation.chaos.loopback import loopback
+from simulation.chaos import loopback as federations
 from simulation.chaos.soak import await_end
 from simulation.chaos.throttle import Link
+from tests.federated.commands_here import run_commands_here
 from tests.flow.small_run import STAGE, small_plan
 
 pytestmark = pytest.mark.federated
@@ -18,11 +19,14 @@ SLOW = Link(rate_bit_s=1e6, delay_s=0.1)
 RANK = 104
 
 
-def test_an_adapter_goes_both_ways_over_a_slow_line_without_a_failed_round(tmp_path: Path):
+def test_an_adapter_goes_both_ways_over_a_slow_line_without_a_failed_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run_commands_here(monkeypatch, federations)
     stage = {**STAGE, "sites": ["a"], "rounds": 2}
     method = {"name": "mslora_cr", "rank": RANK, "alpha": RANK, "active": "all", "contrast": None}
     plan = small_plan(tmp_path / "plan.yaml", stages=[stage], method=method, aggregation="fedavg")
-    with loopback(plan, tmp_path / "real", SLOW) as federation:
+    with federations.loopback(plan, tmp_path / "real", SLOW) as federation:
         for machine in federation.machines:
             federation.start(machine)
         federation.request_run()
