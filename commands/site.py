@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from client.node.processes import Machine
     from client.node.status import Job
     from client.site.finding import Finding
+    from report.answers.examples import AnsweredPicture
 
 app = typer.Typer(
     no_args_is_help=True, help="A hospital's site: join a federation, approve plans, run, monitor."
@@ -180,6 +181,49 @@ def start(
     if part not in list(ProgramName):
         raise SiteFailed(f"--part: found {part!r}, expected one of {', '.join(ProgramName)}")
     run_program(machine, ProgramName(part), _say)
+
+
+@app.command("answers")
+def answers(
+    plan: PlanFile,
+    site: SiteFile = HERE,
+    out: Annotated[
+        Path, typer.Option(help="The page to write; it holds pictures and must stay here.")
+    ] = Path("answers.html"),
+) -> None:
+    """Write a page of this site's own answers: scores, confusion tables, pictures.
+
+    Nothing is sent. The answers are those of the last time each of the plan's tasks was scored.
+
+    Example: fedmslora site answers plan.yaml --site north/site.yaml
+    """
+    from client.data.thumbnail import thumbnail
+    from client.orders.kept_answers import kept_answers
+    from common.plan.file import load_plan
+    from report.answers.examples import chosen_examples
+    from report.answers.figures import SiteAnswers, TaskAnswers, answer_figures
+    from report.answers.model import LAST, MAJORITY
+    from report.answers.site_page import site_page
+
+    own, loaded = _machine(site).site, load_plan(plan)
+    tasks: list[TaskAnswers] = []
+    examples: list[AnsweredPicture] = []
+    for kept in kept_answers(loaded, own):
+        by_moment = {LAST: kept.answers, MAJORITY: kept.majority}
+        one = SiteAnswers(site=own.name, weight=1.0, pictures=kept.pictures, answers=by_moment)
+        tasks.append(TaskAnswers(task=kept.stage.name, metric=kept.stage.metric, sites=[one]))
+        shown = [
+            (own.name, answer, image)
+            for answer, image in zip(kept.answers, kept.images, strict=True)
+        ]
+        examples += chosen_examples(kept.stage.name, shown, thumbnail)
+    day = datetime.now(UTC).date().isoformat()
+    page = site_page((own.name, loaded.name), day, answer_figures(tasks), examples)
+    # Pictures of patients: nobody else on this machine may read it.
+    out.touch(mode=0o600)
+    out.chmod(0o600)
+    out.write_text(page, encoding="utf-8")
+    typer.echo(f"{out}: {counted(len(tasks), 'task')}. It holds pictures: it must not leave.")
 
 
 @app.command("status")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from click.testing import Result
+from PIL import Image
 from typer.testing import CliRunner
 
 from client.model.base_digest import base_digest
@@ -332,3 +333,55 @@ def test_every_command_has_an_example(name: str):
     done = fedmslora(name, "--help")
     assert done.exit_code == 0
     assert f"Example: fedmslora site {name}" in done.output
+
+
+def answered(site: Path, plan: Path) -> Path:
+    """Questions of the plan's stage at the site, and its answers to them; returns their file."""
+    own, (stage,) = load_site(site), load_plan(plan).stages
+    folder, store = own.data / stage.task, own.store / "answers"
+    folder.mkdir(parents=True)
+    store.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8), (90, 0, 0)).save(folder / "secret.png")
+    asked = [("is it?", "yes"), ("is it?", "no"), ("is it?", "no")]
+    train = [
+        {
+            "id": str(place), "image": "secret.png", "answer_type": "CLOSED",
+            "conversations": [{"from": "human", "value": q}, {"from": "gpt", "value": a}],
+        }
+        for place, (q, a) in enumerate(asked)
+    ]  # fmt: skip
+    test = [
+        {"question_id": str(place), "image": "secret.png", "text": q, "gt": a,
+         "answer_type": "CLOSED"}
+        for place, (q, a) in enumerate(asked)
+    ]  # fmt: skip
+    (folder / "train.json").write_text(json.dumps(train), encoding="utf-8")
+    lines = "".join(f"{json.dumps(one)}\n" for one in test)
+    (folder / "test.jsonl").write_text(lines, encoding="utf-8")
+    said = [{**one, "prompt": one["text"], "text": "<i>no"} for one in test]
+    file = store / f"{stage.name}-{'0' * 12}.jsonl"
+    file.write_text("".join(f"{json.dumps(one)}\n" for one in said), encoding="utf-8")
+    return file
+
+
+def test_a_site_has_a_page_of_its_own_answers_that_only_it_can_read(site: Path, tmp_path: Path):
+    plan = small_plan(tmp_path / "plan.yaml", sites=["north"], task="CXP")
+    answered(site, plan)
+    out = tmp_path / "answers.html"
+    done = fedmslora("answers", plan, "--site", site, "--out", out)
+    assert done.exit_code == 0, done.output
+    assert "1 task. It holds pictures: it must not leave" in done.output
+    page = out.read_text(encoding="utf-8")
+    assert stat.S_IMODE(out.stat().st_mode) == 0o600
+    assert "data:image/jpeg;base64," in page and "secret" not in page
+    assert "&lt;i&gt;no" in page and "<i>no" not in page
+    assert "3 (1)" in page and "no medical device" in page
+
+
+def test_a_site_without_answers_of_the_plan_says_so(site: Path, tmp_path: Path):
+    plan = small_plan(tmp_path / "plan.yaml", sites=["north"], task="CXP")
+    words = "found no answers to a task of plan 'small'"
+    assert words in refusal("answers", plan, "--site", site)
+    file = answered(site, plan)
+    file.write_text(file.read_text().replace("is it?", "what?"), encoding="utf-8")
+    assert "found answers to other test questions" in refusal("answers", plan, "--site", site)
