@@ -7,12 +7,15 @@ their last digit, including the evaluator's quirks, each of which has a comment.
 
 import json
 import math
+import sys
+import threading
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import lru_cache
+from functools import cache, lru_cache
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import cast
 
@@ -23,6 +26,8 @@ from common.vqa_words import normalize
 _CACHE_SIZE = 1 << 15
 #: Of the four n-gram orders: the paper's `bleu_score`, and its `bleu_score_1` to `_3`.
 _BLEU_WEIGHTS = [(0.25, 0.25, 0.25, 0.25), (1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0)]
+#: What NLTK (3.9) does without: it imports each of them in a `try`.
+_NLTK_OPTIONAL = frozenset({"matplotlib", "pandas", "pyarrow", "scipy", "sklearn"})
 #: Before the name of a metric: of the released adapter, where a site answers with its own B.
 RELEASED = "released_"
 #: Metrics: the shares of test images routed to the task's own stage, and to one of its modality.
@@ -265,19 +270,42 @@ def bleu(candidate: str, reference: str) -> Bleu:
     By NLTK, as in the reference: an n-gram order without a match counts as the smallest
     positive float.
     """
-    # Imported here: it takes about a second, and only scoring needs it.
-    from nltk.translate.bleu_score import (  # pyright: ignore[reportMissingTypeStubs]
-        sentence_bleu,  # pyright: ignore[reportUnknownVariableType]
-    )
-
+    # Loaded here: it takes a while, and only scoring needs it.
+    sentence_bleu = load_sentence_bleu()
     with warnings.catch_warnings():
         # It warns of every order without a match, which is normal for short answers.
         warnings.simplefilter("ignore")
-        scores = cast(
-            list[float],
-            sentence_bleu([reference.split()], candidate.split(), weights=_BLEU_WEIGHTS),
-        )
+        scores = sentence_bleu([reference.split()], candidate.split(), weights=_BLEU_WEIGHTS)
     return Bleu(*map(float, scores))
+
+
+@dataclass(frozen=True)
+class _WithoutOptional(MetaPathFinder):
+    """Finds none of NLTK's optional packages for one thread; others' imports are as ever."""
+
+    thread: int
+
+    def find_spec(self, fullname: str, path: object, target: object = None) -> None:
+        if threading.get_ident() == self.thread and fullname.partition(".")[0] in _NLTK_OPTIONAL:
+            raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)
+
+
+@cache
+def load_sentence_bleu() -> Callable[..., Sequence[float]]:
+    """Import NLTK, and return its `sentence_bleu`, which is plain Python.
+
+    NLTK's other parts import large packages if they can, which was 2.6 of the 3.3 s of processor
+    time that it took every process that scores answers.
+    """
+    absent = _WithoutOptional(threading.get_ident())
+    sys.meta_path.insert(0, absent)
+    try:
+        from nltk.translate.bleu_score import (  # pyright: ignore[reportMissingTypeStubs]
+            sentence_bleu,  # pyright: ignore[reportUnknownVariableType]
+        )
+    finally:
+        sys.meta_path.remove(absent)
+    return cast(Callable[..., Sequence[float]], sentence_bleu)
 
 
 def _parse_answer(line: str, where: str) -> AnsweredQuestion:

@@ -17,7 +17,9 @@ from typing import IO, Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 # DeepSpeed is not among them: it looks at the environment when it is imported.
-_CONTEXT.set_forkserver_preload(["client.backbones.llava", "client.orders.execute", "nltk"])
+_CONTEXT.set_forkserver_preload(
+    ["client.backbones.llava", "client.orders.execute", "tests.flow.loaded_bleu"]
+)
 
 
 class ForkedModule:

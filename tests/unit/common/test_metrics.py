@@ -1,5 +1,6 @@
 import json
 import math
+import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import DataError
+from common.identity import ROOT
 from common.metrics import (
     AnsweredQuestion,
     AnswerKind,
@@ -131,6 +133,18 @@ def test_nothing_in_common_scores_nothing(answer: str, truth: str):
     measured = overlap(answer, truth)
     assert (measured.precision, measured.recall, measured.f1) == (0.0, 0.0, 0.0)
     assert bleu(answer, truth).all == 0.0
+
+
+def test_bleu_loads_no_large_packages_and_leaves_them_importable():
+    code = (
+        "import sys; from common.metrics import bleu; before = list(sys.meta_path); "
+        "assert bleu('a b c d e', 'a b c d e').all == 1.0; assert sys.meta_path == before; "
+        "print({'scipy', 'sklearn', 'pandas', 'pyarrow'} & set(sys.modules)); import scipy"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "set()\n"
 
 
 def test_bleu_by_hand():
