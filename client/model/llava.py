@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import torch
 from torch import Tensor
@@ -42,6 +42,9 @@ from common.errors import ModelError
 from common.plan.plan import VisionWeights
 from common.plan_fields import Precision
 from common.printable import one_line
+
+#: The tower of a LLaVA that has no chat template of its own.
+_TOWER: Final = "clip_vision_model"
 
 
 class DecodingTokenizer(Tokenizer, Protocol):
@@ -276,7 +279,14 @@ def _config(folder: Path) -> LlavaConfig:
     kind = document.get("model_type") if isinstance(document, dict) else None
     if kind != LLAVA:
         raise ModelError(f"{folder}/config.json, model_type: found {kind!r}, expected {LLAVA!r}")
-    return LlavaConfig.from_dict(document)
+    config = LlavaConfig.from_dict(document)
+    vision: Any = config.vision_config
+    if vision.model_type != _TOWER:
+        raise ModelError(
+            f"{folder}/config.json, vision_config.model_type: found {vision.model_type!r} and no "
+            f"chat template in the folder, expected {_TOWER!r}, or a chat_template.jinja"
+        )
+    return config
 
 
 def _coders(folder: Path) -> tuple[Any, CLIPImageProcessorPil]:

@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from typer.testing import CliRunner
 
 import fedmslora
+from client.backbones.registry import load_backbone
 from client.model.base_digest import base_digest
 from client.model.image_text.processor import read_processor
 from client.model.kinds import check_kind
@@ -23,7 +24,7 @@ from client.site.config import Site
 from common.bank.bank import Bank
 from common.errors import ModelError
 from common.exchange import Scores, Update
-from common.plan_fields import BaseModelPin
+from common.plan_fields import BaseModelPin, Precision
 from common.process.progress import ProgressEvent
 from common.signing import SigningKey
 from common.work import Work
@@ -154,3 +155,10 @@ def test_a_folder_without_a_chat_template_is_named(tmp_path: Path):
     done = CliRunner().invoke(fedmslora.app, ["model", "check", str(folder)])
     assert isinstance(done.exception, ModelError)
     assert str(done.exception) == f"{folder}: found no chat template, expected chat_template.jinja"
+
+
+def test_a_llava_of_another_tower_without_a_chat_template_is_named(tmp_path: Path):
+    folder = write_image_text(tmp_path / "base", "llava-siglip-llama")
+    (folder / "chat_template.jinja").unlink()
+    with pytest.raises(ModelError, match="found 'siglip_vision_model' and no chat template"):
+        load_backbone(folder, Precision.FP32, torch.device("cpu"))
