@@ -34,8 +34,8 @@ TOY = (
     "answers for a patient."
 )
 _UNKNOWN = (
-    "This image is unlike every task that the bank has learned. The answer below is a guess, by "
-    "the most similar stage."
+    "This image is unlike all that the bank knows: {}. The answer below is a guess, by the most "
+    "similar stage."
 )
 #: Number of other stages, or of other classes, that are printed.
 _RUNNERS_UP = 3
@@ -147,6 +147,7 @@ def _document(question: str, bank: "Bank", reply: "BankAnswer") -> dict[str, Any
                 "modality": bank.releases[choice.stage].modality.value,
                 "probability": choice.probability,
                 "cosine": choice.cosine,
+                "alike": choice.alike,
             }
             for choice in routing.choices
         ]
@@ -161,6 +162,8 @@ def _document(question: str, bank: "Bank", reply: "BankAnswer") -> dict[str, Any
         "classes": reply.prediction.class_scores if reply.by_method else None,
         "confidence": None if routing is None else routing.best.probability,
         "known": None if routing is None else routing.known,
+        "reason": None if routing is None else routing.reason,
+        "calibrated": None if routing is None else routing.calibrated,
         "stages": stages,
         "own_b": reply.own_b,
         "base_model": bank.base_model.name,
@@ -172,7 +175,7 @@ def _document(question: str, bank: "Bank", reply: "BankAnswer") -> dict[str, Any
 def _print(bank: "Bank", reply: "BankAnswer") -> None:
     release, routing = reply.release, reply.routing
     if routing is not None and not routing.known:
-        typer.echo(_UNKNOWN)
+        typer.echo(_UNKNOWN.format(routing.reason))
     guess = "" if routing is None or routing.known else "  (a guess)"
     typer.echo(f"answer      {reply.prediction.text}{guess}")
     if reply.own_b:
@@ -194,6 +197,12 @@ def _print(bank: "Bank", reply: "BankAnswer") -> None:
     ]
     if others:
         typer.echo(f"next best   {', '.join(others)}")
+    if (alike := routing.best.alike) is not None:
+        typer.echo(
+            f"alike       {_percent(alike)} of the stage's own images are as far from others"
+        )
+    if not routing.calibrated:
+        typer.echo("calibrated  no: a release of this bank has no statistics of its images")
 
 
 def _percent(share: float) -> str:

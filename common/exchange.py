@@ -175,8 +175,8 @@ class Update:
         adapter: the improved adapter, safetensors.
         seconds: wall time of the work at the site.
         peak_memory: largest resident memory of the site's process so far, in bytes.
-        prototype: image prototype (common/image_prototype.py), where the plan has a router and
-            the site has enough images; None otherwise.
+        prototype: image prototype (common/router/image_prototype.py), where the plan has a router
+            and the site has enough images; None otherwise.
     """
 
     order: str

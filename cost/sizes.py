@@ -6,7 +6,7 @@ number that only a run can tell is taken to have 18 characters, as most do.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -15,8 +15,6 @@ from common.adapter import Adapter, Pair, each_array
 from common.bank.peft import release_blobs
 from common.bank.release import CONFIG_FILE, Release, SelfReported, text_of
 from common.identity import canonical_json
-from common.image_prototype import ImagePrototype
-from common.image_prototype import to_bytes as prototype_to_bytes
 from common.metrics import (
     AUC,
     CLASS_METRICS,
@@ -30,6 +28,9 @@ from common.metrics import (
 from common.partial_adapter import AdapterPart, part_of
 from common.plan.plan import Plan
 from common.plan_fields import Precision
+from common.router.descriptor_statistics import BINS, DESCRIPTORS, DescriptorStatistics
+from common.router.image_prototype import ImagePrototype
+from common.router.image_prototype import to_bytes as prototype_to_bytes
 from common.tensors import Array
 from cost.base_model import BaseModel, adapted_layers, extra_arrays, feature_width
 
@@ -61,10 +62,19 @@ class BlobSizes:
         return self.stages[stage][part]
 
 
+def _statistics() -> DescriptorStatistics:
+    """Return statistics of usual size: about 10 images in each bin of distances."""
+    mean = np.zeros(DESCRIPTORS, np.float32)
+    covariance = np.zeros((DESCRIPTORS, DESCRIPTORS), np.float32)
+    return DescriptorStatistics(mean, covariance, (10,) * BINS, "CT")
+
+
 def blob_sizes(plan: Plan, model: BaseModel) -> BlobSizes:
     """Return the sizes of the plan's blobs on this model."""
     mean = np.zeros(feature_width(model), np.float32)
     prototype = ImagePrototype(mean, NUMBER, 1000)
+    if plan.routing is not None and plan.routing.statistics:
+        prototype = replace(prototype, statistics=_statistics())
     return BlobSizes(
         stages=tuple(
             {

@@ -50,8 +50,9 @@ def routing_headline(routed: Routed) -> str:
         _mean(matrix[last][: last + 1]) for matrix in (routed.stage, routed.modality)
     )
     return (
-        f"From the image alone, {100 * stage:.0f} % of a task's test images are routed to its own "
-        f"stage, and {100 * modality:.0f} % to one of its modality (mean over tasks)"
+        f"From the image and its file's header, {100 * stage:.0f} % of a task's test images are "
+        f"routed to its own stage, and {100 * modality:.0f} % to one of its modality "
+        "(mean over tasks)"
     )
 
 

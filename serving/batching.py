@@ -24,6 +24,7 @@ from client.training.language import LanguageBackbone
 from common.bank.release import Release
 from common.errors import Refusal
 from common.metrics import AnswerKind
+from serving.memory_picture import MemoryPicture
 
 #: So long without a further question is the end of a burst.
 _PAUSE_S: Final = 0.004
@@ -63,7 +64,7 @@ class Batching:
 class _Waiting:
     """A question that waits; `release` is None until the router has looked at the picture."""
 
-    image: Path
+    picture: MemoryPicture
     question: str
     max_new_tokens: int
     release: Release | None
@@ -92,7 +93,7 @@ class BatchedAnswers:
         self._thread.start()
 
     async def ask(
-        self, image: Path, question: str, release: Release | None, max_new_tokens: int
+        self, picture: MemoryPicture, question: str, release: Release | None, max_new_tokens: int
     ) -> Reply:
         """Return the answer of `release`, or of the stage that the picture is like.
 
@@ -100,7 +101,7 @@ class BatchedAnswers:
             DataError: the picture or the question can't be used.
             BankError: no stage can be chosen, or the bank's files were changed.
         """
-        waiting = _Waiting(image, question, max_new_tokens, release)
+        waiting = _Waiting(picture, question, max_new_tokens, release)
         with self._changed:
             self._waiting.append(waiting)
             self._changed.notify()
@@ -178,7 +179,7 @@ class BatchedAnswers:
             if one.reply.cancelled():
                 continue
             try:
-                one.routing = self._bank.route(one.image)
+                one.routing = self._bank.route(one.picture.path, one.picture.code)
                 one.release = self._bank.bank.release(one.routing.best.stage)
             except Exception as error:
                 if not isinstance(error, Refusal):
@@ -208,12 +209,12 @@ class BatchedAnswers:
     def _replies(self, batch: Sequence[_Waiting]) -> list[Reply]:
         release = batch[0].release
         assert release is not None
-        asked = [(one.image, one.question) for one in batch]
+        asked = [(one.picture.path, one.question) for one in batch]
         answers = self._bank.answer(release, asked, batch[0].max_new_tokens)
         return [
             Reply(
                 replace(answer, routing=one.routing),
-                _prompt_tokens(self._bank, one.image, one.question),
+                _prompt_tokens(self._bank, one.picture.path, one.question),
                 len(batch),
             )
             for one, answer in zip(batch, answers, strict=True)

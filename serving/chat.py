@@ -155,12 +155,15 @@ def origin(bank: Bank, reply: Reply, ignored: Sequence[str]) -> dict[str, Any]:
         "chosen_by": "user" if routing is None else "router",
         "confidence": None if routing is None else routing.best.probability,
         "known": None if routing is None else routing.known,
+        "reason": None if routing is None else routing.reason,
+        "calibrated": None if routing is None else routing.calibrated,
         "stages": [
             {
                 "name": bank.releases[choice.stage].name,
                 "modality": bank.releases[choice.stage].modality.value,
                 "probability": choice.probability,
                 "cosine": choice.cosine,
+                "alike": choice.alike,
             }
             for choice in choices
         ],

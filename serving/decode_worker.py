@@ -2,8 +2,8 @@
 
 It reads pictures from standard input and writes each one's pixels, or what is wrong with it, to
 standard output; a message is its kind (a byte), its length (8 bytes) and its content. Pixels are
-an uncompressed BMP. Memory is bounded, and no file may be written: neither a picture nor, in a
-crash, this process's memory.
+an uncompressed BMP after the code of the modality in the file's header. Memory is bounded, and no
+file may be written: neither a picture nor, in a crash, this process's memory.
 """
 
 import os
@@ -13,6 +13,7 @@ import sys
 from io import BytesIO
 from typing import IO, Final
 
+from client.data.file_modality import header_facts
 from client.data.images import decode_image, decoder_warnings_ignored
 from common.errors import DataError
 from serving.memory_picture import picture_in_memory
@@ -21,6 +22,8 @@ PICTURE: Final = b"P"
 REFUSED: Final = b"R"
 #: The kind and the length of a message.
 HEADER: Final = struct.Struct(">cQ")
+#: Bytes of DICOM's code of a modality, filled with spaces; of other files all are spaces.
+CODE_BYTES: Final = 16
 
 
 def main() -> None:
@@ -40,7 +43,9 @@ def main() -> None:
 def _decoded(content: bytes, most_pixels: int) -> tuple[bytes, bytes]:
     with picture_in_memory(content) as file:
         try:
-            pixels = BytesIO()
+            code = header_facts(file).modality.encode("ascii", "ignore").ljust(CODE_BYTES)
+            pixels = BytesIO(code)
+            pixels.seek(CODE_BYTES)
             decode_image(file, most_pixels).save(pixels, "BMP")
         except DataError as error:
             return REFUSED, str(error).replace(str(file), "picture").encode()

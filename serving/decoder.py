@@ -9,7 +9,7 @@ from typing import Final
 
 from common.errors import DataError
 from common.identity import ROOT
-from serving.decode_worker import HEADER, PICTURE
+from serving.decode_worker import CODE_BYTES, HEADER, PICTURE
 
 #: Longest that a new process may take to start, beside the picture's own time.
 _START_S: Final = 60.0
@@ -39,8 +39,8 @@ class Decoder:
         self._free: list[asyncio.subprocess.Process] = []
         self._places = asyncio.Semaphore(processes)
 
-    async def decode(self, content: bytes) -> bytes:
-        """Return a picture file's pixels as the bytes of a BMP file.
+    async def decode(self, content: bytes) -> tuple[bytes, str]:
+        """Return a picture file's pixels as the bytes of a BMP file, and its modality's code.
 
         Raises:
             DataError: it is no complete picture within the bounds; the file is called "picture".
@@ -69,7 +69,7 @@ class Decoder:
                     await _end(process)
         if kind != PICTURE:
             raise DataError(found.decode())
-        return found
+        return found[CODE_BYTES:], found[:CODE_BYTES].decode("ascii").strip()
 
     async def start(self) -> None:
         """Start a process, so that the first picture does not wait for it."""

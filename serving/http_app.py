@@ -198,10 +198,10 @@ class AnswerServer:
                 else:
                     asked = read_request(body, self._bounds.chat)
                 release = self._release(asked.model)
-                async with self._pictures.decoded(asked.picture) as file:
+                async with self._pictures.decoded(asked.picture) as picture:
                     self._expected, expected = self._expected - 1, False
                     reply = await self._answers.ask(
-                        file, asked.question, release, asked.max_new_tokens
+                        picture, asked.question, release, asked.max_new_tokens
                     )
         except DataError as error:
             # Which descriptor a picture had says nothing to anybody.
@@ -220,8 +220,8 @@ class AnswerServer:
             content = with_dicom_mark(body) if dicom else body
             if not content:
                 raise DataError("picture: found nothing, expected a picture file")
-            async with self._pictures.decoded(content) as file:
-                png = await asyncio.to_thread(_preview_of, file)
+            async with self._pictures.decoded(content) as picture:
+                png = await asyncio.to_thread(_preview_of, picture.path)
         return Response(png, media_type="image/png")
 
     @asynccontextmanager

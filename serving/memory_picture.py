@@ -18,9 +18,13 @@ _PREAMBLE: Final = bytes(128)
 
 
 class MemoryPicture:
-    """The bytes of a picture file, at `path` until it is closed."""
+    """The bytes of a picture file, at `path` until it is closed.
 
-    def __init__(self, content: bytes) -> None:
+    Attributes:
+        code: DICOM's code of the modality in the header of the file that it was; empty if none.
+    """
+
+    def __init__(self, content: bytes, code: str = "") -> None:
         """Keep `content` in memory.
 
         Raises:
@@ -28,6 +32,7 @@ class MemoryPicture:
         """
         if not hasattr(os, "memfd_create"):
             raise DataError("picture: found a system without memfd_create, expected Linux")
+        self.code = code
         self._descriptor = os.memfd_create("picture", os.MFD_CLOEXEC)
         # Closes the descriptor, too, should memory run out.
         with os.fdopen(self._descriptor, "wb", closefd=False) as file:

@@ -51,6 +51,7 @@ class Answer:
     Attributes:
         confidence: the router's probability of the stage; None where the stage was given.
         known: whether the picture is like training pictures of any stage; None as above.
+        reason: why it is not; empty where it is, or where the stage was given.
         probabilities: the router's probability of each stage, the likeliest first.
         head: the bank's, which names all its bytes.
         complete: whether the answer ended by itself, before `max_new_tokens`.
@@ -64,6 +65,7 @@ class Answer:
     probabilities: Mapping[str, float]
     head: str
     complete: bool
+    reason: str = ""
     notice: str = NOTICE
 
 
@@ -206,6 +208,7 @@ def answer_of(
         ),
         head=bank.head,
         complete=tokens is None or tokens < max_new_tokens,
+        reason="" if routing is None else routing.reason,
     )
 
 

@@ -50,8 +50,8 @@ class Pictures:
         self._kept: dict[str, _Kept] = {}
 
     @asynccontextmanager
-    async def decoded(self, content: bytes) -> AsyncGenerator[Path]:
-        """Have a picture file's pixels at a path, in memory, during the body.
+    async def decoded(self, content: bytes) -> AsyncGenerator[MemoryPicture]:
+        """Have a picture file's pixels in memory during the body.
 
         Raises:
             DataError: it is no complete picture within the bounds.
@@ -67,7 +67,7 @@ class Pictures:
         try:
             # One request that gives up does not take the picture from the others.
             picture = await asyncio.shield(kept.decoding)
-            yield picture.path
+            yield picture
         finally:
             kept.users -= 1
             kept.last_used = time.monotonic()
@@ -99,7 +99,7 @@ class Pictures:
             kept.decoding.cancel()
 
     async def _decode(self, content: bytes) -> MemoryPicture:
-        return MemoryPicture(await self._decoder.decode(content))
+        return MemoryPicture(*await self._decoder.decode(content))
 
 
 def _is_decoded(kept: _Kept) -> bool:

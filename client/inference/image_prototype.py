@@ -5,14 +5,26 @@ Legend of shapes: V width of the tower, N patches, I images.
 # pyright: reportUnknownMemberType=false
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from client.data.file_modality import header_facts
+from client.data.images import load_image
+from client.inference.descriptor import descriptor, is_flat
+from client.inference.router import Picture
 from client.model.backbone import Backbone
 from common.errors import DataError
-from common.image_prototype import SHORTEST, ImagePrototype, fault_of
+from common.router.descriptor_statistics import (
+    DESCRIPTORS,
+    DescriptorStatistics,
+    distances_to_others,
+    histogram,
+    scales,
+)
+from common.router.image_prototype import SHORTEST, ImagePrototype, fault_of
 
 
 def image_feature(model: Backbone, image: Path) -> npt.NDArray[np.float64]:
@@ -44,6 +56,20 @@ def image_features(model: Backbone, images: Iterable[Path]) -> npt.NDArray[np.fl
     return np.stack(list(found.values()))
 
 
+def picture_of(model: Backbone, image: Path, code: str | None = None) -> Picture:
+    """Return what a router knows of an image.
+
+    Args:
+        code: DICOM's code of its modality; by default what its own header says.
+
+    Raises:
+        DataError: as `image_feature`.
+    """
+    feature, pixels = image_feature(model, image), load_image(image)
+    found = header_facts(image).modality if code is None else code
+    return Picture(feature, descriptor(pixels, feature), found, is_flat(pixels))
+
+
 def prototype_of_features(features: npt.NDArray[np.float64]) -> ImagePrototype | None:
     """Return the prototype of images with these features (I, V); None if they cancel out."""
     mean = features.mean(0)
@@ -57,12 +83,41 @@ def prototype_of_features(features: npt.NDArray[np.float64]) -> ImagePrototype |
 
 
 def prototype_of_images(
-    model: Backbone, images: Sequence[Path], fewest: int
+    model: Backbone, images: Sequence[Path], fewest: int, *, statistics: bool = False
 ) -> ImagePrototype | None:
     """Return the prototype of these images; None if fewer than `fewest` are different.
+
+    Args:
+        statistics: whether it gets those of the images' descriptors, too; it has none of fewer
+            images than a descriptor has numbers, whose covariance would tell what they span.
 
     Raises:
         DataError: an image can't be read.
     """
     features = image_features(model, images)
-    return prototype_of_features(features) if len(features) >= fewest else None
+    if len(features) < fewest or (found := prototype_of_features(features)) is None:
+        return None
+    if not statistics or found.images < DESCRIPTORS:
+        return found
+    return replace(found, statistics=_statistics(model, images, found))
+
+
+def _statistics(
+    model: Backbone, images: Sequence[Path], prototype: ImagePrototype
+) -> DescriptorStatistics:
+    """Return the statistics of the different images' descriptors."""
+    rows: dict[bytes, npt.NDArray[np.float64]] = {}
+    codes: set[str] = set()
+    for image in dict.fromkeys(images):
+        feature = image_feature(model, image)
+        codes.add(header_facts(image).modality)
+        if feature.tobytes() not in rows:
+            rows[feature.tobytes()] = descriptor(load_image(image), feature)
+    found = np.stack(list(rows.values()))
+    usual = scales(1 - prototype.mean**2, prototype.vector.size)
+    return DescriptorStatistics(
+        mean=found.mean(0).astype(np.float32),
+        covariance=np.cov(found.T, bias=True).astype(np.float32),
+        distances=histogram(distances_to_others(found, usual)),
+        code=codes.pop() if len(codes) == 1 else "",
+    )

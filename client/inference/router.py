@@ -1,23 +1,32 @@
-"""The router: it selects the stage of an image from the image alone.
+"""The router: it selects the stage of an image from what its file and its picture say.
 
-A bank's releases have image prototypes (common/image_prototype.py). An image is routed to the
-stage whose prototype has the largest cosine similarity to its feature; probabilities are the
-softmax over the cosines, at DISCO's temperature (arXiv 2503.12897). Nothing here is learned,
-and the question is not used.
-Legend of shapes: V width of the tower.
+A bank's releases have image prototypes (common/router/image_prototype.py). A stage takes part
+only if its modality is one that the file's header allows. Where all that take part have
+statistics of descriptors, the image is routed to the stage under whose Gaussian it is likeliest;
+elsewhere to the one whose prototype has the largest cosine similarity to its feature, as in
+DISCO (arXiv 2503.12897). Legend of shapes: V width of the tower, D descriptors.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from client.data.file_modality import MODALITIES
 from common.errors import BankError
-from common.image_prototype import ImagePrototype
+from common.plan_fields import Modality
 from common.printable import counted
+from common.router.descriptor_statistics import (
+    DESCRIPTORS,
+    DescriptorStatistics,
+    regular,
+    scales,
+    tail_share,
+)
+from common.router.image_prototype import ImagePrototype
 
 #: An image is unknown if its largest cosine is more than so many standard deviations below the
 #: mean of the known images' own cosines. Measured without training (docs/log.md): 98 % of the
@@ -25,6 +34,12 @@ from common.printable import counted
 #: left out. With a threshold per prototype (mean - 4 deviations) 72 % of the latter would be,
 #: because stages with many kinds of images have large deviations.
 DEVIATIONS: Final = 1.5
+#: Of a stage with statistics an image is unlike if at most this share of the stage's own images
+#: would lie as far from the others.
+UNLIKE: Final = 0.03
+#: Of the softmax over log-likelihoods: the descriptor's numbers are far from independent, nor
+#: are they normal (docs/log.md).
+LIKELIHOOD_TEMPERATURE: Final = 8.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +47,16 @@ class Choice:
     """A stage that an image may belong to.
 
     Attributes:
-        probability: from the softmax over all stages.
+        probability: from the softmax over all stages that the file's header allows.
         cosine: the cosine of the image's feature and the stage's prototype.
+        alike: the share of the stage's own images that lie as far from the others as this one
+            or farther; None without statistics.
     """
 
     stage: int
     probability: float
     cosine: float
+    alike: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +64,17 @@ class Routing:
     """The router's result for an image.
 
     Attributes:
-        choices: every stage that has a prototype, the likeliest first; never empty.
+        choices: the stages that have a prototype and that the header allows, the likeliest
+            first; where it allows none, all that have a prototype. Never empty.
         known: whether the image is similar to training images of any of them.
+        reason: why it is not, for a user to read; empty where it is.
+        calibrated: whether that was decided by the statistics of the stages' own images.
     """
 
     choices: tuple[Choice, ...]
     known: bool
+    reason: str = ""
+    calibrated: bool = False
 
     @property
     def best(self) -> Choice:
@@ -59,10 +82,159 @@ class Routing:
         return self.choices[0]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Picture:
+    """What a router knows of a picture.
+
+    Attributes:
+        feature: shape (V,), of length 1.
+        descriptor: shape (D,) (client/inference/descriptor.py).
+        code: DICOM's code of the modality in the file's header; empty where it has none.
+        flat: whether all its pixels are alike.
+    """
+
+    feature: npt.NDArray[np.float64]
+    descriptor: npt.NDArray[np.float64]
+    code: str
+    flat: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RoutedStage:
+    """A stage of the bank: its prototype, its modality and its name."""
+
+    prototype: ImagePrototype
+    modality: Modality
+    name: str
+
+
+class PictureRouter:
+    """Routes pictures among stages; what all pictures share is computed once."""
+
+    def __init__(self, stages: Mapping[int, RoutedStage], temperature: float) -> None:
+        """Take the stages by their position in the bank."""
+        self._stages = dict(sorted(stages.items()))
+        self._temperature = temperature
+        self._gaussians = {
+            stage: _Gaussian.of(one.prototype.statistics, one.prototype)
+            for stage, one in self._stages.items()
+            if one.prototype.statistics is not None
+        }
+
+    def route(self, picture: Picture) -> Routing:
+        """Route the picture.
+
+        Raises:
+            BankError: no prototype is of this model's features.
+        """
+        width = picture.feature.size
+        usable = {
+            stage for stage, one in self._stages.items() if one.prototype.vector.size == width
+        }
+        allowed = {stage for stage in usable if _allows(picture.code, self._stages[stage].modality)}
+        found = self._among(picture, allowed or usable)
+        if picture.flat:
+            return replace(found, known=False, reason="all its pixels are alike")
+        if not allowed:
+            taught = ", ".join(dict.fromkeys(self._stages[stage].modality for stage in usable))
+            reason = f"its file says {picture.code}, and the bank has learned {taught} alone"
+            return replace(found, known=False, reason=reason)
+        return found
+
+    def _among(self, picture: Picture, stages: Collection[int]) -> Routing:
+        if not stages or not set(stages) <= set(self._gaussians):
+            prototypes = {stage: self._stages[stage].prototype for stage in stages}
+            return route(picture.feature, prototypes, self._temperature)
+        squared = {
+            stage: self._gaussians[stage].squared_distance(picture.descriptor)
+            for stage in sorted(stages)
+        }
+        # The logarithm of the density, without what all stages share.
+        logs = {
+            stage: -(value + self._gaussians[stage].log_determinant) / 2
+            for stage, value in squared.items()
+        }
+        shares = softmax(logs, LIKELIHOOD_TEMPERATURE)
+        choices = [
+            Choice(
+                stage,
+                shares[stage],
+                _cosine(picture.feature, self._stages[stage].prototype),
+                tail_share(self._gaussians[stage].distances, squared[stage]),
+            )
+            for stage in squared
+        ]
+        choices.sort(key=lambda choice: -choice.probability)
+        return self._judged(choices, picture.code)
+
+    def _judged(self, choices: Sequence[Choice], code: str) -> Routing:
+        """Say whether the picture is like one of the stages, and take the likeliest of those.
+
+        Of a stage all of whose pictures said their modality a picture is not that doesn't.
+        """
+        alike = [choice for choice in choices if (choice.alike or 0.0) > UNLIKE]
+        silent = [one for one in alike if self._gaussians[one.stage].code not in ("", code)]
+        known = [one for one in alike if one not in silent]
+        if known:
+            best = known[0]
+            rest = tuple(choice for choice in choices if choice is not best)
+            return Routing((best, *rest), known=True, calibrated=True)
+        nearest = (silent or list(choices))[0]
+        name = self._stages[nearest.stage].name
+        if silent:
+            reason = (
+                f"its file does not say {self._gaussians[nearest.stage].code}, as those of all "
+                f"pictures of {name} do, the only stage that it looks like"
+            )
+        else:
+            reason = (
+                f"at most {100 * max(one.alike or 0.0 for one in choices):.1f} % of any stage's "
+                f"own pictures are as unlike the others, and more than {100 * UNLIKE:.0f} % would "
+                "have to be"
+            )
+        rest = tuple(choice for choice in choices if choice is not nearest)
+        return Routing((nearest, *rest), known=False, reason=reason, calibrated=True)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Gaussian:
+    """A stage's pictures as a normal distribution of their descriptors.
+
+    Attributes:
+        whiten: W with W^T W the inverse of the covariance with its ridge, shape (D, D).
+    """
+
+    mean: npt.NDArray[np.float64]
+    whiten: npt.NDArray[np.float64]
+    log_determinant: float
+    distances: tuple[int, ...]
+    code: str
+
+    @classmethod
+    def of(cls, statistics: DescriptorStatistics, prototype: ImagePrototype) -> "_Gaussian":
+        usual = scales(1 - prototype.mean**2, prototype.vector.size)
+        covariance = statistics.covariance.astype(np.float64)
+        # What rounding has left below 0 must not undo the ridge.
+        values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
+        whole = regular((vectors * np.maximum(values, 0)) @ vectors.T, usual)
+        lower = np.linalg.cholesky(whole)
+        return cls(
+            statistics.mean.astype(np.float64),
+            np.linalg.solve(lower, np.eye(DESCRIPTORS)).astype(np.float64),
+            2 * float(np.log(np.diag(lower)).sum()),
+            statistics.distances,
+            statistics.code,
+        )
+
+    def squared_distance(self, descriptor: npt.NDArray[np.float64]) -> float:
+        """Return the descriptor's squared Mahalanobis distance to the mean."""
+        return float(np.square(self.whiten @ (descriptor - self.mean)).sum())
+
+
 def route(
     feature: npt.NDArray[np.float64], prototypes: Mapping[int, ImagePrototype], temperature: float
 ) -> Routing:
-    """Route the image with this feature (V,); of equal stages the earliest is chosen.
+    """Route the image with this feature (V,) by cosines; of equal stages the earliest is chosen.
 
     Prototypes of another width, from another model's features, are ignored.
 
@@ -77,13 +249,21 @@ def route(
             "of this base model's features, expected at least one"
         )
     cosines = {stage: _cosine(feature, one) for stage, one in sorted(matching.items())}
-    largest = max(cosines.values())
-    weights = {stage: math.exp((value - largest) / temperature) for stage, value in cosines.items()}
-    total = sum(weights.values())
-    choices = [Choice(stage, weights[stage] / total, value) for stage, value in cosines.items()]
+    shares = softmax(cosines, temperature)
+    choices = [Choice(stage, shares[stage], value) for stage, value in cosines.items()]
     # Sorting is stable: equal stages stay in their order.
     choices.sort(key=lambda choice: -choice.cosine)
-    return Routing(tuple(choices), largest >= cosine_threshold(list(matching.values())))
+    known = choices[0].cosine >= cosine_threshold(list(matching.values()))
+    reason = "" if known else "it is less similar to any stage's pictures than those are themselves"
+    return Routing(tuple(choices), known, reason)
+
+
+def softmax(values: Mapping[int, float], temperature: float) -> dict[int, float]:
+    """Return the softmax of the values by their keys."""
+    largest = max(values.values())
+    weights = {key: math.exp((value - largest) / temperature) for key, value in values.items()}
+    total = sum(weights.values())
+    return {key: weight / total for key, weight in weights.items()}
 
 
 def cosine_threshold(prototypes: Sequence[ImagePrototype]) -> float:
@@ -96,6 +276,11 @@ def cosine_threshold(prototypes: Sequence[ImagePrototype]) -> float:
     deviations = np.array([one.std for one in prototypes])
     spread = math.sqrt(float((deviations**2 + (means - means.mean()) ** 2).mean()))
     return float(means.mean()) - DEVIATIONS * spread
+
+
+def _allows(code: str, modality: Modality) -> bool:
+    """Return whether a picture whose header has this code may be of the modality."""
+    return modality in MODALITIES.get(code, {modality})
 
 
 def _cosine(feature: npt.NDArray[np.float64], prototype: ImagePrototype) -> float:

@@ -4,7 +4,7 @@ A bank whose releases name their method answers by it, with a class: the questio
 part, and no router is needed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,8 +14,8 @@ import torch
 
 from client.backbones.registry import load_backbone
 from client.data.task import Example
-from client.inference.image_prototype import image_feature
-from client.inference.router import Routing, route
+from client.inference.image_prototype import picture_of
+from client.inference.router import PictureRouter, RoutedStage, Routing
 from client.model.backbone import Backbone, Prediction
 from client.model.base_digest import base_digest
 from client.model.pretrained import check_memory
@@ -30,7 +30,6 @@ from common.adapter import AdapterSource
 from common.bank.bank import Bank
 from common.bank.release import Release
 from common.errors import BankError, DataError, ModelError
-from common.image_prototype import ImagePrototype
 from common.metrics import AnswerKind
 from common.partial_adapter import joined
 from common.plan.plan import Router, VisionWeights
@@ -115,17 +114,25 @@ class ResidentBank:
         self._frozen: tuple[Release, bool] | None = None
 
     @cached_property
-    def _prototypes(self) -> Mapping[int, ImagePrototype]:
-        return self.bank.prototypes()
+    def _router(self) -> PictureRouter:
+        releases = self.bank.releases
+        stages = {
+            stage: RoutedStage(prototype, releases[stage].modality, releases[stage].name)
+            for stage, prototype in self.bank.prototypes().items()
+        }
+        return PictureRouter(stages, Router().temperature)
 
-    def route(self, image: Path) -> Routing:
+    def route(self, image: Path, code: str | None = None) -> Routing:
         """Return the stages that the picture is like, the likeliest first.
+
+        Args:
+            code: DICOM's code of its modality; by default what the file's own header says.
 
         Raises:
             BankError: no release has a prototype of this base model, or one was changed.
             DataError: the picture can't be read.
         """
-        return route(image_feature(self.backbone, image), self._prototypes, Router().temperature)
+        return self._router.route(picture_of(self.backbone, image, code))
 
     def freeze(self, release: Release) -> bool:
         """Freeze the adapters that the release sums into the model.

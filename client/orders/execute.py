@@ -35,8 +35,6 @@ from client.training.loop import Progress
 from common.adapter import Adapter, AdapterSource, to_bytes
 from common.errors import SiteFailed
 from common.exchange import Answer, Order, Scores, Update
-from common.image_prototype import from_bytes as prototype_from
-from common.image_prototype import to_bytes as prototype_bytes
 from common.metrics import (
     AUC,
     CLASS_METRICS,
@@ -48,6 +46,8 @@ from common.metrics import (
 )
 from common.partial_adapter import AdapterPart, is_part, joined, multiplied, part_of, three_factors
 from common.process.progress import OnEvent
+from common.router.image_prototype import from_bytes as prototype_from
+from common.router.image_prototype import to_bytes as prototype_bytes
 from common.rules.interface import BeforeSending, Factor
 from common.work import Work
 
@@ -201,7 +201,8 @@ def image_prototype(resolved: ResolvedOrder, session: SiteSession) -> bytes | No
     if fewest is None:
         return None
     images = images_of(resolved.data.train)
-    found = prototype_of_images(session.backbone(plan), images, fewest)
+    statistics = plan.routing is not None and plan.routing.statistics
+    found = prototype_of_images(session.backbone(plan), images, fewest, statistics=statistics)
     return None if found is None else prototype_bytes(found)
 
 

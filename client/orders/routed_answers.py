@@ -1,17 +1,20 @@
-"""Answer questions whose stage nobody tells: each picture chooses (client/inference/router.py)."""
+"""Answer questions whose stage nobody tells: each picture chooses (client/inference/router.py).
+
+It does so by itself and its file's header; the question's words play no part.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
 from client.data.task import Example, images_of
-from client.inference.image_prototype import image_feature
-from client.inference.router import route
+from client.inference.image_prototype import picture_of
+from client.inference.router import PictureRouter, RoutedStage
 from client.methods.interface import Assignment
 from client.model.backbone import Prediction
-from common.image_prototype import ImagePrototype
 from common.metrics import ROUTER_MODALITY, ROUTER_STAGE
 from common.plan.plan import Plan, Router
+from common.router.image_prototype import ImagePrototype
 
 #: A method's way of answering.
 AnswerWith: TypeAlias = Callable[[Assignment, Sequence[Example]], list[Prediction]]
@@ -33,9 +36,13 @@ def answer_routed(
         BankError: no prototype is of this base model.
     """
     plan, backbone = assignment.plan, assignment.backbone
-    temperature = (plan.routing or Router()).temperature
+    stages = {
+        stage: RoutedStage(prototype, plan.stages[stage].modality, plan.stages[stage].name)
+        for stage, prototype in prototypes.items()
+    }
+    router = PictureRouter(stages, (plan.routing or Router()).temperature)
     chosen = {
-        image: route(image_feature(backbone, image), prototypes, temperature).best.stage
+        image: router.route(picture_of(backbone, image)).best.stage
         for image in images_of(questions)
     }
     answered: dict[int, Prediction] = {}

@@ -24,10 +24,10 @@ from common.adapter import (
 from common.clip_shape import is_clip, read_clip_shape
 from common.errors import BankError
 from common.exchange import Order, Reason
-from common.image_prototype import MOST_BYTES, from_bytes
 from common.methods.interface import LayerShape
 from common.partial_adapter import AdapterPart, fault_of_part
 from common.plan.plan import Plan
+from common.router.image_prototype import MOST_BYTES, from_bytes
 from common.work import Work
 
 #: What an adapter may have beside the numbers that the plan's method counts, and as many again.

@@ -18,6 +18,7 @@ from common.partial_adapter import AdapterPart
 from common.plan.plan import ClassScope, Earlier, Plan, Stage
 from common.plan_fields import Precision
 from common.printable import counted
+from common.router.descriptor_statistics import BINS, DESCRIPTORS, PROJECTIONS
 
 _BYTES: Final = {Precision.BF16: 2, Precision.FP32: 4}
 
@@ -235,7 +236,22 @@ def _describe_prototypes(plan: Plan, planned: Sequence[PlannedStage], site: Site
         "around it, and the number of images. It is a mean and not an image, but it reveals what "
         f"kind of images they are. Of fewer than {fewest} different images none leaves (the larger "
         "of the plan's router.minimum and this site's policy.images). It is released with the "
-        "adapter, to whoever gets the bank."
+        "adapter, to whoever gets the bank.",
+        *_describe_statistics(plan),
+    ]
+
+
+def _describe_statistics(plan: Plan) -> list[str]:
+    if plan.routing is None or not plan.routing.statistics:
+        return []
+    return [
+        f"With each prototype of at least {DESCRIPTORS} different images leave the mean and the "
+        f"covariance of {DESCRIPTORS} numbers of an image (colours, grey levels, the energy at "
+        f"each scale, {PROJECTIONS} random projections of its feature), the number of images by "
+        f"{BINS} ranges of their distance to the others, and DICOM's code of the modality where "
+        "the headers of all the images have the same one. With them the router says which images "
+        "are unlike all that it knows (docs/adr/0009-router.md). No question and no word of one "
+        "leaves for the router."
     ]
 
 
@@ -252,8 +268,8 @@ def _describe_scoring(plan: Plan, site: Site) -> str:
     if plan.routing is not None:
         routed = (
             " Those after a release are scored twice: also by the stage that the router chooses "
-            "for each image, with the share of images for which it chooses this stage, or its "
-            "modality."
+            "for each image and its file's header, with the share of images for which it chooses "
+            "this stage, or its modality."
         )
     fewest = (
         f" No score of fewer than {site.policy.test_questions} test questions leaves, nor of a "

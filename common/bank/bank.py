@@ -52,9 +52,9 @@ from common.durable import (
 )
 from common.errors import BankError
 from common.identity import sha256
-from common.image_prototype import ImagePrototype
-from common.image_prototype import from_bytes as prototype_from
 from common.plan_fields import BaseModelPin
+from common.router.image_prototype import ImagePrototype
+from common.router.image_prototype import from_bytes as prototype_from
 from common.signing import SigningKey
 
 #: Stands for the signature in a release that is not signed yet.

@@ -69,8 +69,8 @@ class Draft:
         error: relative error of the aggregation, |mean - adapter| / |mean| (Frobenius).
         scores: the task's metrics after this stage.
         code: digest of the code that trained it, or that imported it.
-        prototype: the stage's image prototype as bytes (common/image_prototype.py); None where
-            no site sent one.
+        prototype: the stage's image prototype as bytes (common/router/image_prototype.py); None
+            where no site sent one.
         classes: the names of the task's classes, in the order of the adapter's rows of them; None
             where answers are free.
         self_reported: what `sites` and `scores` are made of, by site; None where it is not known.

@@ -171,7 +171,11 @@ class Stage(Strict):
 
 
 class Router(Strict):
-    """What leaves a site so that a picture can choose its stage (common/image_prototype.py)."""
+    """What leaves a site so that a picture can choose its stage (common/router/)."""
+
+    #: Whether a prototype has statistics of the images' descriptors, with which the router tells
+    #: kinds of images apart that have one mean, and foreign ones from all.
+    statistics: bool = True
 
     #: Fewest different images of which a site makes a prototype.
     minimum: Count = 50

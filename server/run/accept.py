@@ -9,8 +9,9 @@ import numpy as np
 from common.adapter import AdapterSource, StoredAdapter, each_array, finite_fault
 from common.errors import BankError
 from common.exchange import Answer, Order, Scores, Update
-from common.image_prototype import from_bytes
 from common.metrics import KNOWN_METRICS
+from common.router.descriptor_statistics import DESCRIPTORS
+from common.router.image_prototype import from_bytes
 from common.work import Work
 from server.aggregation.compatibility import comparable_layouts, difference
 from server.aggregation.extras import fault_of_row_weights
@@ -169,9 +170,14 @@ def _fault_of_prototype(order: Order, update: Update, journal: Journal) -> str |
     if router is None:
         return "prototype: found one, expected none with this order"
     try:
-        images = from_bytes(update.prototype, "prototype").images
+        found = from_bytes(update.prototype, "prototype")
     except BankError as error:
         return str(error)
+    images, statistics = found.images, found.statistics
+    if statistics is not None and not router.statistics:
+        return "prototype: found statistics of descriptors, expected none with this plan"
+    if statistics is not None and not DESCRIPTORS <= sum(statistics.distances):
+        return f"prototype: found statistics of too few images, expected at least {DESCRIPTORS}"
     if not router.minimum <= images <= update.examples:
         return (
             f"prototype: found {images} images, expected at least the plan's {router.minimum} and "

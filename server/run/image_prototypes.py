@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from common.image_prototype import ImagePrototype, from_bytes, merge_prototypes, to_bytes
 from common.plan.robustness import Robustness
+from common.router.image_prototype import ImagePrototype, from_bytes, merge_prototypes, to_bytes
 from server.aggregation.shares import capped
 from server.run.context import RunContext
 from server.run.journal import ClosedRound

@@ -99,7 +99,7 @@ function entry(question, answer, origin) {
   const item = make("li");
   item.append(make("p", question, "question"), make("p", answer || "(nothing)", "answer"));
   if (origin.known === false) {
-    item.append(make("p", "The picture is unlike every task that the bank has learned: this answer is a guess.", "unknown"));
+    item.append(make("p", `The picture is unlike all that the bank knows: ${origin.reason}. This answer is a guess.`, "unknown"));
   }
   item.append(make("p", why(origin), "why small"));
   if (origin.stages.length > 1) {

@@ -14,8 +14,8 @@ from client.model.llava import LlavaModel, load_llava
 from client.model.lora_init import kaiming_adapter
 from common.adapter import Adapter, Pair, to_bytes
 from common.bank.bank import Bank
-from common.image_prototype import to_bytes as prototype_bytes
 from common.plan_fields import BaseModelPin, Modality, Precision
+from common.router.image_prototype import to_bytes as prototype_bytes
 from common.signing import SigningKey
 from simulation.hospitals import BASE_MODELS
 from tests.unit.small_bank import draft

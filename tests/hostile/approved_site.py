@@ -16,11 +16,11 @@ from common.adapter import Adapter, Pair, to_bytes
 from common.code_digest import code_digest
 from common.exchange import Delivery, Order, Reason, ReleaseRef, Reply, Scores, Update
 from common.identity import sha256
-from common.image_prototype import ImagePrototype
-from common.image_prototype import to_bytes as prototype_bytes
 from common.plan.file import parse_plan
 from common.plan.plan import Plan
 from common.plan_fields import Modality
+from common.router.image_prototype import ImagePrototype
+from common.router.image_prototype import to_bytes as prototype_bytes
 from common.work import Work
 
 #: (outputs, inputs) of the base model's layers that a plan adapts.

@@ -15,11 +15,11 @@ from common.adapter import Adapter, Pair, from_bytes, to_bytes
 from common.bank.bank import Bank
 from common.errors import SiteFailed
 from common.exchange import Order, Scores, Update
-from common.image_prototype import ImagePrototype
-from common.image_prototype import from_bytes as prototype_of
-from common.image_prototype import to_bytes as prototype_bytes
 from common.plan.file import parse_plan
 from common.plan.plan import Plan
+from common.router.image_prototype import ImagePrototype
+from common.router.image_prototype import from_bytes as prototype_of
+from common.router.image_prototype import to_bytes as prototype_bytes
 from common.tensors import Array
 from common.work import Work
 from report import plots

@@ -44,7 +44,8 @@ ALLOWED: Mapping[str, set[str]] = {
 #: The folders within a room and single files of it, lowest first: each may import those before it.
 FLOORS: Mapping[str, tuple[str, ...]] = {
     "common": (
-        "", "documents", "network", "process", "linear_algebra", "bank", "methods", "rules", "plan",
+        "", "documents", "network", "process", "linear_algebra", "router", "bank", "methods",
+        "rules", "plan",
     ),
     "server": ("aggregation", "run", "coordinator", "dashboard", ""),
     "client": (

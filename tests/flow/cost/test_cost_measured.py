@@ -342,7 +342,7 @@ def vars_of(batch: Any) -> list[torch.Tensor]:
 
 
 CHANGES: dict[str, dict[str, Any]] = {
-    "routed": {"router": {"minimum": 1}, "wire": "fp32"},
+    "routed": {"router": {"minimum": 1, "statistics": False}, "wire": "fp32"},
     "unscored": {
         "evaluation": {"zero_shot": False, "earlier": "none", "local": True},
         "method": {"name": "mslora_cr", "rank": 8, "alpha": 4, "active": "none", "contrast": None},

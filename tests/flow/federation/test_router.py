@@ -22,8 +22,8 @@ from client.site import audit
 from common.bank.bank import Bank, verify_bank
 from common.bank.check import Expected
 from common.errors import BankError
-from common.image_prototype import merge_prototypes
 from common.plan_fields import Precision
+from common.router.image_prototype import merge_prototypes
 from report.json_file import read_report
 from simulation.hospitals import BASE_MODELS
 from simulation.run import simulate

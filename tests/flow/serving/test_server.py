@@ -414,11 +414,11 @@ def test_pictures_are_forgotten_after_a_while(running: Running, picture: Path):
         pictures = Pictures(decoder, lambda path: forgotten.append(str(path)), kept_s=0.0)
         async with pictures.decoded(picture.read_bytes()) as file:
             async with pictures.decoded(picture.read_bytes()) as again:
-                assert file == again and file.exists()
+                assert file is again and file.path.exists()
             pictures.drop_old()
-            assert file.exists() and forgotten == []
+            assert file.path.exists() and forgotten == []
         pictures.drop_old()
-        assert not file.exists()
+        assert not file.path.exists()
         await decoder.close()
         return forgotten
 

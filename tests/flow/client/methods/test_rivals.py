@@ -18,10 +18,10 @@ from client.site.failures import OrderRefused
 from client.training.batches import Batches
 from common.adapter import Adapter, from_bytes, to_bytes
 from common.exchange import Order, Reason, ReleaseRef, Update
-from common.image_prototype import ImagePrototype
 from common.plan.plan import Plan
 from common.plan_fields import Composition, Precision
 from common.process.progress import ProgressEvent
+from common.router.image_prototype import ImagePrototype
 from common.work import Work
 from tests.flow.small_site import (
     QUESTIONS,

@@ -26,11 +26,11 @@ from commands.bank import app
 from common.adapter import Adapter, Pair, to_bytes
 from common.bank.bank import Bank
 from common.errors import ModelError, Refusal
-from common.image_prototype import to_bytes as prototype_bytes
 from common.metrics import AnswerKind
 from common.partial_adapter import AdapterPart, part_of
 from common.plan.file import load_plan
 from common.plan_fields import BaseModelPin, Composition, Modality, Precision
+from common.router.image_prototype import to_bytes as prototype_bytes
 from common.signing import SigningKey
 from simulation.hospitals import BASE_MODELS, prepare
 from tests.flow.small_run import OTHER, STAGE, small_plan
@@ -136,17 +136,19 @@ def test_in_words_it_says_who_answers_how_surely_and_what_the_model_is(
     bank: Bank, data: dict[str, TaskData]
 ):
     out, err = told(data["CXP"].test[0].image, "is it normal ?", "--bank", bank.folder)
-    answered, stage, others = out.splitlines()
+    answered, stage, others, calibrated = out.splitlines()
     assert answered.startswith("answer ")
     assert "cxp (radiology), picked by the router with " in stage and " confidence" in stage
     assert others.startswith("next best   pcam ")
+    # Its stages have fewer pictures than statistics of their descriptors need.
+    assert calibrated == ("calibrated  no: a release of this bank has no statistics of its images")
     assert err.startswith("tiny-llava is a small model for trying the software.")
 
 
 def test_a_picture_like_nothing_known_is_marked_a_guess(bank: Bank, data: dict[str, TaskData]):
     image = data["HAM"].test[0].image
     out, _ = told(image, "what is it ?", "--bank", bank.folder)
-    assert out.startswith("This image is unlike every task that the bank has learned.")
+    assert out.startswith("This image is unlike all that the bank knows: it is less similar to ")
     assert out.splitlines()[1].endswith("  (a guess)")
     found = document(image, "what is it ?", "--bank", bank.folder)
     assert found["known"] is False and found["stage"] in ("cxp", "pcam")
@@ -236,7 +238,7 @@ def test_a_base_model_larger_than_the_memory_is_refused_before_it_is_loaded(
 ):
     weights = (TINY / "model.safetensors").stat().st_size
     pages = {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": int(weights * 1.5)}
-    monkeypatch.setattr("client.orders.ask.os.sysconf", pages.__getitem__)
+    monkeypatch.setattr("client.model.pretrained.os.sysconf", pages.__getitem__)
     image = data["CXP"].test[0].image
 
     with pytest.raises(ModelError, match=r"GB in fp32, expected --precision bf16, or more than"):

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from client.inference.router import DEVIATIONS, cosine_threshold, route
 from client.orders.routed_answers import routing_shares
 from common.errors import BankError
-from common.image_prototype import ImagePrototype
 from common.plan.file import parse_plan
 from common.plan.plan import Plan
+from common.router.image_prototype import ImagePrototype
 from tests.unit.small_round import plan
 
 

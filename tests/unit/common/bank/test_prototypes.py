@@ -11,7 +11,7 @@ import pytest
 from common.bank.bank import Bank, verify_bank
 from common.bank.check import Expected
 from common.errors import BankError
-from common.image_prototype import ImagePrototype, to_bytes
+from common.router.image_prototype import ImagePrototype, to_bytes
 from tests.unit.small_bank import BASE, KEY, blob, draft
 
 PROTOTYPE = to_bytes(ImagePrototype(np.array([0.6, 0.6], np.float32), std=0.1, images=40))

@@ -14,13 +14,19 @@ from client.inference.image_prototype import prototype_of_features
 from common.bank.bank import Bank, verify_bank
 from common.bank.check import Expected
 from common.errors import BankError
-from common.image_prototype import ImagePrototype, fault_of, from_bytes, merge_prototypes, to_bytes
 from common.plan.file import parse_plan
 from common.plan.plan import Plan
+from common.router.image_prototype import (
+    ImagePrototype,
+    fault_of,
+    from_bytes,
+    merge_prototypes,
+    to_bytes,
+)
 from server.run.image_prototypes import release_prototype
 from server.run.journal import Journal
 from server.run.stage import train_stage
-from tests.unit.common.test_image_prototype import SPOILT, features
+from tests.unit.common.router.test_image_prototype import SPOILT, features
 from tests.unit.small_bank import BASE, KEY, bank_of, blob, draft
 from tests.unit.small_round import Sites, adapter, document, journal, plan, run_context
 

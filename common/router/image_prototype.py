@@ -3,33 +3,41 @@
 An image's feature is the output of the frozen vision tower, averaged over the patches and
 scaled to length 1 (client/inference/image_prototype.py). A prototype is the mean of such
 features over the different images of a stage's training questions. A router compares a new
-image with it. What it can reveal: docs/adr/0009-router.md. Legend of shapes: V width of the
-tower.
+image with it. It may have statistics of the images' descriptors, too
+(common/router/descriptor_statistics.py). What they can reveal: docs/adr/0009-router.md. Legend of
+shapes: V width of the tower.
 """
 
 import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, cast
 
 import numpy as np
 
 from common.errors import BankError
 from common.identity import canonical_json
 from common.plan_fields import Precision
+from common.router.descriptor_statistics import (
+    DESCRIPTORS,
+    DescriptorStatistics,
+    merge_statistics,
+)
+from common.router.descriptor_statistics import fault_of as fault_of_statistics
 from common.tensors import Array, TensorWriter, read_array, read_header
 
 #: No vision tower is nearly as wide.
 MOST_WIDTH: Final = 2**16
-#: Size of a blob of that width, with its header.
-MOST_BYTES: Final = 4 * MOST_WIDTH + 4096
+#: Size of a blob of that width with statistics and its header.
+MOST_BYTES: Final = 4 * MOST_WIDTH + 4 * DESCRIPTORS * (DESCRIPTORS + 1) + 4096
 #: A shorter mean has no meaningful direction: the features have cancelled.
 SHORTEST: Final = 1e-4
 _MOST_IMAGES: Final = 10**9
 #: What rounding to float32 may add to a length or a variance.
 _ROUNDING: Final = 1e-4
 _NAME, _METADATA = "prototype", "fedmslora"
+_MEAN, _COVARIANCE = "descriptor_mean", "descriptor_covariance"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,11 +49,13 @@ class ImagePrototype:
             alike they are, the longer it is, up to 1.
         std: standard deviation of the images' cosines to `vector`.
         images: number of different images.
+        statistics: of the images' descriptors; None of one that was made without them.
     """
 
     vector: Array
     std: float
     images: int
+    statistics: DescriptorStatistics | None = None
 
     @property
     def mean(self) -> float:
@@ -57,11 +67,16 @@ class ImagePrototype:
 
 
 def to_bytes(prototype: ImagePrototype) -> bytes:
-    """Write the prototype as safetensors, with the two numbers in its metadata."""
-    numbers = canonical_json({"images": prototype.images, "std": prototype.std})
-    shape = prototype.vector.shape
-    writer = TensorWriter({_NAME: shape}, Precision.FP32, {_METADATA: numbers})
-    writer.put(_NAME, prototype.vector)
+    """Write the prototype as safetensors, with what is no array in its metadata."""
+    numbers: dict[str, object] = {"images": prototype.images, "std": prototype.std}
+    arrays = {_NAME: prototype.vector}
+    if (statistics := prototype.statistics) is not None:
+        numbers |= {"code": statistics.code, "distances": list(statistics.distances)}
+        arrays |= {_MEAN: statistics.mean, _COVARIANCE: statistics.covariance}
+    shapes = {name: value.shape for name, value in arrays.items()}
+    writer = TensorWriter(shapes, Precision.FP32, {_METADATA: canonical_json(numbers)})
+    for name, value in arrays.items():
+        writer.put(name, value)
     return writer.blob()
 
 
@@ -79,10 +94,18 @@ def from_bytes(blob: bytes, source: str) -> ImagePrototype:
         return blob[offset : offset + count]
 
     header = read_header(read, len(blob), source)
-    if list(header.tensors) != [_NAME] or len(header.tensors[_NAME].shape) != 1:
+    names = set(header.tensors)
+    known = names in ({_NAME}, {_NAME, _MEAN, _COVARIANCE})
+    if not known or len(header.tensors[_NAME].shape) != 1:
         raise BankError(f"{source}: found other arrays, expected one vector {_NAME!r}")
-    images, std = _numbers(header.metadata.get(_METADATA, ""), source)
-    found = ImagePrototype(read_array(read, header.tensors[_NAME], source), std, images)
+    text = header.metadata.get(_METADATA, "")
+    images, std = _numbers(text, source)
+    arrays = {name: read_array(read, header.tensors[name], source) for name in names}
+    statistics = None
+    if len(names) > 1:
+        code, distances = _counts(text, source)
+        statistics = DescriptorStatistics(arrays[_MEAN], arrays[_COVARIANCE], distances, code)
+    found = ImagePrototype(arrays[_NAME], std, images, statistics)
     if (fault := fault_of(found)) is not None:
         raise BankError(f"{source}: {fault}")
     if to_bytes(found) != blob:
@@ -106,6 +129,8 @@ def fault_of(prototype: ImagePrototype) -> str | None:
             f"found the standard deviation {prototype.std:.6g}, expected 0 to {max_std:.6g} at "
             f"the length {prototype.mean:.6g}"
         )
+    if prototype.statistics is not None:
+        return fault_of_statistics(prototype.statistics, prototype.images)
     return None
 
 
@@ -136,7 +161,12 @@ def merge_prototypes(prototypes: Sequence[ImagePrototype]) -> ImagePrototype | N
     variance = 0.0
     for share, vector, one in zip(shares, vectors, prototypes, strict=True):
         variance += share * (one.std**2 + (float(vector @ mean) / length - length) ** 2)
-    found = ImagePrototype(mean.astype(np.float32), math.sqrt(variance), min(images, _MOST_IMAGES))
+    statistics = merge_statistics(
+        [(one.statistics, one.images) for one in prototypes if one.statistics is not None]
+    )
+    found = ImagePrototype(
+        mean.astype(np.float32), math.sqrt(variance), min(images, _MOST_IMAGES), statistics
+    )
     found = replace(found, std=min(found.std, _max_std(found)))
     return found if fault_of(found) is None else None
 
@@ -144,6 +174,16 @@ def merge_prototypes(prototypes: Sequence[ImagePrototype]) -> ImagePrototype | N
 def _max_std(prototype: ImagePrototype) -> float:
     """Return the largest possible deviation of cosines with this mean, as they are at most 1."""
     return math.sqrt(max(0.0, 1 - prototype.mean**2) + _ROUNDING)
+
+
+def _counts(text: str, source: str) -> tuple[str, tuple[int, ...]]:
+    """Read the code of the images' modality and the counts of their distances."""
+    found: Mapping[str, object] = json.loads(text)
+    code, distances = found.get("code"), found.get("distances")
+    numbers = cast(list[object], distances) if isinstance(distances, list) else [None]
+    if not isinstance(code, str) or not all(type(one) is int for one in numbers):
+        raise BankError(f"{source}: found no code or no counts of distances, expected both")
+    return code, tuple(cast(list[int], numbers))
 
 
 def _numbers(text: str, source: str) -> tuple[int, float]:

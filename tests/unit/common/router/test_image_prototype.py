@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 
 from client.inference.image_prototype import prototype_of_features
 from common.errors import BankError
-from common.image_prototype import (
+from common.plan.file import parse_plan
+from common.plan_fields import Precision
+from common.router.image_prototype import (
     ImagePrototype,
     fault_of,
     from_bytes,
     merge_prototypes,
     to_bytes,
 )
-from common.plan.file import parse_plan
-from common.plan_fields import Precision
 from common.tensors import TensorWriter
 from tests.unit.small_round import plan
 
@@ -176,7 +176,9 @@ def parse_router():
     assert "router" not in document
     parsed = parse_plan({**document, "router": {}}, "p")
     assert parsed.router is not None and parsed.router.minimum == 50
-    assert json.loads(parsed.canonical())["router"] == {"minimum": 50, "temperature": 0.05}
+    assert json.loads(parsed.canonical())["router"] == {
+        "minimum": 50, "statistics": True, "temperature": 0.05,
+    }  # fmt: skip
     return parsed.router
 
 

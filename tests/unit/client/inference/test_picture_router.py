@@ -1,0 +1,97 @@
+"""The router of pictures: what the header forbids, what is unlike all, and why it says so."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from client.inference.router import UNLIKE, Picture, PictureRouter, RoutedStage
+from common.plan_fields import Modality
+from common.router.descriptor_statistics import scales
+from common.router.image_prototype import ImagePrototype
+from tests.unit.common.router.test_descriptor_statistics import rows_of, statistics
+
+WIDTH = 192
+USUAL = scales(1 - 0.6**2 * 1, WIDTH)
+
+
+def stage(name: str, modality: Modality, shift: float, code: str = "") -> RoutedStage:
+    """A stage whose descriptors lie around `shift` usual deviations."""
+    vector = np.zeros(WIDTH, np.float32)
+    vector[int(shift) % WIDTH] = 0.6
+    made = statistics(rows_of(int(shift), 300, shift), code)
+    return RoutedStage(ImagePrototype(vector, 0.1, 300, made), modality, name)
+
+
+BONE = stage("bone", Modality.CT, 0.0, "CT")
+FILM = stage("film", Modality.XRAY, 3.0)
+STAIN = stage("stain", Modality.PATHOLOGY, 40.0)
+ROUTER = PictureRouter({0: STAIN, 1: FILM, 2: BONE}, 0.05)
+
+
+def picture(shift: float, code: str = "", seed: int = 9, flat: bool = False) -> Picture:
+    feature = np.full(WIDTH, WIDTH**-0.5)
+    return Picture(feature, rows_of(seed, 1, shift)[0], code, flat)
+
+
+def test_a_picture_goes_to_the_stage_that_it_is_like():
+    for place, shift in ((0, 40.0), (1, 3.0)):
+        found = ROUTER.route(picture(shift))
+        assert (found.best.stage, found.known, found.reason) == (place, True, "")
+        assert found.calibrated and found.best.probability > 0.9
+        assert found.best.alike is not None and found.best.alike > UNLIKE
+        assert sum(choice.probability for choice in found.choices) == pytest.approx(1)
+
+
+def test_a_ct_reaches_only_stages_of_ct_whatever_it_looks_like():
+    looks_like_film = ROUTER.route(picture(3.0, "CT"))
+    assert [choice.stage for choice in looks_like_film.choices] == [2]
+    assert not looks_like_film.known and "as unlike the others" in looks_like_film.reason
+    assert ROUTER.route(picture(0.0, "CT")).known
+
+
+def test_a_modality_that_no_stage_has_is_unlike_all_with_a_sentence_that_says_why():
+    found = ROUTER.route(picture(3.0, "US"))
+    assert not found.known
+    assert found.reason == ("its file says US, and the bank has learned pathology, xray, ct alone")
+    # A guess is made among all.
+    assert len(found.choices) == 3 and found.best.stage == 1
+
+
+@pytest.mark.parametrize("code", ["OT", "SC", "DOC", "NONSENSE", ""])
+def test_a_code_that_may_be_anything_forbids_nothing(code: str):
+    assert ROUTER.route(picture(3.0, code)).best.stage == 1
+
+
+def test_a_file_without_a_header_is_not_like_pictures_that_all_have_one():
+    found = ROUTER.route(picture(0.0))
+    assert (found.best.stage, found.known) == (2, False)
+    assert found.reason == (
+        "its file does not say CT, as those of all pictures of bone do, the only stage that it "
+        "looks like"
+    )
+
+
+def test_a_picture_of_one_level_is_unlike_all():
+    found = ROUTER.route(picture(3.0, flat=True))
+    assert (found.known, found.reason) == (False, "all its pixels are alike")
+
+
+def test_what_lies_far_from_all_is_unlike_all():
+    found = ROUTER.route(picture(-60.0))
+    assert not found.known and found.reason.startswith("at most 0.3 % of any stage's own pictures")
+
+
+def test_nearly_all_of_a_stages_own_pictures_are_known():
+    known = [ROUTER.route(picture(3.0, seed=seed)).known for seed in range(100, 400)]
+    # 97 % are expected; five standard deviations below.
+    assert np.mean(known) > 0.97 - 5 * (2 * 0.03 * 0.97 / 300) ** 0.5
+
+
+def test_where_one_stage_has_no_statistics_cosines_decide_and_it_says_so():
+    bare = replace(FILM, prototype=replace(FILM.prototype, statistics=None))
+    found = PictureRouter({0: STAIN, 1: bare}, 0.05).route(picture(3.0))
+    assert not found.calibrated and found.best.alike is None
+    # The header still counts.
+    assert [one.stage for one in PictureRouter({0: STAIN, 1: bare}, 0.05).route(
+        picture(3.0, "DX")).choices] == [1]  # fmt: skip
