@@ -1,0 +1,51 @@
+"""`fedmslora compare` and `report --tensorboard`: two folders in, text or one document out."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from common.errors import DataError
+from fedmslora import app
+from report.metrics import trackers
+from report.write import write_document
+from tests.unit.report.test_report import run
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> tuple[str, str]:
+    """The folders of two finished runs without plans."""
+    better = run(((0.9, 0.3, 0.2), (0.9, 0.9, 0.4), (0.9, 0.9, 1.0)), method="sequential")
+    for name, report in (("one", run()), ("two", better)):
+        write_document(tmp_path / name, [report])
+    return str(tmp_path / "one"), str(tmp_path / "two")
+
+
+def test_two_runs_are_printed_side_by_side_and_as_one_document(runs: tuple[str, str]):
+    said = CliRunner().invoke(app, ["compare", *runs])
+    assert said.exit_code == 0, said.exception
+    assert "tissue                     80.0    90.0  +10.0" in said.output
+    assert "A plan is missing" in said.output
+    document = json.loads(CliRunner().invoke(app, ["compare", *runs, "--json"]).stdout)
+    assert document["methods"] == ["mslora_cr", "sequential"]
+    assert document["tasks"][0]["difference"] == pytest.approx(0.1)
+    assert document["may_be_said"] in said.output
+
+
+def test_a_folder_without_a_report_is_one_sentence(runs: tuple[str, str], tmp_path: Path):
+    result = CliRunner().invoke(app, ["compare", runs[0], str(tmp_path)])
+    assert isinstance(result.exception, DataError)
+    assert "can't be read as a report" in str(result.exception)
+
+
+def test_a_missing_tracker_is_named_with_its_extra(
+    runs: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def missing(*_given: object) -> None:
+        raise ModuleNotFoundError("no", name="tensorboard")
+
+    monkeypatch.setattr(trackers, "write_tensorboard", missing)
+    monkeypatch.setattr("report.write.write_report", lambda *_given: ())  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
+    result = CliRunner().invoke(app, ["report", runs[0], "--tensorboard", str(tmp_path / "tb")])
+    assert "pip install --editable '.[tensorboard]'" in str(result.exception)
