@@ -125,7 +125,10 @@ def test_approving_a_plan_that_routes_says_what_a_prototype_is(tmp_path: Path):
     told, before = "\n".join(describe_plan(routing(), site)), "\n".join(describe_plan(PLAN, site))
     assert "a prototype leaves: the mean of the frozen vision tower's features over" in told
     assert "Of fewer than 50 different images none leaves" in told
-    assert "prototype" not in before
+    assert "the mean and the covariance of 66 numbers of an image" in told
+    assert "No question and no word of one leaves for the router." in told
+    assert "prototype" not in before and "covariance" not in before
+    assert "covariance" not in "\n".join(describe_plan(routing(statistics=False), site))
 
 
 @pytest.mark.parametrize(
@@ -143,7 +146,7 @@ def test_approving_a_plan_says_when_questions_are_scored(
     site = site_of(tmp_path, rounds=None, modalities=tuple(set(s.modality for s in PLAN.stages)))
     document = json.loads(PLAN.canonical())
     plan = parse_plan({**document, "evaluation": wanted}, "p")
-    assert [line for line in describe_plan(plan, site) if line.endswith(said)]
+    assert [line for line in describe_plan(plan, site) if said in line]
     told = "\n".join(describe_plan(routing(), site))
     assert "also by the stage that the router chooses for each image" in told
     assert ", their prototypes, " in told
