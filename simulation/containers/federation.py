@@ -29,6 +29,16 @@ HOST: Final = "coordinator.example.org"
 #: The user of the containers where root runs this; else they run as whoever does.
 _USER: Final = 10001
 _HEALTHY_S, _RUN_S = 240.0, 1800.0
+#: Health checks are asked for by `await_health`. A proxy that an engine hands to its containers
+#: knows none of these networks.
+_HERE: Final = (
+    "--no-healthcheck",
+    *(
+        word
+        for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+        for word in ("--env", f"{name}=", "--env", f"{name.lower()}=")
+    ),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +69,7 @@ class ComposeProject:
         for name in services:
             service = self.file.services[name]
             first, *more = self._networks(service)
-            options = [*service.options, "--no-healthcheck", *first]
+            options = [*service.options, *_HERE, *first]
             container = self.container(name)
             self.engine.create(container, options, image_name(self.side), service.command)
             for words in more:
@@ -75,7 +85,7 @@ class ComposeProject:
         """
         found = self.file.services[service]
         (networks,) = self._networks(found)
-        options = [*found.options, "--no-healthcheck", *networks]
+        options = [*found.options, *_HERE, *networks]
         name = f"{self.container(service)}-{secrets.token_hex(4)}"
         self.engine.create(name, options, image_name(self.side), words)
         done = self.engine.attempt("start", "--attach", name, timeout_s=timeout_s)
