@@ -52,6 +52,9 @@ checkpoint_seconds: 300
 # Most GiB of store/features: the vision tower's features of images, so that later epochs need not
 # compute them again. They are patient data as the images are, and stay here. 0 caches none.
 feature_cache_gib: 8
+# Whether each task's test questions stay in store/answers with the last answers, for the page of
+# `fedmslora site answers`. They are patient data, too.
+keep_answers: false
 
 # What this site does for a coordinator. An order beyond it is refused, whoever sends it.
 policy:

@@ -187,15 +187,8 @@ class Jobs:
     def clear_leftovers(self) -> None:
         """Remove half-written files, except those that a ClientApp may be writing right now.
 
-        And the answers to test questions that releases before 0.7 kept: they are patient data. For
-        the trainer's start, when nobody else writes answers and failures.
-
-        Raises:
-            SiteFailed: an answer can't be removed.
+        For the trainer's start, when nobody else writes answers and failures.
         """
-        with disk_errors_as_site_failed():
-            for file in (self._store / "answers").glob("*.jsonl"):
-                self._remove(file)
         for name in ("answers", "failures", "checkpoints"):
             remove_leftovers(self._folder / name, grace_s=-math.inf)
         for folder in (self._folder, self._folder / "orders", self._store / "blobs"):

@@ -59,8 +59,11 @@ def run_trainer(site: Site) -> None:
             jobs.clear_leftovers()
             # Now and not with the first job: importing torch takes seconds, and a broken
             # installation shows at the start.
+            from client.orders.kept_answers import remove_answers
             from client.orders.session import SiteSession
 
+            if not site.keep_answers:
+                remove_answers(site)  # of releases before 0.7, which kept all
             _serve(jobs, SiteSession(site))
     except KeyboardInterrupt:
         log.info("site %s: the trainer has ended", site.name)

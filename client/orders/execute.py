@@ -23,6 +23,7 @@ from client.orders.class_metrics import (
     asked_among,
     class_metrics,
 )
+from client.orders.kept_answers import remove_answers
 from client.orders.leaving_figures import leaving_figures
 from client.orders.option_metrics import option_metrics, with_options
 from client.orders.resolve import ResolvedOrder, resolve
@@ -260,8 +261,8 @@ def asked_questions(resolved: ResolvedOrder, assignment: Assignment) -> Sequence
 def answer_test(resolved: ResolvedOrder, assignment: Assignment) -> dict[str, float]:
     """Answer the site's test questions, and return the measures.
 
-    A simulated site keeps the answers in its store. One with a coordinator does not: they are
-    patient data, and once the order has its scores nothing here reads them again.
+    A simulated site keeps all answers in its store. One with a coordinator keeps none, since they
+    are patient data; with `keep_answers` the last ones of each task, for its own page of them.
     """
     order, plan, data = resolved.order, resolved.plan, resolved.data
     shares, classes = dict[str, float](), assignment.asked_classes
@@ -289,10 +290,12 @@ def answer_test(resolved: ResolvedOrder, assignment: Assignment) -> dict[str, fl
         # With the stage's own classes alone the base model was scored before the stage.
         if plan.evaluation.zero_shot and len(classes) > len(plan.asked_classes(order.stage, 0)):
             shares |= _of_base(assignment, questions)
-    if resolved.site.federation is None:
+    if resolved.site.federation is None or resolved.site.keep_answers:
         name = f"{resolved.stage.name}-{order.digest[:12]}.jsonl"
         file = resolved.site.store / "answers" / name
         blob_store.write_atomically(file, _answer_file(data.test, predictions))
+        if resolved.site.federation is not None:
+            remove_answers(resolved.site, resolved.stage.name, but=file)
     return {**task_metrics(_answered(data.test, predictions)), **shares}
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from client.data.task import read_task
+from client.site.blob_store import disk_errors_as_site_failed
 from client.site.config import Site
 from common.errors import StateError
 from common.metrics import AnsweredQuestion, majority_answers, read_answers
@@ -42,9 +43,7 @@ def kept_answers(plan: Plan, site: Site) -> Iterator[KeptAnswers]:
     for stage in plan.stages:
         if site.name not in stage.sites:
             continue
-        files = sorted((site.store / "answers").glob(f"{stage.name}-*.jsonl"), key=_written)
-        # Of another stage, whose name begins like this one's and a dash.
-        own = [file for file in files if len(file.stem) == len(stage.name) + _DIGEST]
+        own = sorted(_files(site, stage.name), key=_written)
         if not own:
             continue
         data, answers = read_task(site.data / stage.task), read_answers(own[-1])
@@ -73,12 +72,31 @@ def kept_answers(plan: Plan, site: Site) -> Iterator[KeptAnswers]:
     if not found:
         raise StateError(
             f"{site.store / 'answers'}: found no answers to a task of plan {plan.name!r}, expected "
-            "those that scoring it leaves there"
+            "those that scoring it leaves there, where the site file says `keep_answers: true`"
         )
+
+
+def remove_answers(site: Site, stage: str | None = None, but: Path | None = None) -> None:
+    """Remove the kept answers, to all tasks or to one stage's, except one file of them.
+
+    Raises:
+        SiteFailed: one can't be removed.
+    """
+    with disk_errors_as_site_failed():
+        for file in _files(site, stage):
+            if file != but:
+                file.unlink(missing_ok=True)
 
 
 #: Of an order's digest in the name of its answers, with the dash before it.
 _DIGEST = 13
+
+
+def _files(site: Site, stage: str | None) -> list[Path]:
+    """Return the files of answers in the site's store, of one stage or of all."""
+    files = (site.store / "answers").glob("*.jsonl" if stage is None else f"{stage}-*.jsonl")
+    # Without those of another stage, whose name begins like this one's and a dash.
+    return [file for file in files if stage is None or len(file.stem) == len(stage) + _DIGEST]
 
 
 def _written(file: Path) -> int:

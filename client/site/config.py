@@ -101,6 +101,8 @@ class Site(Strict):
         zero: DeepSpeed's ZeRO stage: how much of the training's state the workers partition.
         checkpoint_seconds: time between checkpoints: about the most that a crash loses.
         feature_cache_gib: most that cached image features take in the store; 0 caches none.
+        keep_answers: whether the last answers to each task's test questions stay in the store of
+            a site that has a coordinator; a simulated site always keeps them.
         policy: what it does for a coordinator.
         reference: folder of public reference pairs, for a method that trains on them, too.
         federation: how it reaches its coordinator; None in a simulation, where each order is
@@ -117,6 +119,7 @@ class Site(Strict):
     zero: Literal[1, 2, 3] = 2
     checkpoint_seconds: Positive = 300.0
     feature_cache_gib: GiB = 8.0
+    keep_answers: bool = False
     policy: Policy
     reference: Path | None = None
     federation: Federation | None = None

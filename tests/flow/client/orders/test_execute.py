@@ -22,6 +22,7 @@ from client.model import llava as models
 from client.model.backbone import Prediction
 from client.model.device import configure_torch
 from client.orders import execute
+from client.orders.kept_answers import remove_answers
 from client.site import blob_store
 from client.site.config import Device, Federation, Site
 from client.site.failures import OrderRefused
@@ -249,6 +250,27 @@ def test_a_site_with_a_coordinator_keeps_no_question_and_no_answer(site: Site):
     kept = [file for file in real.store.rglob("*") if file.is_file()]
     assert kept and not any(b"what colour" in file.read_bytes() for file in kept)
     assert not (real.store / "answers").exists()
+
+
+def test_a_site_that_keeps_its_answers_keeps_each_tasks_last_ones(site: Site):
+    federation = Federation(
+        address="hub.example.org:8443", ca=Path("ca.crt"), key=Path("key"), approved=Path("plans")
+    )
+    real = site.model_copy(update={"federation": federation, "keep_answers": True})
+    plan, folder = plan_of(real), real.store / "answers"
+    evaluation: dict[str, Any] = {"work": Work.EVALUATE, "round": 0}
+    blob_store.write_atomically(folder / f"first-more-{'0' * 12}.jsonl", b"of another stage")
+    first = order_of(real, plan, **evaluation)
+    scored(first, real)
+    scored(
+        order_of(real, plan, adapter=trained(order_of(real, plan), real).adapter, **evaluation),
+        real,
+    )
+    kept = {file.name for file in folder.iterdir()}
+    assert len(kept) == 2 and f"first-more-{'0' * 12}.jsonl" in kept
+    assert f"first-{first.digest[:12]}.jsonl" not in kept
+    remove_answers(real)
+    assert list(folder.iterdir()) == []
 
 
 def test_a_simulated_sites_answers_stay_on_its_disk_under_the_papers_keys(site: Site):

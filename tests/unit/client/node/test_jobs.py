@@ -362,11 +362,3 @@ def test_many_wishes_at_once_leave_one_of_them_at_every_moment(tmp_path: Path):
         found.append(Jobs(tmp_path).requested())
     assert all(one in (order(1), order(2)) for one in found)
     assert not list(tmp_path.rglob(".writing-*"))
-
-
-def test_the_answers_that_an_earlier_release_kept_go_when_the_trainer_starts(tmp_path: Path):
-    kept = tmp_path / "answers" / "ct-0123456789ab.jsonl"
-    kept.parent.mkdir()
-    kept.write_text('{"prompt": "is this a stroke ?", "gt": "yes"}\n', encoding="utf-8")
-    Jobs(tmp_path).clear_leftovers()
-    assert kept.parent.is_dir() and list(kept.parent.iterdir()) == []
