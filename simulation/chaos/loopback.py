@@ -33,7 +33,7 @@ COORDINATOR = "coordinator"
 HOSPITALS = "hospitals"
 #: How long a site may take before it replies that it is still working, and how much later a
 #: reply counts as lost: less than in a real federation, where rounds take hours.
-WAIT_S, SLACK_S = 5.0, 60.0
+WAIT_S, SLACK_S = 10.0, 60.0
 #: The ports that `free_port` has returned in this process.
 _used_ports: set[int] = set()
 _STOP_GRACE_S = 30.0
