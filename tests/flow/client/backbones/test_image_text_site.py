@@ -24,10 +24,12 @@ from client.site.config import Site
 from common.bank.bank import Bank
 from common.errors import ModelError
 from common.exchange import Scores, Update
+from common.identity import ROOT
 from common.plan_fields import BaseModelPin, Precision
 from common.process.progress import ProgressEvent
 from common.signing import SigningKey
 from common.work import Work
+from simulation.hospitals import BASE_MODELS
 from tests.flow.small_site import MSLORA_CR, QUESTIONS, do, order_of, plan_of, site_in
 from tests.flow.tiny_image_text import WRITERS, write_image_text
 from tests.flow.tiny_llava import write_llava, write_task
@@ -162,3 +164,11 @@ def test_a_llava_of_another_tower_without_a_chat_template_is_named(tmp_path: Pat
     (folder / "chat_template.jinja").unlink()
     with pytest.raises(ModelError, match="found 'siglip_vision_model' and no chat template"):
         load_backbone(folder, Precision.FP32, torch.device("cpu"))
+
+
+def test_a_simulation_on_a_model_of_another_kind_does_not_begin(tmp_path: Path):
+    plan, out = str(ROOT / "configs/demo.yaml"), tmp_path / "run"
+    words = ["simulate", plan, "--base-model", str(BASE_MODELS["tiny-clip"]), "--out", str(out)]
+    done = CliRunner().invoke(fedmslora.app, words)
+    assert "of the kind 'clip', expected a model that writes answers" in str(done.exception)
+    assert not out.exists()
