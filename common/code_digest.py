@@ -27,8 +27,15 @@ COVERED: Final = (
     "server/app.py",
     "server/run",
 )
-#: Parts of them that decide no bit: addresses, processes and locks, what a run's report says.
-NOT_COVERED: Final = ("common/network", "common/process", "server/run/scoreboard.py")
+#: Parts of them that decide no bit: addresses, processes and locks, what a run's report and a
+#: site's own page of answers say.
+NOT_COVERED: Final = (
+    "client/data/thumbnail.py",
+    "client/orders/kept_answers.py",
+    "common/network",
+    "common/process",
+    "server/run/scoreboard.py",
+)
 _SUFFIXES: Final = (".py", ".json")
 
 

@@ -38,5 +38,9 @@ def test_a_process_of_ours_runs_a_module_that_exists(state: State, name: Process
 def test_every_process_has_a_program_that_exists_and_a_log_of_its_own(state: State):
     programs = processes(state)
     assert [program.name for program in programs] == list(ProcessName)
+    *same, dashboard = processes(state, dashboard_port=8470)
+    assert tuple(same) == programs
+    assert dashboard.name == "dashboard" and dashboard.command[-1] == "8470"
+    assert find_spec(dashboard.command[3]) is not None
     assert all(Path(program.command[0]).exists() for program in programs)
     assert len({program.log for program in programs}) == len(programs)
