@@ -104,7 +104,7 @@ def test_a_policy_is_read_as_what_it_means(tmp_path: Path):
         ("radiology]", "xry]", "policy.modalities.1: found 'xry', expected one of 'pathology', "),
         ("plans: approved", "plans: all", "policy.plans: found 'all', expected one of 'approved'"),
         ("policy: {", "policy: 3 # {", "policy: found 3, expected fields of its own"),
-        ("org:443", "org", "federation.address: found 'a.example.org', expected host:port"),
+        ("org:443", "org", "federation.address: found 'a.example.org', expected HOST:PORT"),
         ("ca: ca.crt", "ca: 3", "federation.ca: found 3, expected a path"),
         (
             FEDERATION,
