@@ -74,7 +74,7 @@ def _of_registry(
     state = State(scratch)
     keys = [_public_key() for _ in range(len(names) + repeats)]
     members = [
-        EnrolledSite(name=name, modality=Modality.CT, public_key=key)
+        EnrolledSite(name=name, modalities=(Modality.CT,), public_key=key)
         for name, key in zip(names, keys, strict=False)
     ]
     enroll(state.registry, members[0])
@@ -91,7 +91,7 @@ def _of_registry(
 
 
 def _newcomer(key: str) -> EnrolledSite:
-    return EnrolledSite(name=f"new{abs(hash(key))}", modality=Modality.CT, public_key=key)
+    return EnrolledSite(name=f"new{abs(hash(key))}", modalities=(Modality.CT,), public_key=key)
 
 
 def _public_key() -> str:

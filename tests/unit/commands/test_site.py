@@ -122,7 +122,9 @@ def test_init_makes_every_folder_that_a_container_mounts_or_covers(site: Path):
     # Otherwise the containers' engine makes it, as root's.
     file = ROOT / "docker" / "site" / "compose.yaml"
     services = yaml.safe_load(file.read_text(encoding="utf-8"))["services"]
-    volumes = [one for part in services.values() for one in part["volumes"]]
+    volumes: list[str | dict[str, str]] = [
+        one for part in services.values() for one in part["volumes"]
+    ]
     targets = {one["target"] for one in volumes if isinstance(one, dict)}
     assert {"/site/store/features", "/site/store/flower"} <= targets
     for target in targets:

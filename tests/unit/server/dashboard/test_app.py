@@ -133,7 +133,7 @@ def test_a_person_sees_the_run_and_what_sites_say_is_only_text(tmp_path: Path):
 
 @needs_chromium
 def test_a_coordinator_without_a_run_says_what_to_do(tmp_path: Path):
-    found = {**copy.deepcopy(dict(STATUS)), "run": None, "runs": [], "sites": []}
+    found: dict[str, Any] = {**copy.deepcopy(dict(STATUS)), "run": None, "runs": [], "sites": []}
     with served(found) as url, browser(tmp_path / "profile", url) as page:
         page.wait_for("document.getElementById('state').textContent === 'No run yet'")
         assert "fedmslora coordinator enroll" in page.run("document.body.innerText")
