@@ -52,6 +52,6 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(tmp_path: Path):
         command(plan, tmp_path / "run"), cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
-    assert done.stderr == f"{plan}: method.rank: found 0, expected at least 1\n"
-    assert done.stdout == ""
+    said = f"{plan}: method.rank: found 0, expected at least 1"
+    assert (done.stderr, json.loads(done.stdout)) == (f"{said}\n", {"error": said})
     assert not (tmp_path / "run").exists()

@@ -394,8 +394,9 @@ def test_the_base_model_must_be_said(tmp_path: Path):
 def test_the_base_model_can_be_a_folder(tmp_path: Path):
     base = tmp_path / "Tiny.v1"
     base.mkdir()
-    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+    for name in ("model.safetensors", "tokenizer.json"):
         (base / name).write_text(name)
+    (base / "config.json").write_text('{"model_type": "llava"}')
     folders = chain(tmp_path / "run", 3)
     into = ("import", tmp_path / "bank", *folders, *THREE, "--base-model", base)
     assert f"expected {'a' * 64}" in refusal(*into, "--base-sha256", "a" * 64)

@@ -157,7 +157,7 @@ def test_the_page_shows_spread_tests_and_cost(tmp_path: Path):
     assert "exact match of all answers" in text and "only one right: 31 : 4" in text
     assert "\N{MINUS SIGN}1.1 [\N{MINUS SIGN}3.4, +1.2]" in text
     # Bold is what is below 0.05 after the adjustment: of the three tests two.
-    table = html[html.index("against each other method") :]
+    table = html[html.index("against each other method</h2>") :]
     assert table.count("<b>") == 2
     assert "What each method costs" in text and "120" in text and "90 seconds" in text
 
@@ -214,4 +214,5 @@ def test_methods_of_unlike_measures_are_drawn_in_panels_of_their_own(tmp_path: P
     links = parsed((tmp_path / "report.html").read_text())
     assert "recall (1 task)" in re.sub(r"\s+", " ", links.text)
     pictures = [address for address in links.addresses if address.startswith("data:image/png")]
-    assert len(pictures) == 5
+    # With that of each task's score when learned and at the end.
+    assert len(pictures) == 6

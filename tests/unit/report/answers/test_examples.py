@@ -82,4 +82,4 @@ def test_examples_are_read_back_and_a_damaged_file_is_named(tmp_path: Path):
 def test_no_coordinator_makes_examples_or_reads_single_answers():
     for file in (ROOT / "server").rglob("*.py"):
         source = file.read_text(encoding="utf-8")
-        assert "report.answers" not in source and "examples=" not in source, file
+        assert "report.answers" not in source and "write_examples" not in source, file
