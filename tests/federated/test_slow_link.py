@@ -13,7 +13,11 @@ from simulation.chaos.throttle import Link
 from tests.federated.commands_here import run_commands_here
 from tests.flow.small_run import STAGE, small_plan
 
-pytestmark = pytest.mark.federated
+pytestmark = [
+    pytest.mark.federated,
+    # Flower, which makes the code that the sites get, and its pathspec.
+    pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning"),
+]
 
 SLOW = Link(rate_bit_s=1e6, delay_s=0.1)
 #: Rank 104 of the small model is 2 MB in bf16, 17 s of this line; rank 512 is 10 MB.
