@@ -143,7 +143,7 @@ class PictureRouter:
 
     def _among(self, picture: Picture, stages: Collection[int]) -> Routing:
         if not stages or not set(stages) <= set(self._gaussians):
-            prototypes = {stage: self._stages[stage].prototype for stage in stages}
+            prototypes = {stage: self._stages[stage].prototype for stage in stages or self._stages}
             return route(picture.feature, prototypes, self._temperature)
         squared = {
             stage: self._gaussians[stage].squared_distance(picture.descriptor)

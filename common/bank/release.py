@@ -143,7 +143,7 @@ class Release:
     @property
     def folder(self) -> str:
         """The name of its folder in the bank."""
-        return f"{self.stage:03d}-{self.name}"
+        return release_folder(self.stage, self.name)
 
     @property
     def is_signed(self) -> bool:
@@ -279,6 +279,11 @@ def draft_content(draft: Draft | Release) -> dict[str, Any]:
         "scores": {metric: float(score) for metric, score in draft.scores.items()},
         "code": draft.code,
     }
+
+
+def release_folder(stage: int, name: str) -> str:
+    """Return the name of a release's folder in its bank; `stage` is its position, from 0."""
+    return f"{stage:03d}-{name}"
 
 
 def genesis_of(base_model: BaseModelPin) -> str:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.adapter import StoredAdapter
-from common.bank.release import ADAPTER_FILE
+from common.bank.release import ADAPTER_FILE, release_folder
 from common.plan.plan import Plan
 from common.process.progress import OnEvent
 from server.run.accept import Ask
@@ -38,5 +38,5 @@ class RunContext:
         if self.bank is None or stage == 0 or not self.plan.method.begins_with_release:
             return None
         last = self.plan.stages[stage - 1].name
-        file = self.bank / f"{stage - 1:03d}-{last}" / ADAPTER_FILE
+        file = self.bank / release_folder(stage - 1, last) / ADAPTER_FILE
         return StoredAdapter.in_file(file, f"release {stage}")
