@@ -153,6 +153,10 @@ class State:
         """Return the folder of a run."""
         return RunFolder(self.root / "runs" / name)
 
+    def run_names(self) -> list[str]:
+        """Return the names of all runs that have a plan."""
+        return [file.parent.name for file in sorted((self.root / "runs").glob("*/plan.json"))]
+
     def events_file(self, name: str) -> Path:
         """Return the file of the events that the run's ServerApp writes."""
         return self.run(name).progress / "coordinator.jsonl"

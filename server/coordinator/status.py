@@ -177,7 +177,7 @@ def latest_run(state: State) -> str | None:
     """Return the requested run, or else the one with the latest event."""
     if (requested := state.requested) is not None:
         return requested.run
-    folders = [file.parent for file in (state.root / "runs").glob("*/plan.json")]
+    folders = [state.run(name).root for name in state.run_names()]
     return max(folders, key=_last_written).name if folders else None
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from statistics import median
 
 from common.errors import Refusal
@@ -149,15 +148,13 @@ def progress_of(
 
 def run_summaries(state: State) -> tuple[RunSummary, ...]:
     """Return every run of a coordinator, the latest first."""
-    files = (state.root / "runs").glob("*/plan.json")
-    found = [one for file in files if (one := _summary(state, file)) is not None]
+    found = [one for name in state.run_names() if (one := _summary(state, name)) is not None]
     return tuple(sorted(found, key=lambda one: one.last or "", reverse=True))
 
 
-def _summary(state: State, file: Path) -> RunSummary | None:
-    name = file.parent.name
+def _summary(state: State, name: str) -> RunSummary | None:
     try:
-        plan = load_plan(file)
+        plan = load_plan(state.run(name).plan)
     except Refusal:
         return None
     events, _ = read_events(state.events_file(name))

@@ -64,7 +64,8 @@ def read_status(
     except SuperLinkUnavailable:
         pass
     name = run_name or latest_run(opened)
-    if run_name is not None and not opened.run(run_name).plan.exists():
+    # A name that a browser sends may be a path to anywhere.
+    if run_name is not None and run_name not in opened.run_names():
         raise StateError(f"--run: found no run {run_name!r} in {opened.root / 'runs'}")
     run = None if name is None else run_status(opened, name)
     sites = site_statuses(opened, run, nodes)

@@ -337,6 +337,14 @@ def test_the_status_of_a_failed_run_says_why(sites: State):
     assert "found no run 'other'" in refusal(sites, "status", "--run", "other")
 
 
+def test_a_run_is_named_and_no_path_elsewhere(sites: State):
+    said(sites, "run", first(sites), "--detach")
+    elsewhere = sites.root / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "plan.json").write_bytes(sites.run("first").plan.read_bytes())
+    assert "found no run '../elsewhere'" in refusal(sites, "status", "--run", "../elsewhere")
+
+
 def test_watched_into_a_file_the_status_is_lines_and_ends_with_the_run(
     sites: State, monkeypatch: pytest.MonkeyPatch
 ):
