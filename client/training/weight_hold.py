@@ -97,17 +97,19 @@ class DeltaHold:
     ) -> None:
         """Hold the changes `now` to `start`; see `WeightHold`."""
         self._now, self._start, self._weight = now, start, weight
-        self._importances = importances
+        # The centre is one for all stages, so their importances are summed once.
+        self._importance = (
+            None
+            if importances is None
+            else {name: torch.stack([stage[name] for stage in importances]).sum(0) for name in now}
+        )
 
     def add_gradient(self) -> Tensor:
         """Add the term's gradient to `.grad`; return its value, shape ()."""
         terms: list[Tensor] = []
         for name, now in self._now.items():
             moved = now.detach() - self._start[name]
-            if self._importances is None:
-                held = moved
-            else:
-                held = moved * torch.stack([stage[name] for stage in self._importances]).sum(0)
+            held = moved if self._importance is None else moved * self._importance[name]
             terms.append((held * moved).sum())
             if now.grad is None:
                 now.grad = torch.zeros_like(now)

@@ -52,8 +52,8 @@ def compare_runs(first: FinishedRun, second: FinishedRun) -> RunComparison:
         basis=basis,
         tasks=tasks,
         means=tuple(_means(first, second, tasks, basis)),
-        only_first=tuple(task for task, _ in names[0] if (task, _) not in names[1]),
-        only_second=tuple(task for task, _ in names[1] if (task, _) not in names[0]),
+        only_first=tuple(name[0] for name in names[0] if name not in names[1]),
+        only_second=tuple(name[0] for name in names[1] if name not in names[0]),
         plan=plan_differences(first, second),
         may_be_said="",
     )
