@@ -43,10 +43,10 @@ soak-stops: $(VENV)/.sim
 	rm -rf runs/stops
 	$(BIN)/python -m simulation.chaos.stops --stops 30 --seed 1 --out runs/stops
 
-# One site of four lies at random in every answer; some minutes, in one process.
+# One site of four lies at random in every answer, three times; ten minutes, in one process.
 soak-hostile: $(VENV)/.sim
 	rm -rf runs/soak-hostile
-	$(BIN)/python -m simulation.chaos.hostile_soak --seed 1 --out runs/soak-hostile
+	$(BIN)/python -m simulation.chaos.hostile_soak --seed 1 --liars 3 --out runs/soak-hostile
 
 # Both images and a one-round federation in them, on podman or Docker: ten minutes, of which most are pip's.
 # `make containers CONTAINERS="--engine docker --base IMAGE"`; without a registry root's debootstrap makes

@@ -4,6 +4,7 @@ A plan travels to every site, so it holds no path and no hospital's name: sites 
 pseudonyms (`a`, `north`), a base model is a name and a digest.
 """
 
+import math
 from dataclasses import replace
 from enum import StrEnum
 from functools import cached_property
@@ -94,6 +95,22 @@ class Training(Strict):
     packing: bool = False
     #: mu of FedProx: mu / 2 |theta - theta of the round's start|^2 is added to a site's loss.
     proximal: Positive | None = None
+
+    def mean_rate(self, round: int, rounds: int) -> float:
+        """Return the mean learning rate of a round (from 1) of a stage, as a factor of the stage's.
+
+        The integral of the schedule: a linear warm-up, then half a cosine to zero.
+        """
+        first, last = (self._rates_until(number / rounds) for number in (round - 1, round))
+        return rounds * (last - first)
+
+    def _rates_until(self, done: float) -> float:
+        """Return the integral of the schedule over the first part `done` of a stage."""
+        if done <= self.warmup:
+            return done**2 / (2 * self.warmup) if done else 0.0
+        length, after = 1 - self.warmup, done - self.warmup
+        half_cosine = after + length / math.pi * math.sin(math.pi * after / length)
+        return self.warmup / 2 + half_cosine / 2
 
     @model_serializer(mode="wrap")
     def _without_what_is_off(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 A site's update may be anything, and its examples are its own word. A change may be a few times
 the round's lower median; or as large as the last round's was, or as what the plan's learning rate
-moves in a few steps: one site's tiny update makes no other's too large, nor do two of three.
-docs/threat-model.md says what this holds off, and what not.
+moves in a few steps, both at the round's own learning rate: one site's tiny update makes no other's
+too large, nor do two of three. docs/threat-model.md says what this holds off, and what not.
 """
 
 import math
@@ -70,8 +70,8 @@ class RoundContext:
 
     Attributes:
         start: what the round began with; None where the coordinator does not have it.
-        learning_rate: of the stage.
-        last: the usual norm of the last round's changes; None without one.
+        learning_rate: the mean over the round's steps, by the plan's schedule.
+        last: the usual norm of the last round's changes, at this learning rate; None without one.
         seed: of random sketches; it follows from the updates.
     """
 

@@ -208,7 +208,7 @@ def _weigh(training: OrderRun) -> Weighed:
         rule=plan.rule,
         robustness=plan.robustness,
         start=_start(training),
-        learning_rate=stage.learning_rate,
+        learning_rate=stage.learning_rate * _mean_rate(training, order.round),
         last=_last_norm(training),
         # Nobody knows it before all updates are there.
         seed=seed_for(order.digest, *(updates[site].adapter for site in sorted(updates))),
@@ -232,8 +232,22 @@ def _start(training: OrderRun) -> AdapterSource | None:
     return part_of(three_factors(ordered, None), part) if is_core else None
 
 
+def _mean_rate(training: OrderRun, round: int) -> float:
+    """Return the round's mean learning rate as a factor of the stage's.
+
+    1 for a method that trains on all tasks: its schedule is one over all stages.
+    """
+    plan = training.run.plan
+    if plan.method.trains_on_all_tasks:
+        return 1.0
+    return plan.training.mean_rate(round, training.stage.rounds)
+
+
 def _last_norm(training: OrderRun) -> float | None:
-    """Return the usual norm of the last round's changes; None if other parts travelled then."""
+    """Return the usual norm of the last round's changes, at this round's learning rate.
+
+    Changes are about proportional to it (docs/log.md). None if other parts travelled then.
+    """
     order, part = training.order, training.run.plan.rule.part
     rounds = training.stage.rounds
     if order.round == 1 or part(order.round - 1, rounds) is not part(order.round, rounds):
@@ -243,7 +257,10 @@ def _last_norm(training: OrderRun) -> float | None:
         for stage, number, one in training.run.journal.influences()
         if (stage, number) == (order.stage, order.round - 1)
     ]
-    return usual_norm(last)
+    usual = usual_norm(last)
+    if usual is None:
+        return None
+    return usual * _mean_rate(training, order.round) / _mean_rate(training, order.round - 1)
 
 
 def _whole(training: OrderRun, cores: bytes) -> bytes:

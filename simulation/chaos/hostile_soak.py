@@ -39,6 +39,8 @@ PLAN = ROOT / "configs" / "soak.yaml"
 LIAR = "zero"
 #: How far the honest sites' scores may be from those of the run without the liar: two points.
 MOST_LOST = 0.02
+#: Of each site and task: so many that chance moves the mean of three sites by a point or less.
+TEST_QUESTIONS = 120
 _PATIENT = Patience(wait_s=0.0, slack_s=600.0, poll_s=0.01, appear_s=None)
 
 
@@ -48,8 +50,8 @@ def plan_with(folder: Path, liar: bool) -> Plan:
     for stage in document["stages"]:
         stage["sites"] = ["north", "south", "west", *([LIAR] if liar else [])]
         stage["quorum"] = 3
-    document["simulation"]["test_questions"] = 40
-    folder.mkdir(parents=True)
+    document["simulation"]["test_questions"] = TEST_QUESTIONS
+    folder.mkdir(parents=True, exist_ok=True)
     file = folder / "plan.yaml"
     file.write_text(yaml.safe_dump(document), encoding="utf-8")
     return load_plan(file)
@@ -72,14 +74,19 @@ def at_random(seed: int) -> Callable[[Order], Lie | None]:
     return choose
 
 
-def honest_scores(folder: Path, plan: Plan, choose: Callable[[Order], Lie | None]) -> float:
-    """Run the plan; return the honest sites' mean score when each task was learned.
+def honest_scores(folder: Path, liar: bool, choose: Callable[[Order], Lie | None]) -> float:
+    """Run the plan, with the liar or without it; return the honest sites' mean score.
+
+    The score of each task when it was learned. The honest sites have the same data either way: a
+    fourth of them all.
 
     Raises:
         BankError: the bank does not verify.
     """
     homes = folder / "sites"
-    prepare(plan, homes, None, BASE_MODELS[plan.base_model.name])
+    of_all = plan_with(folder, liar=True)
+    prepare(of_all, homes, None, BASE_MODELS[of_all.base_model.name])
+    plan = plan_with(folder, liar)
     app = ServerApp()
 
     @app.main()
@@ -103,25 +110,23 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m simulation.chaos.hostile_soak", description=__doc__
     )
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=1, help="of the first liar")
+    parser.add_argument("--liars", type=int, default=1, help="runs, each with another liar")
     parser.add_argument("--out", type=Path, default=Path("runs/soak-hostile"), help="a new folder")
     options = parser.parse_args()
-    found = {
-        name: honest_scores(
-            options.out / name,
-            plan_with(options.out / name, liar=name == "with"),
-            at_random(options.seed),
+    without = honest_scores(options.out / "without", False, lambda _: None)
+    stages, held = counted(len(load_plan(PLAN).stages), "stage"), True
+    for seed in range(options.seed, options.seed + options.liars):
+        found = honest_scores(options.out / f"with-{seed}", True, at_random(seed))
+        within = without - found <= MOST_LOST
+        held = held and within
+        print(
+            f"{stages}, the honest sites' scores: {100 * without:.1f} without the liar, "
+            f"{100 * found:.1f} with it (seed {seed}): {'within' if within else 'NOT WITHIN'} "
+            f"{100 * MOST_LOST:.0f} points",
+            flush=True,
         )
-        for name in ("without", "with")
-    }
-    lost = found["without"] - found["with"]
-    verdict = "within" if lost <= MOST_LOST else "NOT WITHIN"
-    stages = counted(len(load_plan(PLAN).stages), "stage")
-    print(
-        f"{stages}, the honest sites' scores: {100 * found['without']:.1f} without the liar, "
-        f"{100 * found['with']:.1f} with it: {verdict} {100 * MOST_LOST:g} points"
-    )
-    return 0 if lost <= MOST_LOST else 1
+    return 0 if held else 1
 
 
 if __name__ == "__main__":

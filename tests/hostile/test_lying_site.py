@@ -16,7 +16,7 @@ from common.bank.bank import Bank
 from common.errors import SiteFailed
 from common.exchange import Order, Scores, Update
 from common.plan.file import parse_plan
-from common.plan.plan import Plan
+from common.plan.plan import Plan, Training
 from common.router.image_prototype import ImagePrototype
 from common.router.image_prototype import from_bytes as prototype_of
 from common.router.image_prototype import to_bytes as prototype_bytes
@@ -31,7 +31,7 @@ from server.run.image_prototypes import release_prototype
 from server.run.journal import ClosedRound, Journal
 from server.run.scoreboard import Scoreboard, run_report
 from server.run.stage import ModelSelection, score_task, train_stage
-from simulation.chaos.liar import LIES, Lie, scores_of
+from simulation.chaos.liar import LIES, Lie, noise, scores_of
 from tests.unit.small_round import document, journal, run_context
 
 HONEST = ("a", "b", "c")
@@ -44,12 +44,16 @@ def plan_of(sites: Sequence[str], rule: str = "svd", **changes: Any) -> Plan:
 
 
 def trained(start: Adapter | None, site: str, number: int) -> Adapter:
-    """What an honest site makes of a start: the same way as the others, and some of its own."""
+    """What an honest site makes of a start: the same way as the others, and some of its own.
+
+    Its steps are as long as the round's learning rates.
+    """
+    rate = Training().mean_rate(number, ROUNDS)
     shared = np.random.default_rng(number)
     own = np.random.default_rng([number, ord(site)])
 
     def step(shape: tuple[int, ...]) -> Array:
-        return 0.05 * (shared.standard_normal(shape) + 0.7 * own.standard_normal(shape))
+        return 0.05 * rate * (shared.standard_normal(shape) + 0.7 * own.standard_normal(shape))
 
     if start is None:
         basis = np.linalg.qr(np.random.default_rng(0).standard_normal((INPUTS, RANK)))[0].T
@@ -131,6 +135,16 @@ def test_one_site_of_four_does_not_turn_a_release(tmp_path: Path, name: str, rul
     if name.startswith(("times", "negated")):
         assert all(one.outlier and one.outlier.startswith(("direction", "norm")) for one in parts)
     assert max(one.share for one in parts) <= 0.375 + 1e-9
+
+
+@pytest.mark.parametrize("size", [3.0, 10.0])
+def test_the_last_round_s_changes_are_bounded_by_its_own_usual_one(tmp_path: Path, size: float):
+    _, _, book = stage_of(tmp_path, plan_of((*HONEST, "d")), Lie(noise(size)))
+    last = {one.site: one for _, round, one in book.influences() if round == ROUNDS}
+    usual = sorted(one.norm for one in last.values())[1]
+    liar = last["d"]
+    assert liar.share == 0 or liar.norm * liar.scaled <= 2 * usual * (1 + 1e-6)
+    assert all(last[site].scaled == 1.0 for site in HONEST)
 
 
 def test_where_nobody_lies_every_update_counts_as_it_is(tmp_path: Path):

@@ -27,7 +27,7 @@ def document(**changes: Any) -> dict[str, Any]:
     """The fields of a plan of one stage, in which `changes` are made."""
     stage = {
         "name": "one", "modality": "ct", "task": "t", "sites": ["a", "b"], "rounds": 2,
-        "local_epochs": 1, "learning_rate": 10.0, "batch_size": 8, **changes,
+        "local_epochs": 1, "learning_rate": 100.0, "batch_size": 8, **changes,
     }  # fmt: skip
     return {
         "name": "p", "seed": 3, "base_model": {"name": "tiny", "sha256": "ab" * 32},
