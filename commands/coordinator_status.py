@@ -10,14 +10,13 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from common.printable import counted
+from common.printable import byte_size, counted
 from server.coordinator.follow import ActivityLines
 from server.coordinator.state import State
 from server.coordinator.status import Phase, RunStatus, SiteStatus
 from server.coordinator.superlink import SuperLink
 from server.dashboard.status_document import read_status
 
-_MIB = 2**20
 _REFRESH_S = 2.0
 
 
@@ -144,7 +143,7 @@ def _sites(sites: Sequence[SiteStatus]) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for column in ("site", "modality", "online", "last seen", "activity"):
         table.add_column(column, overflow="fold")
-    for column in ("MiB down", "MiB up"):
+    for column in ("received", "sent"):
         table.add_column(column, justify="right")
     for site in sites:
         online = "?" if site.online is None else "yes" if site.online else "no"
@@ -154,8 +153,8 @@ def _sites(sites: Sequence[SiteStatus]) -> Table:
             online,
             _ago(site.seen),
             site.doing,
-            f"{site.down / _MIB:.1f}",
-            f"{site.up / _MIB:.1f}",
+            byte_size(site.down),
+            byte_size(site.up),
         )
     return table
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from commands.options import Json, typed
-from common.printable import counted, rough_duration
+from common.printable import byte_size, counted, rough_duration
 
 if TYPE_CHECKING:
     from client.node.processes import Machine
@@ -291,8 +291,9 @@ def audit(site: SiteFile = HERE, as_json: Json = False) -> None:
         return
     for entry in entries:
         typer.echo(describe(entry))
-    sent = ", ".join(f"{kind}: {size:,}" for kind, size in sorted(totals.sent.items())) or "none"
-    typer.echo(f"Bytes sent: {sent}. Bytes received: {totals.received_bytes:,}.")
+    each = (f"{kind} {byte_size(size)}" for kind, size in sorted(totals.sent.items()))
+    typer.echo(f"Sent: {', '.join(each) or 'nothing'}.")
+    typer.echo(f"Received: {byte_size(totals.received_bytes)}.")
     typer.echo(
         f"Orders answered with an update: {totals.updates}, with scores: {totals.scores}. "
         f"Messages refused or failed: {totals.failures}."

@@ -14,6 +14,16 @@ def counted(number: int, singular: str, plural: str | None = None) -> str:
     return f"{number} {singular if number == 1 else plural or singular + 's'}"
 
 
+def byte_size(count: float) -> str:
+    """Return a number of bytes in decimal units, as in `850 bytes` and `164 kB`."""
+    if count < 999.5:
+        return counted(round(count), "byte")
+    for size, unit in ((1e3, "kB"), (1e6, "MB"), (1e9, "GB")):
+        if count < 999.5 * size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count / 1e12:.3g} TB"
+
+
 def rough_duration(seconds: float) -> str:
     """Return a duration in its largest unit, as in `40 s`, `3 min`, `2 h` and `4 days`."""
     for unit_s, unit, least in ((86400, "days", 2), (3600, "h", 2), (60, "min", 2)):

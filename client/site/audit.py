@@ -18,6 +18,7 @@ from common.errors import StateError
 from common.exchange import Delivery, Failure, Order, Reply, Update
 from common.identity import canonical_json, sha256
 from common.plan_fields import Strict
+from common.printable import byte_size
 from common.work import Work
 
 #: In a site's store.
@@ -240,7 +241,7 @@ def _content(entry: AuditEntry) -> str:
     if subject is not None:
         order = f"the order to {_WORK.get(subject.work, subject.work)} {_where(subject)}"
     parts = "; ".join(
-        f"{part.what}: {part.size:,} bytes, sha256 {part.sha256[:12]}" for part in entry.parts
+        f"{part.what}: {byte_size(part.size)}, sha256 {part.sha256[:12]}" for part in entry.parts
     )
     content = {
         MessageKind.QUESTION: "the question which site this is",

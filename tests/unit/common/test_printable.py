@@ -1,6 +1,6 @@
 """A site's text is one short line, without a letter that a terminal acts on."""
 
-from common.printable import counted, printable
+from common.printable import byte_size, counted, printable
 
 
 def test_printable_text_stays():
@@ -20,3 +20,11 @@ def test_what_is_too_long_is_cut_and_marked():
 def test_a_number_comes_with_its_noun():
     assert [counted(number, "round") for number in (0, 1, 2)] == ["0 rounds", "1 round", "2 rounds"]
     assert [counted(number, "entry", "entries") for number in (1, 3)] == ["1 entry", "3 entries"]
+
+
+def test_bytes_come_with_a_unit():
+    sizes = (1, 850, 999.7, 163_600, 999_499, 999_500, 335_612_201, 2e12)
+    found = [byte_size(size) for size in sizes]
+    assert found == [
+        "1 byte", "850 bytes", "1 kB", "164 kB", "999 kB", "1 MB", "336 MB", "2 TB",
+    ]  # fmt: skip

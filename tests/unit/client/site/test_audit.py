@@ -254,7 +254,7 @@ def test_an_update_is_told_in_words_and_never_in_text_of_the_data():
     told = audit.describe(audit.reply_entry(UPDATE, SUBJECT, NOON, 212_900))
     assert told == (
         "2026-11-23 04:10:11 UTC  sent      the adapter of stage 2, round 1 of plan demo: "
-        f"212,448 bytes, sha256 {sha256(UPDATE.adapter)[:12]}; and the counts of examples and "
+        f"212 kB, sha256 {sha256(UPDATE.adapter)[:12]}; and the counts of examples and "
         "steps, losses, time and memory"
     )
 
