@@ -1,4 +1,4 @@
-"""Colours, labels and rendering of the charts of a report."""
+"""Labels and rendering of the charts of a report."""
 
 # matplotlib 3.11 leaves its keyword arguments untyped.
 # pyright: reportUnknownMemberType=false
@@ -10,19 +10,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from matplotlib import rc_context  # pyright: ignore[reportUnknownVariableType]
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import LinearSegmentedColormap, to_hex, to_rgb
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-#: Okabe and Ito's colours, which colour-blind readers can distinguish; without the yellow, which
-#: is too pale for lines.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4D4D4D")
+from report.style.colours import COLOURS, GRID, INK, LINE, MUTED
+from report.style.svg import accessible_svg
+
 MARKERS = "osD^vPX*"
-#: From low to high scores: one hue with evenly falling lightness.
-SHADES = ("#f3f7fb", "#c9ddee", "#8fb9da", "#4a8bbd", "#0b5087")
-INK, MUTED, LINE = "#1b1f24", "#5b6673", "#d9dfe5"
-#: Pixels an inch.
+#: Pixels an inch of a PNG.
 _DPI = 160
 #: Matplotlib settings of every chart.
 STYLE: Any = {
@@ -37,23 +35,26 @@ STYLE: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
-    "grid.color": "#eceff2",
+    "grid.color": GRID,
     "xtick.color": LINE,
     "ytick.color": LINE,
     "xtick.labelcolor": INK,
     "ytick.labelcolor": INK,
     "legend.frameon": False,
+    # Names of tasks and sites may have a dollar in them.
+    "text.parse_math": False,
+    "svg.fonttype": "none",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A chart as a PNG file, its title, and a description for readers who can't see it."""
+    """A chart's file, .svg or .png, its title, and a description for readers who can't see it."""
 
     file: str
     title: str
     description: str
-    png: bytes
+    content: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,39 +68,41 @@ class Drawn:
 NOTHING_DRAWN = Drawn(())
 
 
-def shade(score: float) -> str:
-    """Return the heat map's colour of a score from 0 to 1, as #rrggbb."""
-    red, green, blue, _ = _SCALE(min(max(score, 0.0), 1.0))
-    return "#" + "".join(f"{round(255 * part):02x}" for part in (red, green, blue))
-
-
-def text_on(score: float) -> str:
-    """Return the colour of text on `shade(score)`."""
-    return "#ffffff" if score > 0.62 else INK
-
-
-_SCALE = LinearSegmentedColormap.from_list("scores", SHADES)
-
-
-def dark(colour: str) -> str:
-    """Return a darker colour, for small text on white."""
-    red, green, blue = to_rgb(colour)
-    return to_hex((0.62 * red, 0.62 * green, 0.62 * blue))
-
-
 def render(figure: Figure, file: str, title: str, description: str) -> Chart:
-    """Render the figure as PNG, without matplotlib's version: equal charts have equal bytes."""
+    """Render the figure as what the file's name ends with, .svg or .png.
+
+    Nothing of matplotlib's version, of the day or of chance is in it: equal charts have equal
+    bytes.
+    """
     figure.set_layout_engine(layout := ConstrainedLayoutEngine())
     wrapped_title = textwrap.fill(title, int(10.8 * figure.get_figwidth()), break_on_hyphens=False)
     figure.suptitle(wrapped_title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+    print_figure = _print_svg if file.endswith(".svg") else _print_png
+    content = print_figure(figure, layout, file, f"{title}. {description}")
+    return Chart(file, title, description, content)
+
+
+def _print_svg(figure: Figure, layout: ConstrainedLayoutEngine, file: str, text: str) -> bytes:
+    canvas, svg = FigureCanvasSVG(figure), io.StringIO()
+    _lay_out(figure, layout)
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    with rc_context({"svg.hashsalt": file}):
+        canvas.print_svg(svg, metadata=nothing)
+    return accessible_svg(svg.getvalue(), text).encode()
+
+
+def _print_png(figure: Figure, layout: ConstrainedLayoutEngine, file: str, text: str) -> bytes:
     figure.set_dpi(_DPI)
-    canvas = FigureCanvasAgg(figure)
-    # savefig lays the figure out in a drawing of its own, then draws it again; the same bytes.
+    canvas, png = FigureCanvasAgg(figure), io.BytesIO()
+    _lay_out(figure, layout)
+    canvas.print_png(png, metadata={"Software": None})
+    return png.getvalue()
+
+
+def _lay_out(figure: Figure, layout: ConstrainedLayoutEngine) -> None:
+    """Lay the figure out once: savefig does so in a drawing of its own, for the same bytes."""
     layout.execute(figure)
     figure.set_layout_engine("none")
-    png = io.BytesIO()
-    canvas.print_png(png, metadata={"Software": None})
-    return Chart(file, title, description, png.getvalue())
 
 
 def assign(names: Sequence[str]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from markupsafe import Markup
 
+from common.printable import byte_size
 from report.spread import Spread
 
 #: Printed where there is no number.
@@ -61,14 +62,9 @@ def p_value(p: float) -> str:
     return "< 0.0001" if p < 1e-4 else f"{p:.2g}"
 
 
-def byte_size(count: float | None) -> str:
-    """Return a number of bytes in decimal units."""
-    if count is None:
-        return DASH
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= size:
-            return f"{count / size:.3g} {unit}"
-    return f"{count:.0f} bytes"
+def known_size(count: float | None) -> str:
+    """Return a number of bytes in decimal units; a dash for none."""
+    return DASH if count is None else byte_size(count)
 
 
 def typographic(number: str) -> str:

@@ -1,6 +1,5 @@
 """report.html: one self-contained file, without scripts and network access."""
 
-import base64
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -8,19 +7,19 @@ from typing import Any
 from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
-from common.printable import counted
+from common.printable import byte_size, counted
 from report.answers.examples import AnsweredPicture
 from report.answers.page import answers_part, shaded
 from report.answers.template import CONFUSION, EXAMPLES
-from report.canvas import NOTHING_DRAWN, Chart, Drawn, shade, text_on
+from report.canvas import NOTHING_DRAWN, Chart, Drawn
 from report.classes.rows import class_metrics, class_rows
 from report.classes.template import CLASSES
 from report.continual_metrics import METRICS
 from report.format import (
     DASH,
     breakable,
-    byte_size,
     duration,
+    known_size,
     mean_spread,
     p_value,
     percent,
@@ -66,8 +65,10 @@ from report.options.template import OPTIONS
 from report.routing import routed_rows, routing_headline
 from report.sites.rows import site_rows
 from report.sites.template import SITES
+from report.style.colours import shade, text_on
 from report.style.links import with_links
 from report.style.sheet import STYLE
+from report.style.svg import dark_sheet, within_page
 from report.template import PAGE
 from report.tests_table import HEADS, comparison_rows
 
@@ -109,7 +110,7 @@ def render_page(
     environment.filters.update(_FILTERS)
     page = environment.from_string(PAGE).render(
         run=run,
-        style=Markup(STYLE),
+        style=Markup(STYLE + dark_sheet()),
         headline=_headline(runs, hospitals),
         opening=_opening(runs, hospitals),
         key_figures=key_figures(run),
@@ -158,14 +159,10 @@ def _hospitals(report: HospitalsReport | None) -> dict[str, Any]:
 
 
 def _chart(charts: Sequence[Chart], file: str) -> Markup:
-    """Return a chart as embedded image; nothing where it was not drawn."""
+    """Return a chart as an element of the page; nothing where it was not drawn."""
     for chart in charts:
         if chart.file == file:
-            content = base64.b64encode(chart.png).decode()
-            text = f"{chart.title}. {chart.description}"
-            return Markup('<figure><img alt="{}" src="data:image/png;base64,{}"></figure>').format(
-                text, content
-            )
+            return Markup("<figure>{}</figure>").format(Markup(within_page(chart.content)))
     return Markup("")
 
 
@@ -325,7 +322,7 @@ _FILTERS: Mapping[str, Any] = {
     "small_percent": small_percent,
     "spread": mean_spread,
     "signed_spread": signed_spread,
-    "size": byte_size,
+    "size": known_size,
     "duration": duration,
     "p_value": p_value,
     "whole": whole,

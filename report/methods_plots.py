@@ -9,11 +9,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from common.plan.plan import Metric
-from report.canvas import COLOURS, INK, MARKERS, MUTED, Chart, render, wrapped, xy
+from report.canvas import MARKERS, Chart, render, wrapped, xy
 from report.format import mean_spread, readable
 from report.headlines import MethodScores, comparison_headline, scores_by_method
 from report.methods import SHOWN, MethodSummary, summaries
 from report.model import RunReport, metrics_by_kind
+from report.style.colours import COLOURS, GRID, INK, MUTED, PAPER
 
 
 def comparison(reports: Sequence[RunReport]) -> Chart:
@@ -26,7 +27,7 @@ def comparison(reports: Sequence[RunReport]) -> Chart:
     axes = figure.add_subplot()
     for scores, marker, name, face in (
         (first.zero_shot, "|", "base model, zero-shot", MUTED),
-        (first.majority, "D", "majority answer of the training data", "white"),
+        (first.majority, "D", "majority answer of the training data", PAPER),
     ):
         points = [(100 * s, task) for task, s in enumerate(scores) if s is not None]
         axes.plot(*xy(points), linestyle="none", marker=marker, color=MUTED, label=name,
@@ -39,11 +40,11 @@ def comparison(reports: Sequence[RunReport]) -> Chart:
     axes.set_yticks(range(count), [_row_label(first, task) for task in range(count)], fontsize=8)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x")
-    axes.hlines([task + 0.5 for task in range(count - 1)], -3, 103, color="#eceff2", linewidth=0.8)
+    axes.hlines([task + 0.5 for task in range(count - 1)], -3, 103, color=GRID, linewidth=0.8)
     axes.set_xlabel(_x_label(methods))
     figure.legend(loc="outside lower center", ncols=3, fontsize=8, handletextpad=0.4)
     description = "Dots: every method's score on each task after the last stage, and baselines."
-    return render(figure, "comparison.png", comparison_headline(reports), description)
+    return render(figure, "comparison.svg", comparison_headline(reports), description)
 
 
 def _dots(axes: Axes, method: MethodScores, shift: float, index: int) -> None:
@@ -96,7 +97,7 @@ def methods(reports: Sequence[RunReport]) -> Chart | None:
             axes.set_visible(False)
     figure.supxlabel(f"percent and points; {_bars_legend(rows)}", fontsize=8, color=MUTED)
     description = "Dots with bars: mean and standard deviation of every method over its seeds."
-    return render(figure, "methods.png", _title(rows), description)
+    return render(figure, "methods.svg", _title(rows), description)
 
 
 def _panel(

@@ -1,7 +1,7 @@
 """The part of a report's page that compares methods, as a Jinja template."""
 
 METHODS = """
-{{ chart("methods.png") }}
+{{ chart("methods.svg") }}
 <div class="wide"><table>
 <thead><tr><th>{{ summaries[0].seeds | length }} seed
 {%- if summaries[0].seeds | length > 1 %}s: mean ± sd{% endif %}</th>

@@ -1,4 +1,4 @@
-"""The charts of a report, as PNG; each title states what the chart shows."""
+"""The charts of a report, as SVG; each title states what the chart shows."""
 
 # matplotlib 3.11 leaves its keyword arguments untyped.
 # pyright: reportUnknownMemberType=false
@@ -14,18 +14,12 @@ from matplotlib.patches import Rectangle
 
 from common.printable import counted
 from report.canvas import (
-    COLOURS,
-    INK,
     MARKERS,
-    MUTED,
     STYLE,
     Chart,
     Drawn,
     assign,
-    dark,
     render,
-    shade,
-    text_on,
     wrapped,
     xy,
 )
@@ -37,6 +31,7 @@ from report.learned.plots import moments_chart
 from report.methods_plots import comparison, methods
 from report.model import LossPoint, RunReport
 from report.routing import routing_headline
+from report.style.colours import COLOURS, FRAME, MUTED, dark, shade, text_on
 
 _MEGABYTE = 1e6
 
@@ -74,7 +69,7 @@ def _score_matrix(report: RunReport) -> Chart:
     tasks, stages = (counted(len(report.stages), noun) for noun in ("task", "stage"))
     description = f"Heat map of the scores on {tasks} after each of {stages}."
     figure = _heat_map(report, report.scores)
-    return render(figure, "matrix.png", forgetting_headline(report), description)
+    return render(figure, "matrix.svg", forgetting_headline(report), description)
 
 
 def _routed_matrix(report: RunReport) -> Chart | None:
@@ -83,7 +78,7 @@ def _routed_matrix(report: RunReport) -> Chart | None:
         return None
     description = "Heat map of the scores where the router chose a stage for each test image."
     figure = _heat_map(report, report.routed.scores)
-    return render(figure, "routed.png", routing_headline(report.routed), description)
+    return render(figure, "routed.svg", routing_headline(report.routed), description)
 
 
 def _heat_map(report: RunReport, matrix: Sequence[Sequence[float | None]]) -> Figure:
@@ -117,7 +112,7 @@ def _cell(axes: Axes, x: float, y: float, score: float | None, *, own: bool) -> 
     axes.add_patch(Rectangle(corner, 0.94, 0.9, facecolor=shade(score), edgecolor="none"))
     if own:
         frame = (x - 0.455, y - 0.435)
-        axes.add_patch(Rectangle(frame, 0.91, 0.87, fill=False, edgecolor=INK, linewidth=1.4))
+        axes.add_patch(Rectangle(frame, 0.91, 0.87, fill=False, edgecolor=FRAME, linewidth=1.4))
     axes.text(x, y, f"{100 * score:.1f}", ha="center", va="center", color=text_on(score))
 
 
@@ -158,7 +153,7 @@ def _score_lines(report: RunReport) -> Chart | None:
     axes.grid(axis="y")
     axes.set_ylabel("score (%, each task's own measure)")
     description = "Lines: each task's score after every stage; dotted until it is learned."
-    return render(figure, "memory.png", learning_headline(report), description)
+    return render(figure, "memory.svg", learning_headline(report), description)
 
 
 def _losses(report: RunReport) -> Chart | None:
@@ -192,7 +187,7 @@ def _losses(report: RunReport) -> Chart | None:
     stages = counted(len(names), "stage")
     title = f"The mean training loss fell from first to last round in {fell} of {stages}"
     description = "Small panels: the training loss of every site by round, one panel a stage."
-    return render(figure, "losses.png", title, description)
+    return render(figure, "losses.svg", title, description)
 
 
 def _loss_panel(panel: Axes, name: str, points: list[LossPoint], colours: dict[str, str]) -> None:
@@ -241,7 +236,7 @@ def _traffic(report: RunReport) -> Chart | None:
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8)
     title = f"The sites sent {sum(up):.3g} MB together: adapters and counts, no images"
     description = "Bars: the bytes that every site sent and received in the whole run."
-    return render(figure, "traffic.png", title, description)
+    return render(figure, "traffic.svg", title, description)
 
 
 def _spaced(heights: Sequence[float], room: float) -> list[float]:

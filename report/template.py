@@ -66,7 +66,7 @@ may guide the care of a patient.</p>
 </tr>
 {% endfor %}
 </tbody></table></div>
-{{ chart("memory.png") }}
+{{ chart("memory.svg") }}
 
 {% if routed %}
 <h2>When the task is not given</h2>
@@ -83,7 +83,7 @@ the last stage that was evaluated.</p>
 <td>{{ row.right_stage | percent }}</td><td>{{ row.right_modality | percent }}</td></tr>
 {% endfor %}
 </tbody></table></div>
-{{ chart("routed.png") }}
+{{ chart("routed.svg") }}
 {% endif %}
 
 {% if run.simulated %}
@@ -137,7 +137,7 @@ the score when learned. <b>forgetting</b>: best earlier score minus the score at
 </details>
 
 <h2>{{ "Comparison of methods" if methods | length > 1 else "Against the baselines" }}</h2>
-{{ chart("comparison.png") }}
+{{ chart("comparison.svg") }}
 {% if methods | length > 1 or methods[0].seeds | length > 1 %}
 <div class="wide"><table>
 <thead><tr><th>% when learned → at the end</th>
@@ -161,7 +161,7 @@ the score when learned. <b>forgetting</b>: best earlier score minus the score at
 {% include "sites" %}
 <h2>What each site sent</h2>
 <p>{{ sent }}</p>
-{{ chart("traffic.png") }}
+{{ chart("traffic.svg") }}
 <div class="wide"><table>
 <thead><tr><th>site</th><th class="left">stages</th><th>updates</th><th>sent</th>
 <th>received</th><th>largest update</th></tr></thead>
@@ -174,7 +174,7 @@ the score when learned. <b>forgetting</b>: best earlier score minus the score at
 </tbody></table></div>
 
 <h2>Training</h2>
-{{ chart("losses.png") }}
+{{ chart("losses.svg") }}
 <p class="note">{{ cost }}</p>
 
 {% if not_drawn %}

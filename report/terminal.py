@@ -6,8 +6,8 @@ from common.plan.plan import Metric
 from common.printable import counted
 from report.format import (
     DASH,
-    byte_size,
     duration,
+    known_size,
     mean_spread,
     p_value,
     points,
@@ -79,9 +79,9 @@ def _cost_cells(row: MethodSummary) -> list[str]:
         whole(cost.steps),
         duration(cost.training_seconds),
         duration(cost.seconds),
-        byte_size(cost.bytes_up),
-        byte_size(cost.bytes_down),
-        byte_size(cost.peak_memory_bytes),
+        known_size(cost.bytes_up),
+        known_size(cost.bytes_down),
+        known_size(cost.peak_memory_bytes),
     ]
 
 

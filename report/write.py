@@ -48,7 +48,7 @@ def write_report(
     # First: whatever becomes of charts and page, the numbers are there.
     write_document(folder, reports, tests, hospitals)
     drawn = draw(reports, hospitals)
-    files = {chart.file: chart.png for chart in drawn.charts}
+    files = {chart.file: chart.content for chart in drawn.charts}
     files[PAGE_FILE] = render_page(reports, drawn, tests, hospitals, examples).encode()
     for name, content in files.items():
         _write_atomically(folder / name, content)

@@ -17,7 +17,8 @@ from pathlib import Path
 from benchmarks.scale.sites import SITES, sites
 from benchmarks.scale.stages import STAGES, Series, stages
 from benchmarks.step import one_thread
-from report.canvas import COLOURS, MARKERS, STYLE, Chart, render
+from report.canvas import MARKERS, STYLE, Chart, render
+from report.style.colours import COLOURS
 
 #: What the picture of the stages shows.
 _OF_STAGES = (
@@ -120,7 +121,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.images is not None:
         options.images.mkdir(parents=True, exist_ok=True)
         for one in pictures(found):
-            (options.images / one.file).write_bytes(one.png)
+            (options.images / one.file).write_bytes(one.content)
     return 0
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from report.answers.examples import AnsweredPicture
 from report.answers.model import AnswerFigures
-from report.canvas import shade, text_on
+from report.style.colours import shade, text_on
 
 
 def answers_part(

@@ -9,7 +9,7 @@ from math import ceil
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from report.canvas import COLOURS, INK, MUTED, Chart, render, wrapped
+from report.canvas import Chart, render, wrapped
 from report.format import points, readable
 from report.hospitals.model import (
     ALONE,
@@ -21,11 +21,12 @@ from report.hospitals.model import (
     LocalCurve,
 )
 from report.hospitals.words import gain_headline, table_rows, worth_headline
+from report.style.colours import COLOURS, INK, MUTED, PAPER
 
 _MARKS: Mapping[str, tuple[str, str, str]] = {
-    ALONE: ("o", "white", COLOURS[1]),
+    ALONE: ("o", PAPER, COLOURS[1]),
     FEDERATED: ("o", COLOURS[0], COLOURS[0]),
-    POOLED: ("D", "white", COLOURS[2]),
+    POOLED: ("D", PAPER, COLOURS[2]),
 }
 _NAMES: Mapping[str, str] = {
     ALONE: "alone (where it has no data: the base model)",
@@ -58,7 +59,7 @@ def hospitals_chart(report: HospitalsReport | None) -> Chart | None:
     handles, labels = grid.flat[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8)
     description = "Dots: each hospital's score alone, federated and with pooled data."
-    return render(figure, "hospitals.png", gain_headline(report), description)
+    return render(figure, "hospitals.svg", gain_headline(report), description)
 
 
 def _draw_rows(axes: Axes, rows: Sequence[Mapping[str, float | None] | None]) -> None:
@@ -119,7 +120,7 @@ def curves_chart(report: HospitalsReport | None) -> Chart | None:
         axes.set_ylabel("score on its own tasks (%)", fontsize=8)
     description = "Lines: a lone hospital's score by the number of its own training questions."
     title = worth_headline(curves)
-    return render(figure, "hospital_curves.png", title, description)
+    return render(figure, "hospital_curves.svg", title, description)
 
 
 def _curve(axes: Axes, curve: LocalCurve) -> None:

@@ -3,7 +3,7 @@
 HOSPITALS = """
 <h2>What each hospital gains</h2>
 <p>{{ who_gains }} {{ how_measured }}</p>
-{{ chart("hospitals.png") }}
+{{ chart("hospitals.svg") }}
 <p class="note">In percent, on the hospital's own test questions of its own tasks: the mean over
 these tasks. <b>Alone</b>: the hospital trains by itself, on its own data, with the same method and
 passes. <b>Federated</b>: with the bank that all hospitals made. <b>Pooled</b>: with the data of all
@@ -39,7 +39,7 @@ some; alone it has the base model for them.
 <h2>How many pictures of its own that is</h2>
 <p>A lone hospital trained on the first of its questions, against what the federation scores with
 the same hospital in it.</p>
-{{ chart("hospital_curves.png") }}
+{{ chart("hospital_curves.svg") }}
 <ul>
 {% for worth in worths %}<li>{{ worth }}</li>
 {% endfor %}

@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from report.canvas import COLOURS, INK, MUTED, Chart, render, wrapped
+from report.canvas import Chart, render, wrapped
 from report.format import percent, readable
 from report.learned.rows import Score, TaskScores, task_scores
 from report.model import RunReport
 from report.spread import mean
+from report.style.colours import COLOURS, INK, MUTED
 
 #: Of each moment its name, its place within a task's row, its marker, and its colour.
 _MOMENTS: Sequence[tuple[str, Callable[[TaskScores], Score], float, str, str]] = (
@@ -47,7 +48,7 @@ def moments_chart(report: RunReport) -> Chart | None:
               label="majority answer")  # fmt: skip
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8)
     description = "Dots with lines: each task's scores when learned, at the end and routed."
-    return render(figure, "moments.png", _title(rows, shown), description)
+    return render(figure, "moments.svg", _title(rows, shown), description)
 
 
 def _label(row: TaskScores) -> str:

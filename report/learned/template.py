@@ -7,7 +7,7 @@ interval, {{ interval_note }}. The majority answer is the commonest training ans
 question: what a model can score without looking at the image. Gain is over the better of the base
 model and the majority answer; it is shown to be above zero where its interval, widened for the
 number of tasks (Bonferroni), excludes zero.</p>
-{{ chart("moments.png") }}
+{{ chart("moments.svg") }}
 <div class="wide"><table>
 <thead><tr><th>task</th>
 <th>n<small>questions{% if has_pictures %} (pictures){% endif %}</small></th>

@@ -11,8 +11,6 @@ STYLE = """
     --page: #14171b; --card: #1c2026; --ink: #e6e9ec; --muted: #a3adb8; --line: #2d343c;
     --strong: #46505b; --blue: #7db9e8; --good: #5fcaa6; --bad: #f0955a; --faint: #7d8894;
   }
-  /* Charts are drawn dark on white; turned round, hues stay what they are. */
-  figure img { filter: invert(0.9) hue-rotate(180deg); }
 }
 * { box-sizing: border-box; }
 body {
@@ -91,7 +89,7 @@ td.own { box-shadow: inset 0 0 0 2px var(--ink); }
 .wrong .mark { color: var(--bad); }
 figure { margin: 1rem 0 0; overflow-x: auto; background: var(--card); border: 1px solid var(--line);
   border-radius: 0.6rem; padding: 0.9rem; }
-figure img { display: block; width: 100%; min-width: 30rem; height: auto; }
+figure svg { display: block; width: 100%; min-width: 30rem; height: auto; }
 details { margin: 1rem 0; }
 summary { cursor: pointer; color: var(--blue); }
 dl.made { display: grid; grid-template-columns: minmax(7rem, max-content) 1fr; gap: 0.3rem 1.2rem;
@@ -117,7 +115,7 @@ code { font: 0.86em ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
   nav { display: none; }
   h2, h3 { break-after: avoid; }
   figure, tr, .confusion, .facts div { break-inside: avoid; }
-  figure img, figure { min-width: 0; }
+  figure svg, figure { min-width: 0; }
   .wide { overflow: visible; }
   table { font-size: 8pt; }
   th, td { padding: 0.2rem 0.3rem; }

@@ -131,7 +131,7 @@ def _write(made: Document, doc: Path) -> None:
     try:
         _images(doc).mkdir(parents=True, exist_ok=True)
         for picture in made.pictures:
-            write_file(_images(doc) / picture.file, picture.png, DISK)
+            write_file(_images(doc) / picture.file, picture.content, DISK)
         write_file(doc, made.text.encode(), DISK)
     except OSError as error:
         raise StateError(f"{error.filename or doc}: can't be written ({error.strerror})") from None

@@ -10,16 +10,9 @@ from matplotlib import rc_context  # pyright: ignore[reportUnknownVariableType]
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from report.canvas import (
-    COLOURS,
-    LINE,
-    MARKERS,
-    STYLE,
-    Chart,
-    render,
-    wrapped,
-)
+from report.canvas import MARKERS, STYLE, Chart, render, wrapped
 from report.spread import Spread
+from report.style.colours import COLOURS, LINE
 from simulation.results.significance import Comparison
 
 

@@ -34,7 +34,7 @@ def test_a_plan_ends_with_a_bank_that_verifies_and_a_report(finished: Path):
     assert [release.name for release in bank.releases] == ["cxp", "pcam"]
     assert [release.sums for release in bank.releases] == [(0,), (0, 1)]
     assert bank.head == report.provenance.bank_head
-    assert "<img" in (finished / "report.html").read_text(encoding="utf-8")
+    assert "<svg" in (finished / "report.html").read_text(encoding="utf-8")
 
 
 def test_what_the_first_stage_learned_is_answered_the_same_after_the_second(finished: Path):

@@ -111,14 +111,14 @@ def test_the_comparison_has_a_field_of_its_own_and_comes_back(tmp_path: Path):
     assert found["tests"][0]["own_only"] == 31 and found["tests"][2]["deviation"] == 0.021
     assert read_tests(tmp_path) == some_tests()
     assert read_report(tmp_path) == some_runs()
-    assert (tmp_path / "methods.png").exists()
+    assert (tmp_path / "methods.svg").exists()
 
 
 def test_a_single_run_has_no_comparison(tmp_path: Path):
     write_report(tmp_path, [run()])
     assert "methods" not in json.loads((tmp_path / "report.json").read_text())
     assert read_tests(tmp_path) == []
-    assert not (tmp_path / "methods.png").exists()
+    assert not (tmp_path / "methods.svg").exists()
 
 
 def test_a_report_drawn_again_keeps_its_tests_and_says_them(tmp_path: Path):
@@ -213,6 +213,5 @@ def test_methods_of_unlike_measures_are_drawn_in_panels_of_their_own(tmp_path: P
     write_report(tmp_path, some_runs(MIXED), [])
     links = parsed((tmp_path / "report.html").read_text())
     assert "recall (1 task)" in re.sub(r"\s+", " ", links.text)
-    pictures = [address for address in links.addresses if address.startswith("data:image/png")]
     # With that of each task's score when learned and at the end.
-    assert len(pictures) == 6
+    assert links.tags.count("svg") == 6

@@ -126,9 +126,9 @@ def test_the_report_keeps_what_every_hospital_gains_and_shows_it_first(tmp_path:
     assert first["tasks"]["stain"]["alone"] == 0.8
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert page.index("<table>") > page.index("What each hospital gains")
-    assert page.index("<img") < page.index("What the model knows after every stage</h2>")
+    assert page.index("<svg") < page.index("What the model knows after every stage</h2>")
     assert "Nothing is gained at west" in page and "No gain" not in page
-    assert (tmp_path / "hospital_curves.png").exists()
+    assert (tmp_path / "hospital_curves.svg").exists()
     assert hospitals_text(told).count("\n") == 8
 
 
