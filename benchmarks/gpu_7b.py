@@ -185,15 +185,15 @@ def rows_of(model: LlavaModel, batches: Batches, count: int) -> list[TokenRow]:
     together: dict[int, list[int]] = {}
     for place in range(count):
         together.setdefault(
-            batches.image_numbers[place] if batches.image_numbers else place, []
+            batches.examples.image_numbers[place] if batches.examples.image_numbers else place, []
         ).append(place)
     head = len(model.tokenizer.encode("[INST] ", add_special_tokens=False))
     prefix = 1 + head + model.image_tokens
     return [
         TokenRow(
             prefix,
-            tuple(batches.token_count(place) - prefix for place in places),
-            batches.label_count(places),
+            tuple(batches.examples.token_count(place) - prefix for place in places),
+            batches.examples.label_count(places),
         )
         for places in together.values()
     ]

@@ -166,6 +166,6 @@ def _tokens(task: PackingTask) -> dict[str, float]:
     batches, model = Batches(task.model, task.examples), task.model
     everything = range(len(task.examples))
     prefix = 1 + len(Words().encode("[INST] ", add_special_tokens=False)) + model.image_tokens
-    whole = sum(map(batches.token_count, everything)) / len(everything)
-    labels = batches.label_count(everything) / len(everything)
+    whole = sum(map(batches.examples.token_count, everything)) / len(everything)
+    labels = batches.examples.label_count(everything) / len(everything)
     return {"prefix": prefix, "behind_it": whole - prefix, "labels": labels}

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from client.data.answer_options import required_options
+from client.data.images import ReadImage, load_image
 from client.data.task import Example
 from client.model.backbone import Prediction
 from client.model.clip.load import load_clip
@@ -52,10 +53,10 @@ class ClipBackbone:
         return self
 
     @torch.no_grad()
-    def image_features(self, images: Sequence[Path]) -> Tensor:
+    def image_features(self, images: Sequence[Path], read: ReadImage = load_image) -> Tensor:
         """Return the embeddings of the image tower without adapters, (B, 1, E)."""
         with self.adapted.bypassed():
-            return self.model.image_embeddings(self.model.pixel_values(images))[:, None]
+            return self.model.image_embeddings(self.model.pixel_values(images, read))[:, None]
 
     @torch.inference_mode()
     def answer(

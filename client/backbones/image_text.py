@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from client.data.images import ReadImage, load_image
 from client.data.task import Example
 from client.inference.image_text_answers import (
     first_logits,
@@ -57,9 +58,9 @@ class ImageTextBackbone:
         """Return itself: features stay in memory."""
         return self
 
-    def image_features(self, images: Sequence[Path]) -> Tensor:
+    def image_features(self, images: Sequence[Path], read: ReadImage = load_image) -> Tensor:
         """Return the mean of the features that the decoder gets of each picture, (B, 1, V)."""
-        found = [self.model.features(image).mean(0, keepdim=True) for image in images]
+        found = [self.model.features(image, read).mean(0, keepdim=True) for image in images]
         return torch.stack(found).to(self.device)
 
     def answer(

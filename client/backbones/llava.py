@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from client.backbones.image_text import ImageTextBackbone
-from client.data.images import decode_image
+from client.data.images import ReadImage, decode_image, load_image
 from client.data.task import Example
 from client.inference.generate import answer_text, generate_tokens
 from client.inference.option_scores import score_options
@@ -54,9 +54,9 @@ class LlavaBackbone:
         """Return the same model with a store for the vision tower's features."""
         return replace(self, model=replace(self.model, feature_store=store))
 
-    def image_features(self, images: Sequence[Path]) -> Tensor:
+    def image_features(self, images: Sequence[Path], read: ReadImage = load_image) -> Tensor:
         """Return the vision tower's patch features, (B, N, V), before the projector."""
-        return self.model.image_features(images)
+        return self.model.image_features(images, replace(self.model.preprocessor(), read=read))
 
     def answer(
         self, questions: Sequence[Example], max_new_tokens: int, batch_size: int

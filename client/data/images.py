@@ -8,10 +8,10 @@ and only the first page of a TIFF, the first frame of a WebP is read.
 import io
 import logging
 import warnings
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
 
@@ -40,6 +40,8 @@ from common.printable import printable
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+#: Decodes a picture file: `load_image`, or `decode_image` for a second thread.
+ReadImage: TypeAlias = "Callable[[Path], Image]"
 #: Pillow opens far more formats, some of them through other programs; these are tested.
 PICTURE_FORMATS: Final = ("PNG", "JPEG", "TIFF", "BMP", "WebP", "JPEG2000")
 

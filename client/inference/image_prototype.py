@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from PIL.Image import Image
 
 from client.data.file_modality import header_facts
-from client.data.images import load_image
+from client.data.images import ReadImage, load_image
 from client.inference.descriptor import descriptor, is_flat
 from client.inference.router import Picture
 from client.model.backbone import Backbone
@@ -27,13 +28,15 @@ from common.router.descriptor_statistics import (
 from common.router.image_prototype import SHORTEST, ImagePrototype, fault_of
 
 
-def image_feature(model: Backbone, image: Path) -> npt.NDArray[np.float64]:
+def image_feature(
+    model: Backbone, image: Path, read: ReadImage = load_image
+) -> npt.NDArray[np.float64]:
     """Return the tower's features of an image, averaged over patches and normalized; shape (V,).
 
     Raises:
         DataError: the image can't be read, or its features are zero or not finite.
     """
-    features = model.image_features([image])[0].double().mean(0).cpu().numpy()
+    features = model.image_features([image], read)[0].double().mean(0).cpu().numpy()
     length = float(np.linalg.norm(features))
     if not length > 0 or not np.isfinite(length):
         raise DataError(f"{image}: found an image without a feature, expected one with a feature")
@@ -65,7 +68,15 @@ def picture_of(model: Backbone, image: Path, code: str | None = None) -> Picture
     Raises:
         DataError: as `image_feature`.
     """
-    feature, pixels = image_feature(model, image), load_image(image)
+    decoded: list[Image] = []
+
+    def read(file: Path) -> Image:
+        decoded.append(load_image(file))
+        return decoded[-1]
+
+    feature = image_feature(model, image, read)
+    # Not read where the feature was known.
+    pixels = decoded[0] if decoded else load_image(image)
     found = header_facts(image).modality if code is None else code
     return Picture(feature, descriptor(pixels, feature), found, is_flat(pixels))
 

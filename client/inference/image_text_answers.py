@@ -75,7 +75,7 @@ def score_image_text_options(
         for index, total in zip(chosen, _log_probabilities(model, batches, chosen), strict=True):
             place, one = told[index]
             sums.setdefault(place, {})[one.answer] = total
-            means.setdefault(place, {})[one.answer] = total / batches.label_count([index])
+            means.setdefault(place, {})[one.answer] = total / batches.examples.label_count([index])
     return [
         (sums[place], means[place]) if question.options else None
         for place, question in enumerate(questions)

@@ -92,7 +92,7 @@ def train_attached(
             model.prefetched_batches(everything, training.packing) as batches,
         ):
             loss_of = token_loss(optimizer.network, batches, training.micro_batch, optimizer.shard)
-            schedule = assignment.schedule(len(examples), batches.image_numbers)
+            schedule = assignment.schedule(len(examples), batches.examples.image_numbers)
             prefetch = partial(prefetch_own, batches, training.micro_batch, optimizer.shard)
             loss_of = with_prefetch(loss_of, schedule.batches(), prefetch)
             result = train(schedule, optimizer, loss_of, penalty, on_progress)
@@ -119,7 +119,7 @@ def mean_loss(
             loss(batches.collate(everything[start : start + size]))
             for start in range(0, len(examples), size)
         ]
-    return float(torch.stack(parts).double().sum()) / batches.label_count(everything)
+    return float(torch.stack(parts).double().sum()) / batches.examples.label_count(everything)
 
 
 def gradient_adapter(

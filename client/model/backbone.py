@@ -11,6 +11,7 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
+from client.data.images import ReadImage, load_image
 from client.data.task import Example
 from client.model.feature_store import FeatureStore
 from client.model.lora import AdaptedLayers
@@ -64,8 +65,10 @@ class Backbone(Protocol):
         """Return the same model with the site's store for features of pictures."""
         ...
 
-    def image_features(self, images: Sequence[Path]) -> Tensor:
+    def image_features(self, images: Sequence[Path], read: ReadImage = load_image) -> Tensor:
         """Return what the frozen tower makes of picture files, (B, N, V).
+
+        A picture whose features are known is not read.
 
         Raises:
             DataError: a picture can't be read.

@@ -11,15 +11,10 @@ from torch import Tensor
 
 from client.data.task import Example
 from client.model.llava import LlavaModel
-from client.model.packing import (
-    PackedLayout,
-    PackedRow,
-    group_by_image,
-    image_numbers,
-    pack_questions,
-)
+from client.model.packing import PackedLayout, PackedRow, pack_questions
 from client.model.preprocess import Preprocessed
 from client.model.prompt import IGNORE_INDEX, EncodedExample, encode_example
+from client.training.encoded_examples import EncodedExamples
 from client.training.prefetch import Prefetcher
 
 Numbers: TypeAlias = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
@@ -59,40 +54,25 @@ class Batches:
         A `prefetcher` preprocesses the images announced with `prefetch`.
         """
         self._model = model
-        self._examples = examples
+        self._files = [example.image for example in examples]
         self._prefetcher = prefetcher
         self._preprocess = None if prefetcher is None else prefetcher.get
-        self._encoded: dict[int, EncodedExample] = {}
-        #: The number of each example's image; empty without packing.
-        self.image_numbers = image_numbers(examples) if packing else ()
-
-    def label_count(self, chosen: Sequence[int]) -> int:
-        """Return how many tokens of the chosen examples have a label."""
-        labels = (label for i in chosen for label in self._encode(i).labels)
-        return sum(label != IGNORE_INDEX for label in labels)
-
-    def token_count(self, index: int) -> int:
-        """Return how many tokens an example has."""
-        return len(self._encode(index).ids)
+        self.examples = EncodedExamples(examples, self._encode, packing)
 
     def prefetch(self, chosen: Sequence[int]) -> None:
         """Start preprocessing the images of the examples to be collated next, in this order."""
         if self._prefetcher is not None:
-            images = (self._examples[i].image for i in chosen)
+            images = (self._files[i] for i in chosen)
             self._prefetcher.prefetch(file for file in images if file not in self._model.cache)
 
     def collate(self, chosen: Sequence[int]) -> Batch:
         """Return the chosen examples, padded on the right, on the model's device."""
-        groups = (
-            group_by_image(chosen, self.image_numbers)
-            if self.image_numbers
-            else [[i] for i in chosen]
-        )
+        groups = self.examples.rows(chosen)
         rows = [self._row(group) for group in groups]
         width = max(len(row.ids) for row in rows)
         ids = pad_rows([row.ids for row in rows], width, self._model.tokenizer.eos_token_id)
         positions, labels = label_positions(rows, width)
-        images = [self._examples[group[0]].image for group in groups]
+        images = [self._files[group[0]] for group in groups]
         return Batch(
             ids=self._send(ids),
             features=self._model.image_features(images, self._preprocess),
@@ -102,24 +82,22 @@ class Batches:
         )
 
     def _row(self, group: Sequence[int]) -> PackedRow:
-        questions = [self._encode(i) for i in group]
+        questions = [self.examples[i] for i in group]
         start = questions[0].ids.index(self._model.image_token)
         return pack_questions(questions, start + self._model.image_tokens)
 
     def _send(self, array: Numbers) -> Tensor:
         return self._model.send(torch.from_numpy(array))
 
-    def _encode(self, index: int) -> EncodedExample:
-        if index not in self._encoded:
-            model, example = self._model, self._examples[index]
-            self._encoded[index] = encode_example(
-                model.tokenizer,
-                example.question,
-                example.answer,
-                model.image_token,
-                model.image_tokens,
-            )
-        return self._encoded[index]
+    def _encode(self, example: Example) -> EncodedExample:
+        model = self._model
+        return encode_example(
+            model.tokenizer,
+            example.question,
+            example.answer,
+            model.image_token,
+            model.image_tokens,
+        )
 
 
 def label_positions(rows: Sequence[PackedRow], width: int) -> tuple[Numbers, Numbers]:

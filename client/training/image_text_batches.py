@@ -15,15 +15,10 @@ from torch.nn import functional
 from client.data.task import Example
 from client.model.image_text.model import ImageTextModel
 from client.model.image_text.processor import EncodedQuestion
-from client.model.packing import (
-    PackedLayout,
-    PackedRow,
-    group_by_image,
-    image_numbers,
-    pack_questions,
-)
-from client.model.prompt import IGNORE_INDEX, EncodedExample
+from client.model.packing import PackedLayout, PackedRow, pack_questions
+from client.model.prompt import EncodedExample
 from client.training.batches import Numbers, label_positions, packed_layout, pad_rows
+from client.training.encoded_examples import EncodedExamples
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,33 +46,22 @@ class ImageTextBatches:
     ) -> None:
         """With `packing`, a batch's questions about one image share a row, if the model can."""
         self._model = model
-        self._examples = examples
-        self._encoded: dict[int, EncodedQuestion] = {}
-        #: The number of each example's image; empty without packing.
-        self.image_numbers = image_numbers(examples) if packing and model.packs else ()
-
-    def label_count(self, chosen: Sequence[int]) -> int:
-        """Return how many tokens of the chosen examples have a label."""
-        labels = (label for i in chosen for label in self._encode(i).labels)
-        return sum(label != IGNORE_INDEX for label in labels)
-
-    def token_count(self, index: int) -> int:
-        """Return how many tokens an example has."""
-        return len(self._encode(index).ids)
+        self._files = [example.image for example in examples]
+        self.examples = EncodedExamples(
+            examples,
+            lambda one: model.encode(one.image, one.question, one.answer),
+            packing and model.packs,
+        )
 
     def prefetch(self, chosen: Sequence[int]) -> None:
         """Do nothing: a picture is read when its question is encoded."""
 
     def collate(self, chosen: Sequence[int]) -> ImageTextBatch:
         """Return the chosen examples, padded on the right, on the model's device."""
-        groups = (
-            group_by_image(chosen, self.image_numbers)
-            if self.image_numbers
-            else [[i] for i in chosen]
-        )
+        groups = self.examples.rows(chosen)
         rows = [self._row(group) for group in groups]
-        images = [self._examples[group[0]].image for group in groups]
-        first = [self._encode(group[0]) for group in groups]
+        images = [self._files[group[0]] for group in groups]
+        first = [self.examples[group[0]] for group in groups]
         inputs = model_inputs(self._model, first, [row.ids for row in rows])
         features = [self._model.features(image) for image in images]
         width = max(len(row.ids) for row in rows)
@@ -93,18 +77,13 @@ class ImageTextBatches:
         return torch.from_numpy(array).to(self._model.device)
 
     def _row(self, group: Sequence[int]) -> PackedRow:
-        questions = [EncodedExample(one.ids, one.labels) for one in map(self._encode, group)]
+        encoded = [self.examples[i] for i in group]
+        questions = [EncodedExample(one.ids, one.labels) for one in encoded]
         ids = questions[0].ids
         # No question contains an image token, so the last one ends the prefix.
         return pack_questions(
             questions, len(ids) - ids[::-1].index(self._model.processor.image_token)
         )
-
-    def _encode(self, index: int) -> EncodedQuestion:
-        if index not in self._encoded:
-            one = self._examples[index]
-            self._encoded[index] = self._model.encode(one.image, one.question, one.answer)
-        return self._encoded[index]
 
 
 def model_inputs(

@@ -9,22 +9,15 @@ from torch import Tensor, nn
 
 from client.data.task import Example
 from client.model.backbone import Backbone
+from client.training.encoded_examples import EncodedExamples, EncodedRow
 
 
 class TrainingBatches(Protocol):
-    """Training examples, encoded at most once and collated in any order."""
+    """Training examples, collated in any order."""
 
     @property
-    def image_numbers(self) -> tuple[int, ...]:
-        """The number of each example's image; empty where each row is one question."""
-        ...
-
-    def label_count(self, chosen: Sequence[int]) -> int:
-        """Return how many tokens of the chosen examples have a label."""
-        ...
-
-    def token_count(self, index: int) -> int:
-        """Return how many tokens an example has."""
+    def examples(self) -> EncodedExamples[EncodedRow]:
+        """The examples in tokens."""
         ...
 
     def prefetch(self, chosen: Sequence[int]) -> None:

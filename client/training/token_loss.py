@@ -50,7 +50,7 @@ def token_loss(
     """
 
     def loss_of(chosen: Sequence[int]) -> Iterator[Tensor]:
-        tokens = batches.label_count(chosen)
+        tokens = batches.examples.label_count(chosen)
         for part in own_micro_batches(batches, micro_batch, shard, chosen):
             # A process without an example runs one for nothing: the others wait for it.
             loss = network(batches.collate(part or chosen[:1])) / tokens
@@ -63,8 +63,8 @@ def own_micro_batches(
     batches: TrainingBatches, micro_batch: int | None, shard: tuple[int, int], chosen: Sequence[int]
 ) -> list[Sequence[int]]:
     """Return this process's micro-batches of a batch, in the order in which they are taken."""
-    if not batches.image_numbers:  # the questions of a picture stay together
-        chosen = sort_by_length(chosen, batches.token_count, micro_batch, shard[1])
+    if not batches.examples.image_numbers:  # the questions of a picture stay together
+        chosen = sort_by_length(chosen, batches.examples.token_count, micro_batch, shard[1])
     return micro_batches(chosen, micro_batch, shard)
 
 

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from PIL.Image import Image
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from client.data.images import load_image
+from client.data.images import ReadImage, load_image
 from client.model.base_digest import base_digest
 from client.model.feature_cache import FeatureCache
 from client.model.image_text.processor import EncodedQuestion, OwnProcessor, read_processor
@@ -69,13 +70,13 @@ class ImageTextModel:
         """
         return self.processor.encode(load_image(image), question, answer)
 
-    def features(self, image: Path) -> Tensor:
+    def features(self, image: Path, read: ReadImage = load_image) -> Tensor:
         """Return the features (N, V) of a picture file, on the CPU; kept for the next time.
 
         Raises:
             DataError: the picture can't be read.
         """
-        return self.cache.get(image, self._look)
+        return self.cache.get(image, lambda file: self._look(read(file)))
 
     def encoder_outputs(self, features: Sequence[Tensor]) -> Mapping[str, Any]:
         """Return the features of pictures, each (N, V), as the model's forward takes them."""
@@ -107,8 +108,8 @@ class ImageTextModel:
         return checkpointed_layers(self.network.model.language_model.layers)
 
     @torch.no_grad()
-    def _look(self, file: Path) -> Tensor:
-        pixels, sizes = self.processor.pixels(load_image(file))
+    def _look(self, image: Image) -> Tensor:
+        pixels, sizes = self.processor.pixels(image)
         found = self.network.model.get_image_features(
             pixel_values=pixels.to(self.device, self.network.dtype),
             **{name: value.to(self.device) for name, value in sizes.items()},

@@ -212,7 +212,7 @@ def test_options_have_the_log_probability_of_the_whole_answer(
         with torch.inference_mode():
             loss = backbone.loss()(batches.collate([0])).item()
         assert chosen.class_scores[option] == pytest.approx(-loss, rel=1e-5)
-        tokens = batches.label_count([0])
+        tokens = batches.examples.label_count([0])
         assert chosen.token_means[option] == pytest.approx(-loss / tokens, rel=1e-5)
 
 

@@ -9,6 +9,8 @@ import torch
 from PIL import Image
 
 from client.backbones.llava import LlavaBackbone
+from client.data import images
+from client.data.images import decode_image
 from client.inference.image_prototype import picture_of, prototype_of_images
 from client.inference.router import PictureRouter, RoutedStage
 from client.model.llava import load_llava
@@ -103,6 +105,23 @@ def test_noise_black_and_a_photograph_are_unlike_all(
         assert not found.known and found.reason, name
     black = router.route(picture_of(model, folder / "black.png"))
     assert black.reason == "all its pixels are alike"
+
+
+def test_a_picture_is_decoded_once(
+    model: LlavaBackbone, folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    decoded: list[Path] = []
+
+    def count(file: Path) -> Image.Image:
+        decoded.append(file)
+        return decode_image(file)
+
+    monkeypatch.setattr(images, "decode_image", count)
+    file = saved(folder, "once", blobs(2000))
+    unknown, known = picture_of(model, file), picture_of(model, file)
+    # Its features are kept, its pixels are not.
+    assert decoded == [file, file]
+    np.testing.assert_array_equal(unknown.feature, known.feature)
 
 
 def test_a_files_own_header_counts(router: PictureRouter, model: LlavaBackbone, folder: Path):

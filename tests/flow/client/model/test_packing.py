@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-import client.training.batches
+import client.training.encoded_examples
 from client.data.task import Example
 from client.model.llava import LlavaModel, load_llava
 from client.site.config import Site
@@ -241,8 +241,8 @@ def answer_logits(model: LlavaModel, batch: Batch, masked: bool = True) -> Tenso
 def own(model: LlavaModel, examples: list[Example], question: int) -> slice:
     """The places of a question's labels among those of the whole packed batch."""
     batches, order = Batches(model, examples), [i for row in ROW.values() for i in row]
-    before = batches.label_count(order[: order.index(question)])
-    return slice(before, before + batches.label_count([question]))
+    before = batches.examples.label_count(order[: order.index(question)])
+    return slice(before, before + batches.examples.label_count([question]))
 
 
 def reworded(model: LlavaModel, example: Example) -> Example:
@@ -251,7 +251,7 @@ def reworded(model: LlavaModel, example: Example) -> Example:
     for place, word in itertools.product(range(len(words)), WORDS.split()):
         other = " ".join([*words[:place], word, *words[place + 1 :]])
         new = replace(example, question=other)
-        lengths = {Batches(model, [one]).token_count(0) for one in (example, new)}
+        lengths = {Batches(model, [one]).examples.token_count(0) for one in (example, new)}
         if other != example.question and len(lengths) == 1:
             return new
     raise AssertionError("no such words")
@@ -322,7 +322,7 @@ def rows_apart(monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
         return [[i] for i in chosen]
 
     with monkeypatch.context() as patch:
-        patch.setattr(client.training.batches, "group_by_image", apart)
+        patch.setattr(client.training.encoded_examples, "group_by_image", apart)
         yield
 
 
@@ -373,7 +373,7 @@ def test_a_plan_that_does_not_ask_for_it_packs_nothing(
     def never(*_: object) -> None:
         raise AssertionError("rows were put together")
 
-    monkeypatch.setattr(client.training.batches, "group_by_image", never)
+    monkeypatch.setattr(client.training.encoded_examples, "group_by_image", never)
     site = site_in(hospital, tmp_path / "store")
     plan = plan_of(site, training={"packing": False})
     assert plan == plan_of(site) and "packing" not in json.dumps(plan.model_dump(mode="json"))

@@ -460,10 +460,10 @@ def test_micro_batches_by_length_are_padded_less(model: LlavaModel, batches: Bat
     def padding(chosen: Sequence[int]) -> int:
         parts = micro_batches(chosen, 2, (0, 1))
         places = sum(batches.collate(part).ids.numel() for part in parts)
-        return places - sum(map(batches.token_count, chosen))
+        return places - sum(map(batches.examples.token_count, chosen))
 
     chosen = range(len(QUESTIONS))
-    assert padding(sort_by_length(chosen, batches.token_count, 2, 1)) < padding(chosen)
+    assert padding(sort_by_length(chosen, batches.examples.token_count, 2, 1)) < padding(chosen)
 
 
 def test_without_a_mask_the_hidden_states_are_transformers_own_to_the_last_bit(
