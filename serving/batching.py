@@ -11,19 +11,15 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from threading import Condition, Thread
 from typing import Final
 
 import torch
 
-from client.data.task import Example
 from client.inference.router import Routing
 from client.orders.ask import BankAnswer, ResidentBank
-from client.training.language import LanguageBackbone
 from common.bank.release import Release
 from common.errors import Refusal
-from common.metrics import AnswerKind
 from serving.memory_picture import MemoryPicture
 
 #: So long without a further question is the end of a burst.
@@ -33,15 +29,13 @@ _LOG: Final = logging.getLogger("fedmslora.serve")
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer, and what it took.
+    """An answer, and how it was made.
 
     Attributes:
-        prompt_tokens: 0 where the model is no language model.
         batch: number of questions that were answered together.
     """
 
     answer: BankAnswer
-    prompt_tokens: int
     batch: int
 
 
@@ -212,16 +206,6 @@ class BatchedAnswers:
         asked = [(one.picture.path, one.question) for one in batch]
         answers = self._bank.answer(release, asked, batch[0].max_new_tokens)
         return [
-            Reply(
-                replace(answer, routing=one.routing),
-                _prompt_tokens(self._bank, one.picture.path, one.question),
-                len(batch),
-            )
+            Reply(replace(answer, routing=one.routing), len(batch))
             for one, answer in zip(batch, answers, strict=True)
         ]
-
-
-def _prompt_tokens(bank: ResidentBank, image: Path, question: str) -> int:
-    if not isinstance(bank.backbone, LanguageBackbone):
-        return 0
-    return bank.backbone.prompt_tokens(Example("1", image, question, "", AnswerKind.OPEN))

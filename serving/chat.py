@@ -105,10 +105,12 @@ def read_request(body: bytes, bounds: ChatBounds) -> ChatRequest:
 
 def completion(request: ChatRequest, bank: Bank, reply: Reply) -> dict[str, Any]:
     """Return the document of an answer."""
-    tokens = reply.answer.prediction.tokens or 0
+    prediction = reply.answer.prediction
+    # 0 of a model that is no language model.
+    asked, tokens = prediction.prompt_tokens or 0, prediction.tokens or 0
     choice = {
         "index": 0,
-        "message": {"role": "assistant", "content": reply.answer.prediction.text, "refusal": None},
+        "message": {"role": "assistant", "content": prediction.text, "refusal": None},
         "logprobs": None,
         "finish_reason": _finish_reason(request, reply),
     }
@@ -116,9 +118,9 @@ def completion(request: ChatRequest, bank: Bank, reply: Reply) -> dict[str, Any]
         **_common(request, bank, "chat.completion"),
         "choices": [choice],
         "usage": {
-            "prompt_tokens": reply.prompt_tokens,
+            "prompt_tokens": asked,
             "completion_tokens": tokens,
-            "total_tokens": reply.prompt_tokens + tokens,
+            "total_tokens": asked + tokens,
         },
         "fedmslora": origin(bank, reply, request.ignored),
     }

@@ -67,20 +67,21 @@ class ImageTextBackbone:
         self, questions: Sequence[Example], max_new_tokens: int, batch_size: int
     ) -> list[Prediction]:
         """Return greedily generated answers, and the log-probability of each option."""
-        rows = generate_image_text(self.model, questions, max_new_tokens, batch_size)
+        answers = generate_image_text(self.model, questions, max_new_tokens, batch_size)
         scored = score_image_text_options(self.model, questions, batch_size)
         return [
-            Prediction(self.model.processor.decode(row), *(of or (None, None)), tokens=len(row))
-            for row, of in zip(rows, scored, strict=True)
+            Prediction(
+                self.model.processor.decode(answer.tokens),
+                *(of_options or (None, None)),
+                tokens=len(answer.tokens),
+                prompt_tokens=answer.prompt_tokens,
+            )
+            for answer, of_options in zip(answers, scored, strict=True)
         ]
 
     def first_logits(self, question: Example) -> Tensor:
         """Return the logits (vocabulary,) of the first token of the answer."""
         return first_logits(self.model, question)
-
-    def prompt_tokens(self, question: Example) -> int:
-        """Return how many tokens a question has, its picture's included."""
-        return len(self.model.encode(question.image, question.question, None).ids)
 
     def forget(self, image: Path) -> None:
         """Forget the features of a picture file."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from client.backbones.image_text import ImageTextBackbone
 from client.data.images import ReadImage, decode_image, load_image
 from client.data.task import Example
-from client.inference.generate import answer_text, generate_tokens
+from client.inference.generate import answer_text, generate
 from client.inference.option_scores import score_options
 from client.model.backbone import Prediction
 from client.model.feature_store import FeatureStore
@@ -62,15 +62,16 @@ class LlavaBackbone:
         self, questions: Sequence[Example], max_new_tokens: int, batch_size: int
     ) -> list[Prediction]:
         """Return greedily generated answers, and the log-probability of each option."""
-        rows = generate_tokens(self.model, questions, max_new_tokens, batch_size)
+        answers = generate(self.model, questions, max_new_tokens, batch_size)
         scored = score_options(self.model, questions, batch_size)
         return [
             Prediction(
-                answer_text(self.model, row),
+                answer_text(self.model, answer.tokens),
                 *(of_options or (None, None)),
-                tokens=len(row),
+                tokens=len(answer.tokens),
+                prompt_tokens=answer.prompt_tokens,
             )
-            for row, of_options in zip(rows, scored, strict=True)
+            for answer, of_options in zip(answers, scored, strict=True)
         ]
 
     @torch.inference_mode()
@@ -80,10 +81,6 @@ class LlavaBackbone:
         ids = torch.tensor([self._prompt(question)], device=model.device)
         hidden = model.hidden(model.embed(ids, model.image_features([question.image])))
         return model.logits(hidden[0, -1])
-
-    def prompt_tokens(self, question: Example) -> int:
-        """Return how many tokens a question has, its picture's included."""
-        return len(self._prompt(question))
 
     def forget(self, image: Path) -> None:
         """Forget the features of a picture file."""

@@ -8,6 +8,7 @@ prefix, D width of the decoder.
 # pyright: reportUnknownArgumentType=false
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -20,11 +21,19 @@ from client.data.task import Example
 from client.inference.kv_cache import preallocated_cache
 from client.inference.prefix_cache import PrefixCache, answering_order
 from client.model.llava import LlavaModel
-from client.model.prompt import encode_prompt
+from client.model.prompt import encode_prompts
 from client.training.batches import pad_rows
 
 #: Tokens of an answer that the KV cache is allocated for at the start.
 _SHORT: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """The tokens of an answer, without the one that ends it, and how many its prompt has."""
+
+    tokens: list[int]
+    prompt_tokens: int
 
 
 def generate_answers(
@@ -52,22 +61,32 @@ def generate_tokens(
     Raises:
         DataError: an image can't be read.
     """
+    return [one.tokens for one in generate(model, questions, max_new_tokens, batch_size)]
+
+
+def generate(
+    model: LlavaModel, questions: Sequence[Example], max_new_tokens: int, batch_size: int
+) -> list[Generated]:
+    """Return every answer in tokens.
+
+    Raises:
+        DataError: an image can't be read.
+    """
     if not questions:
         return []
-    prompts = [
-        encode_prompt(model.tokenizer, q.question, model.image_token, model.image_tokens)
-        for q in questions
-    ]
+    prompts = encode_prompts(
+        model.tokenizer, [q.question for q in questions], model.image_token, model.image_tokens
+    )
     images = [question.image for question in questions]
     order = answering_order(images, [len(prompt) for prompt in prompts])
     generator = _BatchGenerator(model, prompts[0], max_new_tokens)
-    answers: list[list[int]] = [[] for _ in questions]
+    answers: dict[int, Generated] = {}
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         rows = generator.generate([prompts[i] for i in chosen], [images[i] for i in chosen])
         for i, row in zip(chosen, rows, strict=True):
-            answers[i] = row
-    return answers
+            answers[i] = Generated(row, len(prompts[i]))
+    return [answers[i] for i in range(len(questions))]
 
 
 class _BatchGenerator:

@@ -7,40 +7,53 @@ Legend of shapes: B rows, T tokens of the longest prompt.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from transformers import GenerationConfig
+from transformers import DynamicCache, GenerationConfig
 
 from client.data.task import Example
+from client.inference.generate import Generated
 from client.inference.option_scores import OptionScores
 from client.model.image_text.model import ImageTextModel
+from client.model.image_text.processor import EncodedQuestion
+from client.model.packing import group_by_image, image_numbers
+from client.training.batches import pad_rows
 from client.training.image_text_batches import ImageTextBatches, model_inputs
 
 
 @torch.inference_mode()
 def generate_image_text(
     model: ImageTextModel, questions: Sequence[Example], max_new_tokens: int, batch_size: int
-) -> list[list[int]]:
-    """Return the tokens of every answer, without the one that ends it.
+) -> list[Generated]:
+    """Return every answer in tokens; where the model packs, a picture's questions share its prefix.
 
     Raises:
         DataError: a picture or a question can't be used.
     """
-    ends = model.processor.ends
     settings = GenerationConfig(
         do_sample=False,
         max_new_tokens=max_new_tokens,
-        eos_token_id=list(ends),
+        eos_token_id=list(model.processor.ends),
         pad_token_id=model.processor.padding,
     )
-    answers: list[list[int]] = []
-    for start in range(0, len(questions), batch_size):
-        inputs = _prompt_inputs(model, questions[start : start + batch_size])
+    encoded = [model.encode(one.image, one.question, None) for one in questions]
+    answers: dict[int, Generated] = {}
+    for batch in _batches(model, questions, batch_size):
+        chosen = [encoded[place] for place in batch]
+        images = [questions[place].image for place in batch]
+        if len(batch) > 1 and len(set(images)) == 1 and _attends_to_all(model, chosen, settings):
+            inputs = _behind_prefix(model, chosen, images[0])
+        else:
+            inputs = _prompt_inputs(model, chosen, images)
         found = model.network.generate(**inputs, generation_config=settings)
         new: list[list[int]] = found[:, inputs["input_ids"].shape[1] :].tolist()
-        answers += [_until(row, ends) for row in new]
-    return answers
+        for place, row in zip(batch, new, strict=True):
+            ended = _until(row, model.processor.ends)
+            answers[place] = Generated(ended, len(encoded[place].ids))
+    return [answers[place] for place in range(len(questions))]
 
 
 @torch.inference_mode()
@@ -50,7 +63,8 @@ def first_logits(model: ImageTextModel, question: Example) -> torch.Tensor:
     Raises:
         DataError: the picture or the question can't be used.
     """
-    return model.logits(model.hidden(_prompt_inputs(model, [question]))[0, -1])
+    encoded = model.encode(question.image, question.question, None)
+    return model.logits(model.hidden(_prompt_inputs(model, [encoded], [question.image]))[0, -1])
 
 
 @torch.inference_mode()
@@ -96,14 +110,75 @@ def _log_probabilities(
     return sums.index_add_(0, rows, said_L.double()).tolist()
 
 
-def _prompt_inputs(model: ImageTextModel, questions: Sequence[Example]) -> dict[str, Any]:
+def _batches(
+    model: ImageTextModel, questions: Sequence[Example], batch_size: int
+) -> list[list[int]]:
+    """Return the places of the questions in batches: by picture, where these share a prefix."""
+    places = range(len(questions))
+    if not model.packs:
+        return [list(places[start : start + batch_size]) for start in places[::batch_size]]
+    rows = group_by_image(places, image_numbers(questions))
+    shared = [row for row in rows if len(row) > 1]
+    alone = [row[0] for row in rows if len(row) == 1]
+    return [
+        row[start : start + batch_size]
+        for row in [*shared, *([alone] if alone else [])]
+        for start in range(0, len(row), batch_size)
+    ]
+
+
+def _attends_to_all(
+    model: ImageTextModel, encoded: Sequence[EncodedQuestion], settings: GenerationConfig
+) -> bool:
+    """Return whether no layer's window ends before the prompt's first token.
+
+    Padding between prefix and question would count in it.
+    """
+    longest = max(len(one.ids) for one in encoded) + settings.max_new_tokens
+    return model.window is None or model.window >= longest
+
+
+def _prompt_inputs(
+    model: ImageTextModel, encoded: Sequence[EncodedQuestion], images: Sequence[Path]
+) -> dict[str, Any]:
     """Return what the model takes of prompts, padded on the left, with their pictures."""
-    encoded = [model.encode(one.image, one.question, None) for one in questions]
     # Outside of inference mode: features are kept, and may be trained on later.
     with torch.inference_mode(False):
-        features = [model.features(one.image) for one in questions]
+        features = [model.features(image) for image in images]
     inputs = model_inputs(model, encoded, [one.ids for one in encoded], left=True)
     return {**inputs, "mm_encoder_outputs": model.encoder_outputs(features)}
+
+
+def _behind_prefix(
+    model: ImageTextModel, encoded: Sequence[EncodedQuestion], image: Path
+) -> dict[str, Any]:
+    """Return what `generate` takes of a picture's prompts behind the KV cache of their prefix.
+
+    Padding follows the prefix: (B, prefix + T), T tokens of the longest part behind it.
+    """
+    ids = encoded[0].ids
+    # No question contains an image token, so the last one ends the prefix.
+    prefix = ids[: len(ids) - ids[::-1].index(model.processor.image_token)]
+    first = replace(
+        encoded[0],
+        ids=prefix,
+        types={name: types[: len(prefix)] for name, types in encoded[0].types.items()},
+    )
+    cache = DynamicCache(config=model.network.config.text_config)
+    model.network.model(**_prompt_inputs(model, [first], [image]), cache=cache, use_cache=True)
+    cache.batch_repeat_interleave(len(encoded))
+    tails = [one.ids[len(prefix) :] for one in encoded]
+    width = max(map(len, tails))
+    padded = pad_rows(tails, width, model.processor.padding, left=True)
+    real = pad_rows([[1] * len(tail) for tail in tails], width, 0, left=True)
+    before = np.tile(np.asarray(prefix), (len(encoded), 1))
+    return {
+        "input_ids": torch.from_numpy(np.hstack([before, padded])).to(model.device),
+        "attention_mask": torch.from_numpy(np.hstack([np.ones_like(before), real])).to(
+            model.device
+        ),
+        "cache": cache,
+    }
 
 
 def _until(row: Sequence[int], ends: Sequence[int]) -> list[int]:

@@ -27,12 +27,14 @@ class Prediction:
             end's, nats); None of free text alone.
         token_means: the same log-probability divided by the number of tokens; None of others.
         tokens: number of tokens that a language model generated, without `</s>`; None of others.
+        prompt_tokens: number of tokens that it was asked with, the picture's included.
     """
 
     text: str
     class_scores: Mapping[str, float] | None = None
     token_means: Mapping[str, float] | None = None
     tokens: int | None = None
+    prompt_tokens: int | None = None
 
     @classmethod
     def of_classes(cls, scores: Mapping[str, float]) -> Self:

@@ -7,6 +7,7 @@ texts before and after the image are tokenized separately, as the reference does
 is added to the vocabulary.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -77,16 +78,26 @@ def is_our_chat_template(template: str) -> bool:
     return template.startswith(before) and template.endswith(after)
 
 
-def encode_prompt(
-    tokenizer: Tokenizer, question: str, image_token: int, image_tokens: int
-) -> list[int]:
+def encode_prompts(
+    tokenizer: Tokenizer, questions: Sequence[str], image_token: int, image_tokens: int
+) -> list[list[int]]:
     """Return the ids up to and with `[/INST]`; the image is `image_tokens` times `image_token`.
 
     Raises:
-        DataError: the question itself contains `image_token`.
+        DataError: a question itself contains `image_token`.
     """
     head = _head(tokenizer, image_token, image_tokens)
-    return [*head, *_encode_text(tokenizer, f"\n{question} [/INST]", image_token)]
+    return [
+        [*head, *_encode_text(tokenizer, f"\n{question} [/INST]", image_token)]
+        for question in questions
+    ]
+
+
+def encode_prompt(
+    tokenizer: Tokenizer, question: str, image_token: int, image_tokens: int
+) -> list[int]:
+    """Return the ids of one question, as `encode_prompts` does."""
+    return encode_prompts(tokenizer, [question], image_token, image_tokens)[0]
 
 
 def encode_example(

@@ -67,10 +67,6 @@ class LanguageBackbone(Backbone, Protocol):
         """
         ...
 
-    def prompt_tokens(self, question: Example) -> int:
-        """Return how many tokens a question has, its picture's included."""
-        ...
-
     def forget(self, image: Path) -> None:
         """Forget the features of a picture file."""
         ...

@@ -113,6 +113,24 @@ def test_answers_of_a_batch_are_those_of_generate_one_by_one(
     assert len({one.text for one in found}) > 1
 
 
+def test_a_pictures_questions_share_its_prefix_where_the_kind_can(
+    backbone: ImageTextBackbone, questions: list[Example]
+):
+    """Its tokens go through the decoder once for three questions, which are answered together."""
+    rows: list[int] = []
+
+    def note(_: Any, __: Any, inputs: dict[str, Any]) -> None:
+        rows.append(len(inputs["input_ids"]))
+
+    hook = backbone.model.network.model.register_forward_pre_hook(note, with_kwargs=True)
+    found = backbone.answer(questions[:3], 1, 3)
+    hook.remove()
+    assert rows == ([1, 3] if backbone.packs else [3])
+    alone = [backbone.answer([one], 1, 3)[0] for one in questions[:3]]
+    assert [one.text for one in found] == [one.text for one in alone]
+    assert [one.prompt_tokens for one in found] == [one.prompt_tokens for one in alone]
+
+
 def test_the_loss_is_transformers_own_over_the_answer(
     backbone: ImageTextBackbone, theirs: Any, questions: list[Example]
 ):
