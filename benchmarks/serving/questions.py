@@ -1,30 +1,26 @@
 """A picture's questions to `fedmslora serve`: all at once, and one after another.
 
-Both ways ask one server over HTTP on loopback, in a thread of this process; each call has pictures
-of its own, which are decoded and computed anew. Clients and server share the machine's cores.
-Two models: one with random weights whose pictures take 576 tokens, as LLaVA-Med's do, and the
-embedded one, whose pictures take 16 and so gain less from a shared prefix.
+All ways ask one server over HTTP on loopback, from a process of clients; each call has pictures of
+its own. Clients and server share the machine's cores. Two models: one with random weights whose
+pictures take 576 tokens, as LLaVA-Med's do, and the embedded one, whose pictures take 16 and so
+gain less from a shared prefix.
+
+Who asks one after another still has the server's memory of the picture: it is decoded once, and
+its features are computed once. `cold` is without: each question as if it were the first.
 """
 
-import base64
-import json
 import sys
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from http.client import HTTPConnection
-from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final, TypeAlias
-
-import numpy as np
-from PIL import Image
+from typing import Any, Final
 
 from benchmarks.compare import BenchmarkResult, Timing, benchmark_result, compare
 from benchmarks.evaluate import TestSet, write_base
+from benchmarks.serving.clients import TOKEN, Visits, Way, clients
 from client.model.base_digest import base_digest
 from client.model.lora_init import kaiming_adapter
 from client.orders.ask import ResidentBank
@@ -37,29 +33,17 @@ from serving.http_app import AnswerServer
 from serving.run_server import SWITCH_S, Address, make_server
 from simulation.hospitals import BASE_MODELS
 
-#: The requests about each picture of a call.
-Bodies: TypeAlias = list[list[bytes]]
-
-_TOKEN: Final = "benchmark"
-_QUESTIONS: Final = (
-    "what is this ?", "is it normal ?", "where is the spot ?", "which colour is it ?",
-    "how many spots are there ?", "is there a lesion ?", "is it on the left ?", "what plane ?",
-)  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Visits:
-    """What is asked: `visits` pictures of `side` * `side` pixels, `questions` about each."""
-
-    visits: int
-    max_new_tokens: int
-    questions: int = 8
-    side: int = 64
-
-
 #: Of the model with LLaVA-Med's lengths, and of the embedded one.
 LONG: Final = Visits(visits=2, max_new_tokens=12)
 EMBEDDED: Final = Visits(visits=8, max_new_tokens=64)
+
+
+@dataclass(frozen=True, slots=True)
+class _Timings:
+    """All at once against one after another, and against one after another without a memory."""
+
+    warm: Timing[list[str]]
+    cold: Timing[list[str]]
 
 
 def run(repeats: int = 5, long: Visits = LONG, embedded: Visits = EMBEDDED) -> BenchmarkResult:
@@ -67,101 +51,50 @@ def run(repeats: int = 5, long: Visits = LONG, embedded: Visits = EMBEDDED) -> B
     with TemporaryDirectory() as scratch:
         base = write_base(Path(scratch) / "base", TestSet(hidden=128, layers=2, patches=24))
         with _server(Path(scratch) / "long", base) as port:
-            timing = _timed(port, repeats, long)
+            timings = _timed(port, repeats, long)
         with _server(Path(scratch) / "embedded", BASE_MODELS["tiny-llava"]) as port:
             small = _timed(port, repeats, embedded)
     settings = {
-        **asdict(long),
         "image_tokens": 576,
-        "answers_a_second": _rates(timing, long),
         "equal_to_is": "the share of answers that differ",
-        "embedded": {
-            **asdict(embedded),
-            "image_tokens": 16,
-            "answers_a_second": _rates(small, embedded),
-            "ratio": small.ratio,
-            "paired_ratio": small.paired_ratio,
-            "equal_to": _differing(small),
-        },
+        **_figures(timings, long),
+        "embedded": {"image_tokens": 16, "ratio": small.warm.ratio, **_figures(small, embedded)},
     }
-    return benchmark_result("serve", timing, _differing(timing), settings)
+    return benchmark_result("serve", timings.warm, _differing(timings), settings)
 
 
-def _timed(port: int, repeats: int, size: Visits) -> Timing[list[str]]:
-    clients = [HTTPConnection("127.0.0.1", port, timeout=300) for _ in range(size.questions)]
-    with ThreadPoolExecutor(size.questions) as threads:
-        ours = _together(clients, threads, _visits(1, repeats, size))
-        theirs = _one_by_one(clients[0], _visits(2, repeats, size))
-        timing = compare(ours, theirs, repeats)
-    for client in clients:
-        client.close()
-    return timing
+def _timed(port: int, repeats: int, size: Visits) -> _Timings:
+    # A call more of each way, to warm up; all at once is timed beside both others.
+    with clients(port, size, 2 * (repeats + 1)) as call:
+        return _Timings(
+            warm=compare(call(Way.TOGETHER), call(Way.ONE_BY_ONE), repeats),
+            cold=compare(call(Way.TOGETHER), call(Way.COLD), repeats),
+        )
 
 
-def _rates(timing: Timing[list[str]], size: Visits) -> dict[str, float]:
-    asked = size.visits * size.questions
-    fastest = asked / min(timing.our_seconds)
-    return {"ours": asked / timing.ours, "theirs": asked / timing.theirs, "fastest": fastest}
+def _figures(timings: _Timings, size: Visits) -> dict[str, Any]:
+    asked, warm, cold = size.visits * size.questions, timings.warm, timings.cold
+    return {
+        **asdict(size),
+        "answers_a_second": {
+            "ours": asked / warm.ours,
+            "theirs": asked / warm.theirs,
+            "cold": asked / cold.theirs,
+            "fastest": asked / min(*warm.our_seconds, *cold.our_seconds),
+        },
+        "paired_ratio": warm.paired_ratio,
+        "cold_ratio": cold.ratio,
+        "cold_paired_ratio": cold.paired_ratio,
+        "equal_to": _differing(timings),
+    }
 
 
-def _differing(timing: Timing[list[str]]) -> float:
-    pairs = list(zip(timing.our_result, timing.their_result, strict=True))
+def _differing(timings: _Timings) -> float:
+    """Return the share of answers that differ; the warm-ups of the first two are compared."""
+    warm = timings.warm
+    pairs = [*zip(warm.our_result, warm.their_result, strict=True)]
+    pairs += zip(warm.our_result, timings.cold.their_result, strict=True)
     return sum(ours != theirs for ours, theirs in pairs) / len(pairs)
-
-
-def _together(
-    clients: Sequence[HTTPConnection], threads: ThreadPoolExecutor, visits: Iterator[Bodies]
-) -> Callable[[], list[str]]:
-    return lambda: [text for one in next(visits) for text in threads.map(_answer, clients, one)]
-
-
-def _one_by_one(client: HTTPConnection, visits: Iterator[Bodies]) -> Callable[[], list[str]]:
-    return lambda: [_answer(client, body) for one in next(visits) for body in one]
-
-
-def _visits(seed: int, repeats: int, size: Visits) -> Iterator[Bodies]:
-    """Return what is asked in each call: the same pictures in the first one, for any seed."""
-    return iter(
-        [
-            [_bodies((seed if call else 0, call, place), size) for place in range(size.visits)]
-            for call in range(repeats + 1)
-        ]
-    )
-
-
-def _bodies(seed: tuple[int, int, int], size: Visits) -> list[bytes]:
-    """Return the requests about one picture."""
-    pixels = np.random.default_rng(seed).integers(0, 256, (size.side, size.side, 3), np.uint8)
-    png = BytesIO()
-    Image.fromarray(pixels).save(png, "PNG", compress_level=1)
-    url = f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
-    return [
-        json.dumps(
-            {
-                "model": "stage",
-                "max_tokens": size.max_new_tokens,
-                "messages": [
-                    {
-                        "role": "user",
-                        "content": [
-                            {"type": "image_url", "image_url": {"url": url}},
-                            {"type": "text", "text": _QUESTIONS[place % len(_QUESTIONS)]},
-                        ],
-                    }
-                ],
-            }
-        ).encode()
-        for place in range(size.questions)
-    ]
-
-
-def _answer(client: HTTPConnection, body: bytes) -> str:
-    client.request("POST", "/v1/chat/completions", body, {"Authorization": f"Bearer {_TOKEN}"})
-    response = client.getresponse()
-    document: Any = json.loads(response.read())
-    if response.status != 200:
-        raise RuntimeError(f"the server said {response.status}: {document}")
-    return document["choices"][0]["message"]["content"]
 
 
 @contextmanager
@@ -173,7 +106,7 @@ def _server(folder: Path, base: Path) -> Generator[int]:
     adapter = kaiming_adapter(resident.backbone.adapted.layer_shapes(), 8, 1.0, 0)
     bank = bank.add(_draft(bank), to_bytes(adapter), SigningKey.generate())
     resident.bank = bank
-    server = AnswerServer(resident, _TOKEN)
+    server = AnswerServer(resident, TOKEN)
     ports: list[int] = []
     started = threading.Event()
 
