@@ -121,6 +121,12 @@ def cost(
         float | None,
         typer.Option(min=3, help="Tokens of a public reference pair's caption, on a CLIP."),
     ] = None,
+    side: Annotated[
+        int,
+        typer.Option(
+            min=28, max=8192, help="Side of a picture in pixels, where its tokens depend on it."
+        ),
+    ] = 512,
     tflops: Annotated[
         float | None,
         typer.Option(min=1e-6, help="Speed of a site's device in TFLOP/s; adds a column of hours."),
@@ -142,7 +148,7 @@ def cost(
     loaded = load_plan(plan)
     costs = [
         plan_cost(loaded, geometry, name, _assumed(geometry, wanted))
-        for name, geometry in _models(loaded, model).items()
+        for name, geometry in _models(loaded, model, side).items()
     ]
     if json_out:
         typer.echo(json.dumps(_document(loaded, costs, tflops), indent=1))
@@ -159,7 +165,7 @@ def _check_finite(wanted: dict[str, int | float | None]) -> None:
             raise PlanError(f"--{name}: found {value}, expected a finite number")
 
 
-def _models(plan: "Plan", wanted: list[str] | None) -> "dict[str, BaseModel]":
+def _models(plan: "Plan", wanted: list[str] | None, side: int) -> "dict[str, BaseModel]":
     """Return the sizes of the chosen models, by name; the 7B's not for a method on a CLIP.
 
     Raises:
@@ -171,7 +177,7 @@ def _models(plan: "Plan", wanted: list[str] | None) -> "dict[str, BaseModel]":
     from simulation.hospitals import BASE_MODELS
 
     if wanted:
-        return {name: LLAVA_MED if name == _7B else read_base_model(Path(name)) for name in wanted}
+        return {name: LLAVA_MED if name == _7B else _sizes(Path(name), side) for name in wanted}
     own = BASE_MODELS.get(plan.base_model.name)
     embedded = {} if own is None else {plan.base_model.name: read_base_model(own)}
     if not plan.method.needs_classes:
@@ -184,6 +190,18 @@ def _models(plan: "Plan", wanted: list[str] | None) -> "dict[str, BaseModel]":
     return embedded
 
 
+def _sizes(folder: Path, side: int) -> "BaseModel":
+    from client.model.kinds import has_own_processor
+    from cost.base_model import read_base_model
+
+    if not has_own_processor(folder):
+        return read_base_model(folder)
+    # It asks transformers, which takes seconds.
+    from client.model.image_text.sizes import read_sizes
+
+    return read_sizes(folder, side)
+
+
 def _assumed(geometry: "BaseModel", wanted: dict[str, int | float | None]) -> "DataAssumptions":
     """Return the assumptions on the data: the user's, else the defaults of this model.
 
@@ -192,9 +210,9 @@ def _assumed(geometry: "BaseModel", wanted: dict[str, int | float | None]) -> "D
     """
     from dataclasses import replace
 
+    from common.clip_shape import ClipShape
     from common.errors import PlanError
-    from cost.geometry import Geometry
-    from cost.plan import PROMPT_TOKENS, default_assumptions
+    from cost.plan import default_assumptions
 
     given = {name: value for name, value in wanted.items() if value is not None}
     known = default_assumptions(geometry)
@@ -202,10 +220,11 @@ def _assumed(geometry: "BaseModel", wanted: dict[str, int | float | None]) -> "D
         # The default number of questions per image.
         given["images"] = max(1, round(given["questions"] / known.together))
     assumed = replace(known, **given)  # pyright: ignore[reportArgumentType]
-    if isinstance(geometry, Geometry) and assumed.labels > assumed.tokens - PROMPT_TOKENS:
+    before = 0 if isinstance(geometry, ClipShape) else geometry.prompt_tokens
+    if before and assumed.labels > assumed.tokens - before:
         raise PlanError(
             f"--labels: found {assumed.labels:g} of {assumed.tokens:g} tokens, expected at most "
-            f"{assumed.tokens - PROMPT_TOKENS:g}: {PROMPT_TOKENS} tokens precede the image"
+            f"{assumed.tokens - before:g}: {before} tokens precede the image"
         )
     if assumed.images > assumed.questions:
         raise PlanError(

@@ -1,4 +1,4 @@
-"""What a plan's cost asks of a base model, a LLaVA or a CLIP: its sizes, and those of adapters."""
+"""What a plan's cost asks of a base model: its sizes, and those of adapters."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,14 +8,17 @@ from common.adapter import DELTA_PREFIX
 from common.clip_shape import ClipShape, is_clip, read_clip_shape
 from common.methods.interface import LayerShape
 from common.plan.plan import Plan
-from cost.geometry import Geometry, read_geometry
+from cost.geometry import read_geometry
+from cost.step import LanguageShape
 
 #: The sizes of a base model.
-BaseModel: TypeAlias = Geometry | ClipShape
+BaseModel: TypeAlias = LanguageShape | ClipShape
 
 
 def read_base_model(folder: Path) -> BaseModel:
-    """Read the sizes of the model in `folder` from its config.
+    """Read the sizes of the LLaVA or CLIP in `folder` from its config.
+
+    Those of a model with its own processor are in client/model/image_text/sizes.py.
 
     Raises:
         ModelError: there is no config, or it is that of neither.
@@ -25,7 +28,7 @@ def read_base_model(folder: Path) -> BaseModel:
 
 def adapted_layers(plan: Plan, model: BaseModel) -> dict[str, LayerShape]:
     """Return (outputs, inputs) of every layer that the plan's method adapts, by its path."""
-    if isinstance(model, Geometry):
+    if not isinstance(model, ClipShape):
         return model.decoder.adapted()
     return {
         name: shape
@@ -36,7 +39,7 @@ def adapted_layers(plan: Plan, model: BaseModel) -> dict[str, LayerShape]:
 
 def class_arrays(plan: Plan, model: BaseModel, stage: int) -> dict[str, tuple[int, ...]]:
     """Return the shapes of the arrays that an adapter of the stage has for its classes."""
-    if isinstance(model, Geometry):
+    if not isinstance(model, ClipShape):
         return {}
     rows = len(plan.stages[stage].classes or ())
     found = plan.method.class_arrays(model.text.width, model.embedding)
@@ -63,10 +66,10 @@ def whole_weights(plan: Plan, model: BaseModel) -> dict[str, tuple[int, ...]]:
 
 
 def _weight_arrays(plan: Plan, model: BaseModel) -> Mapping[str, tuple[int, ...]]:
-    weights = {} if isinstance(model, Geometry) else model.weights()
+    weights = model.weights() if isinstance(model, ClipShape) else {}
     return plan.method.weight_arrays(weights)
 
 
 def feature_width(model: BaseModel) -> int:
     """Return the width of an image's features, which a prototype has."""
-    return model.feature_width if isinstance(model, Geometry) else model.embedding
+    return model.embedding if isinstance(model, ClipShape) else model.feature_width

@@ -11,9 +11,7 @@ from typing import Any, Final
 
 from common.documents.bounded import parse_json, read_text
 from common.errors import ModelError
-
-#: The path of the decoder's layers in a LLaVA of transformers (5.24), as in adapters' names.
-_LAYER: Final = "model.language_model.layers"
+from common.language_shape import DecoderShape
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,69 +46,6 @@ class TowerShape:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DecoderShape:
-    """Mistral's decoder; `head` is the width of one attention head."""
-
-    width: int
-    inner: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head: int
-    vocabulary: int
-    tied: bool = False
-
-    @property
-    def queries(self) -> int:
-        """Width of all heads together."""
-        return self.heads * self.head
-
-    @property
-    def keys(self) -> int:
-        """Width of all key-value heads together."""
-        return self.kv_heads * self.head
-
-    def linears(self) -> dict[str, tuple[int, int]]:
-        """Return (outputs, inputs) of a layer's linear layers, all of which have adapters."""
-        return {
-            "self_attn.q_proj": (self.queries, self.width),
-            "self_attn.k_proj": (self.keys, self.width),
-            "self_attn.v_proj": (self.keys, self.width),
-            "self_attn.o_proj": (self.width, self.queries),
-            "mlp.gate_proj": (self.inner, self.width),
-            "mlp.up_proj": (self.inner, self.width),
-            "mlp.down_proj": (self.width, self.inner),
-        }
-
-    def adapted(self) -> dict[str, tuple[int, int]]:
-        """Return (outputs, inputs) of every layer with an adapter, by its path in the model."""
-        return {
-            f"{_LAYER}.{layer}.{name}": shape
-            for layer in range(self.layers)
-            for name, shape in self.linears().items()
-        }
-
-    @property
-    def linear_parameters(self) -> int:
-        """Weights of all layers with adapters."""
-        return self.layers * sum(rows * columns for rows, columns in self.linears().values())
-
-    def adapter_parameters(self, rank: int) -> int:
-        """Return the numbers in an adapter: each layer's A (rank, inputs) and B (outputs, rank)."""
-        return self.layers * rank * sum(rows + columns for rows, columns in self.linears().values())
-
-    def largest_pair(self, rank: int) -> int:
-        """Return the numbers in the largest layer's A and B."""
-        return rank * max(rows + columns for rows, columns in self.linears().values())
-
-    @property
-    def parameters(self) -> int:
-        """Weights of the decoder and its head."""
-        tables = (1 if self.tied else 2) * self.vocabulary * self.width
-        return tables + self.linear_parameters + (2 * self.layers + 1) * self.width
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Geometry:
     """The sizes of a whole LLaVA.
 
@@ -123,6 +58,21 @@ class Geometry:
     class_token: bool = False
 
     @property
+    def kind(self) -> str:
+        """What the model is, as a person would say."""
+        return "LLaVA"
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens before the image: `<s>` and "[INST] " in Mistral's tokenizer."""
+        return 5
+
+    @property
+    def masked(self) -> bool:
+        """Whether rows of one question have an attention mask."""
+        return False
+
+    @property
     def image_tokens(self) -> int:
         """Positions of an image in the decoder's input."""
         return self.tower.patches + self.class_token
@@ -131,6 +81,21 @@ class Geometry:
     def feature_width(self) -> int:
         """Width of a patch's feature."""
         return self.tower.width * self.tower.chosen
+
+    @property
+    def tower_operations(self) -> float:
+        """Operations of one image through all layers of the vision tower."""
+        tower = self.tower
+        tokens = tower.patches + 1
+        layer = 2 * tokens * (4 * tower.width**2 + 2 * tower.width * tower.inner)
+        layer += 4 * tokens**2 * tower.width
+        return tower.layers * layer + 2 * tower.patches * 3 * tower.patch**2 * tower.width
+
+    @property
+    def projector_operations(self) -> float:
+        """Operations of one image between tower and decoder: in every step, features are kept."""
+        width = self.decoder.width
+        return 2 * self.image_tokens * (self.feature_width * width + width**2)
 
     @property
     def projector_parameters(self) -> int:

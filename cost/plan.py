@@ -5,19 +5,21 @@ not known from these: they are assumed (`DataAssumptions`) and reported with the
 """
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 from common.clip_shape import ClipShape
 from common.errors import PlanError
+from common.language_shape import ImageTextShape
 from common.plan.plan import Plan, Stage
 from common.rules.interface import Factor
 from cost.base_model import BaseModel, adapted_layers, class_arrays, extra_arrays, whole_weights
 from cost.clip_step import ClipStep, clip_memory, clip_operations
-from cost.geometry import LLAVA_MED, Geometry
+from cost.geometry import LLAVA_MED
 from cost.sizes import BlobSizes, blob_sizes, index_bytes, release_bytes
 from cost.step import (
     AttachedAdapters,
+    LanguageShape,
     MemorySettings,
     MicroBatch,
     StepMemory,
@@ -26,9 +28,6 @@ from cost.step import (
     step_memory,
 )
 from cost.traffic import OrderTraffic, order_traffic
-
-#: Tokens before the image: `<s>` and "[INST] " in Mistral's tokenizer.
-PROMPT_TOKENS: Final = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +68,11 @@ def default_assumptions(geometry: BaseModel) -> DataAssumptions:
     """Return the assumptions for a model of this kind and size."""
     if isinstance(geometry, ClipShape):
         return PICTURES
+    if isinstance(geometry, ImageTextShape):
+        # The same words, in another prompt.
+        return replace(
+            PATHVQA, tokens=PATHVQA.tokens + geometry.prompt_tokens - LLAVA_MED.prompt_tokens
+        )
     return PATHVQA if geometry.image_tokens >= LLAVA_MED.image_tokens else SMALL
 
 
@@ -174,7 +178,7 @@ def plan_cost(plan: Plan, base: BaseModel, model: str, assumed: DataAssumptions)
     """
     layers, weights = adapted_layers(plan, base), whole_weights(plan, base)
     if not (layers or weights) or isinstance(base, ClipShape) is not plan.method.needs_classes:
-        kind = "CLIP" if isinstance(base, ClipShape) else "LLaVA"
+        kind = "CLIP" if isinstance(base, ClipShape) else base.kind
         raise PlanError(
             f"plan {plan.name}, method {plan.method.name!r}: found the base model {model}, a "
             f"{kind}, on which it trains nothing, expected another"
@@ -200,13 +204,15 @@ def _adapter_numbers(plan: Plan, base: BaseModel, stage: int) -> int:
     return pairs + sum(map(math.prod, extra_arrays(plan, base, stage).values()))
 
 
-def micro_batch(plan: Plan, stage: int, geometry: Geometry, assumed: DataAssumptions) -> MicroBatch:
+def micro_batch(
+    plan: Plan, stage: int, geometry: LanguageShape, assumed: DataAssumptions
+) -> MicroBatch:
     """Return the micro-batch of the stage's training."""
     size = plan.training.micro_batch or plan.stages[stage].site_batch_size
     return MicroBatch(
         questions=size,
-        prefix=geometry.image_tokens + PROMPT_TOKENS,
-        tail=assumed.tokens - PROMPT_TOKENS,
+        prefix=geometry.image_tokens + geometry.prompt_tokens,
+        tail=assumed.tokens - geometry.prompt_tokens,
         labels=assumed.labels,
         together=min(size, assumed.together) if plan.training.packing else 1.0,
     )

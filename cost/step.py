@@ -8,10 +8,14 @@ torch keeps for the backward pass of client/model/lora.py's layers in Mistral's 
 """
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
+from common.language_shape import DecoderShape, ImageTextShape
 from common.plan_fields import Composition, Precision
-from cost.geometry import DecoderShape, Geometry, TowerShape
+from cost.geometry import Geometry
+
+#: The sizes of a base model that writes answers.
+LanguageShape: TypeAlias = Geometry | ImageTextShape
 
 #: Bytes of a number of the frozen model.
 _BYTES: Final = {Precision.FP32: 4, Precision.BF16: 2}
@@ -149,16 +153,8 @@ class StepMemory:
         return parts - min(self.logits, self.working)
 
 
-def tower_operations(tower: TowerShape) -> float:
-    """Return the operations of one image through all layers of the vision tower."""
-    tokens = tower.patches + 1
-    layer = 2 * tokens * (4 * tower.width**2 + 2 * tower.width * tower.inner)
-    layer += 4 * tokens**2 * tower.width
-    return tower.layers * layer + 2 * tower.patches * 3 * tower.patch**2 * tower.width
-
-
 def question_operations(
-    geometry: Geometry, rows: MicroBatch, adapters: AttachedAdapters, *, checkpointed: bool
+    geometry: LanguageShape, rows: MicroBatch, adapters: AttachedAdapters, *, checkpointed: bool
 ) -> StepOperations:
     """Return the operations of training on one question of `rows`."""
     decoder, count = geometry.decoder, rows.questions
@@ -169,10 +165,9 @@ def question_operations(
     again = forward - last if checkpointed else 0.0
     body = (forward + backward + again) / count
     front = rows.prefix / rows.length
-    projected = geometry.feature_width * decoder.width + decoder.width**2
     return StepOperations(
-        tower=tower_operations(geometry.tower),
-        projector=2 * geometry.image_tokens * projected / rows.together,
+        tower=geometry.tower_operations,
+        projector=geometry.projector_operations / rows.together,
         prefix=front * body,
         tails=(1 - front) * body,
         head=2 * head,
@@ -183,7 +178,7 @@ def question_operations(
 
 
 def step_memory(
-    geometry: Geometry,
+    geometry: LanguageShape,
     rows: MicroBatch,
     adapters: AttachedAdapters,
     setting: MemorySettings,
@@ -194,7 +189,8 @@ def step_memory(
     factors = decoder.adapter_parameters(adapters.rank)
     learned = factors if adapters.a_learns else _b_parameters(decoder, adapters.rank)
     labels = rows.questions * rows.labels * decoder.vocabulary
-    kept = _kept_of_layer(decoder, rows, adapters, size)
+    masked = geometry.masked or rows.together > 1
+    kept = _kept_of_layer(decoder, rows, adapters, size, masked=masked)
     inputs = rows.tokens * decoder.width
     return StepMemory(
         weights=geometry.parameters * size,
@@ -240,14 +236,17 @@ def _b_parameters(decoder: DecoderShape, rank: int) -> int:
 
 
 def _kept_of_layer(
-    decoder: DecoderShape, rows: MicroBatch, adapters: AttachedAdapters, size: int
+    decoder: DecoderShape, rows: MicroBatch, adapters: AttachedAdapters, size: int, *, masked: bool
 ) -> float:
     """Return the bytes that one layer keeps for its backward pass."""
     # Each norm keeps its input in float32, with one number a token.
-    norms = 2 * (decoder.width * _SINGLE + _SINGLE)
+    norms = decoder.norms * (decoder.width * _SINGLE + _SINGLE)
+    if decoder.head_norms:
+        heads = decoder.heads + decoder.kv_heads
+        norms += heads * (decoder.head * _SINGLE + _SINGLE)
     # Queries, keys, values, attention's output (also the input of o_proj's A), and each head's
     # logsumexp. With a mask each head has its own copy of its keys.
-    keys = decoder.queries if rows.together > 1 else decoder.keys
+    keys = decoder.queries if masked else decoder.keys
     attention = 2 * (decoder.queries + keys) * size + decoder.heads * _SINGLE
     # gate, silu(gate), up.
     inner = 3 * decoder.inner * size
@@ -256,7 +255,7 @@ def _kept_of_layer(
         norms, inner = norms + 2 * decoder.width * size, inner + decoder.inner * size
     low = len(decoder.linears()) * adapters.rank * size
     kept = rows.tokens * (norms + attention + inner + low)
-    if rows.together > 1:
+    if masked:
         kept += rows.rows * rows.length**2 * size  # the mask, as numbers that are added
     if size < _SINGLE:
         # The trained factors in the model's own format.

@@ -31,7 +31,6 @@ from common.plan_fields import Composition, Precision
 from common.rules.interface import Factor
 from cost.geometry import read_geometry
 from cost.plan import (
-    PROMPT_TOKENS,
     DataAssumptions,
     attached_adapters,
     micro_batch,
@@ -46,7 +45,6 @@ from cost.step import (
     StepMemory,
     question_operations,
     step_memory,
-    tower_operations,
 )
 from cost.traffic import order_traffic
 from server.run.folder import RunFolder
@@ -184,7 +182,7 @@ def step_of(
     model.adapted.freeze_adapters(earlier, adapters.composition)
     model.adapted.attach(current, Factor.BOTH if adapters.a_learns else Factor.B)
     batch = Batches(model, examples, packing).collate(range(len(examples)))
-    front, together = GEOMETRY.image_tokens + PROMPT_TOKENS, len(examples) / len(batch.ids)
+    front, together = GEOMETRY.image_tokens + GEOMETRY.prompt_tokens, len(examples) / len(batch.ids)
     rows = MicroBatch(
         questions=len(examples),
         prefix=front,
@@ -240,7 +238,7 @@ def test_the_towers_operations_are_those_that_torch_counts(pictures: list[Exampl
     model = load_llava(EMBEDDED, Precision.FP32, torch.device("cpu"))
     with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
         model.image_features([pictures[0].image])
-    assert counter.get_total_flops() == pytest.approx(tower_operations(GEOMETRY.tower), rel=0.01)
+    assert counter.get_total_flops() == pytest.approx(GEOMETRY.tower_operations, rel=0.01)
 
 
 @both_formats

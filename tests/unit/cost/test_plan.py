@@ -10,11 +10,12 @@ import pytest
 
 from common.adapter import to_bytes
 from common.errors import ModelError
+from common.language_shape import DecoderShape
 from common.plan.file import parse_plan
 from common.plan.plan import Plan
 from common.plan_fields import Composition, Precision
 from common.tensors import read_header
-from cost.geometry import LLAVA_MED, DecoderShape, Geometry, TowerShape, read_geometry
+from cost.geometry import LLAVA_MED, Geometry, TowerShape, read_geometry
 from cost.plan import (
     PATHVQA,
     DataAssumptions,
@@ -30,7 +31,6 @@ from cost.step import (
     MicroBatch,
     question_operations,
     step_memory,
-    tower_operations,
 )
 from cost.traffic import PARCEL_BYTES, order_traffic
 from server import network
@@ -153,7 +153,7 @@ def test_a_step_of_a_toy_is_what_paper_says():
     assert found.prefix + found.tails + found.head == pytest.approx(found.forward + found.backward)
     assert found.projector == 2 * 4 * (2 * 4 + 16)
     # 5 tokens with the class's; 4 patches of 12 numbers.
-    assert found.tower == tower_operations(TOY.tower) == 2 * 5 * (16 + 12) + 4 * 25 * 2 + 2 * 4 * 24
+    assert found.tower == TOY.tower_operations == 2 * 5 * (16 + 12) + 4 * 25 * 2 + 2 * 4 * 24
 
 
 def test_folded_adapters_cost_no_operation_and_stacked_ones_do():
