@@ -86,7 +86,7 @@ const showRun = (found, sites) => {
       left === null ? "known after the first round" : "by the usual time of a round; sites may be away"],
     ["Sites online", `${online} of ${sites.length}`, ""],
     ["Sent by sites", size(sites.reduce((sum, one) => sum + one.up, 0)), "adapters and numbers"],
-    ["Received", size(sites.reduce((sum, one) => sum + one.down, 0)), ""],
+    ["Received by sites", size(sites.reduce((sum, one) => sum + one.down, 0)), "adapters and orders"],
     ["Last event", since(progress.last), clock(progress.last)],
   ]);
   const bar = place("bar");
@@ -120,7 +120,7 @@ const showRun = (found, sites) => {
 const showDue = (found, due) => {
   const waits = Object.entries(found.awaited).map(([site, what]) => `${site}: ${what}`).join("; ");
   if (!due || !waits) {
-    place("due").textContent = "Nobody is waited for.";
+    place("due").textContent = "No site is asked at the moment.";
     return;
   }
   const what = due.work === "train" ? `updates of round ${due.round}` : "scores";
@@ -160,7 +160,7 @@ const show = (status) => {
   const days = status.certificate_days;
   const parts = [`fedmslora coordinator at ${status.address}`,
     status.superlink ? "running" : "its SuperLink does not answer",
-    `certificate: ${days} days left${days < 30 ? ", renew it: fedmslora coordinator init --renew" : ""}`];
+    `certificate: ${days} ${days === 1 ? "day" : "days"} left${days < 30 ? ", renew it: fedmslora coordinator init --renew" : ""}`];
   place("where").textContent = parts.join(" · ");
   place("where").className = !status.superlink || days < 30 ? "bad" : "";
   if (status.run) {
@@ -173,7 +173,8 @@ const show = (status) => {
   showSites(status.sites, status.run);
   const runs = place("runs");
   table("runs", [["run"], ["state"], ["stages released", "number"], ["last event"]],
-    status.runs.map((one) => [one.name, [one.state, one.state === "failed" ? "bad" : ""],
+    status.runs.map((one) => [one.name,
+      [one.state === "requested" ? "running" : one.state, one.state === "failed" ? "bad" : ""],
       [`${one.released} of ${one.of}`, "number"], clock(one.last)]), "None yet.");
   runs.querySelectorAll("tbody th").forEach((cell, at) => {
     const link = element("a", status.runs[at].name);
