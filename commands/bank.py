@@ -118,6 +118,8 @@ def _print_table(bank: "Bank") -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from commands.terminal.fitting_table import FittingTable
+
     releases = counted(len(bank.releases), "release")
     typer.echo(f"{bank.folder}: {releases} on base model {bank.base_model.name}")
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
@@ -136,7 +138,7 @@ def _print_table(bank: "Bank") -> None:
             str(sum(release.sites.values())),
             f"{release.error:.4f}",
         )
-    Console().print(table)
+    Console().print(FittingTable(table))
     typer.echo(f"head {bank.head}")
 
 

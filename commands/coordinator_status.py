@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from commands.terminal.fitting_table import FittingTable
 from common.printable import byte_size, counted
 from server.coordinator.follow import ActivityLines
 from server.coordinator.state import State
@@ -110,7 +111,7 @@ def _state(run: RunStatus) -> str:
     return run.at or "starting"
 
 
-def _stages(run: RunStatus) -> Table:
+def _stages(run: RunStatus) -> FittingTable:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for column in ("stage", "modality", "sites", "state"):
         table.add_column(column, overflow="fold")
@@ -122,10 +123,10 @@ def _stages(run: RunStatus) -> Table:
         rounds = f"{stage.round}/{stage.rounds}"
         sites = ", ".join(stage.sites)
         table.add_row(stage.name, stage.modality.value, sites, stage.phase.value, rounds, scores)
-    return table
+    return FittingTable(table)
 
 
-def _last_round(run: RunStatus) -> Table:
+def _last_round(run: RunStatus) -> FittingTable:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("site")
     for column in ("share", "norm of change", "cosine to others", "scaled by"):
@@ -136,10 +137,10 @@ def _last_round(run: RunStatus) -> Table:
         scaled = "" if one.scaled == 1 else f"{one.scaled:.2g}"
         norm, why = f"{one.norm:.3g}", one.outlier or ""
         table.add_row(site, f"{100 * one.share:.1f} %", norm, cosine, scaled, why)
-    return table
+    return FittingTable(table)
 
 
-def _sites(sites: Sequence[SiteStatus]) -> Table:
+def _sites(sites: Sequence[SiteStatus]) -> FittingTable:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for column in ("site", "modality", "online", "last seen", "activity"):
         table.add_column(column, overflow="fold")
@@ -156,7 +157,7 @@ def _sites(sites: Sequence[SiteStatus]) -> Table:
             byte_size(site.down),
             byte_size(site.up),
         )
-    return table
+    return FittingTable(table)
 
 
 def _ago(moment: datetime | None) -> str:

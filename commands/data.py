@@ -187,22 +187,26 @@ def _document(
 def _print_table(checks: Sequence["TaskCheck"]) -> None:
     from rich.console import Console
 
+    from commands.terminal.fitting_table import FittingTable
+
     table = _table([check.folder.name for check in checks], _COLUMNS)
     for check in checks:
         fields: dict[str, Any] = asdict(check)
         counts = [str(fields[field]) for field in _COLUMNS.values()]
         table.add_row(_escaped(check.folder.name), *counts)
-    Console().print(table)
+    Console().print(FittingTable(table))
 
 
 def _print_shares(shares: Sequence["SiteShare"]) -> None:
     from rich.console import Console
 
+    from commands.terminal.fitting_table import FittingTable
+
     table = _table([share.task for share in shares], ["site", "train", "test", "images"])
     for share in shares:
         counts = map(str, (share.train, share.test, share.images))
         table.add_row(_escaped(share.task), share.site, *counts)
-    Console().print(table)
+    Console().print(FittingTable(table))
 
 
 def _table(tasks: Sequence[str], columns: Iterable[str]) -> "Table":

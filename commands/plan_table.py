@@ -5,6 +5,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from commands.terminal.fitting_table import FittingTable
 from common.plan.plan import Plan
 from cost.plan import PlanCost, StageCost
 
@@ -41,7 +42,7 @@ def plan_table(plan: Plan) -> Group:
         Text(f"base model {plan.base_model.name}, digest {plan.base_model.sha256[:12]}"),
         Text(f"method {plan.method.summary()}; aggregation {plan.aggregation}"),
         *map(Text, robustness_lines(plan)),
-        table,
+        FittingTable(table),
     )
 
 
@@ -77,7 +78,7 @@ def cost_table(plan: Plan, cost: PlanCost, tflops: float | None) -> Group:
             f"parameters: {short(cost.base)} frozen, {short(cost.adapted)} of them with adapters; "
             f"one adapter {short(cost.adapter)}, {octets(cost.adapter_bytes)} on the wire"
         ),
-        _table(plan, cost, tflops),
+        FittingTable(_table(plan, cost, tflops)),
         Text(
             f"all sites: {octets(total['down'])} down, {octets(total['up'])} up, "
             f"{total['steps']:,.0f} steps, {short(total['operations'])}FLOP; "
