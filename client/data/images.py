@@ -34,6 +34,7 @@ from client.data.pictures.grey_levels import (
     distinct_values,
     percentile_levels,
 )
+from client.data.pictures.other_kinds import name_of
 from common.errors import DataError
 from common.printable import printable
 
@@ -48,18 +49,6 @@ PICTURE_FORMATS: Final = ("PNG", "JPEG", "TIFF", "BMP", "WebP", "JPEG2000")
 #: The modules that a decoder's warnings are attributed to, with ours that call one.
 _DECODERS: Final = r"(PIL|pydicom|(py)?libjpeg|openjpeg|rle|client\.data\.(images|pictures))\b"
 
-#: How a file of another kind begins, and what it is.
-_OTHER_KINDS: Final = {
-    b"GIF8": "a GIF",
-    b"%PDF": "a PDF",
-    b"8BPS": "a Photoshop file",
-    b"PK\x03\x04": "a ZIP archive",
-    b"\x1f\x8b": "a file packed by gzip, such as a NIfTI volume",
-    b"\x89HDF": "an HDF5 file",
-    b"<svg": "an SVG drawing",
-    b"<?xml": "an XML file",
-    b"NRRD": "an NRRD volume",
-}
 #: What turns a picture upright, by its orientation in Exif; 1 is upright.
 _TURNS: Final = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
 
@@ -143,18 +132,22 @@ def _load_plain_image(file: Path, head: bytes, most_pixels: int) -> "Image":
     from PIL import Image
 
     try:
-        is_png = head.startswith(png.SIGNATURE)
-        whole = png.without_metadata(file.read_bytes()) if is_png else b""
+        is_png, is_tiff = head.startswith(png.SIGNATURE), head.startswith(tiff.SIGNATURES)
+        whole = png.without_metadata(file.read_bytes()) if is_png else None
+        negative = tiff.with_black_as_zero(file) if is_tiff else None
+        data = whole if negative is None else negative
         with (
-            io.BytesIO(whole) if is_png else BoundedReader(io.FileIO(file)) as opened,
+            BoundedReader(io.FileIO(file)) if data is None else io.BytesIO(data) as opened,
             Image.open(opened, formats=PICTURE_FORMATS) as image,
         ):
+            if image.format == "TIFF":
+                _check_tiff(file, image)
             check_size(file, *image.size, most_pixels)
             if image.format == "JPEG2000":
                 check_samples(file, *image.size, len(image.getbands()))
             image.load()
             _check_whole(file, image)
-            return _turn_upright(_convert_to_rgb(image), image)
+            return _turn_upright(_convert_to_rgb(image, negative is not None), image)
     except DataError:
         raise
     # Pillow's decoders can raise nearly any exception on damaged bytes.
@@ -167,21 +160,33 @@ def _load_plain_image(file: Path, head: bytes, most_pixels: int) -> "Image":
         raise _refusal(file, head, error) from None
 
 
+def _check_tiff(file: Path, image: "Image") -> None:
+    if tiff.is_misread(image):
+        raise DataError(
+            f"{file}: found {tiff.describe(file)}, which is not read, expected its channels "
+            "together, or compressed"
+        )
+    if (largest := tiff.larger_page(file)) is not None:
+        raise DataError(
+            f"{file}: found a TIFF whose first page has {image.width} x {image.height} pixels and "
+            f"another one {largest[0]} x {largest[1]}, as a slide with its label, its thumbnail or "
+            "a smaller level first, expected one picture: export the level that is to be read"
+        )
+
+
 def _refusal(file: Path, head: bytes, error: Exception) -> DataError:
     """Return what is wrong with a file that Pillow refused; a whole one is not called damaged."""
     from PIL import UnidentifiedImageError
 
     unknown = isinstance(error, UnidentifiedImageError | KeyError | NotImplementedError)
-    unknown = unknown or "not supported" in str(error)
+    unknown = unknown or "not supported" in str(error) or "unknown raw mode" in str(error)
     if not unknown:
         return DataError(
             f"{file}: found a truncated or damaged image ({_first_line(error)}), expected a "
             "whole one"
         )
     kind = tiff.describe(file) if head.startswith(tiff.SIGNATURES) else ""
-    kind = kind or next(
-        (name for start, name in _OTHER_KINDS.items() if head[: len(start)] == start), ""
-    )
+    kind = kind or name_of(file)
     found = (
         f"{kind}, which is not read" if kind else "no image, or one truncated beyond recognition"
     )
@@ -240,7 +245,7 @@ def _draws(data: bytes, image: "Image") -> bool:
 _STRIP: Final = 1024
 
 
-def _convert_to_rgb(image: "Image") -> "Image":
+def _convert_to_rgb(image: "Image", negative: bool) -> "Image":
     from PIL import Image
 
     deep = tiff.deep_values(image) if image.format == "TIFF" else None
@@ -248,7 +253,7 @@ def _convert_to_rgb(image: "Image") -> "Image":
         # Pillow's own conversion would clip everything above 255 to white.
         found = distinct_values(np.asarray(image) if deep is None else deep)
         levels = percentile_levels(found.values, found.counts)
-        negative = image.format == "TIFF" and tiff.is_negative(image)
+        negative = negative or (image.format == "TIFF" and tiff.is_negative(image))
         return Image.fromarray(found.picture(1.0 - levels if negative else levels)).convert("RGB")
     if image.mode == "P":
         # Through RGBA, because Pillow warns if a palette's transparency is a table.

@@ -18,6 +18,8 @@ from client.data.pictures.dicom_pixels import (
     GREY,
     PALETTE,
     PIXEL_ELEMENTS,
+    Layout,
+    Stored,
     read_layout,
     read_stored,
 )
@@ -81,7 +83,7 @@ def read_picture(file: Path, most_pixels: int) -> tuple[Bytes, tuple[int, int]]:
         if layout.photometric in GREY:
             return grey_bytes(dataset, layout, stored, frame), size
         if layout.photometric == PALETTE:
-            return palette_bytes(dataset, layout, stored), size
+            return _palette_bytes(file, dataset, layout, stored), size
         return colour_bytes(layout, stored), size
     except DataError:
         raise
@@ -93,6 +95,17 @@ def read_picture(file: Path, most_pixels: int) -> tuple[Bytes, tuple[int, int]]:
         raise DataError(
             f"{file}: found a truncated or damaged DICOM file "
             f"({type(error).__name__}), expected a whole one"
+        ) from None
+
+
+def _palette_bytes(file: Path, dataset: "Dataset", layout: Layout, stored: Stored) -> Bytes:
+    try:
+        return palette_bytes(dataset, layout, stored)
+    # What a table lacks shows as nearly any exception.
+    except (ArithmeticError, LookupError, ValueError, TypeError, AttributeError):
+        raise DataError(
+            f"{file}: found {PALETTE} without usable tables (Red-, Green- and BluePaletteColor"
+            "LookupTableDescriptor and -Data), expected three whole ones"
         ) from None
 
 

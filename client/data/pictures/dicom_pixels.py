@@ -152,11 +152,18 @@ def _check_cells(file: Path, layout: Layout) -> None:
         )
 
 
+#: VL Whole Slide Microscopy Image Storage (PS3.4 B.5).
+_SLIDE_STORAGE: Final = "1.2.840.10008.5.1.4.1.1.77.1.6"
+
+
 def _check_tiles(file: Path, dataset: "Dataset", layout: Layout) -> None:
     """Refuse a slide: its frames are tiles of a larger picture, and none of them is the picture."""
     width, height = (whole(dataset, f"TotalPixelMatrix{side}") or 0 for side in ("Columns", "Rows"))
     tiled = text(dataset, "DimensionOrganizationType").startswith("TILED")
-    if layout.frames > 1 and (tiled or width > layout.columns or height > layout.rows):
+    slide = text(dataset, "SOPClassUID") == _SLIDE_STORAGE
+    # A slide may be cut into files of one tile each (a concatenation).
+    part = width > layout.columns or height > layout.rows
+    if part or (layout.frames > 1 and (tiled or slide)):
         whole_size = f" of {width} x {height} pixels" if width and height else ""
         raise DataError(
             f"{file}: found a slide{whole_size} in {counted(layout.frames, 'tile')} of "

@@ -158,6 +158,23 @@ def test_a_tiff_whose_strips_are_shorter_than_its_rows_is_refused(tmp_path: Path
         load_image(file)
 
 
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+def test_a_tiff_that_lacks_tiles_is_refused_and_whole_tiles_at_the_edge_are_not(
+    tmp_path: Path, planar: str
+):
+    file, pixels = tmp_path / "a.tif", np.resize(COLOURS, (70, 90, 3))
+    shown = pixels if planar == "contig" else np.moveaxis(pixels, -1, 0)
+    tifffile.imwrite(
+        file, shown, photometric="rgb", planarconfig=planar, tile=(32, 32), metadata=None
+    )
+    np.testing.assert_array_equal(np.asarray(load_image(file)), pixels)
+    with tifffile.TiffFile(file, mode="r+") as opened:
+        counts = opened.pages.first.tags[325]
+        counts.overwrite([*counts.value[:-1], 0])
+    with pytest.raises(DataError, match="data ends early"):
+        load_image(file)
+
+
 @pytest.mark.parametrize("damage", [cut, zeros])
 @pytest.mark.parametrize(
     "name",

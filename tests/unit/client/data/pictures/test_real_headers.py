@@ -217,6 +217,32 @@ def test_a_palettes_first_input_has_the_sign_of_the_pixels(tmp_path: Path, vr: s
     np.testing.assert_array_equal(greys_of(file), [[0, 51, 102, 255]])
 
 
+@pytest.mark.parametrize(
+    ("descriptor", "entries"),
+    [
+        (None, None),
+        ([4, 0, 16], None),
+        ([4, 0], 4),
+        ([4, 0, 16], 3),
+        ([4, 0, 16], 0),
+        ([0, 0, 0], 4),
+    ],
+)
+def test_a_palette_without_usable_tables_is_named_and_not_called_damaged(
+    tmp_path: Path, descriptor: list[int] | None, entries: int | None
+):
+    stored = np.array([[0, 1, 2, 3]], np.uint8)
+    file = dicom(tmp_path / "a.dcm", stored, PhotometricInterpretation="PALETTE COLOR")
+    dataset = pydicom.dcmread(file)
+    for colour in ("Red", "Green", "Blue"):
+        if descriptor is not None:
+            dataset.add_new(f"{colour}PaletteColorLookupTableDescriptor", "US", descriptor)
+        if entries is not None:
+            dataset.add_new(f"{colour}PaletteColorLookupTableData", "OW", bytes(2 * entries))
+    dataset.save_as(file)
+    assert "found PALETTE COLOR without usable tables" in refused(file)
+
+
 def test_the_first_table_that_can_be_used_counts(tmp_path: Path):
     whole = table(LUTDescriptor=[4, 0, 16], LUTData=[0, 51, 102, 255])
     found = Sequence([*table(LUTDescriptor=[4, 0, 16]), *whole])
@@ -233,6 +259,12 @@ def test_the_tiles_of_a_slide_are_no_slices(tmp_path: Path):
     assert "found a slide of 44 x 40 pixels in 4 tiles of 24 x 24, expected one" in refused(file)
     sparse = dicom(tmp_path / "b.dcm", tiles, DimensionOrganizationType="TILED_SPARSE")
     assert "found a slide in 4 tiles" in refused(sparse)
+    # Writers from before there were organizations; and one tile in a file of its own.
+    old = dicom(tmp_path / "d.dcm", tiles, SOPClassUID="1.2.840.10008.5.1.4.1.1.77.1.6")
+    assert "found a slide in 4 tiles" in refused(old)
+    size = {"TotalPixelMatrixColumns": 44, "TotalPixelMatrixRows": 20}
+    alone = dicom(tmp_path / "e.dcm", tiles[0], **size)
+    assert "found a slide of 44 x 20 pixels in 1 tile of 24 x 24, expected" in refused(alone)
     # A slide's label, and its overview, are one frame.
     whole = dicom(tmp_path / "c.dcm", tiles[0], TotalPixelMatrixColumns=24, TotalPixelMatrixRows=24)
     assert greys_of(whole).shape == (24, 24)

@@ -48,6 +48,64 @@ def test_numbers_of_a_tiff_keep_their_sign(tmp_path: Path, kind: Any):
     assert (np.diff(shown) >= 0).all() and (shown[0], shown[-1]) == (0, 255)
 
 
+@pytest.mark.parametrize("kind", [np.uint16, np.int16, np.uint32, np.int32])
+def test_white_is_zero_in_every_byte_order_and_sign(tmp_path: Path, kind: Any):
+    file, shift = tmp_path / "a.tif", 2000 if kind in (np.int16, np.int32) else 0
+    pixels = (RAMP.astype(np.int64) - shift).astype(kind)
+    for order, bigtiff in (("<", False), ("<", True), (">", False)):
+        options: dict[str, Any] = {"byteorder": order, "bigtiff": bigtiff, "metadata": None}
+        tifffile.imwrite(file, pixels, photometric="miniswhite", **options)
+        if kind is np.uint32 and order == ">":
+            assert "found a TIFF of 1 channel of 32-bit unsigned" in refused(file)
+            continue
+        shown = greys_of(file)
+        assert (shown[0, 0], shown[-1, -1]) == (255, 0)
+        tifffile.imwrite(file, pixels, photometric="minisblack", **options)
+        np.testing.assert_allclose(shown, 255 - greys_of(file), atol=1)
+    tifffile.imwrite(file, pixels, byteorder=">", bigtiff=True)
+    assert "found a BigTIFF in big-endian byte order, which is not read" in refused(file)
+
+
+@pytest.mark.parametrize("samples", [3, 4])
+def test_deep_channels_in_planes_are_read_only_where_that_is_right(tmp_path: Path, samples: int):
+    file, pixels = tmp_path / "a.tif", np.stack([(RAMP * 9).astype(np.uint16)] * samples)
+    more: dict[str, Any] = {"extrasamples": ["unassalpha"]} if samples == 4 else {}
+    for compression in (None, "zlib"):
+        options: dict[str, Any] = {"photometric": "rgb", "compression": compression, **more}
+        tifffile.imwrite(file, np.moveaxis(pixels, 0, -1), planarconfig="contig", **options)
+        expected = pixels_of(file)
+        tifffile.imwrite(file, pixels, planarconfig="separate", **options)
+        if compression:
+            np.testing.assert_array_equal(pixels_of(file), expected)
+        else:
+            assert (
+                f"a.tif: found a TIFF of {samples} channels in separate planes of 16-bit unsigned "
+                "numbers in RGB with no compression, which is not read, expected its channels "
+            ) in refused(file)
+
+
+@pytest.mark.parametrize(
+    ("start", "name"),
+    [
+        (b"\0\0\0\x18ftypheic", "a HEIC picture"),
+        (b"\0\0\0\x1cftypavif", "an AVIF picture"),
+        (b"\0\0\0\x20ftypisom", "a film"),
+        (b"RIFF\0\0\0\0AVI LIST", "a film"),
+        (b"\xff\x0a\x10", "a JPEG XL picture"),
+        (b"\x93NUMPY\x01\0", "a NumPy array"),
+        (b"P5 2 2 255 ", "a PNM picture"),
+        (b"ObjectType = Image\n", "a MetaImage volume"),
+        (b"<html>", "an HTML page"),
+        (b"\x5c\x01\0\0" + bytes(340) + b"n+1\0", "a NIfTI volume"),
+    ],
+)
+def test_a_file_of_another_kind_is_named_and_not_called_damaged(
+    tmp_path: Path, start: bytes, name: str
+):
+    (tmp_path / "a.bin").write_bytes(start + bytes(40))
+    assert f"a.bin: found {name}, which is not read, expected PNG" in refused(tmp_path / "a.bin")
+
+
 @pytest.mark.parametrize(
     ("pixels", "kind"),
     [
@@ -65,6 +123,43 @@ def test_a_kind_of_tiff_that_is_not_read_is_named(tmp_path: Path, pixels: Any, k
     found = refused(tmp_path / "a.tif")
     assert f"a.tif: found a TIFF of {kind} with no compression, which is not read, exp" in found
     assert "truncated" not in found and "damaged" not in found
+
+
+def pyramid(file: Path, *sizes: int, subifds: int = 0, bigtiff: bool = False) -> Path:
+    """A TIFF of pages of these sides, in tiles."""
+    with tifffile.TiffWriter(file, bigtiff=bigtiff) as writer:
+        for place, size in enumerate(sizes):
+            pixels = np.full((size, size, 3), size, np.uint8)
+            below = subifds if place == 0 else 0
+            writer.write(pixels, photometric="rgb", tile=(32, 32), subifds=below, metadata=None)
+    return file
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        {"sizes": (128, 64, 32)},  # Aperio: levels, then label and overview
+        {"sizes": (128, 64, 32), "bigtiff": True},
+        {"sizes": (128, 64), "subifds": 1},  # OME
+        {"sizes": (64, 64, 64)},  # a stack
+        {"sizes": (64, 80)},  # pages of a scanner
+    ],
+)
+def test_of_a_slides_levels_the_whole_one_is_read_where_it_is_first(
+    tmp_path: Path, file: dict[str, Any]
+):
+    side = file["sizes"][0]
+    made = pyramid(tmp_path / "a.tif", *file.pop("sizes"), **file)
+    np.testing.assert_array_equal(pixels_of(made), np.full((side, side, 3), side))
+
+
+@pytest.mark.parametrize("bigtiff", [False, True])
+def test_a_slide_whose_label_or_smaller_level_is_first_is_refused(tmp_path: Path, bigtiff: bool):
+    for sizes in ((32, 64, 128), (32, 128, 64)):
+        assert (
+            "a.tif: found a TIFF whose first page has 32 x 32 pixels and another one 128 x 128, as "
+            "a slide with its label"
+        ) in refused(pyramid(tmp_path / "a.tif", *sizes, bigtiff=bigtiff))
 
 
 @pytest.mark.parametrize(("code", "name"), [(33003, "JPEG 2000"), (34712, "JPEG 2000"), (9, "unk")])
