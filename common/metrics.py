@@ -84,7 +84,12 @@ def read_answer_kind(value: object) -> AnswerKind | None:
 
 
 def read_answer_text(value: object) -> str | None:
-    """Return an answer as text, a number or Boolean formatted by `str`; None if it is none."""
+    """Return an answer as text, a number or Boolean formatted by `str`; None if it is none.
+
+    A number that is not finite is none: so pandas writes what is missing.
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     return str(value) if isinstance(value, str | int | float) else None
 
 

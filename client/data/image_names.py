@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import TypeAlias
+from urllib.parse import unquote
 
 from client.data.records import has_broken_letter, quoted
 
@@ -49,7 +50,7 @@ def image_finder(folder: Path) -> FindImage:
         same = _walk(folder, inside, indexed, _unicode_form)
         if same is not None:
             return same
-        near = _walk(folder, inside.replace("\\", "/"), indexed, _loose_form)
+        near = _walk(folder, unquote(inside).replace("\\", "/"), indexed, _loose_form)
         hint = "" if near is None else f"; {_difference(inside, near, folder)}"
         return f"{quoted(name)}, where there is no file{hint}", f"an image in {folder}"
 
@@ -106,9 +107,10 @@ def _unicode_form(name: str) -> str:
 
 
 def _loose_form(name: str) -> str:
-    """Return a name without what is easily mistaken: case, separators, the letters' form."""
+    """Return a name without what is easily mistaken: case, separators, form, unseen letters."""
     letters = unicodedata.normalize("NFKC", name).casefold()
-    return "".join(letter for letter in letters if letter not in " _-")
+    seen = (letter for letter in letters if unicodedata.category(letter) not in ("Cc", "Cf"))
+    return "".join(letter for letter in seen if letter not in " _-")
 
 
 def _difference(name: str, near: Path, folder: Path) -> str:

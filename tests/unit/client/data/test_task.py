@@ -205,6 +205,10 @@ KINDS = "expected 'OPEN' or 'CLOSED'"
             "'conversations': found blank text, expected an answer to question 1",
         ),
         (
+            {"conversations": said("Where?", float("nan"))},
+            "'conversations': found a number, expected an answer to question 1",
+        ),
+        (
             {"conversations": said("Where?", "here", "Why?", None)},
             "'conversations': found nothing, expected an answer to question 2",
         ),
@@ -293,6 +297,9 @@ def test_a_name_in_another_unicode_form_is_the_same_name(tmp_path: Path):
         ("Images\\A.png", "'images/a.png' differs in case, spaces or signs"),
         ("images/a .png", "'images/a.png' differs in case, spaces or signs"),
         ("images/_a.png", "'images/a.png' differs in case, spaces or signs"),
+        ("images/%61.png", "'images/a.png' differs in case, spaces or signs"),
+        ("images/a\u200b.png", "'images/a.png' differs in case, spaces or signs"),
+        ("images/a\n.png", "'images/a.png' differs in case, spaces or signs"),
     ],
 )
 def test_a_near_miss_of_a_name_is_said_to_be_one(tmp_path: Path, name: str, hint: str):
