@@ -16,6 +16,7 @@ from common.bank.check import Expected
 from common.errors import BankError
 from common.plan.file import parse_plan
 from common.plan.plan import Plan
+from common.router.descriptor_statistics import BINS
 from common.router.image_prototype import (
     ImagePrototype,
     fault_of,
@@ -26,6 +27,7 @@ from common.router.image_prototype import (
 from server.run.image_prototypes import release_prototype
 from server.run.journal import Journal
 from server.run.stage import train_stage
+from tests.unit.common.router.test_descriptor_statistics import rows_of, statistics
 from tests.unit.common.router.test_image_prototype import SPOILT, features
 from tests.unit.small_bank import BASE, KEY, bank_of, blob, draft
 from tests.unit.small_round import Sites, adapter, document, journal, plan, run_context
@@ -136,6 +138,32 @@ def test_a_prototype_that_nobody_wants_is_refused(tmp_path: Path, early: bool):
     book.close()
     (refused,) = [news for news in told if news["event"] == "refused"]
     assert refused["text"].endswith("prototype: found one, expected none with this order")
+
+
+@pytest.mark.parametrize(
+    ("router", "counted", "said"),
+    [
+        (
+            {"statistics": False},
+            80,
+            "found statistics of descriptors, expected none with this plan",
+        ),
+        ({}, 65, "found statistics of too few images, expected at least 66"),
+    ],
+)
+def test_statistics_that_nobody_wants_or_of_too_few_pictures_are_refused(
+    tmp_path: Path, router: dict[str, bool], counted: int, said: str
+):
+    made = statistics(rows_of(1, 80, 0.0))
+    places = np.bincount(np.arange(counted) % 5, minlength=BINS)
+    forged = replace(made, distances=tuple(places.tolist()))
+    lying = replace(given(2, 80), statistics=forged)
+    plan = parse_plan({**document(quorum=1), "router": {"minimum": 50, **router}}, "p")
+    found, told = agreed(tmp_path, {"a": given(1), "b": lying}, plan)
+    (refused,) = [event for event in told if event["event"] == "refused"]
+    assert refused["site"] == "b" and refused["text"].endswith(f"prototype: {said}")
+    # The other site's is released as it is.
+    assert found is not None and (found.images, found.statistics) == (60, None)
 
 
 def test_a_prototype_of_another_width_than_most_is_left_out_by_name(tmp_path: Path):
