@@ -24,8 +24,10 @@ from commands.options import (
 )
 
 if TYPE_CHECKING:
+    from client.inference.router import Routing
     from client.orders.ask import AskSettings, BankAnswer
     from common.bank.bank import Bank
+    from common.bank.release import Release
 
 #: The base models that come with the project were made for tests.
 TOYS = ("tiny-llava", "tiny-clip")
@@ -70,9 +72,10 @@ def ask(
     ] = 64,
     as_json: Json = False,
 ) -> None:
-    """Answer a question about an image with the stage that fits the image best.
+    """Answer a question about an image with the stage that fits the image and the question best.
 
-    Prints how confident the router is, and whether the image is unlike every learned task. A bank
+    Prints how confident the router is, and whether the image is unlike every learned task, or the
+    question unlike those of the stage that answers. A bank
     whose releases name their method and classes answers by it, with one of the classes.
 
     Example: fedmslora bank ask slide.png "is there a tumor ?" --bank runs/demo/bank
@@ -135,6 +138,7 @@ def embedded_base(bank: "Bank") -> Path:
 
 
 def _document(question: str, bank: "Bank", reply: "BankAnswer") -> dict[str, Any]:
+    from serving.chat import question_facts
     from serving.open_bank import NOTICE
 
     routing, release = reply.routing, reply.release
@@ -164,6 +168,7 @@ def _document(question: str, bank: "Bank", reply: "BankAnswer") -> dict[str, Any
         "known": None if routing is None else routing.known,
         "reason": None if routing is None else routing.reason,
         "calibrated": None if routing is None else routing.calibrated,
+        **question_facts(reply),
         "stages": stages,
         "own_b": reply.own_b,
         "base_model": bank.base_model.name,
@@ -178,6 +183,8 @@ def _print(bank: "Bank", reply: "BankAnswer") -> None:
         typer.echo(_UNKNOWN.format(routing.reason))
     guess = "" if routing is None or routing.known else "  (a guess)"
     typer.echo(f"answer      {reply.prediction.text}{guess}")
+    if reply.unlike_question:
+        typer.echo(f"question    {reply.unlike_question}: the answer may mean nothing")
     if reply.own_b:
         typer.echo("adapter     the release's A with this site's own B")
     if reply.by_method:
@@ -188,7 +195,11 @@ def _print(bank: "Bank", reply: "BankAnswer") -> None:
         return
     if routing is None:
         typer.echo(f"stage       {release.name} ({release.modality.value}), given by --stage")
-        return
+    else:
+        _print_routing(bank, release, routing)
+
+
+def _print_routing(bank: "Bank", release: "Release", routing: "Routing") -> None:
     chosen = f"picked by the router with {_percent(routing.best.probability)} confidence"
     typer.echo(f"stage       {release.name} ({release.modality.value}), {chosen}")
     others = [

@@ -234,7 +234,7 @@ class Scores:
         site: the site's pseudonym.
         questions: number of test questions.
         metrics: each a fraction of 0 to 1: `task_metrics` and, if asked for, `OPTION_METRICS`
-            (common/metrics.py); with a router, `ROUTER_STAGE` and `ROUTER_MODALITY`.
+            (common/metrics.py); with a router, `ROUTER_METRICS`.
         majority: the same metrics of the majority baseline: each question's most frequent
             training answer.
     """

@@ -30,8 +30,11 @@ _BLEU_WEIGHTS = [(0.25, 0.25, 0.25, 0.25), (1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1,
 _NLTK_OPTIONAL = frozenset({"matplotlib", "pandas", "pyarrow", "scipy", "sklearn"})
 #: Before the name of a metric: of the released adapter, where a site answers with its own B.
 RELEASED = "released_"
-#: Metrics: the shares of test images routed to the task's own stage, and to one of its modality.
+#: Metrics: the shares of test images routed to the task's own stage, and to one of its modality;
+#: the share that is called known, and the mean of the router's confidence.
 ROUTER_STAGE, ROUTER_MODALITY = "router_stage", "router_modality"
+ROUTER_KNOWN, ROUTER_CONFIDENCE = "router_known", "router_confidence"
+ROUTER_METRICS = (ROUTER_STAGE, ROUTER_MODALITY, ROUTER_KNOWN, ROUTER_CONFIDENCE)
 #: Of a task with classes (client/orders/class_metrics.py): macro one-vs-rest AUC; and before the
 #: name of a metric: of the base model alone, asked among the same classes.
 AUC, ZERO_SHOT = "auc", "zero_shot_"
@@ -59,8 +62,7 @@ KNOWN_METRICS = frozenset(
         *CLASS_METRICS,
         *(f"{RELEASED}{name}" for name in TASK_METRICS),
         *(f"{ZERO_SHOT}{name}" for name in CLASS_METRICS),
-        ROUTER_STAGE,
-        ROUTER_MODALITY,
+        *ROUTER_METRICS,
     }
 )
 #: The fields that the paper's evaluator reads instead of missing ones.

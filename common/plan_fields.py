@@ -25,6 +25,17 @@ ClassName: TypeAlias = Annotated[
     str, Field(pattern=r"^[^\s\p{C}]([^\p{C}\p{Zl}\p{Zp}]{0,78}[^\s\p{C}])?$")
 ]
 
+#: Questions as a stage lists them, each on one line.
+Questions: TypeAlias = Annotated[
+    tuple[
+        Annotated[
+            str, Field(max_length=300, pattern=r"^[^\s\p{C}]([^\p{C}\p{Zl}\p{Zp}]*[^\s\p{C}])?$")
+        ],
+        ...,
+    ],
+    Field(min_length=1, max_length=100),
+]
+
 
 class Modality(StrEnum):
     """A kind of image: the same attracts, another repels in the contrastive regularizer."""

@@ -20,7 +20,7 @@ from common.exchange import (
     Update,
 )
 from common.identity import sha256
-from common.metrics import AUC, ROUTER_MODALITY, ROUTER_STAGE
+from common.metrics import AUC, ROUTER_METRICS
 from common.partial_adapter import AdapterPart
 from common.plan.plan import Plan
 from common.wire import wire_bytes
@@ -225,7 +225,7 @@ def _update_bytes(site: str, *, prototype: bool) -> int:
 def _scores_bytes(site: str, metrics: Mapping[str, float], *, routed: bool) -> int:
     with_classes = (AUC,) if AUC in metrics else ()
     if routed:
-        metrics = {**metrics, ROUTER_STAGE: NUMBER, ROUTER_MODALITY: NUMBER}
+        metrics = {**metrics, **dict.fromkeys(ROUTER_METRICS, NUMBER)}
     scores = Scores(
         order=_DIGEST, site=site, questions=100, metrics=metrics,
         majority=placeholder_metrics(more=with_classes),

@@ -99,11 +99,15 @@ class Routed:
         scores: as `RunReport.scores`; None where it was not evaluated.
         stage: the share of task j's test images routed to its own stage, after stage i.
         modality: the share routed to a stage of its modality.
+        known: the share that the router calls known; None in reports from before it was asked.
+        confidence: the router's mean confidence; None as above.
     """
 
     scores: tuple[tuple[float | None, ...], ...]
     stage: tuple[tuple[float | None, ...], ...]
     modality: tuple[tuple[float | None, ...], ...]
+    known: tuple[tuple[float | None, ...], ...] | None = None
+    confidence: tuple[tuple[float | None, ...], ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,8 @@ class RoutedRow:
         routed: its score where the router chooses a stage for each image.
         right_stage: share of the task's test images that were routed to its own stage.
         right_modality: share that were routed to a stage of its modality.
+        known: share that the router calls known; of pictures that are the task's own.
+        confidence: the router's mean confidence, which is calibrated where it is `right_stage`.
     """
 
     stage: StageFacts
@@ -22,6 +24,8 @@ class RoutedRow:
     routed: float | None
     right_stage: float | None
     right_modality: float | None
+    known: float | None
+    confidence: float | None
 
 
 def routed_rows(report: RunReport) -> list[RoutedRow]:
@@ -36,6 +40,8 @@ def routed_rows(report: RunReport) -> list[RoutedRow]:
             routed.scores[last][task],
             routed.stage[last][task],
             routed.modality[last][task],
+            None if routed.known is None else routed.known[last][task],
+            None if routed.confidence is None else routed.confidence[last][task],
         )
         for task, stage in enumerate(report.stages[: last + 1])
     ]
@@ -50,9 +56,9 @@ def routing_headline(routed: Routed) -> str:
         _mean(matrix[last][: last + 1]) for matrix in (routed.stage, routed.modality)
     )
     return (
-        f"From the image and its file's header, {100 * stage:.0f} % of a task's test images are "
-        f"routed to its own stage, and {100 * modality:.0f} % to one of its modality "
-        "(mean over tasks)"
+        f"From the image, its file's header and the question, {100 * stage:.0f} % of a task's "
+        f"test images are routed to its own stage, and {100 * modality:.0f} % to one of its "
+        "modality (mean over tasks)"
     )
 
 

@@ -71,16 +71,20 @@ may guide the care of a patient.</p>
 {% if routed %}
 <h2>When the task is not given</h2>
 <p>{{ routing }}. Above, each question comes with its task. Here the router chose a stage for each
-test image: the one whose mean image feature is nearest to the image's. Both scores are from after
-the last stage that was evaluated.</p>
+question: by the image, by its file's header, and by the question's words where the plan lists
+questions for its stages. Known are images that the router finds like a stage's own, the rest are
+answered with a warning. Its confidence is calibrated where it is the share that went to the right
+stage. Both scores are from after the last stage that was evaluated.</p>
 <div class="wide"><table>
 <thead><tr><th>task</th><th>task given</th><th>stage routed</th>
-<th>images to the right stage</th><th>to the right modality</th></tr></thead>
+<th>images to the right stage</th><th>to the right modality</th>
+<th>called known</th><th>confidence</th></tr></thead>
 <tbody>
 {% for row in routed %}
 <tr><th scope="row">{{ row.stage.name | wbr }}<small>{{ row.stage.metric | readable }}</small></th>
 <td>{{ row.given | percent }}</td><td>{{ row.routed | percent }}</td>
-<td>{{ row.right_stage | percent }}</td><td>{{ row.right_modality | percent }}</td></tr>
+<td>{{ row.right_stage | percent }}</td><td>{{ row.right_modality | percent }}</td>
+<td>{{ row.known | percent }}</td><td>{{ row.confidence | percent }}</td></tr>
 {% endfor %}
 </tbody></table></div>
 {{ chart("routed.svg") }}

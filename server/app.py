@@ -244,6 +244,7 @@ def train_and_score(context: RunContext, number: int, bank: Bank) -> tuple[Draft
             for site in sorted({*trained.sites, *scores})
         },
         method=plan.method.released(),
+        questions=stage.questions,
     )
     return draft, trained.adapter
 

@@ -89,7 +89,7 @@ class BatchedAnswers:
     async def ask(
         self, picture: MemoryPicture, question: str, release: Release | None, max_new_tokens: int
     ) -> Reply:
-        """Return the answer of `release`, or of the stage that the picture is like.
+        """Return the answer of `release`, or of the stage that picture and question are like.
 
         Raises:
             DataError: the picture or the question can't be used.
@@ -173,7 +173,7 @@ class BatchedAnswers:
             if one.reply.cancelled():
                 continue
             try:
-                one.routing = self._bank.route(one.picture.path, one.picture.code)
+                one.routing = self._bank.route(one.picture.path, one.question, one.picture.code)
                 one.release = self._bank.bank.release(one.routing.best.stage)
             except Exception as error:
                 if not isinstance(error, Refusal):

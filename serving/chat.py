@@ -15,6 +15,7 @@ from typing import Any, Final, cast
 
 from pydantic_core import from_json
 
+from client.orders.ask import BankAnswer
 from common.bank.bank import Bank
 from common.errors import DataError
 from serving.batching import Reply
@@ -146,6 +147,15 @@ def chunks(request: ChatRequest, bank: Bank, reply: Reply) -> list[dict[str, Any
     ]
 
 
+def question_facts(answer: BankAnswer) -> dict[str, Any]:
+    """Return whether the question is like those that the answering stage lists, and why not."""
+    unlike = answer.unlike_question
+    return {
+        "question_known": None if unlike is None else not unlike,
+        "question_reason": unlike or None,
+    }
+
+
 def origin(bank: Bank, reply: Reply, ignored: Sequence[str]) -> dict[str, Any]:
     """Return who answered and how surely, as `bank ask --json` does."""
     release, routing = reply.answer.release, reply.answer.routing
@@ -159,6 +169,7 @@ def origin(bank: Bank, reply: Reply, ignored: Sequence[str]) -> dict[str, Any]:
         "known": None if routing is None else routing.known,
         "reason": None if routing is None else routing.reason,
         "calibrated": None if routing is None else routing.calibrated,
+        **question_facts(reply.answer),
         "stages": [
             {
                 "name": bank.releases[choice.stage].name,

@@ -52,6 +52,9 @@ class Answer:
         confidence: the router's probability of the stage; None where the stage was given.
         known: whether the picture is like training pictures of any stage; None as above.
         reason: why it is not; empty where it is, or where the stage was given.
+        question_known: whether the question is like one of those that the stage lists; None where
+            it lists none.
+        question_reason: why it is not; empty where it is, or where the stage lists none.
         probabilities: the router's probability of each stage, the likeliest first.
         head: the bank's, which names all its bytes.
         complete: whether the answer ended by itself, before `max_new_tokens`.
@@ -66,6 +69,8 @@ class Answer:
     head: str
     complete: bool
     reason: str = ""
+    question_known: bool | None = None
+    question_reason: str = ""
     notice: str = NOTICE
 
 
@@ -101,7 +106,7 @@ class OpenBank:
         return StageModel(self, self.bank.named(str(stage)))
 
     def ask(self, image: Picture, question: str, *, max_new_tokens: int = 64) -> Answer:
-        """Answer with the stage that the picture is most like.
+        """Answer with the stage that the picture and the question are most like.
 
         A bank whose releases name their method answers with one of all its classes instead.
 
@@ -115,7 +120,7 @@ class OpenBank:
             if has_method(self.bank):
                 named = self.resident.classify(None, file)
                 return answer_of(self.bank, named, None, max_new_tokens)
-            routing = self.resident.route(file)
+            routing = self.resident.route(file, question)
             release = self.bank.release(routing.best.stage)
             (answer,) = self.resident.answer(release, [(file, question)], max_new_tokens)
         return answer_of(self.bank, answer, routing, max_new_tokens)
@@ -209,6 +214,8 @@ def answer_of(
         head=bank.head,
         complete=tokens is None or tokens < max_new_tokens,
         reason="" if routing is None else routing.reason,
+        question_known=None if answer.unlike_question is None else not answer.unlike_question,
+        question_reason=answer.unlike_question or "",
     )
 
 

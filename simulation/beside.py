@@ -56,7 +56,7 @@ def both_answers(demo: Path, classes: Path, pictures: int = PICTURES) -> Iterato
         task = SHOWN[stage.task]
         folder = classes / "sites" / stage.sites[0] / "data" / stage.task
         for asked in read_test(folder)[:pictures]:
-            release = llava.bank.release(llava.route(asked.image).best.stage)
+            release = llava.bank.release(llava.route(asked.image, task.question).best.stage)
             (said,) = llava.answer(release, [(asked.image, task.question)], _MOST_TOKENS)
             yield BothAnswers(
                 stage.name,

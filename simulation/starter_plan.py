@@ -24,12 +24,14 @@ class ImportedTask:
     Attributes:
         closed: whether most of its test questions are closed.
         classes: its labels; empty where its questions are the source's own.
+        templates: its questions that were made from a template, of which a plan may tell.
     """
 
     name: str
     modality: Modality
     closed: bool
     classes: tuple[str, ...]
+    templates: tuple[str, ...] = ()
 
 
 def imported_task(folder: Path) -> ImportedTask | None:
@@ -44,7 +46,11 @@ def imported_task(folder: Path) -> ImportedTask | None:
         return None
     closed, asked = report["closed"]["test"], report["questions"]["test"]
     return ImportedTask(
-        folder.name, Modality(modality), 2 * closed >= asked, tuple(report["classes"])
+        folder.name,
+        Modality(modality),
+        2 * closed >= asked,
+        tuple(report["classes"]),
+        tuple(report.get("templates", ())),
     )
 
 
@@ -67,6 +73,8 @@ def starter_plan(name: str, tasks: Sequence[ImportedTask], sites: Sequence[str])
         f'  sha256: "{digest}"\n'
         "method: {name: mslora_cr, rank: 8, alpha: 8, active: none, contrast: null}\n"
         "aggregation: svd\n"
+        "# Picture and question choose their stage, and say what is unlike all.\n"
+        "router: {}\n"
         "stages:\n"
         f"{stages}"
     )
@@ -75,6 +83,10 @@ def starter_plan(name: str, tasks: Sequence[ImportedTask], sites: Sequence[str])
 def _stage(task: ImportedTask, sites: Sequence[str]) -> str:
     # A method on a CLIP (docs/methods.md) needs them.
     classes = f"    # classes: {json.dumps(task.classes, ensure_ascii=False)}\n"
+    listed = [text for text in task.templates if len(text) <= 300 and text.isprintable()]
+    questions = "".join(
+        f"      - {json.dumps(text, ensure_ascii=False)}\n" for text in listed[:100]
+    )
     return (
         f"  - name: {task.name.lower()}\n"
         f"    modality: {task.modality}\n"
@@ -86,5 +98,5 @@ def _stage(task: ImportedTask, sites: Sequence[str]) -> str:
         "    batch_size: 16\n"
         f"    metric: {'accuracy' if task.closed else 'f1'}\n"
         f"    max_new_tokens: {16 if task.closed else 64}\n"
-        f"{classes if task.classes else ''}"
+        f"{classes if task.classes else ''}" + (f"    questions:\n{questions}" if questions else "")
     )

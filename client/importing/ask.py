@@ -26,11 +26,13 @@ class Asked:
 
     Attributes:
         classes: the labels, in name order; empty where the source has questions of its own.
+        templates: the questions that were made from a template, which are nobody's own words.
     """
 
     questions: Sequence[SourceQuestion]
     bad_rows: Sequence[BadRow]
     classes: tuple[str, ...]
+    templates: tuple[str, ...]
     notes: Sequence[str]
 
 
@@ -65,6 +67,10 @@ def ask(
         raise DataError(
             f"found the label {listed(classes)} alone, expected at least two different ones"
         )
+    of_finding = {
+        finding: (template or OF_FINDING).replace(LABEL, finding)
+        for finding in dict.fromkeys(one.finding for one in findings if one.finding is not None)
+    }
     of_label = _label_question(template or OF_LABEL, classes) if labelled else ""
     if len(classes) > MOST_OPTIONS:
         notes.append(
@@ -76,8 +82,7 @@ def ask(
         if isinstance(item, BadRow):
             found.append(item)
         elif item.finding is not None:
-            text = (template or OF_FINDING).replace(LABEL, item.finding)
-            found.append(_checked(replace(item, question=text)))
+            found.append(_checked(replace(item, question=of_finding[item.finding])))
         elif item.question is None:
             answer = spelling[item.answer]
             if answer not in classes:
@@ -92,6 +97,7 @@ def ask(
         [item for item in found if isinstance(item, SourceQuestion)],
         [item for item in found if isinstance(item, BadRow)],
         tuple(classes),
+        (*filter(None, [of_label]), *of_finding.values()),
         notes,
     )
 

@@ -102,6 +102,7 @@ def _read(source: Source, staged: StagedPictures, task: str, on_decoded: OnImage
         modality=modality,
         split=split,
         classes=asked.classes,
+        templates=asked.templates,
         names={one.picture: _name(one, source) for one in questions},
         notes=counted_notes(notes),
         left_out=summed_up(bad),

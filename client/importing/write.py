@@ -32,6 +32,7 @@ class Import:
         source: the folder or file that was imported.
         form: what it was taken for.
         names: of each picture, its path at the source.
+        templates: the questions that were made from a template.
         left_out: why rows were left out, a sentence each.
         bad_rows: the number of rows that were left out.
     """
@@ -42,6 +43,7 @@ class Import:
     modality: Modality | None
     split: SplitQuestions
     classes: tuple[str, ...]
+    templates: tuple[str, ...]
     names: Mapping[Path, str]
     notes: Sequence[str]
     left_out: Sequence[str]
@@ -143,6 +145,7 @@ def report_document(found: Import) -> dict[str, Any]:
             side: sum(one.kind is AnswerKind.CLOSED for one in of) for side, of in sides.items()
         },
         "classes": found.classes,
+        "templates": found.templates,
         "answers": _answers(found.split),
         "bad_rows": found.bad_rows,
         "left_out": list(found.left_out),

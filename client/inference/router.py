@@ -4,18 +4,26 @@ A bank's releases have image prototypes (common/router/image_prototype.py). A st
 only if its modality is one that the file's header allows. Where all that take part have
 statistics of descriptors, the image is routed to the stage under whose Gaussian it is likeliest;
 elsewhere to the one whose prototype has the largest cosine similarity to its feature, as in
-DISCO (arXiv 2503.12897). Legend of shapes: V width of the tower, D descriptors.
+DISCO (arXiv 2503.12897). Among the stages that the picture is like, the question decides, too,
+where they list questions (client/inference/question_likeness.py). Legend of shapes: V width of
+the tower, D descriptors.
 """
 
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from client.data.file_modality import MODALITIES
+from client.inference.question_likeness import (
+    QUESTION_TEMPERATURE,
+    UNLIKE_QUESTION,
+    QuestionLikeness,
+)
 from common.errors import BankError
 from common.plan_fields import Modality
 from common.printable import counted
@@ -40,6 +48,8 @@ UNLIKE: Final = 0.03
 #: Of the softmax over log-likelihoods: the descriptor's numbers are far from independent, nor
 #: are they normal (docs/log.md).
 LIKELIHOOD_TEMPERATURE: Final = 8.0
+#: A probability that was rounded to 0 has a logarithm, too.
+_SMALLEST: Final = 1e-300
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +57,8 @@ class Choice:
     """A stage that an image may belong to.
 
     Attributes:
-        probability: from the softmax over all stages that the file's header allows.
+        probability: from the softmax over all stages that the file's header allows; of those that
+            the picture is like and that list questions, shared out by the question.
         cosine: the cosine of the image's feature and the stage's prototype.
         alike: the share of the stage's own images that lie as far from the others as this one
             or farther; None without statistics.
@@ -111,18 +122,24 @@ class RoutedStage:
 class PictureRouter:
     """Routes pictures among stages; what all pictures share is computed once."""
 
-    def __init__(self, stages: Mapping[int, RoutedStage], temperature: float) -> None:
-        """Take the stages by their position in the bank."""
+    def __init__(
+        self,
+        stages: Mapping[int, RoutedStage],
+        temperature: float,
+        questions: QuestionLikeness | None = None,
+    ) -> None:
+        """Take the stages by their position in the bank, and the questions that they list."""
         self._stages = dict(sorted(stages.items()))
         self._temperature = temperature
+        self._questions = questions or QuestionLikeness({})
         self._gaussians = {
             stage: _Gaussian.of(one.prototype.statistics, one.prototype)
             for stage, one in self._stages.items()
             if one.prototype.statistics is not None
         }
 
-    def route(self, picture: Picture) -> Routing:
-        """Route the picture.
+    def route(self, picture: Picture, question: str = "") -> Routing:
+        """Route the picture, by what is asked about it, too.
 
         Raises:
             BankError: no prototype is of this model's features.
@@ -132,7 +149,8 @@ class PictureRouter:
             stage for stage, one in self._stages.items() if one.prototype.vector.size == width
         }
         allowed = {stage for stage in usable if _allows(picture.code, self._stages[stage].modality)}
-        found = self._among(picture, allowed or usable)
+        asked = self._questions.cosines(question)
+        found = self._among(picture, allowed or usable, asked)
         if picture.flat:
             return replace(found, known=False, reason="all its pixels are alike")
         if not allowed:
@@ -141,10 +159,12 @@ class PictureRouter:
             return replace(found, known=False, reason=reason)
         return found
 
-    def _among(self, picture: Picture, stages: Collection[int]) -> Routing:
+    def _among(
+        self, picture: Picture, stages: Collection[int], asked: Mapping[int, float]
+    ) -> Routing:
         if not stages or not set(stages) <= set(self._gaussians):
             prototypes = {stage: self._stages[stage].prototype for stage in stages or self._stages}
-            return route(picture.feature, prototypes, self._temperature)
+            return route(picture.feature, prototypes, self._temperature, asked)
         squared = {
             stage: self._gaussians[stage].squared_distance(picture.descriptor)
             for stage in sorted(stages)
@@ -165,9 +185,9 @@ class PictureRouter:
             for stage in squared
         ]
         choices.sort(key=lambda choice: -choice.probability)
-        return self._judged(choices, picture.code)
+        return self._judged(choices, picture.code, asked)
 
-    def _judged(self, choices: Sequence[Choice], code: str) -> Routing:
+    def _judged(self, choices: Sequence[Choice], code: str, asked: Mapping[int, float]) -> Routing:
         """Say whether the picture is like one of the stages, and take the likeliest of those.
 
         Of a stage all of whose pictures said their modality a picture is not that doesn't.
@@ -176,8 +196,9 @@ class PictureRouter:
         silent = [one for one in alike if self._gaussians[one.stage].code not in ("", code)]
         known = [one for one in alike if one not in silent]
         if known:
-            best = known[0]
-            rest = tuple(choice for choice in choices if choice is not best)
+            best, *others = by_question(known, asked)
+            rest = [*others, *(choice for choice in choices if choice not in known)]
+            rest.sort(key=lambda choice: -choice.probability)
             return Routing((best, *rest), known=True, calibrated=True)
         nearest = (silent or list(choices))[0]
         name = self._stages[nearest.stage].name
@@ -232,11 +253,17 @@ class _Gaussian:
 
 
 def route(
-    feature: npt.NDArray[np.float64], prototypes: Mapping[int, ImagePrototype], temperature: float
+    feature: npt.NDArray[np.float64],
+    prototypes: Mapping[int, ImagePrototype],
+    temperature: float,
+    asked: Mapping[int, float] = MappingProxyType({}),
 ) -> Routing:
     """Route the image with this feature (V,) by cosines; of equal stages the earliest is chosen.
 
     Prototypes of another width, from another model's features, are ignored.
+
+    Args:
+        asked: the question's cosines by stage (QuestionLikeness).
 
     Raises:
         BankError: none is left.
@@ -253,9 +280,38 @@ def route(
     choices = [Choice(stage, shares[stage], value) for stage, value in cosines.items()]
     # Sorting is stable: equal stages stay in their order.
     choices.sort(key=lambda choice: -choice.cosine)
-    known = choices[0].cosine >= cosine_threshold(list(matching.values()))
-    reason = "" if known else "it is less similar to any stage's pictures than those are themselves"
-    return Routing(tuple(choices), known, reason)
+    threshold = cosine_threshold(list(matching.values()))
+    alike = [choice for choice in choices if choice.cosine >= threshold]
+    if not alike:
+        reason = "it is less similar to any stage's pictures than those are themselves"
+        return Routing(tuple(choices), known=False, reason=reason)
+    return Routing((*by_question(alike, asked), *choices[len(alike) :]), known=True)
+
+
+def by_question(choices: Sequence[Choice], asked: Mapping[int, float]) -> list[Choice]:
+    """Return the choices with the question's say in them, the likeliest first.
+
+    What those that list questions are likely together stays; among them p_i becomes proportional
+    to p_i exp(max(c_i, UNLIKE_QUESTION) / QUESTION_TEMPERATURE), with the question's cosine c_i, so
+    that a question unlike all has no say. The others stay as they were.
+    """
+    listed = [choice for choice in choices if choice.stage in asked]
+    if not listed:
+        return list(choices)
+    total = sum(choice.probability for choice in listed)
+    logs = {
+        choice.stage: math.log(max(choice.probability, _SMALLEST))
+        + max(asked[choice.stage], UNLIKE_QUESTION) / QUESTION_TEMPERATURE
+        for choice in listed
+    }
+    shares = softmax(logs, 1.0)
+    found = [
+        replace(choice, probability=total * shares[choice.stage])
+        if choice.stage in shares
+        else choice
+        for choice in choices
+    ]
+    return sorted(found, key=lambda choice: -choice.probability)
 
 
 def softmax(values: Mapping[int, float], temperature: float) -> dict[int, float]:

@@ -1,4 +1,4 @@
-"""Questions about pictures, answered by the stage of a bank that the picture is like.
+"""Questions about pictures, answered by the stage of a bank that picture and question are like.
 
 A bank whose releases name their method answers by it, with a class: the question's words play no
 part, and no router is needed.
@@ -15,6 +15,7 @@ import torch
 from client.backbones.registry import load_backbone
 from client.data.task import Example
 from client.inference.image_prototype import picture_of
+from client.inference.question_likeness import QuestionLikeness
 from client.inference.router import PictureRouter, RoutedStage, Routing
 from client.model.backbone import Backbone, Prediction
 from client.model.base_digest import base_digest
@@ -78,6 +79,8 @@ class BankAnswer:
     Attributes:
         release: of an answer by the method, the one told or else the one that learned the class.
         own_b: whether the site's own B was in place of the release's.
+        unlike_question: why the question is unlike those that the release lists; empty where it is
+            like one, None where it lists none.
     """
 
     prediction: Prediction
@@ -85,6 +88,7 @@ class BankAnswer:
     routing: Routing | None
     own_b: bool
     by_method: bool = False
+    unlike_question: str | None = None
 
 
 class ResidentBank:
@@ -120,10 +124,16 @@ class ResidentBank:
             stage: RoutedStage(prototype, releases[stage].modality, releases[stage].name)
             for stage, prototype in self.bank.prototypes().items()
         }
-        return PictureRouter(stages, Router().temperature)
+        return PictureRouter(stages, Router().temperature, self._questions)
 
-    def route(self, image: Path, code: str | None = None) -> Routing:
-        """Return the stages that the picture is like, the likeliest first.
+    @cached_property
+    def _questions(self) -> QuestionLikeness:
+        return QuestionLikeness(
+            {release.stage: release.questions or () for release in self.bank.releases}
+        )
+
+    def route(self, image: Path, question: str, code: str | None = None) -> Routing:
+        """Return the stages that the picture and the question are like, the likeliest first.
 
         Args:
             code: DICOM's code of its modality; by default what the file's own header says.
@@ -132,7 +142,7 @@ class ResidentBank:
             BankError: no release has a prototype of this base model, or one was changed.
             DataError: the picture can't be read.
         """
-        return self._router.route(picture_of(self.backbone, image, code))
+        return self._router.route(picture_of(self.backbone, image, code), question)
 
     def freeze(self, release: Release) -> bool:
         """Freeze the adapters that the release sums into the model.
@@ -166,7 +176,14 @@ class ResidentBank:
             for number, (image, question) in enumerate(questions)
         ]
         predictions = self.backbone.answer(asked, max_new_tokens, len(asked))
-        return [BankAnswer(one, release, None, own_b) for one in predictions]
+        names = [one.name for one in self.bank.releases]
+        unlike = [
+            self._questions.reason_unlike(text, release.stage, names) for _, text in questions
+        ]
+        return [
+            BankAnswer(one, release, None, own_b, unlike_question=reason)
+            for one, reason in zip(predictions, unlike, strict=True)
+        ]
 
     def classify(self, told: Release | None, image: Path) -> BankAnswer:
         """Answer by the method that the releases name: with a class of the picture.
@@ -220,7 +237,7 @@ def ask(bank: Bank, base_model: Path, inquiry: Inquiry) -> BankAnswer:
     resident = ResidentBank(bank, base_model, inquiry.settings)
     if by_method:
         return resident.classify(told, inquiry.image)
-    routing = resident.route(inquiry.image) if told is None else None
+    routing = resident.route(inquiry.image, inquiry.question) if told is None else None
     release = told or bank.release(cast(Routing, routing).best.stage)
     asked = [(inquiry.image, inquiry.question)]
     (answer,) = resident.answer(release, asked, inquiry.max_new_tokens)

@@ -17,8 +17,7 @@ from common.metrics import (
     OPEN_RECALL,
     OPTION_METRICS,
     RELEASED,
-    ROUTER_MODALITY,
-    ROUTER_STAGE,
+    ROUTER_METRICS,
     ZERO_SHOT,
     AnswerKind,
 )
@@ -76,5 +75,5 @@ def figure_bases(asked: Sequence[Example]) -> dict[str, FigureBasis]:
         CLOSED_ACCURACY: FigureBasis(len(closed), kinds),
         OPEN_RECALL: FigureBasis(opened, kinds),
         **dict.fromkeys(OPTION_METRICS, FigureBasis(chosen, by_choice)),
-        **dict.fromkeys((ROUTER_STAGE, ROUTER_MODALITY), FigureBasis(images, (images,))),
+        **dict.fromkeys(ROUTER_METRICS, FigureBasis(images, (images,))),
     }

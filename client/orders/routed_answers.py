@@ -1,18 +1,23 @@
-"""Answer questions whose stage nobody tells: each picture chooses (client/inference/router.py).
+"""Answer questions whose stage nobody tells: picture and question choose it.
 
-It does so by itself and its file's header; the question's words play no part.
+The question's words are compared here with those that the plan lists (client/inference/router.py).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TypeAlias
 
-from client.data.task import Example, images_of
+import numpy as np
+
+from client.data.task import Example
 from client.inference.image_prototype import picture_of
-from client.inference.router import PictureRouter, RoutedStage
+from client.inference.question_likeness import QuestionLikeness
+from client.inference.router import PictureRouter, RoutedStage, Routing
 from client.methods.interface import Assignment
 from client.model.backbone import Prediction
-from common.metrics import ROUTER_MODALITY, ROUTER_STAGE
+from common.metrics import ROUTER_CONFIDENCE, ROUTER_KNOWN, ROUTER_MODALITY, ROUTER_STAGE
 from common.plan.plan import Plan, Router
 from common.router.image_prototype import ImagePrototype
 
@@ -26,10 +31,9 @@ def answer_routed(
     questions: Sequence[Example],
     answer: AnswerWith,
 ) -> tuple[list[Prediction], dict[str, float]]:
-    """Answer each question by the stage that its picture chooses; return how often it is right.
+    """Answer each question by the stage that it and its picture choose; return `routing_shares`.
 
-    A stage answers with the adapters that answer its task by now. The shares are of different
-    picture files.
+    A stage answers with the adapters that answer its task by now.
 
     Raises:
         DataError: a picture can't be read.
@@ -40,28 +44,54 @@ def answer_routed(
         stage: RoutedStage(prototype, plan.stages[stage].modality, plan.stages[stage].name)
         for stage, prototype in prototypes.items()
     }
-    router = PictureRouter(stages, (plan.routing or Router()).temperature)
-    chosen = {
-        image: router.route(picture_of(backbone, image)).best.stage
-        for image in images_of(questions)
-    }
+    listed = QuestionLikeness({stage: plan.stages[stage].questions or () for stage in prototypes})
+    router = PictureRouter(stages, (plan.routing or Router()).temperature, listed)
+    places_of: dict[Path, list[int]] = defaultdict(list)
+    for place, question in enumerate(questions):
+        places_of[question.image].append(place)
+    routings: dict[int, Routing] = {}
+    for image, places in places_of.items():
+        picture = picture_of(backbone, image)
+        routings |= {place: router.route(picture, questions[place].question) for place in places}
+    chosen = [routings[place].best.stage for place in range(len(questions))]
     answered: dict[int, Prediction] = {}
-    for stage in sorted(set(chosen.values())):
-        places = [place for place, q in enumerate(questions) if chosen[q.image] == stage]
+    for stage in sorted(set(chosen)):
+        places = [place for place, own in enumerate(chosen) if own == stage]
         active = plan.answering_stages(stage, max(assignment.bank))
         predictions = answer(
             replace(assignment, active=active), [questions[place] for place in places]
         )
         answered.update(zip(places, predictions, strict=True))
-    shares = routing_shares(plan, assignment.stage, list(chosen.values()))
+    by_image = [[routings[place] for place in places] for places in places_of.values()]
+    shares = routing_shares(plan, assignment.stage, by_image)
     return [answered[place] for place in range(len(questions))], shares
 
 
-def routing_shares(plan: Plan, task: int, chosen: Sequence[int]) -> dict[str, float]:
-    """Return the shares of the chosen stages that are the task's own, and of its modality."""
+def routing_shares(
+    plan: Plan, task: int, by_image: Iterable[Sequence[Routing]]
+) -> dict[str, float]:
+    """Return means over different images of what the router said of each one's questions.
+
+    They are the shares that went to the task's own stage, and to one of its modality, the share
+    that is called known, and the confidence, which is calibrated where it is the share that went
+    to the own stage.
+    """
     modality = plan.stages[task].modality
-    alike = sum(plan.stages[stage].modality is modality for stage in chosen)
-    return {
-        ROUTER_STAGE: sum(stage == task for stage in chosen) / len(chosen),
-        ROUTER_MODALITY: alike / len(chosen),
-    }
+    rows = [
+        np.mean(
+            [
+                (
+                    one.best.stage == task,
+                    plan.stages[one.best.stage].modality is modality,
+                    one.known,
+                    one.best.probability,
+                )
+                for one in routings
+            ],
+            axis=0,
+            dtype=np.float64,
+        )
+        for routings in by_image
+    ]
+    names = (ROUTER_STAGE, ROUTER_MODALITY, ROUTER_KNOWN, ROUTER_CONFIDENCE)
+    return dict(zip(names, np.mean(rows, axis=0).tolist(), strict=True))

@@ -180,7 +180,8 @@ def _describe_stage(planned: PlannedStage) -> str:
     epochs = f"{stage.local_epochs:g} {'epoch' if stage.local_epochs == 1 else 'epochs'}"
     return (
         f"Stage {planned.number}, {stage.name}: {counted(stage.rounds, 'round')} of {epochs} on "
-        f"the {stage.modality} task {stage.task!r}, {company}.{_describe_classes(stage)}"
+        f"the {stage.modality} task {stage.task!r}, {company}."
+        f"{_describe_classes(stage)}{_describe_questions(stage)}"
     )
 
 
@@ -193,6 +194,11 @@ def _describe_classes(stage: Stage) -> str:
         else "the classes of all stages so far, of which these are its own"
     )
     return f" The test asks for one of {among}: {', '.join(stage.classes)}."
+
+
+def _describe_questions(stage: Stage) -> str:
+    listed = "; ".join(map(repr, stage.questions or ()))
+    return f" The plan lists these questions for it: {listed}." if listed else ""
 
 
 def _describe_adapter(
@@ -269,8 +275,14 @@ def _describe_scoring(plan: Plan, site: Site) -> str:
         routed = (
             " Those after a release are scored twice: also by the stage that the router chooses "
             "for each image and its file's header, with the share of images for which it chooses "
-            "this stage, or its modality."
+            "this stage, or its modality, the share that it calls known, and its mean confidence."
         )
+        if any(stage.questions for stage in plan.stages):
+            routed += (
+                " It compares the words of each test question, here, with the questions that the "
+                "plan lists for its stages; read those, as these figures say how like them the "
+                "site's own are, over all of them."
+            )
     fewest = (
         f" No score of fewer than {site.policy.test_questions} test questions leaves, nor of a "
         "class or a kind of question with fewer (policy.test_questions)."

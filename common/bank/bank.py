@@ -290,6 +290,7 @@ class Bank:
             classes=draft.classes,
             self_reported=draft.self_reported,
             method=draft.method,
+            questions=draft.questions,
         )
 
 
@@ -331,13 +332,12 @@ def export_blobs(bank: Bank, upto: int, base: PeftBase) -> dict[str, bytes]:
     """
     release = bank.release(upto)
     adapters = [bank.adapter(stage) for stage in release.sums]
-    source = f"{bank.folder}, the sum for {release.folder}"
     beside: dict[str, bytes] = {}
     if len(adapters) == 1 and adapters[0].extras:
         beside[EXTRAS_FILE] = to_bytes(Adapter({}, 1.0, adapters[0].extras))
         adapters = [Adapter(adapters[0].pairs, adapters[0].scale)]
-    blobs = sum_blobs(adapters, base, source) | beside
-    return blobs | {PROVENANCE_FILE: provenance(bank, upto)}
+    beside[PROVENANCE_FILE] = provenance(bank, upto)
+    return sum_blobs(adapters, base, f"{bank.folder}, the sum for {release.folder}") | beside
 
 
 def write_export(folder: Path, blobs: Mapping[str, bytes], files: Files = DISK) -> Path:

@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from common.errors import BankError
 from common.identity import canonical_json, sha256
-from common.plan_fields import BaseModelPin, ClassName, Modality, Slug, TaskName
+from common.plan_fields import BaseModelPin, ClassName, Modality, Questions, Slug, TaskName
 from common.signing import verify_signature
 
 #: The version of the folder's layout; a reader refuses any other.
@@ -76,6 +76,7 @@ class Draft:
         self_reported: what `sites` and `scores` are made of, by site; None where it is not known.
         method: the settings of the method that trained it, by which the bank alone can answer;
             None where the base model with the sum of the adapters does.
+        questions: questions like the task's, as the plan lists them; None where it lists none.
     """
 
     stage: int
@@ -94,6 +95,7 @@ class Draft:
     classes: tuple[str, ...] | None = None
     self_reported: Mapping[str, SelfReported] | None = None
     method: Mapping[str, Any] | None = None
+    questions: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +136,7 @@ class Release:
     classes: tuple[ClassName, ...] | None = None
     self_reported: Mapping[Slug, SelfReported] | None = None
     method: Mapping[str, Any] | None = None
+    questions: Questions | None = None
 
     @property
     def hash(self) -> str:
@@ -162,6 +165,7 @@ class Release:
             **({} if self.self_reported is None else {"self_reported": reported}),
             **({} if self.classes is None else {"classes": list(self.classes)}),
             **({} if self.method is None else {"method": dict(self.method)}),
+            **({} if self.questions is None else {"questions": list(self.questions)}),
             **draft_content(self),
             "base_model": self.base_model.model_dump(),
             "adapter": self.adapter,

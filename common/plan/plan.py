@@ -31,6 +31,7 @@ from common.plan_fields import (
     Modality,
     Positive,
     Precision,
+    Questions,
     Slug,
     Strict,
     TaskName,
@@ -161,6 +162,9 @@ class Stage(Strict):
     #: The task's classes: its questions' answers are these names, and the test asks for one of
     #: them. Null: its answers are free.
     classes: Annotated[tuple[ClassName, ...], Field(min_length=1)] | None = None
+    #: Questions like the task's, by whoever writes the plan; a router compares with them what is
+    #: asked. They are public, as the plan is. Null: the picture alone decides.
+    questions: Questions | None = None
     #: Without a task's id, or with it.
     scope: ClassScope = ClassScope.SEEN
     #: Fewest sites whose update makes a round; null asks for all of them.
@@ -173,7 +177,12 @@ class Stage(Strict):
     def _without_what_is_usual(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what is as it was before there was the field: such plans keep their digest."""
         found = cast(dict[str, Any], whole(self))
-        usual = {"batch": BatchScope.SITE, "classes": None, "scope": ClassScope.SEEN}
+        usual: dict[str, object] = {
+            "batch": BatchScope.SITE,
+            "classes": None,
+            "questions": None,
+            "scope": ClassScope.SEEN,
+        }
         off = {name for name, value in usual.items() if getattr(self, name) == value}
         return {name: value for name, value in found.items() if name not in off}
 

@@ -17,6 +17,8 @@ from common.metrics import (
     AUC,
     CLASS_METRICS,
     FREE_ACCURACY,
+    ROUTER_CONFIDENCE,
+    ROUTER_KNOWN,
     ROUTER_MODALITY,
     ROUTER_STAGE,
     ZERO_SHOT,
@@ -120,6 +122,8 @@ class Scoreboard:
             scores=self._matrix(self.routed_cells),
             stage=self._matrix(self.routed_cells, ROUTER_STAGE),
             modality=self._matrix(self.routed_cells, ROUTER_MODALITY),
+            known=self._matrix(self.routed_cells, ROUTER_KNOWN),
+            confidence=self._matrix(self.routed_cells, ROUTER_CONFIDENCE),
         )
 
     def among_options(self) -> ScoresAmongOptions | None:

@@ -91,8 +91,9 @@ function forgetPicture() {
 
 function why(origin) {
   if (origin.chosen_by === "user") return `Stage ${origin.stage} (${origin.modality}), as you chose.`;
-  return `Stage ${origin.stage} (${origin.modality}): of all that the bank has learned, the picture is most like its`
-    + ` training pictures. Confidence ${percent(origin.confidence)}.`;
+  const question = origin.question_known === null ? "" : " and the question";
+  return `Stage ${origin.stage} (${origin.modality}): of all that the bank has learned, the picture${question} fits it`
+    + ` best. Confidence ${percent(origin.confidence)}.`;
 }
 
 function entry(question, answer, origin) {
@@ -100,6 +101,9 @@ function entry(question, answer, origin) {
   item.append(make("p", question, "question"), make("p", answer || "(nothing)", "answer"));
   if (origin.known === false) {
     item.append(make("p", `The picture is unlike all that the bank knows: ${origin.reason}. This answer is a guess.`, "unknown"));
+  }
+  if (origin.question_known === false) {
+    item.append(make("p", `The question is unlike what this stage was taught: ${origin.question_reason}. This answer may mean nothing.`, "unknown"));
   }
   item.append(make("p", why(origin), "why small"));
   if (origin.stages.length > 1) {

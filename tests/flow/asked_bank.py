@@ -39,7 +39,10 @@ class AskedBank:
 
 
 def asked_bank(folder: Path) -> AskedBank:
-    """The second stage sums both adapters; nobody has trained them, so all answers differ."""
+    """The second stage sums both adapters; nobody has trained them, so all answers differ.
+
+    Both list the same questions, so that the picture alone decides.
+    """
     model = load_llava(TINY, Precision.FP32, torch.device("cpu"))
     pictures = {
         stage: [
@@ -55,8 +58,9 @@ def asked_bank(folder: Path) -> AskedBank:
         prototype = prototype_of_features(image_features(LlavaBackbone(model), pictures[stage]))
         assert prototype is not None
         drafted = replace(
-            draft(bank, stage), modality=modality, task=stage, prototype=prototype_bytes(prototype)
-        )
+            draft(bank, stage), modality=modality, task=stage, prototype=prototype_bytes(prototype),
+            questions=QUESTIONS[:2],
+        )  # fmt: skip
         bank = bank.add(drafted, to_bytes(untrained(model, number)), KEY)
     return AskedBank(bank, model, pictures)
 

@@ -52,6 +52,7 @@ def test_a_stage_answers_as_bank_ask_does(asked: AskedBank, bank: OpenBank):
 def test_without_a_stage_the_picture_chooses(asked: AskedBank, bank: OpenBank, stage: str):
     answer = bank.ask(asked.pictures[stage][0], QUESTIONS[0])
     assert answer.stage == stage and answer.known is not None
+    assert (answer.question_known, answer.question_reason) == (True, "")
     assert answer.confidence == max(answer.probabilities.values()) > 0.5
     assert list(answer.probabilities) == sorted(
         answer.probabilities, key=lambda name: -answer.probabilities[name]
@@ -64,6 +65,8 @@ def test_questions_together_are_answered_as_one_by_one(asked: AskedBank, bank: O
     together = model.ask_all(picture, QUESTIONS, max_new_tokens=12)
     assert together == [model.ask(picture, one, max_new_tokens=12) for one in QUESTIONS]
     assert len({answer.text for answer in together}) > 1
+    assert not together[4].question_known
+    assert together[4].question_reason == "none of the questions of dark is like it"
     assert not model.ask(picture, QUESTIONS[0], max_new_tokens=1).complete
 
 

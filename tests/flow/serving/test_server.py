@@ -39,6 +39,9 @@ from tests.flow.serving.running_server import (
 )
 from tests.unit.dicom_files import dicom
 
+#: Like none of those that the bank's stages list.
+UNLISTED = QUESTIONS[4]
+
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Generator[Running]:
@@ -73,10 +76,11 @@ def test_an_answer_and_its_origin_are_those_of_bank_ask(
     running: Running, picture: Path, tmp_path: Path, stage: str | None
 ):
     files = [picture, scan(tmp_path)] if stage is None else [picture]
-    for file in files:
+    for file, question in ((file, one) for file in files for one in (QUESTIONS[0], UNLISTED)):
         told = () if stage is None else ("--stage", stage)
-        expected = bank_ask(running, file, QUESTIONS[0], *told)
-        found = running.answer(file, QUESTIONS[0], stage or ROUTER)
+        expected = bank_ask(running, file, question, *told)
+        assert expected["question_known"] is (question != UNLISTED)
+        found = running.answer(file, question, stage or ROUTER)
         (choice,) = found["choices"]
         assert choice["message"]["content"] == expected["answer"]
         origin = found["fedmslora"]

@@ -128,6 +128,16 @@ def test_approving_a_plan_that_routes_says_what_a_prototype_is(tmp_path: Path):
     assert "the mean and the covariance of 66 numbers of an image" in told
     assert "No question and no word of one leaves for the router." in told
     assert "prototype" not in before and "covariance" not in before
+    assert "questions that the plan lists" not in told
+
+
+def test_approving_a_plan_shows_the_questions_that_it_lists(tmp_path: Path):
+    site = site_of(tmp_path, rounds=None, modalities=tuple(set(s.modality for s in PLAN.stages)))
+    document = json.loads(routing().canonical())
+    document["stages"][1]["questions"] = ["is there a lesion?", "where is it?"]
+    told = "\n".join(describe_plan(parse_plan(document, "p"), site))
+    assert "The plan lists these questions for it: 'is there a lesion?'; 'where is it?'." in told
+    assert "compares the words of each test question, here, with the questions that the" in told
     assert "covariance" not in "\n".join(describe_plan(routing(statistics=False), site))
 
 

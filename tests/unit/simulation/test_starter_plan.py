@@ -16,7 +16,7 @@ from tests.unit.small_source import imported, picture
 
 def test_each_task_is_a_stage_at_all_sites(tmp_path: Path):
     tasks = [
-        ImportedTask("Films-2", Modality.XRAY, True, ("ill", "well")),
+        ImportedTask("Films-2", Modality.XRAY, True, ("ill", "well"), ('a "b": {c}?', "x" * 301)),
         ImportedTask("reports", Modality.CT, False, ()),
     ]
     file = tmp_path / "plan.yaml"
@@ -28,6 +28,8 @@ def test_each_task_is_a_stage_at_all_sites(tmp_path: Path):
         ("reports", "reports", Modality.CT, ("north", "south"), Metric.F1),
     ]
     assert 'classes: ["ill", "well"]' in file.read_text()
+    assert [stage.questions for stage in plan.stages] == [('a "b": {c}?',), None]
+    assert plan.routing is not None
 
 
 def films(folder: Path) -> None:
@@ -43,6 +45,8 @@ def test_a_partition_of_imports_keeps_patients_together_and_writes_their_plan(tm
     done = CliRunner().invoke(app, [*command, "--sites", "a,b", "--workers", "1"])
     assert done.exit_code == 0 and "sites/plan.yaml" in done.stdout, done.output
     plan = load_plan(tmp_path / "sites/plan.yaml")
+    asked = "What does this picture show? Only output 'ill' or 'well'."
+    assert plan.stages[0].questions == (asked,)
     check(plan, "plan.yaml", tmp_path / "sites", None)
     groups = {site: site_groups(tmp_path / f"sites/{site}/films") for site in "ab"}
     assert not groups["a"] & groups["b"] and groups["a"] | groups["b"] == {*range(12)}

@@ -163,6 +163,39 @@ def test_a_stage_that_is_told_answers_whatever_the_picture(bank: Bank, data: dic
     assert out.splitlines()[1] == "stage       pcam (pathology), given by --stage"
 
 
+def test_the_question_counts_where_stages_list_questions_and_one_that_none_lists_is_said(
+    bank: Bank, data: dict[str, TaskData], tmp_path: Path
+):
+    listed = {"cxp": ("is the heart wide ?",), "pcam": ("is there a tumor ?", "is it dense ?")}
+    asked = Bank.create(tmp_path / "bank", bank.base_model)
+    for release in bank.releases:
+        drafted = replace(
+            draft(asked, release.name), modality=release.modality, task=release.task,
+            prototype=bank.prototype_bytes(release.stage), questions=listed[release.name],
+        )  # fmt: skip
+        asked = asked.add(drafted, bank.adapter_bytes(release.stage), KEY)
+    assert Bank.open(tmp_path / "bank").releases[0].questions == listed["cxp"]
+    image = data["CXP"].test[0].image
+    found = document(image, "is the heart wide ?", "--bank", asked.folder)
+    assert (found["stage"], found["question_known"], found["question_reason"]) == (
+        "cxp",
+        True,
+        None,
+    )
+    # What is asked about another kind of picture does not bring that kind's stage.
+    out, _ = told(image, "a tumor ?", "--bank", asked.folder)
+    answered, said, stage = out.splitlines()[:3]
+    assert answered.startswith("answer ") and stage.startswith("stage       cxp ")
+    assert said == (
+        "question    none of the questions of cxp is like it; pcam has 'is there a tumor ?': the "
+        "answer may mean nothing"
+    )
+    found = document(image, "a tumor ?", "--bank", asked.folder, "--stage", "pcam")
+    assert (found["question_known"], found["confidence"]) == (True, None)
+    found = document(image, "a tumor ?", "--bank", bank.folder)
+    assert (found["question_known"], found["question_reason"]) == (None, None)
+
+
 def test_at_a_site_that_kept_its_own_b_that_one_answers(
     bank: Bank, data: dict[str, TaskData], model: LlavaModel, tmp_path: Path
 ):

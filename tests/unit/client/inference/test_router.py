@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.inference.router import DEVIATIONS, cosine_threshold, route
+from client.inference.router import DEVIATIONS, Choice, Routing, cosine_threshold, route
 from client.orders.routed_answers import routing_shares
 from common.errors import BankError
 from common.plan.file import parse_plan
@@ -97,5 +97,14 @@ def three_stages() -> Plan:
 
 
 def test_shares_count_the_own_stage_and_the_own_modality():
-    found = routing_shares(three_stages(), 0, [0, 0, 1, 2])
-    assert found == {"router_stage": 0.5, "router_modality": 0.75}
+    def to(stage: int, probability: float = 1.0, *, known: bool = True) -> Routing:
+        return Routing((Choice(stage, probability, 0.5),), known)
+
+    # Two questions about the first image, which counts once: half of it went to the own stage.
+    by_image = [[to(0), to(1, 0.5)], [to(0)], [to(1, known=False)], [to(2, 0.25)]]
+    assert routing_shares(three_stages(), 0, by_image) == {
+        "router_stage": (0.5 + 1) / 4,
+        "router_modality": (0.5 + 1 + 0 + 1) / 4,
+        "router_known": 3 / 4,
+        "router_confidence": (0.75 + 1 + 1 + 0.25) / 4,
+    }

@@ -13,13 +13,13 @@ FIGURES = {
     "bleu_1": 0.5, "closed_accuracy": 0.5, "open_recall": 0.5, "auc": 0.987654321,
     "accuracy_among_options": 0.5, "accuracy_among_options_by_mean": 0.5,
     "accuracy_with_options": 0.5, "answered_an_option": 0.5, "router_stage": 0.5,
-    "router_modality": 0.5,
+    "router_modality": 0.5, "router_known": 0.5, "router_confidence": 0.5,
 }  # fmt: skip
 OF_ALL = {"accuracy", "f1", "recall", "bleu", "bleu_1"}
 OF_CLASSES = {"balanced_accuracy", "auc"}
 #: Where there are no open questions.
 OF_CLOSED = set(FIGURES) - {"open_recall"}
-OF_IMAGES = {"router_stage", "router_modality"}
+OF_IMAGES = {"router_stage", "router_modality", "router_known", "router_confidence"}
 OF_OPTIONS = {
     "accuracy_among_options", "accuracy_among_options_by_mean", "accuracy_with_options",
     "answered_an_option",

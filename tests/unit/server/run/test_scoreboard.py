@@ -34,13 +34,17 @@ def test_each_task_is_shown_by_its_own_metric_where_it_was_scored():
 def test_what_the_router_chose_is_a_matrix_of_its_own():
     board = Scoreboard(two_tasks())
     assert board.routed() is None
-    chosen = scores(4, f1=0.5, router_stage=0.75, router_modality=1.0)
+    chosen = scores(
+        4, f1=0.5, router_stage=0.75, router_modality=1.0, router_known=0.25, router_confidence=0.9
+    )
     board.record_routed(1, 1, {"a": chosen})
     routed = board.routed()
     assert routed is not None
     assert routed.scores == ((None, None), (None, 0.5))
     assert routed.stage == ((None, None), (None, 0.75))
     assert routed.modality == ((None, None), (None, 1.0))
+    assert routed.known == ((None, None), (None, 0.25))
+    assert routed.confidence == ((None, None), (None, 0.9))
     assert board.matrix() == ((None, None), (None, None))
 
 
