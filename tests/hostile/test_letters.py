@@ -65,5 +65,15 @@ def test_a_class_that_controls_a_terminal_is_no_class(name: str):
     )
 
 
+@pytest.mark.parametrize("text", ["is it \x1b[2Jred?", "a\x07?", "a\u202eb?", "a\x00b", "x" * 301])
+def test_a_listed_question_that_controls_a_terminal_or_is_long_is_none(text: str):
+    # An admin reads it at approval, and whoever asks the bank is shown it.
+    with pytest.raises(PlanError, match="questions"):
+        plan_of(stages=[{**STAGE, "questions": ["is it blue?", text]}])
+    with pytest.raises(PlanError, match="questions"):
+        plan_of(stages=[{**STAGE, "questions": ["is it blue?"] * 101}])
+    assert plan_of(stages=[{**STAGE, "questions": ["est-ce naïf ?", "图像中有肿瘤吗"]}])
+
+
 def test_what_is_shown_is_cut_and_harmless():
     assert printable("\x1b[31m" + LONG, 20) == "?[31m" + "x" * 15 + " ..."
