@@ -142,13 +142,14 @@ def with_black_as_zero(file: Path) -> bytes | None:
     bits = tags.get(_BITS, (1,))
     if tags.get(_PHOTOMETRIC) != _WHITE_IS_ZERO or len(bits) > 1 or bits[0] not in (16, 32):
         return None
-    data = bytearray(file.read_bytes())
-    order, little = ("<", True) if data[:2] == b"II" else (">", False)
+    whole = file.read_bytes()
+    order, little = ("<", True) if whole.startswith(b"II") else (">", False)
     if _sample_format(tags) == 3 or (bits[0] == 16 and little and _sample_format(tags) == 1):
         return None
     # TIFF 6.0 section 2; BigTIFF has 8 bytes where it has 4 (and 2 for the number of entries).
-    big = data[2:4] in (b"+\0", b"\0+")
+    big = whole[2:4] in (b"+\0", b"\0+")
     offset, count, size, value = ("Q", "Q", 20, 12) if big else ("I", "H", 12, 8)
+    data = bytearray(whole)
     (at,) = struct.unpack_from(f"{order}{offset}", data, 8 if big else 4)
     (entries,) = struct.unpack_from(f"{order}{count}", data, at)
     at += struct.calcsize(count)
