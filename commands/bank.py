@@ -159,6 +159,7 @@ def _fields(release: "Release") -> dict[str, list[str]]:
         "task": [release.task],
         **({} if release.classes is None else {"classes": [", ".join(release.classes)]}),
         **({} if release.method is None else {"method": [_settings(release.method)]}),
+        **({} if release.body_parts is None else {"body parts": [", ".join(release.body_parts)]}),
         **({} if release.questions is None else {"questions": list(release.questions)}),
         "sums": [", ".join(map(str, release.sums))],
         "rank, scale": [f"{_rank(release)}, {release.scale:g}"],

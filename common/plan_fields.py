@@ -36,6 +36,12 @@ Questions: TypeAlias = Annotated[
     Field(min_length=1, max_length=100),
 ]
 
+#: Values of DICOM's BodyPartExamined, as a stage lists them.
+BodyParts: TypeAlias = Annotated[
+    tuple[Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9 _]{0,15}$")], ...],
+    Field(min_length=1, max_length=40),
+]
+
 
 class Modality(StrEnum):
     """A kind of image: the same attracts, another repels in the contrastive regularizer."""

@@ -245,6 +245,7 @@ def train_and_score(context: RunContext, number: int, bank: Bank) -> tuple[Draft
         },
         method=plan.method.released(),
         questions=stage.questions,
+        body_parts=stage.body_parts,
     )
     return draft, trained.adapter
 

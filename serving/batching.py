@@ -173,7 +173,7 @@ class BatchedAnswers:
             if one.reply.cancelled():
                 continue
             try:
-                one.routing = self._bank.route(one.picture.path, one.question, one.picture.code)
+                one.routing = self._bank.route(one.picture.path, one.question, one.picture.facts)
                 one.release = self._bank.bank.release(one.routing.best.stage)
             except Exception as error:
                 if not isinstance(error, Refusal):

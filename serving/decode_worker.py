@@ -2,7 +2,7 @@
 
 It reads pictures from standard input and writes each one's pixels, or what is wrong with it, to
 standard output; a message is its kind (a byte), its length (8 bytes) and its content. Pixels are
-an uncompressed BMP after the code of the modality in the file's header. Memory is bounded, and no
+an uncompressed BMP after what the file's header says of them. Memory is bounded, and no
 file may be written: neither a picture nor, in a crash, this process's memory.
 """
 
@@ -22,8 +22,10 @@ PICTURE: Final = b"P"
 REFUSED: Final = b"R"
 #: The kind and the length of a message.
 HEADER: Final = struct.Struct(">cQ")
-#: Bytes of DICOM's code of a modality, filled with spaces; of other files all are spaces.
+#: Bytes of DICOM's code of a modality, and of a body part, filled with spaces; of other files all
+#: are spaces.
 CODE_BYTES: Final = 16
+FACTS_BYTES: Final = 2 * CODE_BYTES
 
 
 def main() -> None:
@@ -43,9 +45,13 @@ def main() -> None:
 def _decoded(content: bytes, most_pixels: int) -> tuple[bytes, bytes]:
     with picture_in_memory(content) as file:
         try:
-            code = header_facts(file).modality.encode("ascii", "ignore").ljust(CODE_BYTES)
-            pixels = BytesIO(code)
-            pixels.seek(CODE_BYTES)
+            facts = header_facts(file)
+            said = [
+                text.encode("ascii", "ignore")[:CODE_BYTES].ljust(CODE_BYTES)
+                for text in (facts.modality, facts.body_part)
+            ]
+            pixels = BytesIO(b"".join(said))
+            pixels.seek(FACTS_BYTES)
             decode_image(file, most_pixels).save(pixels, "BMP")
         except DataError as error:
             return REFUSED, str(error).replace(str(file), "picture").encode()

@@ -7,9 +7,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
+from client.data.file_modality import HeaderFacts
 from common.errors import DataError
 from common.identity import ROOT
-from serving.decode_worker import CODE_BYTES, HEADER, PICTURE
+from serving.decode_worker import CODE_BYTES, FACTS_BYTES, HEADER, PICTURE
 
 #: Longest that a new process may take to start, beside the picture's own time.
 _START_S: Final = 60.0
@@ -39,8 +40,8 @@ class Decoder:
         self._free: list[asyncio.subprocess.Process] = []
         self._places = asyncio.Semaphore(processes)
 
-    async def decode(self, content: bytes) -> tuple[bytes, str]:
-        """Return a picture file's pixels as the bytes of a BMP file, and its modality's code.
+    async def decode(self, content: bytes) -> tuple[bytes, HeaderFacts]:
+        """Return a picture file's pixels as the bytes of a BMP file, and what its header says.
 
         Raises:
             DataError: it is no complete picture within the bounds; the file is called "picture".
@@ -69,7 +70,9 @@ class Decoder:
                     await _end(process)
         if kind != PICTURE:
             raise DataError(found.decode())
-        return found[CODE_BYTES:], found[:CODE_BYTES].decode("ascii").strip()
+        modality, part = found[:CODE_BYTES], found[CODE_BYTES:FACTS_BYTES]
+        facts = HeaderFacts(modality.decode().strip(), body_part=part.decode().strip())
+        return found[FACTS_BYTES:], facts
 
     async def start(self) -> None:
         """Start a process, so that the first picture does not wait for it."""

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from client.data.file_modality import NO_FACTS, HeaderFacts
 from common.errors import DataError
 
 #: A DICOM file begins with 128 bytes of any content and this mark; some files lack both.
@@ -21,10 +22,10 @@ class MemoryPicture:
     """The bytes of a picture file, at `path` until it is closed.
 
     Attributes:
-        code: DICOM's code of the modality in the header of the file that it was; empty if none.
+        facts: what the header of the file that it was says.
     """
 
-    def __init__(self, content: bytes, code: str = "") -> None:
+    def __init__(self, content: bytes, facts: HeaderFacts = NO_FACTS) -> None:
         """Keep `content` in memory.
 
         Raises:
@@ -32,7 +33,7 @@ class MemoryPicture:
         """
         if not hasattr(os, "memfd_create"):
             raise DataError("picture: found a system without memfd_create, expected Linux")
-        self.code = code
+        self.facts = facts
         self._descriptor = os.memfd_create("picture", os.MFD_CLOEXEC)
         # Closes the descriptor, too, should memory run out.
         with os.fdopen(self._descriptor, "wb", closefd=False) as file:

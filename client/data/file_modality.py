@@ -1,8 +1,9 @@
-"""What a DICOM file's header says of its picture beside the pixels: modality, burned-in text."""
+"""What a DICOM header says beside the pixels: modality, body part, whether text is burned in."""
 # pyright: reportUnknownVariableType=false
 # pydicom.dcmread takes a PathLike of nothing in particular.
 
 import logging
+import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -34,6 +35,10 @@ MODALITIES: Mapping[str, frozenset[Modality]] = MappingProxyType(
     }
 )
 
+#: A value of BodyPartExamined, and those that name none.
+_BODY_PART: Final = re.compile(r"[A-Z][A-Z0-9 _]{0,15}")
+_NO_PART: Final = frozenset({"UNKNOWN", "UNSPECIFIED", "OTHER", "NONE", "NA"})
+
 
 @dataclass(frozen=True, slots=True)
 class HeaderFacts:
@@ -42,10 +47,16 @@ class HeaderFacts:
     Attributes:
         modality: DICOM's code, such as CT.
         burned_in: whether it says that text is in the pixels, such as a name.
+        body_part: DICOM's BodyPartExamined, such as CHEST.
     """
 
     modality: str = ""
     burned_in: bool = False
+    body_part: str = ""
+
+
+#: Of a file that is not DICOM, or says nothing.
+NO_FACTS: Final = HeaderFacts()
 
 
 def header_facts(file: Path) -> HeaderFacts:
@@ -56,8 +67,8 @@ def header_facts(file: Path) -> HeaderFacts:
 
     try:
         if file.suffix.lower() not in SUFFIXES and not is_dicom(read_head(file)):
-            return HeaderFacts()
-        tags = ["Modality", "BurnedInAnnotation"]
+            return NO_FACTS
+        tags = ["Modality", "BurnedInAnnotation", "BodyPartExamined"]
         # What pydicom warns of and logs may quote the header.
         logging.getLogger("pydicom").propagate = False
         with warnings.catch_warnings():
@@ -65,10 +76,13 @@ def header_facts(file: Path) -> HeaderFacts:
             dataset = dcmread(file, stop_before_pixels=True, force=True, specific_tags=[*tags])
     # What is wrong with the file is said where it is decoded; pydicom may raise nearly anything.
     except Exception:
-        return HeaderFacts()
+        return NO_FACTS
     code = text(dataset, "Modality")
     known = code if code.isalnum() and len(code) <= 16 else ""
-    return HeaderFacts(known, text(dataset, "BurnedInAnnotation") == "YES")
+    part = text(dataset, "BodyPartExamined")
+    named = _BODY_PART.fullmatch(part) is not None and part not in _NO_PART
+    burned_in = text(dataset, "BurnedInAnnotation") == "YES"
+    return HeaderFacts(known, burned_in, part if named else "")
 
 
 def foreign_codes(images: Iterable[Path], modality: Modality) -> Counter[str]:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL.Image import Image
 
-from client.data.file_modality import header_facts
+from client.data.file_modality import HeaderFacts, header_facts
 from client.data.images import ReadImage, load_image
 from client.inference.descriptor import descriptor, is_flat
 from client.inference.router import Picture
@@ -59,11 +59,11 @@ def image_features(model: Backbone, images: Iterable[Path]) -> npt.NDArray[np.fl
     return np.stack(list(found.values()))
 
 
-def picture_of(model: Backbone, image: Path, code: str | None = None) -> Picture:
+def picture_of(model: Backbone, image: Path, facts: HeaderFacts | None = None) -> Picture:
     """Return what a router knows of an image.
 
     Args:
-        code: DICOM's code of its modality; by default what its own header says.
+        facts: what the header says; by default its own.
 
     Raises:
         DataError: as `image_feature`.
@@ -77,8 +77,9 @@ def picture_of(model: Backbone, image: Path, code: str | None = None) -> Picture
     feature = image_feature(model, image, read)
     # Not read where the feature was known.
     pixels = decoded[0] if decoded else load_image(image)
-    found = header_facts(image).modality if code is None else code
-    return Picture(feature, descriptor(pixels, feature), found, is_flat(pixels))
+    found = header_facts(image) if facts is None else facts
+    flat = is_flat(pixels)
+    return Picture(feature, descriptor(pixels, feature), found.modality, flat, found.body_part)
 
 
 def prototype_of_features(features: npt.NDArray[np.float64]) -> ImagePrototype | None:

@@ -1,12 +1,12 @@
 """The router: it selects the stage of an image from what its file and its picture say.
 
 A bank's releases have image prototypes (common/router/image_prototype.py). A stage takes part
-only if its modality is one that the file's header allows. Where all that take part have
-statistics of descriptors, the image is routed to the stage under whose Gaussian it is likeliest;
-elsewhere to the one whose prototype has the largest cosine similarity to its feature, as in
-DISCO (arXiv 2503.12897). Among the stages that the picture is like, the question decides, too,
-where they list questions (client/inference/question_likeness.py). Legend of shapes: V width of
-the tower, D descriptors.
+only if its modality, and the body parts that it lists, are ones that the file's header allows.
+Where all that take part have statistics of descriptors, the image is routed to the stage under
+whose Gaussian it is likeliest; elsewhere to the one whose prototype has the largest cosine
+similarity to its feature, as in DISCO (arXiv 2503.12897). Among the stages that the picture is
+like, the question decides, too, where they list questions (client/inference/question_likeness.py).
+Legend of shapes: V width of the tower, D descriptors.
 """
 
 import math
@@ -102,21 +102,24 @@ class Picture:
         descriptor: shape (D,) (client/inference/descriptor.py).
         code: DICOM's code of the modality in the file's header; empty where it has none.
         flat: whether all its pixels are alike.
+        body_part: DICOM's BodyPartExamined in the file's header; empty where it has none.
     """
 
     feature: npt.NDArray[np.float64]
     descriptor: npt.NDArray[np.float64]
     code: str
     flat: bool
+    body_part: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class RoutedStage:
-    """A stage of the bank: its prototype, its modality and its name."""
+    """A stage of the bank: its prototype, modality, name, and the body parts that it lists."""
 
     prototype: ImagePrototype
     modality: Modality
     name: str
+    body_parts: tuple[str, ...] | None = None
 
 
 class PictureRouter:
@@ -148,14 +151,22 @@ class PictureRouter:
         usable = {
             stage for stage, one in self._stages.items() if one.prototype.vector.size == width
         }
-        allowed = {stage for stage in usable if _allows(picture.code, self._stages[stage].modality)}
+        of_modality = {one for one in usable if _allows(picture.code, self._stages[one].modality)}
+        allowed = {
+            one for one in of_modality if _shows(picture.body_part, self._stages[one].body_parts)
+        }
         asked = self._questions.cosines(question)
-        found = self._among(picture, allowed or usable, asked)
+        found = self._among(picture, allowed or of_modality or usable, asked)
         if picture.flat:
             return replace(found, known=False, reason="all its pixels are alike")
-        if not allowed:
+        if not of_modality:
             taught = ", ".join(dict.fromkeys(self._stages[stage].modality for stage in usable))
             reason = f"its file says {picture.code}, and the bank has learned {taught} alone"
+            return replace(found, known=False, reason=reason)
+        if not allowed:
+            listed = [part for one in of_modality for part in self._stages[one].body_parts or ()]
+            parts = ", ".join(dict.fromkeys(listed))
+            reason = f"its file says {picture.body_part}, and the bank has learned {parts} alone"
             return replace(found, known=False, reason=reason)
         return found
 
@@ -337,6 +348,11 @@ def cosine_threshold(prototypes: Sequence[ImagePrototype]) -> float:
 def _allows(code: str, modality: Modality) -> bool:
     """Return whether a picture whose header has this code may be of the modality."""
     return modality in MODALITIES.get(code, {modality})
+
+
+def _shows(body_part: str, listed: Collection[str] | None) -> bool:
+    """Return whether a picture whose header has this body part may be one of the listed."""
+    return not body_part or listed is None or body_part in listed
 
 
 def _cosine(feature: npt.NDArray[np.float64], prototype: ImagePrototype) -> float:

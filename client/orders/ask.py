@@ -13,6 +13,7 @@ from typing import Final, cast
 import torch
 
 from client.backbones.registry import load_backbone
+from client.data.file_modality import HeaderFacts
 from client.data.task import Example
 from client.inference.image_prototype import picture_of
 from client.inference.question_likeness import QuestionLikeness
@@ -121,7 +122,12 @@ class ResidentBank:
     def _router(self) -> PictureRouter:
         releases = self.bank.releases
         stages = {
-            stage: RoutedStage(prototype, releases[stage].modality, releases[stage].name)
+            stage: RoutedStage(
+                prototype,
+                releases[stage].modality,
+                releases[stage].name,
+                releases[stage].body_parts,
+            )
             for stage, prototype in self.bank.prototypes().items()
         }
         return PictureRouter(stages, Router().temperature, self._questions)
@@ -132,17 +138,17 @@ class ResidentBank:
             {release.stage: release.questions or () for release in self.bank.releases}
         )
 
-    def route(self, image: Path, question: str, code: str | None = None) -> Routing:
+    def route(self, image: Path, question: str, facts: HeaderFacts | None = None) -> Routing:
         """Return the stages that the picture and the question are like, the likeliest first.
 
         Args:
-            code: DICOM's code of its modality; by default what the file's own header says.
+            facts: what its header says; by default what the file's own does.
 
         Raises:
             BankError: no release has a prototype of this base model, or one was changed.
             DataError: the picture can't be read.
         """
-        return self._router.route(picture_of(self.backbone, image, code), question)
+        return self._router.route(picture_of(self.backbone, image, facts), question)
 
     def freeze(self, release: Release) -> bool:
         """Freeze the adapters that the release sums into the model.

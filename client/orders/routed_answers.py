@@ -41,8 +41,9 @@ def answer_routed(
     """
     plan, backbone = assignment.plan, assignment.backbone
     stages = {
-        stage: RoutedStage(prototype, plan.stages[stage].modality, plan.stages[stage].name)
+        stage: RoutedStage(prototype, own.modality, own.name, own.body_parts)
         for stage, prototype in prototypes.items()
+        for own in [plan.stages[stage]]
     }
     listed = QuestionLikeness({stage: plan.stages[stage].questions or () for stage in prototypes})
     router = PictureRouter(stages, (plan.routing or Router()).temperature, listed)

@@ -197,8 +197,9 @@ def _describe_classes(stage: Stage) -> str:
 
 
 def _describe_questions(stage: Stage) -> str:
+    parts = f" Its pictures show {', '.join(stage.body_parts)}." if stage.body_parts else ""
     listed = "; ".join(map(repr, stage.questions or ()))
-    return f" The plan lists these questions for it: {listed}." if listed else ""
+    return parts + (f" The plan lists these questions for it: {listed}." if listed else "")
 
 
 def _describe_adapter(

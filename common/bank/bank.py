@@ -291,6 +291,7 @@ class Bank:
             self_reported=draft.self_reported,
             method=draft.method,
             questions=draft.questions,
+            body_parts=draft.body_parts,
         )
 
 
@@ -332,11 +333,10 @@ def export_blobs(bank: Bank, upto: int, base: PeftBase) -> dict[str, bytes]:
     """
     release = bank.release(upto)
     adapters = [bank.adapter(stage) for stage in release.sums]
-    beside: dict[str, bytes] = {}
+    beside = {PROVENANCE_FILE: provenance(bank, upto)}
     if len(adapters) == 1 and adapters[0].extras:
         beside[EXTRAS_FILE] = to_bytes(Adapter({}, 1.0, adapters[0].extras))
         adapters = [Adapter(adapters[0].pairs, adapters[0].scale)]
-    beside[PROVENANCE_FILE] = provenance(bank, upto)
     return sum_blobs(adapters, base, f"{bank.folder}, the sum for {release.folder}") | beside
 
 

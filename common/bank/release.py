@@ -13,7 +13,15 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from common.errors import BankError
 from common.identity import canonical_json, sha256
-from common.plan_fields import BaseModelPin, ClassName, Modality, Questions, Slug, TaskName
+from common.plan_fields import (
+    BaseModelPin,
+    BodyParts,
+    ClassName,
+    Modality,
+    Questions,
+    Slug,
+    TaskName,
+)
 from common.signing import verify_signature
 
 #: The version of the folder's layout; a reader refuses any other.
@@ -77,6 +85,7 @@ class Draft:
         method: the settings of the method that trained it, by which the bank alone can answer;
             None where the base model with the sum of the adapters does.
         questions: questions like the task's, as the plan lists them; None where it lists none.
+        body_parts: what DICOM's BodyPartExamined says of its pictures, likewise.
     """
 
     stage: int
@@ -96,6 +105,7 @@ class Draft:
     self_reported: Mapping[str, SelfReported] | None = None
     method: Mapping[str, Any] | None = None
     questions: tuple[str, ...] | None = None
+    body_parts: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +147,7 @@ class Release:
     self_reported: Mapping[Slug, SelfReported] | None = None
     method: Mapping[str, Any] | None = None
     questions: Questions | None = None
+    body_parts: BodyParts | None = None
 
     @property
     def hash(self) -> str:
@@ -166,6 +177,7 @@ class Release:
             **({} if self.classes is None else {"classes": list(self.classes)}),
             **({} if self.method is None else {"method": dict(self.method)}),
             **({} if self.questions is None else {"questions": list(self.questions)}),
+            **({} if self.body_parts is None else {"body_parts": list(self.body_parts)}),
             **draft_content(self),
             "base_model": self.base_model.model_dump(),
             "adapter": self.adapter,

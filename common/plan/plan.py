@@ -25,6 +25,7 @@ from common.plan.robustness import Robustness
 from common.plan.simulation import Simulation
 from common.plan_fields import (
     BaseModelPin,
+    BodyParts,
     ClassName,
     Count,
     Fraction,
@@ -165,6 +166,9 @@ class Stage(Strict):
     #: Questions like the task's, by whoever writes the plan; a router compares with them what is
     #: asked. They are public, as the plan is. Null: the picture alone decides.
     questions: Questions | None = None
+    #: What DICOM's BodyPartExamined says of the stage's pictures: a router takes no picture whose
+    #: header names another one. Null: any.
+    body_parts: BodyParts | None = None
     #: Without a task's id, or with it.
     scope: ClassScope = ClassScope.SEEN
     #: Fewest sites whose update makes a round; null asks for all of them.
@@ -179,6 +183,7 @@ class Stage(Strict):
         found = cast(dict[str, Any], whole(self))
         usual: dict[str, object] = {
             "batch": BatchScope.SITE,
+            "body_parts": None,
             "classes": None,
             "questions": None,
             "scope": ClassScope.SEEN,

@@ -135,8 +135,12 @@ def test_approving_a_plan_shows_the_questions_that_it_lists(tmp_path: Path):
     site = site_of(tmp_path, rounds=None, modalities=tuple(set(s.modality for s in PLAN.stages)))
     document = json.loads(routing().canonical())
     document["stages"][1]["questions"] = ["is there a lesion?", "where is it?"]
+    document["stages"][1]["body_parts"] = ["CHEST", "THORAX"]
     told = "\n".join(describe_plan(parse_plan(document, "p"), site))
-    assert "The plan lists these questions for it: 'is there a lesion?'; 'where is it?'." in told
+    assert (
+        " Its pictures show CHEST, THORAX. The plan lists these questions for it: 'is there a "
+        "lesion?'; 'where is it?'."
+    ) in told
     assert "compares the words of each test question, here, with the questions that the" in told
     assert "covariance" not in "\n".join(describe_plan(routing(statistics=False), site))
 

@@ -172,10 +172,16 @@ def test_the_question_counts_where_stages_list_questions_and_one_that_none_lists
         drafted = replace(
             draft(asked, release.name), modality=release.modality, task=release.task,
             prototype=bank.prototype_bytes(release.stage), questions=listed[release.name],
+            body_parts=("CHEST",) if release.name == "cxp" else None,
         )  # fmt: skip
         asked = asked.add(drafted, bank.adapter_bytes(release.stage), KEY)
     assert Bank.open(tmp_path / "bank").releases[0].questions == listed["cxp"]
+    assert asked.releases[0].body_parts == ("CHEST",) and asked.releases[1].body_parts is None
     image = data["CXP"].test[0].image
+    pixels = np.asarray(Image.open(image).convert("L"))
+    file = dicom(tmp_path / "leg.dcm", pixels, Modality="DX", BodyPartExamined="LEG")
+    found = document(file, "is the heart wide ?", "--bank", asked.folder)
+    assert found["reason"] == "its file says LEG, and the bank has learned CHEST alone"
     found = document(image, "is the heart wide ?", "--bank", asked.folder)
     assert (found["stage"], found["question_known"], found["question_reason"]) == (
         "cxp",

@@ -21,6 +21,22 @@ def test_a_header_says_its_modality_and_whether_text_is_in_the_pixels(tmp_path: 
     assert header_facts(shipped("rtplan.dcm")).modality == "RTPLAN"
 
 
+@pytest.mark.parametrize(
+    ("value", "part"),
+    [
+        ("CHEST", "CHEST"), (b"lspine ", "LSPINE"), ("HEAD NECK", "HEAD NECK"), ("", ""),
+        (b" ", ""), ("UNKNOWN", ""), (b"ANNA^SMITH", ""), (b"A" * 18, ""),
+        (b"CHEST\\ABDOMEN ", "CHEST"),
+        (b"\xff\xfe", ""), ("1", ""),
+    ],
+)  # fmt: skip
+def test_a_header_says_its_body_part_where_it_names_one(
+    tmp_path: Path, value: str | bytes, part: str
+):
+    file = dicom(tmp_path / "a.dcm", RAMP, Modality="CT", BodyPartExamined=value)
+    assert header_facts(file) == HeaderFacts("CT", body_part=part)
+
+
 def test_other_files_and_damaged_ones_say_nothing(tmp_path: Path):
     Image.new("L", (2, 2)).save(tmp_path / "a.png")
     (tmp_path / "b.dcm").write_bytes(b"\x08\0\x60\0CS\xff\xff")

@@ -63,6 +63,19 @@ def test_a_code_that_may_be_anything_forbids_nothing(code: str):
     assert ROUTER.route(picture(3.0, code)).best.stage == 1
 
 
+def test_a_body_part_reaches_only_stages_that_list_it_or_list_none():
+    chest = replace(FILM, name="chest", body_parts=("CHEST", "THORAX"))
+    leg = replace(FILM, name="leg", body_parts=("LEG",))
+    router = PictureRouter({0: STAIN, 1: chest, 2: leg}, 0.05)
+    for part, stages in (("THORAX", {0, 1}), ("LEG", {0, 2}), ("", {0, 1, 2})):
+        found = router.route(replace(picture(3.0), body_part=part))
+        assert {choice.stage for choice in found.choices} == stages and found.known
+    # Together with the modality, which excludes the one that lists none.
+    found = router.route(replace(picture(3.0, "DX"), body_part="SKULL"))
+    assert not found.known and {choice.stage for choice in found.choices} == {1, 2}
+    assert found.reason == "its file says SKULL, and the bank has learned CHEST, THORAX, LEG alone"
+
+
 def test_a_file_without_a_header_is_not_like_pictures_that_all_have_one():
     found = ROUTER.route(picture(0.0))
     assert (found.best.stage, found.known) == (2, False)
