@@ -16,6 +16,7 @@ from simulation import planned_run
 from simulation.baselines import with_seed
 from simulation.hospitals import prepare
 from simulation.run import simulate
+from tests.flow.cheap_runs import charts_drawn
 from tests.flow.forked import exit_code_of
 from tests.flow.small_run import bank_bytes, killed_after, options, small_plan
 
@@ -23,7 +24,8 @@ from tests.flow.small_run import bank_bytes, killed_after, options, small_plan
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("finished")
-    simulate(small_plan(out / "plan.yaml"), options(out / "run"))
+    with charts_drawn():
+        simulate(small_plan(out / "plan.yaml"), options(out / "run"))
     return out / "run"
 
 

@@ -27,6 +27,7 @@ from common.router.image_prototype import merge_prototypes
 from report.json_file import read_report
 from simulation.hospitals import BASE_MODELS
 from simulation.run import simulate
+from tests.flow.cheap_runs import charts_drawn
 from tests.flow.forked import exit_code_of
 from tests.flow.small_run import OTHER, STAGE, bank_bytes, killed_after, options, small_plan
 
@@ -38,7 +39,8 @@ KILLED_AFTER = 9
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("routed")
-    simulate(small_plan(folder / "plan.yaml", **ROUTED), options(folder / "run"))
+    with charts_drawn():
+        simulate(small_plan(folder / "plan.yaml", **ROUTED), options(folder / "run"))
     return folder / "run"
 
 

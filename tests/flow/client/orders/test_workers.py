@@ -294,7 +294,7 @@ def started(monkeypatch: pytest.MonkeyPatch, forked: None) -> list[Process]:
 def test_given_up_and_killed_it_goes_on_to_the_same_bytes(
     shared: Path, tmp_path: Path, started: list[Process], stage: int
 ):
-    task = task_of(shared, tmp_path / "store", epochs=30.0)
+    task = task_of(shared, tmp_path / "store", epochs=12.0)
     whole = task.two(stage)
     with pytest.raises(JobCancelled):
         task.two(stage, Checkpoint(tmp_path / "kept", 0.0, lambda: False))
