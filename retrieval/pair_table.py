@@ -73,12 +73,11 @@ def write_table(file: Path, pairs: Iterable[CaptionedImage], on_progress: OnProg
 
 def _insert(connection: sqlite3.Connection, number: int, pair: CaptionedImage) -> None:
     image = pair.image
-    values = (pair.id, pair.caption, image.file, image.name, image.start, image.size, pair.where)
+    where = (image.file, image.name, image.start, image.size, pair.where)
     try:
         connection.execute(
-            "INSERT INTO pairs SELECT ?1, ?2, number, ?4, ?5, ?6, ?7, ?8 FROM captions "
-            "WHERE text = ?3",
-            (number, *values),
+            "INSERT INTO pairs SELECT ?, ?, number, ?, ?, ?, ?, ? FROM captions WHERE text = ?",
+            (number, pair.id, *where, pair.caption),
         )
     except sqlite3.IntegrityError:
         find = connection.execute("SELECT place FROM pairs WHERE id = ?", (pair.id,))

@@ -310,7 +310,7 @@ def test_audit_says_what_left_and_that_the_log_is_whole(site: Path):
     done = fedmslora("audit", "--site", site)
     assert done.exit_code == 0
     assert "2026-11-23 04:10:11 UTC  sent" in done.stdout
-    assert "update: 1,200" in done.stdout
+    assert "Sent: update 1.2 kB." in done.stdout
     assert "The log is intact: 2 lines" in done.stdout
     document = json.loads(fedmslora("audit", "--site", site, "--json").stdout)
     assert document["lines"] == 2
