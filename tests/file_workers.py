@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from itertools import groupby, pairwise
 from multiprocessing import connection, forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from typing import Any, TypeAlias
 
 import pytest
@@ -26,8 +27,13 @@ _FIRST = ("tests/federated/test_slow_link.py",)
 #: A file's place in the list of files, as the queue has it: a pipe, from which each worker reads.
 _PLACE = struct.Struct("<I")
 
+#: So long a worker may take to end once its tests are done.
+_PATIENCE_S = 30.0
+
 #: The tests of a file, in their order.
 File: TypeAlias = Sequence[pytest.Item]
+#: Each worker's process, by where its results come from.
+Workers: TypeAlias = dict[Connection, BaseProcess]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -49,7 +55,7 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     share_fork_server()
     queue = _queue_of(len(files))
     context = multiprocessing.get_context("fork")
-    workers: dict[Connection, multiprocessing.context.ForkProcess] = {}
+    workers: Workers = {}
     for _ in range(min(count, len(files))):
         mine, theirs = context.Pipe(duplex=False)
         process = context.Process(target=_work, args=(session, files, queue, theirs))
@@ -57,7 +63,7 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
         theirs.close()
         workers[mine] = process
     try:
-        _report(session, list(workers))
+        _report(session, dict(workers))
     except BaseException:
         for process in workers.values():
             process.terminate()
@@ -65,7 +71,9 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     finally:
         os.close(queue)
         for process in workers.values():
-            process.join()
+            # What a test has left running may keep its process.
+            process.join(_PATIENCE_S)
+            process.kill()
     return True
 
 
@@ -147,28 +155,28 @@ def _work(session: pytest.Session, files: list[File], queue: int, results: Conne
     capture.start_global_capturing()
     capture.suspend_global_capture()
     plugins.register(_Told(session.config, results))
-    while place := os.read(queue, _PLACE.size):
+    while not session.shouldfail and (place := os.read(queue, _PLACE.size)):
         file = files[_PLACE.unpack(place)[0]]
         for item, following in pairwise([*file, None]):
             assert item is not None
             session.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
             if session.shouldfail or session.shouldstop:
-                return
+                break
+    results.send(None)
 
 
-def _report(session: pytest.Session, open_ones: list[Connection]) -> None:
-    """Hand on what the workers send, until the last has ended."""
+def _report(session: pytest.Session, workers: Workers) -> None:
+    """Hand on what the workers send, until the last has said that it is done, or has ended."""
     hook = session.config.hook
     missing = {item.nodeid: item for item in session.items}
-    while open_ones:
-        for results in wait(open_ones):
+    while workers:
+        ended = [results for results, process in workers.items() if not process.is_alive()]
+        for results in wait(list(workers), _PATIENCE_S / 10) or ended:
             assert isinstance(results, Connection)
-            try:
-                told: Any = results.recv()
-            except EOFError:
-                open_ones.remove(results)
-                continue
-            if isinstance(told, tuple):
+            told = _received(results)
+            if told is None:
+                del workers[results]
+            elif isinstance(told, tuple):
                 hook.pytest_runtest_logfinish(nodeid=told[0], location=told[1])
                 del missing[told[0]]
             else:
@@ -180,6 +188,14 @@ def _report(session: pytest.Session, open_ones: list[Connection]) -> None:
             raise session.Interrupted(session.shouldstop)
     for item in missing.values():
         hook.pytest_runtest_logreport(report=_untested(item))
+
+
+def _received(results: Connection) -> Any:
+    """The next message; None at the end, also where a fork of a dead worker keeps the pipe."""
+    try:
+        return results.recv() if results.poll() else None
+    except EOFError:
+        return None
 
 
 def _untested(item: pytest.Item) -> pytest.TestReport:
