@@ -1,10 +1,10 @@
 """report.html: one self-contained file, without scripts and network access."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
-from jinja2 import DictLoader, Environment, StrictUndefined
+from jinja2 import DictLoader, Environment, StrictUndefined, Template
 from markupsafe import Markup
 
 from common.printable import byte_size, counted
@@ -87,28 +87,7 @@ def render_page(
     """
     run = reports[0]
     runs = [report for report in reports if report.method == run.method]
-    environment = Environment(
-        loader=DictLoader(
-            {
-                "methods": METHODS,
-                "classes": CLASSES,
-                "options": OPTIONS,
-                "hospitals": HOSPITALS,
-                "heterogeneity": HETEROGENEITY,
-                "sites": SITES,
-                "stages": STAGES,
-                "by_site": BY_SITE,
-                "confusion": CONFUSION,
-                "examples": EXAMPLES,
-            }
-        ),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(_FILTERS)
-    page = environment.from_string(PAGE).render(
+    page = _page().render(
         run=run,
         style=Markup(STYLE + dark_sheet()),
         headline=_headline(runs, hospitals),
@@ -140,6 +119,33 @@ def render_page(
         **answers_part(run.answers, examples),
     )
     return with_links(page)
+
+
+@cache
+def _page() -> Template:
+    """Return the page's template: compiling it takes longer than rendering a page."""
+    environment = Environment(
+        loader=DictLoader(
+            {
+                "methods": METHODS,
+                "classes": CLASSES,
+                "options": OPTIONS,
+                "hospitals": HOSPITALS,
+                "heterogeneity": HETEROGENEITY,
+                "sites": SITES,
+                "stages": STAGES,
+                "by_site": BY_SITE,
+                "confusion": CONFUSION,
+                "examples": EXAMPLES,
+            }
+        ),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(_FILTERS)
+    return environment.from_string(PAGE)
 
 
 def _hospitals(report: HospitalsReport | None) -> dict[str, Any]:

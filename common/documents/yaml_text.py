@@ -7,7 +7,9 @@ length, and what it would become is counted; only then anything is made of it.
 
 import re
 from collections.abc import Hashable
+from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -72,9 +74,7 @@ def load_yaml(file: Path) -> object:
         OSError: it can't be read.
     """
     try:
-        text = read_text(file, MOST_YAML_BYTES)
-        check_bounds(text)
-        return yaml.load(text, _Loader)
+        return deepcopy(_read(read_text(file, MOST_YAML_BYTES)))
     except OutOfBounds as error:
         raise yaml.YAMLError(str(error)) from None
     except (ValueError, RecursionError, TypeError) as error:
@@ -82,6 +82,13 @@ def load_yaml(file: Path) -> object:
             raise
         # A date of month 13, or a list as the name of a field.
         raise yaml.YAMLError("found a value or a name that YAML can't make") from None
+
+
+@lru_cache(maxsize=16)
+def _read(text: str) -> object:
+    """Read a text; a simulated site's file is read for every message, and YAML is slow."""
+    check_bounds(text)
+    return yaml.load(text, _Loader)
 
 
 def check_bounds(text: str) -> None:
