@@ -297,7 +297,7 @@ def test_a_chart_that_cannot_be_drawn_ends_no_run(tmp_path: Path, monkeypatch: p
     said = "chart of losses: can't be drawn (OverflowError: cannot convert float infinity"
     assert text.startswith(said)
     assert said.split(":")[0] in (tmp_path / "report/report.html").read_text(encoding="utf-8")
-    assert (tmp_path / "report/traffic.png").exists()
+    assert (tmp_path / "report/traffic.svg").exists()
     # Nor does a report that can't be made at all.
     monkeypatch.setattr(app, "write_report", broken)
     events: list[Mapping[str, Any]] = []
