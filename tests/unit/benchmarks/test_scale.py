@@ -34,5 +34,5 @@ def test_the_figures_are_written_as_json_and_drawn(found: dict[str, dict[str, Se
     assert set(document["stages"]["step, fold"]) == {"unit", "values", "growth"}
     drawn = scale.pictures(found)
     assert [one.file for one in drawn] == ["scale_stages.png", "scale_sites.png"]
-    assert all(one.png.startswith(b"\x89PNG") for one in drawn)
+    assert all(one.content.startswith(b"\x89PNG") for one in drawn)
     assert "step, stack" in drawn[0].description
