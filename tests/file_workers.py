@@ -10,12 +10,13 @@ import gc
 import logging
 import multiprocessing
 import os
+import secrets
 import socket
 import struct
 import warnings
 from collections.abc import Sequence
 from itertools import groupby, pairwise
-from multiprocessing import connection, forkserver, resource_tracker
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeAlias
@@ -43,7 +44,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_runtestloop(session: pytest.Session) -> bool | None:
     """Take the place of pytest's own loop, if several files are to be tested at a time."""
     config = session.config
-    count = config.getoption("--workers")
+    count: int = config.option.workers
     if count < 2 or session.testsfailed or config.option.collectonly:
         return None
     files = _files_of(session)
@@ -95,7 +96,8 @@ def share_fork_server() -> None:
     Otherwise each worker would start one of its own, which would import the same for 13 s.
     """
     listener = socket.socket(socket.AF_UNIX)
-    listener.bind(connection.arbitrary_address("AF_UNIX"))
+    # Without a file, as multiprocessing's own: in Linux's abstract names.
+    listener.bind(f"\0fedmslora-tests-{secrets.token_hex(8)}")
     listener.listen()
     ended, alive = os.pipe()
     resource_tracker.ensure_running()
@@ -150,14 +152,15 @@ def _work(session: pytest.Session, files: list[File], queue: int, results: Conne
     plugins = session.config.pluginmanager
     plugins.unregister(name="terminalreporter")
     # What is captured lies in files, which the workers would share.
-    capture = plugins.getplugin("capturemanager")
+    capture: Any = plugins.getplugin("capturemanager")
     capture.stop_global_capturing()
     capture.start_global_capturing()
     capture.suspend_global_capture()
     plugins.register(_Told(session.config, results))
     while not session.shouldfail and (place := os.read(queue, _PLACE.size)):
-        file = files[_PLACE.unpack(place)[0]]
-        for item, following in pairwise([*file, None]):
+        (number,) = _PLACE.unpack(place)
+        file: list[pytest.Item | None] = [*files[number], None]
+        for item, following in pairwise(file):
             assert item is not None
             session.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
             if session.shouldfail or session.shouldstop:
@@ -173,15 +176,15 @@ def _report(session: pytest.Session, workers: Workers) -> None:
         ended = [results for results, process in workers.items() if not process.is_alive()]
         for results in wait(list(workers), _PATIENCE_S / 10) or ended:
             assert isinstance(results, Connection)
-            told = _received(results)
-            if told is None:
-                del workers[results]
-            elif isinstance(told, tuple):
-                hook.pytest_runtest_logfinish(nodeid=told[0], location=told[1])
-                del missing[told[0]]
-            else:
-                report = hook.pytest_report_from_serializable(config=session.config, data=told)
-                hook.pytest_runtest_logreport(report=report)
+            match _received(results):
+                case None:
+                    del workers[results]
+                case (str(nodeid), location):
+                    hook.pytest_runtest_logfinish(nodeid=nodeid, location=location)
+                    del missing[nodeid]
+                case told:
+                    report = hook.pytest_report_from_serializable(config=session.config, data=told)
+                    hook.pytest_runtest_logreport(report=report)
         if session.shouldfail:
             raise session.Failed(session.shouldfail)
         if session.shouldstop:

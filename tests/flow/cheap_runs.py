@@ -9,17 +9,22 @@ import pytest
 from report import plots
 from report.canvas import NOTHING_DRAWN, Drawn
 from simulation.phantoms import source
+from simulation.task_folder.write_task import Question
 
 _DRAW = plots.draw
 #: A hundred pictures of 12 kB each time.
 _kept = lru_cache(maxsize=100)(source.phantom_task)
 
 
+def _phantom_task(name: str, questions: int, seed: int, site: int) -> list[Question]:
+    return [*_kept(name, questions, seed, site)]
+
+
 @contextmanager
 def phantoms_kept() -> Generator[None]:
     """Equal phantoms are drawn once in a process: equal arguments give equal bytes."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(source, "phantom_task", lambda *given: [*_kept(*given)])
+        patch.setattr(source, "phantom_task", _phantom_task)
         yield
 
 
