@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 #: A question is unlike a stage's if no cosine to one of them is larger. Of the demo's questions in
-#: other words 92 % are above it at their own stage, and of 30 foreign ones none at any.
+#: other words 92 % are above it at their own stage, of foreign ones 3 % at any given one.
 UNLIKE_QUESTION: Final = 0.08
 #: Of the softmax over the cosines (docs/log.md).
 QUESTION_TEMPERATURE: Final = 0.07
