@@ -44,7 +44,8 @@ def generate_image_text(
     for batch in _batches(model, questions, batch_size):
         chosen = [encoded[place] for place in batch]
         images = [questions[place].image for place in batch]
-        if len(batch) > 1 and len(set(images)) == 1 and _attends_to_all(model, chosen, settings):
+        shared = model.packs and len(batch) > 1 and len(set(images)) == 1
+        if shared and _attends_to_all(model, chosen, settings):
             inputs = _behind_prefix(model, chosen, images[0])
         else:
             inputs = _prompt_inputs(model, chosen, images)
