@@ -17,8 +17,8 @@ demo: $(VENV)/.sim
 
 test: $(VENV)/.test
 	@# Three files at a time on two cores: many tests wait for processes or for a slow line.
-	@# They are collected once, and forked (tests/file_workers.py).
-	$(BIN)/python -m pytest -p tests.file_workers --workers 3
+	@# The files of real processes come first and wait much, so they are not left for the end.
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/.test
 	$(BIN)/ruff format --check .

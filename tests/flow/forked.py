@@ -100,6 +100,4 @@ def _run_module(
         # Its parent, with which it must end, is the one it was forked from.
         os.environ["TRAINER_PID"] = str(os.getppid())
     sys.argv = [module, *arguments]
-    # It is imported where tests/file_workers.py has forked the server: here it is the program.
-    sys.modules.pop(module, None)
     runpy.run_module(module, run_name="__main__", alter_sys=True)
