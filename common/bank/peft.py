@@ -21,11 +21,12 @@ class PeftBase:
 
     Attributes:
         name_or_path: its name, its folder or its id on a hub.
-        task_type: PEFT's, such as CAUSAL_LM; None where it has none.
+        auto_class: the class of transformers that loads it; None where it is not known. PEFT's
+            AutoPeftModel classes load by it, as there is no task type (peft 0.21).
     """
 
     name_or_path: str
-    task_type: str | None = None
+    auto_class: str | None = None
 
 
 def release_blobs(
@@ -86,9 +87,14 @@ def _config(ranks: Mapping[str, int], scale: float, base: PeftBase) -> dict[str,
     rank = max(ranks.values(), default=0)
     # PEFT matches a pattern's key as a regular expression after an optional prefix.
     smaller = {module: own for module, own in ranks.items() if own != rank}
+    loader: dict[str, Any] = {}
+    if base.auto_class is not None:
+        mapping = {"base_model_class": base.auto_class, "parent_library": "transformers"}
+        loader = {"auto_mapping": mapping}
     return {
+        **loader,
         "peft_type": "LORA",
-        "task_type": base.task_type,
+        "task_type": None,
         "base_model_name_or_path": base.name_or_path,
         "inference_mode": True,
         "r": rank,

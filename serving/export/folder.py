@@ -16,7 +16,7 @@ from client.backbones.image_text import ImageTextBackbone
 from client.backbones.llava import LlavaBackbone
 from client.model.base_digest import base_digest
 from client.model.clip.towers import TransformersTowers
-from client.model.kinds import IMAGE_TEXT, LLAVA, has_own_processor
+from client.model.kinds import IMAGE_TEXT, LLAVA, base_kind, has_own_processor
 from client.model.llava import model_parts
 from client.model.llava_med_files import MODEL_TYPE, model_type
 from client.model.lora import AdaptedLinear
@@ -42,8 +42,9 @@ from serving.export.model_card import CardFacts, model_card
 from serving.export.processor import processor_files
 
 CARD_FILE: Final = "README.md"
-#: PEFT's type of a model that writes text, with pictures or without.
-_TASK_TYPE: Final = "CAUSAL_LM"
+#: The classes of transformers that load a model which writes text about pictures, and a CLIP.
+_WRITER_CLASS: Final = "AutoModelForImageTextToText"
+_CLIP_CLASS: Final = "AutoModel"
 #: Arrays of an adapter that later training reads, and no answer.
 _OF_TRAINING: Final = ("fisher.",)
 _WRITERS: Final = (*IMAGE_TEXT, MODEL_TYPE)
@@ -85,13 +86,13 @@ def export_adapter(bank: Bank, release: Release, folder: Path, settings: ExportS
         ModelError: the base model is not the bank's.
     """
     check_new(folder)
-    coders, task_type = {}, None
+    coders, auto_class = {}, None
     if settings.base_model is not None:
         _check_base(bank, settings.base_model)
         coders = _coder_files(settings.base_model, settings.vision)
-        task_type = _TASK_TYPE if model_type(settings.base_model) in _WRITERS else None
+        auto_class = _auto_class(settings.base_model)
     facts = _facts(bank, settings, merged=False)
-    blobs = export_blobs(bank, release.stage, PeftBase(facts.base_model, task_type))
+    blobs = export_blobs(bank, release.stage, PeftBase(facts.base_model, auto_class))
     write_export(folder, {**coders, **blobs, CARD_FILE: model_card(bank, release, facts)})
     return bool(coders)
 
@@ -193,6 +194,14 @@ def _without_adapter_layers(network: Any, dtype: torch.dtype) -> nn.Module:  # n
     torch.nn.Module.to(network, dtype)
     network.config.dtype = dtype
     return network
+
+
+def _auto_class(base: Path) -> str | None:
+    """Return the class of transformers that loads the base model; None where none does."""
+    kind = base_kind(base)
+    if kind in _WRITERS:
+        return _WRITER_CLASS
+    return _CLIP_CLASS if kind == CLIP else None
 
 
 def _coder_files(base: Path, vision: VisionWeights) -> dict[str, bytes]:

@@ -14,7 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft import (
+    AutoPeftModel,
+    AutoPeftModelForCausalLM,
+    LoraConfig,
+    PeftConfig,
+    PeftModel,
+    get_peft_model,
+)
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from typer.testing import CliRunner
 
@@ -92,8 +99,22 @@ def test_an_adapter_and_a_merged_model_give_our_logits(asked: AskedBank, tmp_pat
                 found = their_logits(model, tmp_path / name, picture, question)
                 assert differ(found, ours) < 1e-5, name
     config = json.loads((tmp_path / "adapter/adapter_config.json").read_bytes())
-    assert config["task_type"] == "CAUSAL_LM"
     assert config["base_model_name_or_path"] == str(TINY)
+
+
+@pytest.mark.parametrize("loader", [AutoPeftModel, AutoPeftModelForCausalLM])
+def test_peft_finds_the_base_model_of_an_export_by_itself(
+    asked: AskedBank, tmp_path: Path, loader: Any
+):
+    exported(asked.bank, tmp_path / "out", "bright")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        warnings.simplefilter("ignore", FutureWarning)
+        model = loader.from_pretrained(str(tmp_path / "out"), dtype=torch.float32).eval()
+    picture, question = asked.pictures["dark"][1], QUESTIONS[0]
+    ours = fedmslora.open_bank(asked.bank.folder).model("bright").logits(picture, question)
+    found = their_logits(model, tmp_path / "out", picture, question)
+    assert differ(found, ours) < 1e-5
 
 
 @pytest.mark.parametrize("more", [(), ("--merged", "--dtype", "float32")])

@@ -77,6 +77,20 @@ def test_export_writes_one_adapter_of_the_summed_rank(bank: Bank, tmp_path: Path
     assert json.loads((tmp_path / "out" / "adapter_config.json").read_bytes())["r"] == 4
 
 
+@pytest.mark.parametrize(("releases", "rank", "told"), [(8, 512, False), (9, 576, True)])
+def test_a_rank_that_vllm_does_not_take_is_said_with_the_remedy(
+    tmp_path: Path, releases: int, rank: int, told: bool
+):
+    bank = bank_of(tmp_path / "bank", *(f"s{at}" for at in range(releases)), rank=64)
+    out = tmp_path / "out"
+    on = ["export", str(bank.folder), f"s{releases - 1}", str(out), "--json"]
+    done = CliRunner().invoke(app, on)
+    assert json.loads(done.stdout)["rank"] == rank
+    assert json.loads((out / "adapter_config.json").read_bytes())["r"] == rank
+    note = f"{out}: the rank is {rank}; vLLM takes at most 512: export --merged for it"
+    assert (note in done.stderr) == told and ("vLLM" in done.stderr) == told
+
+
 def test_export_in_json_is_one_document(bank: Bank, tmp_path: Path):
     on = ["export", str(bank.folder), "0", str(tmp_path / "out"), "--json"]
     done = CliRunner().invoke(app, on)

@@ -145,6 +145,9 @@ def test_a_kind_that_a_method_cant_train_is_refused_before_a_digest_is_compared(
         check_kind(plan, base)
     with pytest.raises(ModelError, match="'bert', expected one of 'llava'"):
         check_kind(plan, changed(base, model_type="bert"))
+    for kind in ("llava_next", "paligemma", "qwen2_vl", "idefics3"):
+        with pytest.raises(ModelError, match=f"model_type: found '{kind}', expected one of 'llava"):
+            check_kind(plan, changed(base, model_type=kind))
     zero = {"name": "zero_shot", "rank": 2, "alpha": 1.0}
     site = site_in(tmp_path, tmp_path, base_model=tmp_path / "other")
     check_kind(plan_of(site, method=zero), changed(base, model_type="clip"))

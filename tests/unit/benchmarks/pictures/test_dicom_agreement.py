@@ -7,6 +7,7 @@ import pydicom
 import pytest
 
 from benchmarks.pictures.dicom_agreement import ALLOWED, TABLE, Shown, shipped_files, show, table
+from tests.unit.dicom_files import shipped
 
 ROWS = {
     cells[0]: cells
@@ -22,6 +23,23 @@ def test_every_file_of_the_wheel_has_the_digest_of_its_row():
     assert len(shown) > 60
     assert {one.name: one.digest for one in shown} == {one.name: ROWS[one.name][3] for one in shown}
     assert all(f"{one.mean:.2f}" == ROWS[one.name][2] for one in shown)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "JPEG-LL.dcm",
+        "JPGLosslessP14SV1_1s_1f_8b.dcm",
+        "JPEGLSNearLossless_16.dcm",
+        "JPGExtended.dcm",
+        "JPEG-lossy.dcm",
+    ],
+)
+def test_what_a_jpeg_without_a_plain_twin_shows_is_its_rows_which_dcmtk_agrees_with(name: str):
+    found, cells = show(shipped(name)), ROWS[name]
+    assert (found.digest, f"{found.mean:.2f}") == (cells[3], cells[2])
+    # In grey levels, of 12 bits in a lossy JPEG by another decoder.
+    assert int(cells[4]) <= 4
 
 
 def test_what_differs_by_more_than_two_levels_has_its_reason():

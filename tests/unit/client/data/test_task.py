@@ -226,6 +226,14 @@ KINDS = "expected 'OPEN' or 'CLOSED'"
             "expected human and gpt in turn",
         ),
         (
+            {"conversations": said("Is \ud83d it?", "yes")},
+            f"'conversations': found {BROKEN}, expected question 1",
+        ),
+        (
+            {"conversations": said("Where?", "here", "Why?", "\udc00")},
+            f"'conversations': found {BROKEN}, expected an answer to question 2",
+        ),
+        (
             {"conversations": [{"from": "human", "value": "a"}, 3]},
             "'conversations': found turns from human, a number, expected human and gpt in turn",
         ),

@@ -5,7 +5,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from common.errors import DataError
 from tests.unit.small_source import imported, picture, questions, report
@@ -53,14 +55,28 @@ def sharegpt(at: int) -> dict[str, Any]:
     return {"messages": turns, "images": [f"{at}.png"]}
 
 
+def renamed(at: int) -> dict[str, Any]:
+    """LLaVA's conversations with the speakers of the messages."""
+    turns = [
+        {"from": "user", "value": "<image>\nWhich side?"},
+        {"from": "assistant", "value": f"side {at}"},
+    ]
+    return {"id": at, "image": f"{at}.png", "conversations": turns}
+
+
 @pytest.mark.parametrize("name", ["data.json", "data.jsonl"])
-@pytest.mark.parametrize("record", [llava, openai, sharegpt])
+@pytest.mark.parametrize("record", [llava, openai, sharegpt, renamed])
 def test_a_conversation_is_a_question_and_an_answer_for_each_two_turns(
     tmp_path: Path, name: str, record: Any
 ):
     imported(source(tmp_path / "in", [record(at) for at in range(4)], name), tmp_path / "out")
     found = {pair for pair in answers(tmp_path / "out") if pair[0] == "Which side?"}
     assert found == {("Which side?", f"side {at}") for at in range(4)}
+    # Each with the picture that it is about: its grey is 30 for each number.
+    for one in (one for side in questions(tmp_path / "out").values() for one in side):
+        if one.question == "Which side?":
+            grey = int(np.asarray(Image.open(one.image))[3, 5, 0])
+            assert one.answer == f"side {grey // 30}"
 
 
 def test_a_picture_in_a_data_address_is_taken_out_of_it(tmp_path: Path):

@@ -310,6 +310,17 @@ def test_another_base_model_than_the_plans_is_named(site: Site):
     assert "the plan pins 0000" in found["base model"].text
 
 
+def test_a_base_model_of_another_kind_is_named_before_its_digest(site: Site, tmp_path: Path):
+    (tmp_path / "kind").mkdir()
+    (tmp_path / "kind/config.json").write_text('{"model_type": "qwen2_vl"}')
+    there = site.model_copy(update={"base_model": tmp_path / "kind"})
+    plan = load_plan(ROOT / "configs" / "demo.yaml")
+    found = {finding.name: finding for finding in check.check_site(there, plan)}["base model"]
+    assert found.level is Level.PROBLEM
+    assert "model_type: found 'qwen2_vl', expected one of 'llava'" in found.text
+    assert "digest" not in found.text
+
+
 def test_the_plans_reference_pairs_are_looked_at(site: Site, tmp_path: Path):
     listed = ReferenceList(
         plan="p", inputs="0" * 64, database="0" * 64, settings={},

@@ -90,7 +90,7 @@ def test_a_layer_of_a_smaller_rank_has_its_own_rank_and_alpha():
             Adapter({"m.q": layer(1, 1), "m.v": layer(1, 2)}, scale=2.0),
             Adapter({"m.q": layer(2, 3), "m.o": layer(2, 4)}, scale=3.0),
         ],
-        PeftBase("tiny", "CAUSAL_LM"),
+        PeftBase("tiny", "AutoModel"),
         "here",
     )
     config = config_of(blobs)
@@ -99,7 +99,9 @@ def test_a_layer_of_a_smaller_rank_has_its_own_rank_and_alpha():
     assert config["alpha_pattern"] == {"^m.v": 1, "^m.o": 2}
     assert config["target_modules"] == ["m.o", "m.q", "m.v"]
     assert config["base_model_name_or_path"] == "tiny"
-    assert config["task_type"] == "CAUSAL_LM"
+    assert config["auto_mapping"] == {
+        "base_model_class": "AutoModel", "parent_library": "transformers",
+    }  # fmt: skip
 
 
 def test_a_sum_is_float32_also_of_releases_in_16_bits():
