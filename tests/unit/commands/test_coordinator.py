@@ -243,6 +243,26 @@ def test_run_into_a_file_says_what_it_waits_for(sites: State, monkeypatch: pytes
     ]
 
 
+def test_run_uses_no_dead_proxy_and_says_in_a_sentence_what_it_waits_for(
+    sites: State, monkeypatch: pytest.MonkeyPatch
+):
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "https_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    monkeypatch.setenv("NO_PROXY", "")
+
+    def pause(_seconds: float) -> None:
+        write_event(sites.run("first").progress, "coordinator", {"event": "done", "seconds": 1.0})
+
+    monkeypatch.setattr("commands.coordinator_follow.time.sleep", pause)
+    result = called(sites, "run", first(sites))
+    assert result.exit_code == 0, result.exception
+    sentence = (
+        f"waiting for the SuperLink: the SuperLink at {sites.settings.inner} does not answer "
+        "(ConnectError); is `fedmslora coordinator start` running?"
+    )
+    assert result.output.count(sentence) == 1 and "127.0.0.1:1 " not in result.output
+
+
 def test_run_says_where_the_report_is(sites: State, monkeypatch: pytest.MonkeyPatch):
     result = ended(sites, monkeypatch, event="done", seconds=61.0)
     assert result.exit_code == 0, result.exception

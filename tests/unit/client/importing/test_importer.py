@@ -5,9 +5,12 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
+from client.data.task import Example
 from client.importing.settings import Columns, Form, Uncertain
 from common.errors import DataError
 from common.plan_fields import Modality
@@ -32,14 +35,24 @@ def refused(source: Path, out: Path, **settings: Any) -> str:
     return str(found.value)
 
 
+def all_questions(out: Path) -> list[Example]:
+    """The questions of both sides."""
+    return [one for side in questions(out).values() for one in side]
+
+
+def number_of(question: Example, step: int) -> int:
+    """The number of a question's picture, whose grey is `step` times that."""
+    return int(np.asarray(Image.open(question.image))[3, 5, 0]) // step
+
+
 # Tables
 
 
 def test_a_folder_with_a_table_becomes_a_task(tmp_path: Path):
     found = imported(films(tmp_path / "in"), tmp_path / "films", modality=Modality.XRAY)
-    asked = questions(tmp_path / "films")
-    assert len(asked["train"]) + len(asked["test"]) == 12
-    assert asked["test"][0].question == "What does this picture show? Only output 'ill' or 'well'."
+    of_test = questions(tmp_path / "films")["test"]
+    assert len(all_questions(tmp_path / "films")) == 12
+    assert of_test[0].question == "What does this picture show? Only output 'ill' or 'well'."
     placed = report(tmp_path / "films")["placed"]
     patients = {
         side: {row["patient"] for row in placed if row["side"] == side}
@@ -47,6 +60,8 @@ def test_a_folder_with_a_table_becomes_a_task(tmp_path: Path):
     }
     assert patients["train"] | patients["test"] == {f"P{at}" for at in range(6)}
     assert not patients["train"] & patients["test"]
+    told = {number_of(one, 3): one.answer for one in all_questions(tmp_path / "films")}
+    assert told == {at: "ill" if at % 4 < 2 else "well" for at in range(12)}
     assert (found.classes, found.modality) == (("ill", "well"), Modality.XRAY)
 
 
@@ -218,6 +233,8 @@ def test_a_folder_for_each_class_is_a_task(tmp_path: Path):
     assert found.classes == ("cat", "dog") and found.form == "a folder for each class"
     (first, *_) = questions(tmp_path / "out")["test"]
     assert first.question == "Which animal is it? Only output 'cat' or 'dog'."
+    told = {number_of(one, 9): one.answer for one in all_questions(tmp_path / "out")}
+    assert told == {at: "cat" if at % 2 else "dog" for at in range(10)}
     assert found.split.notes[0].startswith("of 10 pictures no patient is known")
 
 
