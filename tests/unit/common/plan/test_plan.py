@@ -268,7 +268,7 @@ def test_a_round_s_mean_rate_is_that_of_the_schedule_s_steps(warmup: float):
     rounds, steps = 3, 3000
     training = Training(warmup=warmup)
     for round in range(1, rounds + 1):
-        rates = []
+        rates: list[float] = []
         for step in range(steps):
             done = (round - 1 + (step + 0.5) / steps) / rounds
             part = (done - warmup) / (1 - warmup) if warmup < 1 else 0.0
