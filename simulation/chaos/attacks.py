@@ -23,6 +23,7 @@ from common.bank.bank import Bank
 from common.plan.file import load_plan
 from server.app import app as server
 from simulation.chaos.liar import LIES, HostileSites, Lie
+from simulation.chaos.new_folder import new_folder
 from simulation.hospitals import BASE_MODELS, prepare
 from simulation.inprocess import run_in_process
 
@@ -99,7 +100,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rules", default="svd")
     parser.add_argument("--unbounded", action="store_true", help="without the default bounds")
-    parser.add_argument("--out", type=Path, default=Path("runs/attacks"), help="a new folder")
+    parser.add_argument("--out", type=new_folder, default="runs/attacks", help="a new folder")
     parser.add_argument("--attacks", help="names of LIES, or none; by default all")
     options = parser.parse_args()
     for row in measure(options.out, options):

@@ -32,6 +32,7 @@ from server.app import SiteConnection, run
 from server.network import Patience
 from server.run.folder import RunFolder
 from simulation.chaos.liar import LIES, HostileSites, Lie
+from simulation.chaos.new_folder import new_folder
 from simulation.hospitals import BASE_MODELS, prepare
 from simulation.inprocess import run_in_process
 
@@ -112,7 +113,7 @@ def main() -> int:
     )
     parser.add_argument("--seed", type=int, default=1, help="of the first liar")
     parser.add_argument("--liars", type=int, default=1, help="runs, each with another liar")
-    parser.add_argument("--out", type=Path, default=Path("runs/soak-hostile"), help="a new folder")
+    parser.add_argument("--out", type=new_folder, default="runs/soak-hostile", help="a new folder")
     options = parser.parse_args()
     without = honest_scores(options.out / "without", False, lambda _: None)
     stages, held = counted(len(load_plan(PLAN).stages), "stage"), True

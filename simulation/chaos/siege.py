@@ -25,6 +25,7 @@ import yaml
 from common.identity import ROOT
 from common.process.progress import read_events
 from simulation.chaos.loopback import LoopbackFederation, loopback
+from simulation.chaos.new_folder import new_folder
 from simulation.chaos.soak import PLAN
 
 _TICK_S = 0.05
@@ -91,7 +92,7 @@ def _strangers(federation: LoopbackFederation, count: int, log: Path) -> Generat
 def main() -> None:
     """Measure it, and print the result."""
     parser = argparse.ArgumentParser(prog="python -m simulation.chaos.siege", description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="a new folder")
+    parser.add_argument("--out", type=new_folder, required=True, help="a new folder")
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=4)
     options = parser.parse_args()

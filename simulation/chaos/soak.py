@@ -25,6 +25,7 @@ from server.coordinator.events import final_event
 from server.run.folder import RunFolder
 from simulation.chaos.adversary import Adversary, StrikePace, adversary
 from simulation.chaos.loopback import LoopbackFederation, loopback, run_command
+from simulation.chaos.new_folder import new_folder
 from simulation.engines import Engine
 from simulation.run import SimulationOptions, simulate
 
@@ -272,7 +273,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m simulation.chaos.soak", description=__doc__)
     parser.add_argument("--kills", type=int, default=40)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=Path("runs/soak"), help="a new folder")
+    parser.add_argument("--out", type=new_folder, default="runs/soak", help="a new folder")
     parser.add_argument("--plan", type=Path, default=PLAN)
     options = parser.parse_args()
     # As Ctrl-C does: no process of the federation is left running.

@@ -24,6 +24,7 @@ from common.process.supervise import log_to_stderr
 from server.coordinator.events import final_event
 from server.run.folder import RunFolder
 from simulation.chaos.loopback import LoopbackFederation, loopback
+from simulation.chaos.new_folder import new_folder
 from simulation.chaos.soak import PLAN, await_end, bank_bytes, undisturbed
 from simulation.chaos.throttle import Link
 from simulation.run import simulate
@@ -109,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m simulation.chaos.stops", description=__doc__)
     parser.add_argument("--stops", type=int, default=30)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=Path("runs/stops"), help="a new folder")
+    parser.add_argument("--out", type=new_folder, default="runs/stops", help="a new folder")
     parser.add_argument("--plan", type=Path, default=PLAN)
     options = parser.parse_args(arguments)
     # As Ctrl-C does: no process of the federation is left running.
