@@ -74,9 +74,10 @@ class DecoderShape:
 
     @property
     def parameters(self) -> int:
-        """Weights of the decoder and its head."""
+        """Weights of the decoder and its head; none of its linear layers has a bias."""
         tables = (1 if self.tied else 2) * self.vocabulary * self.width
-        return tables + self.linear_parameters + (2 * self.layers + 1) * self.width
+        norms = self.norms * self.width + (2 * self.head if self.head_norms else 0)
+        return tables + self.linear_parameters + self.layers * norms + self.width
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -56,9 +56,8 @@ def routing_headline(routed: Routed) -> str:
         _mean(matrix[last][: last + 1]) for matrix in (routed.stage, routed.modality)
     )
     return (
-        f"From the image, its file's header and the question, {100 * stage:.0f} % of a task's "
-        f"test images are routed to its own stage, and {100 * modality:.0f} % to one of its "
-        "modality (mean over tasks)"
+        f"The router takes {100 * stage:.0f} % of a task's test images to its own stage, and "
+        f"{100 * modality:.0f} % to one of its modality (mean over tasks)"
     )
 
 

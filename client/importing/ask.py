@@ -77,22 +77,12 @@ def ask(
             f"found {len(classes)} different labels, more than {MOST_OPTIONS}: the question does "
             "not name them and counts as open"
         )
-    found: list[SourceItem] = []
-    for item in whole:
-        if isinstance(item, BadRow):
-            found.append(item)
-        elif item.finding is not None:
-            found.append(_checked(replace(item, question=of_finding[item.finding])))
-        elif item.question is None:
-            answer = spelling[item.answer]
-            if answer not in classes:
-                found.append(BadRow(item.place, "found a label that is none of --classes"))
-                continue
-            kind = AnswerKind.CLOSED if len(classes) <= MOST_OPTIONS else AnswerKind.OPEN
-            asked = replace(item, question=of_label, answer=answer, kind=kind)
-            found.append(_checked(asked))
-        else:
-            found.append(_with_options(item))
+    found = [
+        _asked_label(item, of_label, spelling[item.answer], classes)
+        if isinstance(item, SourceQuestion) and item.question is None and item.finding is None
+        else _asked(item, of_finding)
+        for item in whole
+    ]
     return Asked(
         [item for item in found if isinstance(item, SourceQuestion)],
         [item for item in found if isinstance(item, BadRow)],
@@ -100,6 +90,25 @@ def ask(
         (*filter(None, [of_label]), *of_finding.values()),
         notes,
     )
+
+
+def _asked_label(
+    item: SourceQuestion, question: str, answer: str, classes: Sequence[str]
+) -> SourceItem:
+    """Return a label as an answer to the question, or what is wrong with it."""
+    if answer not in classes:
+        return BadRow(item.place, "found a label that is none of --classes")
+    kind = AnswerKind.CLOSED if len(classes) <= MOST_OPTIONS else AnswerKind.OPEN
+    return _checked(replace(item, question=question, answer=answer, kind=kind))
+
+
+def _asked(item: SourceItem, of_finding: Mapping[str, str]) -> SourceItem:
+    """Return what is no label: a finding with its question, or a question with its options."""
+    if isinstance(item, BadRow):
+        return item
+    if item.finding is not None:
+        return _checked(replace(item, question=of_finding[item.finding]))
+    return _with_options(item)
 
 
 def _renamed(item: SourceQuestion, names: Mapping[str, str]) -> SourceQuestion:

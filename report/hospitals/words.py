@@ -93,7 +93,7 @@ def table_heads(report: HospitalsReport) -> list[str]:
     """Return the headings of the table's columns after the hospital's name."""
     heads = [*COLUMNS, "gain", "way to pooled"]
     if _routes(report):
-        heads.append("stage chosen by the picture")
+        heads.append("stage routed")
     heads += [f"no data: {column}" for column in ("base model", *COLUMNS[1:])]
     return [*heads, *other_methods(report)]
 

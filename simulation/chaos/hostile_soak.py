@@ -40,7 +40,7 @@ PLAN = ROOT / "configs" / "soak.yaml"
 LIAR = "zero"
 #: How far the honest sites' scores may be from those of the run without the liar: two points.
 MOST_LOST = 0.02
-#: Of each site and task: so many that chance moves the mean of three sites by a point or less.
+#: Of each site and task: over three sites and stages a run's score has a standard error of a point.
 TEST_QUESTIONS = 120
 _PATIENT = Patience(wait_s=0.0, slack_s=600.0, poll_s=0.01, appear_s=None)
 

@@ -233,6 +233,16 @@ def test_a_stage_may_have_no_warm_up_or_nothing_else(warmup: float):
     assert rates == expected and all(rate > 0 for rate in rates)
 
 
+@pytest.mark.parametrize("warmup", [0.0, 0.03, 0.4, 1.0])
+def test_the_plan_s_mean_rate_of_a_round_is_that_of_its_steps(warmup: float):
+    rounds, steps = 3, 3000
+    for round in range(1, rounds + 1):
+        schedule = schedule_of(round=round, rounds=rounds, training={"warmup": warmup})
+        mean = sum(schedule.rate(step, steps) for step in range(steps)) / steps
+        factor = schedule.plan.training.mean_rate(round, rounds)
+        assert schedule.plan.stages[0].learning_rate * factor == pytest.approx(mean, abs=1e-8)
+
+
 def silent(_: Progress) -> None:
     """Nobody listens."""
 

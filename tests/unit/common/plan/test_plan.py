@@ -1,5 +1,4 @@
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import yaml
 from common.errors import PlanError
 from common.methods.mslora_cr import Active
 from common.plan.file import load_plan, parse_plan
-from common.plan.plan import Metric, Training
+from common.plan.plan import Metric
 from common.plan_fields import Modality
 
 CONFIGS = sorted((Path(__file__).resolve().parents[4] / "configs").glob("*.yaml"))
@@ -261,16 +260,3 @@ def test_what_a_simulation_does_not_ask_for_is_not_in_the_plan():
     full = parse_plan(document(simulation={"data": "phantoms", **asked}), "p.yaml")
     told = yaml.safe_load(full.canonical())["simulation"]
     assert {name: told[name] for name in asked} == asked
-
-
-@pytest.mark.parametrize("warmup", [0.0, 0.03, 0.4, 1.0])
-def test_a_round_s_mean_rate_is_that_of_the_schedule_s_steps(warmup: float):
-    rounds, steps = 3, 3000
-    training = Training(warmup=warmup)
-    for round in range(1, rounds + 1):
-        rates: list[float] = []
-        for step in range(steps):
-            done = (round - 1 + (step + 0.5) / steps) / rounds
-            part = (done - warmup) / (1 - warmup) if warmup < 1 else 0.0
-            rates.append(done / warmup if done < warmup else (1 + math.cos(math.pi * part)) / 2)
-        assert training.mean_rate(round, rounds) == pytest.approx(sum(rates) / steps, abs=1e-6)
