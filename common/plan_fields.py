@@ -1,7 +1,9 @@
 """The types of a plan's fields: what plans, methods and site files are made of."""
 
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, TypeAlias
+from types import MappingProxyType
+from typing import Annotated, Final, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -12,25 +14,39 @@ class Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+_SLUG: Final = r"^[a-z0-9][a-z0-9_-]{0,39}$"
+_TASK_NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,39}$"
+_CLASS_NAME: Final = r"^[^\s\p{C}]([^\p{C}\p{Zl}\p{Zp}]{0,78}[^\s\p{C}])?$"
+_QUESTION: Final = r"^[^\s\p{C}]([^\p{C}\p{Zl}\p{Zp}]*[^\s\p{C}])?$"
+_BODY_PART: Final = r"^[A-Z][A-Z0-9 _]{0,15}$"
+_SHA256: Final = r"^[0-9a-f]{64}$"
+#: What a text of each pattern is, for whoever wrote another one.
+PATTERNS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        _SLUG: "at most 40 small letters, digits, `_` and `-`, a letter or a digit first",
+        _TASK_NAME: "at most 40 letters, digits, `_` and `-`, a letter or a digit first",
+        _CLASS_NAME: "one line of at most 80 visible letters, no space at its ends",
+        _QUESTION: "one line of visible letters, no space at its ends",
+        _BODY_PART: "at most 16 capital letters and digits, as CHEST",
+        _SHA256: "64 hexadecimal digits",
+    }
+)
+
 Count: TypeAlias = Annotated[int, Field(ge=1)]
 Positive: TypeAlias = Annotated[float, Field(gt=0)]
 Fraction: TypeAlias = Annotated[float, Field(ge=0, le=1)]
-Slug: TypeAlias = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")]
+Slug: TypeAlias = Annotated[str, Field(pattern=_SLUG)]
 #: The name of a task's folder; the paper's have capitals.
-TaskName: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,39}$")]
+TaskName: TypeAlias = Annotated[str, Field(pattern=_TASK_NAME)]
 
 #: The name of a class: what its questions' answers are, and what a text tower reads. It is shown on
 #: terminals, so nothing in it controls one.
-ClassName: TypeAlias = Annotated[
-    str, Field(pattern=r"^[^\s\p{C}]([^\p{C}\p{Zl}\p{Zp}]{0,78}[^\s\p{C}])?$")
-]
+ClassName: TypeAlias = Annotated[str, Field(pattern=_CLASS_NAME)]
 
 #: Questions as a stage lists them, each on one line.
 Questions: TypeAlias = Annotated[
     tuple[
-        Annotated[
-            str, Field(max_length=300, pattern=r"^[^\s\p{C}]([^\p{C}\p{Zl}\p{Zp}]*[^\s\p{C}])?$")
-        ],
+        Annotated[str, Field(max_length=300, pattern=_QUESTION)],
         ...,
     ],
     Field(min_length=1, max_length=100),
@@ -38,7 +54,7 @@ Questions: TypeAlias = Annotated[
 
 #: Values of DICOM's BodyPartExamined, as a stage lists them.
 BodyParts: TypeAlias = Annotated[
-    tuple[Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9 _]{0,15}$")], ...],
+    tuple[Annotated[str, Field(pattern=_BODY_PART)], ...],
     Field(min_length=1, max_length=40),
 ]
 
@@ -80,11 +96,11 @@ class BaseModelPin(Strict):
     """The frozen model that everything is added to, pinned by the digest of its files."""
 
     name: Slug
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    sha256: Annotated[str, Field(pattern=_SHA256)]
 
 
 class ReferencePin(Strict):
     """A list of public reference pairs, pinned by the digest of its file."""
 
     name: Slug
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    sha256: Annotated[str, Field(pattern=_SHA256)]

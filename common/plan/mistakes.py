@@ -9,6 +9,7 @@ from pydantic_core import ErrorDetails
 
 from common.methods.registry import UNKNOWN
 from common.plan.plan import BatchScope, ClassScope, Metric, Plan, Stage
+from common.plan_fields import PATTERNS
 from common.rules.interface import Factor
 from common.rules.registry import rules
 from common.vqa_words import as_answer
@@ -207,7 +208,7 @@ def _expected(detail: ErrorDetails) -> str:
         case "too_short":
             return "at least one"
         case "string_pattern_mismatch":
-            return f"text like {context['pattern']}"
+            return PATTERNS.get(context["pattern"], f"text like {context['pattern']}")
         case _:
             return detail["msg"][:1].lower() + detail["msg"][1:]
 

@@ -84,7 +84,9 @@ def test_wrong_classes_are_named_a_sentence_each():
         "p: stage 1 'one', classes: found one, expected at least two to choose from (scope: own)"
     ]
     (line,) = mistakes({"classes": ["x", " y"]})
-    assert line.startswith("p: stage 1 'one', classes.1: found ' y', expected text like")
+    assert line.startswith(
+        "p: stage 1 'one', classes.1: found ' y', expected one line of at most 80"
+    )
 
 
 def test_the_same_class_may_come_again_where_the_test_is_told_the_task():
