@@ -1,19 +1,21 @@
 """A site that has not approved a plan gets the plan and nobody's adapter."""
 
+import pytest
+
 from common.exchange import Failure, Lacks, Reason
 from common.identity import sha256
 from server.run.accept import Done
-from tests.unit.server.test_network import (
+from tests.unit.server.conftest import without_pauses
+from tests.unit.server.scripted_sites import (
     ADAPTER,
     ORDER,
     PATIENT,
     PLAN,
     Site,
     events,
-    without_pauses,
 )
 
-__all__ = ["without_pauses"]
+pytestmark = pytest.mark.usefixtures(without_pauses.__name__)
 UNAPPROVED = Failure(site="a", error="OrderRefused", reference="ab12", reason=Reason.PLAN)
 LACKS = Lacks(order=ORDER.digest, site="a", digests=(sha256(ADAPTER),))
 
