@@ -11,11 +11,11 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import TypeVar
 
 import numpy as np
-from threadpoolctl import threadpool_limits  # pyright: ignore[reportMissingTypeStubs]
+from threadpoolctl import ThreadpoolController  # pyright: ignore[reportMissingTypeStubs]
 
 from common.adapter import (
     Adapter,
@@ -206,13 +206,22 @@ def _relative_error(errors: Sequence[LayerError | FindError], updates: Validated
 S = TypeVar("S")
 
 
+@cache
+def _thread_pools() -> ThreadpoolController:
+    """Return the libraries' thread pools, looked for once: that takes longer than a small layer."""
+    return ThreadpoolController()
+
+
 def in_threads(work: Callable[[S], T], items: Sequence[S]) -> Iterator[T]:
     """Do `work` on every item, some of them at a time; yields in the order of the items."""
     # One thread a layer: how many threads BLAS splits a product over changes its last bits,
     # and small QRs of several threads were up to a hundred times slower on a busy machine.
     workers = min(WORKERS, os.cpu_count() or 1)
     waiting: deque[Future[T]] = deque()
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(workers) as pool:
+    one_thread = _thread_pools().limit(  # pyright: ignore[reportUnknownMemberType]
+        limits=1, user_api="blas"
+    )
+    with one_thread, ThreadPoolExecutor(workers) as pool:
         for item in items:
             waiting.append(pool.submit(work, item))
             # Few are queued, so that a failure of the first layer is raised before the last runs.
