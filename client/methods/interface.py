@@ -14,8 +14,9 @@ from typing import Any, Protocol, cast
 from client.data.task import Example
 from client.model.backbone import Backbone, Prediction
 from client.training.checkpoint import Checkpoint
-from client.training.loop import OnProgress, RoundSchedule, TrainResult
+from client.training.loop import OnProgress, TrainResult
 from client.training.optimizer import LocalOptimizer, MakeOptimizer
+from client.training.schedule import RoundSchedule
 from common.adapter import Adapter, AdapterSource
 from common.methods.interface import MethodSettings
 from common.methods.registry import installed_methods

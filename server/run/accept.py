@@ -16,7 +16,7 @@ from common.work import Work
 from server.aggregation.compatibility import comparable_layouts, difference
 from server.aggregation.extras import fault_of_row_weights
 from server.run.journal import AcceptedUpdate, Journal
-from server.run.plausible import QUESTIONS, RANGES, is_plausible
+from server.run.reported_ranges import QUESTIONS, RANGES, is_plausible
 
 #: No trained factor comes near; products of larger ones are not finite in float32.
 _LARGEST = 1e15

@@ -40,8 +40,8 @@ from report.model import (
 )
 from report.sites.model import SiteScores
 from server.run.journal import AcceptedUpdate, Journal, Traffic
-from server.run.plausible import is_plausible
 from server.run.pooling import pooled
+from server.run.reported_ranges import is_plausible
 from server.run.site_parts import site_parts
 
 #: Packages of the coordinator whose versions a report names; it does not know the sites'.

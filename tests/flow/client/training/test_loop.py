@@ -19,8 +19,9 @@ from client.model.llava import LlavaModel, load_llava
 from client.model.lora_init import kaiming_adapter
 from client.model.prompt import IGNORE_INDEX, encode_example
 from client.training.batches import Batches
-from client.training.loop import Progress, RoundSchedule, train
+from client.training.loop import Progress, train
 from client.training.optimizer import LocalOptimizer, backward, sum_losses
+from client.training.schedule import RoundSchedule
 from client.training.token_loss import DecoderLoss, micro_batches, sort_by_length, token_loss
 from common.errors import SiteFailed
 from common.plan.file import parse_plan

@@ -12,7 +12,7 @@ import torch
 from client.data.task import Example
 from client.model.packing import PackedLayout, group_by_image, image_numbers, pack_questions
 from client.model.prompt import IGNORE_INDEX, EncodedExample
-from client.training.loop import RoundSchedule
+from client.training.schedule import RoundSchedule
 from common.metrics import AnswerKind
 from common.plan.file import parse_plan
 from common.plan.plan import Plan

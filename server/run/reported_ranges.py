@@ -1,4 +1,4 @@
-"""Plausible values of what sites report of themselves; nobody can check them any further."""
+"""The ranges of what sites report of themselves; nobody can check it any further."""
 
 import math
 from collections.abc import Mapping
