@@ -30,7 +30,7 @@ method:
   # release depends on another, same_modality or all.
   active: none
   # The paper's regularizer is {similarity: exp, weight: 0.1, orthogonality: 0.01}; in our
-  # experiments no regularizer improved the scores (docs/results.md).
+  # experiments no regularizer improved the scores (docs/log.md).
   contrast: null
 
 # How a round's updates become one adapter: RULES.
