@@ -173,14 +173,26 @@ def main() -> None:
             f"found no package {error.name!r}, expected the packages of this command: "
             "pip install --editable '.[sim]'"
         )
-    except OSError as error:
-        # A full disk or a folder without permission, wherever it is met.
-        if error.strerror is None:
+    except (OSError, RuntimeError) as error:
+        sentence = _about_a_path(error)
+        if sentence is None:
             raise
-        _refuse(f"{error.filename or 'the disk'}: can't be read or written ({error.strerror})")
+        _refuse(sentence)
     else:
         # Of a command that ended by itself typer returns the code, if it is not to exit.
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def _about_a_path(error: OSError | RuntimeError) -> str | None:
+    """Return a sentence on a full disk or a path without permission, wherever it is met."""
+    if isinstance(error, OSError):
+        where = error.filename or "the disk"
+        return error.strerror and f"{where}: can't be read or written ({error.strerror})"
+    # What Python raises in place of an OSError, until 3.12.
+    _, loop, path = str(error).partition("Symlink loop from ")
+    return (
+        f"{path[1:-1]}: found a symbolic link that leads to itself, expected none" if loop else None
+    )
 
 
 def _refuse(sentence: str, code: int = 2) -> NoReturn:

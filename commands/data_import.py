@@ -204,4 +204,8 @@ def _label_names(text: str | None) -> dict[str, str]:
         raise DataError(
             f"--label-names: found {text!r}, expected pairs such as 0=normal,1=pneumonia"
         )
+    labels = [label.strip() for label, _, _ in pairs]
+    twice = [label for label in labels if labels.count(label) > 1]
+    if twice:
+        raise DataError(f"--label-names: found {twice[0]!r} twice, expected it once")
     return {label.strip(): name.strip() for label, _, name in pairs}

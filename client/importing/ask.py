@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from client.data.answer_options import MOST_OPTIONS, infer_kind, required_options
-from client.data.records import has_broken_letter, quoted
+from client.data.records import has_broken_letter, quoted, strip_image_mark
 from client.importing.question import BadRow, SourceItem, SourceQuestion, listed
 from client.importing.settings import ImportSettings
+from client.importing.values import as_text
 from common.errors import DataError
 from common.metrics import AnswerKind
 from common.vqa_words import as_answer
@@ -18,6 +19,8 @@ OF_LABEL: Final = "What does this picture show?"
 OF_FINDING: Final = "Is there {label} in this picture?"
 OPTIONS: Final = "{options}"
 LABEL: Final = "{label}"
+#: Signs that mean something: plus, more, less, and a minus that is no hyphen or dash.
+_SIGNS: Final = re.compile(r"[+<>=]|(?<=\w)-(?!\w)|(?<!\w)-(?=\w)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,19 +53,21 @@ def ask(
         classes: the labels that the source names, whether a picture has them or not.
 
     Raises:
-        DataError: the template does not fit, or there is one label only.
+        DataError: the template does not fit, there is one label only, or two differ in signs alone.
     """
-    template, names = settings.question, settings.label_names
+    items, names = list(items), settings.label_names
+    template = None if settings.question is None else strip_image_mark(settings.question)
     notes: list[str] = []
     whole = [_renamed(item, names) if isinstance(item, SourceQuestion) else item for item in items]
     questions = [item for item in whole if isinstance(item, SourceQuestion)]
     labelled = [one for one in questions if one.question is None and one.finding is None]
     findings = [one for one in questions if one.finding is not None]
     _check_template(template, bool(labelled), bool(findings))
-    known = settings.classes or tuple(names.get(label, label) for label in classes)
+    notes += _unused_names(names, items, classes)
+    known = _given_classes(settings, [names.get(label, label) for label in classes])
     spelling = _spellings([one.answer for one in labelled], known, notes)
     whole_set = {*spelling.values(), *(known if labelled else ())}
-    classes = settings.classes or tuple(sorted(whole_set))
+    classes = known if settings.classes else tuple(sorted(whole_set))
     if labelled and len(classes) < 2:
         raise DataError(
             f"found the label {listed(classes)} alone, expected at least two different ones"
@@ -138,17 +143,67 @@ def _check_template(template: str | None, labelled: bool, findings: bool) -> Non
 def _spellings(labels: Sequence[str], classes: Sequence[str], notes: list[str]) -> dict[str, str]:
     """Return each label's spelling: that of the classes, or its commonest one."""
     counts = Counter(labels)
-    given = {as_answer(name) or name: name for name in classes}
+    given = {_compared(name): name for name in classes}
     same: dict[str, list[str]] = {}
     for label in sorted(counts):
-        same.setdefault(as_answer(label) or label, []).append(label)
+        same.setdefault(_compared(label), []).append(label)
     found: dict[str, str] = {}
     for key, spellings in same.items():
+        _check_signs({*spellings, *filter(None, [given.get(key)])})
         usual = given.get(key) or min(spellings, key=lambda label: (-counts[label], label))
         found |= dict.fromkeys(spellings, usual)
         if len(spellings) > 1:
             notes.append(f"the labels {listed(spellings)} are taken for one: {quoted(usual)}")
     return found
+
+
+def _unused_names(
+    names: Mapping[str, str], items: Sequence[SourceItem], classes: Sequence[str]
+) -> list[str]:
+    """Return a note on names that were given to labels which there are none of."""
+    questions = [item for item in items if isinstance(item, SourceQuestion)]
+    found = {*classes, *(one.finding or one.answer for one in questions)}
+    unused = [label for label in names if label not in found]
+    return [f"--label-names: found no label that is called {listed(unused)}"] if unused else []
+
+
+def _given_classes(settings: ImportSettings, named: Sequence[str]) -> tuple[str, ...]:
+    """Return the classes of the user, or those that the source names, each once.
+
+    Raises:
+        DataError: the user names two that are one answer, or the source two that differ in signs.
+    """
+    classes = [as_text(name) or name for name in settings.classes or named]
+    same: dict[str, list[str]] = {}
+    for name in classes:
+        same.setdefault(_compared(name), []).append(name)
+    for spellings in same.values():
+        _check_signs(spellings)
+        if settings.classes and len(spellings) > 1:
+            raise DataError(
+                f"--classes: found {listed(spellings)}, which are one, expected it once"
+            )
+    return tuple(spellings[0] for spellings in same.values())
+
+
+def _compared(label: str) -> str:
+    """Return what labels are compared by, as answers are; one without a word by its letters."""
+    return as_answer(label) or label.casefold()
+
+
+def _check_signs(spellings: Iterable[str]) -> None:
+    """Check that labels which are one answer are one label, as `ER+` and `ER-` are not.
+
+    Raises:
+        DataError: they differ in signs, which answers are compared without.
+    """
+    by_signs = {tuple(_SIGNS.findall(label)): label for label in sorted(spellings)}
+    if len(by_signs) > 1:
+        first, second, *_ = by_signs.values()
+        raise DataError(
+            f"found the labels {listed(by_signs.values())}, which are one answer for the scores, "
+            f"expected labels that differ in words: --label-names {first}=...,{second}=..."
+        )
 
 
 def _label_question(template: str, classes: Sequence[str]) -> str:
@@ -201,6 +256,8 @@ def _with_options(item: SourceQuestion) -> SourceItem:
 
 
 def _checked(item: SourceQuestion) -> SourceItem:
+    if not strip_image_mark(item.answer):
+        return BadRow(item.place, "found the mark of a picture as the answer, expected a text")
     if not (has_broken_letter(item.answer) or has_broken_letter(item.question or "")):
         return item
     reason = "found half of a surrogate pair in its text, expected whole letters"

@@ -1,6 +1,7 @@
 """A folder for each class, as in torchvision's ImageFolder, perhaps under train, val and test."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from client.importing.dicom_series import stacks
@@ -14,11 +15,14 @@ from client.importing.question import (
     SourceItem,
     SourceQuestion,
 )
+from client.importing.values import as_text
 from common.errors import DataError
+from common.printable import counted
 
 _LEADS_OUT = (
     "found a link that leads out of the folder, expected files in it (--pictures names another one)"
 )
+_LEADS_NOWHERE = "found a link to nothing, expected a picture"
 
 
 def read_class_folders(source: Path, pictures: PictureFiles) -> SourceContents:
@@ -49,8 +53,12 @@ def read_class_folders(source: Path, pictures: PictureFiles) -> SourceContents:
             "each class, or a table (CSV, JSON, parquet) that says what they show"
         )
     items: list[SourceItem] = [
-        BadRow(Place(link.relative_to(source).as_posix()), _LEADS_OUT)
-        for link in pictures.leading_out
+        BadRow(Place(link.relative_to(source).as_posix()), reason)
+        for links, reason in (
+            (pictures.leading_out, _LEADS_OUT),
+            (pictures.leading_nowhere, _LEADS_NOWHERE),
+        )
+        for link in links
         if link.is_relative_to(source)
     ]
     items += [
@@ -59,8 +67,18 @@ def read_class_folders(source: Path, pictures: PictureFiles) -> SourceContents:
         for item in _of_class(SPLIT_NAMES.get(part.lower()), label, files, pictures)
     ]
     notes = [f"{without} pictures are in no class's folder and were left out"] if without else []
+    notes += _other_kinds([file for file in pictures.other_kinds if file.is_relative_to(source)])
     parts = ", under " + ", ".join(sorted({p for p, _ in found})) if split_folders else ""
     return SourceContents(f"a folder for each class{parts}", items, notes)
+
+
+def _other_kinds(files: Sequence[Path]) -> list[str]:
+    """Return a note on the files that are no pictures of a kind that is read."""
+    if not files:
+        return []
+    endings = Counter(file.suffix.lower() or "without an ending" for file in files)
+    each = ", ".join(f"{ending}: {number}" for ending, number in endings.most_common(6))
+    return [f"{counted(len(files), 'file')} of other kinds left out ({each})"]
 
 
 def _top(source: Path, files: list[Path]) -> Path:
@@ -91,6 +109,6 @@ def _of_class(
             place=Place(pictures.name(group[0])),
             files=group,
             question=None,
-            answer=label.strip(),
+            answer=as_text(label) or label,
             split=split,
         )

@@ -146,10 +146,10 @@ def _first(known: Mapping[str, str], names: Sequence[str]) -> str | None:
 
 
 def _split_column(known: Mapping[str, str], rows: Sequence[SourceRow]) -> str | None:
-    """Return a column of such a name that has nothing but names of parts."""
+    """Return a column of such a name that has names of parts; other values are mistakes then."""
     for name in _SPLIT:
         column = known.get(name)
-        if column and rows and all(as_split(row.cells.get(column)) for row in rows):
+        if column and rows and any(as_split(row.cells.get(column)) for row in rows):
             return column
     return None
 

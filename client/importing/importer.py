@@ -27,6 +27,7 @@ from client.importing.settings import ImportSettings
 from client.importing.sources import Source, open_source, read_source
 from client.importing.split import contradictions, equal_pictures, split_questions
 from client.importing.stage_pictures import StagedPictures
+from client.importing.values import as_patient
 from client.importing.write import Import, write_import
 from common.durable import DISK, remove_if_there
 from common.errors import DataError
@@ -64,7 +65,13 @@ def import_task(
         raise DataError(f"{out}: found a folder inside of the source, expected one outside of it")
     with atomic_folder(home) as partial:
         staged = StagedPictures(partial / _STAGED, settings.take, settings.axis)
-        found = _read(source, staged, home.name, on_decoded)
+        try:
+            found = _read(source, staged, home.name, on_decoded)
+        except DataError as error:
+            # What is wrong with all rows together has no file of its own.
+            if not str(error).startswith("found "):
+                raise
+            raise DataError(f"{source.file or source.folder}: {error}") from None
         write_import(found, partial, staged.folder, settings.link)
         remove_if_there(staged.folder, DISK)
     return found
@@ -76,7 +83,7 @@ def _read(source: Source, staged: StagedPictures, task: str, on_decoded: OnImage
     asked = ask(contents.items, settings, contents.classes)
     items = [one for item in asked.questions for one in staged.pictures_of(item)]
     questions, bad = _sorted_out(items)
-    questions = [_with_patient(one, source) for one in questions]
+    questions, same = _one_patient_each([_with_patient(one, source) for one in questions])
     bad = [*asked.bad_rows, *bad, *contradictions(questions)]
     wrong = {id(row.place) for row in bad}
     questions = [one for one in questions if id(one.place) not in wrong]
@@ -93,7 +100,7 @@ def _read(source: Source, staged: StagedPictures, task: str, on_decoded: OnImage
             "questions, expected some of both: --resplit splits anew"
         )
     modality, notes = _modality(questions, settings.modality)
-    notes += [*contents.notes, *asked.notes, *_volume_notes(staged, settings), *repeated]
+    notes += [*contents.notes, *asked.notes, *same, *_volume_notes(staged, settings), *repeated]
     notes += equal_pictures(questions, digests)
     return Import(
         task=task,
@@ -130,11 +137,29 @@ def _with_patient(one: SourceQuestion, source: Source) -> SourceQuestion:
     name = _name(one, source)
     if settings.patient_pattern is not None:
         match = re.search(settings.patient_pattern, name)
-        return replace(one, patient=match.group(1) if match else None)
+        return replace(one, patient=as_patient(match.group(1)) if match else None)
     if one.patient is not None:
-        return one
+        return replace(one, patient=as_patient(one.patient))
     folders = PurePosixPath(name).parts[:-1]
     return replace(one, patient=next((p for p in folders if _PATIENT_FOLDER.fullmatch(p)), None))
+
+
+def _one_patient_each(
+    questions: Sequence[SourceQuestion],
+) -> tuple[list[SourceQuestion], list[str]]:
+    """Return the questions with one name for patients that differ in case alone, and a note."""
+    names = dict.fromkeys(one.patient for one in questions if one.patient is not None)
+    first: dict[str, str] = {}
+    same = {name: first.setdefault(name.casefold(), name) for name in names}
+    merged = len(names) - len(first)
+    if not merged:
+        return [*questions], []
+    taken = "is" if merged == 1 else "are"
+    note = f"{counted(merged, 'patient')} differing from another in case alone {taken} taken for it"
+    found = [
+        one if one.patient is None else replace(one, patient=same[one.patient]) for one in questions
+    ]
+    return found, [note]
 
 
 def _decoded(

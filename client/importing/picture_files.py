@@ -56,8 +56,11 @@ class PictureFiles:
     def __init__(self, roots: Sequence[Path]) -> None:
         self.roots = tuple(root.absolute() for root in roots)
         self._inside = tuple(root.resolve() for root in roots)
-        #: Links that lead out of the folders.
+        #: Links that lead out of the folders, and those whose target does not exist.
         self.leading_out: list[Path] = []
+        self.leading_nowhere: list[Path] = []
+        #: Files that are no pictures of a kind that is read.
+        self.other_kinds: list[Path] = []
         found = [file for root in self.roots for file in self._walk(root)]
         self.files: tuple[Path, ...] = tuple(dict.fromkeys(found))
 
@@ -74,7 +77,7 @@ class PictureFiles:
         table's own, comes first. Where that leaves no single file, the result is a text: what was
         found.
         """
-        if given.startswith(("http://", "https://")):
+        if given.lower().startswith(("http://", "https://")):
             return f"the address {quoted(given)}, which is not fetched"
         parts = _parts(given)
         if not parts:
@@ -93,24 +96,34 @@ class PictureFiles:
         return series or f"{quoted(given)}, where there is no picture{self._near(parts)}"
 
     def _walk(self, root: Path) -> Iterator[Path]:
-        for folder, folders, names in os.walk(root):
+        # What can't be listed is an error: its pictures would be missed in silence.
+        for folder, folders, names in os.walk(root, onerror=_raise):
             folders[:] = sorted(name for name in folders if not is_left_by_a_system(name))
             # Not followed: a link to a folder inside would only double its pictures.
             self.leading_out += [p for name in folders if self._leads_out(p := Path(folder, name))]
             for name in sorted(names):
                 file = Path(folder, name)
-                if not is_left_by_a_system(name) and _may_be_picture(file) and self._is_own(file):
+                if is_left_by_a_system(name):
+                    continue
+                if not _may_be_picture(file):
+                    self.other_kinds.append(file)
+                elif self._is_own(file):
                     yield file
 
     def _is_own(self, file: Path) -> bool:
         if self._leads_out(file):
             self.leading_out.append(file)
             return False
+        if file.is_symlink() and not file.exists():
+            self.leading_nowhere.append(file)
         return file.is_file()
 
     def _leads_out(self, path: Path) -> bool:
-        target = path.resolve() if path.is_symlink() else path
-        return path.is_symlink() and not any(target.is_relative_to(one) for one in self._inside)
+        if not path.is_symlink():
+            return False
+        # Unlike the path's own method, of a loop of links this returns some path.
+        target = Path(os.path.realpath(path))
+        return not any(target.is_relative_to(one) for one in self._inside)
 
     @cached_property
     def _by_name(self) -> dict[str, list[Path]]:
@@ -217,8 +230,15 @@ def _may_be_picture(file: Path) -> bool:
     return (not file.suffix or file.suffix[1:].isdigit()) and _begins_as_dicom(file)
 
 
+def _raise(error: OSError) -> None:
+    raise error
+
+
 def _begins_as_dicom(file: Path) -> bool:
     try:
+        # A pipe would wait for its other end.
+        if not file.is_file():
+            return False
         with file.open("rb") as opened:
             return begins_as_dicom(opened.read(HEAD_BYTES))
     except OSError:

@@ -1,7 +1,7 @@
 """What a source is, and its reading: tables, JSON, parquet, published sets, folders of classes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -68,7 +68,9 @@ def open_source(path: Path, settings: ImportSettings) -> Source:
     Raises:
         DataError: there is nothing of use.
     """
-    if not path.exists():
+    if not (path.is_dir() or path.is_file()):
+        if path.exists():
+            raise DataError(f"{path}: found neither a file nor a folder, expected one of them")
         raise DataError(f"{path}: found nothing, expected a folder of data, or a table")
     folder = path if path.is_dir() else path.parent
     if settings.pictures is not None and not settings.pictures.is_dir():
@@ -228,6 +230,8 @@ def _questions(
     flat = [row for row in table.rows if not is_conversation(row)]
     if flat:
         layout = table_layout(table.file, table.columns, flat, settings.columns)
+        if settings.resplit:
+            layout = replace(layout, split=None)
         notes.append(f"{table.file}: {layout}")
         of_label = names.get(layout.label or "", {})
         classes = layout.flags if layout.one_hot else tuple(of_label.values())

@@ -52,6 +52,8 @@ def split_questions(
     groups = _groups(questions, digests)
     given = {one.split for one in questions} - {None}
     notes: list[str] = []
+    if given and not settings.resplit:
+        _check_complete(questions)
     if not settings.resplit and DatasetPart.TRAIN in given and len(given) > 1:
         return _as_given(questions, groups, given, settings)
     if given and not settings.resplit:
@@ -99,6 +101,20 @@ def _groups(questions: Sequence[SourceQuestion], digests: Mapping[Path, str]) ->
     return {one.picture: numbers[root] for one, root in zip(questions, roots, strict=True)}
 
 
+def _check_complete(questions: Sequence[SourceQuestion]) -> None:
+    """Check that every question has a part, where one has.
+
+    Raises:
+        DataError: some have none.
+    """
+    without = [one for one in questions if one.split is None]
+    if without:
+        raise DataError(
+            f"{without[0].place}: found no part of the split ({counted(len(without), 'question')} "
+            "without one), expected train or test everywhere, or --resplit"
+        )
+
+
 def _as_given(
     questions: Sequence[SourceQuestion],
     groups: Mapping[Path, int],
@@ -113,12 +129,6 @@ def _as_given(
     def side(one: SourceQuestion) -> DatasetPart | None:
         return validates if one.split is DatasetPart.VALIDATION else one.split
 
-    without = [one for one in questions if one.split is None]
-    if without:
-        raise DataError(
-            f"{without[0].place}: found no part of the split ({counted(len(without), 'question')} "
-            "without one), expected train or test everywhere, or --resplit"
-        )
     train = [one for one in questions if side(one) is DatasetPart.TRAIN]
     test = [one for one in questions if side(one) is DatasetPart.TEST]
     tested = {groups[one.picture] for one in test}

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from client.data.records import quoted
+from client.data.records import describe_type, quoted
 from client.importing.columns import TableLayout
 from client.importing.picture_files import FindPicture
 from client.importing.question import BadRow, DatasetPart, SourceItem, SourceQuestion
@@ -32,6 +32,12 @@ def several_findings(values: Iterable[object]) -> tuple[str, ...]:
         return ()
     found = {label for cell in cells for label in cell}
     return tuple(sorted(label for label in found if label.lower() not in _NO_FINDING))
+
+
+def _unusable(value: object) -> str:
+    """Describe a cell that can't be used, without its content."""
+    blank = isinstance(value, str | float) and as_text(value) is None
+    return "nothing" if blank else describe_type(value)
 
 
 def _parts(value: object) -> list[str]:
@@ -126,7 +132,8 @@ class TableReader:
     ) -> SourceItem:
         label = as_label(row.cells.get(column))
         if label is None:
-            return BadRow(row.place, f"column {quoted(column)}: found nothing, expected a label")
+            found = _unusable(row.cells.get(column))
+            return BadRow(row.place, f"column {quoted(column)}: found {found}, expected a label")
         return self._question(row, files, split, self.names.get(label, label))
 
     def _flagged(
@@ -155,12 +162,15 @@ class TableReader:
     ) -> SourceItem:
         layout = self.layout
         question, answer = as_question(row.cells.get(layout.question or "")), self._answer(row)
+        options = self._options(row)
+        wanted_answer = f"one of {len(options)} options" if options else "an answer"
         for column, text, wanted in (
             (layout.question, question, "a question"),
-            (layout.answer, answer, "an answer"),
+            (layout.answer, answer, wanted_answer),
         ):
             if text is None:
-                reason = f"found nothing that can be used, expected {wanted}"
+                found = _unusable(row.cells.get(column or ""))
+                reason = f"found {found}, expected {wanted}"
                 return BadRow(row.place, f"column {quoted(column or '')}: {reason}")
         assert question is not None and answer is not None
         return SourceQuestion(
@@ -169,7 +179,7 @@ class TableReader:
             question=question,
             answer=answer,
             kind=as_kind(row.cells.get(layout.kind)) if layout.kind else None,
-            options=tuple(self._options(row).values()),
+            options=tuple(options.values()),
             patient=self._patient(row),
             split=split,
         )

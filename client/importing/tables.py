@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,15 @@ from common.printable import counted
 
 TABLE_ENDINGS: Final = (".csv", ".tsv", ".tab")
 _SEPARATORS: Final = (",", ";", "\t", "|")
-_MARKS: Final = ((b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"), (b"\xef\xbb\xbf", "utf-8-sig"))
+_MARKS: Final = (
+    (b"\xff\xfe\0\0", "utf-32"),
+    (b"\0\0\xfe\xff", "utf-32"),
+    (b"\xff\xfe", "utf-16"),
+    (b"\xfe\xff", "utf-16"),
+    (b"\xef\xbb\xbf", "utf-8-sig"),
+)
+#: Excel's own first line, which names the separator.
+_NAMED_SEPARATOR: Final = re.compile(r'"?sep=([^"\r\n])"? *(?:\r\n|\r|\n)', re.I)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +49,16 @@ class Table:
 def read_table(file: Path, name: str, split: DatasetPart | None = None) -> Table:
     """Read a CSV or TSV file with a header; `name` is what messages call it.
 
-    The separator is the commonest of comma, semicolon, tab and bar in the header. UTF-8 and UTF-16
-    are told by their marks; a file that is not UTF-8 is read as Windows-1252, with a note.
+    The separator is the commonest of comma, semicolon, tab and bar in the header. UTF-16 and
+    UTF-32 are told by their first bytes; a file that is neither these nor UTF-8 is read as
+    Windows-1252, with a note. A cell may be of any length.
 
     Raises:
         DataError: it can't be read as a table at all.
     """
     text, notes = _text(file, name)
     before, text, separator = _separator(text, file)
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
         columns = [cell.strip() for cell in next(_rows(reader), (0, list[str]()))[1]]
@@ -75,33 +86,51 @@ def read_table(file: Path, name: str, split: DatasetPart | None = None) -> Table
 
 def _text(file: Path, name: str) -> tuple[str, list[str]]:
     blob = file.read_bytes()
-    encoding = next((encoding for mark, encoding in _MARKS if blob.startswith(mark)), "utf-8")
+    encoding, notes = _encoding(blob), list[str]()
     try:
-        text, notes = blob.decode(encoding), list[str]()
+        text = blob.decode(encoding)
     except UnicodeDecodeError as error:
         try:
-            text = blob.decode("cp1252")
+            text = blob.decode("cp1252") if encoding == "utf-8" else None
         except UnicodeDecodeError:
+            text = None
+        if text is None:
+            found = encoding.upper().removesuffix("-SIG")
             raise DataError(
-                f"{name}: found no UTF-8 at byte {error.start}, expected a text in UTF-8"
+                f"{name}: found no {found} at byte {error.start}, expected a text in UTF-8"
             ) from None
         notes = [f"{name} is not UTF-8 and was read as Windows-1252: look at its accents"]
     if "\0" in text:
+        line = len(re.findall(r"\r\n|\r|\n", text[: text.index("\0")])) + 1
         raise DataError(
             f"{name}: found a file that is not text, expected CSV or TSV (a spreadsheet can save "
-            "its table as CSV)"
+            f"its table as CSV); the first zero byte is in line {line}"
         )
     return text, notes
 
 
+def _encoding(blob: bytes) -> str:
+    """Return the encoding that the first bytes say: by a mark, or by where UTF-16 has zeros."""
+    marked = next((encoding for mark, encoding in _MARKS if blob.startswith(mark)), None)
+    if marked is not None or len(blob) < 4:
+        return marked or "utf-8"
+    zeros = [byte == 0 for byte in blob[:4]]
+    if zeros == [False, True] * 2:
+        return "utf-16-le"
+    return "utf-16-be" if zeros == [True, False] * 2 else "utf-8"
+
+
 def _separator(text: str, file: Path) -> tuple[int, str, str]:
     """Return how many lines of Excel's own are before the table, the rest, and the separator."""
-    first, _, rest = text.partition("\n")
-    if first.strip().lower().startswith("sep=") and len(first.strip()) == 5:
-        return 1, rest, first.strip()[4]
+    named = _NAMED_SEPARATOR.match(text)
+    if named is not None:
+        return 1, text[named.end() :], named.group(1)
     if file.suffix.lower() in (".tsv", ".tab"):
         return 0, text, "\t"
-    outside = "".join(first.split('"')[::2])
+    # Lines without a letter are no header: a spreadsheet may have empty rows above its table.
+    lines = io.StringIO(text, newline=None)
+    header = next((line for line in lines if line.strip(f" \n{''.join(_SEPARATORS)}")), "")
+    outside = "".join(header.split('"')[::2])
     return 0, text, max(_SEPARATORS, key=outside.count)
 
 

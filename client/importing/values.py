@@ -2,6 +2,7 @@
 
 import math
 import re
+import unicodedata
 from typing import Final
 
 from client.data.records import IMAGE_MARK, strip_image_mark
@@ -22,7 +23,8 @@ _KINDS: Final = {
 def as_text(value: object) -> str | None:
     """Return a value as text; None for nothing: an empty cell, null, or not a number.
 
-    A whole number is written without a point, and true and false become yes and no.
+    A whole number is written without a point, and true and false become yes and no. A letter with
+    its accent is one letter (NFC), however the source writes it.
     """
     match value:
         case bool():
@@ -34,7 +36,7 @@ def as_text(value: object) -> str | None:
                 return None
             return str(int(value)) if value.is_integer() else repr(value)
         case str():
-            text = value.strip()
+            text = unicodedata.normalize("NFC", value).strip()
             return None if text.lower() in ("", "nan") else text
         case _:
             return None
@@ -45,6 +47,11 @@ def as_label(value: object) -> str | None:
     text = as_text(value)
     whole = re.fullmatch(r"(-?\d+)\.0+", text) if text else None
     return whole.group(1) if whole else text
+
+
+def as_patient(value: str | None) -> str | None:
+    """Return a patient's name with letters and blanks in one form; None for nothing."""
+    return None if value is None else " ".join(unicodedata.normalize("NFC", value).split()) or None
 
 
 def as_question(value: object) -> str | None:

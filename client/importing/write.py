@@ -80,7 +80,8 @@ def write_import(found: Import, folder: Path, staged: Path, link: bool) -> None:
         (REPORT_JSON, json.dumps(document, indent=1, ensure_ascii=False) + "\n"),
         (REPORT_TEXT, report_text(found) + "\n" + _placed_text(document["placed"])),
     ):
-        DISK.write(folder / name, text.encode())
+        # A file's name may be no UTF-8, and a patient's half a letter: in JSON an escape, too.
+        DISK.write(folder / name, text.encode(errors="backslashreplace"))
         DISK.sync(folder / name)
     for name in (REPORT_JSON, REPORT_TEXT):
         os.chmod(folder / name, 0o600)

@@ -6,6 +6,7 @@ from typing import Final
 #: How a file of another kind begins, and what it is.
 _OTHER_KINDS: Final = {
     b"GIF8": "a GIF",
+    b"version https://git-lfs": "a pointer of Git LFS in place of its file",
     b"%PDF": "a PDF",
     b"8BPS": "a Photoshop file",
     b"PK\x03\x04": "a ZIP archive",

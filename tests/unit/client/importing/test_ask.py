@@ -1,5 +1,6 @@
 """Labels become questions that name their options, as the rest of the project reads them."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,6 +60,47 @@ def test_labels_that_differ_in_case_alone_are_one_in_its_commonest_spelling():
     asked = asked_of(labels("Normal", "normal", "Normal", "ill"), None, {})
     assert [one.answer for one in asked.questions] == ["Normal", "Normal", "Normal", "ill"]
     assert asked.notes == ["the labels 'Normal', 'normal' are taken for one: 'Normal'"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("ER+", "ER-"), ("1", "-1"), ("<5", ">5"), ("x +", "x")],
+)
+def test_labels_that_differ_in_signs_alone_are_refused(first: str, second: str):
+    told = rf"{re.escape(first)}.*which are one answer for the scores, expected labels that differ"
+    for classes in ((), (first, second, "none")):
+        with pytest.raises(DataError, match=told):
+            asked_of(labels(first, second, "none"), None, {}, *classes)
+    asked = asked_of(labels(first, second), None, {first: "much", second: "little"})
+    assert [one.answer for one in asked.questions] == ["much", "little"]
+
+
+def test_labels_that_differ_in_hyphens_and_dashes_are_one():
+    asked = asked_of(labels("non-small cell", "non small cell", "x - y", "x y"), None, {})
+    assert asked.classes == ("non small cell", "x - y")
+
+
+def test_names_of_labels_that_there_are_none_of_are_said():
+    asked = asked_of(labels("0", "1"), None, {"0": "benign", "2": "malignant"})
+    assert "--label-names: found no label that is called '2'" in asked.notes
+
+
+def test_a_class_that_is_named_twice_is_refused():
+    with pytest.raises(DataError, match="--classes: found 'ill', 'Ill', which are one"):
+        asked_of(labels("ill", "well"), None, {}, "ill", "well", "Ill")
+
+
+def test_a_class_may_be_an_article():
+    asked = asked_of(labels("a", "b"), None, {}, "A", "B")
+    assert ([one.answer for one in asked.questions], asked.bad_rows) == (["A", "B"], [])
+
+
+def test_the_pictures_mark_is_no_answer_and_no_part_of_a_template():
+    asked = asked_of(labels("<image>", "a"), "What is <image>?", {})
+    assert [str(row) for row in asked.bad_rows] == [
+        "t: line 0: found the mark of a picture as the answer, expected a text"
+    ]
+    assert asked.templates == ("What is ? Only output '<image>' or 'a'.",)
 
 
 def test_labels_get_the_names_that_the_user_gives():

@@ -109,6 +109,46 @@ def test_one_column_a_label_with_one_in_each_row_is_a_choice(tmp_path: Path):
 FINDINGS = (("1.0", ""), ("0.0", "-1.0"), ("", "1.0"), ("-1.0", "0.0"))
 
 
+def test_a_patient_written_in_several_ways_is_one(tmp_path: Path):
+    source = films(tmp_path / "in")
+    names = ["Müller 1", "Mu\u0308ller  1", "MÜLLER 1", " Müller\u00a01 "]
+    lines = ["image,label,patient_id"]
+    lines += [f"pics/{at}.png,{'ill' if at % 2 else 'well'},{names[at]}" for at in range(4)]
+    lines += [f"pics/{at}.png,{'ill' if at % 2 else 'well'},P{at}" for at in range(4, 12)]
+    (source / "labels.csv").write_text("\n".join(lines), "utf-8")
+    found = imported(source, tmp_path / "films", test=0.4)
+    placed = report(tmp_path / "films")["placed"]
+    (side,) = {row["side"] for row in placed if row["from"] in {f"pics/{n}.png" for n in range(4)}}
+    assert {row["patient"] for row in placed if row["side"] == side} >= {"Müller 1"}
+    assert "1 patient differing from another in case alone is taken for it" in found.notes
+
+
+def test_a_label_with_accents_is_one_label(tmp_path: Path):
+    for at, name in enumerate(["Ödem", "O\u0308dem", "normal", "normal"]):
+        picture(tmp_path / f"in/{name}/{at}.png", at)
+    assert imported(tmp_path / "in", tmp_path / "out").classes == ("normal", "Ödem")
+
+
+def test_a_part_that_is_none_is_refused_and_the_column_not_passed_over(tmp_path: Path):
+    source = films(tmp_path / "in")
+    rows = (source / "labels.csv").read_text().split()
+    parts = ["split", *["train"] * 8, *["test"] * 3, "holdout"]
+    text = "\n".join(f"{row},{part}" for row, part in zip(rows, parts, strict=True))
+    (source / "labels.csv").write_text(text)
+    assert refused(source, tmp_path / "out").startswith(
+        "labels.csv: line 13: column 'split': found no name of a part, expected train, validation"
+    )
+    assert imported(source, tmp_path / "out", resplit=True).bad_rows == 0
+
+
+def test_names_that_are_no_text_are_in_the_report_alone(tmp_path: Path):
+    for at in range(6):
+        picture(tmp_path / f"in/{'ab'[at % 2]}/{at}.png", at)
+    (tmp_path / "in/a/0.png").rename(tmp_path / "in/a" / os.fsdecode(b"\xff.png"))
+    imported(tmp_path / "in", tmp_path / "out")
+    assert os.fsdecode(b"a/\xff.png") in {row["from"] for row in report(tmp_path / "out")["placed"]}
+
+
 def test_several_labels_a_row_are_questions_of_yes_and_no(tmp_path: Path):
     for at in range(4):
         picture(tmp_path / f"in/train/patient0000{at}/study1/view1.jpg", 20 * at)
@@ -236,6 +276,15 @@ def test_a_folder_for_each_class_is_a_task(tmp_path: Path):
     told = {number_of(one, 9): one.answer for one in all_questions(tmp_path / "out")}
     assert told == {at: "cat" if at % 2 else "dog" for at in range(10)}
     assert found.split.notes[0].startswith("of 10 pictures no patient is known")
+
+
+def test_files_of_other_kinds_among_the_classes_are_said(tmp_path: Path):
+    for at in range(6):
+        picture(tmp_path / f"in/{'ab'[at % 2]}/{at}.png", at)
+    for name in ("x.gif", "y.GIF", "notes"):
+        (tmp_path / "in/a" / name).write_bytes(b"GIF89a")
+    notes = imported(tmp_path / "in", tmp_path / "out").notes
+    assert "3 files of other kinds left out (.gif: 2, without an ending: 1)" in notes
 
 
 def test_a_json_file_beside_the_classes_is_said_and_passed_over_on_demand(tmp_path: Path):

@@ -1,5 +1,6 @@
 """Which picture a table means by what it calls it."""
 
+import os
 import unicodedata
 from pathlib import Path
 
@@ -105,3 +106,25 @@ def test_a_link_that_leads_out_is_no_picture_and_one_inside_is(tmp_path: Path):
     # Who means it names the other folder, too.
     both = PictureFiles([tmp_path / "else", tmp_path / "set"])
     assert found(both, "secret.png") == ["secret.png"]
+
+
+def test_pipes_and_links_that_lead_nowhere_are_no_pictures(tmp_path: Path):
+    os.mkfifo(tmp_path / "IM0001")
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    (tmp_path / "gone.png").symlink_to("nothing.png")
+    pictures = files(tmp_path, "1.png")
+    assert [file.name for file in pictures.files] == ["1.png"]
+    assert sorted(file.name for file in pictures.leading_nowhere) == ["gone.png", "loop.png"]
+
+
+def test_a_folder_that_cant_be_listed_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    scandir = os.scandir
+
+    def refusing(path: str):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(PermissionError):
+        files(tmp_path, "closed/1.png")

@@ -131,6 +131,10 @@ def test_one_patient_alone_can_not_be_split():
 def test_rows_without_a_part_beside_others_with_one_are_refused():
     with pytest.raises(DataError, match=r"t\.csv: line 1: found no part of the split"):
         split(given(("a", TRAIN), ("b", None), ("c", TEST)))
+    # Also where the others are all of one part.
+    with pytest.raises(DataError, match=r"t\.csv: line 1: found no part of the split"):
+        split(given(("a", TEST), ("b", None), ("c", TEST)))
+    assert split(given(("a", TEST), ("b", None), ("c", TEST)), resplit=True).train
 
 
 def test_two_labels_of_one_picture_are_a_bad_row():

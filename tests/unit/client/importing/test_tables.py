@@ -28,6 +28,12 @@ def rows(tmp_path: Path, blob: bytes, name: str = "t.csv") -> list[dict[str, obj
         ("file,label\na.png,x\n".encode("utf-16"), "t.csv"),
         (b" file , label \n\n  \na.png,x,,\n", "t.csv"),
         (b"file,label\ra.png,x\r", "t.csv"),
+        (b"\r\n;;\r\nfile;label;\r\na.png;x;\r\n", "t.csv"),
+        (b"sep=\t\nfile\tlabel\na.png\tx\n", "t.csv"),
+        (b'"sep=;"\rfile;label\ra.png;x', "t.csv"),
+        ("file,label\na.png,x\n".encode("utf-16-le"), "t.csv"),
+        ("file,label\na.png,x\n".encode("utf-16-be"), "t.csv"),
+        ("file,label\na.png,x\n".encode("utf-32"), "t.csv"),
     ],
 )
 def test_marks_separators_and_line_ends_do_not_matter(tmp_path: Path, blob: bytes, name: str):
@@ -45,6 +51,11 @@ def test_a_quoted_cell_may_have_separators_quotes_and_new_lines(tmp_path: Path):
     assert table.rows[0].cells["answer"] == 'one;\r\n"two", three'
     # The second row begins on the line that an editor shows.
     assert str(table.rows[1].place) == "t.csv: line 4"
+
+
+def test_a_cell_may_be_longer_than_pythons_bound(tmp_path: Path):
+    (row,) = rows(tmp_path, b"file,answer\na.png," + b"x" * 200_000)
+    assert row["answer"] == "x" * 200_000
 
 
 def test_a_row_of_another_length_is_named_and_equal_ones_are_summed_up(tmp_path: Path):
@@ -71,6 +82,11 @@ def test_windows_letters_are_read_and_said(tmp_path: Path):
         (b"", "t.csv: found an empty file, expected a table with a header"),
         (b"a,b,a\n1,2,3\n", "t.csv: found the column 'a' twice, expected it once"),
         (b'a,b\n"1,2\n', "t.csv: line 2: found no table (unexpected end of data)"),
+        (
+            b"file,label\na.png,x\0\n",
+            "t.csv: found a file that is not text, expected CSV or TSV (a ",
+        ),
+        ("file,label".encode("utf-16")[:-1], "t.csv: found no UTF-16 at byte 20, expected a text"),
         (b"PK\x03\x04\0\0\0", "t.csv: found a file that is not text, expected CSV or TSV (a "),
     ],
 )
