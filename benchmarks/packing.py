@@ -4,7 +4,7 @@ A LLaVA of random weights with the decoder of benchmarks/step.py behind 576 imag
 questions as long as PathVQA's: a prefix of 580 tokens, and 25 behind it, of which 5 are the
 answer's. Seven or eight questions a picture, 7.6 in the mean. Both ways train the same
 adapter on the same questions; ours through `Batches` and `Decoder`, as a site does. One
-thread, fp32. The tower is in neither: features are kept (client/model/feature_cache.py).
+thread, fp32. The tower is in neither: features are kept (client/model/image_cache.py).
 """
 # transformers and torch are partly untyped; the rest of strict checking holds.
 # pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
@@ -30,7 +30,7 @@ from benchmarks.shapes_7b import QUESTIONS, examples_in
 from benchmarks.step import StepResult, StepSizes, base, difference, one_thread, some_adapters
 from benchmarks.words import Words
 from client.data.task import Example
-from client.model.feature_cache import FeatureCache
+from client.model.image_cache import ImageCache
 from client.model.llava import LlavaModel
 from client.model.lora import inject_adapter_layers
 from client.model.prompt import IGNORE_INDEX, encode_example
@@ -156,7 +156,7 @@ def _model(size: StepSizes, side: int) -> LlavaModel:
         pixels=CLIPImageProcessorPil(size=square, do_center_crop=False),
         image_token=_IMAGE,
         image_tokens=side * side,
-        cache=FeatureCache(),
+        cache=ImageCache(),
         identity="benchmark",
     )
 

@@ -21,7 +21,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from benchmarks.words import Words
 from client.data.task import Example
-from client.model.feature_cache import FeatureCache
+from client.model.image_cache import ImageCache
 from client.model.llava import LlavaModel
 from client.model.lora import inject_adapter_layers
 from common.adapter import Adapter, Pair
@@ -124,7 +124,7 @@ def model_of(shapes: Shapes, dtype: torch.dtype, device: torch.device) -> LlavaM
         pixels=CLIPImageProcessorPil(size=square, do_center_crop=False),
         image_token=_IMAGE,
         image_tokens=(shapes.pixels // shapes.patch) ** 2,
-        cache=FeatureCache(),
+        cache=ImageCache(),
         identity="benchmark",
     )
 

@@ -28,8 +28,8 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from client.model.backbone import CachesImages
 from client.orders.ask import ResidentBank
-from client.training.language import LanguageBackbone
 from common.bank.release import Release
 from common.errors import BankError, DataError
 from serving.batching import BatchedAnswers, Batching, Reply
@@ -281,7 +281,7 @@ class AnswerServer:
             self.metrics.unknown.inc()
 
     def _forget(self, picture: Path) -> None:
-        if isinstance(self._bank.backbone, LanguageBackbone):
+        if isinstance(self._bank.backbone, CachesImages):
             self._bank.backbone.forget(picture)
 
     @asynccontextmanager

@@ -52,6 +52,10 @@ class ClipBackbone:
         """Return itself: adapters change what the tower makes, so nothing is stored."""
         return self
 
+    def forget(self, image: Path) -> None:
+        """Forget the pixels of a picture file."""
+        self.model.cache.discard(image)
+
     @torch.no_grad()
     def image_features(self, images: Sequence[Path], read: ReadImage = load_image) -> Tensor:
         """Return the embeddings of the image tower without adapters, (B, 1, E)."""

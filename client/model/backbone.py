@@ -6,7 +6,7 @@ A backbone is one file of client/backbones/: LLaVA is one, CLIP another.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -87,4 +87,13 @@ class Backbone(Protocol):
         Raises:
             DataError: a picture can't be read.
         """
+        ...
+
+
+@runtime_checkable
+class CachesImages(Protocol):
+    """A backbone that keeps in memory what it has computed of a picture."""
+
+    def forget(self, image: Path) -> None:
+        """Forget what was computed of a picture file."""
         ...

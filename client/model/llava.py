@@ -27,8 +27,8 @@ from transformers import (
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from client.model.base_digest import base_digest
-from client.model.feature_cache import FeatureCache, image_stamp
 from client.model.feature_store import FeatureStore
+from client.model.image_cache import ImageCache, image_stamp
 from client.model.kinds import LLAVA
 from client.model.llava_med import ModelParts, read_parts
 from client.model.llava_med_files import find_llava_med
@@ -72,7 +72,7 @@ class LlavaModel:
     pixels: CLIPImageProcessorPil
     image_token: int
     image_tokens: int
-    cache: FeatureCache
+    cache: ImageCache
     identity: str
     feature_store: FeatureStore | None = None
 
@@ -246,7 +246,7 @@ def load_llava(
         pixels=parts.pixels,
         image_token=config.image_token_id,
         image_tokens=image_tokens(config),
-        cache=FeatureCache(),
+        cache=ImageCache(),
         identity=f"{digest} {vision} {precision}",
     )
 

@@ -19,8 +19,8 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from client.data.file_stamp import FileStamp
 from client.data.images import has_dicom_suffix, load_image, pad_to_square
-from client.model.feature_cache import image_stamp
 from client.model.feature_store import FeatureStore
+from client.model.image_cache import image_stamp
 from common.code_digest import code_digest
 from common.identity import canonical_json, sha256
 

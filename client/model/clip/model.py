@@ -9,7 +9,7 @@ a prompt, T tokens, D width of a token's embedding, E width of the common space.
 # pyright: reportUnknownArgumentType=false
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -21,6 +21,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from client.data.images import load_image
 from client.model.clip.towers import ClipTowers
+from client.model.image_cache import ImageCache
 from client.model.lora import AdaptedLayers
 from common.errors import DataError
 
@@ -49,6 +50,7 @@ class ClipModel:
         adapted: all linear layers of both towers' blocks, named as in transformers' `CLIPModel`.
         context: most tokens of a text; longer ones are cut, their end token kept.
         logit_scale: the factor of every similarity; it is never trained.
+        cache: `pixel_values` of single pictures: each is read in every pass and every scoring.
     """
 
     towers: ClipTowers
@@ -57,6 +59,7 @@ class ClipModel:
     pixels: CLIPImageProcessorPil
     context: int
     logit_scale: float
+    cache: ImageCache = field(default_factory=ImageCache)
 
     @property
     def device(self) -> torch.device:
@@ -78,9 +81,12 @@ class ClipModel:
         Raises:
             DataError: a picture can't be read.
         """
+
+        def prepared(image: Path) -> Tensor:
+            return self.pixels(images=read(image), return_tensors="pt")["pixel_values"]
+
         # One by one: their sizes may differ.
-        each = [self.pixels(images=read(image), return_tensors="pt") for image in images]
-        return torch.cat([one["pixel_values"] for one in each])
+        return torch.cat([self.cache.get(image, prepared) for image in images])
 
     def image_embeddings(self, pixels_B3SS: Tensor) -> Tensor:
         """Return embeddings of unit length, (B, E), fp32; `pixels_B3SS` are `pixel_values`."""

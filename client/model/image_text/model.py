@@ -24,7 +24,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from client.data.images import ReadImage, load_image
 from client.model.base_digest import base_digest
-from client.model.feature_cache import FeatureCache
+from client.model.image_cache import ImageCache
 from client.model.image_text.processor import EncodedQuestion, OwnProcessor, read_processor
 from client.model.kinds import IMAGE_TEXT
 from client.model.lora import AdaptedLayers, inject_adapter_layers
@@ -55,7 +55,7 @@ class ImageTextModel:
     name: str
     packs: bool
     window: int | None
-    cache: FeatureCache
+    cache: ImageCache
 
     @property
     def device(self) -> torch.device:
@@ -150,5 +150,5 @@ def load_image_text(folder: Path, precision: Precision, device: torch.device) ->
         name=IMAGE_TEXT[config.model_type],
         packs=config.model_type in _PACKS and uniform,
         window=getattr(config.text_config, "sliding_window", None) if sliding else None,
-        cache=FeatureCache(),
+        cache=ImageCache(),
     )

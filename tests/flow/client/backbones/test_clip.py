@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL.Image import Image
 
 from client.backbones.clip import TEMPLATE, ClipBackbone
 from client.backbones.registry import load_backbone
+from client.data.images import load_image
 from client.data.task import Example
 from client.inference.image_prototype import image_feature, prototype_of_images
 from client.inference.router import route
@@ -81,3 +83,18 @@ def test_a_picture_is_routed_to_its_own_prototype(backbone: ClipBackbone, images
     known = {number: one for number, one in prototypes.items() if one is not None}
     for number, image in enumerate(images):
         assert route(image_feature(backbone, image), known, 0.05).best.stage == number
+
+
+def test_a_picture_is_read_once_until_it_is_forgotten(backbone: ClipBackbone, images: list[Path]):
+    read: list[Path] = []
+
+    def noted(image: Path) -> Image:
+        read.append(image)
+        return load_image(image)
+
+    first = backbone.model.pixel_values(images, noted)
+    assert torch.equal(backbone.model.pixel_values(images, noted), first)
+    assert read == images
+    backbone.forget(images[0])
+    assert torch.equal(backbone.model.pixel_values(images, noted), first)
+    assert read == [*images, images[0]]

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from client.data.images import load_image, pad_to_square
 from client.model.base_digest import base_digest
-from client.model.feature_cache import FeatureCache
+from client.model.image_cache import ImageCache
 from client.model.llava import LlavaModel, load_llava
 from client.model.prompt import encode_prompt
 from common.errors import DataError, ModelError
@@ -217,7 +217,7 @@ def test_the_cache_computes_once_and_again_when_an_image_changes(tmp_path: Path)
         looked.append(file)
         return torch.zeros(4)
 
-    cache = FeatureCache()
+    cache = ImageCache()
     file = write_picture(tmp_path / "a.png", 1)
     cache.get(file, look)
     cache.get(file, look)
@@ -235,7 +235,7 @@ def test_the_cache_forgets_the_least_recently_used_beyond_its_bytes(tmp_path: Pa
         looked.append(file)
         return torch.zeros(10)  # 40 bytes
 
-    cache = FeatureCache(max_bytes=80)
+    cache = ImageCache(max_bytes=80)
     for file in (files[0], files[1], files[0], files[2]):
         cache.get(file, look)
     assert looked == files
@@ -246,7 +246,7 @@ def test_the_cache_forgets_the_least_recently_used_beyond_its_bytes(tmp_path: Pa
 
 
 def test_the_cache_looks_again_on_another_number_of_threads(tmp_path: Path):
-    cache, file = FeatureCache(), write_picture(tmp_path / "a.png", 1)
+    cache, file = ImageCache(), write_picture(tmp_path / "a.png", 1)
     before = torch.get_num_threads()
     first = cache.get(file, lambda _: torch.zeros(4))
     try:
@@ -260,4 +260,4 @@ def test_the_cache_looks_again_on_another_number_of_threads(tmp_path: Path):
 
 def test_an_image_that_is_gone_is_named(tmp_path: Path):
     with pytest.raises(DataError, match=r"gone\.png: found no file"):
-        FeatureCache().get(tmp_path / "gone.png", lambda _: torch.zeros(1))
+        ImageCache().get(tmp_path / "gone.png", lambda _: torch.zeros(1))
