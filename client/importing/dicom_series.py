@@ -4,7 +4,7 @@
 
 import logging
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from client.data.pictures.dicom_pixels import read_layout
+from client.data.pictures.dicom_pixels import Layout, check_length, read_layout
 from client.data.pictures.grey_levels import MAX_PIXELS
+from client.importing.settings import Take
 from common.errors import DataError
 from common.plan_fields import Modality
+from common.printable import counted
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -52,6 +54,8 @@ _KEPT: Final = (
 )  # fmt: skip
 #: Functional groups that say how a frame is shown.
 _KEPT_GROUPS: Final = ("FrameVOILUTSequence", "PixelValueTransformationSequence")
+#: Bytes that an encapsulated frame has at least: the tag and length of its item (PS3.5 A.4).
+_LEAST_FRAME: Final = 8
 _READ: Final = [
     "SeriesInstanceUID", "StudyInstanceUID", "AccessionNumber", "PatientID", "IssuerOfPatientID",
     "Modality", "NumberOfFrames", "InstanceNumber", "ImagePositionPatient",
@@ -133,11 +137,12 @@ def stacks(files: Iterable[Path]) -> list[tuple[Path, ...]]:
     return found
 
 
-def single_frame(file: Path, frame: int) -> bytes:
-    """Return one frame as a DICOM file that keeps what shows it, and nothing of the patient.
+def single_frames(file: Path, take: Take) -> Iterator[bytes]:
+    """Yield the chosen frames as DICOM files that keep what shows them, and nothing of the patient.
 
     Raises:
-        DataError: the frames can't be read, or are a slide's tiles.
+        DataError: the frames can't be read, are not as many as the header says, or are a slide's
+            tiles.
     """
     from pydicom import dcmread
 
@@ -146,8 +151,13 @@ def single_frame(file: Path, frame: int) -> bytes:
             warnings.simplefilter("ignore")
             whole = dcmread(file)
             # A tile of a slide would be a picture like any other once it is alone.
-            read_layout(file, whole, MAX_PIXELS)
-            return _single_frame(whole, frame)
+            layout = read_layout(file, whole, MAX_PIXELS)
+            _check_frames(file, whole, layout)
+            if whole.file_meta.TransferSyntaxUID.is_compressed:
+                whole.decompress(generate_instance_uid=False)
+                layout = read_layout(file, whole, MAX_PIXELS)
+            for frame in take.places(layout.frames):
+                yield _single_frame(whole, layout, frame)
     except DataError as error:
         raise DataError(str(error).removeprefix(f"{file}: ")) from None
     # As when decoding: nearly any exception.
@@ -157,13 +167,35 @@ def single_frame(file: Path, frame: int) -> bytes:
         ) from None
 
 
-def _single_frame(whole: "Dataset", frame: int) -> bytes:
+def _check_frames(file: Path, whole: "Dataset", layout: Layout) -> None:
+    """Check that there are as many frames as the header says, and that they fit into memory."""
+    length = len(whole.PixelData)
+    if not whole.file_meta.TransferSyntaxUID.is_encapsulated:
+        check_length(file, length, layout)
+    elif layout.frames > length // _LEAST_FRAME:
+        raise DataError(
+            f"{file}: found {length} bytes of {counted(layout.frames, 'frame')}, expected at least "
+            f"{_LEAST_FRAME} bytes each"
+        )
+    most = 16 * MAX_PIXELS
+    if layout.frames * layout.frame_bits > 8 * most:
+        raise DataError(
+            f"{file}: found {counted(layout.frames, 'frame')} of {layout.columns} x {layout.rows}, "
+            f"expected no more than {most} bytes of all (--take middle reads one alone)"
+        )
+    if layout.frame_bits % 8:
+        raise DataError(
+            f"{file}: found frames of {layout.frame_bits} bits, which begin within a byte, "
+            "expected whole bytes"
+        )
+
+
+def _single_frame(whole: "Dataset", layout: Layout, frame: int) -> bytes:
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
-    if whole.file_meta.TransferSyntaxUID.is_compressed:
-        whole.decompress(generate_instance_uid=False)
-    length = len(whole.PixelData) // int(whole.NumberOfFrames)
+    # What is after the last frame is padding.
+    length = layout.frame_bits // 8
     blob: bytes = whole.PixelData[frame * length : (frame + 1) * length]
     if not whole.file_meta.TransferSyntaxUID.is_little_endian and whole.BitsAllocated == 16:
         blob = np.frombuffer(blob, ">u2").astype("<u2").tobytes()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from client.data.records import quoted
 from client.importing.question import BadRow, DatasetPart, Place
 from client.importing.stage_pictures import StagedPictures
-from client.importing.tables import SourceRow, Table
+from client.importing.tables import SourceRow, Table, check_columns
 from common.errors import DataError
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def read_parquet(
             "whole one"
         ) from None
     columns = tuple(str(column) for column in schema.names)
+    check_columns(columns, name)
     return Table(name, columns, rows, bad), _class_names(schema)
 
 
@@ -110,8 +111,8 @@ def _class_names(schema: "Schema") -> dict[str, dict[str, str]]:
         features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
         return {
             column: {str(number): str(name) for number, name in enumerate(feature["names"])}
-            for column, feature in features.items()
+            for column, feature in dict(features).items()
             if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
         }
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         return {}

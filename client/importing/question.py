@@ -136,7 +136,10 @@ def summed_up(bad: Iterable[BadRow]) -> list[str]:
     sentences: list[str] = []
     for (file, reason), found in places.items():
         if len(found) <= NAMED_PLACES:
-            sentences += [str(BadRow(Place(file, at), reason)) for at in found]
+            sentences += [str(BadRow(Place(file, at), reason)) for at in dict.fromkeys(found)]
+        elif not any(found):
+            # Several pictures of one file.
+            sentences.append(f"{file}: {reason} ({len(found)} times)")
         else:
             named = ", ".join(found[:NAMED_PLACES])
             sentences.append(f"{file}: {named} and {len(found) - NAMED_PLACES} more: {reason}")

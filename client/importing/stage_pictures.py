@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from client.data.pictures.grey_levels import BRIGHT_PERCENTILE, DARK_PERCENTILE, MAX_PIXELS, rescale
-from client.importing.dicom_series import facts, single_frame, stacks
+from client.importing.dicom_series import facts, single_frames, stacks
 from client.importing.picture_files import is_dicom, is_volume
 from client.importing.question import BadRow, SourceItem, SourceQuestion
 from client.importing.settings import Take
@@ -102,24 +102,26 @@ class StagedPictures:
         if is_volume(file):
             self.volumes += 1
             return [self._write(blob, ".png") for blob in self._slices(file)]
-        if is_dicom(file) and (frames := facts(file).frames) > 1:
+        if is_dicom(file) and facts(file).frames > 1:
             self.volumes += 1
             if self._take.count == 1:
                 # The middle frame is what a reader of the whole file takes.
                 return [file]
-            places = self._take.places(frames)
-            return [self._write(single_frame(file, place), ".dcm") for place in places]
+            return [self._write(blob, ".dcm") for blob in single_frames(file, self._take)]
         return [file]
 
     def _slices(self, file: Path) -> Iterator[bytes]:
         from PIL import Image
 
         volume = _volume(file)
+        finite = volume[np.isfinite(volume)]
         low, high = (
-            float(np.percentile(volume, at)) for at in (DARK_PERCENTILE, BRIGHT_PERCENTILE)
+            float(np.percentile(finite, at)) for at in (DARK_PERCENTILE, BRIGHT_PERCENTILE)
         )
         if low == high:
-            low, high = float(volume.min()), float(volume.max())
+            low, high = float(finite.min()), float(finite.max())
+        # What is no number is as dark as the darkest: most is background.
+        volume = np.nan_to_num(volume, nan=low, posinf=high, neginf=low)
         for place in self._take.places(volume.shape[self._axis]):
             # Rows from anterior or superior down, columns from the left.
             plane = np.rot90(np.take(volume, place, axis=self._axis))
@@ -152,23 +154,50 @@ def _volume(file: Path) -> npt.NDArray[np.float32]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image: Any = nibabel.as_closest_canonical(nibabel.load(file))
-            sides: Sequence[Any] = image.shape
-            shape = tuple(int(side) for side in sides)
-            values = None
-            if len(shape) == 3 and 0 < int(np.prod(shape, dtype=np.int64)) <= 16 * MAX_PIXELS:
-                values = np.asarray(image.dataobj, np.float32)
+            image: Any = nibabel.load(file)
+            shape = _three_axes(image.shape)
+            _check_values(np.dtype(image.get_data_dtype()))
+            values = np.asarray(image.dataobj, np.float32).reshape(shape)
+            affine = np.asarray(image.affine, np.float64)
+            axes: Any = nibabel.io_orientation(affine) if np.isfinite(affine).all() else None
+    except DataError:
+        raise
     # nibabel and what it decompresses with raise nearly anything on damaged bytes.
     except Exception as error:
         raise DataError(
             f"found a damaged NIfTI volume ({type(error).__name__}), expected a whole one"
         ) from None
-    if values is None:
+    if axes is None or np.isnan(axes).any():
         raise DataError(
-            f"found a volume of {' x '.join(map(str, shape))}, expected three axes and no more "
-            f"than {16 * MAX_PIXELS} voxels"
+            "found a volume whose affine (sform or qform) gives no axes, expected one that does"
         )
-    return np.nan_to_num(values)
+    if not np.isfinite(values).any():
+        raise DataError("found a volume without a finite value, expected some")
+    return np.asarray(nibabel.apply_orientation(values, axes), np.float32)
+
+
+def _three_axes(sides: Sequence[int]) -> tuple[int, ...]:
+    """Return a volume's shape without axes of one value beyond the third.
+
+    Raises:
+        DataError: it has more or fewer axes, or too many voxels.
+    """
+    found = shape = tuple(int(side) for side in sides)
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    most = 16 * MAX_PIXELS
+    if len(shape) != 3 or min(shape) < 1 or int(np.prod(shape, dtype=np.int64)) > most:
+        raise DataError(
+            f"found a volume of {' x '.join(map(str, found))}, expected three axes and no more "
+            f"than {most} voxels"
+        )
+    return shape
+
+
+def _check_values(kind: "np.dtype[Any]") -> None:
+    if kind.kind not in "iuf":
+        found = "colours" if kind.names else f"{kind} values"
+        raise DataError(f"found a volume of {found}, expected one real number in each voxel")
 
 
 def ending_in_task(file: Path) -> str:

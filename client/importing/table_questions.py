@@ -84,7 +84,7 @@ class TableReader:
             return (value,)
         name = as_text(value)
         if name is None:
-            reason = f"column {quoted(column)}: found nothing, expected a picture's file"
+            reason = f"column {quoted(column)}: found {_unusable(value)}, expected a picture's file"
             return BadRow(row.place, reason)
         files = self.find(name)
         if isinstance(files, str):
@@ -134,6 +134,12 @@ class TableReader:
         if label is None:
             found = _unusable(row.cells.get(column))
             return BadRow(row.place, f"column {quoted(column)}: found {found}, expected a label")
+        # `datasets` writes -1 where a label is withheld.
+        if self.names and label not in (*self.names, *self.names.values()):
+            expected = f"0 to {len(self.names) - 1}, which have names"
+            return BadRow(
+                row.place, f"column {quoted(column)}: found another label, expected {expected}"
+            )
         return self._question(row, files, split, self.names.get(label, label))
 
     def _flagged(

@@ -62,7 +62,9 @@ def read_table(file: Path, name: str, split: DatasetPart | None = None) -> Table
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
         columns = [cell.strip() for cell in next(_rows(reader), (0, list[str]()))[1]]
-        _check_header(columns, name)
+        if not columns:
+            raise DataError(f"{name}: found an empty file, expected a table with a header")
+        check_columns(columns, name)
         rows: list[SourceRow] = []
         bad: list[BadRow] = []
         for line, cells in _rows(reader):
@@ -145,9 +147,12 @@ def _rows(reader: "Iterator[list[str]]") -> Iterator[tuple[int, list[str]]]:
             yield line, cells
 
 
-def _check_header(columns: Sequence[str], name: str) -> None:
-    if not columns:
-        raise DataError(f"{name}: found an empty file, expected a table with a header")
+def check_columns(columns: Sequence[str], name: str) -> None:
+    """Check that no column is there twice, of which one would be dropped.
+
+    Raises:
+        DataError: one is.
+    """
     twice = [column for column, number in Counter(columns).items() if column and number > 1]
     if twice:
         raise DataError(f"{name}: found the column {listed(twice, 3)} twice, expected it once")

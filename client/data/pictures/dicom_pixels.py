@@ -184,7 +184,7 @@ def read_stored(file: Path, dataset: "Dataset", layout: Layout, frame: int) -> S
     keyword = next(name for name in PIXEL_ELEMENTS if name in dataset)
     pixels = dataset[keyword].value or b""
     if not syntax.is_encapsulated:
-        _check_length(file, len(pixels), layout)
+        check_length(file, len(pixels), layout)
         native = _Source(syntax, pixels, keyword, dataset[keyword].VR, layout.frames)
         return _values(native.decode(layout, frame), layout, layout.high)
     encoded = _encoded_frame(dataset, pixels, layout, frame)
@@ -290,11 +290,14 @@ def _installed(package: str) -> bool:
     return all(find_spec(name) for name in ("pylibjpeg", package.removeprefix("pylibjpeg-")))
 
 
-def _check_length(file: Path, found: int, layout: Layout) -> None:
+def check_length(file: Path, found: int, layout: Layout) -> None:
     """Check that uncompressed pixels have the length of what the header describes.
 
     Fewer bytes are half a picture. More are allowed as padding, unless they are as many as
     those of another kind of pixels, or of more frames.
+
+    Raises:
+        DataError: with both lengths.
     """
     expected = -(-layout.frame_bits * layout.frames // 8)
     if found < expected:

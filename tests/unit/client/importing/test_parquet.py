@@ -113,6 +113,40 @@ def test_numbers_without_names_get_the_users(tmp_path: Path):
     assert found.classes == ("bad", "good")
 
 
+def test_a_label_without_a_name_is_a_bad_row(tmp_path: Path):
+    (tmp_path / "in").mkdir()
+    one = table([10, 21, 30, 41]).set_column(1, "label", pa.array([0, 1, -1, 2]))
+    pq.write_table(one, tmp_path / "in/all.parquet")
+    found = imported(tmp_path / "in", tmp_path / "out", leave_out_bad=True)
+    reason = "column 'label': found another label, expected 0 to 1, which have names"
+    assert found.left_out == [f"all.parquet: row 3: {reason}", f"all.parquet: row 4: {reason}"]
+    assert found.classes == ("benign", "malignant")
+
+
+@pytest.mark.parametrize("meta", ["[]", '{"info": {"features": []}}', "[" * 100_000])
+def test_features_of_another_kind_are_none(tmp_path: Path, meta: str):
+    (tmp_path / "in").mkdir()
+    one = table([10, 21, 30, 41]).replace_schema_metadata({"huggingface": meta})
+    pq.write_table(one, tmp_path / "in/all.parquet")
+    assert imported(tmp_path / "in", tmp_path / "out").classes == ("0", "1")
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path: Path):
+    (tmp_path / "in").mkdir()
+    one = table([10, 21]).append_column("label", pa.array([1, 0]))
+    pq.write_table(one, tmp_path / "in/all.parquet")
+    with pytest.raises(DataError, match=r"all\.parquet: found the column 'label' twice"):
+        imported(tmp_path / "in", tmp_path / "out")
+
+
+def test_a_list_in_place_of_a_picture_is_named(tmp_path: Path):
+    (tmp_path / "in").mkdir()
+    one = {"image": [[blob(10), blob(21)]], "label": ["a"]}
+    pq.write_table(pa.table(one), tmp_path / "in/all.parquet")
+    with pytest.raises(DataError, match=r"column 'image': found a list, expected a picture's file"):
+        imported(tmp_path / "in", tmp_path / "out")
+
+
 def test_a_damaged_file_is_refused(tmp_path: Path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in/a.parquet").write_bytes(b"PAR1 and so on")

@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from client.data.images import load_image
-from client.importing.dicom_series import facts, single_frame, stacks
+from client.importing.dicom_series import facts, single_frames, stacks
 from client.importing.settings import Take
 from common.errors import DataError
 from common.plan_fields import Modality
@@ -143,18 +143,50 @@ def test_a_compressed_file_of_frames_is_taken_apart_too(tmp_path: Path):
     packed = dcmread(file)
     packed.compress(RLELossless)
     packed.save_as(file)
-    (tmp_path / "b.dcm").write_bytes(single_frame(file, 2))
+    (tmp_path / "b.dcm").write_bytes(list(single_frames(file, Take(None)))[2])
     assert np.asarray(load_image(tmp_path / "b.dcm"))[0, 0].tolist() == [30, 30, 30]
     (tmp_path / "c.dcm").write_bytes(file.read_bytes()[:-20])
     with pytest.raises(DataError, match="found a DICOM header without a usable Rows"):
-        single_frame(tmp_path / "c.dcm", 2)
+        list(single_frames(tmp_path / "c.dcm", Take(None)))
 
 
 def test_a_tile_of_a_slide_is_not_taken_for_a_slice(tmp_path: Path):
     tiles = np.arange(64, dtype=np.uint8).reshape(4, 4, 4)
     file = dicom(tmp_path / "a.dcm", tiles, TotalPixelMatrixColumns=8, TotalPixelMatrixRows=8)
     with pytest.raises(DataError, match=r"^found a slide of 8 x 8 pixels in 4 tiles of 4 x 4, exp"):
-        single_frame(file, 2)
+        list(single_frames(file, Take(None)))
+
+
+@pytest.mark.parametrize(
+    ("frames", "sentence"),
+    [
+        # Of three frames, which the bytes are of.
+        (4, r"^found 72 bytes of pixels \(truncated\), expected 96 bytes$"),
+        (99_999_999, r"^found 72 bytes of pixels \(truncated\), expected 2399999976 bytes$"),
+    ],
+)
+def test_frames_that_are_not_there_are_said_at_once(tmp_path: Path, frames: int, sentence: str):
+    file = slice_file(tmp_path / "a.dcm", 0, None, frames=[10, 20, 30], NumberOfFrames=frames)
+    with pytest.raises(DataError, match=sentence):
+        list(single_frames(file, Take(None)))
+
+
+def test_bytes_after_the_last_frame_are_of_none(tmp_path: Path):
+    file = slice_file(tmp_path / "a.dcm", 0, None, frames=[10, 20, 30, 40, 50], NumberOfFrames=4)
+    for at, blob in enumerate(single_frames(file, Take(None))):
+        (tmp_path / "b.dcm").write_bytes(blob)
+        assert np.asarray(load_image(tmp_path / "b.dcm")).ravel().tolist() == [10 + 10 * at] * 72
+
+
+def test_encapsulated_frames_that_are_not_there_are_said_at_once(tmp_path: Path):
+    from pydicom.uid import RLELossless
+
+    packed = dcmread(slice_file(tmp_path / "a.dcm", 0, None, frames=[10, 20, 30]))
+    packed.compress(RLELossless)
+    packed.NumberOfFrames = 99_999_999
+    packed.save_as(tmp_path / "b.dcm")
+    with pytest.raises(DataError, match="bytes of 99999999 frames, expected at least 8 bytes each"):
+        list(single_frames(tmp_path / "b.dcm", Take(None)))
 
 
 def test_a_modality_that_the_headers_deny_is_said(tmp_path: Path):
@@ -212,6 +244,12 @@ def test_another_axis_and_more_slices(tmp_path: Path):
             "found a volume of 2 x 2 x 2 x 3, expected three axes",
         ),
         (None, "found a damaged NIfTI volume ("),
+        (np.zeros((2, 2, 2), np.complex64), "found a volume of complex64 values, expected one"),
+        (
+            np.zeros((2, 2, 2), [("R", "u1"), ("G", "u1"), ("B", "u1")]),
+            "found a volume of colours, expected one real number",
+        ),
+        (np.full((2, 2, 2), np.nan, np.float32), "found a volume without a finite value, exp"),
     ],
 )
 def test_a_volume_that_can_not_be_cut_is_said(tmp_path: Path, values: Any, sentence: str):
@@ -224,6 +262,37 @@ def test_a_volume_that_can_not_be_cut_is_said(tmp_path: Path, values: Any, sente
     with pytest.raises(DataError) as found:
         imported(tmp_path / "in", tmp_path / "out")
     assert str(found.value).startswith(f"b/c.nii: {sentence}")
+
+
+def test_axes_of_one_value_are_none(tmp_path: Path):
+    for at, label in enumerate(("a", "b")):
+        volume(tmp_path / f"in/{label}/sub-{at}/v.nii", np.maximum(RAMP, 3.0 * at)[..., None])
+    imported(tmp_path / "in", tmp_path / "out", axis=0)
+    assert [load_image(file).size for file in (tmp_path / "out/images").iterdir()] == [(5, 6)] * 2
+
+
+def test_voxels_that_are_no_number_are_dark_and_the_others_as_they_were(tmp_path: Path):
+    odd = RAMP.copy() - 1000
+    odd[0], odd[3, 4, 5] = np.nan, np.inf
+    for label, values in (("a", odd), ("b", RAMP)):
+        volume(tmp_path / f"in/{label}/sub-{label}/v.nii", values)
+    imported(tmp_path / "in", tmp_path / "out", axis=1)
+    (name,) = (r["image"] for r in report(tmp_path / "out")["placed"] if r["patient"] == "sub-a")
+    levels = np.asarray(load_image(tmp_path / "out" / name), np.float64)[..., 0]
+    low, high = np.percentile(odd[np.isfinite(odd)], (1, 99))
+    expected = np.clip((odd[:, 2, ::-1].T - low) / (high - low), 0, 1) * 255
+    np.testing.assert_allclose(levels, np.nan_to_num(expected, nan=0), atol=0.51)
+
+
+def test_a_volume_without_axes_is_said(tmp_path: Path):
+    for at, label in enumerate(("a", "b")):
+        volume(tmp_path / f"in/{label}/{label}.nii", np.maximum(RAMP, 3.0 * at))
+    blob = bytearray((tmp_path / "in/b/b.nii").read_bytes())
+    # sform_code, and srow_x to srow_z of the NIfTI-1 header.
+    blob[252:256], blob[280:328] = b"\0\0\1\0", b"\0" * 48
+    (tmp_path / "in/b/b.nii").write_bytes(blob)
+    with pytest.raises(DataError, match=r"^b/b\.nii: found a volume whose affine \(sform or qform"):
+        imported(tmp_path / "in", tmp_path / "out")
 
 
 def test_webp_and_jpeg_2000_are_imported_as_they_are(tmp_path: Path):
