@@ -32,7 +32,13 @@ PATTERNS: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 
-Count: TypeAlias = Annotated[int, Field(ge=1)]
+#: Most of anything: with more, sizes leave what arrays and files can say.
+MOST: Final = 10**9
+Count: TypeAlias = Annotated[int, Field(ge=1, le=MOST)]
+#: Rounds of a stage: each is listed when a plan is checked and its cost is estimated.
+Rounds: TypeAlias = Annotated[int, Field(ge=1, le=10_000)]
+#: Longest deadline, eleven years: calendars end.
+MOST_HOURS: Final = 100_000
 Positive: TypeAlias = Annotated[float, Field(gt=0)]
 Fraction: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 Slug: TypeAlias = Annotated[str, Field(pattern=_SLUG)]

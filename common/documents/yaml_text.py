@@ -44,11 +44,18 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
     def construct_number(self, node: yaml.ScalarNode) -> int | float:
-        """Return the number, unless it is longer than any that is meant."""
+        """Return the number, unless it is longer than any that is meant, or not read in tens."""
         if len(node.value) > _MOST_DIGITS:
             raise yaml.MarkedYAMLError(
                 problem=f"found a number of {len(node.value)} digits, expected at most "
                 f"{_MOST_DIGITS}",
+                problem_mark=node.start_mark,
+            )
+        if ":" in node.value or re.fullmatch(r"[-+]?0[0-7_]+", node.value):
+            meant = "in sixties" if ":" in node.value else "in eights"
+            raise yaml.MarkedYAMLError(
+                problem=f"found {node.value}, which YAML reads {meant}, expected a number without "
+                "zeros in front and colons, or a text in quotation marks",
                 problem_mark=node.start_mark,
             )
         integer = node.tag == "tag:yaml.org,2002:int"

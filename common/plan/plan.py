@@ -24,6 +24,7 @@ from common.methods.registry import parse_method
 from common.plan.robustness import Robustness
 from common.plan.simulation import Simulation
 from common.plan_fields import (
+    MOST_HOURS,
     BaseModelPin,
     BodyParts,
     ClassName,
@@ -33,6 +34,7 @@ from common.plan_fields import (
     Positive,
     Precision,
     Questions,
+    Rounds,
     Slug,
     Strict,
     TaskName,
@@ -152,7 +154,7 @@ class Stage(Strict):
     modality: Modality
     task: TaskName
     sites: Annotated[tuple[Slug, ...], Field(min_length=1)]
-    rounds: Count
+    rounds: Rounds
     local_epochs: Positive
     learning_rate: Positive
     #: Examples of an optimizer step: of each site, or of all sites together, as `batch` says.
@@ -175,7 +177,7 @@ class Stage(Strict):
     quorum: Count | None = None
     #: After so long a round goes on without the sites that have not answered, if the quorum
     #: holds. A simulation never waits.
-    deadline_hours: Positive = 72.0
+    deadline_hours: Annotated[float, Field(gt=0, le=MOST_HOURS)] = 72.0
 
     @model_serializer(mode="wrap")
     def _without_what_is_usual(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -28,6 +28,16 @@ def test_numbers_without_a_dot_and_twice_the_same_field(tmp_path: Path):
         load_yaml(file)
 
 
+@pytest.mark.parametrize("number", ["0777", "-010", "0_1", "1:30", "+12:30:45", "1:30.5"])
+def test_a_number_that_yaml_does_not_read_in_tens_is_refused(tmp_path: Path, number: str):
+    file = tmp_path / "a.yaml"
+    file.write_text(f"rounds: {number}\n")
+    with pytest.raises(yaml.YAMLError, match=r"which YAML reads in (eights|sixties), expected"):
+        load_yaml(file)
+    file.write_text(f"rounds: '{number}'\n")
+    assert load_yaml(file) == {"rounds": number}
+
+
 def test_an_anchor_within_an_anchor_is_counted_once_each():
     check_bounds("a: &a {b: &b [1, 2], c: *b}\nd: *a")
     with pytest.raises(OutOfBounds, match=r"found \*x, expected an anchor before it"):

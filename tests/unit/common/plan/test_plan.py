@@ -176,6 +176,12 @@ def test_a_plan_without_a_proximal_term_does_not_have_the_field():
             {"stages": [stage("one", batch="global", batch_size=1)]},
             "batch_size: found 1 of all 2 sites together",
         ),
+        ({"stages": [stage("one", rounds=10**12)]}, "rounds: found 1000000000000, expected at mos"),
+        ({"stages": [stage("one", batch_size=10**30)]}, "expected at most 1000000000"),
+        (
+            {"stages": [stage("one", deadline_hours=1e300)]},
+            "deadline_hours: found 1e+300, expected at most 100000",
+        ),
         (
             {"stages": [stage("one", batch="all")]},
             "batch: found 'all', expected one of 'site' or 'global'",
