@@ -9,13 +9,22 @@ No message quotes a caption.
 """
 
 import csv
+import os
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Final, TypeAlias
 
-from client.data.records import Mistake, Record, as_record, describe_type, parse_json
+from client.data.records import (
+    Mistake,
+    Record,
+    as_record,
+    describe_type,
+    has_broken_letter,
+    parse_json,
+)
+from common.documents.bounded import MOST_BYTES
 from common.errors import DataError
 from retrieval.pairs import CaptionedImage, ImageLocation
 
@@ -27,6 +36,7 @@ IMAGE_ENDINGS: Final = ("jpg", "jpeg", "png", "webp", "tif", "tiff", "bmp")
 LISTED_MISTAKES: Final = 10
 #: A caption longer than this is no caption; CLIP's text tower reads 77 tokens.
 LONGEST_CAPTION: Final = 20_000
+_BROKEN: Final = "text with half of a surrogate pair, which is no letter"
 
 PairItem: TypeAlias = CaptionedImage | Mistake
 _Reader: TypeAlias = Callable[[Path, Path], Iterator[PairItem]]
@@ -44,7 +54,7 @@ def pair_files(folder: Path, without: Path) -> list[Path]:
     files = sorted(
         file
         for file in folder.rglob("*")
-        if file.suffix in _READERS and file.is_file() and not file.is_relative_to(without)
+        if file.suffix.lower() in _READERS and file.is_file() and not file.is_relative_to(without)
     )
     if not files:
         raise DataError(
@@ -64,7 +74,7 @@ def read_pairs(folder: Path, files: list[Path]) -> Iterator[CaptionedImage]:
     mistakes: list[Mistake] = []
     for file in files:
         count = 0
-        for item in _READERS[file.suffix](folder, file):
+        for item in _READERS[file.suffix.lower()](folder, file):
             count += 1
             if isinstance(item, CaptionedImage):
                 yield item
@@ -112,6 +122,8 @@ def _csv_pairs(folder: Path, file: Path) -> Iterator[PairItem]:
         with file.open(encoding="utf-8-sig", newline="") as opened:
             header = opened.readline()
             opened.seek(0)
+            # Which caption is too long is said of its line.
+            csv.field_size_limit(max(csv.field_size_limit(), file.stat().st_size))
             rows = csv.DictReader(opened, delimiter="\t" if "\t" in header else ",", strict=True)
             names = list(rows.fieldnames or ())
             if mistake := _header_mistake(names, file):
@@ -134,6 +146,11 @@ def _csv_pairs(folder: Path, file: Path) -> Iterator[PairItem]:
 
 
 def _header_mistake(names: list[str], file: Path) -> Mistake | None:
+    twice = [name for name in names if name and names.count(name) > 1]
+    if twice:
+        return Mistake(
+            f"{file}: line 1: found the column {twice[0][:40]!r} twice, expected it once"
+        )
     for known in (IMAGE_FIELDS, CAPTION_FIELDS):
         if not set(known) & set(names):
             found = ", ".join(repr(name[:40]) for name in names[:8]) or "nothing"
@@ -159,6 +176,8 @@ def _pair_of(record: Record | Mistake, folder: Path, file: Path, line: int) -> P
 
 def _identifier(record: Record, default: str) -> str | Mistake:
     value = record.fields.get("id", default)
+    if isinstance(value, str) and has_broken_letter(value):
+        return record.mistake("id", _BROKEN, "a text or a whole number, or no such field")
     if isinstance(value, str | int) and not isinstance(value, bool) and str(value).strip():
         return str(value)
     return record.mistake("id", describe_type(value), "a text or a whole number, or no such field")
@@ -169,6 +188,8 @@ def _caption(record: Record) -> str | Mistake:
     value = record.fields.get(key)
     if not isinstance(value, str) or not value.strip():
         return record.mistake(key, describe_type(value), "a caption")
+    if has_broken_letter(value):
+        return record.mistake(key, _BROKEN, "a caption")
     if len(value) > LONGEST_CAPTION:
         return record.mistake(
             key, f"{len(value)} characters", f"a caption of at most {LONGEST_CAPTION}"
@@ -184,7 +205,8 @@ def _image(record: Record, folder: Path) -> ImageLocation | Mistake:
     path = PurePosixPath(value)
     if path.is_absolute() or ".." in path.parts or "\0" in value:
         return record.mistake(key, repr(value[:80]), "a path inside the folder of pairs")
-    if not (folder / path).is_file():
+    # Not the path's own method, which raises for a name that is too long.
+    if has_broken_letter(value) or not os.path.isfile(folder / path):
         return record.mistake(
             key, f"{value[:80]!r}, where there is no file", f"an image in {folder}"
         )
@@ -260,6 +282,10 @@ def _add_member(
         base = member.name.rpartition("/")[2]
         sample.images.append(ImageLocation(relative, base, member.offset_data, member.size))
     elif ending in ("txt", "json"):
+        if member.size > MOST_BYTES:
+            found = f"{member.size:,} bytes, expected a caption of at most {MOST_BYTES:,}"
+            sample.captions[ending] = Mistake(f"{where}, member .{ending}: found {found}")
+            return
         opened = tar.extractfile(member)
         blob = b"" if opened is None else opened.read()
         sample.captions[ending] = _caption_of_member(blob, ending, f"{where}, member .{ending}")

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Final
 
 from common.bank.release import (
     ADAPTER_FILE,
@@ -16,6 +17,7 @@ from common.bank.release import (
     IndexEntry,
     Release,
 )
+from common.documents.bounded import OutOfBounds, read_bytes
 from common.durable import WRITING
 from common.errors import BankError
 from common.identity import canonical_json
@@ -24,6 +26,9 @@ from common.plan_fields import BaseModelPin
 #: The index as it will be once the release that is being written is in it. It distinguishes a
 #: release whose writing was interrupted from a folder that somebody else put there.
 INTENT_FILE = f"{WRITING}release.json"
+#: Most bytes of an index or a release's document; those of the demo have 2,000.
+_MOST_BYTES: Final = 16 * 2**20
+_NO_FILE: Final = "found a pipe or a device, expected a file"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +143,11 @@ def interrupted_folders(folder: Path, index: Index) -> tuple[str, ...]:
     return tuple(entry.folder for entry in intent.releases[len(index.releases) :])
 
 
+def is_endless(file: Path) -> bool:
+    """Return whether it is a pipe, a device or a link to one, whose reading may not end."""
+    return file.exists() and not (file.is_file() or file.is_dir())
+
+
 def _read_release(folder: Path, entry: IndexEntry) -> tuple[Release, str]:
     """Read a release and check its signature; return it and its hash."""
     file = folder / entry.folder / RELEASE_FILE
@@ -207,6 +217,9 @@ def _parent_problems(
 
 def _file_problems(file: Path, expected: str) -> Iterator[str]:
     try:
+        if is_endless(file):
+            yield f"{file}: {_NO_FILE}"
+            return
         with file.open("rb") as stream:
             found = hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
@@ -226,6 +239,10 @@ def _unlisted(folder: Path, own: set[str]) -> Iterator[str]:
 
 def _read(file: Path) -> bytes:
     try:
-        return file.read_bytes()
+        if is_endless(file):
+            raise BankError(f"{file}: {_NO_FILE}")
+        return read_bytes(file, _MOST_BYTES)
+    except OutOfBounds as error:
+        raise BankError(f"{file}: {error}") from None
     except OSError as error:
         raise BankError(f"{file}: can't be read ({error.strerror})") from None

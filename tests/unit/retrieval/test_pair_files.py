@@ -1,6 +1,7 @@
 """Pairs are read from every format, and every mistake is one sentence that says where it is."""
 
 import json
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,20 @@ def test_files_are_read_in_the_order_of_their_names_and_an_index_is_left_out(tmp
     assert names == ["a.jsonl", "b.jsonl"]
 
 
+def test_endings_in_capitals_count(tmp_path: Path):
+    write_jsonl(tmp_path, ["one"], "a.JSONL")
+    assert [pair.caption for pair in pairs_in(tmp_path)] == ["one"]
+
+
+def test_a_caption_of_gigabytes_is_not_read(tmp_path: Path):
+    member = tarfile.TarInfo("a.txt")
+    member.size = 3 << 30
+    with (tmp_path / "shard.tar").open("wb") as shard:
+        shard.write(member.tobuf())
+        shard.truncate(512 + member.size + 1024)
+    assert "sample 'a', member .txt: found 3,221,225,472 bytes, expected a" in refusal(tmp_path)
+
+
 IMAGE = '"image": "images/0.png"'
 BAD_LINES = {
     "no JSON": ("{", "line 1, column 2: found text that is not JSON"),
@@ -83,6 +98,16 @@ BAD_LINES = {
     "outside": ('{"caption": "one", "image": "../a.png"}', "expected a path inside the folder"),
     "absolute": ('{"caption": "one", "image": "/etc/passwd"}', "expected a path inside the folder"),
     "an id": (f'{{{IMAGE}, "caption": "one", "id": []}}', "field 'id': found an empty list"),
+    "half a letter": (
+        f'{{{IMAGE}, "caption": "one \\ud83d"}}',
+        "found text with half of a surrogate",
+    ),
+    "half an id": (
+        f'{{{IMAGE}, "caption": "a", "id": "\\ud83d"}}',
+        "field 'id': found text with half",
+    ),
+    "half a name": ('{"caption": "one", "image": "\\ud83d.png"}', "where there is no file"),
+    "a long name": (f'{{"caption": "one", "image": "{"x" * 5000}.png"}}', "where there is no file"),
     "nesting": ("[" * 100_000, "nested too deeply"),
 }
 
@@ -105,6 +130,11 @@ def test_a_line_that_is_not_utf_8(tmp_path: Path):
 
 
 BAD_TABLES = {
+    "twice": (b"image,title,title\n", "line 1: found the column 'title' twice, expected it once"),
+    "a long cell": (
+        b"image,title\nimages/0.png," + b"x" * 200_000,
+        "line 2: field 'title': found 200000 characters, expected a caption of at most 20000",
+    ),
     "header": (b"a,title\n1,2\n", "line 1: found the columns 'a', 'title', expected one of image"),
     "empty": (b"", "line 1: found the columns nothing"),
     "short row": (

@@ -1,6 +1,7 @@
 """Whatever is changed in a bank is found, to whichever side its digests fall."""
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -269,3 +270,22 @@ def test_a_folder_that_is_gone_is_said_once_for_each_file(bank: Bank):
         f"{bank.folder / 'bank.json'}: lists 002-us, but {file}: can't be read "
         "(No such file or directory)"
     ]
+
+
+@pytest.mark.parametrize(
+    "name", ["release.json", "adapter_config.json", "adapter_model.safetensors"]
+)
+@pytest.mark.parametrize("to", ["/dev/zero", "pipe"])
+def test_what_could_be_read_for_ever_is_no_file(bank: Bank, tmp_path: Path, name: str, to: str):
+    os.mkfifo(tmp_path / "pipe")
+    (bank.folder / "001-mr" / name).unlink()
+    (bank.folder / "001-mr" / name).symlink_to(tmp_path / to)
+    (line, *_) = problems(bank.folder)
+    assert line.endswith(f"001-mr/{name}: found a pipe or a device, expected a file")
+
+
+def test_a_document_that_is_far_too_long_is_not_read(bank: Bank):
+    with (bank.folder / "001-mr/release.json").open("r+b") as file:
+        file.truncate(2**40)
+    (line, *_) = problems(bank.folder)
+    assert line.endswith("found more than 16,777,216 bytes, expected at most so many")
