@@ -155,6 +155,9 @@ class AnswerServer:
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or int(length) > self._bounds.body_bytes:
             return 413, _TOO_LONG.format(self._bounds.body_bytes)
+        coding = headers.get(b"content-encoding", b"identity").strip().lower()
+        if coding != b"identity":
+            return 415, "content-encoding: found a packed body, expected none"
         if self._open >= self._bounds.requests:
             return 503, f"found {self._open} open requests, expected fewer: try again"
         return None

@@ -8,8 +8,10 @@ import torch
 from client.model.backbone import Backbone
 from client.model.base_digest import base_digest
 from client.model.kinds import LOADERS, base_kind
+from common.errors import ModelError, Refusal
 from common.plan.plan import VisionWeights
 from common.plan_fields import Precision
+from common.printable import one_line
 
 
 def load_backbone(
@@ -26,7 +28,18 @@ def load_backbone(
     Raises:
         ModelError: no backbone is for this kind of model, or it can't be loaded.
     """
-    return import_module(LOADERS[base_kind(folder)]).load(folder, precision, device, vision)
+    kind = base_kind(folder)
+    try:
+        return import_module(LOADERS[kind]).load(folder, precision, device, vision)
+    except (Refusal, OSError, MemoryError, ModuleNotFoundError):
+        raise
+    # Of a config or a template that is not as it should be, transformers and what it calls raise
+    # nearly anything: AttributeError, ZeroDivisionError, errors of their own.
+    except Exception as error:
+        raise ModelError(
+            f"{folder}: the model can't be loaded as {kind} ({type(error).__name__}: "
+            f"{one_line(error)})"
+        ) from error
 
 
 class BackboneCache:

@@ -11,6 +11,7 @@ from typing import Any, Final, cast
 from client.model.llava_med_files import MODEL_TYPE, model_type
 from client.model.prompt import is_our_chat_template
 from common.clip_shape import CLIP, is_open_clip
+from common.documents.bounded import parse_json, read_text, why_unread
 from common.errors import ModelError
 from common.methods.interface import BaseRole
 from common.plan.plan import Plan
@@ -55,10 +56,28 @@ def base_kind(folder: Path) -> str:
     kind = "open_clip" if is_open_clip(folder) else model_type(folder)
     if kind is None and not (folder / _CONFIG).is_file():
         raise ModelError(f"{folder}: found no {_CONFIG}, expected a base model")
+    if kind is None:
+        _check_config(folder / _CONFIG)
     if kind not in LOADERS:
         known = ", ".join(map(repr, LOADERS))
         raise ModelError(f"{folder}/{_CONFIG}, model_type: found {kind!r}, expected one of {known}")
     return kind
+
+
+def _check_config(file: Path) -> None:
+    """Check that a config is an object of JSON, in UTF-8 without a mark.
+
+    Raises:
+        ModelError: it can't be read, or is another thing.
+    """
+    try:
+        document = parse_json(read_text(file))
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{file}: can't be read as a model's config ({why_unread(error)})"
+        ) from None
+    if not isinstance(document, dict):
+        raise ModelError(f"{file}: found no object, expected a model's config")
 
 
 def check_kind(plan: Plan, folder: Path) -> None:

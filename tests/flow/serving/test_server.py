@@ -336,6 +336,15 @@ def hostile(running: Running, picture: Path) -> dict[str, bytes]:
     }
 
 
+def test_a_packed_body_is_said_and_not_unpacked(running: Running):
+    headers = {"content-encoding": "gzip"}
+    found = running.client.post("/v1/chat/completions", content=b"\x1f\x8b", headers=headers)
+    assert found.status_code == 415
+    assert (
+        found.json()["error"]["message"] == "content-encoding: found a packed body, expected none"
+    )
+
+
 def test_a_thousand_hostile_requests_leave_it_answering(running: Running, picture: Path):
     before = running.answer(picture, QUESTIONS[0], ROUTER)["choices"]
     requests = list(hostile(running, picture).items())
