@@ -31,7 +31,7 @@ def load_backbone(
     kind = base_kind(folder)
     try:
         return import_module(LOADERS[kind]).load(folder, precision, device, vision)
-    except (Refusal, OSError, MemoryError, ModuleNotFoundError):
+    except (Refusal, OSError, MemoryError, torch.OutOfMemoryError, ModuleNotFoundError):
         raise
     # Of a config or a template that is not as it should be, transformers and what it calls raise
     # nearly anything: AttributeError, ZeroDivisionError, errors of their own.

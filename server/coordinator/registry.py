@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import Field
 
-from common.documents.bounded import read_text, why_unread
+from common.documents.bounded import read_bytes, read_text, why_unread
 from common.durable import DISK, write_file
 from common.errors import StateError
 from common.plan_fields import Modality, Slug, Strict
@@ -137,9 +137,9 @@ def read_public_key(file: Path) -> str:
         StateError: it is no public key, or not of the kind that Flower uses (EC P-384).
     """
     try:
-        text = file.read_text(encoding="ascii")
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "not text"
+        text = read_bytes(file).decode("ascii")
+    except (OSError, ValueError) as error:
+        why = "not text" if isinstance(error, UnicodeDecodeError) else why_unread(error)
         raise StateError(f"{file}: can't be read as a public key ({why})") from None
     words = text.split()
     if "PRIVATE" in words:

@@ -58,6 +58,17 @@ def test_a_config_that_its_library_does_not_take_is_said(folder: Path, changes: 
     assert refusal(folder).startswith(f"{folder}: the model can't be loaded as llava (")
 
 
+def test_a_device_without_memory_is_no_mistake_of_the_model(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr("client.backbones.llava.load", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        load_backbone(folder, Precision.FP32, torch.device("cpu"))
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [

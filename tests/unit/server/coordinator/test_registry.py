@@ -145,3 +145,8 @@ def test_a_site_of_several_modalities_and_a_registry_of_one_each_are_read(tmp_pa
     old = {"name": "north", "modality": "ct", "public_key": key, "node_id": None, "left": False}
     file.write_text(json.dumps({"sites": [old]}))
     assert read_sites(file) == (site("north", key),)
+
+
+def test_a_device_in_place_of_a_key_is_not_read_to_its_end():
+    with pytest.raises(StateError, match=r"/dev/zero: can't be read as a public key .found more"):
+        read_public_key(Path("/dev/zero"))
