@@ -110,7 +110,8 @@ def document(
         discussion: text written by hand, for the end; may be empty.
     """
     parts = sorted(collected, key=lambda part: (part.experiment.priority, part.experiment.name))
-    sections = [(part, section(part, resamples)) for part in parts]
+    begun = [part for part in parts if _is_begun(part)]
+    sections = [(part, section(part, resamples)) for part in begun]
     by_hand = "only the discussion at the end is not" if discussion else "none is written by hand"
     top = _TOP.format(results=origin.results, by_hand=by_hand)
     reading = _READING.format(resamples=f"{resamples:,}")
@@ -118,6 +119,7 @@ def document(
     blocks = [top, setup, _overview(parts), _code(parts), _plans(parts), reading]
     for number, (part, made) in enumerate(sections):
         blocks += _section_blocks(part, made, f"({chr(ord('a') + number)})", origin)
+    blocks += [_not_begun([part for part in parts if part not in begun])]
     blocks += [discussion.strip()] if discussion else []
     pictures = tuple(picture for _, made in sections for picture in made.pictures)
     return Document("\n\n".join(filter(None, blocks)) + "\n", pictures)
@@ -143,6 +145,18 @@ def _section_blocks(
         *shown,
         *made.blocks,
     ]
+
+
+def _is_begun(part: Collected) -> bool:
+    return part.missing_tuning < part.tuning_runs or any(cell.results for cell in part.cells)
+
+
+def _not_begun(parts: Sequence[Collected]) -> str:
+    """List the experiments of which no run is there; empty if there are none."""
+    if not parts:
+        return ""
+    rows = [f"- `{part.experiment.name}`: {part.experiment.question}" for part in parts]
+    return "\n".join(["## Not run yet", "", *rows])
 
 
 def _missing(part: Collected) -> str:

@@ -1,7 +1,7 @@
 """The part of the document that an experiment gets: scores, tasks, grids, tests and a picture."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from report.canvas import Chart
 from report.spread import Spread, spread
@@ -54,10 +54,14 @@ class Section:
 
 
 def section(collected: Collected, resamples: int) -> Section:
-    """Report an experiment."""
+    """Report an experiment; a setting without a result on the test has no row."""
+    if not any(cell.results for cell in collected.cells):
+        return Section(tuple(filter(None, grid_blocks(collected))))
     found = compared(planned_comparisons(collected), resamples)
     blocks: list[str] = []
-    for group in collected.groups:
+    for group in map(_with_results, collected.groups):
+        if not group.cells:
+            continue
         blocks += [f"### {group.title}"] if group.title else []
         blocks += [_scores(group), _identity(group)]
         blocks += [
@@ -67,9 +71,15 @@ def section(collected: Collected, resamples: int) -> Section:
         if any(not never_changes(cell.plan) for cell in group.cells):
             blocks += ["At the end, of those that change:", _task_table(group, Moment.FINAL)]
         blocks += order_sentences(group)
-    blocks += [*grid_blocks(collected), "### Tests", tests_table(found), overview(found)]
+    shown = [one for one in found if one.differences]
+    blocks += [*grid_blocks(collected), "### Tests", tests_table(shown) if shown else ""]
+    blocks += [overview(found)]
     blocks += [*margins(found), *holdout_blocks(collected)]
     return Section(tuple(filter(None, blocks)), tuple(_picture(collected, found)))
+
+
+def _with_results(group: CellGroup) -> CellGroup:
+    return replace(group, cells=tuple(cell for cell in group.cells if cell.results))
 
 
 def grid_blocks(collected: Collected) -> list[str]:
