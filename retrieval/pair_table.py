@@ -6,6 +6,7 @@ for each pair.
 
 import hashlib
 import sqlite3
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -100,11 +101,13 @@ class PairTable:
         self._connection = sqlite3.connect(
             f"{file.absolute().as_uri()}?mode=ro&immutable=1", uri=True, check_same_thread=False
         )
+        weakref.finalize(self, self._connection.close)
         try:
             self.digest = str(self._one("SELECT digest FROM facts"))
             self.pairs = int(self._one("SELECT count(*) FROM pairs"))
             self.captions = int(self._one("SELECT count(*) FROM captions"))
         except (sqlite3.Error, TypeError) as error:
+            self._connection.close()
             raise DataError(
                 f"{file}: found no table of pairs ({error}), expected one that "
                 "`fedmslora retrieval build` wrote"

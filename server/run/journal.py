@@ -8,6 +8,7 @@ answer in the journal is the answer that the site would give again.
 import json
 import sqlite3
 import time
+import weakref
 from collections.abc import Callable, Collection, Generator, Iterable
 from contextlib import contextmanager
 from typing import Any
@@ -70,12 +71,13 @@ class Journal:
         with self._state_errors():
             name = f"file:{quote(str(self._file))}?mode={mode}"
             self._db = sqlite3.connect(name, uri=True, check_same_thread=False)
+        weakref.finalize(self, self._db.close)
         try:
             if plan is None:
                 self._check_format()
             else:
                 self._begin(plan)
-        except StateError:
+        except BaseException:
             self._db.close()
             raise
 

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -76,7 +77,7 @@ def test_the_report_has_each_sites_score_alone_and_says_where_it_was_not_measure
 
 
 def test_only_scores_leave_and_no_adapter_stays(plan: Plan, root: Path):
-    with sqlite3.connect(root / "journal.sqlite") as journal:
+    with closing(sqlite3.connect(root / "journal.sqlite")) as journal:
         rows = journal.execute("select site, header from answers where work = 'train_alone'")
         found = {site: json.loads(header) for site, header in rows}
     assert set(found) == {"a", "b"}
@@ -94,11 +95,10 @@ def test_the_bank_does_not_depend_on_it_and_a_finished_run_asks_nobody_again(
     plan: Plan, root: Path, tmp_path: Path
 ):
     lines = len(list(audit.read(root / "sites/a/store")))
-    journal = sqlite3.connect(root / "journal.sqlite").execute("select count(*) from answers")
-    before = journal.fetchone()
-    assert run_with(plan, root) == hospitals_of(plan, RunFolder(root))
-    journal = sqlite3.connect(root / "journal.sqlite").execute("select count(*) from answers")
-    assert journal.fetchone() == before
+    with closing(sqlite3.connect(root / "journal.sqlite")) as journal:
+        before = journal.execute("select count(*) from answers").fetchone()
+        assert run_with(plan, root) == hospitals_of(plan, RunFolder(root))
+        assert journal.execute("select count(*) from answers").fetchone() == before
     # It only says again which site it is.
     assert len(list(audit.read(root / "sites/a/store"))) <= lines + 2
     without = changed(plan, evaluation=Evaluation())
