@@ -55,7 +55,7 @@ containers: $(VENV)/.sim
 	rm -rf runs/containers
 	$(BIN)/python -m simulation.containers.make_containers --out runs/containers $(CONTAINERS)
 
-# The experiments of configs/experiments: some three hours on two cores. It goes on where it stopped,
+# The experiments of configs/experiments: about ten hours on two cores. It goes on where it stopped,
 # and once all results are there it only draws docs/results.md anew.
 results: $(VENV)/.sim
 	$(BIN)/python -m simulation.results.make_results
