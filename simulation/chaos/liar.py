@@ -16,7 +16,7 @@ from common.exchange import Delivery, Order, Scores, Update, read_reply
 from common.identity import seed_for
 from common.plan_fields import Precision
 from common.tensors import Array
-from server.run.plausible import QUESTIONS, RANGES
+from server.run.reported_ranges import QUESTIONS, RANGES
 
 #: Gives the adapter to send, from the true one and what the round began with (None at first).
 Forge: TypeAlias = Callable[[Adapter, Adapter | None, int], Adapter]
