@@ -8,7 +8,7 @@ from typing import Final
 
 from client.data.answer_options import MOST_OPTIONS, infer_kind, required_options
 from client.data.records import has_broken_letter, quoted, strip_image_mark
-from client.importing.question import BadRow, SourceItem, SourceQuestion, listed
+from client.importing.question import BadRow, SourceError, SourceItem, SourceQuestion, listed
 from client.importing.settings import ImportSettings
 from client.importing.values import as_text
 from common.errors import DataError
@@ -69,7 +69,7 @@ def ask(
     whole_set = {*spelling.values(), *(known if labelled else ())}
     classes = known if settings.classes else tuple(sorted(whole_set))
     if labelled and len(classes) < 2:
-        raise DataError(
+        raise SourceError(
             f"found the label {listed(classes)} alone, expected at least two different ones"
         )
     of_finding = {
@@ -195,12 +195,12 @@ def _check_signs(spellings: Iterable[str]) -> None:
     """Check that labels which are one answer are one label, as `ER+` and `ER-` are not.
 
     Raises:
-        DataError: they differ in signs, which answers are compared without.
+        SourceError: they differ in signs, which answers are compared without.
     """
     by_signs = {tuple(_SIGNS.findall(label)): label for label in sorted(spellings)}
     if len(by_signs) > 1:
         first, second, *_ = by_signs.values()
-        raise DataError(
+        raise SourceError(
             f"found the labels {listed(by_signs.values())}, which are one answer for the scores, "
             f"expected labels that differ in words: --label-names {first}=...,{second}=..."
         )
@@ -217,7 +217,7 @@ def _label_question(template: str, classes: Sequence[str]) -> str:
     question = _naming(template if OPTIONS in template else f"{template} {OPTIONS}", classes)
     if question is None:
         odd = [label for label in classes if _naming(OPTIONS, (label, "no such")) is None]
-        raise DataError(
+        raise SourceError(
             f"found the labels {listed(odd or classes)}, which can't be named between quotation "
             "marks, expected others: --label-names gives them new names"
         )

@@ -18,6 +18,7 @@ from client.importing.picture_files import is_dicom
 from client.importing.question import (
     BadRow,
     SourceContents,
+    SourceError,
     SourceItem,
     SourceQuestion,
     counted_notes,
@@ -67,10 +68,7 @@ def import_task(
         staged = StagedPictures(partial / _STAGED, settings.take, settings.axis)
         try:
             found = _read(source, staged, home.name, on_decoded)
-        except DataError as error:
-            # What is wrong with all rows together has no file of its own.
-            if not str(error).startswith("found "):
-                raise
+        except SourceError as error:
             raise DataError(f"{source.file or source.folder}: {error}") from None
         write_import(found, partial, staged.folder, settings.link)
         remove_if_there(staged.folder, DISK)

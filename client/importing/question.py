@@ -8,10 +8,15 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from client.data.records import quoted
+from common.errors import DataError
 from common.metrics import AnswerKind
 
 #: So many places of equal notes are named; further ones are counted.
 NAMED_PLACES: Final = 3
+
+
+class SourceError(DataError):
+    """The rows of a source are wrong together; who reads the source puts its name in front."""
 
 
 class DatasetPart(StrEnum):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from client.data.joined_names import JoinedNames
-from client.importing.question import BadRow, DatasetPart, SourceQuestion
+from client.importing.question import BadRow, DatasetPart, SourceError, SourceQuestion
 from client.importing.settings import ImportSettings
 from common.errors import DataError
 from common.identity import seed_for
@@ -142,7 +142,7 @@ def _as_given(
             "test has, too"
         )
         if not train:
-            raise DataError(
+            raise SourceError(
                 "found no training question whose patient or picture is not in the test, too, "
                 "expected at least one (--resplit splits anew)"
             )
@@ -191,7 +191,7 @@ def _by_group(
         name = str(one.place)
         names[group] = min(names.get(group, name), name)
     if len(held) < 2:
-        raise DataError(
+        raise SourceError(
             "found the pictures of one patient, volume or picture alone, expected at least two "
             "to split (--no-patients counts every picture as a patient of its own)"
         )
