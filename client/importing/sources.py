@@ -246,7 +246,9 @@ def _nothing(source: Source) -> str:
         for endings, remedy in _OTHERS.items():
             if source.file.suffix.lower() in endings:
                 return f"{source.file}: found {source.file.suffix}, expected a table: {remedy}"
+    form = source.settings.form
+    wanted = "nothing that can be imported" if form is Form.AUTO else f"no source of --form {form}"
     return (
-        f"{source.file or source.folder}: found no {source.settings.form} source, expected CSV, "
-        "TSV, JSON, JSONL, parquet, arrow, or a folder for each class"
+        f"{source.file or source.folder}: found {wanted}, expected CSV, TSV, JSON, JSONL, parquet, "
+        "arrow, or a folder for each class"
     )

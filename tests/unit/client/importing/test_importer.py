@@ -363,6 +363,10 @@ def test_a_source_of_nothing_is_refused(tmp_path: Path):
     assert refused(tmp_path / "in/table.xlsx", tmp_path / "out").endswith(
         "found .xlsx, expected a table: save the table as CSV (UTF-8)"
     )
+    (tmp_path / "in/hostname").write_text("north", encoding="utf-8")
+    assert "hostname: found nothing that can be imported, expected CSV" in refused(
+        tmp_path / "in/hostname", tmp_path / "out"
+    )
     assert "expected train.json, validate.json, test.json and imgs/" in refused(
         tmp_path / "in", tmp_path / "out", form=Form.SLAKE
     )
