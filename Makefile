@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 unexport PYTHONDONTWRITEBYTECODE
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile --constraint constraints.txt
 
-.PHONY: demo test check pictures soak soak-stops soak-hostile fuzz containers results rehearsal-7b clean
+.PHONY: demo test check pictures soak soak-stops soak-hostile fuzz containers results results-twins rehearsal-7b clean
 
 demo: $(VENV)/.sim
 	$(BIN)/fedmslora simulate configs/demo.yaml --out runs/demo
@@ -55,10 +55,14 @@ containers: $(VENV)/.sim
 	rm -rf runs/containers
 	$(BIN)/python -m simulation.containers.make_containers --out runs/containers $(CONTAINERS)
 
-# The experiments of configs/experiments: about ten hours on two cores. It goes on where it stopped,
-# and once all results are there it only draws docs/results.md anew.
+# The experiments of configs/experiments: federations of the small LLaVA, about six hours on two quiet
+# cores, and the twins of MGTIL on the small CLIP, about four. Either goes on where it stopped, and once
+# its results are there it only draws docs/results.md anew.
 results: $(VENV)/.sim
-	$(BIN)/python -m simulation.results.make_results
+	$(BIN)/python -m simulation.results.make_results --without 'twin_*'
+
+results-twins: $(VENV)/.sim
+	$(BIN)/python -m simulation.results.make_results --only 'twin_*'
 
 # One stage of two sites at the size of LLaVA-Med 7B, random weights, on the CPU: 22 GB of memory,
 # 40 GB of disk. The checkpoint stays in runs/rehearsal-7b.

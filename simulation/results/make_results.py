@@ -5,6 +5,7 @@ writes the document and its pictures anew.
 """
 
 import argparse
+import fnmatch
 import sys
 import tempfile
 import time
@@ -28,13 +29,14 @@ from simulation.results.measures import tuning_score
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResultsOptions:
-    """What the user asks for; `only` None runs all experiments."""
+    """What the user asks for: `only` and `without` are patterns of experiments' names."""
 
     results: Path
     experiments: Path
     doc: Path
     workers: int
-    only: str | None
+    only: Sequence[str] = ("*",)
+    without: Sequence[str] = ()
     draw_only: bool
     holdout: bool = False
     resamples: int = RESAMPLES
@@ -60,11 +62,26 @@ def make_results(options: ResultsOptions) -> int:
 
 
 def _chosen(experiments: Sequence[Experiment], options: ResultsOptions) -> list[Experiment]:
-    chosen = [one for one in experiments if options.only in (None, one.name)]
-    if not chosen:
-        known = ", ".join(repr(one.name) for one in experiments)
-        raise PlanError(f"--only: found {options.only!r}, expected one of {known}")
-    return chosen
+    """Return the experiments that are asked for.
+
+    Raises:
+        PlanError: a pattern is that of no experiment.
+    """
+    names = [one.name for one in experiments]
+    for option, patterns in (("--only", options.only), ("--without", options.without)):
+        for pattern in patterns:
+            if not fnmatch.filter(names, pattern):
+                known = ", ".join(repr(name) for name in names)
+                raise PlanError(f"{option}: found {pattern!r}, expected one of {known}")
+
+    def matches(name: str, patterns: Sequence[str]) -> bool:
+        return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+    return [
+        one
+        for one in experiments
+        if matches(one.name, options.only) and not matches(one.name, options.without)
+    ]
 
 
 def _run(experiments: Iterable[Experiment], options: ResultsOptions) -> None:
@@ -148,7 +165,14 @@ def _options(arguments: Sequence[str] | None) -> ResultsOptions:
     add("--experiments", type=Path, default=Path("configs/experiments"), help="their files")
     add("--doc", type=Path, default=Path("docs/results.md"), help="the document")
     add("--workers", type=int, default=2, help="runs at a time (default: 2)")
-    add("--only", metavar="NAME", help="run this experiment alone; all are drawn")
+    add(
+        "--only",
+        metavar="NAME",
+        nargs="+",
+        default=["*"],
+        help="run these, or 'twin_*'; all are drawn",
+    )
+    add("--without", metavar="NAME", nargs="+", default=[], help="run all but these")
     add("--holdout", action="store_true", help="open the holdout seeds: once, at the end")
     add("--draw-only", action="store_true", help="run nothing")
     options = ResultsOptions(**vars(parser.parse_args(arguments)))

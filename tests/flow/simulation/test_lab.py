@@ -122,7 +122,7 @@ def test_a_second_call_runs_nothing_and_draws_the_same(
     before = {file.name: os.stat(file).st_mtime_ns for file in folder.iterdir()}
     doc = tmp_path / "results.md"
     options = ResultsOptions(
-        results=folder, experiments=experiment.parent, doc=doc, workers=2, only=None,
+        results=folder, experiments=experiment.parent, doc=doc, workers=2,
         draw_only=False, resamples=100,
     )  # fmt: skip
     texts: list[bytes] = []

@@ -7,6 +7,7 @@ import pytest
 from common.errors import StateError
 from simulation.experiments.experiments import load_experiment
 from simulation.experiments.result_file import ResultsFolder, write_result
+from simulation.results import make_results as make_results_module
 from simulation.results.cells import Collected, collect, load_experiments
 from simulation.results.document import DocumentPaths, document
 from simulation.results.make_results import ResultsOptions, main, make_results, progress_line
@@ -60,7 +61,7 @@ def made(folder: Path, seeds: int = 3) -> ResultsOptions:
                 write_result(folder / "r", result(variant.plan, even(score), final))
     doc = folder / "docs" / "results.md"
     return ResultsOptions(
-        results=folder / "r", experiments=folder / "e", doc=doc, workers=1, only=None,
+        results=folder / "r", experiments=folder / "e", doc=doc, workers=1,
         draw_only=True, resamples=100,
     )  # fmt: skip
 
@@ -182,6 +183,7 @@ def test_where_all_results_are_there_nothing_is_run(
     ("more", "told"),
     [
         (["--only", "method"], "--only: found 'method', expected one of 'methods', 'order'"),
+        (["--without", "twin_*"], "--without: found 'twin_*', expected one of 'methods', 'order'"),
         (["--experiments", "nowhere", "--draw-only"], "nowhere: found no experiment"),
     ],
 )
@@ -201,6 +203,18 @@ def test_a_folder_that_cant_be_written_is_one_sentence(tmp_path: Path):
     options.doc.parent.write_text("a file", encoding="utf-8")
     with pytest.raises(StateError, match="can't be written"):
         make_results(options)
+
+
+def test_experiments_are_chosen_by_patterns_of_their_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    options, ran = made(tmp_path), list[str]()
+    monkeypatch.setattr(
+        make_results_module, "_run", lambda some, _: ran.extend(one.name for one in some)
+    )
+    chosen = replace(options, draw_only=False, only=["*r*", "methods"], without=["reg*"])
+    make_results(chosen)
+    assert ran == ["methods", "order", "pictures"]
 
 
 def test_no_workers_are_refused(capsys: pytest.CaptureFixture[str]):
