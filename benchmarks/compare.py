@@ -1,4 +1,4 @@
-"""Two ways of one computation, timed side by side in one process."""
+"""Two ways of one computation: both warmed up, then timed by turns in one process."""
 
 import time
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""Normalizes answers as the VQA challenge does (EvalAI's answer processor)."""
+"""Normalizes answers (number words, articles, contractions) as the VQA challenge's EvalAI does."""
 
 import json
 import re

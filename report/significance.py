@@ -1,4 +1,4 @@
-"""Paired tests of two models on the same questions, or on the same seeds.
+"""Paired tests of two models on the same questions or seeds, and Holm's correction of p values.
 
 Differences are always first minus second, and every p is two-sided.
 """

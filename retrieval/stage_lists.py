@@ -1,4 +1,4 @@
-"""The reference pairs of each stage: PRIMED's three layers, and the variants of its ablation.
+"""Which reference pairs a stage gets: how many of each of PRIMED's three layers, or of a variant.
 
 Layers: the questions about earlier tasks' labels bring their best `task` pairs each, those of
 the domains seen so far their best `domain`, and as many others, drawn at random, their best

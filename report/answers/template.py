@@ -1,4 +1,4 @@
-"""The parts of a report's page made of single answers, as Jinja templates."""
+"""Jinja templates of single answers on a report's page: confusion table, and answers shown."""
 
 CONFUSION = """
 {% if confusions %}

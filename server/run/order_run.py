@@ -1,4 +1,4 @@
-"""An order while the sites work on it: who has answered, who could not, and who is missing."""
+"""An order while the sites work on it: who answered, was refused or left out, or is missing."""
 
 import time
 from collections.abc import Iterator
