@@ -1,7 +1,7 @@
 """The index at the end of docs/architecture.md: `python -m tests.file_index` writes it anew.
 
-A module's line is the first paragraph of its docstring, a plan's its first comment, an experiment's
-its question: so the index says what the files say of themselves.
+A module's line is the first paragraph of its docstring, that of a plan or of a container's file the
+first sentence of its first comment, an experiment's its question: what the files say of themselves.
 """
 
 import ast
@@ -10,13 +10,15 @@ from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 
+from common.printable import counted
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "architecture.md"
 HEADING = "## Every file in a line\n"
 #: In the order of the rooms on the page.
 ROOMS = (
     "commands", "benchmarks", "simulation", "server", "client", "serving", "retrieval", "report",
-    "cost", "interchange", "common", "configs",
+    "cost", "interchange", "common", "configs", "docker", "sites",
 )  # fmt: skip
 _ABOUT = (
     "\nWhat each says of itself; `tests/file_index.py` writes this part"
@@ -33,14 +35,14 @@ def with_index(page: str) -> str:
 
 def _folded(room: str, lines: Mapping[str, str]) -> str:
     entries = "\n".join(f"- `{path}`: {line}" for path, line in lines.items())
-    head = f"<details><summary><code>{room}/</code>, {len(lines)} files</summary>"
+    head = f"<details><summary><code>{room}/</code>, {counted(len(lines), 'file')}</summary>"
     return f"\n{head}\n\n{entries}\n\n</details>"
 
 
 def _lines_of(room: str) -> dict[str, str]:
     files = sorted(
         file
-        for suffix in ("*.py", "*.yaml")
+        for suffix in ("*.py", "*.yaml", "*.Dockerfile")
         for file in (ROOT / room).rglob(suffix)
         if file.name != "__init__.py"
     )

@@ -16,7 +16,7 @@ def test_a_line_is_the_first_paragraph_of_a_docstring():
     )
     assert "- `configs/experiments/rules.yaml`: Which rule aggregates best over four sites" in index
     # A folder's index is folded on a page that shows HTML.
-    assert index.count("<details>") == index.count("</details>") == 12
+    assert index.count("<details>") == index.count("</details>") == 14
 
 
 def test_an_index_that_is_there_is_replaced():
