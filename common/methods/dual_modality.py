@@ -76,7 +76,7 @@ class DualModality(LoraSettings):
     reuse: Reuse = Reuse.PROMPTS
     #: s of `reuse: distance`: the similarity from which on two prompts repel each other [S].
     margin: Annotated[float, Field(ge=-1, le=1)] = 0.7
-    decide: Decide = Decide.BASE_PRIOR
+    decide: Decide = Decide.OWN_MAX
     #: lambda of `decide: prototype`; null decides by the mean feature alone [S].
     prototype_weight: Positive | None = 1.0
     #: Fewest different images of which a site gives a class's mean feature away.
@@ -87,7 +87,7 @@ class DualModality(LoraSettings):
         """The name, followed by `reuse` and `decide` where they are not the defaults."""
         words = [self.name]
         words += [self.reuse.value] if self.reuse is not Reuse.PROMPTS else []
-        words += [self.decide.value] if self.decide is not Decide.BASE_PRIOR else []
+        words += [self.decide.value] if self.decide is not Decide.OWN_MAX else []
         return "_".join(words)
 
     def frozen_stages(self, modalities: Sequence[Modality], stage: int) -> tuple[int, ...]:

@@ -210,7 +210,7 @@ def test_an_export_is_loaded_by_plain_transformers_and_peft_with_its_prompts_bes
     prompts = load_file(out / "extras.safetensors")["extras.prompts"]
     assert prompts.numpy().tobytes() == bank.adapter(1).extra("prompts").tobytes()
     told = json.loads((out / "provenance.json").read_text())
-    assert told["classes"] == list(CLASSES[1]) and told["method"]["decide"] == "base_prior"
+    assert told["classes"] == list(CLASSES[1]) and told["method"]["decide"] == "own_max"
 
 
 @pytest.mark.parametrize("told", [None, "s0"])

@@ -138,12 +138,12 @@ def test_the_settings_are_the_authors_and_every_reading_can_be_compared():
     }
     assert offered["dual_modality"] == plain
     wide = parse_method({"name": "dual_modality", "rank": 2, "margin": 0.5})
-    assert DualModality.comparisons(wide, 4)["dual_modality_distance_own_max"].rank == 2
+    assert DualModality.comparisons(wide, 4)["dual_modality_distance_entropy"].rank == 2
     # The plain name is the plan's own, whichever way it decides.
     own = parse_method({"name": "dual_modality", "decide": "prototype"})
     found = DualModality.comparisons(own, 4)
     assert found["dual_modality"] == own
-    assert found["dual_modality_prompts_base_prior"] == plain
+    assert found["dual_modality_prompts_own_max"] == plain
 
 
 @pytest.mark.parametrize(
