@@ -1,11 +1,45 @@
-"""The event that ends a run, among those that the ServerApp writes (server/app.py)."""
+"""The events that the ServerApp writes (server/app.py), as they are read back from their file."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any, Final
 
-from common.process.progress import ProgressEvent
+from pydantic import BaseModel, Field, ValidationError, create_model
+
+from common.plan.plan import Plan
+from common.process.progress import ProgressEvent, read_events
 
 #: `done`: the run has finished. `failed`: it would fail again if it were started again.
 _FINAL = ("done", "failed")
+
+_Place = Annotated[int, Field(ge=0)]
+
+
+def _fields(kinds: Mapping[str, Any]) -> type[BaseModel]:
+    return create_model("_Event", **{name: (kind, ...) for name, kind in kinds.items()})
+
+
+#: The fields of each event that its readers rely on.
+_FIELDS: Final[Mapping[str, type[BaseModel]]] = {
+    "scoring": _fields({"task": _Place, "stage": _Place | None}),
+    "stage": _fields({"stage": _Place}),
+    "released": _fields({"stage": _Place}),
+    "round": _fields({"stage": _Place, "round": _Place, "losses": dict[str, float]}),
+    "waiting": _fields({"for": dict[str, str]}),
+    "refused": _fields({"stage": _Place, "site": str, "text": str}),
+    "base": _fields({"task": _Place, "score": float | None}),
+    "scores": _fields({"stage": _Place, "scores": list[float | None]}),
+    "report failed": _fields({"text": str}),
+    "failed": _fields({"text": str}),
+    "done": _fields({"seconds": float}),
+}
+
+
+def read_run_events(plan: Plan, file: Path, start: int = 0) -> tuple[list[ProgressEvent], int]:
+    """Return a run's events as `read_events` does, without those that were damaged on the disk."""
+    events, end = read_events(file, start)
+    return list(_whole(plan, events)), end
 
 
 def final_event(events: Sequence[ProgressEvent]) -> ProgressEvent | None:
@@ -14,4 +48,21 @@ def final_event(events: Sequence[ProgressEvent]) -> ProgressEvent | None:
     Of several only the last one counts: a run that failed and was requested again
     continues to write to the same file.
     """
-    return next((event for event in reversed(events) if event["event"] in _FINAL), None)
+    return next((event for event in reversed(events) if event.get("event") in _FINAL), None)
+
+
+def _whole(plan: Plan, events: Sequence[ProgressEvent]) -> Iterator[ProgressEvent]:
+    """Yield the events that have their fields, and are of stages that the plan has."""
+    count = len(plan.stages)
+    stages = (None, *range(count))
+    for event in events:
+        name = event.get("event")
+        if not isinstance(name, str):
+            continue
+        with suppress(ValidationError):
+            if name in _FIELDS:
+                _FIELDS[name].model_validate(event, strict=True)
+            rows = event.get("scores")
+            if event.get("stage") in stages and event.get("task") in stages:
+                if rows is None or len(rows) == count:
+                    yield event

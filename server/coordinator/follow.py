@@ -7,7 +7,7 @@ from common.errors import StateError
 from common.plan.file import load_plan
 from common.plan.plan import Plan
 from common.process.progress import ProgressEvent, read_events
-from server.coordinator.events import final_event
+from server.coordinator.events import final_event, read_run_events
 from server.coordinator.state import RequestedRun, State
 from server.coordinator.status import describe_activity
 
@@ -72,7 +72,7 @@ class RunFollower:
         # Read before the events: a run writes its final event first, and only then is its
         # request cleared.
         requested = self._state.requested
-        end = final_event(read_events(self._file, self._requested.since)[0])
+        end = final_event(read_run_events(self._plan, self._file, self._requested.since)[0])
         if end is not None and end["event"] == "failed":
             raise StateError(str(end["text"]))
         if end is None and requested != self._requested:
@@ -82,7 +82,7 @@ class RunFollower:
         return end is not None
 
     def _new_events(self, file: Path) -> list[ProgressEvent]:
-        events, self._ends[file] = read_events(file, self._ends[file])
+        events, self._ends[file] = read_run_events(self._plan, file, self._ends[file])
         return events
 
     def _activity_after(self, event: ProgressEvent) -> str:

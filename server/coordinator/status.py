@@ -13,9 +13,9 @@ from common.errors import Refusal
 from common.plan.file import load_plan
 from common.plan.plan import Plan
 from common.plan_fields import Modality
-from common.process.progress import ProgressEvent, read_events
+from common.process.progress import ProgressEvent
 from server.aggregation.influence import SiteInfluence
-from server.coordinator.events import final_event
+from server.coordinator.events import final_event, read_run_events
 from server.coordinator.registry import enrolled
 from server.coordinator.state import State
 from server.coordinator.superlink import Node
@@ -107,9 +107,9 @@ def run_status(state: State, name: str) -> RunStatus:
     """
     folder, requested, file = state.run(name), state.requested, state.events_file(name)
     plan = load_plan(folder.plan)
-    events, _ = read_events(file)
+    events, _ = read_run_events(plan, file)
     since = requested.since if requested is not None and requested.run == name else 0
-    recent, _ = read_events(file, since)
+    recent, _ = read_run_events(plan, file, since)
     end = final_event(recent)
     stages = _stages(plan, folder, events, ended=end is not None)
     traffic, last_round = _from_journal(folder)

@@ -8,8 +8,8 @@ from statistics import median
 from common.errors import Refusal
 from common.plan.file import load_plan
 from common.plan.plan import Plan
-from common.process.progress import ProgressEvent, read_events
-from server.coordinator.events import final_event
+from common.process.progress import ProgressEvent
+from server.coordinator.events import final_event, read_run_events
 from server.coordinator.state import State
 
 #: Most updates that are named as left out, the latest first.
@@ -114,7 +114,7 @@ def run_progress(state: State, name: str, awaited: Mapping[str, str]) -> RunProg
         Refusal: its plan can't be read.
     """
     plan = load_plan(state.run(name).plan)
-    return progress_of(plan, read_events(state.events_file(name))[0], awaited)
+    return progress_of(plan, read_run_events(plan, state.events_file(name))[0], awaited)
 
 
 def progress_of(
@@ -157,10 +157,11 @@ def _summary(state: State, name: str) -> RunSummary | None:
         plan = load_plan(state.run(name).plan)
     except Refusal:
         return None
-    events, _ = read_events(state.events_file(name))
+    file = state.events_file(name)
+    events, _ = read_run_events(plan, file)
     requested = state.requested
     since = requested.since if requested is not None and requested.run == name else None
-    recent = events if since is None else read_events(state.events_file(name), since)[0]
+    recent = events if since is None else read_run_events(plan, file, since)[0]
     end = final_event(recent)
     idle = "stopped" if since is None else "requested"
     return RunSummary(
@@ -233,7 +234,7 @@ def _left_out(events: Sequence[ProgressEvent]) -> list[LeftOut]:
 def _due(plan: Plan, events: Sequence[ProgressEvent], awaited: Mapping[str, str]) -> Due | None:
     if not awaited:
         return None
-    waiting = [one for one in events if one["event"] == "waiting"]
+    waiting = [one for one in events if one["event"] == "waiting" and "stage" in one]
     if not waiting:
         return None
     last = waiting[-1]

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from common.process.progress import Follower, read_events, write_event
 
 
@@ -31,6 +33,26 @@ def test_a_line_that_a_killed_writer_left_in_half_is_passed_over(tmp_path: Path)
     file = tmp_path / "a.jsonl"
     file.write_bytes(b'{"st{"step": 2}\n{"step": 3}\n')
     assert read_events(file) == ([{"step": 3}], file.stat().st_size)
+
+
+def test_what_follows_half_a_line_is_a_line_of_its_own(tmp_path: Path):
+    file = tmp_path / "a.jsonl"
+    file.write_bytes(b'{"step": 1}\n{"st')
+    write_event(tmp_path, "a", {"step": 2})
+    assert read_events(file)[0] == [{"step": 1}, {"step": 2}]
+
+
+@pytest.mark.parametrize("line", [b"\xff\xfe\x00{", b"[1]", b"7", b"", b"[" * 100_000])
+def test_a_line_that_a_disk_has_damaged_is_passed_over(tmp_path: Path, line: bytes):
+    file = tmp_path / "a.jsonl"
+    file.write_bytes(b'{"step": 1}\n' + line + b'\n{"step": 2}\n')
+    assert read_events(file) == ([{"step": 1}, {"step": 2}], file.stat().st_size)
+
+
+def test_a_file_that_was_cut_is_read_from_its_beginning(tmp_path: Path):
+    file = tmp_path / "a.jsonl"
+    file.write_bytes(b'{"step": 1}\n')
+    assert read_events(file, 5000) == ([{"step": 1}], 12)
 
 
 def test_a_follower_yields_what_is_new_by_writer(tmp_path: Path):
