@@ -40,7 +40,7 @@ def compare(
 
 
 def _finished(folder: Path) -> "FinishedRun":
-    from common.plan.file import load_plan
+    from common.plan.file import load_plan, written_digest
     from report.compare.runs import FinishedRun
     from report.json_file import read_report
 
@@ -48,6 +48,13 @@ def _finished(folder: Path) -> "FinishedRun":
     own = [report for report in reports if report.method == reports[0].method]
     file = folder / "plan.json"
     plan: dict[str, Any] = json.loads(load_plan(file).canonical()) if file.exists() else {}
+    if plan and (found := written_digest(file)) not in {report.plan.hash for report in reports}:
+        typer.echo(
+            f"{file}: found the plan {found[:12]}, expected {own[0].plan.hash[:12]}, that of "
+            "report.json; it is taken for missing",
+            err=True,
+        )
+        plan = {}
     return FinishedRun(reports=own, plan=plan)
 
 

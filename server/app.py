@@ -81,6 +81,7 @@ def main(grid: Grid, context: Context) -> None:
 def run(plan: Plan, folder: RunFolder, grid: Grid, connection: "SiteConnection") -> RunReport:
     """Train every stage of the plan, release it into the bank, score it, and return the report."""
     on_event = partial(_write_event, folder)
+    check_history(plan, folder)
     with closing(Journal(folder, plan)) as journal:
         bank, key = open_bank(plan, folder), signing_key(folder)
         on_event({"event": "meeting"})
@@ -154,6 +155,37 @@ def open_bank(plan: Plan, folder: RunFolder) -> Bank:
                 f"expected plan {plan.digest[:12]}; use another folder for a new plan"
             )
     return bank
+
+
+def check_history(plan: Plan, folder: RunFolder) -> None:
+    """Check that the journal and the key of the run's releases are there, where it has some.
+
+    Without the one the report would lack what the releases cost, and without the other the next
+    release would be signed by a key that nobody knows.
+
+    Raises:
+        BankError, StateError: one of them is gone, or is that of another run.
+    """
+    releases = open_bank(plan, folder).releases if (folder.bank / INDEX_FILE).exists() else ()
+    if not releases:
+        return
+    restore = "restore it from a backup, or begin anew in another folder"
+    last, closed = releases[-1], set[int]()
+    if folder.journal.exists() and folder.journal.stat().st_size:
+        with closing(Journal(folder, None)) as journal:
+            closed = {stage for stage, _, _ in journal.rounds()}
+    lacking = [release.name for release in releases if release.stage not in closed]
+    if lacking:
+        raise StateError(
+            f"{folder.journal}: found no round of {', '.join(lacking)}, expected those of all "
+            f"{len(releases)} releases in {folder.bank}; {restore}"
+        )
+    found = SigningKey.load(folder.key).public_hex
+    if found != last.signer:
+        raise StateError(
+            f"{folder.key}: found the key {found[:12]}, expected {last.signer[:12]}, which has "
+            f"signed {last.name!r}; {restore}"
+        )
 
 
 def signing_key(folder: RunFolder) -> SigningKey:

@@ -14,7 +14,7 @@ from common.plan.plan import Plan
 from common.signing import SigningKey
 from report.json_file import read_report
 from report.model import RunReport
-from server.app import open_bank
+from server.app import check_history, open_bank
 from server.run.folder import RunFolder
 from server.run.journal import Journal
 from simulation.engines import Engine, run_apps
@@ -91,13 +91,14 @@ def carry_out(run: PlannedRun, engine: Engine, base_model: Path, quiet: bool) ->
 
 def _write_run_files(run: PlannedRun) -> None:
     """Write the plan and the signing key that the ServerApp reads."""
+    if not run.folder.key.exists():
+        simulation_key(run.plan).save(run.folder.key)
+    check_history(run.plan, run.folder)
     if not run.folder.journal.exists():
         # A blob that another method left at a site would be neither sent nor counted.
         for site in run.plan.sites:
             blob_store.keep_only(run.sites / site / "store", (), grace_s=-1)
     run.folder.plan.write_text(run.plan.canonical() + "\n", encoding="utf-8")
-    if not run.folder.key.exists():
-        simulation_key(run.plan).save(run.folder.key)
 
 
 def simulation_key(plan: Plan) -> SigningKey:

@@ -8,9 +8,16 @@ from typing import Any, Final, cast, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from common.documents.bounded import MOST_BYTES, parse_json
+from common.documents.bounded import (
+    MOST_BYTES,
+    OutOfBounds,
+    parse_json,
+    read_bytes,
+    why_unread,
+)
 from common.documents.yaml_text import load_yaml
 from common.errors import PlanError
+from common.identity import sha256
 from common.methods.registry import all_settings
 from common.plan.hospital_mistakes import hospital_mistakes
 from common.plan.mistakes import (
@@ -105,6 +112,20 @@ def read_plan(blob: bytes, digest: str, source: str) -> Plan:
     if plan.digest != digest:
         raise PlanError(f"{source}: found {plan.digest[:12]}, expected {digest[:12]}")
     return plan
+
+
+def written_digest(file: Path) -> str:
+    """Return the digest of the plan in a file that has its canonical JSON, of any version.
+
+    A version that has more fields than the one that wrote the file gives the plan another digest.
+
+    Raises:
+        PlanError: the file can't be read.
+    """
+    try:
+        return sha256(read_bytes(file).strip())
+    except (OSError, OutOfBounds) as error:
+        raise PlanError(f"{file}: can't be read as a plan ({why_unread(error)})") from None
 
 
 def _reason(error: Exception) -> str:

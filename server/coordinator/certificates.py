@@ -121,11 +121,28 @@ def days_left(certificate: Path) -> int:
     Raises:
         StateError: a file can't be read.
     """
-    try:
-        until = x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc
-    except (OSError, ValueError) as error:
-        raise StateError(f"{certificate}: can't read the certificate ({error})") from None
+    until = x509.load_pem_x509_certificate(read_certificate(certificate)).not_valid_after_utc
     return (until - datetime.now(UTC)).days
+
+
+def read_certificate(file: Path) -> bytes:
+    """Return the PEM of a certificate.
+
+    Raises:
+        StateError: the file can't be read, or holds no certificate.
+    """
+    try:
+        pem = file.read_bytes()
+        x509.load_pem_x509_certificate(pem)
+        # Python's ssl takes nothing else, beside the certificate neither.
+        pem.decode("ascii")
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else "found no whole certificate"
+        raise StateError(
+            f"{file}: can't be read ({why}), expected the certificate that "
+            "`fedmslora coordinator init` wrote; restore it from a backup"
+        ) from None
+    return pem
 
 
 def _builder(

@@ -17,7 +17,8 @@ _Place = Annotated[int, Field(ge=0)]
 
 
 def _fields(kinds: Mapping[str, Any]) -> type[BaseModel]:
-    return create_model("_Event", **{name: (kind, ...) for name, kind in kinds.items()})
+    fields: Any = {name: (kind, ...) for name, kind in kinds.items()}
+    return create_model("_Event", **fields)
 
 
 #: The fields of each event that its readers rely on.

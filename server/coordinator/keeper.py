@@ -14,6 +14,7 @@ from pathlib import Path
 from threading import Event
 from typing import Protocol
 
+from common.errors import Refusal
 from common.process.progress import Say, read_events, write_event
 from common.process.supervise import log_to_stderr, until_signalled
 from server.coordinator.events import final_event
@@ -22,8 +23,6 @@ from server.coordinator.state import RequestedRun, State
 from server.coordinator.superlink import (
     FlowerRun,
     SuperLink,
-    SuperLinkRefused,
-    SuperLinkUnavailable,
     make_bundle,
 )
 from server.run.folder import is_running
@@ -77,7 +76,8 @@ class Keeper:
         """Do what is due at the moment `now` (seconds of a monotonic clock).
 
         Raises:
-            SuperLinkUnavailable, SuperLinkRefused: the next call tries again.
+            Refusal: the SuperLink is away or refuses, or a file is damaged; the next call tries
+                again.
         """
         self._sync_nodes(now)
         requested = self._state.requested
@@ -158,7 +158,8 @@ def run_keeper(state: State, superlink: ControlApi, stop: Event, say: Say) -> No
         problem = ""
         try:
             keeper.reconcile(time.monotonic())
-        except (SuperLinkUnavailable, SuperLinkRefused) as error:
+        except Refusal as error:
+            # Also a file that is damaged: once it is mended the next call goes on.
             problem = str(error)
         if problem != logged:
             say(problem or "the SuperLink answers")

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import Field
 
-from common.documents.bounded import read_bytes, read_text, why_unread
+from common.documents.bounded import parse_json, read_bytes, read_text, why_unread
 from common.durable import DISK, write_file
 from common.errors import StateError
 from common.plan_fields import Modality, Slug, Strict
@@ -38,8 +38,18 @@ class EnrolledSite(Strict):
 
     @property
     def pem(self) -> bytes:
-        """The public key in PEM, as Flower compares it."""
-        key = serialization.load_ssh_public_key(self.public_key.encode())
+        """The public key in PEM, as Flower compares it.
+
+        Raises:
+            StateError: it was damaged.
+        """
+        try:
+            key = serialization.load_ssh_public_key(self.public_key.encode())
+        except (ValueError, UnsupportedAlgorithm):
+            raise StateError(
+                f"sites.json, {self.name}: found no public key, expected the one that the site was "
+                "enrolled with; restore the file from a backup"
+            ) from None
         return key.public_bytes(
             serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
         )
@@ -68,7 +78,7 @@ def read_sites(file: Path) -> tuple[EnrolledSite, ...]:
 
 def _with_modalities(text: str) -> str:
     """Return the registry's JSON as it is now: before version 0.7 a site had one `modality`."""
-    document: Any = json.loads(text)
+    document: Any = parse_json(text)
     found = cast(dict[str, Any], document) if isinstance(document, dict) else {}
     sites: Any = found.get("sites")
     for site in cast(list[Any], sites if isinstance(sites, list) else []):

@@ -11,7 +11,7 @@ from common.documents.bounded import read_text, why_unread
 from common.durable import DISK, write_file
 from common.errors import StateError
 from common.network.address import joined_address
-from common.plan_fields import Strict
+from common.plan_fields import Slug, Strict
 from common.process.file_lock import file_lock
 from server.run.folder import RunFolder
 
@@ -32,7 +32,7 @@ class CoordinatorSettings(Strict):
         slack_s: how much longer a reply may take before it counts as lost.
     """
 
-    hosts: tuple[str, ...]
+    hosts: Annotated[tuple[str, ...], Field(min_length=1)]
     port: Port
     bind: str
     inner_host: str
@@ -61,8 +61,8 @@ class RequestedRun(Strict):
         stop: the run is to be stopped, after which it is not requested any more.
     """
 
-    run: str
-    since: int
+    run: Slug
+    since: Annotated[int, Field(ge=0, lt=2**63)]
     stop: bool = False
 
 
@@ -147,7 +147,9 @@ class State:
         Raises:
             StateError: the file is damaged.
         """
-        return _read(self.settings_file, CoordinatorSettings)
+        return _read(
+            self.settings_file, CoordinatorSettings, "what init wrote; restore it from a backup"
+        )
 
     def run(self, name: str) -> RunFolder:
         """Return the folder of a run."""
@@ -169,7 +171,11 @@ class State:
             StateError: the file is damaged.
         """
         try:
-            return _read(self._request_file, RequestedRun)
+            return _read(
+                self._request_file,
+                RequestedRun,
+                "a request; remove the file, then `fedmslora coordinator run` requests it again",
+            )
         except FileNotFoundError:
             return None
 
@@ -194,12 +200,12 @@ class State:
         return self.root / "wanted.json"
 
 
-def _read(file: Path, model: type[_Model]) -> _Model:
+def _read(file: Path, model: type[_Model], expected: str) -> _Model:
     try:
         return model.model_validate_json(read_text(file), strict=True)
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as error:
         raise StateError(
-            f"{file}: can't be read ({why_unread(error)}), expected what init wrote"
+            f"{file}: can't be read ({why_unread(error)}), expected {expected}"
         ) from None

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from common.bank.bank import Bank
 from common.bank.release import INDEX_FILE
-from common.errors import Refusal
-from common.plan.file import load_plan
+from common.errors import Refusal, StateError
+from common.plan.file import load_plan, written_digest
 from common.plan.plan import Plan
 from common.plan_fields import Modality
 from common.process.progress import ProgressEvent
@@ -106,7 +106,7 @@ def run_status(state: State, name: str) -> RunStatus:
         Refusal: its plan or its bank can't be read.
     """
     folder, requested, file = state.run(name), state.requested, state.events_file(name)
-    plan = load_plan(folder.plan)
+    plan = _plan_of(name, folder)
     events, _ = read_run_events(plan, file)
     since = requested.since if requested is not None and requested.run == name else 0
     recent, _ = read_run_events(plan, file, since)
@@ -123,6 +123,29 @@ def run_status(state: State, name: str) -> RunStatus:
         traffic=traffic,
         last_round=last_round,
     )
+
+
+def _plan_of(name: str, folder: RunFolder) -> Plan:
+    """Read the plan of a run.
+
+    Raises:
+        Refusal: it can't be read, or is that of another run.
+    """
+    plan, again = load_plan(folder.plan), "`fedmslora coordinator run PLAN` writes it anew"
+    if plan.name != name:
+        raise StateError(f"{folder.plan}: found the plan {plan.name!r}, expected {name!r}; {again}")
+    digest = written_digest(folder.plan)
+    for release in Bank.open(folder.bank).releases if _has_bank(folder) else ():
+        if release.plan != digest:
+            raise StateError(
+                f"{folder.plan}: found the plan {digest[:12]}, expected {release.plan[:12]}, by "
+                f"which {release.name!r} was released; {again}"
+            )
+    return plan
+
+
+def _has_bank(folder: RunFolder) -> bool:
+    return (folder.bank / INDEX_FILE).exists()
 
 
 def site_statuses(
@@ -236,7 +259,7 @@ def _training(plan: Plan, stage: int, number: int) -> str:
 def _stages(
     plan: Plan, folder: RunFolder, events: Sequence[ProgressEvent], *, ended: bool
 ) -> tuple[StageStatus, ...]:
-    releases = Bank.open(folder.bank).releases if (folder.bank / INDEX_FILE).exists() else ()
+    releases = Bank.open(folder.bank).releases if _has_bank(folder) else ()
     rounds = {(one["stage"], one["round"]) for one in events if one["event"] == "round"}
     begun = last_event(events, {"stage"})
     statuses: list[StageStatus] = []

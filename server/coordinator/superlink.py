@@ -33,6 +33,7 @@ from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from common.errors import Refusal
 from common.identity import ROOT
 from common.network.proxies import NO_PROXIES, changed_environment
+from server.coordinator.certificates import read_certificate
 from server.coordinator.state import State
 
 #: How many of the newest runs are listed; only the last one can be active.
@@ -99,13 +100,18 @@ class SuperLink:
     """
 
     def __init__(self, state: State) -> None:
+        """Make a client of this coordinator's SuperLink.
+
+        Raises:
+            StateError: the settings or the authority's certificate are damaged.
+        """
         self._address = state.settings.inner
         # Its client reads the environment when it is made.
         with changed_environment(NO_PROXIES):
             self._client = ControlHttpClient.from_server_address(
                 self._address,
                 insecure=False,
-                root_certificates=state.ca.read_bytes(),
+                root_certificates=read_certificate(state.ca),
                 interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr CLI")],
             )
 

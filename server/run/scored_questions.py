@@ -22,4 +22,7 @@ def scored_questions(journal: Path, stage: int) -> dict[str, int]:
             ).fetchall()
     except sqlite3.Error:
         return {}
-    return {site: int(json.loads(header)["questions"]) for site, header in rows}
+    try:
+        return {site: int(json.loads(header)["questions"]) for site, header in rows}
+    except (ValueError, KeyError, TypeError):
+        return {}

@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from common.errors import DataError
+from common.plan.file import load_plan
 from fedmslora import app
 from report.metrics import trackers
 from report.write import write_document
@@ -37,6 +38,17 @@ def test_a_folder_without_a_report_is_one_sentence(runs: tuple[str, str], tmp_pa
     result = CliRunner().invoke(app, ["compare", runs[0], str(tmp_path)])
     assert isinstance(result.exception, DataError)
     assert "can't be read as a report" in str(result.exception)
+
+
+def test_a_plan_of_another_run_is_not_compared(runs: tuple[str, str]):
+    plan = load_plan(Path("configs/soak.yaml"))
+    for folder in runs:
+        (Path(folder) / "plan.json").write_text(plan.canonical(), encoding="utf-8")
+    said = CliRunner().invoke(app, ["compare", *runs])
+    assert said.exit_code == 0, said.exception
+    expected = f"plan.json: found the plan {plan.digest[:12]}, expected abababababab"
+    assert said.stderr.count(expected) == 2
+    assert "A plan is missing" in said.stdout
 
 
 def test_a_missing_tracker_is_named_with_its_extra(

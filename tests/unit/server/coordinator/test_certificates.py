@@ -10,6 +10,7 @@ from common.errors import StateError
 from server.coordinator.certificates import (
     days_left,
     load_authority,
+    read_certificate,
     renew_server,
     write_certificates,
 )
@@ -87,5 +88,18 @@ def test_a_damaged_authority_is_refused(folder: Path):
     with pytest.raises(StateError, match="can't read the certificate authority"):
         load_authority(folder)
     (folder / "server.crt").write_text("nothing", encoding="utf-8")
-    with pytest.raises(StateError, match="can't read the certificate"):
+    with pytest.raises(StateError, match=r"server\.crt: .*found no whole certificate"):
         days_left(folder / "server.crt")
+
+
+@pytest.mark.parametrize("damage", [b"", b"-----BEGIN", b"\xff\xfe"])
+def test_a_damaged_certificate_of_the_authority_is_named(folder: Path, damage: bytes):
+    file = folder / "ca.crt"
+    whole = file.read_bytes()
+    assert read_certificate(file) == whole
+    file.write_bytes(damage + (whole if damage == b"\xff\xfe" else b""))
+    with pytest.raises(StateError, match=r"ca\.crt: .*found no whole certificate.*expected the"):
+        read_certificate(file)
+    file.unlink()
+    with pytest.raises(StateError, match=r"ca\.crt: can't be read \(No such file"):
+        read_certificate(file)

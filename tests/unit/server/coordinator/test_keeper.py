@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
+from threading import Event
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -13,7 +14,7 @@ from common.plan_fields import Modality
 from common.process.progress import read_events, write_event
 from server.coordinator.flower_nodes import sync_nodes
 from server.coordinator.init import init_coordinator
-from server.coordinator.keeper import Keeper
+from server.coordinator.keeper import Keeper, run_keeper
 from server.coordinator.registry import EnrolledSite, enroll, enrolled, leave
 from server.coordinator.state import CoordinatorSettings, RequestedRun, State
 from server.coordinator.superlink import FlowerRun, Node, SuperLinkRefused, SuperLinkUnavailable
@@ -101,6 +102,26 @@ def site(name: str) -> EnrolledSite:
 def test_nothing_is_started_where_nothing_is_requested(keeper: Keeper, flower: Flower):
     keeper.reconcile(0.0)
     assert flower.all_runs == []
+
+
+def test_a_damaged_file_is_a_line_of_the_log_until_it_is_mended(
+    state: State, flower: Flower, monkeypatch: pytest.MonkeyPatch
+):
+    (state.root / "wanted.json").write_bytes(b'{"run":"demo","since"')
+    said: list[str] = []
+    stop = Event()
+
+    def pause(_seconds: float) -> None:
+        if flower.all_runs:
+            stop.set()
+        state.request(RequestedRun(run="demo", since=0))
+
+    monkeypatch.setattr("server.coordinator.keeper.time.sleep", pause)
+    monkeypatch.setattr("server.coordinator.keeper.make_bundle", lambda: b"code")
+    run_keeper(state, flower, stop, said.append)  # pyright: ignore[reportArgumentType]
+    assert len(flower.all_runs) == 1
+    assert "wanted.json: can't be read" in said[0] and "remove the file" in said[0]
+    assert said[1:] == ["the SuperLink answers"]
 
 
 def test_a_requested_run_is_started_once_with_its_folder(

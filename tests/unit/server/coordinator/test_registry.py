@@ -129,6 +129,15 @@ def test_a_file_that_is_not_there_or_damaged_is_named(tmp_path: Path):
     (tmp_path / "sites.json").write_text("{", encoding="utf-8")
     with pytest.raises(StateError, match=r"sites\.json: can't be read"):
         read_sites(tmp_path / "sites.json")
+    (tmp_path / "sites.json").write_text("[" * 100_000, encoding="utf-8")
+    with pytest.raises(StateError, match=r"sites\.json: can't be read"):
+        read_sites(tmp_path / "sites.json")
+
+
+def test_a_damaged_key_in_the_registry_is_said_of_its_site():
+    damaged = site("north", "ecdsa-sha2-nistp384 AAAA")
+    with pytest.raises(StateError, match=r"sites\.json, north: found no public key, expected"):
+        _ = damaged.pem
 
 
 def test_a_site_of_several_modalities_and_a_registry_of_one_each_are_read(tmp_path: Path):

@@ -30,5 +30,15 @@ def test_each_site_that_was_scored_on_the_stage_counts_once(tmp_path: Path):
 
 def test_without_a_journal_nothing_is_known(tmp_path: Path):
     assert scored_questions(tmp_path / "journal.sqlite", 0) == {}
+    book = journal(tmp_path / "damaged")
+    judged = replace(ORDER, work=Work.EVALUATE, round=0)
+    scores = Scores(
+        order=judged.digest, site="a", questions=4, metrics={"f1": 0.5}, majority={"f1": 0.25}
+    )
+    book.record(judged, scores, 1, 2)
+    book._db.execute("update answers set header = '{'")  # pyright: ignore[reportPrivateUsage]
+    book._db.commit()  # pyright: ignore[reportPrivateUsage]
+    book.close()
+    assert scored_questions(RunFolder(tmp_path / "damaged").journal, 0) == {}
     (tmp_path / "other").write_text("no database")
     assert scored_questions(tmp_path / "other", 0) == {}
