@@ -148,7 +148,9 @@ def list_(
         write_reference_folder,
     )
 
-    loaded, database = load_plan(plan), Database(db)
+    loaded = load_plan(plan)
+    with _progress() as on_progress:
+        database = Database(db, on_progress)
     general = general_questions(questions or GENERAL)
     settings = ListSettings(
         how=how, k=k, images_per_caption=images_per_caption, task=task, domain=domain,

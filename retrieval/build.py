@@ -22,6 +22,7 @@ from retrieval.database import (
     Database,
     DatabaseFacts,
     database_digest,
+    file_digests,
 )
 from retrieval.dense_index import Vectors, write_shards
 from retrieval.embedders import CaptionVectors, ImageVectors
@@ -58,7 +59,7 @@ def build(
         write_file(out / _BUILD, json.dumps(wanted, indent=1).encode(), DISK)
         if not (out / FACTS).exists():
             _build_parts(folder, files, out, (captions, images), on_progress)
-    return Database(out)
+    return Database(out, on_progress)
 
 
 def _build_parts(
@@ -96,6 +97,7 @@ def _build_parts(
             folder=os.path.relpath(folder.absolute(), out.absolute()),
             embedder=captions.identity,
             images=identity,
+            files=file_digests(out),
         )
     write_file(out / FACTS, facts.to_json().encode(), DISK)
 

@@ -10,19 +10,23 @@
 The pairs' own files stay where they are; they are read again only for the pairs of a list.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import ClassVar, Final
 
-from common.documents.bounded import parse_json, read_text
+from pydantic import ConfigDict, TypeAdapter
+
+from common.documents.bounded import parse_json, read_text, why_unread
 from common.errors import DataError
 from common.identity import canonical_json, sha256
 from retrieval.bm25 import Bm25
 from retrieval.dense_index import DenseIndex
 from retrieval.embedders import Identity, TextEmbedder
 from retrieval.pair_table import PairTable
+from retrieval.pairs import OnProgress, silent
 from retrieval.tfidf_svd import NAME, load_tfidf_svd
 
 FACTS: Final = "database.json"
@@ -34,6 +38,8 @@ BM25: Final = "bm25"
 #: The folder within the folder of pairs where a database is made by default.
 DEFAULT_NAME: Final = "index"
 FORMAT: Final = 1
+#: Most bytes of the facts: a file of every 262,144 captions has a line.
+_MOST_BYTES: Final = 2**26
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +50,11 @@ class DatabaseFacts:
         digest: SHA-256 of the pairs and of what their vectors are made by.
         folder: where the pairs' files are, from the database's folder.
         images: what the vectors of the images are made by; None without such vectors.
+        files: SHA-256 of every file, by its path in the folder; None of a database from before
+            it was kept.
     """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
 
     digest: str
     pairs: int
@@ -53,6 +63,7 @@ class DatabaseFacts:
     embedder: Identity
     images: Identity | None
     format: int = FORMAT
+    files: Mapping[str, str] | None = None
 
     def to_json(self) -> str:
         """Return the file's text."""
@@ -68,8 +79,8 @@ def database_digest(pairs: str, embedder: Identity, images: Identity | None) -> 
 class Database:
     """A database that was built, open for questions."""
 
-    def __init__(self, folder: Path) -> None:
-        """Open the database in `folder`, or in its folder `index`.
+    def __init__(self, folder: Path, on_progress: OnProgress = silent) -> None:
+        """Open the database in `folder`, or in its folder `index`; read every file for its digest.
 
         Raises:
             DataError: there is none, or a part of it is missing or damaged.
@@ -78,12 +89,19 @@ class Database:
             folder = folder / DEFAULT_NAME
         self.folder = folder
         self.facts = _read_facts(folder)
+        _check_files(folder, self.facts.files or {}, on_progress)
         self.table = PairTable(folder / PAIRS)
         expected = database_digest(self.table.digest, self.facts.embedder, self.facts.images)
         if expected != self.facts.digest:
             raise DataError(
                 f"{folder}: found the pairs of another database, expected those of the digest "
                 f"{self.facts.digest[:16]}"
+            )
+        found = (self.table.pairs, self.table.captions)
+        if found != (self.facts.pairs, self.facts.captions):
+            raise DataError(
+                f"{folder / FACTS}: found {self.facts.pairs} pairs and {self.facts.captions} "
+                f"captions, expected {found[0]} and {found[1]} as in {PAIRS}"
             )
         self.dense = DenseIndex(folder / CAPTIONS, self.table.captions)
         self.bm25 = Bm25(folder / BM25, self.table.captions)
@@ -102,21 +120,53 @@ class Database:
         return load_tfidf_svd(self.folder / EMBEDDER) if learned else None
 
 
+def file_digests(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of every file of a database but its facts, by its path in the folder."""
+    parts = [folder / PAIRS, *(folder / name for name in (CAPTIONS, IMAGES, EMBEDDER, BM25))]
+    files = [file for part in parts for file in (part, *part.rglob("*")) if file.is_file()]
+    return {file.relative_to(folder).as_posix(): _digest(file) for file in sorted(files)}
+
+
+def _check_files(folder: Path, expected: Mapping[str, str], on_progress: OnProgress) -> None:
+    """Check that every file is as it was built: search finds nothing wrong in a changed one.
+
+    Raises:
+        DataError: one is missing, or has other bytes.
+    """
+    for done, (name, digest) in enumerate(expected.items(), 1):
+        try:
+            found = _digest(folder / name)
+        except OSError as error:
+            found = error.strerror or "not readable"
+        if found != digest:
+            raise DataError(
+                f"{folder / name}: found {found[:40]}, expected the SHA-256 {digest[:40]}: the "
+                f"file is not as it was built; restore it, or remove {folder} and build it anew"
+            )
+        on_progress("checking files", done, len(expected))
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
 def _read_facts(folder: Path) -> DatabaseFacts:
     file = folder / FACTS
     try:
-        document: Any = parse_json(read_text(file))
-        fields: Mapping[str, Any] = dict(document)
-        facts = DatabaseFacts(**fields)
+        facts = _FACTS.validate_json(json.dumps(parse_json(read_text(file, _MOST_BYTES))))
     except FileNotFoundError:
         raise DataError(
             f"{folder}: found no {FACTS}, expected a database that `fedmslora retrieval build` "
             "finished"
         ) from None
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError) as error:
         raise DataError(
-            f"{file}: found no facts of a database ({type(error).__name__}), expected them"
+            f"{file}: found no facts of a database ({why_unread(error)}), expected them"
         ) from None
     if facts.format != FORMAT:
         raise DataError(f"{file}: field 'format': found {facts.format!r}, expected {FORMAT}")
     return facts
+
+
+_FACTS: TypeAdapter[DatabaseFacts] = TypeAdapter(DatabaseFacts)

@@ -97,17 +97,16 @@ class PairTable:
         Raises:
             DataError: `file` is no such table.
         """
-        # Other threads may read, too; nothing is ever written.
-        self._connection = sqlite3.connect(
-            f"{file.absolute().as_uri()}?mode=ro&immutable=1", uri=True, check_same_thread=False
-        )
-        weakref.finalize(self, self._connection.close)
         try:
+            # Other threads may read, too; nothing is ever written.
+            self._connection = sqlite3.connect(
+                f"{file.absolute().as_uri()}?mode=ro&immutable=1", uri=True, check_same_thread=False
+            )
+            weakref.finalize(self, self._connection.close)
             self.digest = str(self._one("SELECT digest FROM facts"))
             self.pairs = int(self._one("SELECT count(*) FROM pairs"))
             self.captions = int(self._one("SELECT count(*) FROM captions"))
         except (sqlite3.Error, TypeError) as error:
-            self._connection.close()
             raise DataError(
                 f"{file}: found no table of pairs ({error}), expected one that "
                 "`fedmslora retrieval build` wrote"

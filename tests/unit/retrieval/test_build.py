@@ -186,6 +186,53 @@ def test_a_database_of_other_pairs_or_no_facts_is_refused(tmp_path: Path):
             Database(folder)
     (folder / "database.json").write_text(json.dumps(facts))
     assert Database(tmp_path).facts.digest == facts["digest"]
+    # A database from before its files' digests were kept.
+    del facts["files"]
+    (folder / "database.json").write_text(json.dumps(facts))
+    assert Database(folder).facts.digest == facts["digest"]
     (folder / "pairs.sqlite").write_bytes(b"x" * 100)
     with pytest.raises(DataError, match=r"pairs\.sqlite: found no table of pairs"):
+        Database(folder)
+    (folder / "pairs.sqlite").unlink()
+    with pytest.raises(DataError, match=r"pairs\.sqlite: found no table of pairs"):
+        Database(folder)
+
+
+FACTS: list[tuple[str, object]] = [
+    ("pairs", "8"), ("pairs", 9), ("captions", None), ("captions", 7), ("embedder", []),
+    ("embedder", {"name": None}), ("images", 1), ("folder", 0), ("files", {"pairs.sqlite": 1}),
+    ("format", "1"), ("of", "else"),
+]  # fmt: skip
+
+
+def test_a_fact_of_another_kind_or_that_the_pairs_do_not_have_is_refused(tmp_path: Path):
+    folder = word_database(tmp_path, CAPTIONS).folder
+    facts = json.loads((folder / "database.json").read_text())
+    for name, value in FACTS:
+        (folder / "database.json").write_text(json.dumps({**facts, name: value}))
+        with pytest.raises(DataError, match=r"database\.json: f"):
+            Database(folder)
+
+
+def test_no_file_of_a_database_is_searched_that_is_not_as_it_was_built(tmp_path: Path):
+    folder = vector_database(tmp_path, CAPTIONS, np.eye(8), np.eye(8)[::-1]).folder
+    files = [file for file in folder.rglob("*") if file.is_file() and file.parent != folder]
+    names = {file.relative_to(folder).as_posix() for file in files}
+    assert {"captions/00000.faiss", "images/00000.faiss"} < names
+    for file in [*files, folder / "pairs.sqlite"]:
+        whole = file.read_bytes()
+        flipped = bytearray(whole)
+        flipped[-1] ^= 1
+        for damaged in (b"", whole[:-1], bytes(flipped), bytes(len(whole)), whole + b"\0", None):
+            file.unlink()
+            if damaged is not None:
+                file.write_bytes(damaged)
+            said = rf"{file.name}: found .*, expected the SHA-256 .* remove {folder} and build it"
+            with pytest.raises(DataError, match=said):
+                Database(folder)
+            file.write_bytes(whole)
+    # An index of as many vectors of the same width, of something else.
+    captions, images = folder / "captions" / "00000.faiss", folder / "images" / "00000.faiss"
+    captions.write_bytes(images.read_bytes())
+    with pytest.raises(DataError, match=r"captions/00000\.faiss: found"):
         Database(folder)
