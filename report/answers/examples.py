@@ -11,9 +11,9 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
-from common.documents.bounded import parse_json, read_text
+from common.documents.bounded import read_bytes
 from common.durable import DISK, write_file
 from common.errors import DataError
 from common.metrics import AnsweredQuestion, judge
@@ -103,8 +103,8 @@ def read_examples(folder: Path) -> list[AnsweredPicture]:
     if not file.exists():
         return []
     try:
-        return _EXAMPLES.validate_python(parse_json(read_text(file, _MOST_BYTES)))
-    except (OSError, ValueError, ValidationError) as error:
+        return _EXAMPLES.validate_json(read_bytes(file, _MOST_BYTES))
+    except (OSError, ValueError) as error:
         found = type(error).__name__
         raise DataError(f"{file}: can't be read as examples of answers ({found})") from None
 

@@ -74,9 +74,12 @@ def test_examples_are_read_back_and_a_damaged_file_is_named(tmp_path: Path):
     found = chosen_examples("tissue", [answered(pictures(tmp_path, 1)[0], "no")], thumbnail)
     write_examples(tmp_path, found)
     assert read_examples(tmp_path) == found
-    (tmp_path / EXAMPLES_FILE).write_text("[{}]", encoding="utf-8")
-    with pytest.raises(DataError, match="examples of answers"):
-        read_examples(tmp_path)
+    # Half a surrogate could be written into no page.
+    half = (tmp_path / EXAMPLES_FILE).read_text(encoding="utf-8").replace("tissue", "\\ud800")
+    for damaged in ("[{}]", "[" * 100_000, half):
+        (tmp_path / EXAMPLES_FILE).write_text(damaged, encoding="utf-8")
+        with pytest.raises(DataError, match="examples of answers"):
+            read_examples(tmp_path)
 
 
 def test_no_coordinator_makes_examples_or_reads_single_answers():
