@@ -77,10 +77,17 @@ class AcceptedScores:
 
 
 def durable(ask: AskSites, journal: Journal) -> Ask:
-    """Return `ask`, but with every answer journalled before it counts, and none asked for twice."""
+    """Return `ask`, but with every answer journalled before it counts, and none asked for twice.
+
+    A site whose update was damaged on this disk since is asked again: it gives the same one.
+    """
 
     def asking(order: Order, sites: Sequence[str]) -> Iterator[Response]:
-        known = journal.answered(order)
+        known = {
+            site: answer
+            for site, answer in journal.answered(order).items()
+            if isinstance(answer, Scores) or _is_intact(answer, journal)
+        }
         yield from (_event(site, known[site]) for site in sites if site in known)
         missing = [site for site in sites if site not in known]
         accepted: dict[str, AcceptedUpdate | Scores] = {}
@@ -118,6 +125,12 @@ def fault_of(order: Order, answer: Answer, journal: Journal) -> str | None:
             return (
                 f"found {type(answer).__name__.lower()}, expected an answer to {order.work.words}"
             )
+
+
+def _is_intact(update: AcceptedUpdate, journal: Journal) -> bool:
+    """Return whether an update's blobs are on the disk as they came."""
+    digests = (update.adapter, update.prototype)
+    return all(digest is None or journal.blobs.is_intact(digest) for digest in digests)
 
 
 def _event(site: str, answer: AcceptedUpdate | Scores) -> AcceptedUpdate | AcceptedScores:

@@ -1,5 +1,6 @@
 """The folder of a run, the same for a simulation and a coordinator."""
 
+import hashlib
 from collections.abc import Callable, Collection, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -63,13 +64,13 @@ class Blobs:
         return self.folder / f"{digest}{_SUFFIX}"
 
     def put(self, blob: bytes) -> str:
-        """Write the blob to the disk, if it is not there, and return its digest.
+        """Write the blob to the disk, if it is not there undamaged, and return its digest.
 
         Raises:
             OSError: the disk is full or fails; then no file of the blob's name is there.
         """
         digest = sha256(blob)
-        if not self.path(digest).exists():
+        if not self.is_intact(digest):
             self.folder.mkdir(parents=True, exist_ok=True)
             write_file(self.path(digest), blob, self.files)
         return digest
@@ -83,10 +84,24 @@ class Blobs:
         try:
             blob = self.path(digest).read_bytes()
         except OSError as error:
-            raise StateError(f"{self.path(digest)}: can't be read ({error.strerror})") from None
+            raise StateError(
+                f"{self.path(digest)}: can't be read ({error.strerror}), expected an adapter that "
+                "the run needs; restore it from a backup, or begin anew in another folder"
+            ) from None
         if sha256(blob) != digest:
-            raise StateError(f"{self.path(digest)}: found other bytes than its name says")
+            raise StateError(
+                f"{self.path(digest)}: found other bytes than its name says, expected an adapter "
+                "that the run needs; restore it from a backup, or begin anew in another folder"
+            )
         return blob
+
+    def is_intact(self, digest: str) -> bool:
+        """Return whether the blob with this digest is there, and undamaged."""
+        try:
+            with self.path(digest).open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest() == digest
+        except OSError:
+            return False
 
     def keep_only(self, digests: Collection[str]) -> None:
         """Delete every other blob, and what is half-written."""

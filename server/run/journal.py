@@ -25,6 +25,7 @@ from server.run.folder import Blobs, RunFolder
 from server.run.journal_records import AcceptedUpdate as AcceptedUpdate
 from server.run.journal_records import ClosedRound as ClosedRound
 from server.run.journal_records import Traffic as Traffic
+from server.run.journal_records import accepted_update, answer_of
 from server.run.plan_changes import differing_fields
 
 #: The version of the tables; a journal of another one is refused.
@@ -92,7 +93,7 @@ class Journal:
             " order by site",
             order.digest,
         )
-        return {site: _answer(work, header) for site, work, header in rows}
+        return {site: answer_of(work, header) for site, work, header in rows}
 
     def first_questions(self, stage: int, site: str) -> int | None:
         """Return how many test questions of a stage's task a site said that it has, at first."""
@@ -137,7 +138,7 @@ class Journal:
                     "insert or replace into sessions values (?, ?)",
                     (self._session, time.monotonic() - self._started),
                 )
-        return _answer(order.work, header)
+        return answer_of(order.work, header)
 
     @contextmanager
     def tentative_blob(self, blob: bytes) -> Generator[tuple[str, Callable[[], None]]]:
@@ -324,7 +325,7 @@ class Journal:
         )
         last = {(number, site): header for number, site, header in rows}
         return [
-            (round_number, _accepted_update(header)) for (round_number, _), header in last.items()
+            (round_number, accepted_update(header)) for (round_number, _), header in last.items()
         ]
 
     def traffic(self) -> list[Traffic]:
@@ -387,13 +388,3 @@ class Journal:
             raise StateError(f"{self._file}: the journal can't be used ({error})") from None
         except OSError as error:
             raise StateError(f"{self._file}: can't be written ({error.strerror})") from None
-
-
-def _answer(work: str, header: str) -> AcceptedUpdate | Scores:
-    return _accepted_update(header) if work == "train" else Scores.from_header(json.loads(header))
-
-
-def _accepted_update(header: str) -> AcceptedUpdate:
-    fields: dict[str, Any] = json.loads(header)
-    del fields["order"]
-    return AcceptedUpdate(**fields)

@@ -1,7 +1,11 @@
 """What the journal gives back: traffic, accepted updates, closed rounds."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
+
+from common.exchange import Scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,3 +56,15 @@ class ClosedRound:
     refusals: tuple[str, ...]
     adapter: str
     error: float | None
+
+
+def answer_of(work: str, header: str) -> AcceptedUpdate | Scores:
+    """Return the answer to this work, by its header."""
+    return accepted_update(header) if work == "train" else Scores.from_header(json.loads(header))
+
+
+def accepted_update(header: str) -> AcceptedUpdate:
+    """Return the update with this header."""
+    fields: dict[str, Any] = json.loads(header)
+    del fields["order"]
+    return AcceptedUpdate(**fields)

@@ -4,7 +4,7 @@ import json
 import os
 import signal
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +12,11 @@ import pytest
 
 from common.durable import DISK
 from common.errors import StateError
-from common.exchange import Scores, Update
+from common.exchange import Order, Scores, Update
 from common.identity import sha256
 from common.plan.file import parse_plan
 from common.work import Work
+from server.run.accept import Accept, Done, Refused, Waiting
 from server.run.folder import Blobs, RunFolder
 from server.run.journal import AcceptedUpdate, ClosedRound, Journal
 from server.run.stage import train_stage
@@ -206,6 +207,46 @@ def test_a_damaged_blob_is_an_error_of_one_sentence(tmp_path: Path):
         blobs.get(digest)
     with pytest.raises(StateError, match="can't be read"):
         blobs.get("0" * 64)
+
+
+def test_a_damaged_blob_is_written_anew_when_it_comes_again(tmp_path: Path):
+    blobs = Blobs(tmp_path)
+    digest = blobs.put(b"numbers")
+    assert blobs.is_intact(digest) and not blobs.is_intact("0" * 64)
+    blobs.path(digest).write_bytes(b"nvmbers")
+    assert not blobs.is_intact(digest)
+    assert blobs.put(b"numbers") == digest
+    assert blobs.get(digest) == b"numbers"
+
+
+class CutOff(Sites):
+    """Sites of which only the first one answers before the run is cut off."""
+
+    def __call__(
+        self, order: Order, sites: Sequence[str], accept: Accept
+    ) -> Iterator[Done | Refused | Waiting]:
+        for answered in super().__call__(order, sites, accept):
+            yield answered
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("damage", ["nothing", "flipped", "cut", "gone"])
+def test_a_site_whose_update_was_damaged_is_asked_again_and_the_result_is_the_same(
+    tmp_path: Path, damage: str
+):
+    whole = train_stage(run_context(journal(tmp_path / "whole"))[0], 0, ())
+    book = journal(tmp_path / "cut off")
+    with pytest.raises(KeyboardInterrupt):
+        train_stage(run_context(book, CutOff(book))[0], 0, ())
+    (file,) = (tmp_path / "cut off" / "blobs").iterdir()
+    blob = bytearray(file.read_bytes())
+    blob[-1] ^= damage == "flipped"
+    file.unlink()
+    if damage != "gone":
+        file.write_bytes(blob[: len(blob) // 2] if damage == "cut" else blob)
+    again = Sites(book)
+    assert train_stage(run_context(book, again)[0], 0, ()) == whole
+    assert ((1, "b") in again.asked) == (damage != "nothing")
 
 
 def in_a_child(body: Callable[[], None]) -> int:
