@@ -12,7 +12,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from common.bank.bank import Bank
-from common.bank.release import INDEX_FILE, Draft, SelfReported
+from common.bank.release import INDEX_FILE, Draft, Release, SelfReported
 from common.code_digest import code_digest
 from common.errors import BankError, Refusal, StateError
 from common.exchange import Scores
@@ -157,8 +157,26 @@ def open_bank(plan: Plan, folder: RunFolder) -> Bank:
     return bank
 
 
+def check_releases(plan: Plan, folder: RunFolder) -> tuple[Release, ...]:
+    """Return the releases of the run's bank, none where there is no bank; check all their bytes.
+
+    Sites that hold a release already would never notice that it was damaged here.
+
+    Raises:
+        BankError: a release was damaged, or is on another base model.
+        StateError: the bank holds a release that is not the plan's.
+    """
+    if not (folder.bank / INDEX_FILE).exists():
+        return ()
+    bank = open_bank(plan, folder)
+    for release in bank.releases:
+        bank.adapter_bytes(release.stage)
+        bank.prototype_bytes(release.stage)
+    return bank.releases
+
+
 def check_history(plan: Plan, folder: RunFolder) -> None:
-    """Check that the journal and the key of the run's releases are there, where it has some.
+    """Check that the run's releases are whole, and that their journal and their key are there.
 
     Without the one the report would lack what the releases cost, and without the other the next
     release would be signed by a key that nobody knows.
@@ -166,7 +184,7 @@ def check_history(plan: Plan, folder: RunFolder) -> None:
     Raises:
         BankError, StateError: one of them is gone, or is that of another run.
     """
-    releases = open_bank(plan, folder).releases if (folder.bank / INDEX_FILE).exists() else ()
+    releases = check_releases(plan, folder)
     if not releases:
         return
     restore = "restore it from a backup, or begin anew in another folder"

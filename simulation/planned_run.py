@@ -14,7 +14,7 @@ from common.plan.plan import Plan
 from common.signing import SigningKey
 from report.json_file import read_report
 from report.model import RunReport
-from server.app import check_history, open_bank
+from server.app import check_history, check_releases
 from server.run.folder import RunFolder
 from server.run.journal import Journal
 from simulation.engines import Engine, run_apps
@@ -61,7 +61,7 @@ def check_resumable(run: PlannedRun) -> None:
     if run.folder.journal.exists():
         Journal(run.folder, run.plan).close()
     if run.folder.bank.exists():
-        open_bank(run.plan, run.folder)
+        check_releases(run.plan, run.folder)
 
 
 def finished(run: PlannedRun) -> RunReport | None:

@@ -48,6 +48,18 @@ def test_a_journal_that_is_lost_is_not_begun_anew_beside_releases(folder: RunFol
     assert folder.journal.exists() == (left != "nothing")
 
 
+@pytest.mark.parametrize("damage", ["flipped", "gone"])
+def test_a_release_that_was_damaged_is_named_before_a_run_goes_on(folder: RunFolder, damage: str):
+    file = folder.bank / "000-one" / "adapter_model.safetensors"
+    blob = bytearray(file.read_bytes())
+    blob[-1] ^= 1
+    file.unlink()
+    if damage == "flipped":
+        file.write_bytes(blob)
+    with pytest.raises(BankError, match=r"000-one/adapter_model\.safetensors: (found|can't be)"):
+        check_history(plan(), folder)
+
+
 def test_releases_are_not_continued_with_another_key(folder: RunFolder):
     folder.key.unlink()
     with pytest.raises(BankError, match=r"signing\.key: can't be read as a signing key"):
