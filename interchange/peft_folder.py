@@ -22,6 +22,9 @@ from common.errors import BankError
 from interchange.names import settings_for
 from interchange.paper_checkpoint import PaperFolder, check_task, file_digest
 
+#: The largest rank or alpha that is taken, and the most letters of a wrong one that are shown.
+_LARGEST: Final = 1e9
+_MOST_SHOWN: Final = 80
 #: Fields that would make the adapter another sum than W + scale B A, with the values that do not.
 _PLAIN: Final[Mapping[str, tuple[object, ...]]] = {
     "peft_type": ("LORA",),
@@ -83,8 +86,10 @@ def _config(file: Path) -> Mapping[str, Any]:
             raise BankError(f"{file}, {field}: found {found!r}, expected {plain[0]!r}")
     for field in ("r", "lora_alpha"):
         found = config.get(field)
-        if isinstance(found, bool) or not isinstance(found, int | float) or not found > 0:
-            raise BankError(f"{file}, {field}: found {found!r}, expected a number > 0")
+        number = isinstance(found, int | float) and not isinstance(found, bool)
+        if not number or not 0 < found <= _LARGEST:
+            shown = repr(found)[:_MOST_SHOWN]
+            raise BankError(f"{file}, {field}: found {shown}, expected a number > 0")
     return config
 
 

@@ -55,6 +55,9 @@ def dashboard_app(status: Callable[[str | None], Mapping[str, Any]]) -> Starlett
             found = await run_in_threadpool(locked, request.query_params.get("run"))
         except Refusal as refusal:
             return JSONResponse({"error": str(refusal)}, 404, HEADERS)
+        except OSError as error:
+            said = f"{error.filename or 'the disk'}: can't be read ({error.strerror})"
+            return JSONResponse({"error": said}, 500, HEADERS)
         return JSONResponse(dict(found), headers=HEADERS)
 
     async def static(request: Request) -> Response:

@@ -54,6 +54,8 @@ def test_layers_by_their_older_names_are_the_same_layers(tmp_path: Path):
         ({"modules_to_save": ["lm_head"]}, r"modules_to_save: found \['lm_head'\], expected None"),
         ({"r": "2"}, "r: found '2', expected a number > 0"),
         ({"lora_alpha": 0}, "lora_alpha: found 0, expected a number > 0"),
+        ({"lora_alpha": 10**400}, "lora_alpha: found 10{79}, expected a number > 0"),
+        ({"lora_alpha": float("nan")}, "lora_alpha: found nan, expected a number > 0"),
         ({"r": 4}, "r: found 4, expected the rank of the weights, 2"),
         ({"rank_pattern": {"q": 2}}, "found a rank_pattern, expected one rank and alpha"),
     ],

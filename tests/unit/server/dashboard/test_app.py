@@ -56,6 +56,8 @@ STATUS: Mapping[str, Any] = {
 
 
 def status(name: str | None) -> Mapping[str, Any]:
+    if name == "damaged":
+        raise IsADirectoryError(21, "Is a directory", "progress/coordinator.jsonl")
     if name not in (None, "first"):
         raise StateError(f"--run: found no run {name!r}")
     return STATUS
@@ -87,6 +89,13 @@ def test_an_unknown_run_is_one_sentence():
     answer = asked("/status.json?run=../x")
     assert answer.status_code == 404
     assert answer.json() == {"error": "--run: found no run '../x'"}
+
+
+def test_a_file_that_can_not_be_read_is_one_sentence():
+    answer = asked("/status.json?run=damaged")
+    assert answer.status_code == 500
+    said = "progress/coordinator.jsonl: can't be read (Is a directory)"
+    assert answer.json() == {"error": said}
 
 
 def test_another_hosts_page_can_not_read_it_by_a_name_that_leads_here():
