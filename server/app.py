@@ -188,14 +188,18 @@ def check_history(plan: Plan, folder: RunFolder) -> None:
     if not releases:
         return
     restore = "restore it from a backup, or begin anew in another folder"
-    last, closed = releases[-1], set[int]()
+    last, closed = releases[-1], set[tuple[int, int]]()
     if folder.journal.exists() and folder.journal.stat().st_size:
         with closing(Journal(folder, None)) as journal:
-            closed = {stage for stage, _, _ in journal.rounds()}
-    lacking = [release.name for release in releases if release.stage not in closed]
+            closed = {(stage, number) for stage, number, _ in journal.rounds()}
+    lacking = [
+        release.name
+        for release in releases
+        if (release.stage, plan.stages[release.stage].rounds) not in closed
+    ]
     if lacking:
         raise StateError(
-            f"{folder.journal}: found no round of {', '.join(lacking)}, expected those of all "
+            f"{folder.journal}: found no last round of {', '.join(lacking)}, expected that of all "
             f"{len(releases)} releases in {folder.bank}; {restore}"
         )
     found = SigningKey.load(folder.key).public_hex

@@ -19,7 +19,8 @@ from tests.unit.small_round import ORDER, journal, plan
 def folder(tmp_path: Path) -> RunFolder:
     """A run with one release, its journal and its key."""
     book = journal(tmp_path)
-    book.close_round(ORDER, ClosedRound({"a": 3}, (), "c" * 64, 0.0))
+    for number in (1, 2):
+        book.close_round(replace(ORDER, round=number), ClosedRound({"a": 3}, (), "c" * 64, 0.0))
     book.close()
     KEY.save(tmp_path / "signing.key")
     bank = Bank.create(tmp_path / "bank", plan().base_model)
@@ -33,16 +34,18 @@ def test_a_whole_folder_and_one_without_releases_are_taken_up(folder: RunFolder,
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("left", ["nothing", "an empty file", "an empty journal"])
+@pytest.mark.parametrize("left", ["nothing", "an empty file", "an empty journal", "a round"])
 def test_a_journal_that_is_lost_is_not_begun_anew_beside_releases(folder: RunFolder, left: str):
     folder.journal.unlink()
     if left == "an empty file":
         folder.journal.touch()
     if left == "an empty journal":
         journal(folder.root).close()
-    said = (
-        r"journal\.sqlite: found no round of one, expected those of all 1 releases in .*bank; res"
-    )
+    if left == "a round":
+        book = journal(folder.root)
+        book.close_round(ORDER, ClosedRound({"a": 3}, (), "c" * 64, 0.0))
+        book.close()
+    said = r"journal\.sqlite: found no last round of one, expected that of all 1 releases in .*bank"
     with pytest.raises(StateError, match=said):
         check_history(plan(), folder)
     assert folder.journal.exists() == (left != "nothing")
