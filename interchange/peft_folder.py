@@ -86,8 +86,10 @@ def _config(file: Path) -> Mapping[str, Any]:
             raise BankError(f"{file}, {field}: found {found!r}, expected {plain[0]!r}")
     for field in ("r", "lora_alpha"):
         found = config.get(field)
-        number = isinstance(found, int | float) and not isinstance(found, bool)
-        if not number or not 0 < found <= _LARGEST:
+        number = (
+            math.nan if isinstance(found, bool) or not isinstance(found, int | float) else found
+        )
+        if not 0 < number <= _LARGEST:
             shown = repr(found)[:_MOST_SHOWN]
             raise BankError(f"{file}, {field}: found {shown}, expected a number > 0")
     return config
