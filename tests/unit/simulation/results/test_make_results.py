@@ -1,3 +1,4 @@
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -5,7 +6,7 @@ from typing import Any
 import pytest
 
 from common.errors import StateError
-from simulation.experiments.experiments import load_experiment
+from simulation.experiments.experiments import Experiment, load_experiment
 from simulation.experiments.result_file import ResultsFolder, write_result
 from simulation.results import make_results as make_results_module
 from simulation.results.cells import Collected, collect, load_experiments
@@ -209,9 +210,11 @@ def test_experiments_are_chosen_by_patterns_of_their_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     options, ran = made(tmp_path), list[str]()
-    monkeypatch.setattr(
-        make_results_module, "_run", lambda some, _: ran.extend(one.name for one in some)
-    )
+
+    def run(experiments: Iterable[Experiment], _: ResultsOptions) -> None:
+        ran.extend(one.name for one in experiments)
+
+    monkeypatch.setattr(make_results_module, "_run", run)
     chosen = replace(options, draw_only=False, only=["*r*", "methods"], without=["reg*"])
     make_results(chosen)
     assert ran == ["methods", "order", "pictures"]

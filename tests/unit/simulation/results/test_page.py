@@ -48,7 +48,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
             write_result(folder / "r", result(plan, marks, final, pictures=shown))
     options = ResultsOptions(
         results=folder / "r", experiments=folder / "e", doc=folder / "page.md", workers=1,
-        only=None, draw_only=True, resamples=200,
+        draw_only=True, resamples=200,
     )  # fmt: skip
     make_results(options)
     return folder
@@ -83,7 +83,13 @@ def raw(folder: Path, digest: str) -> dict[str, Any] | None:
 def learned(run: Mapping[str, Any]) -> dict[str, float]:
     """Each task's score when learned, as the mean over its answers."""
     names = [stage["name"] for stage in run["plan"]["stages"]]
-    return {name: sum(own) / len(own) for name, own in zip(names, run["answers"], strict=True)}
+    found = {name: sum(own) / len(own) for name, own in zip(names, run["answers"], strict=True)}
+    if not run["plan"]["simulation"].get("hospitals"):
+        return found
+    # Hospitals of unequal sizes: the largest counts less than its answers (server/run/pooling.py).
+    bounded = dict(zip(names, run["learned"], strict=True))
+    assert all(abs(bounded[name] - found[name]) < 0.02 for name in names)
+    return bounded
 
 
 def final(run: Mapping[str, Any]) -> dict[str, float]:
