@@ -142,24 +142,17 @@ def list_(
     from retrieval.database import Database
     from retrieval.questions import GENERAL, all_questions, general_questions
     from retrieval.stage_lists import ListOrigin, ListSettings, stage_lists
-    from retrieval.write_list import (
-        reference_list,
-        write_list,
-        write_reference_folder,
-    )
+    from retrieval.write_list import reference_list, write_list, write_reference_folder
 
-    loaded = load_plan(plan)
-    with _progress() as on_progress:
-        database = Database(db, on_progress)
-    general = general_questions(questions or GENERAL)
+    loaded, general = load_plan(plan), general_questions(questions or GENERAL)
     settings = ListSettings(
         how=how, k=k, images_per_caption=images_per_caption, task=task, domain=domain,
         other=other, size=size,
     )  # fmt: skip
-    texts = all_questions(loaded, general)
     given = _GivenFiles(question_vectors, question_image_vectors, base_model)
-    vectors = _question_vectors(database, texts, given)
     with _progress() as on_progress:
+        database = Database(db, on_progress)
+        vectors = _question_vectors(database, all_questions(loaded, general), given)
         origin = ListOrigin(loaded, general, database, settings)
         stages = stage_lists(origin, vectors, on_progress)
         listed = reference_list(origin, stages, on_progress)

@@ -86,12 +86,12 @@ def _config(file: Path) -> Mapping[str, Any]:
             raise BankError(f"{file}, {field}: found {found!r}, expected {plain[0]!r}")
     for field in ("r", "lora_alpha"):
         found = config.get(field)
-        number = (
-            math.nan if isinstance(found, bool) or not isinstance(found, int | float) else found
-        )
+        number = found if isinstance(found, int | float) and not isinstance(found, bool) else 0
         if not 0 < number <= _LARGEST:
             shown = repr(found)[:_MOST_SHOWN]
-            raise BankError(f"{file}, {field}: found {shown}, expected a number > 0")
+            raise BankError(
+                f"{file}, {field}: found {shown}, expected a number > 0, at most {_LARGEST:g}"
+            )
     return config
 
 

@@ -19,7 +19,7 @@ from typing import ClassVar, Final
 
 from pydantic import ConfigDict, TypeAdapter
 
-from common.documents.bounded import parse_json, read_text, why_unread
+from common.documents.bounded import read_bytes, why_unread
 from common.errors import DataError
 from common.identity import canonical_json, sha256
 from retrieval.bm25 import Bm25
@@ -154,7 +154,7 @@ def _digest(file: Path) -> str:
 def _read_facts(folder: Path) -> DatabaseFacts:
     file = folder / FACTS
     try:
-        facts = _FACTS.validate_json(json.dumps(parse_json(read_text(file, _MOST_BYTES))))
+        facts = _FACTS.validate_json(read_bytes(file, _MOST_BYTES))
     except FileNotFoundError:
         raise DataError(
             f"{folder}: found no {FACTS}, expected a database that `fedmslora retrieval build` "

@@ -14,23 +14,20 @@ from common.printable import counted
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "architecture.md"
-HEADING = "## Every file in a line\n"
+HEADING = "## Every file in a line"
 #: In the order of the rooms on the page.
 ROOMS = (
     "commands", "benchmarks", "simulation", "server", "client", "serving", "retrieval", "report",
     "cost", "interchange", "common", "configs", "docker", "sites",
 )  # fmt: skip
-_ABOUT = (
-    "\nWhat each says of itself; `tests/file_index.py` writes this part"
-    " (`python -m tests.file_index`).\n"
-)
+_ABOUT = "What each says of itself; `python -m tests.file_index` writes this part."
 
 
 def with_index(page: str) -> str:
     """Return the page with the index of today in place of the one that it has, if any."""
     before = page.partition(HEADING)[0].rstrip("\n")
     parts = [_folded(room, _lines_of(room)) for room in ROOMS]
-    return "\n".join([before, "", HEADING.rstrip("\n"), _ABOUT.rstrip("\n"), *parts]) + "\n"
+    return "\n".join([before, "", HEADING, "", _ABOUT, *parts, ""])
 
 
 def _folded(room: str, lines: Mapping[str, str]) -> str:

@@ -115,9 +115,9 @@ def read_plan(blob: bytes, digest: str, source: str) -> Plan:
 
 
 def written_digest(file: Path) -> str:
-    """Return the digest of the plan in a file that has its canonical JSON, of any version.
+    """Return the digest of a plan.json, by its text: that of the version that wrote it.
 
-    A version that has more fields than the one that wrote the file gives the plan another digest.
+    A later version, with more fields, would give the same plan another digest.
 
     Raises:
         PlanError: the file can't be read.

@@ -63,7 +63,7 @@ def _whole(plan: Plan, events: Sequence[ProgressEvent]) -> Iterator[ProgressEven
         with suppress(ValidationError):
             if name in _FIELDS:
                 _FIELDS[name].model_validate(event, strict=True)
-            rows = event.get("scores")
-            if event.get("stage") in stages and event.get("task") in stages:
-                if rows is None or len(rows) == count:
-                    yield event
+            scores = event.get("scores")
+            complete = scores is None or len(scores) == count
+            if complete and event.get("stage") in stages and event.get("task") in stages:
+                yield event

@@ -81,19 +81,17 @@ class Blobs:
         Raises:
             StateError: it is gone or damaged.
         """
+        found = "other bytes than its name says"
         try:
             blob = self.path(digest).read_bytes()
+            if sha256(blob) == digest:
+                return blob
         except OSError as error:
-            raise StateError(
-                f"{self.path(digest)}: can't be read ({error.strerror}), expected an adapter that "
-                "the run needs; restore it from a backup, or begin anew in another folder"
-            ) from None
-        if sha256(blob) != digest:
-            raise StateError(
-                f"{self.path(digest)}: found other bytes than its name says, expected an adapter "
-                "that the run needs; restore it from a backup, or begin anew in another folder"
-            )
-        return blob
+            found = f"no file that can be read ({error.strerror})"
+        raise StateError(
+            f"{self.path(digest)}: found {found}, expected an adapter that the run needs; "
+            "restore it from a backup, or begin anew in another folder"
+        )
 
     def is_intact(self, digest: str) -> bool:
         """Return whether the blob with this digest is there, and undamaged."""

@@ -25,7 +25,7 @@ from server.run.folder import Blobs, RunFolder
 from server.run.journal_records import AcceptedUpdate as AcceptedUpdate
 from server.run.journal_records import ClosedRound as ClosedRound
 from server.run.journal_records import Traffic as Traffic
-from server.run.journal_records import accepted_update, answer_of
+from server.run.journal_records import accepted_update, answer_of, row_errors
 from server.run.plan_changes import differing_fields
 
 #: The version of the tables; a journal of another one is refused.
@@ -93,7 +93,8 @@ class Journal:
             " order by site",
             order.digest,
         )
-        return {site: answer_of(work, header) for site, work, header in rows}
+        with row_errors(self._file):
+            return {site: answer_of(work, header) for site, work, header in rows}
 
     def first_questions(self, stage: int, site: str) -> int | None:
         """Return how many test questions of a stage's task a site said that it has, at first."""
@@ -306,10 +307,15 @@ class Journal:
             "select stage, round, sites, refusals, adapter, error from rounds"
             " where adapter is not null order by stage, round, rowid"
         )
-        return [
-            (stage, number, ClosedRound(json.loads(sites), tuple(json.loads(why)), adapter, error))
-            for stage, number, sites, why, adapter, error in rows
-        ]
+        with row_errors(self._file):
+            return [
+                (
+                    stage,
+                    number,
+                    ClosedRound(json.loads(sites), tuple(json.loads(why)), adapter, error),
+                )
+                for stage, number, sites, why, adapter, error in rows
+            ]
 
     def updates(self, stage: int) -> list[tuple[int, AcceptedUpdate]]:
         """Return (round, update) of a stage by round and site.
@@ -324,9 +330,8 @@ class Journal:
             stage,
         )
         last = {(number, site): header for number, site, header in rows}
-        return [
-            (round_number, accepted_update(header)) for (round_number, _), header in last.items()
-        ]
+        with row_errors(self._file):
+            return [(number, accepted_update(header)) for (number, _), header in last.items()]
 
     def traffic(self) -> list[Traffic]:
         """Return the bytes of every answered order, by stage, round and site."""

@@ -1,10 +1,13 @@
 """What the journal gives back: traffic, accepted updates, closed rounds."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from common.errors import StateError
 from common.exchange import Scores
 
 
@@ -68,3 +71,15 @@ def accepted_update(header: str) -> AcceptedUpdate:
     fields: dict[str, Any] = json.loads(header)
     del fields["order"]
     return AcceptedUpdate(**fields)
+
+
+@contextmanager
+def row_errors(file: Path) -> Generator[None]:
+    """Read rows of the journal `file`: raise a StateError where one is no answer and no round."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError) as error:
+        raise StateError(
+            f"{file}: found a row that was damaged ({type(error).__name__}), expected an answer "
+            "or a round; restore it from a backup, or begin anew in another folder"
+        ) from None

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from typer.testing import CliRunner
 
 from commands.coordinator import app
 from commands.site import app as site_app
-from common.bank.bank import Bank
 from common.errors import PlanError, Refusal, StateError
 from common.plan.file import load_plan
 from common.process.progress import write_event
@@ -24,7 +22,6 @@ from server.coordinator.processes import ProcessName, command, environment
 from server.coordinator.registry import enrolled
 from server.coordinator.state import CoordinatorSettings, RequestedRun, State
 from simulation.chaos.loopback import free_port
-from tests.unit.small_bank import KEY, blob, draft
 
 CALL = CliRunner()
 
@@ -222,24 +219,6 @@ def ended(state: State, monkeypatch: pytest.MonkeyPatch, **news: Any) -> Result:
 
     monkeypatch.setattr("server.coordinator.superlink.SuperLink.runs", soon)
     return called(state, "run", first(state))
-
-
-def test_the_plan_of_another_run_in_a_run_s_folder_is_said(sites: State):
-    said(sites, "run", first(sites), "--detach")
-    plan = sites.run("first").plan
-    text = plan.read_text(encoding="utf-8")
-    plan.write_text(text.replace('"name":"first"', '"name":"next"'), encoding="utf-8")
-    assert "plan.json: found the plan 'next', expected 'first'" in refusal(sites, "status")
-    plan.write_text(text, encoding="utf-8")
-    own = load_plan(plan)
-    bank = Bank.create(sites.run("first").bank, own.base_model)
-    bank.add(replace(draft(bank, "stain"), plan=own.digest), blob(0), KEY)
-    assert "stain" in said(sites, "status")
-    plan.write_text(text.replace('"seed":7', '"seed":8'), encoding="utf-8")
-    assert f"expected {own.digest[:12]}, by which 'stain' was released" in refusal(sites, "status")
-    # The same command as before writes it anew.
-    said(sites, "run", first(sites), "--detach")
-    assert "stain" in said(sites, "status")
 
 
 def test_run_into_a_file_says_what_it_waits_for(sites: State, monkeypatch: pytest.MonkeyPatch):

@@ -112,6 +112,13 @@ def test_the_branch_of_least_entropy_decides_over_all_classes():
         assert found[row].tolist() == pytest.approx(ps[entropies.index(min(entropies))])
 
 
+def test_told_the_task_the_base_prior_and_entropy_order_its_classes_as_own_max_does():
+    # One branch; configs/experiments has one of them for all three.
+    logits = OWN[1]
+    for found in (by_base_prior(BASE[:, 2:], [logits]), by_entropy([logits])):
+        assert found.argsort(1).tolist() == logits.argsort(1).tolist()
+
+
 def test_prototypes_are_added_with_their_weight_or_decide_alone():
     f, g, mu = [unit(2, 1), unit(2, 2)], [unit(2, 3), unit(1, 4)], unit(2, 5)
     both = by_prototype(f, g, [mu, None], 2.0)

@@ -7,6 +7,11 @@ import pytest
 from rich.console import Console
 
 from commands.coordinator_status import _tables  # pyright: ignore[reportPrivateUsage]
+from common.bank.bank import Bank
+from common.errors import StateError
+from common.identity import ROOT
+from common.plan.file import load_plan
+from common.plan.plan import Plan
 from common.plan_fields import Modality
 from server.aggregation.influence import SiteInfluence
 from server.coordinator.registry import enrolled
@@ -15,11 +20,13 @@ from server.coordinator.status import (
     Phase,
     RunStatus,
     StageStatus,
+    run_status,
     site_statuses,
     with_presence,
 )
 from server.coordinator.superlink import Node
 from tests.unit.signed_request import new_member
+from tests.unit.small_bank import KEY, blob, draft
 
 STAGE = StageStatus(
     name="stain",
@@ -79,3 +86,25 @@ def test_the_status_has_what_updates_did_in_the_last_round():
     lines = [line.split() for line in shown.get().splitlines()]
     assert ["north", "100.0", "%", "2.5", "0.61", "0.5"] in lines
     assert ["south", "0.0", "%", "7.5", "-0.55", "direction:", "found", "a", "cosine"] in lines
+
+
+def test_the_plan_of_another_run_in_a_runs_folder_is_said(tmp_path: Path):
+    state = State(tmp_path)
+    folder = state.run("first")
+    own = load_plan(ROOT / "configs" / "demo.yaml").model_copy(update={"name": "first"})
+    folder.root.mkdir(parents=True)
+
+    def written(plan: Plan) -> None:
+        folder.plan.write_text(plan.canonical() + "\n", encoding="utf-8")
+
+    written(own.model_copy(update={"name": "next"}))
+    with pytest.raises(StateError, match=r"plan\.json: found the plan 'next', expected 'first'"):
+        run_status(state, "first")
+    written(own)
+    bank = Bank.create(folder.bank, own.base_model)
+    bank.add(replace(draft(bank, "stain"), plan=own.digest), blob(0), KEY)
+    assert run_status(state, "first").stages[0].phase is Phase.DONE
+    written(own.model_copy(update={"seed": own.seed + 1}))
+    expected = f"expected {own.digest[:12]}, by which 'stain' was released"
+    with pytest.raises(StateError, match=expected):
+        run_status(state, "first")

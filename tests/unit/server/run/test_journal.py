@@ -5,7 +5,9 @@ import os
 import signal
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -199,13 +201,26 @@ def test_the_time_of_a_run_is_that_of_its_sessions_up_to_their_last_answer(
     assert journal(tmp_path).seconds() == 4.75
 
 
+@pytest.mark.parametrize("header", ["{", "[]", '{"order": 1, "adapter": 2}'])
+def test_a_damaged_row_is_an_error_of_one_sentence(tmp_path: Path, header: str):
+    first = journal(tmp_path)
+    first.record(ORDER, update("a"), 1, 2)
+    first.close()
+    with closing(sqlite3.connect(RunFolder(tmp_path).journal)) as database, database:
+        database.execute("update answers set header = ?", (header,))
+    found = journal(tmp_path)
+    for read in (partial(found.answered, ORDER), partial(found.updates, ORDER.stage)):
+        with pytest.raises(StateError, match="found a row that was damaged"):
+            read()
+
+
 def test_a_damaged_blob_is_an_error_of_one_sentence(tmp_path: Path):
     blobs = Blobs(tmp_path)
     digest = blobs.put(b"numbers")
     blobs.path(digest).write_bytes(b"others")
     with pytest.raises(StateError, match="found other bytes than its name says"):
         blobs.get(digest)
-    with pytest.raises(StateError, match="can't be read"):
+    with pytest.raises(StateError, match="found no file that can be read"):
         blobs.get("0" * 64)
 
 
