@@ -5,6 +5,7 @@ Each command, and `open_bank`, imports what it needs when it is called.
 # typer leaves parts of its interface untyped; the rest of strict checking holds.
 # pyright: reportUnknownMemberType=false
 
+import errno
 import json
 import sys
 import warnings
@@ -38,6 +39,8 @@ from common.errors import Refusal  # noqa: E402
 if TYPE_CHECKING:
     from serving.open_bank import OpenBank
 
+#: What the system says of a disk without a path: no space, over the quota, a device's error.
+_OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG}
 #: The version of this checkout or installation; read when it is asked for.
 __version__: str
 
@@ -186,8 +189,8 @@ def main() -> None:
 def _about_a_path(error: OSError | RuntimeError) -> str | None:
     """Return a sentence on a full disk or a path without permission, wherever it is met."""
     if isinstance(error, OSError):
-        where = error.filename or "the disk"
-        return error.strerror and f"{where}: can't be read or written ({error.strerror})"
+        where = error.filename or ("the disk" if error.errno in _OF_THE_DISK else None)
+        return f"{where}: can't be read or written ({error.strerror})" if where else None
     # What Python raises in place of an OSError, until 3.12.
     _, loop, path = str(error).partition("Symlink loop from ")
     return (

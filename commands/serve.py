@@ -84,7 +84,8 @@ def serve(
     Example: fedmslora serve runs/demo/bank --port 8000
     """
     from client.orders.ask import ResidentBank
-    from common.bank.bank import Bank
+    from common.bank.bank import verify_bank
+    from common.bank.check import Expected
     from serving.chat import ChatBounds
     from serving.decoder import DecodeBounds
     from serving.http_app import AnswerServer, ServerBounds
@@ -93,7 +94,8 @@ def serve(
     address = Address(host=host, port=port, certificate=tls_cert, key=tls_key)
     _check(address, plain_http)
     token, given = _token(token_file)
-    opened = Bank.open(bank)
+    # A file that was changed would fail only the questions of its stages, later.
+    opened = verify_bank(bank, Expected())
     resident = ResidentBank(
         opened,
         base_model or embedded_base(opened),
@@ -140,11 +142,35 @@ def _check(address: "Address", plain_http: bool) -> None:
             raise StateError(f"{option}: found none, expected a certificate and its key")
         if file is not None and not file.is_file():
             raise StateError(f"{option}: found no file {file}, expected one in PEM")
+    if address.certificate is not None and address.key is not None:
+        _check_pair(address.certificate, address.key)
     if not is_loopback(address.host) and address.certificate is None and not plain_http:
         raise StateError(
             f"--host: found {address.host}, which other machines reach, without TLS; expected "
             "--tls-cert and --tls-key, or --plain-http behind a proxy that has TLS"
         )
+
+
+def _check_pair(certificate: Path, key: Path) -> None:
+    """Check that TLS can use them.
+
+    Raises:
+        StateError: it can't.
+    """
+    import ssl
+
+    from common.errors import StateError
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        # An encrypted key fails, too: a server has nobody to ask for its password.
+        context.load_cert_chain(certificate, key, password="")
+    except ssl.SSLError as error:
+        reason = error.reason or "no PEM, or an encrypted key"
+        raise StateError(
+            f"--tls-cert, --tls-key: found {certificate} and {key}, which TLS can't use "
+            f"({reason}); expected a certificate and its key, both in PEM, the key not encrypted"
+        ) from None
 
 
 def _token(file: Path | None) -> tuple[str, bool]:

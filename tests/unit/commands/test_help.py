@@ -1,9 +1,11 @@
 """The help of every command of the command line, and the old names that still work."""
 
+import errno
 import json
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
+from unittest.mock import Mock
 
 import click
 import pytest
@@ -136,3 +138,30 @@ def test_shells_can_complete_commands(shell: str):
         app, env={"_FEDMSLORA_COMPLETE": f"source_{shell}"}, prog_name="fedmslora"
     )
     assert "_FEDMSLORA_COMPLETE=complete_" in done.stdout or "complete" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "the disk: can't be read or written"),
+        (PermissionError(errno.EACCES, "Permission denied", "/a"), "/a: can't be read or written"),
+    ],
+)
+def test_what_the_system_says_of_a_disk_or_a_path_is_a_sentence(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: OSError,
+    said: str,
+):
+    monkeypatch.setattr("common.bank.bank.Bank.open", Mock(side_effect=error))
+    code, out, written = refused(capsys, monkeypatch, "bank", "list", "runs")
+    assert (code, out) == (2, "")
+    assert written == f"{said} ({error.strerror})\n"
+
+
+def test_what_it_says_of_a_connection_is_not_said_of_a_disk(monkeypatch: pytest.MonkeyPatch):
+    error = ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+    monkeypatch.setattr("common.bank.bank.Bank.open", Mock(side_effect=error))
+    monkeypatch.setattr("sys.argv", ["fedmslora", "bank", "list", "runs"])
+    with pytest.raises(ConnectionRefusedError):
+        main()
