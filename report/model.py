@@ -1,10 +1,12 @@
 """The report of a run: its values, and metrics that follow from them."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import TypeAlias
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Annotated, TypeAlias
 
-from common.metrics import AUC
+from pydantic import Field
+
+from common.metrics import CLASS_METRICS
 from common.plan.plan import Metric
 from common.plan_fields import Modality
 from report.answers.model import AnswerFigures
@@ -14,6 +16,11 @@ from report.sites.model import SiteParts, SiteScores
 
 #: Joint training learns all tasks in every stage, so these metrics are not defined for it.
 _OF_OWN_STAGES = ("aia", "bwt", "forgetting", "fwt", "learning_gain", "transfer")
+
+#: A number of bytes or steps: what no machine could have counted is not read.
+Count: TypeAlias = Annotated[int, Field(ge=0, lt=2**63)]
+#: Shape (T, T); None where it was not evaluated.
+ScoreMatrix: TypeAlias = tuple[tuple[float | None, ...], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,16 +48,16 @@ class RoundCost:
 
     stage: str
     round: int
-    bytes_up: int
-    bytes_down: int
+    bytes_up: Count
+    bytes_down: Count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiteCost:
     """Bytes that one site sent (up) and received (down) in the whole run."""
 
-    bytes_up: int
-    bytes_down: int
+    bytes_up: Count
+    bytes_down: Count
     by_round: tuple[RoundCost, ...] = ()
 
 
@@ -67,8 +74,8 @@ class RunCost:
 
     sites: Mapping[str, SiteCost]
     seconds: float | None
-    peak_memory_bytes: int | None
-    steps: int | None = None
+    peak_memory_bytes: Count | None
+    steps: Count | None = None
     training_seconds: float | None = None
 
 
@@ -125,10 +132,6 @@ class ScoresAmongOptions:
     among: tuple[tuple[float | None, ...], ...]
     free: tuple[tuple[float | None, ...], ...]
     listed: tuple[tuple[float | None, ...], ...]
-
-
-#: Shape (T, T); None where it was not evaluated.
-ScoreMatrix: TypeAlias = tuple[tuple[float | None, ...], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,18 +209,63 @@ class RunReport:
         count = len(self.stages)
         if count == 0:
             raise ValueError("stages: found none, expected at least one")
-        lengths = {
-            "scores": [len(self.scores), *map(len, self.scores)],
-            "zero_shot": [len(self.zero_shot)],
-            "majority": [len(self.majority)],
-            "options": [count if self.options is None else len(self.options.among)],
-            "classes": [count if self.classes is None else len(self.classes.scores[AUC])],
-            "routed": [count if self.routed is None else len(self.routed.scores)],
-            "single_task": [count if self.single_task is None else len(self.single_task)],
-        }
-        for name, found in lengths.items():
-            if set(found) != {count}:
-                raise ValueError(f"{name}: found {found} entries, expected {count}, one a stage")
+        for name, values in _one_a_stage(self):
+            if len(values) != count:
+                raise ValueError(
+                    f"{name}: found {len(values)} entries, expected {count}, one a stage"
+                )
+        if self.classes is not None:
+            _check_measures(self.classes)
+
+
+def _one_a_stage(report: RunReport) -> Iterator[tuple[str, Sequence[object]]]:
+    """Yield what has an entry for each stage, by its field: rows, matrices and their rows."""
+    for name, matrix in _matrices(report):
+        yield name, matrix
+        yield from ((name, row) for row in matrix)
+    yield from _rows("", report, "zero_shot", "majority", "single_task")
+    if report.answers is not None:
+        yield "answers.tasks", report.answers.tasks
+    if report.classes is not None:
+        yield from (("classes.majority", row) for row in report.classes.majority.values())
+    for site in report.by_site:
+        yield from _rows("by_site.", site, "questions", "zero_shot", "majority")
+    if report.unseen is not None:
+        for hospital in (*report.unseen.hospitals, *report.unseen.sites):
+            yield from _rows("unseen.", hospital, "questions", "zero_shot", "last")
+
+
+def _matrices(report: RunReport) -> Iterator[tuple[str, ScoreMatrix]]:
+    yield "scores", report.scores
+    for name, part in (("routed", report.routed), ("options", report.options)):
+        for field in () if part is None else fields(part):
+            matrix: ScoreMatrix | None = getattr(part, field.name)
+            if matrix is not None:
+                yield f"{name}.{field.name}", matrix
+    if report.classes is not None:
+        for name in ("scores", "zero_shot", "auc_by_site"):
+            by_measure: Mapping[str, ScoreMatrix] = getattr(report.classes, name)
+            yield from ((f"classes.{name}", matrix) for matrix in by_measure.values())
+    yield from (("by_site.scores", site.scores) for site in report.by_site)
+
+
+def _rows(prefix: str, part: object, *names: str) -> Iterator[tuple[str, Sequence[object]]]:
+    for name in names:
+        row: Sequence[object] | None = getattr(part, name)
+        if row is not None:
+            yield prefix + name, row
+
+
+def _check_measures(classes: ClassScores) -> None:
+    """Check that each part has the measures of a task with classes.
+
+    Raises:
+        ValueError: one is missing.
+    """
+    for name in ("scores", "zero_shot", "majority"):
+        found: Mapping[str, object] = getattr(classes, name)
+        if missing := [measure for measure in CLASS_METRICS if measure not in found]:
+            raise ValueError(f"classes.{name}: found no {missing[0]}, expected it")
 
 
 def kinds(report: RunReport) -> dict[Metric, tuple[int, ...]]:

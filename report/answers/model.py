@@ -50,6 +50,15 @@ class Confusion:
     answers: tuple[str, ...]
     counts: tuple[tuple[int, ...], ...]
 
+    def __post_init__(self) -> None:
+        shape = f"({len(self.truths)}, {len(self.answers)})"
+        if len(self.counts) != len(self.truths) or any(
+            len(row) != len(self.answers) for row in self.counts
+        ):
+            raise ValueError(f"counts: found another shape than {shape}, truths and answers")
+        if any(min(row, default=0) < 0 or sum(row) == 0 for row in self.counts):
+            raise ValueError("counts: found a negative number or a truth without an answer")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskFigures:

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 import pytest
 
 from common.errors import DataError, StateError
+from common.metrics import CLASS_METRICS
 from common.plan.plan import Metric
 from common.plan_fields import Modality
 from report.continual_metrics import METRICS
@@ -39,6 +40,19 @@ from report.spread import Spread
 from report.write import write_report
 
 SCORES = ((0.8, 0.3, 0.2), (0.8, 0.9, 0.4), (0.8, 0.9, 1.0))
+
+
+UNSEEN = {"hospital": "u", "questions": [4] * 3, "zero_shot": [None] * 3, "last": [None] * 3}
+CLASSES = {
+    "scores": dict.fromkeys(CLASS_METRICS, [[None] * 3] * 3),
+    "zero_shot": dict.fromkeys(CLASS_METRICS, [[None] * 3] * 3),
+    "majority": dict.fromkeys(CLASS_METRICS, [None] * 3),
+    "auc_by_site": {},
+}
+TABLE = {"question": None, "truths": ["a", "b"], "answers": ["a", "b"]}
+TASK: dict[str, object] = {
+    "task": "tissue", "questions": 4, "pictures": 4, "scores": {}, "gains": {}, "by_site": [],
+}  # fmt: skip
 
 
 def run(
@@ -299,6 +313,32 @@ def test_runs_of_other_stages_are_not_compared(tmp_path: Path):
         ({"scores": [[0.1]]}, "scores: found .* expected 3, one a stage"),
         ({"seed": "x"}, "report.json, seed: "),
         ({"comparison": []}, "comparison: found "),
+        ({"single_task": [0.5]}, "single_task: found 1 entries, expected 3, one a stage"),
+        (
+            {"routed": {"scores": [[None] * 3] * 3, "stage": [[0.5] * 2] * 3, "modality": []}},
+            "routed.stage: found 2 entries, expected 3",
+        ),
+        (
+            {"unseen": {"hospitals": [], "sites": [UNSEEN | {"questions": [4]}]}},
+            "unseen.questions: found 1 entries, expected 3",
+        ),
+        (
+            {"classes": CLASSES | {"majority": {}}},
+            "classes.majority: found no accuracy, expected it",
+        ),
+        ({"answers": {"tasks": [], "mean_gains": {}}}, "answers.tasks: found 0 entries"),
+        (
+            {"answers": {"tasks": [TASK | {"confusion": [TABLE | {"counts": [[1, 2]]}]}]}},
+            "counts: found another shape than .2, 2., truths and answers",
+        ),
+        (
+            {"answers": {"tasks": [TASK | {"confusion": [TABLE | {"counts": [[1, 2], [0, 0]]}]}]}},
+            "counts: found a negative number or a truth without an answer",
+        ),
+        (
+            {"cost": {"sites": {}, "seconds": None, "peak_memory_bytes": None, "steps": 10**400}},
+            "cost.steps: ",
+        ),
     ],
 )
 def test_a_wrong_report_is_refused_by_field(

@@ -102,7 +102,7 @@ def test_page_terminal_and_json_have_them_only_where_they_were_scored():
 
 
 def test_a_matrix_of_another_size_is_refused():
-    with pytest.raises(ValueError, match="options: found"):
+    with pytest.raises(ValueError, match=r"options.among: found 1 entries, expected 3"):
         replace(
             run(), options=ScoresAmongOptions(among=((0.1,),), free=((0.1,),), listed=((1.0,),))
         )
