@@ -6,11 +6,14 @@ Each command, and `open_bank`, imports what it needs when it is called.
 # pyright: reportUnknownMemberType=false
 
 import errno
+import io
 import json
+import os
 import sys
 import warnings
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn, TextIO
 
 # typer, which flwr 1.42 imports, uses a name that click has deprecated; not ours to fix.
 warnings.filterwarnings("ignore", category=DeprecationWarning, module="typer")
@@ -162,6 +165,7 @@ def main() -> None:
     With `--json` the sentence is also on stdout, as the field `error` of one JSON object.
     """
     as_json = "--json" in sys.argv[1:]
+    _take_any_name(sys.stdout)
     try:
         # Also for `python -m fedmslora`.
         code = app(prog_name="fedmslora", standalone_mode=not as_json)
@@ -198,12 +202,38 @@ def _about_a_path(error: OSError | RuntimeError) -> str | None:
     )
 
 
+def _take_any_name(stream: TextIO | None) -> None:
+    """Write a letter that the terminal's encoding lacks, or a byte of a name, as an escape."""
+    if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+        stream.reconfigure(errors="backslashreplace")
+
+
 def _refuse(sentence: str, code: int = 2) -> NoReturn:
-    sys.stderr.write(f"{sentence}\n")
+    _write(sys.stderr, _without_controls(sentence))
     if "--json" in sys.argv[1:]:
-        sys.stdout.write(f"{json.dumps({'error': sentence})}\n")
-        sys.stdout.flush()
+        _write(sys.stdout, json.dumps({"error": sentence}))
     sys.exit(code)
+
+
+def _without_controls(text: str) -> str:
+    """Escape what would steer a terminal, as a file's name may have it; lines stay lines."""
+    return "".join(
+        letter if letter.isprintable() or letter == "\n" else ascii(letter)[1:-1] for letter in text
+    )
+
+
+def _write(stream: TextIO | None, line: str) -> None:
+    """Write a line, if anybody still reads the stream; the exit code says the rest."""
+    # Python has None for a stream that was closed before it started.
+    if stream is None:
+        return
+    try:
+        stream.write(f"{line}\n")
+        stream.flush()
+    except OSError:
+        # What stays in the buffer would fail again when Python ends, with a traceback.
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 if __name__ == "__main__":
