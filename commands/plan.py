@@ -18,6 +18,8 @@ app = typer.Typer(no_args_is_help=True, help="Check a plan, show it, estimate it
 
 #: The value of `--model` for LLaVA-Med v1.5, whose sizes are known without its folder.
 _7B = "7b"
+#: Beyond this an estimate's products leave the range of float numbers, and mean nothing.
+_LARGEST = 1e12
 
 
 PlanFile = Annotated[
@@ -144,7 +146,7 @@ def cost(
         "questions": questions, "images": images, "tokens": tokens, "labels": labels,
         "captions": captions,
     }  # fmt: skip
-    _check_finite({**wanted, "tflops": tflops})
+    _check_bounds({**wanted, "tflops": tflops})
     loaded = load_plan(plan)
     costs = [
         plan_cost(loaded, geometry, name, _assumed(geometry, wanted))
@@ -156,13 +158,15 @@ def cost(
     _print(loaded, costs, tflops)
 
 
-def _check_finite(wanted: dict[str, int | float | None]) -> None:
+def _check_bounds(wanted: dict[str, int | float | None]) -> None:
     from common.errors import PlanError
 
     for name, value in wanted.items():
         # The option's minimum lets nan pass.
-        if value is not None and not math.isfinite(value):
+        if isinstance(value, float) and not math.isfinite(value):
             raise PlanError(f"--{name}: found {value}, expected a finite number")
+        if value is not None and value > _LARGEST:
+            raise PlanError(f"--{name}: found {str(value)[:30]}, expected at most {_LARGEST:g}")
 
 
 def _models(plan: "Plan", wanted: list[str] | None, side: int) -> "dict[str, BaseModel]":

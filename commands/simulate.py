@@ -3,6 +3,7 @@
 # pyright: reportUnknownMemberType=false
 
 import os
+import re
 import signal
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -34,7 +35,10 @@ def simulate(
         ),
     ] = None,
     seeds: Annotated[
-        int, typer.Option(min=1, help="Number of runs of each method, with consecutive seeds.")
+        int,
+        typer.Option(
+            min=1, max=1000, help="Number of runs of each method, with consecutive seeds."
+        ),
     ] = 1,
     engine: Annotated[
         str,
@@ -71,12 +75,12 @@ def simulate(
         options = SimulationOptions(
             out=folder.resolve(),
             engine=chosen,
-            methods=[name.strip() for name in methods.split(",")] if methods else None,
+            methods=None if methods is None else [name.strip() for name in methods.split(",")],
             seeds=seeds,
             data=data.resolve() if data else None,
             base_model=base_model.resolve() if base_model else None,
             quiet=json_out,
-            curve=_numbers(curve) if curve else None,
+            curve=None if curve is None else _numbers(curve),
         )
         simulate(plan, options)
     if json_out:
@@ -149,8 +153,8 @@ def _numbers(text: str) -> list[int]:
     from common.errors import PlanError
 
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
-        raise PlanError(f"--curve: found {text!r}, expected whole numbers such as 10,40,160")
+    if not all(re.fullmatch("[1-9][0-9]{0,8}", part) for part in parts):
+        raise PlanError(f"--curve: found {text[:60]!r}, expected whole numbers such as 10,40,160")
     return [int(part) for part in parts]
 
 

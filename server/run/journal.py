@@ -6,6 +6,7 @@ answer in the journal is the answer that the site would give again.
 """
 
 import json
+import os
 import sqlite3
 import time
 import weakref
@@ -70,7 +71,7 @@ class Journal:
         mode = "ro" if plan is None else "rwc"
         # Flower runs a ServerApp in a thread of its own; only that thread uses the journal.
         with self._state_errors():
-            name = f"file:{quote(str(self._file))}?mode={mode}"
+            name = f"file:{quote(os.fsencode(self._file))}?mode={mode}"
             self._db = sqlite3.connect(name, uri=True, check_same_thread=False)
         weakref.finalize(self, self._db.close)
         try:
@@ -392,4 +393,5 @@ class Journal:
         except sqlite3.Error as error:
             raise StateError(f"{self._file}: the journal can't be used ({error})") from None
         except OSError as error:
-            raise StateError(f"{self._file}: can't be written ({error.strerror})") from None
+            where = error.filename or self._file
+            raise StateError(f"{where}: can't be written ({error.strerror})") from None

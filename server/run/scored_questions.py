@@ -1,6 +1,7 @@
 """How many test questions a stage was scored on, from a run's journal."""
 
 import json
+import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -14,7 +15,9 @@ def scored_questions(journal: Path, stage: int) -> dict[str, int]:
     releases.
     """
     try:
-        with closing(sqlite3.connect(f"file:{quote(str(journal))}?mode=ro", uri=True)) as database:
+        with closing(
+            sqlite3.connect(f"file:{quote(os.fsencode(journal))}?mode=ro", uri=True)
+        ) as database:
             rows = database.execute(
                 "select site, header from answers where stage = ? and work = 'evaluate'"
                 " and refused is null order by rowid",

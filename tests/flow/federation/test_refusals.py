@@ -115,6 +115,10 @@ def test_every_mistake_of_a_plan_has_its_line(refused: Refused, tmp_path: Path):
             ["--methods", "sequential,best"],
             "--methods: found 'best', expected some of 'mslora_cr_ortho'",
         ),
+        (["--methods", ""], "--methods: found '', expected some of 'mslora_cr_ortho'"),
+        (["--curve", ""], "--curve: found '', expected whole numbers such as 10,40,160"),
+        (["--curve", "10,0"], "--curve: found '10,0', expected whole numbers such as 10,40,160"),
+        (["--curve", "1" * 5000], f"--curve: found '{'1' * 60}', expected whole numbers such as"),
         (["--engine", "spark"], "--engine: found 'spark', expected 'flower' or 'inprocess'"),
         (["--data", "nowhere"], "nowhere: found nothing, expected a folder with one folder for"),
         (["--base-model", "nowhere"], "nowhere: found no folder, expected a base model"),
@@ -124,6 +128,11 @@ def test_a_wrong_option(refused: Refused, tmp_path: Path, options: list[str], sa
     (line,) = refused("simulate", plan_file(tmp_path), "--out", tmp_path / "run", *options)
     assert said in line
     assert not (tmp_path / "run").exists()
+
+
+def test_more_seeds_than_can_be_meant(refused: Refused, tmp_path: Path):
+    lines = refused("simulate", plan_file(tmp_path), "--out", tmp_path / "run", "--seeds", "1001")
+    assert "1001 is not in the range 1<=x<=1000" in "".join(lines)
 
 
 def test_a_plan_that_is_not_there(refused: Refused, tmp_path: Path):

@@ -94,6 +94,8 @@ def test_people_get_a_table_with_what_was_assumed():
         (("--questions", "5", "--images", "6"), PlanError, "--images: found 6 for 5 questions"),
         (("--tokens", "nan"), PlanError, "--tokens: found nan, expected a finite number"),
         (("--tflops", "inf"), PlanError, "--tflops: found inf, expected a finite number"),
+        (("--tokens", "1e308"), PlanError, r"--tokens: found 1e\+308, expected at most 1e\+12"),
+        (("--questions", "9" * 999), PlanError, f"--questions: found {'9' * 30}, expected at most"),
         (("--model", "nowhere"), ModelError, "nowhere/config.json: can't be read"),
     ],
 )

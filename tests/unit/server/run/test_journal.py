@@ -77,6 +77,21 @@ def test_a_file_that_is_no_journal_is_an_error_of_one_sentence(tmp_path: Path):
         journal(tmp_path)
 
 
+def test_a_file_where_the_blobs_should_be_is_named(tmp_path: Path):
+    book = journal(tmp_path)
+    book.blobs.folder.touch()
+    with pytest.raises(StateError) as refused:
+        book.record(ORDER, update("a"), 1, 2)
+    assert str(refused.value) == f"{tmp_path / 'blobs'}: can't be written (File exists)"
+
+
+def test_a_folder_may_have_any_name_that_the_system_takes(tmp_path: Path):
+    folder = tmp_path / "a?b#%20\udcff"
+    book = journal(folder)
+    book.record(ORDER, update("a"), 1, 2)
+    assert list(journal(folder).answered(ORDER)) == ["a"]
+
+
 def test_a_journal_of_another_version_is_refused_and_left_alone(tmp_path: Path):
     book = journal(tmp_path)
     book._db.execute("pragma user_version = 1")  # pyright: ignore[reportPrivateUsage]
