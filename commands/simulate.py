@@ -94,14 +94,15 @@ def report(
     tensorboard: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="Also write the numbers there for TensorBoard ('.[tensorboard]')."
+            metavar="DIR",
+            help=r"Also write the numbers there for TensorBoard ('.\[tensorboard]').",
         ),
     ] = None,
     mlflow: Annotated[
         str | None,
         typer.Option(
             metavar="URI",
-            help="Also log the numbers to this MLflow server ('.[mlflow]').",
+            help=r"Also log the numbers to this MLflow server ('.\[mlflow]').",
         ),
     ] = None,
     json_out: Annotated[bool, typer.Option("--json", help="Print report.json.")] = False,

@@ -400,6 +400,12 @@ def test_no_part_of_a_site_asks_a_hub_or_has_the_gpu_but_the_trainer():
     assert devices == [{"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}]
 
 
+def test_the_check_of_the_connection_goes_the_supernodes_way_out():
+    supernode, check = (services(SITE)[name]["environment"] for name in ("supernode", "check"))
+    for name in ("HTTPS_PROXY", "NO_PROXY"):
+        assert check[name] == supernode[name] == f"${{{name}:-}}"
+
+
 @pytest.mark.parametrize("file", [COORDINATOR, SITE], ids=lambda file: file.parent.name)
 def test_the_example_settings_name_every_variable(file: Path):
     used = set(re.findall(r"\$\{(\w+)", file.read_text(encoding="utf-8")))

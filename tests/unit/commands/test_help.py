@@ -70,6 +70,12 @@ def test_every_argument_and_option_is_explained(path: tuple[str, ...]):
             assert getattr(parameter, "help", None), parameter.name
 
 
+@pytest.mark.parametrize("extra", ["tensorboard", "mlflow"])
+def test_the_help_of_report_names_the_extra_to_install(extra: str):
+    # Brackets in a help are rich's markup, which is not printed.
+    assert f"'.[{extra}]'" in CliRunner().invoke(app, ["report", "-h"]).stdout
+
+
 def test_the_version_comes_with_the_digest_that_both_sides_compare():
     done = CliRunner().invoke(app, ["--version"])
     assert done.exit_code == 0
