@@ -21,6 +21,8 @@ _TITLES: Mapping[str, str] = {
     "order": "The order of arrival",
     "hospitals": "Hospitals that differ",
     "alone": "Alone, federated, pooled",
+    "pictures": "Alone, federated, pooled on real pictures",
+    "personal": "A part of each adapter that stays at its site",
     "curve": "What a federation is worth in pictures",
     "twin": "Classes that arrive",
 }
@@ -29,7 +31,8 @@ _TOP = """# Results
 
 <!-- Written by `python -m simulation.results.make_results`. Change that, not this. -->
 
-What the methods of this project do on synthetic tasks, with their spread and with what they lose.
+What the methods of this project do, with their spread and with what they lose: on synthetic tasks,
+and where an experiment says so on the real pictures of the demo.
 Everything below is made from the files of `{results}`, one for each run; `make results` runs what
 is missing there and writes this page anew. Tables, pictures and sentences follow the numbers;
 {by_hand}."""

@@ -88,8 +88,9 @@ def _within(one: Comparison) -> str:
     if interval[0] > -margin:
         return f"{named(one)}: less than {told} behind, the interval too: {numbers}."
     if one.difference > -margin:
+        mean = "not behind" if one.difference >= 0 else f"less than {told} behind"
         return (
-            f"{named(one)}: less than {told} behind in the mean, but the interval reaches "
-            f"further: {numbers}."
+            f"{named(one)}: {mean} in the mean, but the interval has losses of more than {told}: "
+            f"{numbers}."
         )
     return f"{named(one)}: more than {told} behind: {numbers}."

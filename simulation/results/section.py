@@ -88,9 +88,10 @@ def grid_blocks(collected: Collected) -> list[str]:
     if tuning is None:
         return []
     seeds = listed([str(seed) for seed in tuning.seeds])
+    over = f"mean over the seeds {seeds}" if len(tuning.seeds) > 1 else f"of seed {seeds}"
     return [
         "### Learning rates",
-        f"The mean over tasks at the end on validation questions, %, mean over the seeds {seeds}, "
+        f"The mean over tasks at the end on validation questions, %, {over}, "
         "by the factor of the plan's learning rates; the bold one is run on the test.",
         *(grid_table(group, tuning.rates) for group in collected.groups),
         border_notes(collected),

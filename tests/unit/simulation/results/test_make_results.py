@@ -100,7 +100,7 @@ def test_every_picture_is_shown_and_every_part_has_its_place(tmp_path: Path):
     titles = [line for line in found.text.splitlines() if line.startswith("## ")]
     assert titles == [
         "## Set-up", "## How to read it", "## (a) The methods", "## (b) The order of arrival",
-        "## (c) pictures", "## (d) The regularizer",
+        "## (c) Alone, federated, pooled on real pictures", "## (d) The regularizer",
     ]  # fmt: skip
     for picture in found.pictures:
         assert f"](images/{picture.file})" in found.text
