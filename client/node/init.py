@@ -66,7 +66,7 @@ policy:
   rounds: 50
   # Fewest training examples of a task: one that has fewer is not trained on.
   examples: 20
-  # Fewest different images whose mean feature may leave, where a plan has a router.
+  # Fewest different images of which means of features, or Fisher information, may leave.
   images: 50
   # Fewest test questions of a figure that leaves, also of each kind of question and each class.
   test_questions: 20
