@@ -1,7 +1,7 @@
 """The page of a report, as a Jinja template.
 
 It is not a `.j2` file since a Flower App Bundle, which brings this package to the server's run,
-carries .py, .toml, .md, .yaml and .json only: `fab-include` refuses others (flwr 1.42 and 1.42,
+carries .py, .toml, .md, .yaml and .json only: `fab-include` refuses others (flwr 1.41 and 1.42,
 cli/build.py, get_filtered_fab_paths).
 """
 

@@ -15,7 +15,7 @@ from simulation.results.words import listed, table
 #: Titles of experiments, by the first word of their names.
 _TITLES: Mapping[str, str] = {
     "methods": "The methods",
-    "composition": "What lies under a stage",
+    "composition": "The earlier adapters that a stage is trained on",
     "rules": "Aggregation rules and sites",
     "regularizer": "The regularizer",
     "order": "The order of arrival",
