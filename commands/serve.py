@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 
 _TOKEN_VARIABLE: Final = "FEDMSLORA_TOKEN"
 _FEWEST: Final = 16
+#: More than any header of a request.
+_MOST_BYTES: Final = 4096
+#: Longest that an answer may be allowed to take: a day.
+_LONGEST_S: Final = 86_400.0
+#: Addresses that stand for all of this machine's.
+_EVERYWHERE: Final = ("0.0.0.0", "::")
 
 
 def serve(
@@ -55,7 +61,7 @@ def serve(
     ] = False,
     threads: Annotated[
         int | None,
-        typer.Option(min=1, help="CPU threads of the model; by default torch's choice."),
+        typer.Option(min=1, max=1024, help="CPU threads of the model; by default torch's choice."),
     ] = None,
     batch_size: Annotated[
         int, typer.Option(min=1, max=256, help="Most questions that are answered together.")
@@ -86,14 +92,23 @@ def serve(
     from client.orders.ask import ResidentBank
     from common.bank.bank import verify_bank
     from common.bank.check import Expected
+    from common.errors import StateError
+    from common.network.address import without_brackets
+    from common.network.ports import NeededPort, check_free
     from serving.chat import ChatBounds
     from serving.decoder import DecodeBounds
     from serving.http_app import AnswerServer, ServerBounds
     from serving.run_server import Address, run
 
+    host = without_brackets(host)
     address = Address(host=host, port=port, certificate=tls_cert, key=tls_key)
     _check(address, plain_http)
+    if not timeout_s <= _LONGEST_S:
+        # The option's range lets nan pass.
+        raise StateError(f"--timeout-s: found {timeout_s:g}, expected 1 to {_LONGEST_S:g} seconds")
     token, given = _token(token_file)
+    # Before the model is loaded, which may take minutes.
+    check_free([NeededPort(host, port, "--host or --port")])
     # A file that was changed would fail only the questions of its stages, later.
     opened = verify_bank(bank, Expected())
     resident = ResidentBank(
@@ -131,11 +146,13 @@ def _check(address: "Address", plain_http: bool) -> None:
     """Check that no picture crosses a network unencrypted by mistake.
 
     Raises:
-        StateError: it would, or a file of TLS is missing.
+        StateError: it would, a file of TLS is missing, or the host is none.
     """
     from common.errors import StateError
-    from serving.run_server import is_loopback
+    from common.network.address import host_fault, is_loopback
 
+    if address.host not in _EVERYWHERE and (fault := host_fault(address.host)) is not None:
+        raise StateError(f"--host: {fault}")
     files = (("--tls-cert", address.certificate), ("--tls-key", address.key))
     for option, file in files:
         if file is None and any(other is not None for _, other in files):
@@ -179,15 +196,18 @@ def _token(file: Path | None) -> tuple[str, bool]:
     Raises:
         StateError: it can't be read, or is too short to be secret.
     """
+    from common.documents.bounded import read_text, why_unread
     from common.errors import StateError
 
     if file is None and _TOKEN_VARIABLE not in os.environ:
         return secrets.token_urlsafe(32), False
     source = _TOKEN_VARIABLE if file is None else str(file)
     try:
-        token = os.environ[_TOKEN_VARIABLE] if file is None else file.read_text(encoding="utf-8")
+        token = os.environ[_TOKEN_VARIABLE] if file is None else read_text(file, _MOST_BYTES)
     except UnicodeDecodeError:
         raise StateError(f"{source}: found no text, expected a token") from None
+    except (OSError, ValueError) as error:
+        raise StateError(f"{source}: can't be read as a token ({why_unread(error)})") from None
     token = token.strip()
     if len(token) < _FEWEST or not token.isascii() or any(letter.isspace() for letter in token):
         raise StateError(

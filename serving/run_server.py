@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
@@ -44,14 +43,6 @@ class Address:
     def scheme(self) -> str:
         """The scheme of its URL."""
         return "http" if self.certificate is None else "https"
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether only this machine reaches `host`."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 class ImpatientProtocol(HttpToolsProtocol):

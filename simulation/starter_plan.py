@@ -10,6 +10,7 @@ from typing import Any, cast
 from client.data.records import Mistake, parse_json, read_text
 from client.importing.write import REPORT_JSON
 from client.model.base_digest import base_digest
+from common.documents.yaml_text import yaml_name
 from common.plan_fields import Modality
 
 #: The base model that comes with the project, and its name in a plan.
@@ -66,7 +67,7 @@ def starter_plan(name: str, tasks: Sequence[ImportedTask], sites: Sequence[str])
     return (
         "# Written for imported tasks. Change what you like before its run begins: the base model\n"
         "# (this one is tiny and knows no medicine), the order of the stages, rounds, rates.\n"
-        f"name: {slug}\n"
+        f"name: {yaml_name(slug)}\n"
         "seed: 7\n"
         "base_model:\n"
         f"  name: {_BASE_MODEL}\n"
@@ -88,10 +89,10 @@ def _stage(task: ImportedTask, sites: Sequence[str]) -> str:
         f"      - {json.dumps(text, ensure_ascii=False)}\n" for text in listed[:100]
     )
     return (
-        f"  - name: {task.name.lower()}\n"
+        f"  - name: {yaml_name(task.name.lower())}\n"
         f"    modality: {task.modality}\n"
-        f"    task: {task.name}\n"
-        f"    sites: [{', '.join(sites)}]\n"
+        f"    task: {yaml_name(task.name)}\n"
+        f"    sites: [{', '.join(map(yaml_name, sites))}]\n"
         "    rounds: 3\n"
         "    local_epochs: 3\n"
         "    learning_rate: 5.0e-3\n"

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from client.site.config import load_site
 from client.site.keys import make_key
+from common.documents.yaml_text import yaml_name
 from common.durable import DISK, write_file
 from common.errors import SiteFailed
 from common.network.address import address_fault
@@ -32,7 +33,7 @@ _FOLDERS: Final = (
 _SITE_FILE: Final = """\
 # This site's own file. It stays here; others only learn `name`, a pseudonym.
 # Paths are relative to this file.
-name: {name}
+name: {quoted_name}
 # One folder for each task, in the paper's layout: train.json, test.jsonl and the images.
 data: {data}
 # The frozen model; its digest must be the one that the plan pins.
@@ -178,6 +179,7 @@ def _authority(file: Path) -> bytes:
 def _site_file(new: NewSite) -> str:
     return _SITE_FILE.format(
         name=new.name,
+        quoted_name=yaml_name(new.name),
         # A JSON string is a YAML string, whatever characters a path has.
         data=json.dumps(str(new.data), ensure_ascii=False),
         base_model=json.dumps(str(new.base_model), ensure_ascii=False),

@@ -5,6 +5,7 @@ anchor may hold aliases. So the text is first read event by event, which costs n
 length, and what it would become is counted; only then anything is made of it.
 """
 
+import json
 import re
 from collections.abc import Hashable
 from copy import deepcopy
@@ -89,6 +90,18 @@ def load_yaml(file: Path) -> object:
             raise
         # A date of month 13, or a list as the name of a field.
         raise yaml.YAMLError("found a value or a name that YAML can't make") from None
+
+
+def yaml_name(name: str) -> str:
+    """Return a name of letters, digits, - and _ as YAML reads it back as this very text.
+
+    It is quoted where YAML would take it for something else: `12`, `null`, `no`, `2024-01-01`.
+    """
+    try:
+        same = yaml.load(name, _Loader) == name
+    except (yaml.YAMLError, ValueError):
+        same = False
+    return name if same else json.dumps(name)
 
 
 @lru_cache(maxsize=16)

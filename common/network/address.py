@@ -8,6 +8,8 @@ from typing import Final
 _EXAMPLE: Final = "expected a name or address such as fed.example.org"
 #: A label of a host name (RFC 1123), and _ as in names of Docker's services.
 _LABEL: Final = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
+#: After an IPv6 address and %: a network interface, as Linux names them.
+_ZONE: Final = re.compile(r"[A-Za-z0-9_.-]{1,15}")
 _LONGEST_NAME: Final = 253
 _HIGHEST_PORT: Final = 65535
 
@@ -22,9 +24,11 @@ def host_fault(host: str) -> str | None:
         return f"{found} with a scheme, {_EXAMPLE}"
     if "/" in host or "@" in host:
         return f"{found}, {_EXAMPLE} and nothing beside it"
-    bare = without_brackets(host)
+    bare, percent, zone = without_brackets(host).partition("%")
     with suppress(ValueError):
         address = ipaddress.ip_address(bare)
+        if percent and (address.version == 4 or not _ZONE.fullmatch(zone)):
+            return f"{found}, {_EXAMPLE}"
         if address.is_unspecified or address.is_multicast:
             return f"{found}, which is no machine's address, {_EXAMPLE}"
         return None

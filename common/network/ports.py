@@ -43,8 +43,10 @@ def check_free(ports: Sequence[NeededPort]) -> None:
 
 
 def _why_not(needed: NeededPort) -> OSError | None:
-    family = socket.AF_INET6 if ":" in needed.host else socket.AF_INET
     try:
+        known = {one[0] for one in socket.getaddrinfo(needed.host, needed.port)}
+        # A name may have IPv6 alone.
+        family = socket.AF_INET if socket.AF_INET in known else socket.AF_INET6
         socket.create_server((needed.host, needed.port), family=family).close()
     except OSError as error:
         return error

@@ -1,5 +1,6 @@
 """`fedmslora serve`: what is refused before the base model is loaded."""
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 
 from common.bank.bank import Bank
 from common.errors import BankError, StateError
+from common.network import ports
 from fedmslora import app
 from server.coordinator.certificates import renew_server, write_certificates
 from tests.unit.small_bank import bank_of
@@ -64,7 +66,45 @@ def test_a_token_is_long_and_can_be_sent_in_a_header(
         assert SECRET not in str(error)
     monkeypatch.setenv("FEDMSLORA_TOKEN", "short")
     assert str(refused(bank.folder)).startswith("FEDMSLORA_TOKEN: found a token of 5 characters")
-    assert isinstance(refused(bank.folder, "--token-file", tmp_path / "none"), FileNotFoundError)
+    none, large = tmp_path / "none", tmp_path / "large"
+    large.write_bytes(b"a" * 5000)
+    for given, why in (
+        (none, "No such file or directory"),
+        (tmp_path, "Is a directory"),
+        (large, "found more than 4,096 bytes, expected at most so many"),
+    ):
+        error = refused(bank.folder, "--token-file", given)
+        assert isinstance(error, StateError)
+        assert str(error) == f"{given}: can't be read as a token ({why})"
+
+
+@pytest.mark.parametrize("host", ["", "a b", "a\nb", "http://x.org", "x.org:8000", "::1%\x01"])
+def test_a_host_that_is_none_is_said(bank: Bank, host: str):
+    error = refused(bank.folder, "--host", host, "--plain-http")
+    assert isinstance(error, StateError)
+    assert str(error).startswith(f"--host: found {host!r}")
+
+
+@pytest.mark.parametrize("seconds", ["nan", "inf", "86401"])
+def test_an_answer_takes_a_day_at_most(bank: Bank, seconds: str):
+    error = refused(bank.folder, "--timeout-s", seconds)
+    assert isinstance(error, StateError)
+    assert str(error) == f"--timeout-s: found {seconds}, expected 1 to 86400 seconds"
+
+
+def test_a_port_that_is_taken_is_said_before_anything_is_read(
+    bank: Bank, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(ports, "PATIENCE_S", 0.0)
+    (bank.folder / "bank.json").unlink()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        error = refused(bank.folder, "--port", port)
+    assert isinstance(error, StateError)
+    assert str(error) == (
+        f"127.0.0.1:{port}: found another program at it, expected a free port: stop that one, or "
+        "change --host or --port"
+    )
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "hospital.example"])

@@ -99,6 +99,14 @@ def test_init_makes_a_site_file_that_loads_and_a_key_that_stays(site: Path, ca: 
     assert site.read_text().count("#") > 10
 
 
+@pytest.mark.parametrize("name", ["12", "null", "no", "1e3", "2024-13-01"])
+def test_a_site_may_have_a_name_that_yaml_takes_for_something_else(
+    ca: Path, tmp_path: Path, name: str
+):
+    assert fedmslora(*init(ca, tmp_path / "site", name=name)).exit_code == 0
+    assert load_site(tmp_path / "site" / "site.yaml").name == name
+
+
 def test_init_says_what_to_send_and_what_comes_next(ca: Path, tmp_path: Path):
     said = fedmslora(*init(ca, tmp_path / "north")).output
     assert "coordinator enroll north.pub --name north --modality radiology" in said

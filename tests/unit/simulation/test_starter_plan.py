@@ -32,6 +32,17 @@ def test_each_task_is_a_stage_at_all_sites(tmp_path: Path):
     assert plan.routing is not None
 
 
+def test_names_that_yaml_takes_for_something_else_stay_names(tmp_path: Path):
+    file = tmp_path / "plan.yaml"
+    file.write_text(
+        starter_plan("2024", [ImportedTask("12", Modality.CT, True, ())], ("1", "no", "null"))
+    )
+    plan = load_plan(file)
+    (stage,) = plan.stages
+    assert (plan.name, stage.name, stage.task) == ("2024", "12", "12")
+    assert stage.sites == ("1", "no", "null")
+
+
 def films(folder: Path) -> None:
     for at in range(24):
         picture(folder / f"{'ill' if at % 4 < 2 else 'well'}/P{at // 2}-{at}.png", 5 * at)

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from common.documents.bounded import OutOfBounds
-from common.documents.yaml_text import MOST_NODES, check_bounds, load_yaml
+from common.documents.yaml_text import MOST_NODES, check_bounds, load_yaml, yaml_name
 
 
 def test_an_alias_counts_as_all_that_it_stands_for():
@@ -42,3 +42,13 @@ def test_an_anchor_within_an_anchor_is_counted_once_each():
     check_bounds("a: &a {b: &b [1, 2], c: *b}\nd: *a")
     with pytest.raises(OutOfBounds, match=r"found \*x, expected an anchor before it"):
         check_bounds("a: *x")
+
+
+@pytest.mark.parametrize("name", ["12", "null", "no", "Yes", "1e3", "2024-01-01", "2024-13-01"])
+def test_a_name_that_would_be_something_else_is_quoted(name: str):
+    assert yaml_name(name) == f'"{name}"'
+    assert yaml.safe_load(yaml_name(name)) == name
+
+
+def test_a_name_stays_as_it_is():
+    assert yaml_name("north-2") == "north-2"

@@ -12,7 +12,16 @@ from common.network.ports import NeededPort, check_free
 
 @pytest.mark.parametrize(
     "host",
-    ["fed.example.org", "localhost", "a", "superlink_1", "10.0.0.1", "::1", "[2001:db8::1]"],
+    [
+        "fed.example.org",
+        "localhost",
+        "a",
+        "superlink_1",
+        "10.0.0.1",
+        "::1",
+        "[2001:db8::1]",
+        "fe80::1%eth0",
+    ],
 )
 def test_names_and_addresses_of_machines(host: str):
     assert host_fault(host) is None
@@ -32,6 +41,10 @@ def test_names_and_addresses_of_machines(host: str):
         ("a..org", "expected a name"),
         ("x.org.", "expected a name"),
         ("", "expected a name"),
+        ("::1%a\nb", "expected a name"),
+        ("::1%", "expected a name"),
+        ("[fe80::1%\x01]", "expected a name"),
+        ("10.0.0.1%eth0", "expected a name"),
         ("two words", "expected a name"),
         ("a" * 64, "expected a name"),
         ("0.0.0.0", "no machine's address"),
@@ -90,3 +103,21 @@ def test_a_taken_port_is_one_sentence_and_a_free_one_is_left_free(
 def test_an_address_of_another_machine_is_refused_at_once():
     with pytest.raises(StateError, match=r"^203\.0\.113\.7:1: .* expected an address of this"):
         check_free([NeededPort("203.0.113.7", 1, "bind")])
+
+
+def test_a_name_of_ipv6_alone_can_be_listened_at(monkeypatch: pytest.MonkeyPatch):
+    resolve = socket.getaddrinfo
+
+    def only_v6(host: str, *others: object, **more: object):
+        return resolve("::1" if host == "six.example" else host, *others, **more)  # pyright: ignore
+
+    monkeypatch.setattr(socket, "getaddrinfo", only_v6)
+    families: list[int] = []
+
+    def create_server(address: tuple[str, int], family: int) -> socket.socket:
+        families.append(family)
+        return socket.socket()
+
+    monkeypatch.setattr(socket, "create_server", create_server)
+    check_free([NeededPort("six.example", 1, "--port"), NeededPort("127.0.0.1", 1, "--port")])
+    assert families == [socket.AF_INET6, socket.AF_INET]
