@@ -101,6 +101,8 @@ def export_stage(
     from common.bank.bank import Bank
     from common.errors import BankError
 
+    if base_id is not None and not (base_id.strip() and base_id.isprintable()):
+        raise BankError(f"--base-id: found {base_id[:60]!r}, expected one line of visible letters")
     opened = Bank.open(bank)
     release = opened.named(stage)
     summed = [opened.releases[position].name for position in release.sums]
@@ -262,7 +264,8 @@ def import_folders(
     labels = task_labels(options, [one.found_name for one in chain.tasks])
     opened = Bank.open(out) if (out / INDEX_FILE).exists() else None
     pin = _pin(base_name, base_sha256, base_model, opened)
-    target = opened or (out, pin)
+    # A folder that is named by a dot has no name that it could be written under.
+    target = opened or (out if out.name else out.absolute(), pin)
     grown, new = import_chain(chain, labels, target, partial(_key, key, out))
     if as_json:
         print_json(_imported(grown, chain, labels, new))

@@ -3,6 +3,7 @@
 # pyright: reportUnknownMemberType=false
 
 import json
+import re
 import sys
 from contextlib import redirect_stdout
 from typing import Annotated, TextIO
@@ -142,9 +143,10 @@ def wire(
     """
     from common.errors import PlanError
 
-    counts = [int(word) for word in sites.split(",") if word.strip().isdigit()]
-    if not counts or min(counts) < 2:
-        raise PlanError(f"--sites: found {sites!r}, expected numbers from 2 on, as in 2,4,8")
+    words = [word.strip() for word in sites.split(",")]
+    if not all(re.fullmatch("[1-9][0-9]{0,3}", word) and word != "1" for word in words):
+        raise PlanError(f"--sites: found {sites[:60]!r}, expected numbers from 2 on, as in 2,4,8")
+    counts = [int(word) for word in words]
     with _only_the_result():
         from benchmarks.wire import run
 

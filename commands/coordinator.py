@@ -6,14 +6,13 @@
 import json
 import sys
 import time
-from collections.abc import Generator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from commands.options import Json, typed
+from commands.options import Json, refuse_beside, typed
 from common.printable import counted
 
 if TYPE_CHECKING:
@@ -67,6 +66,7 @@ def init(
     from server.coordinator.state import CoordinatorSettings, State
 
     if renew:
+        refuse_beside("--renew", ("port", "bind", "inner_host", "inner_port"))
         names = renew_certificate(State.open(state), host or ())
         typer.echo(
             f"Renewed the certificate for {', '.join(names)}. Restart the coordinator to use it."
@@ -103,7 +103,7 @@ def start(
 
     Example: fedmslora coordinator start
     """
-    from common.network.ports import check_free
+    from common.network.ports import NeededPort, check_free
     from common.process.supervise import single_instance, supervise, until_signalled
     from server.coordinator.certificates import days_left
     from server.coordinator.processes import exec_process, needed_ports, processes
@@ -113,6 +113,7 @@ def start(
     ports = needed_ports(opened)
     if part is not None:
         name = _which(part)
+        refuse_beside("--part", ("dashboard", "dashboard_port"))
         check_free([ports[name]] if name in ports else [])
         exec_process(name, opened)
     if (days := days_left(opened.tls / "server.crt")) < 30:
@@ -120,7 +121,8 @@ def start(
             f"The certificate expires in {counted(days, 'day')}: fedmslora coordinator init --renew"
         )
     with single_instance(opened.pid_file), until_signalled() as stop:
-        check_free(list(ports.values()))
+        page = [NeededPort("127.0.0.1", dashboard_port, "--dashboard-port")] if dashboard else []
+        check_free([*ports.values(), *page])
         settings = opened.settings
         typer.echo(f"Listening for sites at {settings.address}; logs are in {opened.logs}")
         if dashboard:
@@ -156,6 +158,7 @@ def enroll(
 
     opened = State.open(state)
     if leave is not None:
+        refuse_beside("--leave", ("key", "name", "modality"))
         _revoke(opened, leave)
         return
     if key is None or name is None or not modality:
@@ -245,6 +248,8 @@ def status(
     from server.coordinator.state import State
     from server.dashboard.status_document import status_document
 
+    if as_json:
+        refuse_beside("--json", ("watch",))
     opened = State.open(state)
     with _superlink(opened) as superlink:
         if as_json:
@@ -344,12 +349,10 @@ def _print_next_steps(opened: "State", folder: Path) -> None:
     typer.echo(f"     {typed(f'coordinator run {first}{where}')}")
 
 
-@contextmanager
-def _superlink(opened: "State") -> "Generator[SuperLink]":
+def _superlink(opened: "State") -> "closing[SuperLink]":
     from server.coordinator.superlink import SuperLink
 
-    with closing(SuperLink(opened)) as superlink:
-        yield superlink
+    return closing(SuperLink(opened))
 
 
 def _apply(opened: "State") -> str:

@@ -4,6 +4,7 @@
 # pyright: reportUnknownMemberType=false
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -187,9 +188,9 @@ def _take(text: str) -> "Take":
 
     if text in ("middle", "all"):
         return Take(1 if text == "middle" else None)
-    if text.isascii() and text.isdigit() and int(text) > 0:
+    if re.fullmatch("[1-9][0-9]{0,8}", text):
         return Take(int(text))
-    raise DataError(f"--take: found {text!r}, expected middle, all or a number such as 5")
+    raise DataError(f"--take: found {text[:60]!r}, expected middle, all or a number such as 5")
 
 
 def _names(text: str | None) -> tuple[str, ...]:

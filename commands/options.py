@@ -4,6 +4,7 @@
 # pyright: reportUnknownMemberType=false
 
 import os
+from collections.abc import Collection
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final
@@ -70,6 +71,25 @@ Workers = Annotated[
 WORKERS: Final = min(8, os.cpu_count() or 1)
 #: Outside the container it runs in, a command is typed after this (docker/*/compose.yaml).
 COMPOSE_COMMAND: Final = "FEDMSLORA_COMMAND"
+
+
+def refuse_beside(option: str, others: Collection[str]) -> None:
+    """Refuse parameters that would be ignored beside an option, by the names of the arguments.
+
+    Raises:
+        StateError: one of them was given.
+    """
+    import click
+    from click.core import ParameterSource
+
+    from common.errors import StateError
+
+    context = click.get_current_context()
+    for one in context.command.params:
+        given = context.get_parameter_source(one.name or "") is ParameterSource.COMMANDLINE
+        if given and one.name in others:
+            shown = one.opts[0] if one.param_type_name == "option" else one.human_readable_name
+            raise StateError(f"{option}: found {shown} beside it, expected one of them")
 
 
 def typed(words: str) -> str:

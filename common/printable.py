@@ -9,6 +9,11 @@ def printable(text: str, most: int = _MAX_LENGTH) -> str:
     return line if len(line) <= most else f"{line[:most]} ..."
 
 
+def is_utf8(name: str) -> bool:
+    """Return whether a file's name, which may be any bytes, is text that a document can hold."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
 def counted(number: int, singular: str, plural: str | None = None) -> str:
     """Return the number with its noun, as in `1 round` and `2 rounds`."""
     return f"{number} {singular if number == 1 else plural or singular + 's'}"

@@ -153,7 +153,7 @@ class AnswerServer:
         if kind.lower() != b"bearer" or not hmac.compare_digest(given.strip(), self._token):
             return 401, "found no token, or another one, expected 'Authorization: Bearer TOKEN'"
         length = headers.get(b"content-length", b"0")
-        if not length.isdigit() or int(length) > self._bounds.body_bytes:
+        if not length.isdigit() or int(length[:20]) > self._bounds.body_bytes:
             return 413, _TOO_LONG.format(self._bounds.body_bytes)
         coding = headers.get(b"content-encoding", b"identity").strip().lower()
         if coding != b"identity":

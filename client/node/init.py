@@ -17,6 +17,7 @@ from common.durable import DISK, write_file
 from common.errors import SiteFailed
 from common.network.address import address_fault
 from common.plan_fields import Modality, Slug
+from common.printable import is_utf8
 
 SITE_FILE: Final = "site.yaml"
 #: The folders of a new site with their modes. Those in the store are made here, so that they belong
@@ -115,7 +116,7 @@ def make_site(new: NewSite, folder: Path) -> Path:
     file = folder / SITE_FILE
     if file.exists():
         raise SiteFailed(f"{file}: found a site, which is never overwritten, expected none")
-    _check(new)
+    _check(new, folder)
     certificate = _authority(new.ca)
     for inner, mode in _FOLDERS:
         (folder / inner).mkdir(parents=True, exist_ok=True, mode=mode)
@@ -139,7 +140,7 @@ def read_modalities(names: Sequence[str]) -> tuple[Modality, ...]:
     return tuple(dict.fromkeys(Modality(name) for name in names))
 
 
-def _check(new: NewSite) -> None:
+def _check(new: NewSite, folder: Path) -> None:
     if not _is_valid(TypeAdapter(Slug), new.name):
         raise SiteFailed(
             f"--name: found {new.name!r}, expected a pseudonym of a-z, 0-9, - and _, "
@@ -147,6 +148,10 @@ def _check(new: NewSite) -> None:
         )
     if (fault := address_fault(new.address)) is not None:
         raise SiteFailed(f"--coordinator: {fault}")
+    paths = {"--folder": folder.absolute(), "--data": new.data, "--base-model": new.base_model}
+    for option, path in paths.items():
+        if not is_utf8(str(path)):
+            raise SiteFailed(f"{option}: found {str(path)!r}, expected a name in UTF-8")
 
 
 def _is_valid(field: TypeAdapter[str], value: str) -> bool:

@@ -1,5 +1,6 @@
 """Initializes a coordinator's folder, and renews its certificate."""
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 from common.durable import DISK, write_file, write_new_file
 from common.errors import StateError
 from common.network.address import host_fault, without_brackets
+from common.printable import is_utf8
 from common.signing import SigningKey
 from server.coordinator.certificates import renew_server, write_certificates
 from server.coordinator.plan_template import plan_template
@@ -23,7 +25,8 @@ def init_coordinator(root: Path, settings: CoordinatorSettings) -> State:
     """Make a coordinator's folder with new keys and certificates.
 
     Raises:
-        StateError: a host is none, the folder is not empty, or both ports are the same.
+        StateError: a host is none, the folder is not empty or not UTF-8, or both ports are the
+            same.
     """
     settings = _checked(settings)
     if settings.port == settings.inner_port and settings.inner_host in _LOOPBACK_NAMES:
@@ -31,6 +34,8 @@ def init_coordinator(root: Path, settings: CoordinatorSettings) -> State:
             f"--inner-port: found {settings.inner_port}, which is also --port on this machine, "
             "expected another one"
         )
+    if not is_utf8(str(root.absolute())):
+        raise StateError(f"--state: found {str(root.absolute())!r}, expected a name in UTF-8")
     if root.exists() and any(root.iterdir()):
         what = "a coordinator" if State(root).settings_file.exists() else "files"
         raise StateError(f"{root}: found {what}, expected a new or an empty folder")
@@ -99,5 +104,6 @@ def _flower_config(state: State, settings: CoordinatorSettings) -> str:
     return (
         '[superlink]\ndefault = "fedmslora"\n\n'
         f'[superlink.fedmslora]\naddress = "{settings.inner}"\n'
-        f'root-certificates = "{state.ca}"\n'
+        # Whatever characters a path has, a JSON string is one of TOML.
+        f"root-certificates = {json.dumps(str(state.ca), ensure_ascii=False)}\n"
     )

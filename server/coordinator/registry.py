@@ -122,7 +122,7 @@ def leave(file: Path, name: str) -> EnrolledSite:
         gone = next((site for site in sites if site.name == name and not site.left), None)
         if gone is None:
             known = ", ".join(site.name for site in sites if not site.left) or "none"
-            raise StateError(f"{name}: found no such site, expected one of: {known}")
+            raise StateError(f"found no such site {name!r}, expected one of: {known}")
         left = gone.model_copy(update={"left": True})
         _write(file, tuple(left if site is gone else site for site in sites))
     return left

@@ -66,7 +66,8 @@ def read_status(
     name = run_name or latest_run(opened)
     # A name that a browser sends may be a path to anywhere.
     if run_name is not None and run_name not in opened.run_names():
-        raise StateError(f"--run: found no run {run_name!r} in {opened.root / 'runs'}")
+        known = ", ".join(opened.run_names()) or "none"
+        raise StateError(f"--run: found no run {run_name!r}, expected one of: {known}")
     run = None if name is None else run_status(opened, name)
     sites = site_statuses(opened, run, nodes)
     return run and with_presence(run, sites), sites, nodes is not None

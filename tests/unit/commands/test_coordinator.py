@@ -2,7 +2,9 @@
 
 import json
 import os
+import socket
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from typer.testing import CliRunner
 from commands.coordinator import app
 from commands.site import app as site_app
 from common.errors import PlanError, Refusal, StateError
+from common.network import ports
 from common.plan.file import load_plan
 from common.process.progress import write_event
 from server.coordinator.init import init_coordinator
@@ -110,12 +113,54 @@ def test_one_port_for_both_sides_is_refused(tmp_path: Path):
     assert not folder.exists()
 
 
+def test_a_folder_may_have_any_name_of_text(tmp_path: Path):
+    odd, bad = tmp_path / 'a "b"\n\\é', tmp_path / "\udcff"
+    assert CALL.invoke(app, ["init", "--state", str(odd)]).exit_code == 0
+    flower = tomllib.loads((odd / "flower" / "config.toml").read_text(encoding="utf-8"))
+    link = flower["superlink"]["fedmslora"]
+    assert link["root-certificates"] == str(odd / "tls" / "ca.crt")
+    told = CALL.invoke(app, ["init", "--state", str(bad)]).exception
+    assert isinstance(told, StateError)
+    assert str(told) == f"--state: found {str(bad)!r}, expected a name in UTF-8"
+    assert not bad.exists()
+
+
 def test_renewing_keeps_the_authority_and_adds_a_name(state: State):
     authority, server = state.ca.read_bytes(), (state.tls / "server.crt").read_bytes()
     assert "other.example.org" in said(state, "init", "--renew", "--host", "other.example.org")
     assert state.ca.read_bytes() == authority
     assert (state.tls / "server.crt").read_bytes() != server
     assert state.settings.hosts == ("localhost", "other.example.org")
+
+
+@pytest.mark.parametrize(
+    ("words", "said_of"),
+    [
+        (("init", "--renew", "--port", "8443"), "--renew: found --port"),
+        (("init", "--renew", "--inner-host", "x"), "--renew: found --inner-host"),
+        (("start", "--part", "edge", "--dashboard"), "--part: found --dashboard"),
+        (("enroll", "--leave", "north", "--name", "south"), "--leave: found --name"),
+        (("enroll", "--leave", "north", "south.pub"), "--leave: found SITE.pub"),
+        (("status", "--json", "--watch"), "--json: found --watch"),
+    ],
+)
+def test_options_of_which_one_would_be_ignored_are_refused(
+    sites: State, words: tuple[str, ...], said_of: str
+):
+    before = (sites.settings_file.read_bytes(), list(enrolled(sites.registry)))
+    assert refusal(sites, *words) == f"{said_of} beside it, expected one of them"
+    assert (sites.settings_file.read_bytes(), list(enrolled(sites.registry))) == before
+
+
+def test_a_taken_port_of_the_dashboard_is_said_before_anything_starts(
+    state: State, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(ports, "PATIENCE_S", 0.0)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        told = refusal(state, "start", "--dashboard", "--dashboard-port", str(port))
+    assert told.startswith(f"127.0.0.1:{port}: found another program at it")
+    assert told.endswith("change --dashboard-port")
 
 
 def test_every_command_names_a_folder_without_a_coordinator(tmp_path: Path):
@@ -151,7 +196,7 @@ def test_a_site_that_has_the_certificate_is_not_given_it_again(state: State, tmp
 def test_a_site_is_revoked(sites: State, words: tuple[str, ...]):
     assert "north is removed; its key can't be enrolled again" in said(sites, *words)
     assert list(enrolled(sites.registry)) == ["south"]
-    assert "found no such site, expected one of: south" in refusal(sites, "revoke", "north")
+    assert "found no such site 'north', expected one of: south" in refusal(sites, "revoke", "north")
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,17 @@ def test_init_makes_a_site_file_that_loads_and_a_key_that_stays(site: Path, ca: 
     assert site.read_text().count("#") > 10
 
 
+@pytest.mark.parametrize("option", ["--folder", "--data", "--base-model"])
+def test_a_path_that_no_file_can_hold_is_refused_before_anything_is_made(
+    ca: Path, tmp_path: Path, option: str
+):
+    words = init(ca, tmp_path / "site")
+    told = refusal(*words, option, f"{tmp_path}/\udcff")
+    found = f"{tmp_path}/\udcff"
+    assert told == f"{option}: found {found!r}, expected a name in UTF-8"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tls"]
+
+
 @pytest.mark.parametrize("name", ["12", "null", "no", "1e3", "2024-13-01"])
 def test_a_site_may_have_a_name_that_yaml_takes_for_something_else(
     ca: Path, tmp_path: Path, name: str

@@ -77,7 +77,7 @@ def test_a_site_that_left_may_come_back_with_a_new_key_only(tmp_path: Path):
 
 def test_a_site_that_is_not_there_can_not_leave(tmp_path: Path):
     file = tmp_path / "sites.json"
-    with pytest.raises(StateError, match="north: found no such site, expected one of: none"):
+    with pytest.raises(StateError, match="found no such site 'north', expected one of: none"):
         leave(file, "north")
 
 
