@@ -199,6 +199,7 @@ def answers(
     """
     from client.data.thumbnail import thumbnail
     from client.orders.kept_answers import kept_answers
+    from common.errors import SiteFailed
     from common.plan.file import load_plan
     from report.answers.examples import chosen_examples
     from report.answers.figures import SiteAnswers, TaskAnswers, answer_figures
@@ -206,6 +207,11 @@ def answers(
     from report.answers.site_page import site_page
 
     own, loaded = _machine(site).site, load_plan(plan)
+    # Its mode is changed below, which would lock others out of a folder or a device.
+    if out.exists() and not out.is_file():
+        raise SiteFailed(f"--out: found {out}, which is no file, expected the name of a page")
+    if not out.absolute().parent.is_dir():
+        raise SiteFailed(f"--out: found no folder {out.parent}, expected the one of the page")
     tasks: list[TaskAnswers] = []
     examples: list[AnsweredPicture] = []
     for kept in kept_answers(loaded, own):

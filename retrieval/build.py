@@ -10,6 +10,7 @@ from common.documents.bounded import parse_json, read_text
 from common.durable import DISK, write_file
 from common.errors import DataError
 from common.identity import sha256
+from common.printable import is_utf8
 from common.process.file_lock import file_lock
 from retrieval.bm25 import write_bm25
 from retrieval.database import (
@@ -51,6 +52,8 @@ def build(
         DataError: a pair's mistakes, or `out` holds something else.
         StateError: another process builds there.
     """
+    if not is_utf8(str(out.absolute())):
+        raise DataError(f"--out: found {str(out.absolute())!r}, expected a name in UTF-8")
     files = pair_files(folder, without=out)
     wanted = _sources(folder, files, captions, images)
     _refuse_something_else(out, wanted)

@@ -171,8 +171,10 @@ def open_vectors(file: Path) -> NDArray[np.floating[Any]]:
     try:
         found = np.load(file, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
+        # numpy's own words advise to load what may run code.
+        why = error.strerror if isinstance(error, OSError) else None
         raise DataError(
-            f"{file}: found no array ({str(error).splitlines()[0][:120]}), expected a .npy file"
+            f"{file}: found no array ({why or 'another format'}), expected a .npy file"
         ) from None
     array = cast(NDArray[Any], found)
     if array.ndim != 2 or 0 in array.shape or array.dtype.kind != "f":

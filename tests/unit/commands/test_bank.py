@@ -58,6 +58,21 @@ def test_one_release_is_counted_as_one(tmp_path: Path):
     assert "1 release verified" in output("verify", folder)
 
 
+@pytest.mark.parametrize("which", ["9" * 5000, "²", "x", ""])
+def test_a_release_that_is_not_there_is_one_sentence(bank: Bank, which: str):
+    with pytest.raises(BankError, match=f"found no release '{which[:50]}"):
+        output("show", bank.folder, which)
+
+
+@pytest.mark.parametrize("base", ["", " ", "a\nb", "\x1b[31m", "\udcff"])
+def test_a_base_model_s_id_is_a_line_before_anything_is_written(
+    bank: Bank, tmp_path: Path, base: str
+):
+    with pytest.raises(BankError, match="--base-id: found '"):
+        output("export", bank.folder, "7", tmp_path / "out", "--base-id", base)
+    assert not (tmp_path / "out").exists()
+
+
 def test_verify_says_what_it_checked(bank: Bank):
     text = output("verify", bank.folder, "--signer", KEY.public_hex, "--head", bank.head)
     assert "2 releases verified" in text and bank.head in text and KEY.public_hex in text

@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 from benchmarks import features
 from benchmarks.compare import BenchmarkResult
 from commands.bench import app
+from common.errors import PlanError
 
 
 def measured(repeats: int) -> BenchmarkResult:
@@ -25,6 +26,13 @@ def test_only_the_result_is_on_stdout(monkeypatch: pytest.MonkeyPatch, way: list
         assert json.loads(done.stdout)["settings"] == {"repeats": 2}
     else:
         assert done.stdout.startswith("features: ours 1 s, reference 3 s, ratio 3")
+
+
+@pytest.mark.parametrize("sites", ["", "1,2", "2,x", "2,,4", "²", "9" * 5000, "-2"])
+def test_numbers_of_sites_that_are_none_are_refused_before_anything_starts(sites: str):
+    done = CliRunner().invoke(app, ["wire", f"--sites={sites}"])
+    assert isinstance(done.exception, PlanError)
+    assert str(done.exception).startswith(f"--sites: found '{sites[:60]}', expected numbers from 2")
 
 
 @pytest.mark.parametrize(

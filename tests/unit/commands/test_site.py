@@ -399,6 +399,21 @@ def test_a_site_has_a_page_of_its_own_answers_that_only_it_can_read(site: Path, 
     assert "3 (1)" in page and "no medical device" in page
 
 
+def test_a_page_is_a_file_and_nothing_else_gets_its_mode(site: Path, tmp_path: Path):
+    plan = small_plan(tmp_path / "plan.yaml", sites=["north"], task="CXP")
+    answered(site, plan)
+    folder, pipe = tmp_path / "pages", tmp_path / "pipe"
+    folder.mkdir(mode=0o755)
+    os.mkfifo(pipe, mode=0o644)
+    for out in (folder, pipe):
+        before = out.stat().st_mode
+        told = refusal("answers", plan, "--site", site, "--out", out)
+        assert told == f"--out: found {out}, which is no file, expected the name of a page"
+        assert out.stat().st_mode == before
+    told = refusal("answers", plan, "--site", site, "--out", tmp_path / "none" / "a.html")
+    assert told == f"--out: found no folder {tmp_path / 'none'}, expected the one of the page"
+
+
 def test_a_site_without_answers_of_the_plan_says_so(site: Path, tmp_path: Path):
     plan = small_plan(tmp_path / "plan.yaml", sites=["north"], task="CXP")
     words = "found no answers to a task of plan 'small'"

@@ -163,11 +163,21 @@ def test_vectors_that_do_not_suit_are_refused(tmp_path: Path, array: np.ndarray,
         build(tmp_path, tmp_path / "index", given, None, silent)
 
 
+def test_a_folder_that_faiss_can_not_name_is_refused_before_anything_is_made(tmp_path: Path):
+    np.save(tmp_path / "v.npy", np.eye(2, dtype=np.float32))
+    given = GivenVectors(tmp_path / "v.npy").of_captions()
+    with pytest.raises(DataError, match=r"--out: found '.*udcff', expected a name in UTF-8"):
+        build(tmp_path, tmp_path / "\udcff", given, None, silent)
+    assert [path.name for path in tmp_path.iterdir()] == ["v.npy"]
+
+
 def test_a_file_that_is_no_array_is_refused(tmp_path: Path):
     (tmp_path / "v.npy").write_text("vectors")
-    with pytest.raises(DataError, match=r"v\.npy: found no array"):
+    with pytest.raises(
+        DataError, match=r"v\.npy: found no array \(another format\), expected a .npy"
+    ):
         GivenVectors(tmp_path / "v.npy")
-    with pytest.raises(DataError, match=r"gone\.npy: found no array"):
+    with pytest.raises(DataError, match=r"gone\.npy: found no array \(No such file or directory\)"):
         GivenVectors(tmp_path / "gone.npy")
 
 

@@ -422,6 +422,7 @@ def test_json_has_the_report_without_names_and_patients(tmp_path: Path):
     [
         (("--form", "x"), "--form: found 'x', expected auto, folders, table, json"),
         (("--take", "0"), "--take: found '0', expected middle, all or a number such as 5"),
+        (("--take", "9" * 5000), f"--take: found '{'9' * 60}', expected middle, all or a number"),
         (("--uncertain", "1"), "--uncertain: found '1', expected out, yes or no"),
         (("--label-names", "0"), "--label-names: found '0', expected pairs such as"),
         (("--patient-pattern", "("), "--patient-pattern: found no regular expression ("),
