@@ -92,6 +92,36 @@ def refuse_beside(option: str, others: Collection[str]) -> None:
             raise StateError(f"{option}: found {shown} beside it, expected one of them")
 
 
+def refuse_no_file(option: str, file: Path) -> None:
+    """Refuse a place that no file can take, before the work whose result it is to get.
+
+    A folder or a device is none: root would replace `/dev/null`.
+
+    Raises:
+        StateError: something else is there.
+    """
+    from common.errors import StateError
+
+    if file.exists() and not file.is_file():
+        raise StateError(f"{option}: found {file}, which is no file, expected a file's name")
+    refuse_no_folder(option, file.parent)
+
+
+def refuse_no_folder(option: str, folder: Path) -> None:
+    """Refuse a place that no folder can take, before the work whose result it is to get.
+
+    Raises:
+        StateError: something else is there, or above it.
+    """
+    from common.errors import StateError
+
+    there = next(
+        path for path in (folder, *folder.absolute().parents) if path.exists() or path.is_symlink()
+    )
+    if not there.is_dir():
+        raise StateError(f"{option}: found {there}, which is no folder, expected one")
+
+
 def typed(words: str) -> str:
     """Return `fedmslora WORDS` as an admin types it: for a container on its host, by compose."""
     compose = os.environ.get(COMPOSE_COMMAND)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from commands.options import Json
+from commands.options import Json, refuse_no_file, refuse_no_folder
 from common.plan.simulation import How
 from common.printable import counted
 
@@ -144,6 +144,9 @@ def list_(
     from retrieval.stage_lists import ListOrigin, ListSettings, stage_lists
     from retrieval.write_list import reference_list, write_list, write_reference_folder
 
+    refuse_no_file("--out", out)
+    if bundle is not None:
+        refuse_no_folder("--bundle", bundle)
     loaded, general = load_plan(plan), general_questions(questions or GENERAL)
     settings = ListSettings(
         how=how, k=k, images_per_caption=images_per_caption, task=task, domain=domain,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from commands.options import Json, typed
+from commands.options import Json, refuse_no_file, typed
 from common.printable import byte_size, counted, rough_duration
 
 if TYPE_CHECKING:
@@ -199,7 +199,6 @@ def answers(
     """
     from client.data.thumbnail import thumbnail
     from client.orders.kept_answers import kept_answers
-    from common.errors import SiteFailed
     from common.plan.file import load_plan
     from report.answers.examples import chosen_examples
     from report.answers.figures import SiteAnswers, TaskAnswers, answer_figures
@@ -208,10 +207,7 @@ def answers(
 
     own, loaded = _machine(site).site, load_plan(plan)
     # Its mode is changed below, which would lock others out of a folder or a device.
-    if out.exists() and not out.is_file():
-        raise SiteFailed(f"--out: found {out}, which is no file, expected the name of a page")
-    if not out.absolute().parent.is_dir():
-        raise SiteFailed(f"--out: found no folder {out.parent}, expected the one of the page")
+    refuse_no_file("--out", out)
     tasks: list[TaskAnswers] = []
     examples: list[AnsweredPicture] = []
     for kept in kept_answers(loaded, own):
@@ -225,6 +221,7 @@ def answers(
         examples += chosen_examples(kept.stage.name, shown, thumbnail)
     day = datetime.now(UTC).date().isoformat()
     page = site_page((own.name, loaded.name), day, answer_figures(tasks), examples)
+    out.parent.mkdir(parents=True, exist_ok=True)
     # Pictures of patients: nobody else on this machine may read it.
     out.touch(mode=0o600)
     out.chmod(0o600)

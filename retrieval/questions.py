@@ -85,7 +85,8 @@ def general_questions(file: Path = GENERAL) -> list[ReferenceQuestion]:
     try:
         document: Any = load_yaml(file)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())[:120]
+        said = error.strerror if isinstance(error, OSError) else None
+        reason = said or " ".join(str(error).split())[:120]
         raise DataError(f"{file}: found no questions ({reason}), expected YAML") from None
     questions: list[ReferenceQuestion] = []
     for name, sites in _items(document, f"{file}: the questions"):

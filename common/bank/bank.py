@@ -224,7 +224,6 @@ class Bank:
         for release in self.releases:
             if name in (release.name, release.folder):
                 return release
-        # A bank has fewer releases than a number of 9 digits says.
         if name.isdecimal() and len(name) <= 9:
             return self.release(int(name))
         known = ", ".join(release.name for release in self.releases) or "none"

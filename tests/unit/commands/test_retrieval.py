@@ -1,6 +1,7 @@
 """`fedmslora retrieval`: what it prints, and that a mistake is one sentence."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from common.errors import DataError, PlanError
+from common.errors import DataError, PlanError, StateError
 from common.plan.reference_list import check_images, read_list
 from fedmslora import app
 from tests.unit.retrieval.some_pairs import CAPTIONS, write_jsonl
@@ -85,6 +86,40 @@ def test_list_writes_the_pairs_and_the_sites_folder(tmp_path: Path):
     shown = run("list", plan, tmp_path, "--out", out, *map(str, few))
     assert shown.stdout.splitlines()[-1] == (
         f"{out}: {len(listed.pairs)} different pairs, sha256 {found['digest']}"
+    )
+
+
+def test_where_a_list_can_not_be_written_is_said_before_anything_is_read(tmp_path: Path):
+    file, folder, pipe = tmp_path / "file", tmp_path / "folder", tmp_path / "pipe"
+    file.write_text("mine")
+    folder.mkdir()
+    os.mkfifo(pipe)
+    no_file = "which is no file, expected a file's name"
+    said = {
+        ("--out", folder): f"--out: found {folder}, {no_file}",
+        ("--out", pipe): f"--out: found {pipe}, {no_file}",
+        ("--out", "."): f"--out: found ., {no_file}",
+        ("--out", file / "x"): f"--out: found {file}, which is no folder, expected one",
+        ("--out", tmp_path / "new", "--bundle", file): (
+            f"--bundle: found {file}, which is no folder, expected one"
+        ),
+    }
+    before = sorted(tmp_path.iterdir())
+    for words, sentence in said.items():
+        # Neither the plan nor the database is there.
+        done = run("list", tmp_path / "none.yaml", tmp_path / "none", *words)
+        assert isinstance(done.exception, StateError)
+        assert str(done.exception) == sentence
+    assert sorted(tmp_path.iterdir()) == before and file.read_text() == "mine"
+
+
+def test_a_file_of_questions_that_is_not_there_is_named_once(tmp_path: Path):
+    plan, none = tmp_path / "plan.yaml", tmp_path / "none.yaml"
+    write_plan(plan, ["necrosis"])
+    done = run("questions", plan, "--questions", none)
+    assert isinstance(done.exception, DataError)
+    assert str(done.exception) == (
+        f"{none}: found no questions (No such file or directory), expected YAML"
     )
 
 

@@ -408,10 +408,10 @@ def test_a_page_is_a_file_and_nothing_else_gets_its_mode(site: Path, tmp_path: P
     for out in (folder, pipe):
         before = out.stat().st_mode
         told = refusal("answers", plan, "--site", site, "--out", out)
-        assert told == f"--out: found {out}, which is no file, expected the name of a page"
+        assert told == f"--out: found {out}, which is no file, expected a file's name"
         assert out.stat().st_mode == before
-    told = refusal("answers", plan, "--site", site, "--out", tmp_path / "none" / "a.html")
-    assert told == f"--out: found no folder {tmp_path / 'none'}, expected the one of the page"
+    told = refusal("answers", plan, "--site", site, "--out", plan / "a.html")
+    assert told == f"--out: found {plan}, which is no folder, expected one"
 
 
 def test_a_site_without_answers_of_the_plan_says_so(site: Path, tmp_path: Path):
