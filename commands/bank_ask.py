@@ -68,7 +68,7 @@ def ask(
     precision: ModelPrecision = None,
     site: SiteFile = None,
     max_new_tokens: Annotated[
-        int, typer.Option(min=1, help="Maximum length of the answer, in tokens.")
+        int, typer.Option(min=1, max=10_000, help="Maximum length of the answer, in tokens.")
     ] = 64,
     as_json: Json = False,
 ) -> None:

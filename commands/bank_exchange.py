@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from commands.options import BankFolder as Folder
-from commands.options import BaseModelFolder, Json, Tower, VisionTower
+from commands.options import BaseModelFolder, Json, Tower, VisionTower, refuse_beside
 from common.printable import counted
 
 if TYPE_CHECKING:
@@ -33,6 +33,10 @@ _MOST_RANK: Final = 512
 Which = Annotated[
     str, typer.Argument(metavar="STAGE", help="A release's name, or its number (0 is the first).")
 ]
+
+
+#: Arguments of an export that the authors' layout has no place for.
+_OF_OTHER_PROGRAMS: Final = ("dtype", "base_model", "base_id", "vision_weights", "questions")
 
 
 class Dtype(StrEnum):
@@ -103,6 +107,10 @@ def export_stage(
 
     if base_id is not None and not (base_id.strip() and base_id.isprintable()):
         raise BankError(f"--base-id: found {base_id[:60]!r}, expected one line of visible letters")
+    if layout is Format.PAPER:
+        refuse_beside("--format paper", ("merged", *_OF_OTHER_PROGRAMS))
+    if out.resolve().is_relative_to(bank.resolve()):
+        raise BankError(f"{out}: found a folder inside the bank, expected one outside of it")
     opened = Bank.open(bank)
     release = opened.named(stage)
     summed = [opened.releases[position].name for position in release.sums]
@@ -110,8 +118,6 @@ def export_stage(
     if layout is Format.PAPER:
         from interchange.paper_chain import export_chain
 
-        if merged:
-            raise BankError("--merged: found --format paper beside it, expected one of them")
         tasks = export_chain(opened, release.stage, out)
         document |= {"format": layout.value, "tasks": list(tasks)}
         written = f"cl_lora.bin and config.json of {', '.join(summed)} in {', '.join(tasks)}."

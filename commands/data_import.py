@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from commands.data_progress import decoding_progress
-from commands.options import WORKERS, Json, Workers
+from commands.options import WORKERS, Json, Workers, refuse_beside
 from common.plan_fields import Modality
 
 if TYPE_CHECKING:
@@ -127,6 +127,8 @@ def import_source(
     from client.importing.settings import Columns, ImportSettings
     from client.importing.write import report_document, report_text
 
+    if no_patients:
+        refuse_beside("--no-patients", ("patient_column", "patient_pattern"))
     settings = ImportSettings(
         form=_form(form),
         pictures=pictures,

@@ -27,6 +27,7 @@ from common.bank.release import Release
 from common.errors import DataError, ModelError
 from common.methods.interface import BaseRole
 from common.metrics import AnswerKind
+from common.printable import is_utf8
 from serving.memory_picture import picture_in_memory
 
 if TYPE_CHECKING:
@@ -222,6 +223,8 @@ def answer_of(
 def _check_question(question: object) -> None:
     if not isinstance(question, str) or not question.strip():
         raise DataError("question: found nothing, expected a question")
+    if not is_utf8(question):
+        raise DataError("question: found half of a surrogate pair, expected whole letters")
 
 
 @contextmanager

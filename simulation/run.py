@@ -119,8 +119,10 @@ def _labels(plan: Plan, options: SimulationOptions) -> list[str]:
             "another metric: what a hospital gains is counted answer by answer"
         )
     if _curve(plan, options) and LOCAL not in labels:
+        asked = "the plan's simulation.curve" if options.curve is None else "--curve"
         raise PlanError(
-            f"{where}: found no {LOCAL!r}, expected it for the curve of the hospitals alone"
+            f"{asked}: found no {LOCAL!r} in {where}, expected it for the curve of the hospitals "
+            "alone"
         )
     return sorted(dict.fromkeys(labels), key=lambda name: name != own)
 

@@ -28,6 +28,9 @@ from common.identity import seed_for
 
 #: The site names that a plan accepts.
 _SITE: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
+_MOST_WEIGHT: Final = 10**9
+#: Most values in a sentence.
+_MOST_SHOWN: Final = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,17 +57,18 @@ class PartitionSettings:
         for site in self.sites:
             if not _SITE.fullmatch(site):
                 raise DataError(
-                    f"sites: found {site!r}, expected 1 to 40 of a to z, 0 to 9, - and _, "
+                    f"--sites: found {site[:60]!r}, expected 1 to 40 of a to z, 0 to 9, - and _, "
                     "a letter or digit first"
                 )
         twice = [site for site, count in Counter(self.sites).items() if count > 1]
         if twice or not self.sites:
             found = f"{twice[0]!r} twice" if twice else "none"
-            raise DataError(f"sites: found {found}, expected one or more, each once")
-        if len(self.weights) != len(self.sites) or min(self.weights) < 1:
+            raise DataError(f"--sites: found {found}, expected one or more, each once")
+        known = all(1 <= weight <= _MOST_WEIGHT for weight in self.weights)
+        if len(self.weights) != len(self.sites) or not known:
             raise DataError(
-                f"weights: found {_listed(self.weights)}, expected {len(self.sites)} whole numbers "
-                "of at least 1: one for each site"
+                f"--weights: found {_listed(self.weights)}, expected {len(self.sites)} whole "
+                f"numbers from 1 to {_MOST_WEIGHT:,}: one for each site"
             )
 
 
@@ -123,10 +127,13 @@ def partition_tasks(
         workers: processes that decode images.
 
     Raises:
-        DataError: `out` is not empty; a task can't be read, or has a damaged image; or a
-            site would get no training or no test question of a task.
+        DataError: `out` is not empty, or lies in a task's folder; a task can't be read, or has a
+            damaged image; or a site would get no training or no test question of a task.
     """
     home = empty_target(out)
+    for folder in folders:
+        if home.is_relative_to(folder.resolve()):
+            raise DataError(f"{out}: found a folder inside of {folder}, expected one outside of it")
     tasks = [_read(folder) for folder in folders]
     assigned: dict[str, str] = {}
     shares: list[SiteShare] = []
@@ -351,4 +358,5 @@ def _copy(image: Path, target: Path) -> None:
 
 
 def _listed(values: Iterable[object]) -> str:
-    return ", ".join(map(str, values)) or "nothing"
+    shown = [str(value)[:40] for value in values]
+    return ", ".join([*shown[:_MOST_SHOWN], *(["..."] if shown[_MOST_SHOWN:] else [])]) or "nothing"

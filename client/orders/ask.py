@@ -14,6 +14,7 @@ import torch
 
 from client.backbones.registry import load_backbone
 from client.data.file_modality import HeaderFacts
+from client.data.images import load_image
 from client.data.task import Example
 from client.inference.image_prototype import picture_of
 from client.inference.question_likeness import QuestionLikeness
@@ -36,6 +37,7 @@ from common.metrics import AnswerKind
 from common.partial_adapter import joined
 from common.plan.plan import Router, VisionWeights
 from common.plan_fields import Composition, Precision
+from common.printable import is_utf8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,8 +240,11 @@ def ask(bank: Bank, base_model: Path, inquiry: Inquiry) -> BankAnswer:
     # Checked before a model is loaded.
     if not by_method and not inquiry.question.strip():
         raise DataError("question: found nothing, expected a question")
+    if not is_utf8(inquiry.question):
+        raise DataError("question: found a byte that is no UTF-8, expected text")
     if not inquiry.image.is_file():
         raise DataError(f"{inquiry.image}: found no file, expected an image")
+    load_image(inquiry.image)
     resident = ResidentBank(bank, base_model, inquiry.settings)
     if by_method:
         return resident.classify(told, inquiry.image)

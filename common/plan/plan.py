@@ -31,6 +31,7 @@ from common.plan_fields import (
     Count,
     Fraction,
     Modality,
+    NewTokens,
     Positive,
     Precision,
     Questions,
@@ -161,7 +162,7 @@ class Stage(Strict):
     batch_size: Count
     batch: BatchScope = BatchScope.SITE
     metric: Metric = Metric.ACCURACY
-    max_new_tokens: Count = 100
+    max_new_tokens: NewTokens = 100
     #: The task's classes: its questions' answers are these names, and the test asks for one of
     #: them. Null: its answers are free.
     classes: Annotated[tuple[ClassName, ...], Field(min_length=1)] | None = None

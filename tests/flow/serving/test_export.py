@@ -221,7 +221,11 @@ def test_what_cannot_be_exported_is_one_sentence(asked: AskedBank, tmp_path: Pat
         replace(draft(foreign, "ct"), sums=(0,)), asked.bank.adapter_bytes(0), KEY
     )
     for bank, more, said in (
-        (asked.bank, ("dark", "--merged", "--format", "paper"), "--format paper beside it"),
+        (
+            asked.bank,
+            ("dark", "--merged", "--format", "paper"),
+            "--format paper: found --merged beside it, expected one of",
+        ),
         (foreign, ("ct", "--merged"), "found no folder of the base model"),
         (foreign, ("ct", "--base-model", str(TINY)), "expected the bank's large"),
     ):

@@ -233,6 +233,7 @@ def test_a_wrong_request_gets_a_sentence_with_the_field(running: Running, pictur
         ({**right, "stream": "yes"}, "stream: found another value"),
         ({**right, "tools": [{}]}, "tools: found some"),
         (chat(picture, " ", "dark"), "found a last user message without text"),
+        (chat(picture, "\ud800", "dark"), "found half of a surrogate pair, expected whole letters"),
         (chat(picture, "a" * 201, "dark"), "found a question of 201 characters, expected at most"),
         (content(text), "messages: found no image_url"),
         (content(url, text), "image_url: found no data URL"),

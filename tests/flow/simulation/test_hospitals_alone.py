@@ -132,7 +132,7 @@ def test_what_can_not_be_told_is_refused_before_anything_runs(tmp_path: Path):
     plan = small_plan(tmp_path / "plan.yaml", **FIELDS)
     with pytest.raises(PlanError, match="--methods: found 'local' alone, expected a method"):
         simulate(plan, options(tmp_path / "run", methods=["local"]))
-    with pytest.raises(PlanError, match="--methods: found no 'local', expected it for the curve"):
+    with pytest.raises(PlanError, match="--curve: found no 'local' in --methods, expected it"):
         simulate(plan, options(tmp_path / "run", methods=["pooled"], curve=[4]))
     own = {**STAGE, "classes": ["normal", "pneumonia"], "metric": "auc"}
     of_scores = small_plan(tmp_path / "auc.yaml", **{**FIELDS, "stages": [own]})

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from commands.bank import app
 from common.bank.bank import Bank
-from common.errors import BankError
+from common.errors import BankError, StateError
 from tests.unit.small_bank import KEY, bank_of, blob, draft
 
 
@@ -71,6 +71,26 @@ def test_a_base_model_s_id_is_a_line_before_anything_is_written(
     with pytest.raises(BankError, match="--base-id: found '"):
         output("export", bank.folder, "7", tmp_path / "out", "--base-id", base)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("more", [("--dtype", "float16"), ("--base-id", "x"), ("--merged",)])
+def test_what_the_authors_layout_has_no_place_for_is_refused(
+    bank: Bank, tmp_path: Path, more: tuple[str, ...]
+):
+    with pytest.raises(StateError) as refused:
+        output("export", bank.folder, "7", tmp_path / "out", "--format", "paper", *more)
+    assert str(refused.value) == (
+        f"--format paper: found {more[0]} beside it, expected one of them"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("layout", ["peft", "paper"])
+def test_nothing_is_exported_into_the_bank(bank: Bank, layout: str):
+    for out in (bank.folder / "out", bank.folder / "000-discs" / "out"):
+        with pytest.raises(BankError, match="found a folder inside the bank, expected one outside"):
+            output("export", bank.folder, "7", out, "--format", layout)
+        assert not out.exists()
 
 
 def test_verify_says_what_it_checked(bank: Bank):

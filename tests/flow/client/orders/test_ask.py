@@ -248,6 +248,7 @@ def test_what_cannot_be_asked_is_refused_in_one_sentence(
     assert "found no file" in refusal(tmp_path / "none.png", "what ?", *on)
     assert "found no image" in refusal(tmp_path / "text.png", "what ?", *on)
     assert "question: found nothing" in refusal(image, " ", *on)
+    assert "question: found a byte that is no UTF-8" in refusal(image, "what \udcff", *on)
     assert "found no release 'mr', expected one of: cxp, pcam" in refusal(
         image, "what ?", *on, "--stage", "mr"
     )
@@ -270,6 +271,14 @@ def test_a_bank_on_another_base_model_or_without_prototypes_is_refused(
     assert "found no prototype in its 1 releases" in refusal(image, "?", *on, "--base-model", TINY)
     said = refusal(image, "?", *on, "--base-model", TINY, "--stage", "ct")
     assert "expected the bank's large" in said
+
+
+def test_a_picture_that_is_none_is_said_before_a_model_is_loaded(
+    bank: Bank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "text.png").write_text("no picture")
+    monkeypatch.setattr("client.orders.ask.load_backbone", lambda *_: pytest.fail("loaded"))
+    assert "found no image" in refusal(tmp_path / "text.png", "what ?", "--bank", bank.folder)
 
 
 def test_a_base_model_larger_than_the_memory_is_refused_before_it_is_loaded(

@@ -300,12 +300,14 @@ def test_a_deal_passes_the_check_and_a_simulation_takes_it(tmp_path: Path):
 @pytest.mark.parametrize(
     ("sites", "weights", "sentence"),
     [
-        (("a", "B"), (1, 1), "sites: found 'B', expected 1 to 40 of a to z, 0 to 9, - and _, "),
-        (("a", "../b"), (1, 1), "sites: found '../b', expected 1 to 40 of"),
-        (("a", "b", "a"), (1, 1, 1), "sites: found 'a' twice, expected one or more, each once"),
-        ((), (), "sites: found none, expected one or more"),
-        (("a", "b"), (1,), "weights: found 1, expected 2 whole numbers of at least 1: one for"),
-        (("a", "b"), (3, 0), "weights: found 3, 0, expected 2 whole numbers of at least 1"),
+        (("a", "B"), (1, 1), "--sites: found 'B', expected 1 to 40 of a to z, 0 to 9, - and _, "),
+        (("a", "../b"), (1, 1), "--sites: found '../b', expected 1 to 40 of"),
+        (("a", "b", "a"), (1, 1, 1), "--sites: found 'a' twice, expected one or more, each once"),
+        ((), (), "--sites: found none, expected one or more"),
+        (("a", "b"), (1,), "--weights: found 1, expected 2 whole numbers from 1 to"),
+        (("a", "b"), (10**400, 1), f"--weights: found 1{'0' * 39}, 1, expected 2 whole numbers"),
+        (("a", "b"), (), "--weights: found nothing, expected 2 whole numbers"),
+        (("a", "b"), (3, 0), "--weights: found 3, 0, expected 2 whole numbers from 1 to"),
     ],
 )
 def test_an_impossible_partition_is_refused_in_a_sentence(
@@ -314,6 +316,15 @@ def test_an_impossible_partition_is_refused_in_a_sentence(
     with pytest.raises(DataError) as found:
         PartitionSettings(sites=sites, weights=weights)
     assert str(found.value).startswith(sentence)
+
+
+def test_a_partition_does_not_lie_in_what_it_is_made_of(tmp_path: Path):
+    source = write(tmp_path / "t", USUAL)
+    sentence = refused(source, source / "out", deal_of())
+    assert (
+        sentence == f"{source}/out: found a folder inside of {source}, expected one outside of it"
+    )
+    assert not (source / "out").exists()
 
 
 def test_a_site_that_would_get_no_question_is_refused(tmp_path: Path):

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from client.data.task import Example
 from client.importing.settings import Columns, Form, Uncertain
-from common.errors import DataError
+from common.errors import DataError, Refusal
 from common.plan_fields import Modality
 from fedmslora import app
 from tests.unit.small_source import imported, picture, questions, report, sides, tree
@@ -428,6 +428,10 @@ def test_json_has_the_report_without_names_and_patients(tmp_path: Path):
         (("--patient-pattern", "("), "--patient-pattern: found no regular expression ("),
         (("--patient-pattern", "P"), "--patient-pattern: found no group, expected one in"),
         (("--axis", "3"), "--axis: found 3, expected 0, 1 or 2"),
+        (
+            ("--no-patients", "--patient-column", "a"),
+            "--no-patients: found --patient-column beside",
+        ),
     ],
 )
 def test_an_option_that_means_nothing_is_refused(
@@ -435,5 +439,5 @@ def test_an_option_that_means_nothing_is_refused(
 ):
     command = ["data", "import", str(films(tmp_path / "in", 2)), str(tmp_path / "out"), *arguments]
     result = CliRunner().invoke(app, command)
-    assert isinstance(result.exception, DataError)
+    assert isinstance(result.exception, Refusal)
     assert str(result.exception).startswith(sentence)

@@ -122,7 +122,12 @@ def test_a_regularizer_of_factors_is_refused_where_neither_is_trained(
 
 
 def test_every_mistake_is_named_at_once_with_stage_and_field():
-    bad = [stage("one", rounds=0), stage("one", "xry", lerning_rate=1), stage("two", sites=[])]
+    bad = [
+        stage("one", rounds=0),
+        stage("one", "xry", lerning_rate=1),
+        stage("two", sites=[]),
+        stage("three", max_new_tokens=10**9),
+    ]
     lines = mistakes(stages=bad, method={"name": "mslora_cr", "rank": 0, "alpha": 1})
     assert lines == [
         "p.yaml: method.rank: found 0, expected at least 1",
@@ -134,6 +139,7 @@ def test_every_mistake_is_named_at_once_with_stage_and_field():
         "p.yaml: stage 2 'one', lerning_rate: found a field 'lerning_rate', expected only known "
         "fields; did you mean 'learning_rate'?",
         "p.yaml: stage 3 'two', sites: found [], expected at least one",
+        "p.yaml: stage 4 'three', max_new_tokens: found 1000000000, expected at most 10000",
         "p.yaml: stage 2 'one', name: found 'one' again (stage 1 has it), expected a name of its "
         "own",
     ]
