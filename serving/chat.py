@@ -18,7 +18,6 @@ from pydantic_core import from_json
 from client.orders.ask import BankAnswer
 from common.bank.bank import Bank
 from common.errors import DataError
-from common.printable import is_utf8
 from serving.batching import Reply
 from serving.memory_picture import with_dicom_mark
 from serving.open_bank import NOTICE
@@ -87,8 +86,6 @@ def read_request(body: bytes, bounds: ChatBounds) -> ChatRequest:
     question = question.strip()
     if not question:
         raise DataError("messages: found a last user message without text, expected a question")
-    if not is_utf8(question):
-        raise DataError("messages: found half of a surrogate pair, expected whole letters")
     if len(question) > bounds.question_chars:
         raise DataError(
             f"messages: found a question of {len(question)} characters, expected at most "

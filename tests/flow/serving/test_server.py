@@ -249,13 +249,11 @@ def test_a_wrong_request_gets_a_sentence_with_the_field(running: Running, pictur
 
 
 def test_a_question_with_half_of_a_surrogate_pair_is_refused(running: Running, picture: Path):
-    # httpx would not send it as it is; JSON's escapes can.
+    # httpx would not send it as it is; JSON's escapes can. The parser refuses it.
     body = json.dumps(chat(picture, "what \ud800 ?", "dark"))
     response = running.client.post("/v1/chat/completions", content=body)
     assert response.status_code == 400
-    assert response.json()["error"]["message"] == (
-        "messages: found half of a surrogate pair, expected whole letters"
-    )
+    assert response.json()["error"]["message"].startswith("body: found no JSON")
 
 
 def test_one_bad_question_does_not_spoil_the_others_of_its_batch(running: Running, picture: Path):
