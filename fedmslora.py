@@ -164,7 +164,7 @@ def main() -> None:
 
     With `--json` the sentence is also on stdout, as the field `error` of one JSON object.
     """
-    as_json = "--json" in sys.argv[1:]
+    as_json = _wants_json()
     _take_any_name(sys.stdout)
     try:
         # Also for `python -m fedmslora`.
@@ -208,9 +208,14 @@ def _take_any_name(stream: TextIO | None) -> None:
         stream.reconfigure(errors="backslashreplace")
 
 
+def _wants_json() -> bool:
+    # Also where it has a value, which is refused.
+    return any(word.partition("=")[0] == "--json" for word in sys.argv[1:])
+
+
 def _refuse(sentence: str, code: int = 2) -> NoReturn:
     _write(sys.stderr, _without_controls(sentence))
-    if "--json" in sys.argv[1:]:
+    if _wants_json():
         _write(sys.stdout, json.dumps({"error": sentence}))
     sys.exit(code)
 

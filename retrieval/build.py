@@ -54,6 +54,8 @@ def build(
     """
     if not is_utf8(str(out.absolute())):
         raise DataError(f"--out: found {str(out.absolute())!r}, expected a name in UTF-8")
+    if out.resolve() == folder.resolve():
+        raise DataError(f"--out: found {out}, the folder of the pairs, expected one of its own")
     files = pair_files(folder, without=out)
     wanted = _sources(folder, files, captions, images)
     _refuse_something_else(out, wanted)

@@ -163,7 +163,7 @@ def _is_valid(field: TypeAdapter[str], value: str) -> bool:
 
 
 def _authority(file: Path) -> bytes:
-    """Read the certificate file, and check that it is a certificate that has not expired."""
+    """Read the certificate file, and check that it is an authority's, and valid now."""
     try:
         blob = file.read_bytes()
         certificate = x509.load_pem_x509_certificate(blob)
@@ -173,12 +173,29 @@ def _authority(file: Path) -> bytes:
         raise SiteFailed(
             f"{file}: found no certificate (PEM), expected the coordinator's ca.crt"
         ) from None
-    expiry = certificate.not_valid_after_utc
+    if certificate.subject != certificate.issuer and not _is_authority(certificate):
+        raise SiteFailed(
+            f"{file}: found the certificate of a server, expected its authority's: the "
+            "coordinator's ca.crt"
+        )
+    begin, expiry = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    if begin > datetime.now(UTC):
+        raise SiteFailed(
+            f"{file}: found a certificate that is not valid before {begin:%Y-%m-%d %H:%M} UTC, "
+            "expected a valid one, and this machine's clock to be right"
+        )
     if expiry < datetime.now(UTC):
         raise SiteFailed(
             f"{file}: found a certificate that expired on {expiry:%Y-%m-%d}, expected a valid one"
         )
     return blob
+
+
+def _is_authority(certificate: x509.Certificate) -> bool:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except (x509.ExtensionNotFound, ValueError):
+        return False
 
 
 def _site_file(new: NewSite) -> str:

@@ -76,8 +76,18 @@ def test_a_name_that_the_terminal_can_not_show_is_escaped(
     assert said.startswith(f"{tmp_path}/{shown}.yaml: a valid plan")
 
 
-def test_an_unknown_option_is_json_where_json_is_asked_for(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (("--json", "--nosuch"), "No such option '--nosuch'."),
+        (("--json=1",), "Option '--json' does not take a value."),
+    ],
+)
+def test_a_wrong_option_is_json_where_json_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+    error: str,
 ):
-    assert ended(monkeypatch, "plan", "check", "--json", "--nosuch") == 2
-    assert json.loads(capsys.readouterr().out) == {"error": "No such option '--nosuch'."}
+    assert ended(monkeypatch, "plan", "check", *words) == 2
+    assert json.loads(capsys.readouterr().out) == {"error": error}

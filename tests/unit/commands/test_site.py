@@ -4,8 +4,9 @@ import json
 import os
 import stat
 import time
+from datetime import datetime, tzinfo
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 import yaml
@@ -174,6 +175,25 @@ def test_init_names_what_is_wrong_and_leaves_no_folder(
     ca: Path, tmp_path: Path, changes: dict[str, str], words: str
 ):
     assert words in refusal(*init(ca, tmp_path / "north", **changes))
+    assert not (tmp_path / "north").exists()
+
+
+def test_init_refuses_a_server_s_certificate_and_one_that_is_not_valid_yet(
+    ca: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    told = refusal(*init(ca.with_name("server.crt"), tmp_path / "north"))
+    assert "server.crt: found the certificate of a server, expected its authority's" in told
+
+    class Early(datetime):
+        """A clock that is years behind."""
+
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Self:
+            return cls(2001, 1, 1, tzinfo=tz)
+
+    monkeypatch.setattr("client.node.init.datetime", Early)
+    told = refusal(*init(ca, tmp_path / "north"))
+    assert "found a certificate that is not valid before" in told
     assert not (tmp_path / "north").exists()
 
 

@@ -171,6 +171,13 @@ def test_a_folder_that_faiss_can_not_name_is_refused_before_anything_is_made(tmp
     assert [path.name for path in tmp_path.iterdir()] == ["v.npy"]
 
 
+def test_a_database_has_a_folder_of_its_own(tmp_path: Path):
+    np.save(tmp_path / "v.npy", np.eye(2, dtype=np.float32))
+    given = GivenVectors(tmp_path / "v.npy").of_captions()
+    with pytest.raises(DataError, match="the folder of the pairs, expected one of its own"):
+        build(tmp_path, tmp_path / ".", given, None, silent)
+
+
 def test_a_file_that_is_no_array_is_refused(tmp_path: Path):
     (tmp_path / "v.npy").write_text("vectors")
     with pytest.raises(
