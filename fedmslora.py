@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
 #: What the system says of a disk without a path: no space, over the quota, a device's error.
 _OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG}
+#: The exit code of a command that Ctrl-C ended.
+_INTERRUPTED = 130
 #: The version of this checkout or installation; read when it is asked for.
 __version__: str
 
@@ -186,8 +188,14 @@ def main() -> None:
             raise
         _refuse(sentence)
     else:
-        # Of a command that ended by itself typer returns the code, if it is not to exit.
-        sys.exit(code if isinstance(code, int) else 0)
+        _leave(code)
+
+
+def _leave(code: object) -> NoReturn:
+    """Exit as a command has ended: of one that ended by itself typer returns the code."""
+    if code == _INTERRUPTED and _wants_json():
+        _refuse("found an interruption (Ctrl-C), expected to go on to the end", _INTERRUPTED)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 def _about_a_path(error: OSError | RuntimeError) -> str | None:

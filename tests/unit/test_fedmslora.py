@@ -76,6 +76,17 @@ def test_a_name_that_the_terminal_can_not_show_is_escaped(
     assert said.startswith(f"{tmp_path}/{shown}.yaml: a valid plan")
 
 
+def test_an_interrupted_command_says_so_in_json(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def interrupted(_file: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("common.plan.file.load_plan", interrupted)
+    assert ended(monkeypatch, "plan", "check", "x.yaml", "--json") == 130
+    assert list(json.loads(capsys.readouterr().out)) == ["error"]
+
+
 @pytest.mark.parametrize(
     ("words", "error"),
     [
