@@ -14,10 +14,10 @@ class Moment(StrEnum):
 
     LEARNED = "when learned"
     FINAL = "at the end"
-    #: The mean over the stages before the task's own: Transfer (ZSCL, arXiv 2303.06628).
-    BEFORE = "before it arrived"
-    #: The mean over all stages: Avg.
-    THROUGHOUT = "over all stages"
+    #: The mean over the stages before the task's own (ZSCL, arXiv 2303.06628).
+    BEFORE = "Transfer"
+    #: The mean over all stages.
+    THROUGHOUT = "Avg"
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,7 +62,7 @@ def section(collected: Collected, resamples: int) -> Section:
     for group in map(_with_results, collected.groups):
         if not group.cells:
             continue
-        blocks += [f"### {group.title}"] if group.title else []
+        blocks += [f"### {tag}"] if (tag := collected.tag(group)) else []
         blocks += [_scores(group), _identity(group)]
         blocks += [
             "Each task when it was learned, %, with the balanced accuracy in brackets:",
@@ -239,7 +239,7 @@ def _of_task(
 def _picture(collected: Collected, found: Sequence[Comparison]) -> list[Chart]:
     known = [one for one in found if one.difference is not None]
     names = list(dict.fromkeys(g.label(cell) for g in collected.groups for cell in g.cells))
-    panels = [_panel(group, names) for group in collected.groups]
+    panels = [_panel(collected.tag(group), group, names) for group in collected.groups]
     if not any(marks for panel in panels for marks in panel.series.values()):
         return []
     if known and len(known) >= len(names) - 1:
@@ -266,7 +266,7 @@ _SHOWN: Mapping[Moment, Callable[[ExperimentResult], float | None]] = {
 }
 
 
-def _panel(group: CellGroup, names: Sequence[str]) -> Panel:
+def _panel(title: str, group: CellGroup, names: Sequence[str]) -> Panel:
     series = {
         moment.value: [
             mark_of(names.index(group.label(cell)), found)
@@ -275,7 +275,7 @@ def _panel(group: CellGroup, names: Sequence[str]) -> Panel:
         ]
         for moment, measure in _SHOWN.items()
     }
-    return Panel(group.title, series, {})
+    return Panel(title, series, {})
 
 
 def _finding(known: Sequence[Comparison]) -> str:

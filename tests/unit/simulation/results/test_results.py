@@ -524,10 +524,10 @@ def test_transfer_and_avg_are_compared_over_the_tasks_that_have_them(tmp_path: P
         write_result(tmp_path / "r", replace(made, plan=variant.plan))
     whole = collect(load_experiment(file), ResultsFolder(tmp_path / "r"))
     by_name = {one.planned.name: one for one in compared(planned_comparisons(whole), DRAWS)}
-    transfer = by_name["other less one, before it arrived"]
+    transfer = by_name["other less one, Transfer"]
     assert {*transfer.differences[0]} == {"two", "three"}
     assert transfer.difference == pytest.approx(0.1)
-    assert {*by_name["other less one, over all stages"].differences[0]} == {"one", "two", "three"}
+    assert {*by_name["other less one, Avg"].differences[0]} == {"one", "two", "three"}
 
 
 def test_a_task_that_is_asked_among_more_classes_later_changes():
