@@ -3,14 +3,13 @@
 # pyright: reportUnknownMemberType=false
 
 import json
-import re
 import sys
 from contextlib import redirect_stdout
-from typing import Annotated, TextIO
+from typing import Annotated, Final, TextIO
 
 import typer
 
-from commands.options import Json
+from commands.options import Json, whole_number
 
 app = typer.Typer(
     no_args_is_help=True, help="Time our implementations against straightforward ones."
@@ -20,6 +19,7 @@ _Repeats = Annotated[
     int, typer.Option(min=1, help="Timings of each implementation; the median is reported.")
 ]
 _Tasks = Annotated[int, typer.Option(min=1, help="Number of earlier tasks.")]
+_MOST_SITES: Final = 1000
 
 
 @app.command()
@@ -143,10 +143,11 @@ def wire(
     """
     from common.errors import PlanError
 
-    words = [word.strip() for word in sites.split(",")]
-    if not all(re.fullmatch("[1-9][0-9]{0,3}", word) and word != "1" for word in words):
-        raise PlanError(f"--sites: found {sites[:60]!r}, expected numbers from 2 on, as in 2,4,8")
-    counts = [int(word) for word in words]
+    counts = [whole_number(word.strip()) or 0 for word in sites.split(",")]
+    if not all(1 < count <= _MOST_SITES for count in counts):
+        raise PlanError(
+            f"--sites: found {sites[:60]!r}, expected numbers from 2 to {_MOST_SITES}, as in 2,4,8"
+        )
     with _only_the_result():
         from benchmarks.wire import run
 

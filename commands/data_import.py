@@ -4,14 +4,13 @@
 # pyright: reportUnknownMemberType=false
 
 import json
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from commands.data_progress import decoding_progress
-from commands.options import WORKERS, Json, Workers, refuse_beside
+from commands.options import WORKERS, Json, Workers, refuse_beside, whole_number
 from common.plan_fields import Modality
 
 if TYPE_CHECKING:
@@ -190,8 +189,8 @@ def _take(text: str) -> "Take":
 
     if text in ("middle", "all"):
         return Take(1 if text == "middle" else None)
-    if re.fullmatch("[1-9][0-9]{0,8}", text):
-        return Take(int(text))
+    if (number := whole_number(text)) is not None:
+        return Take(number)
     raise DataError(f"--take: found {text[:60]!r}, expected middle, all or a number such as 5")
 
 

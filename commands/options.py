@@ -4,6 +4,7 @@
 # pyright: reportUnknownMemberType=false
 
 import os
+import re
 from collections.abc import Collection
 from enum import StrEnum
 from pathlib import Path
@@ -71,6 +72,11 @@ Workers = Annotated[
 WORKERS: Final = min(8, os.cpu_count() or 1)
 #: Outside the container it runs in, a command is typed after this (docker/*/compose.yaml).
 COMPOSE_COMMAND: Final = "FEDMSLORA_COMMAND"
+
+
+def whole_number(text: str) -> int | None:
+    """Return the whole number from 1 on that a word is, of at most nine digits; None if none."""
+    return int(text) if re.fullmatch("[1-9][0-9]{0,8}", text) else None
 
 
 def refuse_beside(option: str, others: Collection[str]) -> None:

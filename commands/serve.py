@@ -23,8 +23,6 @@ _FEWEST: Final = 16
 _MOST_BYTES: Final = 4096
 #: Longest that an answer may be allowed to take: a day.
 _LONGEST_S: Final = 86_400.0
-#: Addresses that stand for all of this machine's.
-_EVERYWHERE: Final = ("0.0.0.0", "::")
 
 
 def serve(
@@ -149,9 +147,9 @@ def _check(address: "Address", plain_http: bool) -> None:
         StateError: it would, a file of TLS is missing, or the host is none.
     """
     from common.errors import StateError
-    from common.network.address import host_fault, is_loopback
+    from common.network.address import bind_fault, is_loopback
 
-    if address.host not in _EVERYWHERE and (fault := host_fault(address.host)) is not None:
+    if (fault := bind_fault(address.host)) is not None:
         raise StateError(f"--host: {fault}")
     files = (("--tls-cert", address.certificate), ("--tls-key", address.key))
     for option, file in files:

@@ -3,7 +3,6 @@
 # pyright: reportUnknownMemberType=false
 
 import os
-import re
 import signal
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -12,6 +11,8 @@ from types import FrameType
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
+
+from commands.options import whole_number
 
 if TYPE_CHECKING:
     from simulation.engines import Engine
@@ -153,10 +154,11 @@ def _optional(extra: str) -> Generator[None]:
 def _numbers(text: str) -> list[int]:
     from common.errors import PlanError
 
-    parts = [part.strip() for part in text.split(",")]
-    if not all(re.fullmatch("[1-9][0-9]{0,8}", part) for part in parts):
+    words = text.split(",")
+    numbers = [number for word in words if (number := whole_number(word.strip())) is not None]
+    if len(numbers) < len(words):
         raise PlanError(f"--curve: found {text[:60]!r}, expected whole numbers such as 10,40,160")
-    return [int(part) for part in parts]
+    return numbers
 
 
 def _engine(name: str) -> "Engine":

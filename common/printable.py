@@ -9,9 +9,17 @@ def printable(text: str, most: int = _MAX_LENGTH) -> str:
     return line if len(line) <= most else f"{line[:most]} ..."
 
 
-def is_utf8(name: str) -> bool:
-    """Return whether a file's name, which may be any bytes, is text that a document can hold."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in name)
+def has_broken_letter(text: str) -> bool:
+    r"""Return whether `text` has half of a surrogate pair, such as "\ud83d".
+
+    JSON can write it, and Python has it for a byte of a file's name that is no UTF-8, but it is no
+    letter: no tokenizer takes it and no file holds it.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def counted(number: int, singular: str, plural: str | None = None) -> str:

@@ -17,8 +17,8 @@ from report.sites.model import SiteParts, SiteScores
 #: Joint training learns all tasks in every stage, so these metrics are not defined for it.
 _OF_OWN_STAGES = ("aia", "bwt", "forgetting", "fwt", "learning_gain", "transfer")
 
-#: A number of bytes or steps: what no machine could have counted is not read.
-Count: TypeAlias = Annotated[int, Field(ge=0, lt=2**63)]
+#: A number of bytes or steps that 64 bits hold: a larger one can't be shown, and is no count.
+Int64: TypeAlias = Annotated[int, Field(ge=0, lt=2**63)]
 #: Shape (T, T); None where it was not evaluated.
 ScoreMatrix: TypeAlias = tuple[tuple[float | None, ...], ...]
 
@@ -48,16 +48,16 @@ class RoundCost:
 
     stage: str
     round: int
-    bytes_up: Count
-    bytes_down: Count
+    bytes_up: Int64
+    bytes_down: Int64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiteCost:
     """Bytes that one site sent (up) and received (down) in the whole run."""
 
-    bytes_up: Count
-    bytes_down: Count
+    bytes_up: Int64
+    bytes_down: Int64
     by_round: tuple[RoundCost, ...] = ()
 
 
@@ -74,8 +74,8 @@ class RunCost:
 
     sites: Mapping[str, SiteCost]
     seconds: float | None
-    peak_memory_bytes: Count | None
-    steps: Count | None = None
+    peak_memory_bytes: Int64 | None
+    steps: Int64 | None = None
     training_seconds: float | None = None
 
 

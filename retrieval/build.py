@@ -10,7 +10,7 @@ from common.documents.bounded import parse_json, read_text
 from common.durable import DISK, write_file
 from common.errors import DataError
 from common.identity import sha256
-from common.printable import is_utf8
+from common.printable import has_broken_letter
 from common.process.file_lock import file_lock
 from retrieval.bm25 import write_bm25
 from retrieval.database import (
@@ -52,7 +52,7 @@ def build(
         DataError: a pair's mistakes, or `out` holds something else.
         StateError: another process builds there.
     """
-    if not is_utf8(str(out.absolute())):
+    if has_broken_letter(str(out.absolute())):
         raise DataError(f"--out: found {str(out.absolute())!r}, expected a name in UTF-8")
     if out.resolve() == folder.resolve():
         raise DataError(f"--out: found {out}, the folder of the pairs, expected one of its own")

@@ -21,11 +21,11 @@ from client.data.records import (
     Record,
     as_record,
     describe_type,
-    has_broken_letter,
     parse_json,
 )
 from common.documents.bounded import MOST_BYTES
 from common.errors import DataError
+from common.printable import has_broken_letter
 from retrieval.pairs import CaptionedImage, ImageLocation
 
 CAPTION_FIELDS: Final = ("caption", "text", "title")

@@ -20,14 +20,13 @@ import numpy.typing as npt
 
 from client.data.task import Example
 from client.orders.answer_by_method import has_method
-from client.orders.ask import USUAL, AskSettings, ResidentBank
+from client.orders.ask import USUAL, AskSettings, ResidentBank, check_question
 from client.training.language import LanguageBackbone
 from common.bank.bank import Bank
 from common.bank.release import Release
-from common.errors import DataError, ModelError
+from common.errors import ModelError
 from common.methods.interface import BaseRole
 from common.metrics import AnswerKind
-from common.printable import is_utf8
 from serving.memory_picture import picture_in_memory
 
 if TYPE_CHECKING:
@@ -116,7 +115,7 @@ class OpenBank:
             DataError: the picture or the question can't be used.
             ModelError: the base model is not the bank's.
         """
-        _check_question(question)
+        check_question(question)
         with _as_file(image) as file, self._lock:
             if has_method(self.bank):
                 named = self.resident.classify(None, file)
@@ -171,7 +170,7 @@ class StageModel:
             ModelError: the base model is not the bank's.
         """
         for question in questions:
-            _check_question(question)
+            check_question(question)
         if self.release.method is not None:
             with _as_file(image) as file, self._bank.loaded() as resident:
                 answers = [resident.classify(self.release, file)] * len(questions)
@@ -188,7 +187,7 @@ class StageModel:
             DataError: the picture or the question can't be used.
             ModelError: the base model is not the bank's, or writes no answers.
         """
-        _check_question(question)
+        check_question(question)
         with _as_file(image) as file, self._bank.frozen(self.release) as resident:
             backbone = resident.backbone
             if not isinstance(backbone, LanguageBackbone):
@@ -218,13 +217,6 @@ def answer_of(
         question_known=None if answer.unlike_question is None else not answer.unlike_question,
         question_reason=answer.unlike_question or "",
     )
-
-
-def _check_question(question: object) -> None:
-    if not isinstance(question, str) or not question.strip():
-        raise DataError("question: found nothing, expected a question")
-    if not is_utf8(question):
-        raise DataError("question: found half of a surrogate pair, expected whole letters")
 
 
 @contextmanager

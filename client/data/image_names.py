@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TypeAlias
 from urllib.parse import unquote
 
-from client.data.records import has_broken_letter, quoted
+from client.data.records import quoted
+from common.printable import has_broken_letter
 
 #: Returns the image of a relative name, or a pair of texts: found, expected.
 FindImage: TypeAlias = Callable[[str], Path | tuple[str, str]]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import cast
 
 from common.metrics import AnswerKind, read_answer_kind, read_answer_text
+from common.printable import has_broken_letter
 
 #: Marks the image in a question; tokenization moves it to the front, as the reference does.
 IMAGE_MARK = "<image>"
@@ -88,18 +89,6 @@ def quoted(text: str) -> str:
     """Return the beginning of a file's own text in quotation marks, safe to print."""
     cut = text if len(text) <= QUOTED_LETTERS else f"{text[: QUOTED_LETTERS - 3]}..."
     return repr(cut)
-
-
-def has_broken_letter(text: str) -> bool:
-    r"""Return whether `text` has half of a surrogate pair, such as "\ud83d".
-
-    JSON can write it, but it is no letter: no tokenizer takes it and no file holds it.
-    """
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return True
-    return False
 
 
 def as_record(value: object, where: str) -> Record | Mistake:

@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from client.data.answer_options import MOST_OPTIONS, infer_kind, required_options
-from client.data.records import has_broken_letter, quoted, strip_image_mark
+from client.data.records import quoted, strip_image_mark
 from client.importing.question import BadRow, SourceError, SourceItem, SourceQuestion, listed
 from client.importing.settings import ImportSettings
 from client.importing.values import as_text
 from common.errors import DataError
 from common.metrics import AnswerKind
+from common.printable import has_broken_letter
 from common.vqa_words import as_answer
 
 OF_LABEL: Final = "What does this picture show?"

@@ -17,7 +17,7 @@ from common.durable import DISK, write_file
 from common.errors import SiteFailed
 from common.network.address import address_fault
 from common.plan_fields import Modality, Slug
-from common.printable import is_utf8
+from common.printable import has_broken_letter
 
 SITE_FILE: Final = "site.yaml"
 #: The folders of a new site with their modes. Those in the store are made here, so that they belong
@@ -150,7 +150,7 @@ def _check(new: NewSite, folder: Path) -> None:
         raise SiteFailed(f"--coordinator: {fault}")
     paths = {"--folder": folder.absolute(), "--data": new.data, "--base-model": new.base_model}
     for option, path in paths.items():
-        if not is_utf8(str(path)):
+        if has_broken_letter(str(path)):
             raise SiteFailed(f"{option}: found {str(path)!r}, expected a name in UTF-8")
 
 

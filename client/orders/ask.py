@@ -37,7 +37,7 @@ from common.metrics import AnswerKind
 from common.partial_adapter import joined
 from common.plan.plan import Router, VisionWeights
 from common.plan_fields import Composition, Precision
-from common.printable import is_utf8
+from common.printable import has_broken_letter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,10 +238,8 @@ def ask(bank: Bank, base_model: Path, inquiry: Inquiry) -> BankAnswer:
             "can be chosen from the image; expected --stage, or a bank of a plan with a router"
         )
     # Checked before a model is loaded.
-    if not by_method and not inquiry.question.strip():
-        raise DataError("question: found nothing, expected a question")
-    if not is_utf8(inquiry.question):
-        raise DataError("question: found a byte that is no UTF-8, expected text")
+    if not by_method:
+        check_question(inquiry.question)
     if not inquiry.image.is_file():
         raise DataError(f"{inquiry.image}: found no file, expected an image")
     load_image(inquiry.image)
@@ -253,6 +251,19 @@ def ask(bank: Bank, base_model: Path, inquiry: Inquiry) -> BankAnswer:
     asked = [(inquiry.image, inquiry.question)]
     (answer,) = resident.answer(release, asked, inquiry.max_new_tokens)
     return replace(answer, routing=routing)
+
+
+def check_question(question: object) -> None:
+    """Check that a question is text.
+
+    Raises:
+        DataError: it is none, or empty, or has half of a surrogate pair, as Python has it for a
+            byte that is no UTF-8.
+    """
+    if not isinstance(question, str) or not question.strip():
+        raise DataError("question: found nothing, expected a question")
+    if has_broken_letter(question):
+        raise DataError("question: found a byte or half a letter that is no UTF-8, expected text")
 
 
 def freeze_release(

@@ -12,6 +12,8 @@ _LABEL: Final = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
 _ZONE: Final = re.compile(r"[A-Za-z0-9_.-]{1,15}")
 _LONGEST_NAME: Final = 253
 _HIGHEST_PORT: Final = 65535
+#: Addresses of a server that listens on all of its machine's.
+_EVERYWHERE: Final = ("0.0.0.0", "::")
 
 
 def host_fault(host: str) -> str | None:
@@ -40,6 +42,11 @@ def host_fault(host: str) -> str | None:
     named = len(host) <= _LONGEST_NAME and all(_LABEL.fullmatch(label) for label in labels)
     # Names end with a letter's label: 10.0.0 and 300.1.1.1 are mistyped addresses.
     return None if named and not labels[-1].isdigit() else f"{found}, {_EXAMPLE}"
+
+
+def bind_fault(host: str) -> str | None:
+    """Return why no server can listen on this host (found, expected); None if one can."""
+    return None if without_brackets(host) in _EVERYWHERE else host_fault(host)
 
 
 def address_fault(address: str) -> str | None:

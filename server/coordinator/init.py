@@ -7,8 +7,8 @@ from pathlib import Path
 
 from common.durable import DISK, write_file, write_new_file
 from common.errors import StateError
-from common.network.address import host_fault, without_brackets
-from common.printable import is_utf8
+from common.network.address import bind_fault, host_fault, without_brackets
+from common.printable import has_broken_letter
 from common.signing import SigningKey
 from server.coordinator.certificates import renew_server, write_certificates
 from server.coordinator.plan_template import plan_template
@@ -16,8 +16,6 @@ from server.coordinator.state import CoordinatorSettings, State
 
 #: Names that every server certificate has.
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1")
-#: Addresses that stand for all of this machine's.
-_EVERYWHERE = ("0.0.0.0", "::")
 _SECRET_BYTES = 32
 
 
@@ -34,7 +32,7 @@ def init_coordinator(root: Path, settings: CoordinatorSettings) -> State:
             f"--inner-port: found {settings.inner_port}, which is also --port on this machine, "
             "expected another one"
         )
-    if not is_utf8(str(root.absolute())):
+    if has_broken_letter(str(root.absolute())):
         raise StateError(f"--state: found {str(root.absolute())!r}, expected a name in UTF-8")
     if root.exists() and any(root.iterdir()):
         what = "a coordinator" if State(root).settings_file.exists() else "files"
@@ -80,7 +78,7 @@ def _checked(settings: CoordinatorSettings) -> CoordinatorSettings:
         if (fault := host_fault(host)) is not None:
             raise StateError(f"{option}: {fault}")
     bind = without_brackets(settings.bind)
-    if bind not in _EVERYWHERE and (fault := host_fault(bind)) is not None:
+    if (fault := bind_fault(bind)) is not None:
         raise StateError(f"--bind: {fault}")
     return settings.model_copy(
         update={

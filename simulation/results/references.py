@@ -78,7 +78,8 @@ def margins(found: Sequence[Comparison]) -> list[str]:
 def _within(one: Comparison) -> str:
     margin = one.planned.margin
     assert margin is not None, "asked for with a margin only"
-    told, interval = f"{100 * margin:g} points", one.interval
+    told = "1 point" if margin == 0.01 else f"{100 * margin:g} points"
+    interval = one.interval
     if one.difference is None or interval is None:
         return f"{named(one)}: can't be judged yet, it takes two seeds of both."
     numbers = (

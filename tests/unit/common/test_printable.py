@@ -1,6 +1,6 @@
 """A site's text is one short line, without a letter that a terminal acts on."""
 
-from common.printable import byte_size, counted, printable
+from common.printable import byte_size, counted, has_broken_letter, printable
 
 
 def test_printable_text_stays():
@@ -28,3 +28,9 @@ def test_bytes_come_with_a_unit():
     assert found == [
         "1 byte", "850 bytes", "1 kB", "164 kB", "999 kB", "1 MB", "336 MB", "2 TB",
     ]  # fmt: skip
+
+
+def test_half_of_a_surrogate_pair_is_no_letter():
+    broken = ["\ud83d", "a\udcff", b"\xff.png".decode("utf-8", "surrogateescape")]
+    assert [has_broken_letter(text) for text in broken] == [True] * 3
+    assert not any(map(has_broken_letter, ["", "plain", "\u00e4", "\U0001f600"]))

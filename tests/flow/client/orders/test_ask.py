@@ -248,7 +248,7 @@ def test_what_cannot_be_asked_is_refused_in_one_sentence(
     assert "found no file" in refusal(tmp_path / "none.png", "what ?", *on)
     assert "found no image" in refusal(tmp_path / "text.png", "what ?", *on)
     assert "question: found nothing" in refusal(image, " ", *on)
-    assert "question: found a byte that is no UTF-8" in refusal(image, "what \udcff", *on)
+    assert "question: found a byte or half a letter" in refusal(image, "what \udcff", *on)
     assert "found no release 'mr', expected one of: cxp, pcam" in refusal(
         image, "what ?", *on, "--stage", "mr"
     )

@@ -6,7 +6,13 @@ import pytest
 
 from common.errors import StateError
 from common.network import ports
-from common.network.address import address_fault, host_fault, joined_address, split_address
+from common.network.address import (
+    address_fault,
+    bind_fault,
+    host_fault,
+    joined_address,
+    split_address,
+)
 from common.network.ports import NeededPort, check_free
 
 
@@ -121,3 +127,13 @@ def test_a_name_of_ipv6_alone_can_be_listened_at(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(socket, "create_server", create_server)
     check_free([NeededPort("six.example", 1, "--port"), NeededPort("127.0.0.1", 1, "--port")])
     assert families == [socket.AF_INET6, socket.AF_INET]
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "[::]", "127.0.0.1", "fed.example.org"])
+def test_a_server_can_listen_on_all_addresses_of_its_machine(host: str):
+    assert bind_fault(host) is None
+
+
+@pytest.mark.parametrize("host", ["", "a b", "0.0.0", "224.0.0.1", "0.0.0.0:80"])
+def test_a_server_can_listen_on_nothing_else_that_is_no_machines_address(host: str):
+    assert bind_fault(host) is not None
