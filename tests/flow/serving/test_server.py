@@ -404,7 +404,11 @@ def test_more_requests_than_allowed_are_sent_away_and_come_back(running: Running
 # What it leaves behind
 
 
-def test_no_picture_and_no_question_is_written_or_kept(running: Running, tmp_path: Path):
+def test_no_picture_and_no_question_is_written_or_kept(
+    running: Running, picture: Path, tmp_path: Path
+):
+    # The first answer of all moves the base model's weights to a file.
+    running.answer(picture, QUESTIONS[0], "dark")
     opened: list[tuple[object, ...]] = []
     watching = True
 
