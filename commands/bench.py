@@ -9,16 +9,17 @@ from typing import Annotated, Final, TextIO
 
 import typer
 
-from commands.options import Json, whole_number
+from commands.options import Json, whole_numbers
 
 app = typer.Typer(
     no_args_is_help=True, help="Time our implementations against straightforward ones."
 )
 
 _Repeats = Annotated[
-    int, typer.Option(min=1, help="Timings of each implementation; the median is reported.")
+    int,
+    typer.Option(min=1, max=1000, help="Timings of each implementation; the median is reported."),
 ]
-_Tasks = Annotated[int, typer.Option(min=1, help="Number of earlier tasks.")]
+_Tasks = Annotated[int, typer.Option(min=1, max=1000, help="Number of earlier tasks.")]
 _MOST_SITES: Final = 1000
 
 
@@ -88,12 +89,7 @@ def features(repeats: _Repeats = 5, json_out: Json = False) -> None:
 
 
 @app.command()
-def aggregate(
-    repeats: Annotated[
-        int, typer.Option(min=1, help="Timings of each implementation; the median is reported.")
-    ] = 3,
-    json_out: Json = False,
-) -> None:
+def aggregate(repeats: _Repeats = 3, json_out: Json = False) -> None:
     """Time exact aggregation of the 7B's 224 layers against forming the dense products.
 
     Takes 2 to 4 minutes on two cores, 1 GB of disk and 2 GB of memory.
@@ -110,10 +106,11 @@ def aggregate(
 @app.command("round")
 def round_(
     sites: Annotated[
-        int, typer.Option(min=1, help="Number of sites, each with its own processes.")
+        int,
+        typer.Option(min=1, max=_MOST_SITES, help="Number of sites, each with its own processes."),
     ] = 2,
     rounds: Annotated[
-        int, typer.Option(min=2, help="Number of rounds; the first is not timed.")
+        int, typer.Option(min=2, max=1000, help="Number of rounds; the first is not timed.")
     ] = 5,
     json_out: Json = False,
 ) -> None:
@@ -134,7 +131,9 @@ def wire(
         str,
         typer.Option(help="Numbers of sites, such as 2,4,8; FedAvg of Flower runs with the first."),
     ] = "2",
-    megabytes: Annotated[int, typer.Option(min=10, help="Size of an adapter in bf16.")] = 30,
+    megabytes: Annotated[
+        int, typer.Option(min=10, max=100_000, help="Size of an adapter in bf16.")
+    ] = 30,
     json_out: Json = False,
 ) -> None:
     """Measure traffic and memory of a real coordinator against Flower's FedAvg.
@@ -143,8 +142,8 @@ def wire(
     """
     from common.errors import PlanError
 
-    counts = [whole_number(word.strip()) or 0 for word in sites.split(",")]
-    if not all(1 < count <= _MOST_SITES for count in counts):
+    counts = whole_numbers(sites)
+    if counts is None or not all(1 < count <= _MOST_SITES for count in counts):
         raise PlanError(
             f"--sites: found {sites[:60]!r}, expected numbers from 2 to {_MOST_SITES}, as in 2,4,8"
         )
@@ -157,7 +156,9 @@ def wire(
 
 @app.command()
 def retrieval(
-    vectors: Annotated[int, typer.Option(min=1, help="Number of vectors.")] = 1_000_000,
+    vectors: Annotated[
+        int, typer.Option(min=1, max=1_000_000_000, help="Number of vectors.")
+    ] = 1_000_000,
     repeats: _Repeats = 5,
     json_out: Json = False,
 ) -> None:

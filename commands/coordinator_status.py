@@ -22,7 +22,7 @@ _REFRESH_S = 2.0
 
 
 def tables(opened: State, superlink: SuperLink, run_name: str | None) -> Group:
-    """Return the status as tables; raises as `document` does."""
+    """Return the status as tables; raises as `read_status` does."""
     run, sites, answers = read_status(opened, superlink, run_name)
     return _tables(opened.settings.address, run, sites, answers=answers)
 

@@ -14,7 +14,7 @@ import typer
 
 from commands import data_import
 from commands.data_progress import decoding_progress
-from commands.options import WORKERS, Json, Workers
+from commands.options import WORKERS, Json, Workers, whole_numbers
 from common.printable import counted
 
 if TYPE_CHECKING:
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from client.data.check import TaskCheck
     from client.data.partition import SiteShare
-
-#: Decoding an image keeps a core busy and takes the memory of the whole image.
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -165,10 +163,11 @@ def _weights(given: str | None, sites: int) -> tuple[int, ...]:
 
     if given is None:
         return (1,) * sites
-    try:
-        return tuple(int(word) for word in given.split(","))
-    except ValueError:
-        raise DataError(f"--weights: found {given!r}, expected numbers such as 5,1,1") from None
+    if (weights := whole_numbers(given)) is None:
+        raise DataError(
+            f"--weights: found {given[:60]!r}, expected whole numbers from 1 on, such as 5,1,1"
+        )
+    return tuple(weights)
 
 
 def _document(

@@ -79,6 +79,13 @@ def whole_number(text: str) -> int | None:
     return int(text) if re.fullmatch("[1-9][0-9]{0,8}", text) else None
 
 
+def whole_numbers(text: str) -> list[int] | None:
+    """Return the whole numbers from 1 on of a text such as `5,1,1`; None if a word is none."""
+    found = [whole_number(word.strip()) for word in text.split(",")]
+    numbers = [number for number in found if number is not None]
+    return numbers if len(numbers) == len(found) else None
+
+
 def refuse_beside(option: str, others: Collection[str]) -> None:
     """Refuse parameters that would be ignored beside an option, by the names of the arguments.
 

@@ -78,7 +78,7 @@ def cost_table(plan: Plan, cost: PlanCost, tflops: float | None) -> Group:
             f"parameters: {short(cost.base)} frozen, {short(cost.adapted)} of them with adapters; "
             f"one adapter {short(cost.adapter)}, {octets(cost.adapter_bytes)} on the wire"
         ),
-        FittingTable(_table(plan, cost, tflops)),
+        FittingTable(_table(cost, tflops)),
         Text(
             f"all sites: {octets(total['down'])} down, {octets(total['up'])} up, "
             f"{total['steps']:,.0f} steps, {short(total['operations'])}FLOP; "
@@ -96,7 +96,7 @@ def cost_table(plan: Plan, cost: PlanCost, tflops: float | None) -> Group:
     )
 
 
-def _table(plan: Plan, cost: PlanCost, tflops: float | None) -> Table:
+def _table(cost: PlanCost, tflops: float | None) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("stage", min_width=9, overflow="fold")
     for column in (*_RIGHT, *(() if tflops is None else ("hours",))):

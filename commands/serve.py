@@ -13,6 +13,7 @@ import typer
 from commands.bank_ask import TOY, TOYS, ask_settings, embedded_base
 from commands.bank_exchange import Folder, print_json
 from commands.options import BaseModelFolder, Json, ModelPrecision, SiteFile, Tower, VisionTower
+from common.printable import counted
 
 if TYPE_CHECKING:
     from serving.run_server import Address
@@ -131,7 +132,8 @@ def serve(
             shown = {} if given else {"token": token}
             print_json({"url": url, "bank": str(bank), "head": opened.head, **shown})
             return
-        typer.echo(f"serving   {bank}, {len(opened.releases)} stages, head {opened.head[:16]}")
+        stages = counted(len(opened.releases), "stage")
+        typer.echo(f"serving   {bank}, {stages}, head {opened.head[:16]}")
         typer.echo(f"page      {url}/" + ("" if given else f"#token={token}"))
         typer.echo(f"API       {url}/v1, with 'Authorization: Bearer TOKEN'")
         if not given:

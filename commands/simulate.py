@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from commands.options import whole_number
+from commands.options import whole_numbers
 
 if TYPE_CHECKING:
     from simulation.engines import Engine
@@ -154,9 +154,7 @@ def _optional(extra: str) -> Generator[None]:
 def _numbers(text: str) -> list[int]:
     from common.errors import PlanError
 
-    words = text.split(",")
-    numbers = [number for word in words if (number := whole_number(word.strip())) is not None]
-    if len(numbers) < len(words):
+    if (numbers := whole_numbers(text)) is None:
         raise PlanError(f"--curve: found {text[:60]!r}, expected whole numbers such as 10,40,160")
     return numbers
 

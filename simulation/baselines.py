@@ -5,6 +5,7 @@
 """
 
 from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from typing import Final
 
 from common.errors import PlanError
@@ -42,12 +43,15 @@ def check_labels(plan: Plan, labels: Iterable[str], where: str) -> None:
     """Check that each label is one of `known_methods`.
 
     Raises:
-        PlanError: naming `where` they are given, and those that are none.
+        PlanError: naming `where` they are given, those that are none, and what is spelt like them.
     """
     known = known_methods(plan)
-    if unknown := [repr(name) for name in labels if name not in known]:
+    if unknown := [name for name in labels if name not in known]:
+        near = dict.fromkeys(n for one in unknown for n in get_close_matches(one[:40], known, n=3))
+        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
         raise PlanError(
-            f"{where}: found {', '.join(unknown)}, expected some of {', '.join(map(repr, known))}"
+            f"{where}: found {', '.join(repr(name[:60]) for name in unknown)}, expected some of "
+            f"{plan.method.label!r}, {LOCAL!r}, {POOLED!r} and the labels of docs/methods.md" + hint
         )
 
 

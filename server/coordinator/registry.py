@@ -160,6 +160,8 @@ def read_public_key(file: Path) -> str:
         raise StateError(f"{file}: found no public key, expected one of {_KIND}") from None
     if not isinstance(key, ec.EllipticCurvePublicKey) or words[0] != _KIND:
         raise StateError(f"{file}: found a key of {words[0]}, expected {_KIND}")
+    if len(lines := text.strip().splitlines()) > 1:
+        raise StateError(f"{file}: found {len(lines)} lines, expected one: the key of one site")
     # Normalized: equal keys give equal text.
     return f"{_KIND} {base64.b64encode(base64.b64decode(words[1])).decode()}"
 

@@ -36,6 +36,23 @@ def test_numbers_of_sites_that_are_none_are_refused_before_anything_starts(sites
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        ["features", "--repeats", "1001"],
+        ["step", "--tasks", "1001"],
+        ["round", "--sites", "1001"],
+        ["round", "--rounds", "1001"],
+        ["wire", "--megabytes", "100001"],
+        ["retrieval", "--vectors", "1000000001"],
+    ],
+)
+def test_a_number_that_no_machine_would_come_to_the_end_of_is_refused(words: list[str]):
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 2
+    assert f"{words[2]} is not in the range" in done.stderr
+
+
+@pytest.mark.parametrize(
     ("command", "line"),
     [
         ([], "Time a training step with folded earlier adapters"),

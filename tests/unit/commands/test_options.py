@@ -2,7 +2,7 @@
 
 import pytest
 
-from commands.options import whole_number
+from commands.options import whole_number, whole_numbers
 
 
 @pytest.mark.parametrize(("text", "number"), [("1", 1), ("40", 40), ("999999999", 999_999_999)])
@@ -15,3 +15,8 @@ def test_a_word_of_digits_is_a_whole_number(text: str, number: int):
 )
 def test_another_word_is_none(text: str):
     assert whole_number(text) is None
+
+
+def test_numbers_in_a_list_are_all_numbers_or_none_is_taken():
+    assert whole_numbers("5, 1,1") == [5, 1, 1]
+    assert [whole_numbers(text) for text in ("", "5,", "5,0", "5,1_0")] == [None] * 4

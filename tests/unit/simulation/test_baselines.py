@@ -69,8 +69,12 @@ def test_each_label_may_have_its_own_learning_rate(tmp_path: Path):
 
 
 def test_a_rate_of_the_plans_own_method_or_of_nothing_is_refused(tmp_path: Path):
-    with pytest.raises(PlanError, match=r"found 'lokal', expected some of 'mslora_cr_ortho'"):
+    with pytest.raises(PlanError) as refused:
         check_learning_rates(plan_of(tmp_path, learning_rates={"lokal": 1e-3}))
+    assert str(refused.value) == (
+        "the plan's simulation.learning_rates: found 'lokal', expected some of 'mslora_cr_ortho', "
+        "'local', 'pooled' and the labels of docs/methods.md; did you mean 'local'?"
+    )
     with pytest.raises(PlanError, match="found 'mslora_cr_ortho', expected only what it is"):
         check_learning_rates(plan_of(tmp_path, learning_rates={"mslora_cr_ortho": 1e-3}))
 

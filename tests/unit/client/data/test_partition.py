@@ -413,7 +413,10 @@ def test_json_has_the_deal_and_its_counts(tmp_path: Path):
     assert result.stderr == "t: decoding 24 images\n"
 
 
-def test_weights_that_are_no_numbers_are_refused(tmp_path: Path):
-    result = run(tmp_path, tmp_path / "out", "--sites", "a,b", "--weights", "5,x")
+@pytest.mark.parametrize("weights", ["5,x", "5,", "1_000,1", "\u0665,1", "3,0"])
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, weights: str):
+    result = run(tmp_path, tmp_path / "out", "--sites", "a,b", "--weights", weights)
     assert isinstance(result.exception, DataError)
-    assert str(result.exception) == "--weights: found '5,x', expected numbers such as 5,1,1"
+    assert str(result.exception) == (
+        f"--weights: found {weights!r}, expected whole numbers from 1 on, such as 5,1,1"
+    )

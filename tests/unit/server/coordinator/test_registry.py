@@ -123,6 +123,13 @@ def test_another_file_is_no_public_key(tmp_path: Path, text: str, mistake: str):
         read_public_key(file)
 
 
+def test_a_file_with_the_keys_of_two_sites_is_none_of_them(tmp_path: Path):
+    file = tmp_path / "north.pub"
+    file.write_text(f"{openssh()} north\n{openssh()} south\n", encoding="ascii")
+    with pytest.raises(StateError, match=r"north\.pub: found 2 lines, expected one: the key of"):
+        read_public_key(file)
+
+
 def test_a_file_that_is_not_there_or_damaged_is_named(tmp_path: Path):
     with pytest.raises(StateError, match="No such file"):
         read_public_key(tmp_path / "gone.pub")
