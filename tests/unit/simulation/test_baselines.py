@@ -73,7 +73,7 @@ def test_a_rate_of_the_plans_own_method_or_of_nothing_is_refused(tmp_path: Path)
         check_learning_rates(plan_of(tmp_path, learning_rates={"lokal": 1e-3}))
     assert str(refused.value) == (
         "the plan's simulation.learning_rates: found 'lokal', expected some of 'mslora_cr_ortho', "
-        "'local', 'pooled' and the labels of docs/methods.md; did you mean 'local'?"
+        "'local', 'pooled' and the labels of docs/methods.md; did you mean 'local' or 'olora'?"
     )
     with pytest.raises(PlanError, match="found 'mslora_cr_ortho', expected only what it is"):
         check_learning_rates(plan_of(tmp_path, learning_rates={"mslora_cr_ortho": 1e-3}))
