@@ -37,6 +37,7 @@ from commands import (  # noqa: E402
     simulate,
     site,
 )
+from commands.options import refuse_empty_paths  # noqa: E402
 from common.errors import Refusal  # noqa: E402
 
 if TYPE_CHECKING:
@@ -169,8 +170,10 @@ def main() -> None:
     as_json = _wants_json()
     _take_any_name(sys.stdout)
     try:
+        command = typer.main.get_command(app)
+        refuse_empty_paths(command)
         # Also for `python -m fedmslora`.
-        code = app(prog_name="fedmslora", standalone_mode=not as_json)
+        code = command(prog_name="fedmslora", standalone_mode=not as_json)
     except click.ClickException as error:
         _refuse(error.format_message(), error.exit_code)
     except click.Abort:

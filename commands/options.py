@@ -10,7 +10,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final
 
+import click
 import typer
+from typer.models import TyperPath
+
+from common.errors import EMPTY_PATH, StateError
 
 
 class Tower(StrEnum):
@@ -86,23 +90,55 @@ def whole_numbers(text: str) -> list[int] | None:
     return numbers if len(numbers) == len(found) else None
 
 
+class NamedPath(TyperPath):
+    """A path as typer reads it by default, but for the empty text."""
+
+    def convert(
+        self,
+        value: str | os.PathLike[str],
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> str | bytes | os.PathLike[str]:
+        """Return the path.
+
+        Raises:
+            StateError: the text is empty.
+        """
+        if value == "" and param is not None:
+            raise StateError(f"{_shown(param)}: {EMPTY_PATH}")
+        return super().convert(value, param, ctx)
+
+
+def refuse_empty_paths(command: click.Command) -> None:
+    """Have all options and arguments of a command that are paths refuse the empty text."""
+    for one in command.params:
+        if isinstance(one.type, click.Path):
+            one.type = NamedPath()
+    if isinstance(command, click.Group):
+        for inner in command.commands.values():
+            refuse_empty_paths(inner)
+
+
+def _shown(parameter: click.Parameter) -> str:
+    """Return what a user calls an option or argument."""
+    if parameter.param_type_name == "option":
+        return parameter.opts[0]
+    return parameter.human_readable_name
+
+
 def refuse_beside(option: str, others: Collection[str]) -> None:
     """Refuse parameters that would be ignored beside an option, by the names of the arguments.
 
     Raises:
         StateError: one of them was given.
     """
-    import click
     from click.core import ParameterSource
-
-    from common.errors import StateError
 
     context = click.get_current_context()
     for one in context.command.params:
         given = context.get_parameter_source(one.name or "") is ParameterSource.COMMANDLINE
         if given and one.name in others:
-            shown = one.opts[0] if one.param_type_name == "option" else one.human_readable_name
-            raise StateError(f"{option}: found {shown} beside it, expected one of them")
+            raise StateError(f"{option}: found {_shown(one)} beside it, expected one of them")
 
 
 def refuse_no_file(option: str, file: Path) -> None:
@@ -113,8 +149,6 @@ def refuse_no_file(option: str, file: Path) -> None:
     Raises:
         StateError: something else is there.
     """
-    from common.errors import StateError
-
     if file.exists() and not file.is_file():
         raise StateError(f"{option}: found {file}, which is no file, expected a file's name")
     refuse_no_folder(option, file.parent)
@@ -126,8 +160,6 @@ def refuse_no_folder(option: str, folder: Path) -> None:
     Raises:
         StateError: something else is there, or above it.
     """
-    from common.errors import StateError
-
     there = next(
         path for path in (folder, *folder.absolute().parents) if path.exists() or path.is_symlink()
     )

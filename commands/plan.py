@@ -175,12 +175,14 @@ def _models(plan: "Plan", wanted: list[str] | None, side: int) -> "dict[str, Bas
     Raises:
         PlanError: there is none.
     """
-    from common.errors import PlanError
+    from common.errors import EMPTY_PATH, PlanError
     from cost.base_model import read_base_model
     from cost.geometry import LLAVA_MED
     from simulation.hospitals import BASE_MODELS
 
     if wanted:
+        if "" in wanted:
+            raise PlanError(f"--model: {EMPTY_PATH}")
         return {name: LLAVA_MED if name == _7B else _sizes(Path(name), side) for name in wanted}
     own = BASE_MODELS.get(plan.base_model.name)
     embedded = {} if own is None else {plan.base_model.name: read_base_model(own)}

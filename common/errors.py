@@ -1,5 +1,10 @@
 """The errors that a user can act on. Each message is one clear sentence."""
 
+from typing import Final
+
+#: Of an empty text in place of a path, which Python takes for the working directory.
+EMPTY_PATH: Final = "found an empty text, expected the name of a file or folder"
+
 
 class Refusal(Exception):
     """Bad input or state. The command line prints the message alone and exits with code 2."""

@@ -32,6 +32,21 @@ PATTERNS: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 
+#: What a value of a type is, for whoever gave another one; by pydantic's name of the error.
+TYPES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "bool_type": "true or false",
+        "dict_type": "names with a value each",
+        "finite_number": "a finite number",
+        "float_type": "a number",
+        "int_type": "a whole number",
+        "list_type": "a list",
+        "model_type": "fields of its own",
+        "string_type": "text",
+        "tuple_type": "a list",
+    }
+)
+
 #: Most of anything: with more, sizes leave what arrays and files can say.
 MOST: Final = 10**9
 Count: TypeAlias = Annotated[int, Field(ge=1, le=MOST)]

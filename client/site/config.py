@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, cast
 
 import yaml
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from common.documents.yaml_text import load_yaml
-from common.errors import SiteFailed
+from common.errors import EMPTY_PATH, SiteFailed
 from common.network.address import address_fault
 from common.plan.file import MOST_MISTAKES
-from common.plan_fields import Count, Modality, Positive, Slug, Strict
+from common.plan_fields import TYPES, Count, Modality, Positive, Slug, Strict
 
 
 class Device(StrEnum):
@@ -72,6 +72,16 @@ def _address(text: str) -> str:
 Address: TypeAlias = Annotated[str, AfterValidator(_address)]
 
 
+def _named(path: object) -> object:
+    if path == "":
+        raise ValueError(EMPTY_PATH)
+    return path
+
+
+#: A path in a site file.
+NamedPath: TypeAlias = Annotated[Path, BeforeValidator(_named)]
+
+
 class Federation(Strict):
     """How the site reaches its coordinator, and which plans it has approved.
 
@@ -83,9 +93,9 @@ class Federation(Strict):
     """
 
     address: Address
-    ca: Path
-    key: Path
-    approved: Path
+    ca: NamedPath
+    key: NamedPath
+    approved: NamedPath
 
 
 class Site(Strict):
@@ -110,9 +120,9 @@ class Site(Strict):
     """
 
     name: Slug
-    data: Path
-    base_model: Path
-    store: Path
+    data: NamedPath
+    base_model: NamedPath
+    store: NamedPath
     device: Device
     threads: Count
     workers: Count = 1
@@ -121,7 +131,7 @@ class Site(Strict):
     feature_cache_gib: GiB = 8.0
     keep_answers: bool = False
     policy: Policy
-    reference: Path | None = None
+    reference: NamedPath | None = None
     federation: Federation | None = None
 
     @model_validator(mode="after")
@@ -165,6 +175,8 @@ def load_site(file: Path) -> Site:
 def _resolved(fields: dict[str, Any], names: tuple[str, ...], folder: Path) -> dict[str, Any]:
     """Return the fields with these paths relative to `folder`; other types stay as they are."""
     paths = {name: fields[name] for name in names if isinstance(fields.get(name), str)}
+    # An empty one is refused, and not the folder itself.
+    paths = {name: path for name, path in paths.items() if path}
     return fields | {name: str(folder / Path(path).expanduser()) for name, path in paths.items()}
 
 
@@ -193,17 +205,13 @@ def _found_and_expected(detail: ErrorDetails) -> str:
     if kind == "missing":
         return "found nothing, expected a value (it has no default)"
     expected = {
+        **TYPES,
         "enum": f"one of {limits.get('expected')}",
         "literal_error": f"one of {limits.get('expected')}",
         "string_type": "a path" if place[-1] in _PATHS else "text",
         "string_pattern_mismatch": _PSEUDONYM,
         "greater_than_equal": f"at least {limits.get('ge')}",
         "greater_than": f"more than {limits.get('gt')}",
-        "finite_number": "a finite number",
         "too_short": "at least one",
-        "int_type": "a whole number",
-        "float_type": "a number",
-        "tuple_type": "a list",
-        "model_type": "fields of its own",
     }.get(kind, detail["msg"])
     return f"found {repr(detail['input'])[:80]}, expected {expected}"

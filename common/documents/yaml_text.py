@@ -17,6 +17,7 @@ from typing import Any, Final
 import yaml
 
 from common.documents.bounded import MOST_DEPTH, OutOfBounds, read_text
+from common.printable import has_broken_letter
 
 #: Most bytes of a YAML file; the largest plan of ours has 4,000.
 MOST_YAML_BYTES: Final = 2**20
@@ -26,23 +27,48 @@ MOST_NODES: Final = 30_000
 #: Longest number; YAML 1.1 also reads `1:2:3` as one, in time quadratic in its length.
 _MOST_DIGITS: Final = 80
 _TRUSTED_TAGS: Final = (None, "!")
+#: What the name of a field may be to YAML: a text, a whole number, or `<<`.
+_NAME_TAGS: Final = tuple(f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "merge"))
 
 
 class _Loader(yaml.SafeLoader):
     """YAML's safe loader, without its traps: see the functions below."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        # YAML's own loader silently keeps the last of two equal keys.
         seen = set[Any]()
         for key_node, _ in node.value:
             if isinstance(key_node, yaml.ScalarNode):
+                problem = None
                 if key_node.value in seen:
-                    raise yaml.MarkedYAMLError(
-                        problem=f"the field {key_node.value[:80]!r} stands twice",
-                        problem_mark=key_node.start_mark,
+                    # YAML's own loader silently keeps the last of two equal keys.
+                    problem = f"the field {key_node.value[:80]!r} stands twice"
+                elif key_node.tag not in _NAME_TAGS:
+                    # `on` is a Boolean, and 2024-01-01 a date, which JSON has not at all.
+                    problem = (
+                        f"found the name {key_node.value[:80]}, which is no text to YAML, expected "
+                        "it in quotation marks"
                     )
+                if problem is not None:
+                    raise yaml.MarkedYAMLError(problem=problem, problem_mark=key_node.start_mark)
                 seen.add(key_node.value)
         return super().construct_mapping(node, deep)
+
+    def construct_text(self, node: yaml.ScalarNode) -> str:
+        r"""Return the text, of whole letters.
+
+        JSON writes a letter beyond 0xFFFF as two escapes, such as "\ud83d\ude00", which YAML's own
+        loader leaves apart.
+        """
+        text = str(self.construct_scalar(node))
+        if not has_broken_letter(text):
+            return text
+        try:
+            return text.encode("utf-16", "surrogatepass").decode("utf-16")
+        except UnicodeDecodeError:
+            raise yaml.MarkedYAMLError(
+                problem="found half of a letter (an escape from d800 to dfff), expected both",
+                problem_mark=node.start_mark,
+            ) from None
 
     def construct_number(self, node: yaml.ScalarNode) -> int | float:
         """Return the number, unless it is longer than any that is meant, or not read in tens."""
@@ -65,6 +91,7 @@ class _Loader(yaml.SafeLoader):
 
 for _kind in ("int", "float"):
     _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _Loader.construct_number)
+_Loader.add_constructor("tag:yaml.org,2002:str", _Loader.construct_text)
 # YAML 1.1 reads 1e-3 as text because it has no dot; people write it all the time.
 _Loader.add_implicit_resolver(  # pyright: ignore[reportUnknownMemberType]
     "tag:yaml.org,2002:float",
@@ -83,6 +110,8 @@ def load_yaml(file: Path) -> object:
     """
     try:
         return deepcopy(_read(read_text(file, MOST_YAML_BYTES)))
+    except yaml.MarkedYAMLError as error:
+        raise yaml.YAMLError(_with_line(error)) from None
     except OutOfBounds as error:
         raise yaml.YAMLError(str(error)) from None
     except (ValueError, RecursionError, TypeError) as error:
@@ -90,6 +119,13 @@ def load_yaml(file: Path) -> object:
             raise
         # A date of month 13, or a list as the name of a field.
         raise yaml.YAMLError("found a value or a name that YAML can't make") from None
+
+
+def _with_line(error: yaml.MarkedYAMLError) -> str:
+    """Return where a text is no YAML, and why."""
+    mark = error.problem_mark or error.context_mark
+    where = "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: "
+    return where + ", ".join(filter(None, (error.context, error.problem)))
 
 
 def yaml_name(name: str) -> str:

@@ -9,7 +9,7 @@ from pydantic_core import ErrorDetails
 
 from common.methods.registry import UNKNOWN
 from common.plan.plan import BatchScope, ClassScope, Metric, Plan, Stage
-from common.plan_fields import PATTERNS
+from common.plan_fields import PATTERNS, TYPES
 from common.rules.interface import Factor
 from common.rules.registry import rules
 from common.vqa_words import as_answer
@@ -209,8 +209,11 @@ def _expected(detail: ErrorDetails) -> str:
             return "at least one"
         case "string_pattern_mismatch":
             return PATTERNS.get(context["pattern"], f"text like {context['pattern']}")
-        case _:
-            return detail["msg"][:1].lower() + detail["msg"][1:]
+        case "string_too_long" | "too_long" as kind:
+            of = "letters" if kind == "string_too_long" else "of them"
+            return f"at most {context['max_length']} {of}"
+        case kind:
+            return TYPES.get(kind) or detail["msg"][:1].lower() + detail["msg"][1:]
 
 
 def _where(location: Sequence[int | str], document: Fields) -> str:

@@ -102,3 +102,29 @@ def test_a_wrong_option_is_json_where_json_is_asked_for(
 ):
     assert ended(monkeypatch, "plan", "check", *words) == 2
     assert json.loads(capsys.readouterr().out) == {"error": error}
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("simulate", "configs/demo.yaml", "--out", ""), "--out"),
+        (("simulate", ""), "PLAN"),
+        (("coordinator", "init", "--state="), "--state"),
+        (("bank", "verify", ""), "BANK"),
+        (("plan", "cost", "configs/demo.yaml", "--model", ""), "--model"),
+    ],
+)
+def test_an_empty_path_is_not_the_working_directory(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    words: tuple[str, ...],
+    named: str,
+):
+    plan = str(ROOT / "configs" / "demo.yaml")
+    monkeypatch.chdir(tmp_path)
+    given = [plan if word == "configs/demo.yaml" else word for word in words]
+    assert ended(monkeypatch, *given) == 2
+    said = capsys.readouterr().err
+    assert said == f"{named}: found an empty text, expected the name of a file or folder\n"
+    assert not list(tmp_path.iterdir())

@@ -92,6 +92,8 @@ def test_a_policy_is_read_as_what_it_means(tmp_path: Path):
         ("device: auto", "device: gpu", "device: found 'gpu', expected one of 'cpu', 'cuda'"),
         ("name: north", "name: St. Mary", "name: found 'St. Mary', expected a pseudonym"),
         ("data: data", "data: 3", "data: found 3, expected a path"),
+        ("data: data", 'data: ""', "data: found an empty text, expected the name of a file or"),
+        ("ca: ca.crt", 'ca: ""', "federation.ca: found an empty text, expected the name of a"),
         ("name: north", "name: north\ngpu: 1", "gpu: found an unknown field, expected only name,"),
         (
             "rounds: 10",

@@ -1,5 +1,6 @@
 """YAML is counted as it would become, before anything is made of it."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,25 @@ def test_a_number_that_yaml_does_not_read_in_tens_is_refused(tmp_path: Path, num
         load_yaml(file)
     file.write_text(f"rounds: '{number}'\n")
     assert load_yaml(file) == {"rounds": number}
+
+
+@pytest.mark.parametrize("name", ["2024-01-01", "on", "1.5", "null", "="])
+def test_a_name_that_is_no_text_is_refused(tmp_path: Path, name: str):
+    file = tmp_path / "a.yaml"
+    file.write_text(f"a: 1\n{name}: 2\n")
+    with pytest.raises(yaml.YAMLError, match=f"^line 2, column 1: found the name {name}, which is"):
+        load_yaml(file)
+    file.write_text(f"'{name}': 2\n12: 3\n<<: {{b: 4}}\n")
+    assert load_yaml(file) == {name: 2, 12: 3, "b": 4}
+
+
+def test_letters_of_two_escapes_are_joined_and_halves_refused(tmp_path: Path):
+    file = tmp_path / "a.yaml"
+    file.write_text(json.dumps({"a": ["\U0001f600x", "é"]}))
+    assert load_yaml(file) == {"a": ["\U0001f600x", "é"]}
+    file.write_text('{"a": ["\\ud83dx"]}')
+    with pytest.raises(yaml.YAMLError, match=r"^line 1, column 8: found half of a letter"):
+        load_yaml(file)
 
 
 def test_an_anchor_within_an_anchor_is_counted_once_each():

@@ -157,7 +157,22 @@ def test_a_plan_without_a_proximal_term_does_not_have_the_field():
     ("changes", "said"),
     [
         ({"seed": -1}, "seed: found -1, expected at least 0"),
-        ({"seed": True}, "seed: found True, expected"),
+        ({"seed": True}, "seed: found True, expected a whole number"),
+        ({"seed": "7"}, "seed: found '7', expected a whole number"),
+        ({"name": 12}, "name: found 12, expected text"),
+        ({"stages": {}}, "stages: found {}, expected a list"),
+        ({"stages": [5]}, "stage 1: found 5, expected fields of its own"),
+        ({"evaluation": {"future": 1}}, "evaluation.future: found 1, expected true or false"),
+        (
+            {"simulation": {"data": "x", "learning_rates": [1]}},
+            "simulation.learning_rates: found [1], expected names with a value each",
+        ),
+        (
+            {"stages": [stage("one", questions=["a" * 301])]},
+            "stage 1 'one', questions.0: found 'aaaaa",
+        ),
+        ({"stages": [stage("one", questions=["a"] * 101)]}, "expected at most 100 of them"),
+        ({"stages": [stage("one", questions=["a" * 301])]}, "expected at most 300 letters"),
         ({"stages": []}, "stages: found [], expected at least one"),
         ({"stages": [stage("one", sites=["a", "a"])]}, "sites: found 'a' twice"),
         ({"stages": [stage("one", quorum=3)]}, "quorum: found 3, expected at most its 2 sites"),
