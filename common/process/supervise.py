@@ -235,9 +235,11 @@ def _end(children: Sequence[_Child], grace_s: float) -> None:
 
 def _rotate(log: Path, most_bytes: int) -> None:
     """Copy and truncate a log that is too long: its program appends to the same file."""
-    if log.stat().st_size > most_bytes:
-        shutil.copyfile(log, log.with_name(f"{log.name}.1"))
-        os.truncate(log, 0)
+    # That somebody has moved the log, or the disk is full, must not end the programs.
+    with suppress(OSError):
+        if log.stat().st_size > most_bytes:
+            shutil.copyfile(log, log.with_name(f"{log.name}.1"))
+            os.truncate(log, 0)
 
 
 def _how(code: int) -> str:

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from common.durable import write_new_file
+from common.durable import DISK, write_new_file, writing
 from common.errors import StateError
 
 CA_DAYS = 3650
@@ -89,14 +89,23 @@ def write_certificates(folder: Path, names: Sequence[str]) -> None:
 
 
 def renew_server(folder: Path, names: Sequence[str]) -> None:
-    """Replace the server certificate by one of the same authority; sites need no change."""
+    """Replace the server certificate by one of the same authority; sites need no change.
+
+    Raises:
+        StateError: the authority can't be read.
+        OSError: the disk is full or fails; then the certificate and its key are as before.
+    """
     certificate, key = make_server(load_authority(folder), names)
-    for name, blob, mode in (
-        ("server.key", _key_pem(key), 0o600),
-        ("server.crt", certificate.public_bytes(Encoding.PEM), 0o644),
-    ):
-        (folder / name).unlink(missing_ok=True)
-        write_new_file(folder / name, blob, mode)
+    files = {
+        folder / "server.key": (_key_pem(key), 0o600),
+        folder / "server.crt": (certificate.public_bytes(Encoding.PEM), 0o644),
+    }
+    for file, (blob, mode) in files.items():
+        writing(file).unlink(missing_ok=True)
+        write_new_file(writing(file), blob, mode)
+    for file in files:
+        DISK.rename(writing(file), file)
+    DISK.sync(folder)
 
 
 def load_authority(folder: Path) -> Authority:

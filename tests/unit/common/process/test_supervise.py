@@ -133,6 +133,22 @@ with until_signalled() as stop:
     eventually(lambda: not alive(int(lines(log)[0])))
 
 
+def test_a_log_that_somebody_moves_away_does_not_end_the_parts(tmp_path: Path):
+    staying = part(tmp_path, "import os, time; print(os.getpid(), flush=True); time.sleep(600)")
+    dying = part(tmp_path, "print('here', flush=True)", "dying")
+    starts_before = list[int]()
+
+    def checked_again() -> bool:
+        if not starts_before and lines(staying.log):
+            staying.log.rename(tmp_path / "moved.log")
+            starts_before.append(len(lines(dying.log)))
+        # The supervisor looks at both between two starts.
+        return bool(starts_before) and len(lines(dying.log)) > starts_before[0] + 1
+
+    said = kept([staying, dying], checked_again)
+    assert all(line.startswith("dying ended") for line in said)
+
+
 def test_a_long_log_is_put_aside_while_the_part_goes_on_writing(tmp_path: Path):
     code = "import time\nfor i in range(10**9): print(i, flush=True); time.sleep(0.001)"
     talking = part(tmp_path, code)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
+from common.durable import write_new_file
 from common.errors import StateError
 from server.coordinator.certificates import (
     days_left,
@@ -76,6 +77,27 @@ def test_a_renewed_server_is_known_by_what_the_sites_have(folder: Path, tmp_path
     renew_server(folder, ("new.example.org",))
     assert (folder / "server.crt").read_bytes() != before
     shake_hands(folder, trusted, "new.example.org")
+
+
+def test_a_disk_that_is_full_leaves_the_certificate_as_it_was(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def full(file: Path, blob: bytes, mode: int) -> None:
+        if file.name.endswith(".crt"):
+            raise OSError(28, "No space left on device", str(file))
+        write_new_file(file, blob, mode)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr("server.coordinator.certificates.write_new_file", full)
+        renew_server(folder, ("new.example.org",))
+    shake_hands(folder, folder / "ca.crt", "fed.example.org")
+    # What was half-written does not stop the next try.
+    renew_server(folder, ("new.example.org",))
+    shake_hands(folder, folder / "ca.crt", "new.example.org")
+    assert (folder / "server.key").stat().st_mode & 0o777 == 0o600
+    assert {file.name for file in folder.iterdir()} == {
+        "ca.crt", "ca.key", "server.crt", "server.key",
+    }  # fmt: skip
 
 
 def test_the_server_can_sign_no_certificate(folder: Path):
