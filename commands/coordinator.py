@@ -4,9 +4,10 @@
 # pyright: reportUnknownMemberType=false
 
 import json
+import shlex
 import sys
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -303,7 +304,7 @@ def _site(name: str, modalities: list[str], public_key: str) -> "EnrolledSite":
     from pydantic import ValidationError
 
     from common.errors import StateError
-    from common.plan_fields import Modality
+    from common.plan_fields import PATTERNS, SLUG, Modality
     from server.coordinator.registry import EnrolledSite
 
     for one in modalities:
@@ -313,15 +314,13 @@ def _site(name: str, modalities: list[str], public_key: str) -> "EnrolledSite":
     try:
         return EnrolledSite(name=name, modalities=named, public_key=public_key)
     except ValidationError:
-        raise StateError(
-            f"--name: found {name!r}, expected 1 to 40 small letters, digits, - and _"
-        ) from None
+        raise StateError(f"--name: found {name!r}, expected {PATTERNS[SLUG]}") from None
 
 
 def _print_next_steps(opened: "State", folder: Path) -> None:
     from server.coordinator.certificates import fingerprint
 
-    where = "" if folder == _HERE else f" --state {folder}"
+    where = "" if folder == _HERE else f" --state {shlex.quote(str(folder))}"
     settings = opened.settings
     typer.echo(
         f"{folder}: created a coordinator at {', '.join(settings.hosts)}, port {settings.port}"
@@ -346,7 +345,7 @@ def _print_next_steps(opened: "State", folder: Path) -> None:
     typer.echo(f"     {typed(enroll)}")
     first = opened.plans / "first.yaml"
     typer.echo(f"  5. edit {first}, and")
-    typer.echo(f"     {typed(f'coordinator run {first}{where}')}")
+    typer.echo(f"     {typed(f'coordinator run {shlex.quote(str(first))}{where}')}")
 
 
 def _superlink(opened: "State") -> "closing[SuperLink]":
@@ -391,7 +390,8 @@ def _stop_processes(opened: "State") -> str:
     number = running_pid(opened.pid_file)
     if number is None:
         return "The coordinator is not running."
-    os.kill(number, signal.SIGTERM)
+    with suppress(ProcessLookupError):  # it ended by itself just now
+        os.kill(number, signal.SIGTERM)
     for _ in range(300):
         if running_pid(opened.pid_file) is None:
             return "The coordinator is stopped."

@@ -6,6 +6,7 @@ layer when it is needed. `AdapterSource` is either of them, for code that works 
 
 import json
 import math
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +42,7 @@ DELTA_PREFIX = "delta."
 #: site's weight of a row is what `x.weight` says in place of all its examples.
 ROW_WEIGHT_SUFFIX = ".weight"
 _METADATA = "fedmslora"
+_LARGEST_SCALE = sys.float_info.max
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,12 +323,14 @@ def _stored(blob: ByteSource, size: int, source: str) -> StoredAdapter:
 
 def _scale(metadata: Mapping[str, str], source: str) -> float:
     try:
-        scale = float(json.loads(metadata[_METADATA])["scale"])
-    except (KeyError, ValueError, TypeError, OverflowError, RecursionError):
+        scale: object = json.loads(metadata[_METADATA])["scale"]
+    except (KeyError, ValueError, TypeError, RecursionError):
         raise BankError(f"{source}: not an adapter of fedmslora: its scale is missing") from None
-    if not math.isfinite(scale):
-        raise BankError(f"{source}: found the scale {scale}, expected a finite number")
-    return scale
+    # `bool` is an `int` to Python, and JSON can say `true`; nan is not at most anything.
+    if isinstance(scale, int | float) and not isinstance(scale, bool):
+        if abs(scale) <= _LARGEST_SCALE:
+            return float(scale)
+    raise BankError(f"{source}: found the scale {str(scale)[:40]}, expected a finite number")
 
 
 def _modules_and_extras(

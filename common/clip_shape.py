@@ -32,6 +32,10 @@ _BERT: Final[Mapping[str, int]] = {
     "max_position_embeddings": 512,
     "type_vocab_size": 2,
 }
+#: No CLIP has a size as large, more layers, or feed-forward parts so many times as wide as a block.
+_MOST_SIZE: Final = 10**7
+_MOST_LAYERS: Final = 1000
+_MOST_RATIO: Final = 100
 #: The norms of the image and of the text tower: outside of blocks, and in each block.
 _CLIP_BLOCK: Final = ("encoder.layers.{}.layer_norm1", "encoder.layers.{}.layer_norm2")
 _CLIP_PARTS: Final = (
@@ -213,29 +217,29 @@ def _transformers(document: Mapping[str, Any]) -> ClipShape:
 
 def _open_clip(document: Mapping[str, Any]) -> ClipShape:
     model = document["model_cfg"]
-    vision, text, embedding = model["vision_cfg"], model["text_cfg"], int(model["embed_dim"])
+    vision, text, embedding = model["vision_cfg"], model["text_cfg"], _whole(model, "embed_dim")
     _check_kind(vision, text)
     width, layers, heads, patch = _TIMM[vision["timm_model_name"]]
     sizes: Mapping[str, Any] = vision.get("timm_model_kwargs") or {}
     width = _whole(sizes, "embed_dim", width)
     changed: Mapping[str, Any] = text.get("hf_model_config") or {}
     bert: dict[str, Any] = {**_BERT, **changed}
-    inner = (bert["hidden_size"] + embedding) // 2
+    inner = (_whole(bert, "hidden_size") + embedding) // 2
     return ClipShape(
         vision=TransformerShape(
             width=width,
-            inner=int(width * float(sizes.get("mlp_ratio", 4))),
-            layers=_whole(sizes, "depth", layers),
+            inner=int(width * _ratio(sizes, "mlp_ratio", 4)),
+            layers=_whole(sizes, "depth", layers, _MOST_LAYERS),
             heads=_whole(sizes, "num_heads", heads),
         ),
-        text=_blocks(bert, (0, 0, 0, 0)),
+        text=_blocks(bert, (None, None, None, None)),
         pixels=_whole(vision, "image_size", 224),
         patch=_whole(sizes, "patch_size", patch),
         embedding=embedding,
-        context=int(text["context_length"]),
-        positions=int(bert["max_position_embeddings"]),
-        vocabulary=int(bert["vocab_size"]),
-        token_types=int(bert["type_vocab_size"]),
+        context=_whole(text, "context_length"),
+        positions=_whole(bert, "max_position_embeddings"),
+        vocabulary=_whole(bert, "vocab_size"),
+        token_types=_whole(bert, "type_vocab_size"),
         projection=inner if text.get("hf_proj_type", "mlp") == "mlp" else None,
     )
 
@@ -258,18 +262,38 @@ def _check_kind(vision: Mapping[str, Any], text: Mapping[str, Any]) -> None:
             raise ValueError(f"{name}: found {found!r}, expected {' or '.join(map(repr, allowed))}")
 
 
-def _blocks(config: Mapping[str, Any], default: tuple[int, int, int, int]) -> TransformerShape:
+def _blocks(
+    config: Mapping[str, Any], default: tuple[int | None, int | None, int | None, int | None]
+) -> TransformerShape:
     width, inner, layers, heads = default
     return TransformerShape(
         width=_whole(config, "hidden_size", width),
         inner=_whole(config, "intermediate_size", inner),
-        layers=_whole(config, "num_hidden_layers", layers),
+        layers=_whole(config, "num_hidden_layers", layers, _MOST_LAYERS),
         heads=_whole(config, "num_attention_heads", heads),
     )
 
 
-def _whole(config: Mapping[str, Any], name: str, default: int) -> int:
-    return int(config.get(name, default))
+def _whole(
+    config: Mapping[str, Any], name: str, default: int | None = None, most: int = _MOST_SIZE
+) -> int:
+    """Return a size of a config; without a default it must be there.
+
+    Raises:
+        ValueError: it is no whole number, or one that no model has.
+    """
+    found = config.get(name, default)
+    # `bool` is an `int` to Python, and JSON can say `true`.
+    if type(found) is not int or not 1 <= found <= most:
+        raise ValueError(f"{name}: found {str(found)[:40]!r}, expected 1 to {most}")
+    return found
+
+
+def _ratio(config: Mapping[str, Any], name: str, default: float) -> float:
+    found = config.get(name, default)
+    if type(found) not in (int, float) or not 0 < found <= _MOST_RATIO:
+        raise ValueError(f"{name}: found {str(found)[:40]!r}, expected up to {_MOST_RATIO}")
+    return found
 
 
 def _read(file: Path) -> Mapping[str, Any]:

@@ -153,12 +153,12 @@ class Delivery:
         """
         try:
             header, blobs = from_record(record)
-            order, wait_s = Order.from_header(header["order"]), float(header["wait_s"])
+            order, times = Order.from_header(header["order"]), typed(header, {"wait_s": float})
         except UNREADABLE as error:
             raise SiteFailed(f"found an order that can't be read ({error!r})") from None
         for digest, blob in blobs.items():
             check_digest("a blob", blob, digest)
-        return cls(order=order, blobs=blobs, wait_s=wait_s)
+        return cls(order=order, blobs=blobs, **times)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,7 +31,11 @@ def outside_methods() -> tuple[OutsideMethod, ...]:
     """
     found: list[OutsideMethod] = []
     for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
-        spec = find_spec(point.value)
+        try:
+            spec = find_spec(point.value)
+        except (ImportError, ValueError):
+            # A package within one that is not there, or no name at all.
+            spec = None
         if spec is None or not spec.submodule_search_locations:
             raise PlanError(
                 f"entry point {point.name!r} of {GROUP}: found {point.value!r}, expected an "

@@ -14,7 +14,8 @@ class Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-_SLUG: Final = r"^[a-z0-9][a-z0-9_-]{0,39}$"
+#: Of a pseudonym, and of the names of plans and stages.
+SLUG: Final = r"^[a-z0-9][a-z0-9_-]{0,39}$"
 _TASK_NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,39}$"
 _CLASS_NAME: Final = r"^[^\s\p{C}]([^\p{C}\p{Zl}\p{Zp}]{0,78}[^\s\p{C}])?$"
 _QUESTION: Final = r"^[^\s\p{C}]([^\p{C}\p{Zl}\p{Zp}]*[^\s\p{C}])?$"
@@ -23,7 +24,7 @@ _SHA256: Final = r"^[0-9a-f]{64}$"
 #: What a text of each pattern is, for whoever wrote another one.
 PATTERNS: Final[Mapping[str, str]] = MappingProxyType(
     {
-        _SLUG: "at most 40 small letters, digits, `_` and `-`, a letter or a digit first",
+        SLUG: "at most 40 small letters, digits, `_` and `-`, a letter or a digit first",
         _TASK_NAME: "at most 40 letters, digits, `_` and `-`, a letter or a digit first",
         _CLASS_NAME: "one line of at most 80 visible letters, no space at its ends",
         _QUESTION: "one line of visible letters, no space at its ends",
@@ -58,7 +59,7 @@ NewTokens: TypeAlias = Annotated[int, Field(ge=1, le=10_000)]
 MOST_HOURS: Final = 100_000
 Positive: TypeAlias = Annotated[float, Field(gt=0)]
 Fraction: TypeAlias = Annotated[float, Field(ge=0, le=1)]
-Slug: TypeAlias = Annotated[str, Field(pattern=_SLUG)]
+Slug: TypeAlias = Annotated[str, Field(pattern=SLUG)]
 #: The name of a task's folder; the paper's have capitals.
 TaskName: TypeAlias = Annotated[str, Field(pattern=_TASK_NAME)]
 

@@ -224,7 +224,7 @@ class Bank:
         for release in self.releases:
             if name in (release.name, release.folder):
                 return release
-        if name.isdecimal() and len(name) <= 9:
+        if name.isascii() and name.isdecimal() and len(name) <= 9:
             return self.release(int(name))
         known = ", ".join(release.name for release in self.releases) or "none"
         raise BankError(f"{self.folder}: found no release {name!r}, expected one of: {known}")

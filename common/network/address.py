@@ -56,7 +56,7 @@ def address_fault(address: str) -> str | None:
     bare_v6 = ":" in host and not host.startswith("[")
     if "://" in address or not colon or not host or bare_v6:
         return f"found {address[:60]!r}, {expected}"
-    if not (port.isascii() and port.isdigit() and 1 <= int(port[:6]) <= _HIGHEST_PORT):
+    if not (re.fullmatch("[0-9]{1,5}", port) and 1 <= int(port) <= _HIGHEST_PORT):
         return f"found the port {port[:20]!r}, expected 1 to {_HIGHEST_PORT}"
     fault = host_fault(host)
     return None if fault is None else f"host: {fault}"

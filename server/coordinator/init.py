@@ -25,6 +25,7 @@ def init_coordinator(root: Path, settings: CoordinatorSettings) -> State:
     Raises:
         StateError: a host is none, the folder is not empty or not UTF-8, or both ports are the
             same.
+        OSError, BankError: the disk is full or fails; then the folder is empty again.
     """
     settings = _checked(settings)
     if settings.port == settings.inner_port and settings.inner_host in _LOOPBACK_NAMES:
@@ -40,6 +41,17 @@ def init_coordinator(root: Path, settings: CoordinatorSettings) -> State:
     root.mkdir(parents=True, exist_ok=True)
     root.chmod(0o700)
     state = State(root.resolve())
+    try:
+        _write_state(state, settings)
+    except BaseException:
+        # The folder was empty: all that is in it is half a coordinator.
+        for path in state.root.iterdir():
+            DISK.remove(path)
+        raise
+    return state
+
+
+def _write_state(state: State, settings: CoordinatorSettings) -> None:
     for folder in (state.secret.parent, state.flower, state.plans, state.logs, state.root / "runs"):
         folder.mkdir(mode=0o700)
     write_certificates(state.tls, _certificate_names(settings))
@@ -50,7 +62,6 @@ def init_coordinator(root: Path, settings: CoordinatorSettings) -> State:
     (state.plans / "first.yaml").write_text(plan_template(), encoding="utf-8")
     # Last: a folder without this file is not a coordinator.
     _write_settings(state, settings)
-    return state
 
 
 def renew_certificate(state: State, hosts: Sequence[str]) -> Sequence[str]:

@@ -102,6 +102,24 @@ def test_init_overwrites_nothing(state: State):
     assert state.ca.read_bytes() == before
 
 
+def test_init_on_a_full_disk_leaves_nothing_and_can_be_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def full(file: Path, blob: bytes, mode: int = 0o600) -> None:
+        raise OSError(28, "No space left on device", str(file))
+
+    folder = tmp_path / "new folder"
+    with monkeypatch.context() as patch:
+        patch.setattr("server.coordinator.init.write_new_file", full)
+        failed = CALL.invoke(app, ["init", "--state", str(folder)])
+    assert isinstance(failed.exception, OSError)
+    assert not list(folder.iterdir())
+    made = CALL.invoke(app, ["init", "--state", str(folder)])
+    assert made.exit_code == 0
+    # What is to be typed can be typed.
+    assert f"fedmslora coordinator start --state '{folder}'" in made.output
+
+
 def test_one_port_for_both_sides_is_refused(tmp_path: Path):
     folder = tmp_path / "new"
     words = ["init", "--port", "9000", "--inner-port", "9000", "--state", str(folder)]
@@ -205,6 +223,7 @@ def test_a_site_is_revoked(sites: State, words: tuple[str, ...]):
         (("--name", "north"), "found no --modality, expected"),
         (("--name", "North!", "--modality", "ct"), "--name: found 'North!'"),
         (("--name", "north", "--modality", "xry"), "--modality: found 'xry', expected one of"),
+        (("--name", "_n", "--modality", "ct"), "--name: found '_n', expected at most 40 small let"),
     ],
 )
 def test_a_wrong_enrolment_is_one_sentence(

@@ -75,3 +75,37 @@ def test_a_folder_in_both_layouts_counts_as_transformers(tmp_path: Path):
 def test_a_config_without_sizes_is_one_sentence(document: object, said: str, tmp_path: Path):
     with pytest.raises(ModelError, match=said):
         shape(tmp_path, "config.json", document)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("hidden_size", "7_68", "hidden_size: found '7_68', expected 1 to 10000000"),
+        ("hidden_size", 12.7, "hidden_size: found '12.7', expected"),
+        ("hidden_size", float("inf"), "hidden_size: found 'inf', expected"),
+        ("hidden_size", True, "hidden_size: found 'True', expected"),
+        ("patch_size", 0, "patch_size: found '0', expected"),
+        ("image_size", -224, "image_size: found '-224', expected"),
+        ("num_hidden_layers", 10**9, "num_hidden_layers: found '1000000000', expected 1 to 1000"),
+    ],
+)
+def test_a_size_that_no_clip_has_is_refused(name: str, value: object, said: str, tmp_path: Path):
+    vision = {**OPENAI["vision_config"], name: value}
+    with pytest.raises(ModelError, match=f"^{tmp_path}/config.json: .*{said}"):
+        shape(tmp_path, "config.json", {**OPENAI, "vision_config": vision})
+
+
+@pytest.mark.parametrize("ratio", ["4", float("nan"), float("inf"), 0, -1, 101])
+def test_a_ratio_that_no_block_has_is_refused(ratio: object, tmp_path: Path):
+    model = BIOMED["model_cfg"]
+    vision = {**model["vision_cfg"], "timm_model_kwargs": {"mlp_ratio": ratio}}
+    changed = {"model_cfg": {**model, "vision_cfg": vision}}
+    with pytest.raises(ModelError, match=f"mlp_ratio: found '{ratio}', expected up to 100"):
+        shape(tmp_path, "open_clip_config.json", changed)
+
+
+def test_a_text_tower_without_its_length_is_refused(tmp_path: Path):
+    model = BIOMED["model_cfg"]
+    text = {name: value for name, value in model["text_cfg"].items() if name != "context_length"}
+    with pytest.raises(ModelError, match="context_length: found 'None', expected 1 to"):
+        shape(tmp_path, "open_clip_config.json", {"model_cfg": {**model, "text_cfg": text}})

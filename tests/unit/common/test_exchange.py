@@ -20,7 +20,7 @@ from common.exchange import (
     read_reply,
 )
 from common.identity import sha256
-from common.wire import wire_bytes
+from common.wire import to_record, wire_bytes
 from common.work import Work
 
 
@@ -180,3 +180,10 @@ def test_an_order_of_r_names_the_adapter_that_r_is_a_part_of():
     assert asked.digest != order().digest
     # An order without one reads as it always did.
     assert "base" not in order().header()
+
+
+@pytest.mark.parametrize("wait_s", ["1_0", " 5", "nan", True, None, 10**20])
+def test_a_time_that_is_no_number_is_refused(wait_s: object):
+    record = to_record({"order": order().header(), "wait_s": wait_s})
+    with pytest.raises(SiteFailed, match="found an order that can't be read"):
+        Delivery.from_record(record)

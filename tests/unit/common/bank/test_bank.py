@@ -393,6 +393,8 @@ def test_a_release_that_is_not_there_is_refused_with_those_that_are(tmp_path: Pa
     bank = bank_of(tmp_path / "bank", "ct", "mr")
     with pytest.raises(BankError, match="no release 'us', expected one of: ct, mr"):
         bank.named("us")
+    with pytest.raises(BankError, match="no release '\uff11', expected one of: ct, mr"):
+        bank.named("\uff11")
     with pytest.raises(BankError, match="found 2 releases, expected one at position 2"):
         bank.adapter(2)
     with pytest.raises(BankError, match="found 2 releases, expected one at position -1"):

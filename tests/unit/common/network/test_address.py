@@ -80,6 +80,8 @@ def test_an_address_is_joined_and_split(host: str):
         ("x.org:0", "the port '0'"),
         ("x.org:65536", "the port '65536'"),
         ("x.org:٣", "the port"),
+        ("x.org:8_443", "the port '8_443'"),
+        ("x.org:0000019999999", "the port '0000019999999'"),
         ("x.org:8443:8443", "expected HOST:PORT"),
         ("a b:1", "host: found 'a b'"),
         (":8443", "expected HOST:PORT"),
