@@ -47,7 +47,8 @@ _AVERAGES = MappingProxyType(
 
 def averages(tables: Tables, tasks: Iterable[str] | None = None) -> list[Average]:
     """Return every average that these tasks have a value for; None takes all tasks."""
-    chosen = [task for task in tables if tasks is None or task in set(tasks)]
+    wanted = tables.keys() if tasks is None else set(tasks)
+    chosen = [task for task in tables if task in wanted]
     found = (_average(name, scores, tables, chosen) for name, scores in _AVERAGES.items())
     return [average for average in found if average is not None]
 

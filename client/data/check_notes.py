@@ -18,13 +18,14 @@ LONG_TEXT: Final = 5000
 def text_notes(contents: TaskContents) -> Iterator[str]:
     """Yield a note for each file with texts that are longer than a model reads."""
     for file, examples in ((TRAIN_FILE, contents.train), (TEST_FILE, contents.test)):
-        lengths = {one.question_id: len(one.question) + len(one.answer) for one in examples}
-        long = {name: length for name, length in lengths.items() if length > LONG_TEXT}
+        # Not by id: several questions may have one.
+        lengths = [(len(one.question) + len(one.answer), one.question_id) for one in examples]
+        long = [one for one in lengths if one[0] > LONG_TEXT]
         if long:
-            longest = max(long, key=lambda name: long[name])
+            most, name = max(long, key=lambda one: one[0])
             yield (
                 f"{file}: found {counted(len(long), 'question')} of more than {LONG_TEXT} letters "
-                f"with the answer, the longest {quoted(longest)} of {long[longest]}: a model that "
+                f"with the answer, the longest {quoted(name)} of {most}: a model that "
                 "was trained on 2048 tokens has read none that long"
             )
 

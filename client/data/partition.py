@@ -118,8 +118,7 @@ def partition_tasks(
 ) -> list[SiteShare]:
     """Write each site's part of the tasks to `out`/SITE/TASK/, and return the shares by task.
 
-    Records keep their text and their order; equal tasks and settings give equal bytes. Of a
-    record with a list of images only the first, which alone is ever read, is included.
+    Records keep their text and their order; equal tasks and settings give equal bytes.
 
     Args:
         folders: tasks in the paper's layout, absolute paths; all of each must be usable.

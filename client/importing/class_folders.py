@@ -103,7 +103,8 @@ def _of_class(
     split: DatasetPart | None, label: str, files: list[Path], pictures: PictureFiles
 ) -> Iterator[SourceItem]:
     dicom = [file for file in files if is_dicom(file)]
-    single = [(file,) for file in files if file not in set(dicom)]
+    known = set(dicom)
+    single = [(file,) for file in files if file not in known]
     for group in sorted([*single, *stacks(dicom)]):
         yield SourceQuestion(
             place=Place(pictures.name(group[0])),

@@ -17,30 +17,11 @@ from client.data.pictures.dicom_pixels import Layout, check_length, read_layout
 from client.data.pictures.grey_levels import MAX_PIXELS
 from client.importing.settings import Take
 from common.errors import DataError
-from common.plan_fields import Modality
 from common.printable import counted
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-#: DICOM's modalities (PS3.3 C.7.3.1.1.1) and ours.
-MODALITIES: Final = {
-    "CT": Modality.CT,
-    "MR": Modality.MR,
-    "CR": Modality.XRAY,
-    "DX": Modality.XRAY,
-    "RG": Modality.XRAY,
-    "MG": Modality.XRAY,
-    "XA": Modality.XRAY,
-    "RF": Modality.XRAY,
-    "US": Modality.ULTRASOUND,
-    "IVUS": Modality.ULTRASOUND,
-    "OP": Modality.FUNDUS,
-    "OPT": Modality.OCT,
-    "ES": Modality.ENDOSCOPY,
-    "SM": Modality.PATHOLOGY,
-    "GM": Modality.MICROSCOPY,
-}
 #: What a file of one frame keeps: all that says how its pixels are shown, and no person.
 _KEPT: Final = (
     "SOPClassUID", "Modality", "BodyPartExamined", "SamplesPerPixel", "PhotometricInterpretation",

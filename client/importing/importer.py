@@ -8,12 +8,13 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from client.data.check import OnImagesDecoded, count_decoded
+from client.data.file_modality import MODALITIES
 from client.data.image_check import decode_images
 from client.data.new_folder import atomic_folder, empty_target
 from client.data.records import quoted
 from client.data.task import LISTED_MISTAKES
 from client.importing.ask import ask
-from client.importing.dicom_series import MODALITIES, facts
+from client.importing.dicom_series import facts
 from client.importing.picture_files import is_dicom
 from client.importing.question import (
     BadRow,
@@ -40,6 +41,8 @@ _TASK: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
 #: The name of a patient's folder, as in CheXpert (patient00001) and BIDS (sub-01).
 _PATIENT_FOLDER: Final = re.compile(r"patient[_-]?\d+|sub-[A-Za-z0-9]+", re.I)
 _STAGED: Final = ".staged"
+#: DICOM's codes of slides, whose pictures may be called either; without a word these are taken.
+_OF_SLIDES: Final = {"SM": Modality.PATHOLOGY, "GM": Modality.MICROSCOPY}
 
 
 def import_task(
@@ -214,22 +217,23 @@ def _modality(
 ) -> tuple[Modality | None, list[str]]:
     """Return the task's modality: as told, or that of all DICOM headers if they agree."""
     files = dict.fromkeys(one.picture for one in questions if is_dicom(one.picture))
-    named = Counter(MODALITIES.get(facts(file).modality) for file in files)
-    known = [modality for modality in named if modality is not None]
+    codes = Counter(facts(file).modality for file in files)
     if told is None:
-        agreed = (
-            known[0]
-            if len(known) == 1 and len(files) == len({q.picture for q in questions})
-            else None
-        )
-        return agreed, []
-    wide = {Modality.RADIOLOGY: {Modality.CT, Modality.MR, Modality.XRAY, Modality.ULTRASOUND}}
-    others = sum(named[one] for one in known if one != told and one not in wide.get(told, set()))
+        known = {one for code in codes if (one := _modality_of(code)) is not None}
+        alone = len(known) == 1 and len(files) == len({q.picture for q in questions})
+        return (known.pop() if alone else None), []
+    others = sum(codes[code] for code in codes if told not in MODALITIES.get(code, {told}))
     if others:
         return told, [
             f"{counted(others, 'DICOM file')} of another modality than {told}, as their headers say"
         ]
     return told, []
+
+
+def _modality_of(code: str) -> Modality | None:
+    """Return our modality of DICOM's code, beside the wide `radiology`; None if it says none."""
+    ours = MODALITIES.get(code, frozenset()) - {Modality.RADIOLOGY}
+    return _OF_SLIDES.get(code) or next(iter(ours), None)
 
 
 def _volume_notes(staged: StagedPictures, settings: ImportSettings) -> list[str]:

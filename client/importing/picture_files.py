@@ -139,6 +139,15 @@ class PictureFiles:
         return _index(files, lambda file: _letters(_stem(file.name)))
 
     @cached_property
+    def _by_folder(self) -> dict[Path, list[Path]]:
+        """The pictures below each folder, however deep."""
+        found: dict[Path, list[Path]] = {}
+        for file in self.files:
+            for folder in file.parents:
+                found.setdefault(folder, []).append(file)
+        return found
+
+    @cached_property
     def _by_identifier(self) -> dict[str, tuple[Path, ...]]:
         """The DICOM files of each series, study and accession number."""
         from client.importing.dicom_series import identifiers
@@ -176,10 +185,8 @@ class PictureFiles:
     def _below(self, parts: list[str]) -> tuple[Path, ...]:
         """Return all pictures of the folder of this path."""
         for root in self.roots:
-            folder = root.joinpath(*parts)
-            # Not the path's own method, which raises for a name that is too long.
-            if os.path.isdir(folder):
-                return tuple(file for file in self.files if file.is_relative_to(folder))
+            if found := self._by_folder.get(root.joinpath(*parts)):
+                return tuple(found)
         return ()
 
     def _near(self, parts: list[str]) -> str:

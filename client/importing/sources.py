@@ -99,7 +99,9 @@ def read_source(source: Source, staged: StagedPictures) -> SourceContents:
                 file for file in files if file.suffix.lower() in endings or _is_told(source, wanted)
             ]
             if own and form in (Form.AUTO, wanted):
-                return _read_files(source, wanted, _one_table(source, own), staged)
+                chosen = _one_table(source, own)
+                found = _read_files(source, wanted, chosen, staged)
+                return replace(found, notes=[*found.notes, *_left_out(source, own, chosen)])
         if form is not Form.AUTO or source.file is not None:
             raise DataError(_nothing(source))
     return read_class_folders(source.folder, source.pictures)
@@ -177,6 +179,20 @@ def _one_table(source: Source, files: Sequence[Path]) -> list[tuple[Path, Datase
         f"{source.folder}: found {len(files)} tables ({tables}), "
         "expected one, or some called train and test: give the one file as SOURCE"
     )
+
+
+def _left_out(
+    source: Source, files: Sequence[Path], chosen: Sequence[tuple[Path, DatasetPart | None]]
+) -> list[str]:
+    """Return a note on the tables that are none of the parts, beside those that are."""
+    taken = {file for file, _ in chosen}
+    others = [source.name(file) for file in files if file not in taken]
+    if not others:
+        return []
+    return [
+        f"{listed(others, 5)} left out: called neither train nor test, beside "
+        f"{listed([source.name(file) for file, _ in chosen], 5)}"
+    ]
 
 
 def _read_files(

@@ -88,7 +88,8 @@ class StagedPictures:
     def _make(self, files: tuple[Path, ...]) -> list[Path]:
         if len(files) > 1:
             dicom = [file for file in files if is_dicom(file)]
-            rest = [file for file in files if file not in set(dicom)]
+            known = set(dicom)
+            rest = [file for file in files if file not in known]
             groups = sorted(stacks(dicom))
             return [one for group in [*groups, *((f,) for f in rest)] for one in self._group(group)]
         return self._group(files)

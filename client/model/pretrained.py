@@ -23,7 +23,7 @@ from common.printable import one_line
 
 DTYPES: Final = {Precision.FP32: torch.float32, Precision.BF16: torch.bfloat16}
 
-#: Files of weights in a base model's folder.
+#: Files of weights in a base model's folder; the first kind that there is is read.
 _WEIGHTS: Final = ("*.safetensors", "*.bin")
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -72,7 +72,9 @@ def check_memory(base_model: Path, precision: Precision) -> None:
     config = read_json_object(file) if file.is_file() else {}
     stored = config.get("dtype", config.get("torch_dtype"))
     sixteen = stored in ("float16", "bfloat16")
-    files = [file for ending in _WEIGHTS for file in base_model.glob(ending)]
+    # A folder may have the same weights in both formats, of which one is read.
+    formats = ([*base_model.glob(ending)] for ending in _WEIGHTS)
+    files = next(filter(None, formats), [])
     in_file = sum(file.stat().st_size for file in files)
     needed = in_file * 2 if sixteen and precision is Precision.FP32 else in_file
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

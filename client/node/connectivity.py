@@ -115,7 +115,8 @@ def _ask(address: str, context: ssl.SSLContext, proxy: Proxy | None) -> Clocks |
         answered = time.time()
     try:
         date = parsedate_to_datetime(answer.headers["date"]).timestamp()
-    except (KeyError, ValueError):
+    # OverflowError: of a year, or a distance from UTC, of many digits.
+    except (KeyError, ValueError, OverflowError):
         return None
     return Clocks(asked=asked, coordinator=date, answered=answered)
 

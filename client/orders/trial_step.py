@@ -45,6 +45,7 @@ def trial_step(plan: Plan, site: Site, stage: int) -> tuple[float, float]:
             active=(),
             candidate=None,
             checkpoint=None,
+            reference=site.reference,
         )
         adapter = method.start(assignment, examples)
         _, result = method.train(assignment, adapter, examples, lambda _: None)

@@ -133,6 +133,7 @@ def delivered_blobs(delivery: Delivery) -> tuple[AuditedBlob, ...]:
     order = delivery.order
     names = {ref.sha256: f"release {ref.stage + 1}" for ref in order.releases}
     names |= {ref.sha256: f"the prototype of release {ref.stage + 1}" for ref in order.prototypes}
+    names |= {order.base or "": "the whole adapter of which that is a part"}
     names |= {order.plan: "the plan"} | {order.adapter or "": "the adapter so far"}
     return tuple(
         AuditedBlob(

@@ -81,8 +81,10 @@ def _spread_out(
     answers: Sequence[tuple[str, AnsweredQuestion, Path]],
 ) -> Iterator[tuple[str, AnsweredQuestion, Path]]:
     """Yield answers about different pictures, as far apart in the file as they can be."""
-    first = {image: (site, answer, image) for site, answer, image in reversed(answers)}
-    own = sorted(first.values(), key=answers.index)
+    first: dict[Path, tuple[str, AnsweredQuestion, Path]] = {}
+    for one in answers:
+        first.setdefault(one[2], one)
+    own = list(first.values())
     for place in range(min(SHOWN, len(own))):
         yield own[place * len(own) // min(SHOWN, len(own))]
 

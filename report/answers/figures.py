@@ -90,7 +90,7 @@ def contributions(kind: Metric, judged: Sequence[Judged]) -> NDArray[np.float64]
     if kind is not Metric.BALANCED_ACCURACY:
         return np.array([_VALUE[kind](one) for one in judged], np.float64)
     classes = [one.truth for one in judged]
-    counts = {name: classes.count(name) for name in set(classes)}
+    counts = Counter(classes)
     weights = [len(classes) / (len(counts) * counts[name]) for name in classes]
     return np.array([one.exact for one in judged], np.float64) * np.array(weights)
 

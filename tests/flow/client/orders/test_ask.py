@@ -20,6 +20,7 @@ from client.inference.router import route
 from client.model.base_digest import base_digest
 from client.model.llava import LlavaModel, load_llava
 from client.model.lora_init import kaiming_adapter
+from client.model.pretrained import check_memory
 from client.orders.ask import AskSettings, Inquiry, ask
 from client.site import own_b
 from commands.bank import app
@@ -282,7 +283,7 @@ def test_a_picture_that_is_none_is_said_before_a_model_is_loaded(
 
 
 def test_a_base_model_larger_than_the_memory_is_refused_before_it_is_loaded(
-    bank: Bank, data: dict[str, TaskData], monkeypatch: pytest.MonkeyPatch
+    bank: Bank, data: dict[str, TaskData], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     weights = (TINY / "model.safetensors").stat().st_size
     pages = {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": int(weights * 1.5)}
@@ -296,6 +297,14 @@ def test_a_base_model_larger_than_the_memory_is_refused_before_it_is_loaded(
         settings = AskSettings(precision=Precision.BF16)
         asked = Inquiry(image=image, question="?", stage="0", max_new_tokens=1, settings=settings)
         ask(bank, TINY, asked)
+    # Of a folder with the weights in two formats one is read.
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        (tmp_path / name).write_bytes(bytes(1000))
+    pages["SC_PHYS_PAGES"] = 1500
+    check_memory(tmp_path, Precision.BF16)
+    pages["SC_PHYS_PAGES"] = 999
+    with pytest.raises(ModelError, match="expected a GPU"):
+        check_memory(tmp_path, Precision.BF16)
 
 
 def test_a_changed_prototype_is_refused(bank: Bank, data: dict[str, TaskData]):

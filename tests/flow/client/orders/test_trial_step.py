@@ -16,11 +16,12 @@ from client.site.approval import adapted_layers, sent_bytes
 from client.site.config import Device, Plans, Policy, Site
 from client.site.finding import Level
 from common.adapter import to_bytes
-from common.errors import DataError
+from common.errors import DataError, SiteFailed
 from common.partial_adapter import AdapterPart
 from common.plan.file import parse_plan
 from common.plan.plan import Plan
 from common.plan_fields import Modality, Precision
+from tests.flow import clip_run
 from tests.flow.tiny_llava import write_llava, write_picture, write_task
 
 QUESTIONS = [("Is it round?", "yes"), ("Is it square?", "no"), ("What is it?", "a cell")] * 4
@@ -92,6 +93,29 @@ def test_a_site_with_everything_passes_every_check_and_trains_trial_step(site: S
     assert found["training step"].level is Level.OK
     assert "12 training and 12 test questions" in found["data cells"].text
     assert found["labels cells"].text == "2 different answers to 8 closed questions"
+
+
+def test_a_step_on_public_pairs_takes_them_from_the_sites_folder(tmp_path: Path):
+    folder = clip_run.write_clip_run(tmp_path)
+    method = {
+        "name": "primed", "rank": 2, "alpha": 2.0, "reference_batch": 4,
+        "reference": clip_run.reference_pin(folder),
+    }  # fmt: skip
+    site = Site(
+        name="a",
+        data=folder / "data/a",
+        base_model=folder / "clip",
+        store=tmp_path / "store",
+        device=Device.CPU,
+        threads=1,
+        policy=Policy(modalities=tuple(Modality), plans=Plans.ANY, rounds=None, examples=1),
+        reference=folder / "data/reference",
+    )
+    _, loss = trial_step(clip_run.plan_of(folder, method), site, stage=0)
+    assert loss > 0
+    without = site.model_copy(update={"reference": None})
+    with pytest.raises(SiteFailed, match="site a, reference: found no folder, expected that of"):
+        trial_step(clip_run.plan_of(folder, method), without, stage=0)
 
 
 def test_data_that_is_missing_fails_the_step(site: Site):

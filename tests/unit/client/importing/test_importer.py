@@ -392,6 +392,14 @@ def test_several_tables_are_refused_until_one_is_named(tmp_path: Path):
     imported(source / "labels.csv", tmp_path / "out")
 
 
+def test_a_table_beside_those_of_the_parts_is_left_out_with_a_note(tmp_path: Path):
+    source = films(tmp_path / "in")
+    (source / "labels.csv").rename(source / "train.csv")
+    (source / "old.csv").write_text("image,label\n")
+    found = imported(source, tmp_path / "out")
+    assert "'old.csv' left out: called neither train nor test, beside 'train.csv'" in found.notes
+
+
 # The command
 
 

@@ -51,6 +51,14 @@ def test_the_path_tells_files_of_one_name_apart_and_without_it_none_is_chosen(tm
     assert found(pictures, "1.png") == "'1.png', which 2 files are called ('a/1.png', 'b/1.png')"
 
 
+def test_a_folder_is_found_in_the_second_place_where_the_first_has_no_picture_of_it(tmp_path: Path):
+    (tmp_path / "one/series/deep").mkdir(parents=True)
+    files(tmp_path / "two", "series/deep/1.png", "series/2.png", "other/3.png")
+    both = PictureFiles([tmp_path / "one", tmp_path / "two"])
+    assert found(both, "series") == ["series/2.png", "series/deep/1.png"]
+    assert found(both, "series/deep") == ["series/deep/1.png"]
+
+
 def test_a_file_of_another_folder_is_never_taken(tmp_path: Path):
     pictures = files(tmp_path, "test/cat/1.png")
     assert found(pictures, "train/cat/1.png") == (

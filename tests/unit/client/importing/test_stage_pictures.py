@@ -197,6 +197,29 @@ def test_a_modality_that_the_headers_deny_is_said(tmp_path: Path):
     assert imported(tmp_path / "in", tmp_path / "b", modality=Modality.RADIOLOGY).notes == []
 
 
+@pytest.mark.parametrize(
+    ("code", "found", "fitting", "foreign"),
+    [
+        ("DMS", Modality.DERMATOLOGY, Modality.DERMATOLOGY, Modality.CT),
+        ("PX", Modality.XRAY, Modality.RADIOLOGY, Modality.CT),
+        ("SM", Modality.PATHOLOGY, Modality.MICROSCOPY, Modality.CT),
+        ("PT", None, Modality.RADIOLOGY, Modality.CT),
+        ("OT", None, Modality.CT, None),
+    ],
+)
+def test_headers_say_the_modality_of_an_import_as_of_a_check(
+    tmp_path: Path, code: str, found: Modality | None, fitting: Modality, foreign: Modality | None
+):
+    for label in "ab":
+        file = tmp_path / f"in/{label}/x.dcm"
+        slice_file(file, ord(label), None, PatientID=label, Modality=code)
+    assert imported(tmp_path / "in", tmp_path / "out").modality is found
+    assert imported(tmp_path / "in", tmp_path / "b", modality=fitting).notes == []
+    if foreign is not None:
+        (note,) = imported(tmp_path / "in", tmp_path / "c", modality=foreign).notes
+        assert note == f"2 DICOM files of another modality than {foreign}, as their headers say"
+
+
 def volume(file: Path, values: np.ndarray[Any, Any], flip: bool = False) -> None:
     import nibabel
 

@@ -39,6 +39,7 @@ class Coordinator(ThreadingHTTPServer):
     """Answers every question as an edge does that lets nothing through."""
 
     clock_s: float = 0.0
+    date: str | None = None
     status: int = 403
     body: bytes = b""
 
@@ -54,7 +55,8 @@ class Refuse(BaseHTTPRequestHandler):
         self._answer(self._coordinator.status, self._coordinator.body)
 
     def date_time_string(self, timestamp: float | None = None) -> str:
-        return formatdate(time.time() + self._coordinator.clock_s, usegmt=True)
+        now = formatdate(time.time() + self._coordinator.clock_s, usegmt=True)
+        return self._coordinator.date or now
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -174,6 +176,23 @@ def test_half_the_way_there_and_back_is_taken_off():
 
 def test_an_answer_without_a_date_is_a_warning():
     assert clock_finding(None).level is Level.WARNING
+
+
+@pytest.mark.parametrize(
+    "date",
+    [
+        "yesterday",
+        "Mon, 01 Jan 99999999999999 00:00:00 GMT",
+        "Mon, 01 Jan 2026 00:00:00 +99999999999999",
+    ],
+)
+def test_a_date_that_is_none_is_a_warning(
+    federation: Federation, coordinator: Coordinator, date: str
+):
+    coordinator.date = date
+    trusted, clock = check_connection(federation)
+    assert (trusted.level, clock.level) == (Level.OK, Level.WARNING)
+    assert clock.text == "the coordinator's answer has no Date"
 
 
 def test_a_certificate_of_another_authority_is_refused(federation: Federation, tmp_path: Path):

@@ -274,6 +274,9 @@ def test_an_order_is_told_with_all_that_came_with_it():
     assert [part.what for part in others] == [
         "the prototype of release 6", "release 4", "the adapter so far", "something not asked for",
     ]  # fmt: skip
+    of_r = replace(ORDER, plan="p", base=sha256(PLAN))
+    with_base = audit.delivered_blobs(Delivery(order=of_r, blobs=blobs))
+    assert with_base[0].what == "the whole adapter of which that is a part"
     told = audit.describe(
         AuditEntry(time=NOON, kind=MessageKind.ORDER, subject=SUBJECT, parts=parts[:1])
     )
