@@ -30,6 +30,7 @@ from common.exchange import (
 from common.printable import printable
 from common.wire import wire_bytes
 from server.asked_site import RETRY_S, UNANSWERED_S, AskedSite, Patience, Seen
+from server.coordinator.events import OFFLINE, OTHER_CODE
 from server.coordinator.notify import Activity, Notifications
 from server.message_bound import TOO_LARGE
 from server.run.accept import Accept, Done, Received, Refused, Waiting
@@ -170,7 +171,7 @@ class Network:
         life = patience.wait_s + patience.slack_s * site.slack + 2 * size / SLOWEST_BYTES_S
         message = self._push(record, self._nodes[site.name], order.work.message_type, life)
         if message is None:
-            site.retry_later("offline")
+            site.retry_later(OFFLINE)
             return
         site.asked(message, life)
         site.bytes_down += size
@@ -264,7 +265,7 @@ class Network:
             states[site.name] = site.state
             if site.name not in self._nodes:
                 offline.add(site.name)
-                missing = "connecting" if site.name in self._listed else "offline"
+                missing = "connecting" if site.name in self._listed else OFFLINE
                 states[site.name] = self._troubles.get(site.name, missing)
         return Waiting(states, frozenset(offline))
 
@@ -365,7 +366,7 @@ class Network:
 
     def _other_code(self, presence: Presence, expected: bool) -> None:
         text = printable(
-            f"site {presence.site} runs code {presence.code}, the coordinator {code_digest()}; "
+            f"site {presence.site} {OTHER_CODE} {presence.code}, the coordinator {code_digest()}; "
             "expected the same on both sides"
         )
         self._troubles[presence.site] = text

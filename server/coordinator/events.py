@@ -13,6 +13,11 @@ from common.process.progress import ProgressEvent, read_events
 #: `done`: the run has finished. `failed`: it would fail again if it were started again.
 _FINAL = ("done", "failed")
 
+#: Words of an event `waiting` by which its readers know what a site does: it is not connected, or
+#: its code is not the coordinator's.
+OFFLINE: Final = "offline"
+OTHER_CODE: Final = "runs code"
+
 _Place = Annotated[int, Field(ge=0)]
 
 

@@ -15,15 +15,12 @@ from common.plan.plan import Plan
 from common.plan_fields import Modality
 from common.process.progress import ProgressEvent
 from server.aggregation.influence import SiteInfluence
-from server.coordinator.events import final_event, read_run_events
+from server.coordinator.events import OFFLINE, final_event, read_run_events
 from server.coordinator.registry import enrolled
 from server.coordinator.state import State
 from server.coordinator.superlink import Node
 from server.run.folder import RunFolder
 from server.run.journal import Journal, Traffic
-
-#: What the run says of a site that is not connected (server/network.py).
-OFFLINE = "offline"
 
 
 class Phase(StrEnum):

@@ -9,7 +9,7 @@ from common.errors import Refusal
 from common.plan.file import load_plan
 from common.plan.plan import Plan
 from common.process.progress import ProgressEvent
-from server.coordinator.events import final_event, read_run_events
+from server.coordinator.events import OTHER_CODE, final_event, read_run_events
 from server.coordinator.state import State
 
 #: Most updates that are named as left out, the latest first.
@@ -267,6 +267,6 @@ def code_of(site: str, awaited: Mapping[str, str], answered: bool) -> str | None
 
     A site with other code is not asked to train; that is what the run says of it.
     """
-    if "runs code" in awaited.get(site, ""):
+    if OTHER_CODE in awaited.get(site, ""):
         return "other"
     return "same" if answered else None

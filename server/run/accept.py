@@ -113,7 +113,11 @@ def durable(ask: AskSites, journal: Journal) -> Ask:
 
 
 def fault_of(order: Order, answer: Answer, journal: Journal) -> str | None:
-    """Return why an answer must not count: field, found and expected; None if it may."""
+    """Return why an answer must not count: field, found and expected; None if it may.
+
+    Raises:
+        StateError: the disk fails, or what the order names is gone or damaged here.
+    """
     if answer.order != order.digest:
         return f"order: found {answer.order[:12]}, expected {order.digest[:12]}"
     match order.work, answer:
@@ -200,15 +204,23 @@ def _fault_of_prototype(order: Order, update: Update, journal: Journal) -> str |
 
 
 def _fault_of_adapter(order: Order, update: Update, digest: str, journal: Journal) -> str | None:
+    ordered = None if order.adapter is None else _ordered(order.adapter, journal)
     try:
         found = StoredAdapter.in_file(journal.blobs.path(digest), "adapter")
         fault = finite_fault(found)
-        if fault is None and order.adapter is not None:
-            ordered = StoredAdapter.in_file(journal.blobs.path(order.adapter), "the order")
+        if fault is None and ordered is not None:
             fault = difference(*comparable_layouts(found, ordered))
         return fault or fault_of_row_weights(found, update.examples) or _fault_of_size(found)
     except BankError as error:
         return str(error)
+
+
+def _ordered(digest: str, journal: Journal) -> AdapterSource:
+    """Open what the order names. That it is damaged here is no site's fault."""
+    try:
+        return StoredAdapter.in_file(journal.blobs.path(digest), "the order")
+    except BankError:
+        return StoredAdapter.in_bytes(journal.blobs.get(digest), "the order")
 
 
 def _fault_of_size(found: AdapterSource) -> str | None:

@@ -26,7 +26,7 @@ from server.run.folder import Blobs, RunFolder
 from server.run.journal_records import AcceptedUpdate as AcceptedUpdate
 from server.run.journal_records import ClosedRound as ClosedRound
 from server.run.journal_records import Traffic as Traffic
-from server.run.journal_records import accepted_update, answer_of, row_errors
+from server.run.journal_records import accepted_update, answer_of, closed_round, row_errors
 from server.run.plan_changes import differing_fields
 
 #: The version of the tables; a journal of another one is refused.
@@ -99,23 +99,21 @@ class Journal:
 
     def first_questions(self, stage: int, site: str) -> int | None:
         """Return how many test questions of a stage's task a site said that it has, at first."""
-        rows = self._rows(
-            "select header from answers where stage = ? and site = ? and work != 'train'"
-            " and refused is null order by rowid limit 1",
-            stage,
-            site,
-        )
-        return next((json.loads(header)["questions"] for (header,) in rows), None)
+        return self._first_count("questions", "work != 'train'", stage, site)
 
     def first_examples(self, stage: int, site: str) -> int | None:
         """Return how many training examples of a stage a site said that it has, at first."""
+        return self._first_count("examples", "work = 'train'", stage, site)
+
+    def _first_count(self, field: str, works: str, stage: int, site: str) -> int | None:
         rows = self._rows(
-            "select header from answers where stage = ? and site = ? and work = 'train'"
+            f"select header from answers where stage = ? and site = ? and {works}"
             " and refused is null order by round, rowid limit 1",
             stage,
             site,
         )
-        return next((json.loads(header)["examples"] for (header,) in rows), None)
+        with row_errors(self._file):
+            return next((int(json.loads(header)[field]) for (header,) in rows), None)
 
     def record(
         self, order: Order, answer: Answer, bytes_down: int, bytes_up: int
@@ -181,7 +179,8 @@ class Journal:
             order.digest,
             site,
         )
-        return next((why for why, text in rows if json.loads(text)["adapter"] == adapter), None)
+        with row_errors(self._file):
+            return next((why for why, text in rows if json.loads(text)["adapter"] == adapter), None)
 
     def open_order(self, order: Order) -> float:
         """Return when the order was first sent, in seconds since 1970; now, if it was not."""
@@ -200,9 +199,8 @@ class Journal:
             " where digest = ? and adapter is not null",
             order.digest,
         )
-        for sites, refusals, adapter, error in rows:
-            return ClosedRound(json.loads(sites), tuple(json.loads(refusals)), adapter, error)
-        return None
+        with row_errors(self._file):
+            return next((closed_round(*row) for row in rows), None)
 
     def close_round(
         self, order: Order, closed: ClosedRound, influences: Iterable[SiteInfluence] = ()
@@ -240,10 +238,11 @@ class Journal:
             else "select 1 where 0"
         )
         last = {(stage, number, site): numbers for stage, number, site, numbers in rows}
-        return [
-            (stage, number, SiteInfluence(site, **json.loads(numbers)))
-            for (stage, number, site), numbers in last.items()
-        ]
+        with row_errors(self._file):
+            return [
+                (stage, number, SiteInfluence(site, **json.loads(numbers)))
+                for (stage, number, site), numbers in last.items()
+            ]
 
     def prune(self, released: int) -> None:
         """Delete every blob but what the stages that are not released still need.
@@ -272,8 +271,9 @@ class Journal:
             "select header from answers where work = 'train' and refused is null and stage >= ?",
             released,
         )
-        needed = {str(json.loads(header)["adapter"]) for (header,) in waiting}
-        needed |= {str(json.loads(header).get("prototype")) for (header,) in counted}
+        with row_errors(self._file):
+            needed = {str(json.loads(header)["adapter"]) for (header,) in waiting}
+            needed |= {str(json.loads(header).get("prototype")) for (header,) in counted}
         with self._state_errors():
             self.blobs.keep_only(needed | {*last.values(), *bases.values()})
 
@@ -309,14 +309,7 @@ class Journal:
             " where adapter is not null order by stage, round, rowid"
         )
         with row_errors(self._file):
-            return [
-                (
-                    stage,
-                    number,
-                    ClosedRound(json.loads(sites), tuple(json.loads(why)), adapter, error),
-                )
-                for stage, number, sites, why, adapter, error in rows
-            ]
+            return [(stage, number, closed_round(*row)) for stage, number, *row in rows]
 
     def updates(self, stage: int) -> list[tuple[int, AcceptedUpdate]]:
         """Return (round, update) of a stage by round and site.
@@ -380,7 +373,9 @@ class Journal:
             with self._db:
                 self._db.execute("insert into run values (?)", (plan.canonical(),))
         elif row[0] != plan.canonical():
-            fields = ", ".join(differing_fields(json.loads(row[0]), json.loads(plan.canonical())))
+            with row_errors(self._file):
+                before = json.loads(row[0])
+            fields = ", ".join(differing_fields(before, json.loads(plan.canonical())))
             raise StateError(
                 f"{self._file.parent}: this run was started with another plan: found changed "
                 f"{fields}, expected the plan it began with; use another folder for a new plan"

@@ -73,6 +73,11 @@ def accepted_update(header: str) -> AcceptedUpdate:
     return AcceptedUpdate(**fields)
 
 
+def closed_round(sites: str, refusals: str, adapter: str, error: float | None) -> ClosedRound:
+    """Return the round of this row; `sites` and `refusals` are JSON."""
+    return ClosedRound(dict(json.loads(sites)), tuple(json.loads(refusals)), adapter, error)
+
+
 @contextmanager
 def row_errors(file: Path) -> Generator[None]:
     """Read rows of the journal `file`: raise a StateError where one is no answer and no round."""

@@ -18,7 +18,8 @@ from common.exchange import Order, Scores, Update
 from common.identity import sha256
 from common.plan.file import parse_plan
 from common.work import Work
-from server.run.accept import Accept, Done, Refused, Waiting
+from server.aggregation.influence import SiteInfluence
+from server.run.accept import Accept, Done, Refused, Waiting, fault_of
 from server.run.folder import Blobs, RunFolder
 from server.run.journal import AcceptedUpdate, ClosedRound, Journal
 from server.run.stage import train_stage
@@ -224,9 +225,33 @@ def test_a_damaged_row_is_an_error_of_one_sentence(tmp_path: Path, header: str):
     with closing(sqlite3.connect(RunFolder(tmp_path).journal)) as database, database:
         database.execute("update answers set header = ?", (header,))
     found = journal(tmp_path)
-    for read in (partial(found.answered, ORDER), partial(found.updates, ORDER.stage)):
+    reads: list[Callable[[], object]] = [partial(found.answered, ORDER)]
+    reads += [partial(found.updates, ORDER.stage), partial(found.first_examples, ORDER.stage, "a")]
+    if header != '{"order": 1, "adapter": 2}':
+        reads.append(partial(found.prune, 0))
+    for read in reads:
         with pytest.raises(StateError, match="found a row that was damaged"):
             read()
+
+
+@pytest.mark.parametrize("text", ["{", "5", "null"])
+def test_a_damaged_round_is_an_error_of_one_sentence(tmp_path: Path, text: str):
+    first = journal(tmp_path)
+    closed = ClosedRound({"a": 3}, (), "0" * 64, None)
+    first.close_round(ORDER, closed, [SiteInfluence("a", 1.0, None, 1.0, 1.0, 3)])
+    assert first.closed_round(ORDER) == closed
+    first.close()
+    with closing(sqlite3.connect(RunFolder(tmp_path).journal)) as database, database:
+        database.execute("update rounds set sites = ?", (text,))
+        database.execute("update influences set numbers = ?", (text,))
+    found = journal(tmp_path)
+    for read in (partial(found.closed_round, ORDER), found.rounds, found.influences):
+        with pytest.raises(StateError, match="found a row that was damaged"):
+            read()
+    with closing(sqlite3.connect(RunFolder(tmp_path).journal)) as database, database:
+        database.execute("update run set plan = '{'")
+    with pytest.raises(StateError, match="found a row that was damaged"):
+        journal(tmp_path)
 
 
 def test_a_damaged_blob_is_an_error_of_one_sentence(tmp_path: Path):
@@ -247,6 +272,23 @@ def test_a_damaged_blob_is_written_anew_when_it_comes_again(tmp_path: Path):
     assert not blobs.is_intact(digest)
     assert blobs.put(b"numbers") == digest
     assert blobs.get(digest) == b"numbers"
+
+
+@pytest.mark.parametrize("damage", [b"", b"others"])
+def test_an_order_s_adapter_that_is_damaged_here_is_not_the_site_s_fault(
+    tmp_path: Path, damage: bytes
+):
+    book = journal(tmp_path)
+    digest = book.blobs.put(adapter(1.0))
+    second = replace(ORDER, round=2, adapter=digest)
+    answer = replace(update("a", 2.0), order=second.digest)
+    assert fault_of(second, answer, book) is None
+    file = book.blobs.path(digest)
+    file.write_bytes(damage) if damage else file.unlink()
+    with pytest.raises(StateError) as caught:
+        fault_of(second, answer, book)
+    assert str(caught.value).startswith(f"{file}: found ")
+    assert "restore it from a backup" in str(caught.value)
 
 
 class CutOff(Sites):
