@@ -1,7 +1,7 @@
 """What is measured on a result: scores when learned and at the end, and differences of them."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 
 from common.plan.plan import Plan
@@ -36,6 +36,14 @@ class TaskScore:
     balanced: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class PictureFree:
+    """What is reached without looking at a picture, fractions; None where it is not known."""
+
+    chance: float | None
+    majority: float | None
+
+
 #: By the name of the stage.
 TaskScores = Mapping[str, TaskScore]
 
@@ -52,6 +60,35 @@ def never_changes(plan: Plan) -> bool:
         return False
     return not plan.method.trains or all(
         plan.answering_stages(task, last) == plan.answering_stages(task, task) for task in tasks
+    )
+
+
+def has_changed(plan: Plan, results: Sequence[ExperimentResult]) -> bool:
+    """Return whether a task's score at the end is other than when learned, as far as is known.
+
+    Of a branch that answers alone, where the task is given, only the scores tell it.
+    """
+    if never_changes(plan):
+        return False
+    return not results or any(
+        scores_of(result, Moment.LEARNED) != scores_of(result, Moment.FINAL) for result in results
+    )
+
+
+def without_picture(result: ExperimentResult, task: int, moment: Moment) -> PictureFree:
+    """Return the measure of a random answer, and of training's commonest one.
+
+    Where a test asks among the classes of several stages, a random answer is one of these; the
+    commonest of the task's own would tell the task, so there is none.
+    """
+    plan, stage = result.plan, result.plan.stages[task]
+    after = task if moment is Moment.LEARNED else len(plan.stages) - 1
+    asked = plan.asked_classes(task, after)
+    if asked != (stage.classes or ()):
+        return PictureFree(1 / len(asked), None)
+    return PictureFree(
+        result.chance[task] if result.chance else None,
+        result.majority[task] if result.majority else None,
     )
 
 
@@ -93,28 +130,47 @@ def _score(result: ExperimentResult, task: int, moment: Moment) -> TaskScore | N
     last = len(result.plan.stages) - 1
     pictures = result.pictures[task] if result.pictures else ()
     balanced = result.balanced[task] if result.balanced else None
-    learned = TaskScore(result.learned[task], result.answers[task], pictures, balanced)
+    score = _exact(result.answers[task], result.learned[task])
+    learned = TaskScore(score, result.answers[task], pictures, balanced)
     if moment is Moment.LEARNED:
         return learned
     final = result.final[task]
     if final is not None:
         if result.final_answers:
+            answers = result.final_answers[task]
             at_end = result.final_balanced[task] if result.final_balanced else None
-            return TaskScore(final, result.final_answers[task], pictures, at_end)
-        return replace(learned, score=final) if task == last else TaskScore(final, ())
+            return TaskScore(_exact(answers, final), answers, pictures, at_end)
+        # The last task is learned at the end.
+        return learned if task == last else TaskScore(final, ())
     return learned if never_changes(result.plan) else None
 
 
+def _exact(answers: Sequence[float], reported: float) -> float:
+    """Return the mean over the answers; without them what the run reported.
+
+    A site rounds the mean of a token measure before it leaves (client/orders/leaving_figures.py),
+    by up to half a question; a hospital alone reports to nobody, and earlier code did not round.
+    """
+    return mean(answers) if answers else reported
+
+
 def tuning_score(result: ExperimentResult | None) -> float | None:
-    """Return what a learning rate is chosen by: the mean over tasks at the end.
+    """Return what a learning rate is chosen by: the mean over tasks at the end, as reported.
 
     What forgets is so judged at the rate at which it is best in the end. Where the end was not
-    scored, it is the mean when learned.
+    scored, it is the mean when learned. All rates of a setting are rounded alike.
     """
     if result is None:
         return None
-    final = mean_final(result)
-    return mean_learned(result) if final is None else final
+    kept = never_changes(result.plan)
+    ends = [
+        learned if final is None and kept else final
+        for learned, final in zip(result.learned, result.final, strict=True)
+    ]
+    known = [score for score in ends if score is not None]
+    if len(known) == len(ends):
+        return mean(known)
+    return mean(result.learned) if judged_when_learned(result.plan) else None
 
 
 def mean_learned(result: ExperimentResult) -> float | None:

@@ -7,6 +7,7 @@ from simulation.results.cells import Cell, CellGroup, Collected, labelled
 from simulation.results.measures import (
     Moment,
     earlier_tasks,
+    has_changed,
     judged_when_learned,
     never_changes,
 )
@@ -24,8 +25,9 @@ def planned_comparisons(collected: Collected) -> list[PlannedComparison]:
     """Plan every comparison that the experiment's references ask for, and what is forgotten.
 
     A combination is compared with the one that has the reference's settings and else its own:
-    when learned, where both have such a score, at the end, where that differs for one, and before
-    tasks arrive and over all stages (Transfer and Avg), where both were scored so.
+    when learned, where both have such a score, at the end, where that differs for one (else it
+    would be the same test twice), and before tasks arrive and over all stages (Transfer and Avg),
+    where both were scored so.
     """
     asked: list[PlannedComparison] = []
     for group in collected.groups:
@@ -60,7 +62,7 @@ def _with(group: CellGroup, cell: Cell, settings: dict[str, str]) -> Cell | None
 def _moments(planned: PlannedComparison) -> list[PlannedComparison]:
     cells = (planned.first, planned.second)
     learned = [planned] if all(judged_when_learned(cell.plan) for cell in cells) else []
-    changes = any(not never_changes(cell.plan) for cell in cells)
+    changes = any(has_changed(cell.plan, [*cell.results.values()]) for cell in cells)
     found = [*learned, at_the_end(planned)] if changes else learned
     if not all(cell.plan.evaluation.future for cell in cells):
         return found

@@ -23,6 +23,7 @@ from simulation.results.measures import (
     mean_unseen,
     never_changes,
     scores_of,
+    without_picture,
 )
 from simulation.results.order import order_sentences
 from simulation.results.over_seeds import over_seeds, task_over_seeds
@@ -65,6 +66,7 @@ def section(collected: Collected, resamples: int) -> Section:
         blocks += [f"### {tag}"] if (tag := collected.tag(group)) else []
         blocks += [_scores(group), _identity(group)]
         blocks += [
+            _asked_among(group),
             "Each task when it was learned, %, with the balanced accuracy in brackets:",
             _task_table(group, Moment.LEARNED),
         ]
@@ -179,8 +181,8 @@ def _task_table(group: CellGroup, moment: Moment) -> str:
     """Return a table of each task's mean score at a moment, below what sees no picture."""
     names = list(dict.fromkeys(stage.name for cell in group.cells for stage in cell.plan.stages))
     rows = [
-        ["random answer", *(_without_picture(group, task, "chance") for task in names)],
-        ["commonest answer", *(_without_picture(group, task, "majority") for task in names)],
+        ["random answer", *(_picture_free(group, task, moment, "chance") for task in names)],
+        ["commonest answer", *(_picture_free(group, task, moment, "majority") for task in names)],
     ]
     for cell in group.cells:
         learns = moment is Moment.FINAL or judged_when_learned(cell.plan)
@@ -204,13 +206,26 @@ def _task(cell: Cell, task: str, moment: Moment) -> str:
     return percent(found.mean, 1) + (f" ({percent(balanced.mean, 1)})" if balanced else "")
 
 
-def _without_picture(group: CellGroup, task: str, field: str) -> str:
-    def score(run: ExperimentResult, at: int) -> float | None:
-        scores: tuple[float, ...] = getattr(run, field)
-        return scores[at] if scores else None
-
-    found = _of_task(group, task, score)
+def _picture_free(group: CellGroup, task: str, moment: Moment, field: str) -> str:
+    found = _of_task(group, task, lambda run, at: getattr(without_picture(run, at, moment), field))
     return DASH if found is None else percent(found.mean, 1)
+
+
+def _asked_among(group: CellGroup) -> str:
+    """Say how to read the tables where a test asks among the classes of all stages so far."""
+    plans = [cell.plan for cell in group.cells]
+    wider = any(
+        plan.asked_classes(task, len(plan.stages) - 1) != (stage.classes or ())
+        for plan in plans
+        for task, stage in enumerate(plan.stages)
+    )
+    return _AMONG_ALL if wider else ""
+
+
+_AMONG_ALL = (
+    "The test asks among all classes so far, and tells no task: a random answer is one of these, "
+    "and there is a commonest one only while the classes are the task's own."
+)
 
 
 def _asked(group: CellGroup, task: str) -> str:

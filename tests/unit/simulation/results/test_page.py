@@ -91,16 +91,20 @@ def final(run: Mapping[str, Any]) -> dict[str, float]:
 
 
 def means(run: Mapping[str, Any], answers: Any, told: Any) -> dict[str, float]:
-    """The means over answers; of a token measure as sites tell it, rounded to 1 / n at each."""
+    """The means over answers, near which must be what sites tell, a token measure rounded."""
     found: dict[str, float] = {}
     for stage, own, rounded in zip(run["plan"]["stages"], answers, told, strict=True):
         exact, sites = sum(own) / len(own), len(stage["sites"])
-        if stage["metric"] in ("f1", "recall", "bleu", "bleu_1"):
-            # client/orders/leaving_figures.py: by at most half a question a site.
-            assert abs(rounded - exact) <= 0.5 * sites / len(own) + 1e-9
-            exact = rounded
+        # client/orders/leaving_figures.py: by at most half a question a site.
+        tokens = stage["metric"] in ("f1", "recall", "bleu", "bleu_1")
+        assert abs(rounded - exact) <= 0.5 * sites / len(own) * tokens + 1e-9
         found[stage["name"]] = exact
     return found
+
+
+def reported(run: Mapping[str, Any]) -> float:
+    """The mean over tasks at the end that the run reported, by which its rate is chosen."""
+    return float(np.mean(run["final"] if run["final_answers"] else run["learned"]))
 
 
 def best_rate(experiment: Experiment, number: int, folder: Path) -> float | None:
@@ -109,7 +113,7 @@ def best_rate(experiment: Experiment, number: int, folder: Path) -> float | None
     scores: dict[float, list[float]] = {}
     for rate, plan in tuning_plans(experiment, one):
         run = raw(folder, plan.digest)
-        score = np.nan if run is None else float(np.mean([*final(run).values()]))
+        score = np.nan if run is None else reported(run)
         scores.setdefault(rate, []).append(score)
     means = [float(np.mean(own)) for own in scores.values()]
     if experiment.tuning is None or not means:

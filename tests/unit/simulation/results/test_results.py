@@ -161,6 +161,21 @@ def test_what_a_sum_of_adapters_knows_at_the_end_is_what_it_learned():
         assert backward_transfer(run) == 0.0
 
 
+def test_a_score_is_the_mean_over_answers_and_not_what_a_site_rounded():
+    # 0.55, of two questions to the nearest half; a hospital alone has no such rounding.
+    marks = [[0.5, 0.6]] * 3
+    rounded = replace(result(plan(), marks), learned=(0.5,) * 3, final=(None, None, 0.5))
+    assert mean_learned(rounded) == mean_final(rounded) == pytest.approx(0.55)
+    assert backward_transfer(rounded) == 0.0
+    again = replace(result(sequential(), marks, marks), learned=(0.5,) * 3, final=(0.5,) * 3)
+    assert mean_final(again) == pytest.approx(0.55)
+    assert backward_transfer(again) == 0.0
+    # Rates are chosen by what the runs reported.
+    assert tuning_score(rounded) == tuning_score(again) == 0.5
+    lost = replace(rounded, answers=((),) * 3)
+    assert mean_learned(lost) == 0.5
+
+
 def test_one_adapter_changes_and_a_base_model_that_learns_nothing_does_not():
     assert not never_changes(sequential())
     assert not never_changes(plan(method=JOINT))
@@ -400,6 +415,26 @@ def test_a_section_compares_with_its_reference_and_tells_what_is_forgotten(tmp_p
     assert "- mslora less separate: can't be judged yet" in text
 
 
+def test_the_end_is_no_comparison_of_its_own_where_no_score_changed(tmp_path: Path):
+    file = write_experiment(
+        tmp_path, "x", {"v": {"a": {"method": SEQUENTIAL, **LAST}, "b": {"method.active": "none"}}},
+        references=[{"settings": {"v": "b"}}],
+    )  # fmt: skip
+    scores = {"a": [0.5, 0.6], "b": [0.7, 0.7]}
+    kept = collected(file, tmp_path / "same", scores)
+    unchanged = {
+        seed: result(run.plan, run.answers, run.answers)
+        for seed, run in kept.cells[0].results.items()
+    }
+    (group,) = kept.groups
+    cells = (replace(kept.cells[0], results=unchanged), kept.cells[1])
+    same = replace(kept, cells=cells, groups=(replace(group, cells=cells),))
+    names = [one.name for one in planned_comparisons(same)]
+    assert names == ["a less b", "a, at the end less when learned"]
+    changed = collected(file, tmp_path / "r", scores, 0.3)
+    assert "a less b, at the end" in [one.name for one in planned_comparisons(changed)]
+
+
 def test_what_two_references_ask_for_is_tested_once_whichever_comes_first(tmp_path: Path):
     file = write_experiment(
         tmp_path, "x", {"v": {"mslora": {}, "other": {"method.active": "none"}}},
@@ -430,6 +465,37 @@ def test_every_score_stands_below_what_sees_no_picture(tmp_path: Path):
     assert "| random answer | 25.0 | 50.0 | 10.0 |" in text
     assert "| commonest answer | 35.0 | 55.0 | 20.0 |" in text
     assert "| the plan | 50.0 (40.0) | 50.0 (50.0) | 50.0 (60.0) |" in text
+
+
+def test_a_random_answer_among_all_classes_so_far_is_one_of_them(tmp_path: Path):
+    stages = [
+        {**stage.model_dump(mode="json"), "metric": "accuracy",
+         "classes": [f"{n} {letter}" for letter in "abcd"[: 2 + n]]}
+        for n, stage in enumerate(plan().stages)
+    ]  # fmt: skip
+    axes: Any = {"v": {"own": {"stages.*.scope": "own"}, "seen": {}}}
+    file = write_experiment(tmp_path, "x", axes, seeds=1)
+    document = yaml.safe_load((tmp_path / "made.yaml").read_text())
+    method = {"name": "zero_shot", "rank": 2, "alpha": 2}
+    evaluation = {"earlier": "last", "zero_shot": False}
+    made = {**document, "stages": stages, "method": method, "evaluation": evaluation}
+    (tmp_path / "made.yaml").write_text(yaml.safe_dump(made))
+    own: Any = {"chance": (1 / 2, 1 / 3, 1 / 4), "majority": (0.5, 0.4, 0.25)}
+    for variant in load_experiment(file).variants:
+        write_result(tmp_path / "r", result(variant.plan, even(0.5), even(0.5), **own))
+    found = collect(load_experiment(file), ResultsFolder(tmp_path / "r"))
+    text = "\n".join(section(found, DRAWS).blocks)
+    told, among = text.split("### ")[1:3]
+    assert "| random answer | 50.0 | 33.3 | 25.0 |" in told
+    assert "| commonest answer | 50.0 | 40.0 | 25.0 |" in told
+    assert "among all classes so far" not in told
+    # 2, then 2 + 3, then 2 + 3 + 4 classes; at the end 9.
+    learned, final = among.split("At the end, of those that change:")
+    assert "| random answer | 50.0 | 20.0 | 11.1 |" in learned
+    assert "| commonest answer | 50.0 | - | - |" in learned
+    assert "| random answer | 11.1 | 11.1 | 11.1 |" in final
+    assert "| commonest answer | - | - | - |" in final
+    assert "among all classes so far" in among
 
 
 def test_scores_that_some_have_are_columns_of_their_own(tmp_path: Path):
