@@ -13,7 +13,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 from common.adapter import DELTA_PREFIX
 from common.methods.interface import AdapterLayout, BaseRole
 from common.methods.lora_adapters import OneAdapterSettings
-from common.plan_fields import Count, Positive, ReferencePin
+from common.plan_fields import MOST, Count, Positive, ReferencePin
 
 #: The layers of a tower that get a pair, as transformers names them.
 _ADAPTED: Final = r"\.encoder\.layers\.\d+\.self_attn\.(q|k|v|out)_proj\.weight"
@@ -60,7 +60,7 @@ class OneClipAdapterSettings(OneAdapterSettings):
     #: Of the task's cross-entropy.
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.2
     #: Reference pairs of an optimizer step, of a method that trains on them.
-    reference_batch: Annotated[int, Field(ge=2)] = 64
+    reference_batch: Annotated[int, Field(ge=2, le=MOST)] = 64
     #: The list of reference pairs (docs/retrieval.md). Null: whichever list of these stages a site
     #: has, as in a simulation that makes it.
     reference: ReferencePin | None = None

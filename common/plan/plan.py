@@ -29,6 +29,7 @@ from common.plan_fields import (
     BodyParts,
     ClassName,
     Count,
+    Epochs,
     Fraction,
     Modality,
     NewTokens,
@@ -156,7 +157,7 @@ class Stage(Strict):
     task: TaskName
     sites: Annotated[tuple[Slug, ...], Field(min_length=1)]
     rounds: Rounds
-    local_epochs: Positive
+    local_epochs: Epochs
     learning_rate: Positive
     #: Examples of an optimizer step: of each site, or of all sites together, as `batch` says.
     batch_size: Count

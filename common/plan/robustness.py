@@ -8,7 +8,7 @@ from typing import Annotated, Final
 
 from pydantic import Field
 
-from common.plan_fields import Strict
+from common.plan_fields import Count, Strict
 
 #: The largest share of a site by default, in equal shares: of three sites none counts above half.
 _EQUAL_SHARES: Final = 1.5
@@ -27,7 +27,7 @@ class Robustness(Strict):
     #: that is a minority of the round; null leaves none out.
     least_cosine: Annotated[float, Field(gt=-1, le=0)] | None = -0.1
     #: So many of a stage's sites may lie in every round; what the robust rules are told.
-    liars: Annotated[int, Field(ge=1)] = 1
+    liars: Count = 1
 
     def share_of(self, sites: int) -> float:
         """Return the most that one of so many sites counts; an equal share is always allowed."""

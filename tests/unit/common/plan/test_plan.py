@@ -200,6 +200,14 @@ def test_a_plan_without_a_proximal_term_does_not_have_the_field():
         ({"stages": [stage("one", rounds=10**12)]}, "rounds: found 1000000000000, expected at mos"),
         ({"stages": [stage("one", batch_size=10**30)]}, "expected at most 1000000000"),
         (
+            {"stages": [stage("one", local_epochs=1e300)]},
+            "local_epochs: found 1e+300, expected at most 10000",
+        ),
+        (
+            {"robustness": {"liars": 10**30}},
+            f"robustness.liars: found {10**30}, expected at most 1000000000",
+        ),
+        (
             {"stages": [stage("one", deadline_hours=1e300)]},
             "deadline_hours: found 1e+300, expected at most 100000",
         ),
