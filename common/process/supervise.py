@@ -243,7 +243,9 @@ def _rotate(log: Path, most_bytes: int) -> None:
 
 
 def _how(code: int) -> str:
-    return f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
+    # Not all numbers of real-time signals have a name.
+    names = {known.value: known.name for known in signal.Signals}
+    return f"exit code {code}" if code >= 0 else f"signal {names.get(-code, -code)}"
 
 
 def log_to_stderr(line: str) -> None:

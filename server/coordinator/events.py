@@ -1,7 +1,8 @@
 """The events that the ServerApp writes (server/app.py), as they are read back from their file."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -55,6 +56,29 @@ def final_event(events: Sequence[ProgressEvent]) -> ProgressEvent | None:
     continues to write to the same file.
     """
     return next((event for event in reversed(events) if event.get("event") in _FINAL), None)
+
+
+@dataclass(slots=True)
+class FinalEvent:
+    """Looks for the event that ended a run; what was read once is not read again.
+
+    A run of weeks has a hundred thousand events, and is looked at every second.
+
+    Attributes:
+        end: the byte of the file from which on it is read next.
+        read: `read_events`, or `read_run_events` of a plan.
+    """
+
+    file: Path
+    end: int
+    read: Callable[[Path, int], tuple[list[ProgressEvent], int]] = read_events
+    _found: ProgressEvent | None = None
+
+    def latest(self) -> ProgressEvent | None:
+        """Return the last event so far that ended the run; None if it has not ended."""
+        events, self.end = self.read(self.file, self.end)
+        self._found = final_event(events) or self._found
+        return self._found
 
 
 def _whole(plan: Plan, events: Sequence[ProgressEvent]) -> Iterator[ProgressEvent]:

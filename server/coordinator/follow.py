@@ -1,13 +1,14 @@
 """Follows a run's events for the terminal: lines that stay, and the current activity."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from common.errors import StateError
 from common.plan.file import load_plan
 from common.plan.plan import Plan
 from common.process.progress import ProgressEvent, read_events
-from server.coordinator.events import final_event, read_run_events
+from server.coordinator.events import FinalEvent, read_run_events
 from server.coordinator.state import RequestedRun, State
 from server.coordinator.status import describe_activity
 
@@ -47,6 +48,7 @@ class RunFollower:
             self._file: requested.since,
             self._keeper_file: read_events(self._keeper_file)[1],
         }
+        self._final = FinalEvent(self._file, requested.since, partial(read_run_events, self._plan))
         self._printed: set[str] = set()
         self.activity = ""
 
@@ -72,7 +74,7 @@ class RunFollower:
         # Read before the events: a run writes its final event first, and only then is its
         # request cleared.
         requested = self._state.requested
-        end = final_event(read_run_events(self._plan, self._file, self._requested.since)[0])
+        end = self._final.latest()
         if end is not None and end["event"] == "failed":
             raise StateError(str(end["text"]))
         if end is None and requested != self._requested:

@@ -15,9 +15,9 @@ from threading import Event
 from typing import Protocol
 
 from common.errors import Refusal
-from common.process.progress import Say, read_events, write_event
+from common.process.progress import Say, write_event
 from common.process.supervise import log_to_stderr, until_signalled
-from server.coordinator.events import final_event
+from server.coordinator.events import FinalEvent
 from server.coordinator.flower_nodes import NodeApi, sync_nodes
 from server.coordinator.state import RequestedRun, State
 from server.coordinator.superlink import (
@@ -67,6 +67,8 @@ class Keeper:
         self._bundle = bundle
         #: Modification time of the registry at the last synchronization, and when that was.
         self._synced: tuple[float, float] | None = None
+        #: The request that was looked at last, and what ends its run.
+        self._followed: tuple[RequestedRun, FinalEvent] | None = None
         self._started_at = float("-inf")
         self._pause_s = _FIRST_PAUSE_S
         self._locked_at: float | None = None
@@ -83,13 +85,18 @@ class Keeper:
         requested = self._state.requested
         if requested is None:
             return
-        events, _ = read_events(self._state.events_file(requested.run), requested.since)
         if requested.stop:
             stop_run(self._state, self._superlink, requested)
-        elif final_event(events):
+        elif self._has_ended(requested):
             self._state.clear_request(requested)
         else:
             self._keep_running(requested.run, now)
+
+    def _has_ended(self, requested: RequestedRun) -> bool:
+        if self._followed is None or self._followed[0] != requested:
+            file = self._state.events_file(requested.run)
+            self._followed = requested, FinalEvent(file, requested.since)
+        return self._followed[1].latest() is not None
 
     def _sync_nodes(self, now: float) -> None:
         file = self._state.registry

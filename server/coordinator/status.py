@@ -106,7 +106,7 @@ def run_status(state: State, name: str) -> RunStatus:
     plan = _plan_of(name, folder)
     events, _ = read_run_events(plan, file)
     since = requested.since if requested is not None and requested.run == name else 0
-    recent, _ = read_run_events(plan, file, since)
+    recent = read_run_events(plan, file, since)[0] if since else events
     end = final_event(recent)
     stages = _stages(plan, folder, events, ended=end is not None)
     traffic, last_round = _from_journal(folder)

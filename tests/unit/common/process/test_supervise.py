@@ -78,6 +78,12 @@ def test_a_part_that_dies_is_started_again_and_that_is_said(tmp_path: Path):
     assert "it starts again in 0.1 s" in said[1]
 
 
+def test_the_signal_that_ended_a_part_is_said_also_one_without_a_name(tmp_path: Path):
+    killed = part(tmp_path, "import os; print('here', flush=True); os.kill(os.getpid(), 40)")
+    said = kept([killed], lambda: len(lines(killed.log)) >= 2)
+    assert said[0].startswith("part ended (signal 40) after ")
+
+
 def test_the_pauses_grow_to_the_longest(tmp_path: Path):
     dying = part(tmp_path, "print('here', flush=True)")
     said = kept([dying], lambda: len(lines(dying.log)) >= 5)

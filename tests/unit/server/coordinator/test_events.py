@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from server.coordinator.events import final_event, read_run_events
+from common.process.progress import ProgressEvent, read_events, write_event
+from server.coordinator.events import FinalEvent, final_event, read_run_events
 from tests.unit.small_round import plan
 
 WHOLE: list[dict[str, Any]] = [
@@ -57,3 +58,23 @@ def test_one_that_is_damaged_is_passed_over(tmp_path: Path, damaged: dict[str, A
 
 def test_an_event_without_a_name_ends_no_run():
     assert final_event([{"seconds": 1.5}]) is None
+
+
+def test_the_end_of_a_run_is_found_without_reading_anything_twice(tmp_path: Path):
+    begun: list[int] = []
+
+    def read(file: Path, start: int) -> tuple[list[ProgressEvent], int]:
+        begun.append(start)
+        return read_events(file, start)
+
+    file = tmp_path / "coordinator.jsonl"
+    write_event(tmp_path, "coordinator", {"event": "failed", "text": "an earlier request"})
+    since = file.stat().st_size
+    final = FinalEvent(file, since, read)
+    assert final.latest() is None
+    write_event(tmp_path, "coordinator", {"event": "stage", "stage": 0})
+    assert final.latest() is None
+    size = file.stat().st_size
+    write_event(tmp_path, "coordinator", {"event": "done", "seconds": 1.0})
+    assert [final.latest(), final.latest()] == [{"event": "done", "seconds": 1.0}] * 2
+    assert begun == [since, since, size, file.stat().st_size]
