@@ -137,7 +137,10 @@ class Bleu:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """All measures of one answer, and the normalized true answer."""
+    """All measures of one answer, and the normalized true answer.
+
+    `exact`: it equals the true answer, both normalized. `hit`: it contains it (closed questions).
+    """
 
     truth: str
     exact: bool

@@ -96,7 +96,7 @@ def measure(
         seed: of the sketch; nobody who sends an update should know it before.
     """
     parties = [*updates, *([] if start is None else [start])]
-    of_layer = partial(_of_layer, parties=parties, begins=start is not None, seed=seed)
+    of_layer = partial(_of_layer, parties=parties, has_start=start is not None, seed=seed)
     count = len(parties)
     results, a, b = np.zeros((count, count)), np.zeros(len(updates)), np.zeros(len(updates))
     for layer in in_threads(of_layer, updates[0].modules):
@@ -133,16 +133,18 @@ class _Layer:
     b: Array
 
 
-def _of_layer(module: str, parties: Sequence[AdapterSource], begins: bool, seed: int) -> _Layer:
+def _of_layer(module: str, parties: Sequence[AdapterSource], has_start: bool, seed: int) -> _Layer:
     """Return a layer's inner products, of all parties, and the squared changes of its factors."""
     sites = [SiteFactors("", 1.0, one.scale, factors_of(module, one)) for one in parties]
     if has_many_ranks(sites):
-        return _sketched(module, sites, begins, seed)
+        return _sketched(module, sites, has_start, seed)
     b, a = stacked(sites)
     gram_b, gram_a = gram(b), gram(a)
     products = _blocks(gram_b * gram_a, sites).sum(axis=(1, 3))
     of_a, of_b = (np.einsum("irjr->ij", _blocks(one, sites)) for one in (gram_a, gram_b))
-    return _Layer(products, _squared(of_a, begins), _squared(of_b, begins) / sites[0].scale ** 2)
+    return _Layer(
+        products, _squared(of_a, has_start), _squared(of_b, has_start) / sites[0].scale ** 2
+    )
 
 
 def _blocks(matrix_RR: Array, sites: Sequence[SiteFactors]) -> Array:
@@ -151,22 +153,22 @@ def _blocks(matrix_RR: Array, sites: Sequence[SiteFactors]) -> Array:
     return matrix_RR.reshape(len(sites), rank, len(sites), rank)
 
 
-def _squared(products: Array, begins: bool) -> Array:
+def _squared(products: Array, has_start: bool) -> Array:
     """Return squared norms: of the differences from the last, or of all of them."""
     squares = np.diag(products)
-    if begins:
+    if has_start:
         squares = (squares + squares[-1] - 2 * products[-1])[:-1]
     return np.maximum(squares, 0.0)
 
 
-def _sketched(module: str, sites: Sequence[SiteFactors], begins: bool, seed: int) -> _Layer:
+def _sketched(module: str, sites: Sequence[SiteFactors], has_start: bool, seed: int) -> _Layer:
     random = np.random.default_rng(seed_for(seed, module))
     outputs, inputs = sites[0].factors.b.shape[0], sites[0].factors.a.shape[1]
     left = random.standard_normal((SKETCH, outputs)) / math.sqrt(SKETCH)
     right = random.standard_normal((inputs, SKETCH)) / math.sqrt(SKETCH)
     rows = np.empty((len(sites), SKETCH * SKETCH))
-    start = sites[-1] if begins else None
-    a, b = np.zeros(len(sites) - begins), np.zeros(len(sites) - begins)
+    start = sites[-1] if has_start else None
+    a, b = np.zeros(len(sites) - has_start), np.zeros(len(sites) - has_start)
     for place, site in enumerate(sites):
         one_b = read_all(site.factors.b).astype(np.float64)
         one_a = read_all(site.factors.a).astype(np.float64)

@@ -1,5 +1,6 @@
 """An order while the sites work on it: who answered, was refused or left out, or is missing."""
 
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,7 +15,8 @@ from server.run.accept import AcceptedScores, Refused, Waiting
 from server.run.context import RunContext
 from server.run.journal import AcceptedUpdate
 
-#: An event that says the same of the missing sites is repeated after so long.
+#: An event that says the same of the missing sites, but for numbers, is repeated after so long: a
+#: hundred sites that count their steps would make a hundred events a minute, for weeks.
 REPEAT_S = 30.0
 
 
@@ -58,18 +60,18 @@ class OrderRun:
         """Why sites do not count, a sentence each, in order."""
         return sorted(self.responses.refusals.values())
 
-    def ordered(self) -> StoredAdapter | None:
+    def ordered_adapter(self) -> StoredAdapter | None:
         """Return the adapter that the order names, if any."""
         digest = self.order.adapter
         return None if digest is None else self.run.stored_adapter(digest, "the order")
 
-    def begin(self) -> StoredAdapter | None:
+    def start_adapter(self) -> StoredAdapter | None:
         """Return what the round begins with; None in a stage's first whose start sites make."""
-        return self.ordered() or self.run.stage_start(self.order.stage)
+        return self.ordered_adapter() or self.run.stage_start(self.order.stage)
 
     def collect(self) -> Iterator[Waiting | None]:
         """Ask the sites and record what comes; yields after each event, with who is missing."""
-        said, said_at = "", 0.0
+        said, said_at = list[tuple[str, str]](), 0.0
         responses = self.responses
         self.run.journal.open_order(self.order)
         for event in self.run.ask(self.order, self.stage.sites):
@@ -83,7 +85,8 @@ class OrderRun:
                 case Refused():
                     self.refuse(event.site, event.why)
                 case Waiting():
-                    text = str(sorted(event.states.items()))
+                    states = sorted(event.states.items())
+                    text = [(site, re.sub("[0-9]+", "", state)) for site, state in states]
                     if text != said or time.monotonic() - said_at > REPEAT_S:
                         said, said_at = text, time.monotonic()
                         self._say_waiting(event)

@@ -176,7 +176,7 @@ def _train_round(training: OrderRun) -> ClosedRound:
         deadline = f"{stage.deadline_hours:g} h after the round began"
         training.refuse(site, f"it was late (deadline: {deadline})")
     weighed = _weigh(training)
-    part, ordered = run.plan.rule.part(order.round, stage.rounds), training.ordered()
+    part, ordered = run.plan.rule.part(order.round, stage.rounds), training.ordered_adapter()
     previous = ordered if ordered is not None and part_in(ordered) is part else None
     rank = run.plan.method.layout.rank
     merged = merge(run.plan.rule, weighed.updates, previous, rank, run.plan.wire)
@@ -223,7 +223,7 @@ def _weigh(training: OrderRun) -> Weighed:
 
 def _start(training: OrderRun) -> AdapterSource | None:
     """Return what the round began with, in the part that sites send; None if it is not known."""
-    ordered, stage = training.begin(), training.stage
+    ordered, stage = training.start_adapter(), training.stage
     part = training.run.plan.rule.part(training.order.round, stage.rounds)
     if ordered is None or part_in(ordered) is part:
         return ordered
@@ -284,7 +284,7 @@ def _refuse_incompatible(training: OrderRun) -> None:
         training.stage.learning_rate,
     )
     layout = run.plan.method.layout
-    found = incompatible_updates(adapters, training.begin(), layout, expected)
+    found = incompatible_updates(adapters, training.start_adapter(), layout, expected)
     for site, why in found.items():
         run.journal.refuse(order, site, why)
         del updates[site]

@@ -81,7 +81,10 @@ def test_who_is_missing_is_said_when_it_changes_and_again_after_a_while(
 ):
     now = [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    seen = [(0, "offline"), (10, "offline"), (5, "working"), (20, "working"), (11, "working")]
+    seen = [
+        (0, "offline"), (10, "offline"), (5, "step 1 of 9"), (20, "step 2 of 9"),
+        (11, "step 3 of 9"), (1, "step 3 of 9, about 2 min left"),
+    ]  # fmt: skip
 
     def waiting(order: Order, sites: Sequence[str], accept: Accept) -> Iterator[Waiting]:
         for seconds, state in seen:
@@ -92,7 +95,7 @@ def test_who_is_missing_is_said_when_it_changes_and_again_after_a_while(
     run, events = run_context(journal(tmp_path, chosen), waiting, of=chosen)
     found = OrderRun(run, ORDER, chosen.stages[0], quorum=2)
     assert len(list(found.collect())) == len(seen)
-    # The third is another; the last one comes 31 seconds after it.
-    assert [event["for"] for event in events] == [
-        {"b": "offline"}, {"b": "working"}, {"b": "working"},
+    # The third is another; the fifth comes 31 seconds after it, and the last one is another.
+    assert [event["for"]["b"] for event in events] == [
+        "offline", "step 1 of 9", "step 3 of 9", "step 3 of 9, about 2 min left",
     ]  # fmt: skip
