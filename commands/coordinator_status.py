@@ -42,10 +42,14 @@ def watch(opened: State, superlink: SuperLink, run_name: str | None) -> None:
 
 
 def _watch_tables(opened: State, superlink: SuperLink, run_name: str | None) -> None:
-    with Live(tables(opened, superlink, run_name), auto_refresh=False) as live:
-        while not _is_over(read_status(opened, superlink, run_name)[0]):
+    with Live(auto_refresh=False) as live:
+        while True:
+            run, sites, answers = read_status(opened, superlink, run_name)
+            shown = _tables(opened.settings.address, run, sites, answers=answers)
+            live.update(shown, refresh=True)
+            if _is_over(run):
+                return
             time.sleep(_REFRESH_S)
-            live.update(tables(opened, superlink, run_name), refresh=True)
 
 
 def _watch_lines(opened: State, superlink: SuperLink, run_name: str | None) -> None:

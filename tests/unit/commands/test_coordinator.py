@@ -24,6 +24,8 @@ from server.coordinator.init import init_coordinator
 from server.coordinator.processes import ProcessName, command, environment
 from server.coordinator.registry import enrolled
 from server.coordinator.state import CoordinatorSettings, RequestedRun, State
+from server.coordinator.superlink import SuperLink
+from server.dashboard.status_document import read_status
 from simulation.chaos.loopback import free_port
 
 CALL = CliRunner()
@@ -448,6 +450,29 @@ def test_watched_into_a_file_the_status_is_lines_and_ends_with_the_run(
     assert lines[0].endswith("stain (stage 1); 0 of 1 stage released; 0 of 2 sites online")
     assert lines[1].endswith("waiting for north (asked)")
     assert "run first: done" in lines[2]
+
+
+def test_watched_on_a_terminal_the_status_is_read_once_a_time_and_ends_with_the_run(
+    sites: State, monkeypatch: pytest.MonkeyPatch
+):
+    said(sites, "run", first(sites), "--detach")
+    progress = sites.run("first").progress
+    write_event(progress, "coordinator", {"event": "stage", "stage": 0})
+    reads: list[str | None] = []
+
+    def counted(opened: State, superlink: SuperLink, run_name: str | None) -> Any:
+        reads.append(run_name)
+        return read_status(opened, superlink, run_name)
+
+    def ends(_seconds: float) -> None:
+        write_event(progress, "coordinator", {"event": "done", "seconds": 1.0})
+
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setattr("commands.coordinator_status.read_status", counted)
+    monkeypatch.setattr("commands.coordinator_status.time.sleep", ends)
+    shown = said(sites, "status", "--watch")
+    assert len(reads) == 2
+    assert shown.index("run first: stain") < shown.index("run first: done")
 
 
 def test_the_status_of_a_new_coordinator(state: State):
