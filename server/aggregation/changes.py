@@ -83,9 +83,7 @@ class Changes:
         return found
 
 
-def measure(
-    updates: Sequence[AdapterSource], start: AdapterSource | None, seed: int = 0
-) -> Changes:
+def measure(updates: Sequence[AdapterSource], start: AdapterSource | None, seed: int) -> Changes:
     """Measure the changes of updates that have the same arrays.
 
     Where the ranks of all updates together are many, the inner products of a layer are estimated:

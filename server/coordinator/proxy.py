@@ -80,9 +80,9 @@ _HOP_BY_HOP = frozenset(
 class Limits:
     """What one request, and all requests of one site, can take up; others can take up nothing.
 
+    Headers are bounded before (server/coordinator/edge_server.py).
+
     Attributes:
-        headers: most headers of a request; more are answered with 431.
-        header_bytes: most bytes of them.
         body_bytes: most of any body. Flower cuts arrays into chunks of at most 5 MiB.
         requests: most of one site at one time, without those that wait for a message; more are
             answered with 503, after which SuperNodes retry. A SuperNode has two, and a heartbeat.
@@ -90,8 +90,6 @@ class Limits:
         request_s: longest that a request may take, including a slow link's transfer.
     """
 
-    headers: int = 100
-    header_bytes: int = 32 * 2**10
     body_bytes: int = 8 * 2**20
     requests: int = 8
     silence_s: float = 60.0
@@ -159,9 +157,8 @@ class ReverseProxy:
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _handle(self, request: Request, send: Send) -> None:
-        status = self._refusal_status(request)
-        if status is not None:
-            await _refuse(status, request, send)
+        if not _is_of_the_fleet(request):
+            await _refuse(403, request, send)
             return
         try:
             site = self._identify(request.headers.raw)
@@ -178,17 +175,6 @@ class ReverseProxy:
             if request.scope["raw_path"] in _MOVING_PATHS:
                 self._note(site, Activity.MOVES)
             await self._forward(request, site, send)
-
-    def _refusal_status(self, request: Request) -> int | None:
-        """Return why nobody at all may send such a request; None where a site may."""
-        headers = request.headers.raw
-        if len(headers) > self._limits.headers:
-            return 431
-        if sum(len(name) + len(value) for name, value in headers) > self._limits.header_bytes:
-            return 431
-        if request.scope["raw_path"] not in _MOST_BYTES or request.scope["query_string"]:
-            return 403
-        return None if request.method == "POST" else 403
 
     def _member_refusal_status(self, request: Request, site: str) -> int | None:
         length = request.headers.get("content-length", "0")
@@ -286,6 +272,12 @@ class ReverseProxy:
                 return await anext(pieces, None)
         except TimeoutError:
             raise _BodySilent from None
+
+
+def _is_of_the_fleet(request: Request) -> bool:
+    """Return whether a site may send such a request; if not, nobody at all may."""
+    known = request.scope["raw_path"] in _MOST_BYTES and not request.scope["query_string"]
+    return known and request.method == "POST"
 
 
 async def _send_response(

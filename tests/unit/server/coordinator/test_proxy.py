@@ -265,13 +265,6 @@ def test_a_body_is_bounded_by_what_its_path_is_for(path: bytes, most: int):
         )
 
 
-@pytest.mark.parametrize(
-    "headers", [[(b"x", b"1")] * 101, [(b"x", b"1" * 2**15)], [(b"x" * 2**15, b"1")]]
-)
-def test_of_too_many_headers_nothing_is_made(headers: Sequence[tuple[bytes, bytes]]):
-    assert ask(proxy_for(never), headers=headers, body=[]).status == 431
-
-
 def test_of_a_strangers_request_no_body_is_read():
     def stranger(_headers: Iterable[tuple[bytes, bytes]]) -> str:
         raise Stranger
