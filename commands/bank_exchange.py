@@ -5,7 +5,7 @@
 
 import json
 import sys
-from contextlib import redirect_stdout
+from contextlib import closing, redirect_stdout
 from dataclasses import replace
 from enum import StrEnum
 from functools import partial
@@ -193,10 +193,16 @@ def _exported(
 
 def _questions_of(bank: "Bank", release: "Release") -> int | None:
     """Return the number of a stage's test questions by the run's journal; None without one."""
+    from common.errors import StateError
     from server.run.folder import RunFolder
-    from server.run.scored_questions import scored_questions
+    from server.run.journal import Journal
 
-    by_site = scored_questions(RunFolder(bank.folder.parent).journal, release.stage)
+    try:
+        with closing(Journal(RunFolder(bank.folder.parent), None)) as journal:
+            by_site = journal.scored_questions(release.stage)
+    except StateError:
+        # The scores themselves are in the release.
+        return None
     return sum(by_site[site] for site in release.sites if site in by_site) or None
 
 

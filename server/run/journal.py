@@ -101,6 +101,16 @@ class Journal:
         """Return how many test questions of a stage's task a site said that it has, at first."""
         return self._first_count("questions", "work != 'train'", stage, site)
 
+    def scored_questions(self, stage: int) -> dict[str, int]:
+        """Return the number of test questions of each site that was scored on a stage's task."""
+        rows = self._rows(
+            "select site, header from answers where stage = ? and work = 'evaluate'"
+            " and refused is null order by rowid",
+            stage,
+        )
+        with row_errors(self._file):
+            return {site: int(json.loads(header)["questions"]) for site, header in rows}
+
     def first_examples(self, stage: int, site: str) -> int | None:
         """Return how many training examples of a stage a site said that it has, at first."""
         return self._first_count("examples", "work = 'train'", stage, site)
@@ -206,20 +216,16 @@ class Journal:
         self, order: Order, closed: ClosedRound, influences: Iterable[SiteInfluence] = ()
     ) -> None:
         """Record a round's result, and each site's part in it; updates keep only their numbers."""
+        key = (order.digest, order.stage, order.round)
         row = (
-            order.digest,
-            order.stage,
-            order.round,
+            *key,
             self.open_order(order),
             canonical_json(dict(closed.sites)),
             canonical_json(list(closed.refusals)),
             closed.adapter,
             closed.error,
         )
-        parts = [
-            (order.digest, order.stage, order.round, one.site, canonical_json(one.numbers()))
-            for one in influences
-        ]
+        parts = [(*key, one.site, canonical_json(one.numbers())) for one in influences]
         with self._state_errors(), self._db:
             self._db.execute("insert or replace into rounds values (?, ?, ?, ?, ?, ?, ?, ?)", row)
             self._db.executemany("insert or replace into influences values (?, ?, ?, ?, ?)", parts)

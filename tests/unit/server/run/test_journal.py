@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,21 @@ def test_answers_come_back_from_the_journal_as_they_went(tmp_path: Path):
         ("a", "evaluate", 1, 2),
         ("a", "train", 10, 20),
     ]
+
+
+def test_each_site_that_was_scored_on_a_stage_counts_once(tmp_path: Path):
+    book = journal(tmp_path)
+    for stage, active in product((0, 1), ((), (0,))):
+        judged = replace(ORDER, work=Work.EVALUATE, round=0, stage=stage, active=active)
+        for site, questions in (("a", 4 + stage), ("b", 7)):
+            scores = Scores(
+                order=judged.digest, site=site, questions=questions, metrics={"f1": 0.5},
+                majority={"f1": 0.25},
+            )  # fmt: skip
+            book.record(judged, scores, 1, 2)
+    assert book.scored_questions(0) == {"a": 4, "b": 7}
+    assert book.scored_questions(1) == {"a": 5, "b": 7}
+    assert book.scored_questions(2) == {}
 
 
 def test_the_journal_belongs_to_one_plan_and_says_what_changed(tmp_path: Path):
