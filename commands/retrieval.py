@@ -285,7 +285,8 @@ def _show_database(database: "Database", json_out: bool) -> None:
         typer.echo(json.dumps(document, indent=1))
         return
     typer.echo(
-        f"{database.folder}: {facts.pairs} pairs, {facts.captions} captions, "
+        f"{database.folder}: {counted(facts.pairs, 'pair')}, "
+        f"{counted(facts.captions, 'caption')}, "
         f"digest {facts.digest[:16]}"
     )
 

@@ -199,6 +199,7 @@ def answers(
     """
     from client.data.thumbnail import thumbnail
     from client.orders.kept_answers import kept_answers
+    from common.durable import write_private_file
     from common.plan.file import load_plan
     from report.answers.examples import chosen_examples
     from report.answers.figures import SiteAnswers, TaskAnswers, answer_figures
@@ -206,7 +207,7 @@ def answers(
     from report.answers.site_page import site_page
 
     own, loaded = _machine(site).site, load_plan(plan)
-    # Its mode is changed below, which would lock others out of a folder or a device.
+    # A folder or a device would be replaced below.
     refuse_no_file("--out", out)
     tasks: list[TaskAnswers] = []
     examples: list[AnsweredPicture] = []
@@ -223,9 +224,7 @@ def answers(
     page = site_page((own.name, loaded.name), day, answer_figures(tasks), examples)
     out.parent.mkdir(parents=True, exist_ok=True)
     # Pictures of patients: nobody else on this machine may read it.
-    out.touch(mode=0o600)
-    out.chmod(0o600)
-    out.write_text(page, encoding="utf-8")
+    write_private_file(out, page.encode())
     typer.echo(f"{out}: {counted(len(tasks), 'task')}. It holds pictures: it must not leave.")
 
 

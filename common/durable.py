@@ -6,6 +6,7 @@ A rename is atomic (POSIX), and durable once the folder that contains it is sync
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -83,6 +84,21 @@ def write_file(file: Path, blob: bytes, files: Files) -> None:
     files.sync(temporary)
     files.rename(temporary, file)
     files.sync(file.parent)
+
+
+def write_private_file(file: Path, blob: bytes) -> None:
+    """Write `blob` to `file`, atomically and durably; only its owner may read it."""
+    temporary = writing(file)
+    remove_if_there(temporary, DISK)
+    try:
+        write_new_file(temporary, blob)
+        DISK.rename(temporary, file)
+    except OSError:
+        # It is private: not even a part of it is left.
+        with suppress(OSError):
+            remove_if_there(temporary, DISK)
+        raise
+    DISK.sync(file.parent)
 
 
 def write_new_file(file: Path, blob: bytes, mode: int = 0o600) -> None:

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from common.documents.bounded import parse_json, read_text
 from common.errors import DataError
+from common.printable import printable
 from report.classes.rows import class_metrics
 from report.continual_metrics import METRICS, MatrixMetrics
 from report.model import RunReport, metrics_by_kind
@@ -67,7 +68,8 @@ def read_report(folder: Path) -> list[RunReport]:
     file, document = folder / REPORT_FILE, read_document(folder)
     runs: Any = document.get("comparison", [document])
     if not isinstance(runs, list) or not runs:
-        raise DataError(f"{file}, comparison: found {runs!r}, expected a list of runs")
+        found = printable(repr(cast(object, runs)), 80)
+        raise DataError(f"{file}, comparison: found {found}, expected a list of runs")
     reports = [from_document(run, str(file)) for run in cast(list[Any], runs)]
     check_comparable(reports, str(file))
     return reports

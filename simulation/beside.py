@@ -5,6 +5,7 @@ one of all its classes, without a router.
 """
 
 import argparse
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from client.data.task import read_test
 from client.orders.ask import ResidentBank
 from common.bank.bank import Bank
+from common.errors import Refusal
 from common.plan.file import load_plan
 from simulation.class_tasks.picture_classes import PictureClasses
 from simulation.class_tasks.tasks import SHOWN
@@ -93,7 +95,12 @@ def main() -> None:
     parser.add_argument("classes", type=Path, help="the folder of configs/demo_classes.yaml")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    print("\n".join(lines([*both_answers(given.demo, given.classes)])))
+    try:
+        found = [*both_answers(given.demo, given.classes)]
+    except Refusal as refusal:
+        print(refusal, file=sys.stderr)
+        sys.exit(2)
+    print("\n".join(lines(found)))
 
 
 if __name__ == "__main__":

@@ -67,14 +67,20 @@ def data_source(name: str, plan: str) -> DataSource:
         plan: names the plan in an error.
 
     Raises:
-        PlanError: there is none of this name.
+        PlanError: there is none of this name, or it can't be loaded.
     """
     points = {point.name: point for point in entry_points(group=GROUP)}
     points |= {key: EntryPoint(key, value, GROUP) for key, value in BUILT_IN.items()}
     if name not in points:
         known = ", ".join(map(repr, dict.fromkeys((*BUILT_IN, *points))))
         raise PlanError(f"{plan}: simulation.data: found {name!r}, expected one of {known}")
-    source = points[name].load()
+    try:
+        source = points[name].load()
+    except (ImportError, AttributeError) as error:
+        raise PlanError(
+            f"{plan}: simulation.data: found {points[name].value} under {name!r}, which can't be "
+            f"loaded ({error})"
+        ) from None
     if not isinstance(source, DataSource):
         raise PlanError(
             f"{plan}: simulation.data: found {points[name].value} under {name!r}, "

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from common.errors import DataError
 from common.metrics import AnsweredQuestion, Judged, judge
 from common.plan.plan import Metric
+from common.printable import counted
 from report.answers.figures import contributions
 from report.methods import EXACT_MATCH, LEARNED, OVER_STAGES, SHOWN, PairedTest, Test
 from report.model import RunReport, judged_when_learned, kinds, metrics_by_kind
@@ -95,7 +96,7 @@ def paired_tests(
             seeds, and there is no McNemar over several seeds.
 
     Raises:
-        DataError: two runs of a seed have answered different questions.
+        DataError: two runs of a seed have answered different questions, or the data have others.
     """
     own = runs[0].report.method
     judged = [replace(run, answers=cache(run.answers)) for run in runs]
@@ -156,6 +157,12 @@ def _judged_pair(first: PairedRun, other: PairedRun, task: int, after: int) -> J
             f"{first.report.method}"
         )
     pictures = range(len(mine)) if first.pictures is None else first.pictures(task)
+    if len(pictures) != len(mine):
+        raise DataError(
+            f"{first.report.stages[task].name}, seed {first.report.seed}: found "
+            f"{counted(len(pictures), 'test question')} in the data, expected the {len(mine)} that "
+            "were answered: the data have changed since; use another folder"
+        )
     return JudgedPair([judge(one) for one in mine], [judge(one) for one in theirs], pictures)
 
 

@@ -24,6 +24,7 @@ from common.exchange import Order
 from common.metrics import AnsweredQuestion, task_metrics
 from common.plan.plan import Metric, Plan
 from report.heterogeneity.model import HospitalScores, UnseenReport
+from report.hospitals.json_part import read_hospitals
 from report.json_file import read_report
 from report.write import write_document
 from server.run.selection import order_after, refs
@@ -57,7 +58,8 @@ def report_differences(run: PlannedRun, federation: Plan, made: Path) -> None:
     report = read_report(run.folder.root)[0]
     if simulated and report.simulated is None:
         unseen = unseen_report(run, federation, made) if unseen_hospitals(federation) else None
-        write_document(run.folder.root, [replace(report, simulated=simulated, unseen=unseen)])
+        told = replace(report, simulated=simulated, unseen=unseen)
+        write_document(run.folder.root, [told], (), read_hospitals(run.folder.root))
 
 
 def unseen_report(run: PlannedRun, federation: Plan, made: Path) -> UnseenReport:

@@ -3,7 +3,6 @@
 A kind is the `model_type` of config.json; a folder in open_clip's layout counts as "open_clip".
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, cast
@@ -115,10 +114,10 @@ def has_own_processor(folder: Path) -> bool:
 def _template(folder: Path) -> str | None:
     try:
         if (folder / _TEMPLATE).is_file():
-            return (folder / _TEMPLATE).read_text(encoding="utf-8")
+            return read_text(folder / _TEMPLATE)
         for name in _TEMPLATES_IN_JSON:
             if (folder / name).is_file():
-                document: Any = json.loads((folder / name).read_text(encoding="utf-8"))
+                document = parse_json(read_text(folder / name))
                 found = cast(dict[str, Any], document) if isinstance(document, dict) else {}
                 if isinstance(template := found.get("chat_template"), str):
                     return template

@@ -13,7 +13,7 @@ class Basis(StrEnum):
 
     #: Both runs have the same seeds, at least two: Student's over their differences.
     SEEDS = "seeds"
-    #: One seed each: of the test questions, as if each run had been asked others.
+    #: Else, of the test questions, as if each run had been asked others; only with one seed each.
     QUESTIONS = "questions"
 
 

@@ -100,11 +100,11 @@ def _difference(
         )
     at_end = whole[0] is by_moment[0]
     one, other = ([score for score in own if score is not None] for own in whole[0])
-    interval = (
-        _over_seeds(first, second, one, other)
-        if basis is Basis.SEEDS
-        else _over_questions(first, second, name, at_end=at_end)
-    )
+    interval = None
+    if basis is Basis.SEEDS:
+        interval = _over_seeds(first, second, one, other)
+    elif len(one) == len(other) == 1:
+        interval = _over_questions(first, second, name, at_end=at_end)
     strict = None if interval is None else _widened(interval, tasks)
     return TaskDifference(
         task=name[0],
@@ -231,7 +231,7 @@ def _sentences(found: RunComparison, *, known: bool) -> Iterator[str]:
         gap = points(one.second - one.first)
         over = f"over {counted(one.tasks, 'task')} ({one.metric.replace('_', ' ')})"
         if one.interval is None:
-            yield f"The scores differ by {gap} points {over}; without an interval no more is shown."
+            yield f"The scores differ by {gap} points {over}; {_why_no_interval(found)}."
             continue
         span = f"{gap} points [{points(one.interval.low)}, {points(one.interval.high)}]"
         if one.interval.low <= 0 <= one.interval.high:
@@ -243,8 +243,19 @@ def _sentences(found: RunComparison, *, known: bool) -> Iterator[str]:
     if differ:
         yield f"By itself {', '.join(differ)} is shown to differ."
     yield _why(found, known=known)
-    if found.basis is Basis.QUESTIONS:
+    if found.basis is Basis.QUESTIONS and _one_seed_each(found):
         yield "With one seed each, nothing is said about other seeds."
+
+
+def _one_seed_each(found: RunComparison) -> bool:
+    return all(len(seeds) == 1 for seeds in found.seeds)
+
+
+def _why_no_interval(found: RunComparison) -> str:
+    if found.basis is Basis.SEEDS or _one_seed_each(found):
+        return "without an interval no more is shown"
+    one, other = (", ".join(map(str, seeds)) for seeds in found.seeds)
+    return f"an interval needs the same seeds in both runs, or one each: found {one} and {other}"
 
 
 def _why(found: RunComparison, *, known: bool) -> str:

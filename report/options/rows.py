@@ -90,8 +90,10 @@ def _means(report: RunReport) -> dict[str, float | None] | None:
     }
 
 
-def _mean(values: Sequence[float | None]) -> float:
-    return mean([value for value in values if value is not None])
+def _mean(values: Sequence[float | None]) -> float | None:
+    """Return the mean of the values that are not None; None without any."""
+    known = [value for value in values if value is not None]
+    return mean(known) if known else None
 
 
 def _difference(learned: Spread | None, last: Spread | None) -> float | None:

@@ -30,6 +30,7 @@ from simulation.inprocess import run_in_process
 _MODEL = "tiny-llava"
 #: As it was before there were bounds.
 UNBOUNDED = {"clip": None, "largest_share": 1.0, "least_cosine": None}
+ATTACKS = ("none", *LIES)
 
 
 def plan_of(sites: int, seed: int, rule: str, robustness: dict[str, Any]) -> dict[str, Any]:
@@ -73,11 +74,25 @@ def accuracy(folder: Path, fields: dict[str, Any], lie: Lie | None) -> tuple[flo
     return mean(honest), release.scores["accuracy"]
 
 
+def attack_names(text: str) -> list[str]:
+    """Return the attacks that an option names, as argparse's `type`.
+
+    Raises:
+        ArgumentTypeError: one is none of `ATTACKS`.
+    """
+    names = text.split(",")
+    if unknown := [name for name in names if name not in ATTACKS]:
+        raise argparse.ArgumentTypeError(
+            f"found {unknown[0]!r}, expected some of {', '.join(ATTACKS)}, with commas between"
+        )
+    return names
+
+
 def measure(out: Path, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Yield a row for each rule and attack."""
     bounds = UNBOUNDED if options.unbounded else {}
     for rule in options.rules.split(","):
-        for name in options.attacks.split(",") if options.attacks else ["none", *LIES]:
+        for name in options.attacks:
             found = [
                 accuracy(
                     out / f"{rule}-{name.replace(' ', '_')}-{seed}",
@@ -101,7 +116,9 @@ def main() -> int:
     parser.add_argument("--rules", default="svd")
     parser.add_argument("--unbounded", action="store_true", help="without the default bounds")
     parser.add_argument("--out", type=new_folder, default="runs/attacks", help="a new folder")
-    parser.add_argument("--attacks", help="names of LIES, or none; by default all")
+    parser.add_argument(
+        "--attacks", type=attack_names, default=list(ATTACKS), help="some of them; by default all"
+    )
     options = parser.parse_args()
     for row in measure(options.out, options):
         print(json.dumps(row), flush=True)

@@ -65,6 +65,8 @@ class TaskDraw:
         if differences is None:
             kept = _noisy(train[:count], self.simulation.label_noise, rng)
             return HospitalQuestions(kept, test[: self.simulation.test_questions])
+        if not train or not test:
+            return HospitalQuestions(train, test)
         name = self.hospitals[position]
         pool = _Pool(lambda draw: self._draw(position, draw), train, test)
         weights = self._answer_weights(name, train, differences)
@@ -210,7 +212,10 @@ def _scanned(question: Question, scanner: Scanner, seed: int) -> Question:
 
 
 def _noisy(train: list[Question], share: float, rng: np.random.Generator) -> list[Question]:
-    """Replace a share of the answers by another answer to the same question."""
+    """Replace a share of the answers, each by one drawn from all answers to the same question.
+
+    So some are what they were: of two answers that are equally common, half.
+    """
     given: dict[str, list[str]] = {}
     for question in train:
         given.setdefault(question.question, []).append(question.answer)

@@ -1,11 +1,19 @@
 """New files are written once, with their permissions from the first moment."""
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
-from common.durable import DISK, prepare_folder, remove_if_there, write_file, write_new_file
+from common.durable import (
+    DISK,
+    prepare_folder,
+    remove_if_there,
+    write_file,
+    write_new_file,
+    write_private_file,
+)
 
 
 def test_a_new_file_is_its_owner_s_unless_a_mode_is_given(tmp_path: Path):
@@ -54,3 +62,21 @@ def test_what_is_there_is_removed_be_it_a_file_a_folder_or_a_link(tmp_path: Path
     for name in ("file", "folder", "link", "dangling", "not there"):
         remove_if_there(tmp_path / name, DISK)
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+def test_a_private_file_is_whole_and_its_owners_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    file = tmp_path / "page.html"
+    file.write_text("old")
+    file.chmod(0o644)
+    write_private_file(file, b"new")
+    assert file.read_bytes() == b"new" and file.stat().st_mode & 0o777 == 0o600
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_private_file(file, b"newer")
+    assert file.read_bytes() == b"new" and list(tmp_path.iterdir()) == [file]

@@ -46,6 +46,7 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (package / "toy-1.0.dist-info" / "METADATA").write_text("Name: toy\nVersion: 1.0\n")
     (package / "toy-1.0.dist-info" / "entry_points.txt").write_text(
         "[fedmslora.data_sources]\ntoy = toy_teeth:SOURCE\nwrong = toy_teeth:questions\n"
+        "gone = toy_tooth:SOURCE\nother = toy_teeth:SAUCE\n"
     )
     monkeypatch.syspath_prepend(str(package))  # pyright: ignore[reportUnknownMemberType]
 
@@ -82,6 +83,20 @@ def test_an_entry_point_that_is_no_source_is_refused():
     assert str(refused.value) == (
         "plan.yaml: simulation.data: found toy_teeth:questions under 'wrong', expected a DataSource"
     )
+
+
+@pytest.mark.usefixtures("toy")
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("gone", "toy_tooth:SOURCE under 'gone', which can't be loaded (No module named 'toy"),
+        ("other", "toy_teeth:SAUCE under 'other', which can't be loaded (module 'toy_teeth' has"),
+    ],
+)
+def test_an_entry_point_that_leads_nowhere_is_refused(name: str, why: str):
+    with pytest.raises(PlanError) as refused:
+        data_source(name, "plan.yaml")
+    assert str(refused.value).startswith(f"plan.yaml: simulation.data: found {why}")
 
 
 def test_an_unknown_source_is_refused_by_name_before_anything_is_written(tmp_path: Path):

@@ -246,3 +246,18 @@ def test_the_questions_of_a_picture_count_as_one():
     assert found.p == pytest.approx(1.0)
     alone = paired_tests([replace(run, pictures=None) for run in runs], 400)
     assert find(alone, Test.MCNEMAR, LEARNED).p == pytest.approx(0.125)
+
+
+def test_data_that_have_changed_since_are_refused():
+    first, other = (ran(name, everywhere("xx", "x-", "--")) for name in ("own", "other"))
+
+    def pictures(task: int) -> Sequence[int]:
+        return [0, 1, 2]
+
+    first = replace(first, pictures=pictures)
+    with pytest.raises(DataError) as refused:
+        paired_tests([first, other])
+    assert str(refused.value).endswith(
+        "seed 0: found 3 test questions in the data, expected the 2 that were answered: the data "
+        "have changed since; use another folder"
+    )

@@ -95,8 +95,19 @@ def test_runs_of_the_same_seeds_are_paired_seed_by_seed():
     assert interval is not None
     assert (interval.low, interval.value, interval.high) == pytest.approx((0.1, 0.1, 0.1))
     assert "one seed" not in found.may_be_said
-    other = compare_runs(first, finished(made(0.6, 0.6, 0.6, seed=3)))
-    assert other.basis is Basis.QUESTIONS
+
+
+def test_means_over_other_seeds_have_no_interval_which_would_be_of_two_of_the_runs():
+    first = finished(made(0.9, 0.9, 0.9, seed=1), made(0.1, 0.1, 0.1, seed=2))
+    found = compare_runs(first, finished(made(0.5, 0.5, 0.5, seed=3)))
+    assert found.basis is Basis.QUESTIONS
+    assert [(task.difference, task.interval) for task in found.tasks] == [(0.0, None)] * 3
+    assert not any(task.differs for task in found.tasks)
+    assert found.means[0].interval is None
+    assert "an interval needs the same seeds in both runs, or one each: found 1, 2 and 3. The" in (
+        found.may_be_said
+    )
+    assert "one seed each, nothing" not in found.may_be_said
 
 
 def test_tasks_that_only_one_run_has_are_named():

@@ -106,3 +106,12 @@ def test_a_matrix_of_another_size_is_refused():
         replace(
             run(), options=ScoresAmongOptions(among=((0.1,),), free=((0.1,),), listed=((1.0,),))
         )
+
+
+def test_a_report_without_the_free_answers_has_no_figure_in_their_place():
+    report = run()
+    assert report.options is not None
+    nothing = ((None,) * 3,) * 3
+    (row,) = option_rows([replace(report, options=replace(report.options, free=nothing))])
+    assert row.free_learned is None and row.free_last is None and row.lost is None
+    assert row.among_last is not None and row.among_last.mean == pytest.approx(0.75)

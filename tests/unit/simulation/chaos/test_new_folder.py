@@ -1,8 +1,11 @@
+import argparse
 import runpy
 import sys
 from pathlib import Path
 
 import pytest
+
+from simulation.chaos.attacks import attack_names
 
 
 @pytest.mark.parametrize("program", ["attacks", "hostile_soak", "siege", "soak", "stops"])
@@ -21,3 +24,9 @@ def test_a_folder_that_exists_is_refused_in_one_sentence(
     said = capsys.readouterr().err.splitlines()
     assert said[-1].endswith(f"argument --out: found {tmp_path}, expected a new folder")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_attack_that_is_none_is_refused_and_not_left_out():
+    with pytest.raises(argparse.ArgumentTypeError, match="found 'tinny', expected some of none, "):
+        attack_names("tiny,tinny")
+    assert attack_names("none,tiny") == ["none", "tiny"]

@@ -176,3 +176,13 @@ def test_an_unseen_hospital_does_not_depend_on_the_federation():
     assert asked() == asked(label_skew=0.1, size_skew=0.2, noisy_labels={"a": 0.5})
     seen = {one[0] for place in range(4) for one in shown(drawn(place, scanners=0.5).test)}
     assert not seen & {one[0] for one in asked()}
+
+
+def test_a_hospital_for_which_the_source_has_nothing_is_left_to_its_maker():
+    def nothing(
+        task: str, position: int, hospitals: int, seed: int
+    ) -> tuple[list[Question], list[Question]]:
+        return [], []
+
+    draw = TaskDraw(simulation(label_skew=0.5), nothing, 3, "squares", 4, NAMES)
+    assert draw.hospital(0) == HospitalQuestions([], [])
