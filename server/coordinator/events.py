@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -45,8 +46,26 @@ _FIELDS: Final[Mapping[str, type[BaseModel]]] = {
 
 def read_run_events(plan: Plan, file: Path, start: int = 0) -> tuple[list[ProgressEvent], int]:
     """Return a run's events as `read_events` does, without those that were damaged on the disk."""
+    events, end = _checked_events(len(plan.stages), file, start, file_stamp(file))
+    return list(events), end
+
+
+def file_stamp(file: Path) -> tuple[int, int] | None:
+    """Return size and modification time, which differ once something is appended; None without."""
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
+
+
+# The status asks several times for all events and for the latest request's.
+@lru_cache(maxsize=2)
+def _checked_events(
+    stages: int, file: Path, start: int, _stamp: tuple[int, int] | None
+) -> tuple[tuple[ProgressEvent, ...], int]:
     events, end = read_events(file, start)
-    return list(_whole(plan, events)), end
+    return tuple(_whole(stages, events)), end
 
 
 def final_event(events: Sequence[ProgressEvent]) -> ProgressEvent | None:
@@ -81,9 +100,8 @@ class FinalEvent:
         return self._found
 
 
-def _whole(plan: Plan, events: Sequence[ProgressEvent]) -> Iterator[ProgressEvent]:
-    """Yield the events that have their fields, and are of stages that the plan has."""
-    count = len(plan.stages)
+def _whole(count: int, events: Sequence[ProgressEvent]) -> Iterator[ProgressEvent]:
+    """Yield the events that have their fields, and are of stages that a plan of so many has."""
     stages = (None, *range(count))
     for event in events:
         name = event.get("event")

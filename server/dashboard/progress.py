@@ -3,13 +3,15 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from pathlib import Path
 from statistics import median
 
 from common.errors import Refusal
 from common.plan.file import load_plan
 from common.plan.plan import Plan
 from common.process.progress import ProgressEvent
-from server.coordinator.events import OTHER_CODE, final_event, read_run_events
+from server.coordinator.events import OTHER_CODE, file_stamp, final_event, read_run_events
 from server.coordinator.state import State
 
 #: Most updates that are named as left out, the latest first.
@@ -153,14 +155,21 @@ def run_summaries(state: State) -> tuple[RunSummary, ...]:
 
 
 def _summary(state: State, name: str) -> RunSummary | None:
+    requested, files = state.requested, (state.run(name).plan, state.events_file(name))
+    since = requested.since if requested is not None and requested.run == name else None
+    return _summary_of(name, files, since, tuple(map(file_stamp, files)))
+
+
+@lru_cache(maxsize=1000)
+def _summary_of(
+    name: str, files: tuple[Path, Path], since: int | None, _stamps: tuple[object, ...]
+) -> RunSummary | None:
+    plan_file, file = files
     try:
-        plan = load_plan(state.run(name).plan)
+        plan = load_plan(plan_file)
     except Refusal:
         return None
-    file = state.events_file(name)
     events, _ = read_run_events(plan, file)
-    requested = state.requested
-    since = requested.since if requested is not None and requested.run == name else None
     recent = events if since is None else read_run_events(plan, file, since)[0]
     end = final_event(recent)
     idle = "stopped" if since is None else "requested"

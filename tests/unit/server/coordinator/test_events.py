@@ -78,3 +78,28 @@ def test_the_end_of_a_run_is_found_without_reading_anything_twice(tmp_path: Path
     write_event(tmp_path, "coordinator", {"event": "done", "seconds": 1.0})
     assert [final.latest(), final.latest()] == [{"event": "done", "seconds": 1.0}] * 2
     assert begun == [since, since, size, file.stat().st_size]
+
+
+def test_events_are_read_again_only_once_there_are_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    begun: list[int] = []
+
+    def counted(file: Path, start: int) -> tuple[list[ProgressEvent], int]:
+        begun.append(start)
+        return read_events(file, start)
+
+    monkeypatch.setattr("server.coordinator.events.read_events", counted)
+    file = tmp_path / "coordinator.jsonl"
+    assert read_run_events(plan(), file) == ([], 0)
+    write_event(tmp_path, "coordinator", WHOLE[0])
+    size = file.stat().st_size
+    first = read_run_events(plan(), file)
+    assert first == ([WHOLE[0]], size)
+    # What a caller does with its list is its own.
+    first[0].clear()
+    assert read_run_events(plan(), file) == ([WHOLE[0]], size)
+    assert read_run_events(plan(), file, size) == ([], size)
+    write_event(tmp_path, "coordinator", WHOLE[-1])
+    assert read_run_events(plan(), file)[0] == [WHOLE[0], WHOLE[-1]]
+    assert begun == [0, 0, size, 0]
