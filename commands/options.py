@@ -104,7 +104,8 @@ class NamedPath(TyperPath):
         Raises:
             StateError: the text is empty.
         """
-        if value == "" and param is not None:
+        completing = ctx is not None and ctx.resilient_parsing
+        if value == "" and param is not None and not completing:
             raise StateError(f"{_shown(param)}: {EMPTY_PATH}")
         return super().convert(value, param, ctx)
 
