@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from client.site.config import load_site
 from client.site.keys import make_key
+from common.documents.bounded import OutOfBounds, read_bytes, why_unread
 from common.documents.yaml_text import yaml_name
 from common.durable import DISK, write_file
 from common.errors import SiteFailed
@@ -165,10 +166,11 @@ def _is_valid(field: TypeAdapter[str], value: str) -> bool:
 def _authority(file: Path) -> bytes:
     """Read the certificate file, and check that it is an authority's, and valid now."""
     try:
-        blob = file.read_bytes()
+        blob = read_bytes(file)
         certificate = x509.load_pem_x509_certificate(blob)
-    except OSError as error:
-        raise SiteFailed(f"{file}: can't be read as a certificate ({error.strerror})") from None
+    except (OSError, OutOfBounds) as error:
+        why = why_unread(error)
+        raise SiteFailed(f"{file}: can't be read as a certificate ({why})") from None
     except ValueError:
         raise SiteFailed(
             f"{file}: found no certificate (PEM), expected the coordinator's ca.crt"

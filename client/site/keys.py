@@ -6,6 +6,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from common.documents.bounded import OutOfBounds, read_bytes, why_unread
 from common.durable import DISK, write_new_file
 from common.errors import SiteFailed
 
@@ -46,9 +47,9 @@ def load_key(private: Path) -> ec.EllipticCurvePrivateKey:
         SiteFailed: it is no key, a key of another kind, or others may read it.
     """
     try:
-        mode, blob = private.stat().st_mode & 0o777, private.read_bytes()
-    except OSError as error:
-        raise SiteFailed(f"{private}: can't be read as a key ({error.strerror})") from None
+        mode, blob = private.stat().st_mode & 0o777, read_bytes(private)
+    except (OSError, OutOfBounds) as error:
+        raise SiteFailed(f"{private}: can't be read as a key ({why_unread(error)})") from None
     if mode & 0o077:
         raise SiteFailed(
             f"{private}: found the mode {mode:03o}, expected 600, so that nobody else reads "

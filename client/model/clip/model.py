@@ -66,11 +66,6 @@ class ClipModel:
         """Where the weights are."""
         return self.towers.token_embedding().weight.device
 
-    @property
-    def prompt_width(self) -> int:
-        """Width of a token's embedding, and of a prompt's vectors."""
-        return self.towers.token_embedding().embedding_dim
-
     def pixel_values(
         self, images: Sequence[Path], read: Callable[[Path], Image] = load_image
     ) -> Tensor:

@@ -197,6 +197,14 @@ def test_init_refuses_a_server_s_certificate_and_one_that_is_not_valid_yet(
     assert not (tmp_path / "north").exists()
 
 
+def test_init_reads_no_more_of_a_file_than_a_certificate_can_have(ca: Path, tmp_path: Path):
+    large = tmp_path / "large.crt"
+    large.write_bytes(ca.read_bytes() + b"\n" * 2**22)
+    told = refusal(*init(large, tmp_path / "north"))
+    assert "large.crt: can't be read as a certificate (found more than 4,194,304 bytes" in told
+    assert not (tmp_path / "north").exists()
+
+
 def test_init_refuses_a_file_that_is_no_certificate(ca: Path, tmp_path: Path):
     other = ca.with_name("ca.key")
     assert "found no certificate" in refusal(*init(other, tmp_path / "north"))

@@ -165,7 +165,7 @@ def test_a_prompt_of_other_words_embeddings_is_the_text_with_these_words(model: 
     spoken = ["blue photo green a red skin .", "blue photo green a lung ."]
     template = [text.replace("blue photo green a", "a photo of a") for text in spoken]
     vectors = model.word_embeddings(spoken[0], 4)
-    assert vectors.shape == (4, model.prompt_width)
+    assert vectors.shape == (4, model.towers.token_embedding().embedding_dim)
     prompts = vectors.expand(2, -1, -1)
     found, expected = model.prompted_embeddings(prompts, template), model.text_embeddings(spoken)
     torch.testing.assert_close(found, expected)
@@ -190,7 +190,7 @@ def test_each_class_has_its_own_prompt_and_gradients_reach_it(model: ClipModel):
 
 
 def test_a_text_of_fewer_tokens_than_the_prompt_is_refused(model: ClipModel):
-    prompts = torch.zeros(1, 4, model.prompt_width)
+    prompts = torch.zeros(1, 4, model.towers.token_embedding().embedding_dim)
     with pytest.raises(DataError, match="text 'a lung': found 2 tokens, expected at least the 4"):
         model.prompted_embeddings(prompts, ["a lung"])
 

@@ -65,3 +65,7 @@ def test_what_is_no_key_is_named(tmp_path: Path):
     (tmp_path / "north").chmod(0o600)
     with pytest.raises(SiteFailed, match="found no OpenSSH key"):
         load_key(tmp_path / "north")
+    with (tmp_path / "north").open("ab") as file:
+        file.truncate(2**23)
+    with pytest.raises(SiteFailed, match=r"as a key \(found more than 4,194,304 bytes"):
+        load_key(tmp_path / "north")
