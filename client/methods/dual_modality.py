@@ -211,6 +211,9 @@ def class_means(
     """
     settings, size = _settings(assignment), assignment.plan.evaluation.batch_size
     fewest = max(settings.prototype_minimum, assignment.fewest_images)
+    # Images and texts have features of the same width.
+    with torch.no_grad():
+        width = model.text_embeddings(["a"]).shape[1]
     means: list[Array] = []
     counts: list[int] = []
     for place in range(len(classes_of(assignment, assignment.stage))):
@@ -224,7 +227,6 @@ def class_means(
                 features = model.image_embeddings(pixels).double().cpu()
                 different.update(zip(keys, features, strict=True))
         enough = len(different) >= fewest
-        width = model.text_embeddings(["a"]).shape[1]
         mean = torch.stack([*different.values()]).mean(0) if enough else torch.zeros(width)
         means.append(mean.numpy())
         counts.append(len(different) if enough else 0)
