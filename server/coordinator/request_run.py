@@ -30,12 +30,7 @@ def request_run(state: State, plan_file: Path) -> RequestedRun:
             f"only enrolled ones ({', '.join(known) or 'there are none'}); "
             "`fedmslora coordinator enroll` enrolls them"
         )
-    before = state.requested
-    if before is not None and before.run != plan.name:
-        raise StateError(
-            f"{plan_file}: found another run, {before.run!r}, that has not ended, expected none; "
-            "`fedmslora coordinator stop` ends it"
-        )
+    before = state.requested_before(plan.name)
     folder = state.run(plan.name)
     # Refuses a folder that an earlier plan was run in, and names what changed.
     with closing(Journal(folder, plan)):

@@ -179,9 +179,28 @@ class State:
         except FileNotFoundError:
             return None
 
+    def requested_before(self, name: str) -> RequestedRun | None:
+        """Return the request of the run of this name, if it is requested.
+
+        Raises:
+            StateError: another run is requested, or the file is damaged.
+        """
+        before = self.requested
+        if before is not None and before.run != name:
+            raise StateError(
+                f"run {name!r}: found another run, {before.run!r}, that has not ended, expected "
+                "none; `fedmslora coordinator stop` ends it"
+            )
+        return before
+
     def request(self, requested: RequestedRun) -> None:
-        """Request this run, durably, in place of any other."""
+        """Request this run, durably, in place of an earlier request of it.
+
+        Raises:
+            StateError: as `requested_before`; somebody else may have requested one just now.
+        """
         with self._request_lock():
+            self.requested_before(requested.run)
             write_file(self._request_file, requested.model_dump_json().encode(), DISK)
 
     def clear_request(self, requested: RequestedRun) -> None:

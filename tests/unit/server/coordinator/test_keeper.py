@@ -10,6 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from common.errors import StateError
 from common.plan_fields import Modality
 from common.process.progress import read_events, write_event
 from server.coordinator.flower_nodes import sync_nodes
@@ -256,6 +257,15 @@ def test_a_newer_request_stays(state: State):
     assert state.requested == new
     state.clear_request(new)
     assert state.requested is None
+
+
+def test_of_two_who_request_a_run_at_once_the_second_is_refused(state: State):
+    first = RequestedRun(run="demo", since=0)
+    state.request(first)
+    state.request(first.model_copy(update={"stop": True}))
+    with pytest.raises(StateError, match=r"^run 'other': found another run, 'demo', that"):
+        state.request(RequestedRun(run="other", since=0))
+    assert state.requested == first.model_copy(update={"stop": True})
 
 
 def test_while_the_superlink_is_unavailable_nothing_is_forgotten(
