@@ -21,7 +21,7 @@ from report.answers.model import BASE, LAST, LEARNED, MAJORITY, ROUTED, AnswerFi
 from server.aggregation.shares import capped
 from server.run.selection import order_after, routed_selection
 from server.run.stage import ModelSelection, scoring_order
-from simulation.answers_of import site_answers
+from simulation.answers_of import check_questions, site_answers
 from simulation.planned_run import PlannedRun
 
 
@@ -45,7 +45,11 @@ def figures_of(run: PlannedRun) -> AnswerFigures:
 
 
 def examples_of(run: PlannedRun) -> list[AnsweredPicture]:
-    """Return a few right and wrong answers of each task as it was last scored, with pictures."""
+    """Return a few right and wrong answers of each task as it was last scored, with pictures.
+
+    Raises:
+        DataError: a site's data are gone, or others now.
+    """
     bank, plan = Bank.open(run.folder.bank), run.plan
     found: list[AnsweredPicture] = []
     for number, stage in enumerate(plan.stages):
@@ -66,6 +70,7 @@ def _with_images(
         with suppress(StateError):
             answers = site_answers(run.plan, run.sites / site, order)
             asked = _data(run, site, number).test
+            check_questions(f"{site}, {run.plan.stages[number].name}", len(asked), len(answers))
             for answer, example in zip(answers, asked, strict=True):
                 yield site, answer, example.image
 

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from client.data.task import read_task
 from common.bank.bank import Bank
-from common.errors import StateError
+from common.errors import DataError, StateError
 from common.exchange import Order
 from common.metrics import AnsweredQuestion, read_answers
 from common.plan.plan import Plan
+from common.printable import counted
 from server.run.folder import RunFolder
 from server.run.selection import order_after
 
@@ -59,3 +60,19 @@ def site_answers(plan: Plan, site: Path, order: Order) -> list[AnsweredQuestion]
     if not file.exists():
         raise StateError(f"{file}: found nothing, expected the answers to {name!r}")
     return read_answers(file)
+
+
+def check_questions(where: str, questions: int, answered: int) -> None:
+    """Check that the data have as many test questions as were answered.
+
+    Args:
+        where: names the data in an error.
+
+    Raises:
+        DataError: they don't.
+    """
+    if questions != answered:
+        raise DataError(
+            f"{where}: found {counted(questions, 'test question')} in the data, expected the "
+            f"{answered} that were answered: the data have changed since; use another folder"
+        )

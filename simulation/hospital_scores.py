@@ -25,7 +25,7 @@ from report.json_file import read_report
 from report.spread import mean
 from server.run.selection import last_scored, order_at_end, routed_selection
 from server.run.stage import scoring_order
-from simulation.answers_of import site_answers
+from simulation.answers_of import check_questions, site_answers
 from simulation.planned_run import PlannedRun
 from simulation.single_site import TaskFolder
 
@@ -62,7 +62,7 @@ def hospitals_report(seeds: Sequence[SeedRuns]) -> HospitalsReport:
     """Return what every hospital gains, over the seeds.
 
     Raises:
-        StateError, DataError: answers or data of a run are gone.
+        StateError, DataError: answers or data of a run are gone, or the data are others now.
     """
     plan = seeds[0].plan
     stages = [StageMeasure(name=s.name, measure=s.metric, sites=s.sites) for s in plan.stages]
@@ -89,11 +89,13 @@ def _seed_scores(runs: SeedRuns) -> SeedScores:
 
 
 def _own_scores(runs: SeedRuns, site: str, number: int) -> OwnScores:
-    marks = _marks(runs, site, number)
+    marks, images = _marks(runs, site, number), [one.image for one in _asked(runs, site, number)]
+    if FEDERATED in marks:
+        where = f"{site}, {runs.plan.stages[number].name}"
+        check_questions(where, len(images), len(marks[FEDERATED]))
     scores = {column: float(found.mean()) for column, found in marks.items()}
     if ALONE not in marks or FEDERATED not in marks:
         return OwnScores(scores=scores)
-    images = [example.image for example in _asked(runs, site, number)]
     gained = _by_picture(marks[FEDERATED] - marks[ALONE], images)
     return OwnScores(scores=scores, gained=gained)
 

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from common.errors import DataError
 from common.metrics import AnsweredQuestion, Judged, judge
 from common.plan.plan import Metric
-from common.printable import counted
 from report.answers.figures import contributions
 from report.methods import EXACT_MATCH, LEARNED, OVER_STAGES, SHOWN, PairedTest, Test
 from report.model import RunReport, judged_when_learned, kinds, metrics_by_kind
@@ -29,6 +28,7 @@ from report.significance import (
     paired_t,
     without_rounding,
 )
+from simulation.answers_of import check_questions
 
 #: (task, after) -> the answers of one run to a task's questions after a stage.
 ReadAnswers: TypeAlias = Callable[[int, int], Sequence[AnsweredQuestion]]
@@ -157,12 +157,8 @@ def _judged_pair(first: PairedRun, other: PairedRun, task: int, after: int) -> J
             f"{first.report.method}"
         )
     pictures = range(len(mine)) if first.pictures is None else first.pictures(task)
-    if len(pictures) != len(mine):
-        raise DataError(
-            f"{first.report.stages[task].name}, seed {first.report.seed}: found "
-            f"{counted(len(pictures), 'test question')} in the data, expected the {len(mine)} that "
-            "were answered: the data have changed since; use another folder"
-        )
+    where = f"{first.report.stages[task].name}, seed {first.report.seed}"
+    check_questions(where, len(pictures), len(mine))
     return JudgedPair([judge(one) for one in mine], [judge(one) for one in theirs], pictures)
 
 

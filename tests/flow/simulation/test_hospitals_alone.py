@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from client.data.task import read_task
-from common.errors import PlanError, StateError
+from common.errors import DataError, PlanError, StateError
 from common.metrics import read_answers, task_metrics
 from common.plan.file import load_plan
 from report.hospitals.json_part import read_hospitals
@@ -109,6 +109,18 @@ def test_a_second_call_runs_nothing_and_writes_the_same_report(finished: Path):
     assert len(journals) == 6
     assert [file.stat().st_mtime_ns for file in journals] == before
     assert (finished / "report.json").read_bytes() == report
+
+
+def test_data_that_have_changed_since_are_refused(finished: Path):
+    asked = finished / "sites" / "a" / "data" / "CXP" / "test.jsonl"
+    before = asked.read_text()
+    last = before.splitlines()[-1]
+    asked.write_text(before + last.replace("test-", "test-1") + "\n")
+    try:
+        with pytest.raises(DataError, match="test questions in the data, expected the"):
+            simulate(finished.parent / "plan.yaml", options(finished, methods=METHODS, curve=[4]))
+    finally:
+        asked.write_text(before)
 
 
 def test_runs_in_processes_side_by_side_end_with_the_same_bytes(
