@@ -57,6 +57,15 @@ class TunedRate:
         """Whether the best is the lowest or highest of several, so that a better may lie beyond."""
         return len(self.scores) > 1 and self.best in (min(self.scores), max(self.scores))
 
+    @property
+    def lead(self) -> float | None:
+        """By how much the best mean is above the next; None where there is no other."""
+        if self.best is None:
+            return None
+        tried = [score for rate in self.wanted if (score := self.scores[rate]) is not None]
+        best, *others = sorted(tried, reverse=True)
+        return best - others[0] if others else None
+
     def _best_of(self, rates: Sequence[float]) -> float | None:
         known = {rate: score for rate in rates if (score := self.scores[rate]) is not None}
         if not known or len(known) < len(rates):

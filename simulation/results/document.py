@@ -51,9 +51,10 @@ first run at factors of the plan's rates, with tuning seeds that are not those o
 scored on validation questions: other pictures than those of training and of the test. It begins
 with the middle of the grid and goes on outward as long as the best factor is the outermost. The
 factor with the best mean over tasks and tuning seeds (of equal ones the lower) is then run on the
-test. All that was tried is shown, and a choice at the border of the grid is marked. **One thing at
-a time:** a plan of several sites states the batch of all of them together, so that one and four
-sites make as many steps of as many questions."""
+test. All that was tried is shown, and by how many points the chosen one is above the next: where
+they are few, another tuning seed might have chosen otherwise. A choice at the border of the grid is
+marked. **One thing at a time:** a plan of several sites states the batch of all of them together,
+so that one and four sites make as many steps of as many questions."""
 
 _READING = """## How to read it
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from simulation.results.cells import CellGroup, Collected
-from simulation.results.words import DASH, percent, table
+from simulation.results.words import DASH, percent, points, table
 
 
 def grid_table(group: CellGroup, rates: Sequence[float]) -> str:
@@ -13,12 +13,14 @@ def grid_table(group: CellGroup, rates: Sequence[float]) -> str:
             ", ".join(filter(None, [group.title, group.label(cell)])),
             *(_score(cell.grid.scores[rate], rate == cell.rate) for rate in rates),
             DASH if cell.rate is None else f"{cell.rate:g}",
+            points(cell.grid.lead),
             "at the border" if cell.grid.at_border else "",
         ]
         for cell in group.cells
         if cell.grid.scores
     ]
-    return table(("setting", *(f"{rate:g}" for rate in rates), "chosen", ""), rows) if rows else ""
+    heads = ("setting", *(f"{rate:g}" for rate in rates), "chosen", "above the next", "")
+    return table(heads, rows) if rows else ""
 
 
 def _score(score: float | None, chosen: bool) -> str:

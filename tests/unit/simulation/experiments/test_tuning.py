@@ -59,6 +59,13 @@ def test_the_best_mean_is_chosen_and_of_equal_ones_the_lower(tmp_path: Path):
     assert TunedRate({1: 0.4}).at_border is False
 
 
+def test_the_lead_of_the_best_rate_is_that_over_the_next_best_that_was_tried():
+    lead = TunedRate({0.5: 0.4, 1: 0.6, 3: 0.55, 4: None}, first=(0.5, 1, 3)).lead
+    assert lead == pytest.approx(0.05)
+    assert TunedRate({1: 0.4}).lead is None
+    assert TunedRate({0.5: 0.4, 1: None}).lead is None
+
+
 @pytest.mark.parametrize(
     ("known", "wanted", "best"),
     [
@@ -125,7 +132,7 @@ def test_the_test_is_run_at_the_chosen_rate_and_the_page_shows_the_grid(tmp_path
     found = collect(experiment, ResultsFolder(tmp_path / "r"))
     assert (found.missing, found.missing_tuning, found.tuning_runs) == (2, 0, 6)
     text = "\n".join(section(found, 100).blocks)
-    assert "| mslora | 40.00 | 50.00 | **80.00** | 3 | at the border |" in text
+    assert "| mslora | 40.00 | 50.00 | **80.00** | 3 | +30.00 | at the border |" in text
     assert "**At the border of the grid: mslora.**" in text
     assert "The same on the seeds 101, which were run once" in text
 
