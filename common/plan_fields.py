@@ -118,6 +118,13 @@ class Composition(StrEnum):
     STACK = "stack"
 
 
+class ClassScope(StrEnum):
+    """Among which classes a stage asks: all that were learned so far, or its own."""
+
+    SEEN = "seen"
+    OWN = "own"
+
+
 class BaseModelPin(Strict):
     """The frozen model that everything is added to, pinned by the digest of its files."""
 

@@ -1,9 +1,10 @@
 """Continual fine-tuning of a CLIP, and the usual ways to make it forget less, as switches.
 
-A step's loss is L_CE + `distil` + `hold`: cross-entropy of the task's images among its classes,
-whose texts pass through the text tower with gradient; what is distilled of an older model; and
-what holds the weights to those of the stage's start. A release may be a mean of weights
-(`ensemble`). One LoRA goes through all stages [R], or the changes of all parameters [P].
+A step's loss is L_CE + `distil` + `hold`: cross-entropy of the task's images among its classes, or
+those of all stages so far (`train_scope`), whose texts pass through the text tower with gradient;
+what is distilled of an older model; and what holds the weights to those of the stage's start. A
+release may be a mean of weights (`ensemble`). One LoRA goes through all stages [R], or the changes
+of all parameters [P].
 [P], [Z] and [R] say where a part is from, as in common/methods/clip_finetune.py.
 
 Legend of shapes: B images, C classes of the stage, K those before with its own, E width of the
@@ -63,8 +64,7 @@ from common.methods.clip_finetune import (
     Ensemble,
     Hold,
 )
-from common.plan.plan import ClassScope
-from common.plan_fields import Composition
+from common.plan_fields import ClassScope, Composition
 from common.rules.interface import Factor
 from common.tensors import Array
 
@@ -102,7 +102,8 @@ def train(
     """
     model, settings = clip_of(assignment), _settings(assignment)
     classes = classes_of(assignment, assignment.stage)
-    labels = torch.tensor(class_labels(examples, classes, assignment.task.task))
+    earlier = _earlier_classes(assignment)
+    labels = torch.tensor(class_labels(examples, classes, assignment.task.task)) + len(earlier)
     model.adapted.detach()
     reference = _reference(assignment, model)
     groups, teacher_NK = old_answers(assignment, model, examples)
@@ -116,7 +117,7 @@ def train(
         if groups:
             loss: nn.Module = OldAnswersLoss(model, classes, groups, settings)
         else:
-            loss = ClassLoss(model, classes, settings.label_smoothing)
+            loss = ClassLoss(model, [*earlier, *classes], settings.label_smoothing)
 
         def averaged(optimizer: Optimizer) -> Optimizer:
             averaging.append(AveragingOptimizer(optimizer, factors))
@@ -151,10 +152,18 @@ def answer(assignment: Assignment, questions: Sequence[Example]) -> list[Predict
     return answer_among_classes(assignment, questions)
 
 
+def _earlier_classes(assignment: Assignment) -> list[str]:
+    """Return the classes of the stages before, in their order; none with `train_scope: own`."""
+    if _settings(assignment).train_scope is ClassScope.OWN:
+        return []
+    return [name for stage in sorted(assignment.bank) for name in classes_of(assignment, stage)]
+
+
 class OldAnswersLoss(ClassLoss):
     """L_CE + lambda sum over groups of old classes of LwF's distillation [P].
 
     The old model's answers are among the classes of the earlier stages; the stage's own come last.
+    With `train_scope: seen` the labels count from the first of the earlier ones.
     """
 
     def __init__(
@@ -168,7 +177,8 @@ class OldAnswersLoss(ClassLoss):
         super().__init__(model, [*old, *classes], settings.label_smoothing)
         ends = [0, *accumulate(map(len, groups))]
         self._groups = [slice(first, end) for first, end in pairwise(ends)]
-        self._old, self._weight = ends[-1], settings.distil_weight
+        self._weight = settings.distil_weight
+        self._first = 0 if settings.train_scope is ClassScope.SEEN else ends[-1]
 
     def forward(
         self, pixels_B3SS: Tensor, labels_B: Tensor, teacher_BK: Tensor | None = None
@@ -177,7 +187,7 @@ class OldAnswersLoss(ClassLoss):
         assert teacher_BK is not None
         logits_BK = self.logits(pixels_B3SS)
         teacher_BK = teacher_BK.to(logits_BK)
-        loss = self.cross_entropy(logits_BK[:, self._old :], labels_B)
+        loss = self.cross_entropy(logits_BK[:, self._first :], labels_B)
         for group in self._groups:
             kept = distillation(teacher_BK[:, group], logits_BK[:, group])
             loss = loss + self._weight * kept
@@ -268,11 +278,12 @@ def fisher_arrays(
     """Return the Fisher information of the stage's task at the attached weights, as extras.
 
     Of at most `fisher_images` different images, drawn from (plan seed, stage, site). The label of
-    each is drawn from the model's own probabilities, as the Fisher information has it, and not
-    its true one. Of fewer different pictures than the site's policy wants, none leaves: it is 0
-    with weight 0.
+    each is drawn from the model's own probabilities of the classes that it trains among, as the
+    Fisher information has it, and not its true one. Of fewer different pictures than the site's
+    policy wants, none leaves: it is 0 with weight 0.
     """
-    classes, images = classes_of(assignment, assignment.stage), images_of(examples)
+    classes = [*_earlier_classes(assignment), *classes_of(assignment, assignment.stage)]
+    images = images_of(examples)
     seed = seed_for(assignment.plan.seed, "fisher", assignment.stage, assignment.site)
     generator = np.random.default_rng(seed)
     order = generator.permutation(len(images))[: _settings(assignment).fisher_images]

@@ -41,8 +41,7 @@ from common.adapter import ROW_WEIGHT_SUFFIX, Adapter, AdapterSource
 from common.identity import seed_for
 from common.methods.dual_modality import MEANS, PROMPTS, Decide, DualModality, Reuse
 from common.partial_adapter import joined
-from common.plan.plan import ClassScope
-from common.plan_fields import Composition
+from common.plan_fields import ClassScope, Composition
 from common.tensors import Array
 
 #: Standard deviation of what is added to the words' embeddings at the start [R].

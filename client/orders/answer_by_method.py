@@ -20,7 +20,8 @@ from common.bank.release import Release
 from common.errors import BankError
 from common.methods.interface import MethodSettings
 from common.methods.registry import parse_method
-from common.plan.plan import ClassScope, Plan, Stage
+from common.plan.plan import Plan, Stage
+from common.plan_fields import ClassScope
 
 #: The site of an answer: no site of a plan is asked.
 _ASKER: Final = "bank"

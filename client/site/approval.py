@@ -15,8 +15,8 @@ from common.durable import DISK, write_file
 from common.errors import SiteFailed
 from common.methods.interface import LayerShape
 from common.partial_adapter import AdapterPart
-from common.plan.plan import ClassScope, Earlier, Plan, Stage
-from common.plan_fields import Precision
+from common.plan.plan import Earlier, Plan, Stage
+from common.plan_fields import ClassScope, Precision
 from common.printable import counted
 from common.router.descriptor_statistics import BINS, DESCRIPTORS, PROJECTIONS
 

@@ -11,12 +11,12 @@ from itertools import product
 from math import prod
 from typing import Annotated, Any, Final, Self
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from common.adapter import ROW_WEIGHT_SUFFIX
 from common.methods.clip_adapters import OneClipAdapterSettings, Parameters, Towers
 from common.methods.interface import LayerShape, MethodSettings
-from common.plan_fields import Count, Modality, Positive
+from common.plan_fields import ClassScope, Count, Modality, Positive
 
 #: The arrays that a release of `hold: ewc` has beside its pairs: the two factors of its stage's
 #: Fisher, of all layers one after another, in one row each.
@@ -68,10 +68,12 @@ class Ensemble(StrEnum):
 class ClipFinetune(OneClipAdapterSettings):
     """Continual fine-tuning of a CLIP: cross-entropy among the stage's class texts.
 
-    One LoRA trains [R], or with `parameters: all` all weights [P].
+    With `train_scope: seen` those of the stages before are among them: as many names and no more
+    pictures [R]. One LoRA trains [R], or with `parameters: all` all weights [P].
     """
 
     towers: Towers = Towers.BOTH
+    train_scope: ClassScope = ClassScope.OWN
     hold: Hold = Hold.NONE
     #: lambda of `hold`; 1 for l2 [Z].
     hold_weight: Positive = 1.0
@@ -83,6 +85,14 @@ class ClipFinetune(OneClipAdapterSettings):
     ensemble: Ensemble = Ensemble.NONE
     #: alpha: the share of the trained weights in `ensemble: zero_shot` and `previous` [P: 0.5].
     trained_share: Annotated[float, Field(gt=0, le=1)] = 0.5
+
+    @model_serializer(mode="wrap")
+    def without_default(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Return the fields without those that are off, so that such plans keep their digest."""
+        fields = super().without_default(handler)
+        if self.train_scope is ClassScope.OWN:
+            fields.pop("train_scope", None)
+        return fields
 
     @property
     def adapted_towers(self) -> Towers:
@@ -103,15 +113,17 @@ class ClipFinetune(OneClipAdapterSettings):
     def label(self) -> str:
         """`finetune`, or what is done against forgetting; `_image` where that tower alone trains.
 
-        `_all` where its weights train, not LoRA. `zscl` has its weight ensemble, and `wise_ft` is
-        interpolation with the base model.
+        `_seen` where it trains among the classes of all stages so far. `_all` where its weights
+        train, not LoRA. `zscl` has its weight ensemble, and `wise_ft` is interpolation with the
+        base model.
         """
         distil = "" if self.distil is Distil.NONE else self.distil.value
         hold = "" if self.hold is Hold.NONE else self.hold.value
         usual = Ensemble.STEPS if self.distil is Distil.ZSCL else Ensemble.NONE
         ensemble = "" if self.ensemble is usual else _ENSEMBLES[self.ensemble]
         words = [word for word in (distil, hold, ensemble) if word]
-        where = ["image"] if self.towers is Towers.IMAGE else []
+        where = ["seen"] if self.train_scope is ClassScope.SEEN else []
+        where += ["image"] if self.towers is Towers.IMAGE else []
         where += ["all"] if self.trains_all else []
         return "_".join([*(words or ["finetune"]), *where])
 
@@ -152,8 +164,9 @@ class ClipFinetune(OneClipAdapterSettings):
         return self.trains_all and not mixed
 
     def texts_of_a_step(self, classes: Sequence[int], stage: int) -> int:
-        """Return the stage's own classes; with `distil: lwf` those of the stages before, too."""
-        first = 0 if self.distil is Distil.LWF else stage
+        """Return the stage's own classes; `distil: lwf`, `train_scope: seen`: earlier ones, too."""
+        both = self.distil is Distil.LWF or self.train_scope is ClassScope.SEEN
+        first = 0 if both else stage
         return sum(classes[first : stage + 1])
 
     def regularizer_parameters(
@@ -205,6 +218,7 @@ class ClipFinetune(OneClipAdapterSettings):
         zscl: dict[str, Any] = {"distil": Distil.ZSCL, "ensemble": Ensemble.STEPS}
         changes: list[dict[str, Any]] = [
             {},
+            {"train_scope": ClassScope.SEEN},
             {"hold": Hold.L2},
             {"hold": Hold.EWC},
             {"distil": Distil.LWF},

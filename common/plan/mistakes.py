@@ -8,8 +8,8 @@ from typing import Any, TypeAlias, cast
 from pydantic_core import ErrorDetails
 
 from common.methods.registry import UNKNOWN
-from common.plan.plan import BatchScope, ClassScope, Metric, Plan, Stage
-from common.plan_fields import PATTERNS, TYPES
+from common.plan.plan import BatchScope, Metric, Plan, Stage
+from common.plan_fields import PATTERNS, TYPES, ClassScope
 from common.rules.interface import Factor
 from common.rules.registry import rules
 from common.vqa_words import as_answer

@@ -28,6 +28,7 @@ from common.plan_fields import (
     BaseModelPin,
     BodyParts,
     ClassName,
+    ClassScope,
     Count,
     Epochs,
     Fraction,
@@ -55,13 +56,6 @@ class Metric(StrEnum):
     BLEU = "bleu"
     #: Of a task with classes: the mean over them of the area under one class's ROC curve.
     AUC = "auc"
-
-
-class ClassScope(StrEnum):
-    """Among which classes a task's test asks: all that were learned so far, or its own."""
-
-    SEEN = "seen"
-    OWN = "own"
 
 
 class VisionWeights(StrEnum):

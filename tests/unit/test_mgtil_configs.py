@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from common.plan.file import load_plan
-from common.plan.plan import ClassScope, Plan
+from common.plan.plan import Plan
+from common.plan_fields import ClassScope
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 #: Tables 5 and 6 of arXiv 2512.13072: images and classes.

@@ -22,8 +22,8 @@ from common.clip_shape import read_clip_shape
 from common.methods.clip_finetune import FISHER_INPUTS, FISHER_OUTPUTS, ClipFinetune
 from common.partial_adapter import AdapterPart, multiplied, three_factors
 from common.plan.file import load_plan
-from common.plan.plan import ClassScope, Plan
-from common.plan_fields import Composition
+from common.plan.plan import Plan
+from common.plan_fields import ClassScope, Composition
 from common.rules.interface import Factor
 from cost.sizes import blob_sizes
 from cost.traffic import order_traffic
@@ -261,6 +261,34 @@ def test_old_answers_are_the_release_befores_among_the_old_classes(folder: Path)
     )
     assert of.old_answers(later, model, asked)[0] == [(*CLASSES[0], *CLASSES[1])]
     assert of.old_answers(replace(given, bank={}), model, asked)[0] == []
+
+
+@pytest.mark.parametrize("distil", ["none", "lwf"])
+def test_among_all_classes_so_far_the_cross_entropy_has_the_earlier_ones_too(
+    folder: Path, distil: str
+):
+    """The loss of a stage's first step, of all examples at once, written out in float64."""
+    method = method_of(folder, distil=distil, distil_weight=0.0, train_scope="seen")
+    stages = [
+        {**stage, "rounds": 1, "batch_size": 6}
+        for stage in clip_run.document(folder, method)["stages"]
+    ]
+    given = assignment(folder, clip_run.plan_of(folder, method, stages=stages), 1)
+    last, asked = trained(of.start(given, ()), 3), examples(folder, 1)
+    given = replace(given, bank={0: last})
+    _, result = of.train(given, of.start(given, ()), asked, lambda _: None)
+    model = clip_of(given)
+    model.adapted.freeze_adapters([last], Composition.FOLD)
+    names = [*CLASSES[0], *CLASSES[1]]
+    with torch.no_grad():
+        texts = model.text_embeddings([f"a photo of a {name}." for name in names])
+        images = model.image_embeddings(model.pixel_values([one.image for one in asked]))
+    logits = (model.logit_scale * images @ texts.T).double().numpy()
+    log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    wanted = np.full(log_p.shape, 0.2 / 4)
+    wanted[range(len(asked)), [names.index(one.answer) for one in asked]] += 0.8
+    assert (result.steps, len(asked)) == (1, 6)
+    assert result.loss == pytest.approx(-(wanted * log_p).sum(1).mean(), rel=1e-5)
 
 
 def test_of_too_few_different_images_no_fisher_information_leaves(folder: Path):

@@ -19,7 +19,8 @@ def made(**fields: object) -> ClipFinetune:
 def test_the_usual_baselines_are_offered_on_both_towers_and_on_one():
     offered = ClipFinetune.comparisons(made(rank=4, alpha=4.0, hold="l2", hold_weight=3.0), 3)
     usual = [
-        "finetune", "l2", "ewc", "lwf", "zscl", "zscl_l2", "wise_ft", "wise_ft_previous",
+        "finetune", "finetune_seen", "l2", "ewc", "lwf", "zscl", "zscl_l2", "wise_ft",
+        "wise_ft_previous",
     ]  # fmt: skip
     lora = [*usual, *(f"{name}_image" for name in usual)]
     assert list(offered) == [*lora, *(f"{name}_all" for name in lora)]
@@ -43,6 +44,7 @@ def test_beside_primed_they_have_its_layout_and_its_pairs():
     ("fields", "label"),
     [
         ({"distil": "zscl"}, "zscl_unaveraged"),
+        ({"distil": "lwf", "train_scope": "seen", "towers": "image"}, "lwf_seen_image"),
         ({"ensemble": "steps"}, "averaged"),
         ({"hold": "ewc", "distil": "lwf"}, "lwf_ewc"),
         ({"hold": "l2", "ensemble": "zero_shot", "towers": "image"}, "l2_wise_ft_image"),
@@ -51,6 +53,12 @@ def test_beside_primed_they_have_its_layout_and_its_pairs():
 def test_other_switches_have_labels_of_their_own(fields: dict[str, str], label: str):
     method = parse_method({"name": "clip_finetune", **fields})
     assert method.label == label
+
+
+def test_training_among_a_stages_own_classes_is_no_field_of_a_plan():
+    """So that plans from before there was the field keep their digest."""
+    assert "train_scope" not in made().model_dump()
+    assert made(train_scope="seen").model_dump()["train_scope"] == "seen"
 
 
 def test_attention_of_both_towers_or_of_the_images_is_adapted():
@@ -71,6 +79,7 @@ def test_only_ewc_has_arrays_of_its_layers_and_only_zscl_pairs():
     found = [made(distil=name).reference_pairs for name in Distil]
     assert found == [0, 0, 64]
     assert [made(distil=name).texts_of_a_step([2, 3, 4], 1) for name in Distil] == [3, 5, 3]
+    assert made(train_scope="seen").texts_of_a_step([2, 3, 4], 1) == 5
     assert [made(hold=name).regularizes_factors for name in Hold] == [False, True, True]
     assert made(ensemble="previous").regularizes_factors
     kept = [made(hold=name, rank=2).regularizer_parameters([], 2, LAYERS) for name in Hold]
