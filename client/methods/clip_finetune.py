@@ -15,9 +15,8 @@ common space.
 # pyright: reportUnknownArgumentType=false
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from hashlib import sha256
 from itertools import accumulate, pairwise
 
 import numpy as np
@@ -36,29 +35,23 @@ from client.methods.clip_recipe import (
     texts_of,
     train_round,
 )
+from client.methods.fisher_recipe import earlier_importances, fisher_arrays, no_fisher
 from client.methods.interface import Assignment
 from client.methods.reference_recipe import ReferenceBatch, reference_pairs, teacher_embeddings
 from client.model.backbone import Prediction
 from client.model.clip.model import ClipModel
 from client.model.lora import AdaptedLayers
 from client.training.fisher import (
-    DiagonalGradients,
-    as_rows,
     diagonal_from_row,
-    from_rows,
-    squared_gradients,
 )
 from client.training.loop import OnProgress, TrainResult
 from client.training.optimizer import Optimizer, Penalty, backward
 from client.training.pair_distillation import distillation, zscl_distillation
 from client.training.weight_average import AveragingOptimizer
-from client.training.weight_hold import DeltaHold, LayerImportance, LayerProduct, WeightHold
-from common.adapter import DELTA_PREFIX, ROW_WEIGHT_SUFFIX, Adapter, Pair, deltas_in
-from common.identity import seed_for
+from client.training.weight_hold import DeltaHold, LayerProduct, WeightHold
+from common.adapter import DELTA_PREFIX, Adapter, Pair, deltas_in
 from common.methods.clip_finetune import (
     FISHER_DIAGONAL,
-    FISHER_INPUTS,
-    FISHER_OUTPUTS,
     ClipFinetune,
     Distil,
     Ensemble,
@@ -88,7 +81,7 @@ def start(assignment: Assignment, examples: Sequence[Example]) -> Adapter:
         }
         share = np.float32(settings.trained_share)
         deltas = {name: value / share for name, value in deltas.items()}
-    return replace(before, pairs=pairs, extras={**deltas, **_no_fisher(assignment)})
+    return replace(before, pairs=pairs, extras={**deltas, **no_fisher(assignment)})
 
 
 def train(
@@ -135,12 +128,14 @@ def train(
         result = train_round(assignment, given, examples, on_progress)
         for average in averaging:
             average.take_mean()
-        extras = _no_fisher(assignment)
+        extras = no_fisher(assignment)
         if last:
             # Of the weights that are released.
             trains = assignment.plan.rule.trained_factors(assignment.round)
             mix_factors(model.adapted, settings, trains, begin)
-            extras = fisher_arrays(assignment, model, examples) if extras else extras
+            if extras:
+                asked, most = [*earlier, *classes], settings.fisher_images
+                extras = fisher_arrays(assignment, model, asked, examples, most)
         improved = model.adapted.attached_adapter()
         return replace(improved, extras={**improved.extras, **extras}), result
     finally:
@@ -260,58 +255,6 @@ def delta_hold(assignment: Assignment, model: ClipModel, begin: Adapter) -> Delt
     return DeltaHold(now, start, settings.hold_weight, importances)
 
 
-def earlier_importances(
-    assignment: Assignment, model: ClipModel
-) -> list[Mapping[str, LayerImportance]]:
-    """Return the importances of the attached layers' weights for each earlier stage."""
-    shapes = model.adapted.layer_shapes()
-    layers = {name: shapes[name] for name in model.adapted.attached_pairs()}
-    return [
-        from_rows(adapter.extra(FISHER_OUTPUTS), adapter.extra(FISHER_INPUTS), layers, model.device)
-        for _, adapter in sorted(assignment.bank.items())
-    ]
-
-
-def fisher_arrays(
-    assignment: Assignment, model: ClipModel, examples: Sequence[Example]
-) -> dict[str, Array]:
-    """Return the Fisher information of the stage's task at the attached weights, as extras.
-
-    Of at most `fisher_images` different images, drawn from (plan seed, stage, site). The label of
-    each is drawn from the model's own probabilities of the classes that it trains among, as the
-    Fisher information has it, and not its true one. Of fewer different pictures than the site's
-    policy wants, none leaves: it is 0 with weight 0.
-    """
-    classes = [*_earlier_classes(assignment), *classes_of(assignment, assignment.stage)]
-    images = images_of(examples)
-    seed = seed_for(assignment.plan.seed, "fisher", assignment.stage, assignment.site)
-    generator = np.random.default_rng(seed)
-    order = generator.permutation(len(images))[: _settings(assignment).fisher_images]
-    loss = ClassLoss(model, classes, 0.0)
-    squared, different = squared_gradients(model.adapted), set[bytes]()
-    try:
-        for number in order:
-            pixels = model.pixel_values([images[number]])
-            different.add(sha256(pixels.numpy().tobytes()).digest())
-            logits_1C = loss.logits(pixels)
-            shares = logits_1C.detach().double().softmax(1)[0].cpu().numpy()
-            label = torch.tensor([generator.choice(len(classes), p=shares / shares.sum())])
-            backward(loss.cross_entropy(logits_1C, label))
-            squared.end_example()
-    finally:
-        squared.close()
-    for factor in model.adapted.trainable_parameters():
-        factor.grad = None
-    if len(different) < assignment.fewest_images:
-        return _no_fisher(assignment)
-    weight, found = np.array([len(order)], np.float32), dict[str, Array]()
-    if isinstance(squared, DiagonalGradients):
-        found[FISHER_DIAGONAL] = squared.row()
-    else:
-        found[FISHER_OUTPUTS], found[FISHER_INPUTS] = as_rows(squared.importances())
-    return {**found, **{f"{name}{ROW_WEIGHT_SUFFIX}": weight for name in found}}
-
-
 @torch.no_grad()
 def mix_factors(
     adapted: AdaptedLayers, settings: ClipFinetune, trains: Factor, begin: Adapter
@@ -386,19 +329,6 @@ def _reference(assignment: Assignment, model: ClipModel) -> ReferenceBatch | Non
         return None
     pairs = reference_pairs(assignment)
     return ReferenceBatch(model, pairs, teacher_embeddings(model, [], pairs))
-
-
-def _no_fisher(assignment: Assignment) -> dict[str, Array]:
-    """Return the arrays of the Fisher information as zeros; none without `hold: ewc`."""
-    adapted, method = assignment.backbone.adapted, assignment.plan.method
-    layers = [s for name, s in adapted.layer_shapes().items() if method.adapts(f"{name}.weight")]
-    weights = {} if adapted.weights is None else adapted.weights.shapes()
-    arrays = {**method.layer_arrays(layers), **method.weight_arrays(weights)}
-    return {
-        name: np.zeros(shape, np.float32)
-        for name, shape in arrays.items()
-        if not name.startswith(DELTA_PREFIX)
-    }
 
 
 def _deltas_of(adapter: Adapter) -> dict[str, Array]:

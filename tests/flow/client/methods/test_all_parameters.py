@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from client.methods import clip_finetune, primed, reference_recipe
 from client.methods.clip_recipe import ClassLoss, clip_of
+from client.methods.fisher_recipe import fisher_arrays
 from client.methods.interface import method_code
 from client.model.clip.load import load_clip
 from client.site.approval import adapted_layers, extra_numbers, sent_bytes
@@ -220,7 +221,7 @@ def test_the_fisher_information_is_the_mean_square_of_each_weights_gradient(fold
     given = assignment(folder, plan_of(folder, "clip_finetune", hold="ewc"))
     model, asked = clip_of(given), examples(folder, 0)
     model.adapted.attach(clip_finetune.start(given, ()), Factor.BOTH)
-    found = clip_finetune.fisher_arrays(given, model, asked)
+    found = fisher_arrays(given, model, CLASSES[0], asked, 4)
     assert found[f"{FISHER_DIAGONAL}.weight"].tolist() == [4.0]
     row = found[FISHER_DIAGONAL][0]
     assert float(np.linalg.norm(row)) == pytest.approx(0.01, rel=1e-4)
@@ -231,7 +232,7 @@ def test_the_fisher_information_is_the_mean_square_of_each_weights_gradient(fold
     by_name = dict(zip(sorted(deltas), parts, strict=True))
     keys = "vision_model.encoder.layers.1.self_attn.k_proj"
     assert by_name[f"{keys}.bias"].max() < 1e-6 * by_name[f"{keys}.weight"].max()
-    few = clip_finetune.fisher_arrays(replace(given, fewest_images=5), model, asked)
+    few = fisher_arrays(replace(given, fewest_images=5), model, CLASSES[0], asked, 4)
     assert not any(value.any() for value in few.values())
     model.adapted.detach()
 

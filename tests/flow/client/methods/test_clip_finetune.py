@@ -15,6 +15,7 @@ import yaml
 
 from client.methods import clip_finetune as of
 from client.methods.clip_recipe import clip_of
+from client.methods.fisher_recipe import fisher_arrays
 from client.site.approval import adapted_layers, extra_numbers, sent_bytes
 from common.adapter import Adapter
 from common.bank.bank import Bank
@@ -295,10 +296,10 @@ def test_of_too_few_different_images_no_fisher_information_leaves(folder: Path):
     given = assignment(folder, plan_of(folder, hold="ewc"))
     model, asked = clip_of(given), examples(folder, 0)
     model.adapted.attach(of.start(given, ()), given.plan.rule.trained_factors(1))
-    enough = of.fisher_arrays(given, model, asked)
-    again = of.fisher_arrays(given, model, asked)
+    enough = fisher_arrays(given, model, CLASSES[0], asked, 4)
+    again = fisher_arrays(given, model, CLASSES[0], asked, 4)
     assert all(np.array_equal(enough[name], again[name]) for name in enough)
     assert enough[f"{FISHER_OUTPUTS}.weight"].tolist() == [4.0]
-    few = of.fisher_arrays(replace(given, fewest_images=5), model, asked)
+    few = fisher_arrays(replace(given, fewest_images=5), model, CLASSES[0], asked, 4)
     assert not any(value.any() for value in few.values())
     model.adapted.detach()
