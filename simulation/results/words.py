@@ -116,16 +116,16 @@ def overview(comparisons: Sequence[Comparison]) -> str:
     better = [one for one in tested if one.significant and (one.difference or 0) > 0]
     worse = [one for one in tested if one.significant and (one.difference or 0) < 0]
     rest = [one for one in tested if one not in better and one not in worse]
+    of = counted(len(tested), "comparison")
     said = [
-        f"Over seeds and tasks and after Holm (p < {LEVEL}), "
-        f"{len(better)} of {counted(len(tested), 'comparison')} show a gain{_which(better)} "
-        f"and {len(worse)} a loss{_which(worse)}."
+        f"Over seeds and tasks and after Holm (p < {LEVEL}), of {of}: "
+        f"{len(better)} with a gain{_which(better)}, {len(worse)} with a loss{_which(worse)}."
     ]
     if rest:
         alone = [one for one in rest if one.p is not None and one.p < LEVEL]
         said.append(
-            f"The other {len(rest)} are not significant; "
-            f"{len(alone)} of them would be without the correction{_which(alone)}."
+            f"Not significant: {len(rest)}, of which without the correction "
+            f"{len(alone)} would be{_which(alone)}."
         )
     return " ".join(said)
 

@@ -387,8 +387,8 @@ def test_the_overview_counts_gains_and_losses():
         compared([PlannedComparison("", n, one, base) for n, one in
                   (("up", gain), ("down", loss), ("same", base))], DRAWS)
     )  # fmt: skip
-    assert "1 of 3 comparisons show a gain (up +10.05) and 1 a loss (down -10.05)" in said
-    assert "The other 1 are not significant" in said
+    assert "of 3 comparisons: 1 with a gain (up +10.05), 1 with a loss (down -10.05)." in said
+    assert "Not significant: 1, of which without the correction 0 would be." in said
     assert overview([compare(of([0.5]), of([0.4]))]).startswith("Nothing can be tested yet")
 
 
