@@ -115,6 +115,8 @@ def test_a_damaged_file_is_a_line_of_the_log_until_it_is_mended(
     def pause(_seconds: float) -> None:
         if flower.all_runs:
             stop.set()
+        # As the line says: without the file the run is requested again.
+        (state.root / "wanted.json").unlink(missing_ok=True)
         state.request(RequestedRun(run="demo", since=0))
 
     monkeypatch.setattr("server.coordinator.keeper.time.sleep", pause)
