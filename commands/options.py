@@ -91,7 +91,7 @@ def whole_numbers(text: str) -> list[int] | None:
 
 
 class NamedPath(TyperPath):
-    """A path as typer reads it by default, but for the empty text."""
+    """A path as typer reads it, but for the empty text."""
 
     def convert(
         self,
@@ -114,7 +114,10 @@ def refuse_empty_paths(command: click.Command) -> None:
     """Have all options and arguments of a command that are paths refuse the empty text."""
     for one in command.params:
         if isinstance(one.type, click.Path):
-            one.type = NamedPath()
+            named = NamedPath()
+            # What the option asks of its path, such as `exists`, it goes on asking.
+            vars(named).update(vars(one.type))
+            one.type = named
     if isinstance(command, click.Group):
         for inner in command.commands.values():
             refuse_empty_paths(inner)

@@ -41,9 +41,7 @@ from client.methods.reference_recipe import ReferenceBatch, reference_pairs, tea
 from client.model.backbone import Prediction
 from client.model.clip.model import ClipModel
 from client.model.lora import AdaptedLayers
-from client.training.fisher import (
-    diagonal_from_row,
-)
+from client.training.fisher import diagonal_from_row
 from client.training.loop import OnProgress, TrainResult
 from client.training.optimizer import Optimizer, Penalty, backward
 from client.training.pair_distillation import distillation, zscl_distillation
@@ -94,8 +92,8 @@ def train(
         DataError: its list is another than the plan's, or an image can't be read.
     """
     model, settings = clip_of(assignment), _settings(assignment)
-    classes = classes_of(assignment, assignment.stage)
-    earlier = _earlier_classes(assignment)
+    classes, earlier = classes_of(assignment, assignment.stage), _earlier_classes(assignment)
+    trained_among = [*earlier, *classes]
     labels = torch.tensor(class_labels(examples, classes, assignment.task.task)) + len(earlier)
     model.adapted.detach()
     reference = _reference(assignment, model)
@@ -110,7 +108,7 @@ def train(
         if groups:
             loss: nn.Module = OldAnswersLoss(model, classes, groups, settings)
         else:
-            loss = ClassLoss(model, [*earlier, *classes], settings.label_smoothing)
+            loss = ClassLoss(model, trained_among, settings.label_smoothing)
 
         def averaged(optimizer: Optimizer) -> Optimizer:
             averaging.append(AveragingOptimizer(optimizer, factors))
@@ -134,8 +132,8 @@ def train(
             trains = assignment.plan.rule.trained_factors(assignment.round)
             mix_factors(model.adapted, settings, trains, begin)
             if extras:
-                asked, most = [*earlier, *classes], settings.fisher_images
-                extras = fisher_arrays(assignment, model, asked, examples, most)
+                most = settings.fisher_images
+                extras = fisher_arrays(assignment, model, trained_among, examples, most)
         improved = model.adapted.attached_adapter()
         return replace(improved, extras={**improved.extras, **extras}), result
     finally:

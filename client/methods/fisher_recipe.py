@@ -1,6 +1,6 @@
-"""The Fisher information of a stage's task on a CLIP, as what a release has beside its adapter.
+"""The Fisher information of a stage's task on a CLIP: extra arrays of its release.
 
-A release has it so that later stages can hold the weights to it (client/training/weight_hold.py).
+Later stages hold their weights by it (client/training/weight_hold.py).
 Legend of shapes: C classes that are trained among.
 """
 # torch leaves parts of its interface untyped.
@@ -47,10 +47,11 @@ def fisher_arrays(
 ) -> dict[str, Array]:
     """Return the Fisher information of the stage's task at the attached weights, as extras.
 
-    Of at most `most_images` different images, drawn from (plan seed, stage, site). The label of
-    each is drawn from the model's own probabilities of `classes`, those that it trains among, as
-    the Fisher information has it, and not its true one. Of fewer different pictures than the site's
-    policy wants, none leaves: it is 0 with weight 0.
+    Shapes are those of the method's `layer_arrays` and `weight_arrays`. It is of at most
+    `most_images` different images, drawn from (plan seed, stage, site). The label of each is drawn
+    from the model's own probabilities of `classes`, those that it trains among, as the Fisher
+    information has it, and not its true one. Of fewer different pictures than the site's policy
+    wants, none leaves: it is 0 with weight 0.
     """
     images = images_of(examples)
     seed = seed_for(assignment.plan.seed, "fisher", assignment.stage, assignment.site)

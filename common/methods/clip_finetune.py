@@ -68,11 +68,12 @@ class Ensemble(StrEnum):
 class ClipFinetune(OneClipAdapterSettings):
     """Continual fine-tuning of a CLIP: cross-entropy among the stage's class texts.
 
-    With `train_scope: seen` those of the stages before are among them: as many names and no more
-    pictures [R]. One LoRA trains [R], or with `parameters: all` all weights [P].
+    With `train_scope: seen` the texts of earlier stages' classes are among them, without a picture
+    of theirs [R]. One LoRA trains [R], or with `parameters: all` all weights [P].
     """
 
     towers: Towers = Towers.BOTH
+    #: Among which classes the cross-entropy is: the stage's own [Z], or all so far [R].
     train_scope: ClassScope = ClassScope.OWN
     hold: Hold = Hold.NONE
     #: lambda of `hold`; 1 for l2 [Z].
@@ -164,10 +165,12 @@ class ClipFinetune(OneClipAdapterSettings):
         return self.trains_all and not mixed
 
     def texts_of_a_step(self, classes: Sequence[int], stage: int) -> int:
-        """Return the stage's own classes; `distil: lwf`, `train_scope: seen`: earlier ones, too."""
-        both = self.distil is Distil.LWF or self.train_scope is ClassScope.SEEN
-        first = 0 if both else stage
-        return sum(classes[first : stage + 1])
+        """Return the number of classes whose texts are encoded.
+
+        They are the stage's own; with `distil: lwf` or `train_scope: seen` earlier stages', too.
+        """
+        encodes_earlier = self.distil is Distil.LWF or self.train_scope is ClassScope.SEEN
+        return sum(classes[0 if encodes_earlier else stage : stage + 1])
 
     def regularizer_parameters(
         self, modalities: Sequence[Modality], stage: int, layers: Sequence[LayerShape]

@@ -71,7 +71,7 @@ class OrderRun:
 
     def collect(self) -> Iterator[Waiting | None]:
         """Ask the sites and record what comes; yields after each event, with who is missing."""
-        said, said_at = list[tuple[str, str]](), 0.0
+        said, said_at = list[str](), 0.0
         responses = self.responses
         self.run.journal.open_order(self.order)
         for event in self.run.ask(self.order, self.stage.sites):
@@ -86,9 +86,9 @@ class OrderRun:
                     self.refuse(event.site, event.why)
                 case Waiting():
                     states = sorted(event.states.items())
-                    text = [(site, re.sub("[0-9]+", "", state)) for site, state in states]
-                    if text != said or time.monotonic() - said_at > REPEAT_S:
-                        said, said_at = text, time.monotonic()
+                    words = [f"{site} " + re.sub("[0-9]+", "", state) for site, state in states]
+                    if words != said or time.monotonic() - said_at > REPEAT_S:
+                        said, said_at = words, time.monotonic()
                         self._say_waiting(event)
             yield event if isinstance(event, Waiting) else None
 
