@@ -7,8 +7,9 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
+from client.model.kinds import check_kind
 from common.errors import PlanError, StateError
-from common.plan.file import load_plan
+from common.plan.file import load_plan, read_plan
 from common.plan.plan import Metric, Plan
 from common.process.file_lock import file_lock
 from report.answers.examples import read_examples, write_examples
@@ -69,6 +70,7 @@ def simulate(file: Path, options: SimulationOptions) -> list[RunReport]:
         for seed in range(plan.seed, plan.seed + options.seeds)
     ]
     federated = [_federated_runs(seed, labels, options) for seed in seeds]
+    _check_methods(federated[0], str(file), base_model)
     with _locked(options.out):
         for run in chain(*federated):
             check_resumable(run)
@@ -125,6 +127,20 @@ def _labels(plan: Plan, options: SimulationOptions) -> list[str]:
             "alone"
         )
     return sorted(dict.fromkeys(labels), key=lambda name: name != own)
+
+
+def _check_methods(runs: Sequence[PlannedRun], source: str, base_model: Path) -> None:
+    """Check that every method can have the plan's base model and stages, before one of them runs.
+
+    Raises:
+        ModelError: a method needs a base model of another kind.
+        PlanError: the plan lacks what it needs, such as classes; `source` names the plan.
+    """
+    for run in runs:
+        check_kind(run.plan, base_model)
+        # As the run itself will read it.
+        blob, digest = run.plan.canonical().encode(), run.plan.digest
+        read_plan(blob, digest, f"{source} with the method {run.label!r}")
 
 
 def _curve(plan: Plan, options: SimulationOptions) -> list[int]:

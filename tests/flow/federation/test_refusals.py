@@ -115,6 +115,10 @@ def test_every_mistake_of_a_plan_has_its_line(refused: Refused, tmp_path: Path):
             ["--methods", "sequential,best"],
             "--methods: found 'best', expected some of 'mslora_cr_ortho'",
         ),
+        (
+            ["--methods", "mslora_cr_ortho,finetune"],
+            "method 'clip_finetune': found the base model",
+        ),
         (["--methods", ""], "--methods: found '', expected some of 'mslora_cr_ortho'"),
         (["--curve", ""], "--curve: found '', expected whole numbers such as 10,40,160"),
         (["--curve", "10,0"], "--curve: found '10,0', expected whole numbers such as 10,40,160"),
