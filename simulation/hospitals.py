@@ -6,11 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from client.data.check import may_share
-from client.data.task import check_task
+from client.data.task import TEST_FILE, TRAIN_FILE, check_task, read_task
 from client.model.base_digest import base_digest
 from client.model.kinds import check_kind
 from common.durable import DISK, write_file
 from common.errors import DataError, ModelError, PlanError, StateError
+from common.identity import sha256
 from common.plan.plan import Plan
 from common.plan.simulation import NOT_OF_DATA, ScoredSplit, Simulation, UnseenHospital
 from common.plan_fields import Modality
@@ -35,6 +36,8 @@ BASE_MODELS: Mapping[str, Path] = {
 }
 #: Folder of public reference pairs, beside the sites' folders of data (docs/retrieval.md).
 REFERENCE = "reference"
+#: In the sites' folder: the digest of each task of data that were given.
+_GIVEN_DATA = "given_data.json"
 
 
 def check(plan: Plan, source: str, data: Path | None, base_model: Path | None) -> Path:
@@ -75,7 +78,7 @@ def prepare(plan: Plan, sites: Path, data: Path | None, base_model: Path) -> Non
         sites: the folder that gets a folder for each site.
 
     Raises:
-        StateError: the folder holds the sites of another plan.
+        StateError: the folder holds the sites of another plan, or the data given have changed.
         PlanError: the plan names a data source that does not exist.
         DataError: data that an earlier run made here was damaged.
     """
@@ -111,6 +114,27 @@ def _check_data(folders: Iterable[Path]) -> None:
         raise DataError("\n".join(mistakes))
 
 
+def check_given_data(plan: Plan, sites: Path, data: Path | None) -> None:
+    """Check that `data` is what it was when the sites' folder `sites` was made, if it was.
+
+    The files of questions are compared byte for byte, their pictures by name and size.
+
+    Raises:
+        StateError: the questions or pictures of a task have changed.
+        DataError: a task can't be read.
+    """
+    file = sites / _GIVEN_DATA
+    if data is None or not file.exists():
+        return
+    before = json.loads(file.read_text(encoding="utf-8"))
+    for task, digest in _task_digests(plan, data).items():
+        if before.get(task) != digest:
+            raise StateError(
+                f"{data / task}: found other questions or pictures than {sites.parent} was begun "
+                "with, expected the same; use another folder for the run"
+            )
+
+
 def _claim(plan: Plan, sites: Path, data: Path | None) -> None:
     """Reserve `sites` for this plan's data: what was made for another plan is not reused."""
     made = plan.simulation and plan.simulation.model_dump(mode="json", exclude=set(NOT_OF_DATA))
@@ -129,6 +153,24 @@ def _claim(plan: Plan, sites: Path, data: Path | None) -> None:
             f"{sites}: found the sites of another plan or another --data, expected this run's; "
             "use another folder"
         )
+    check_given_data(plan, sites, data)
+    if data is not None and not (sites / _GIVEN_DATA).exists():
+        digests = json.dumps(_task_digests(plan, data), indent=1) + "\n"
+        write_file(sites / _GIVEN_DATA, digests.encode(), DISK)
+
+
+def _task_digests(plan: Plan, data: Path) -> dict[str, str]:
+    """Return a digest of each site's questions and of their pictures' sizes, by SITE/TASK."""
+    tasks = (f"{site}/{stage.task}" for stage in plan.stages for site in stage.sites)
+    return {task: _task_digest(data / task) for task in dict.fromkeys(tasks)}
+
+
+def _task_digest(folder: Path) -> str:
+    questions = [sha256((folder / name).read_bytes()) for name in (TRAIN_FILE, TEST_FILE)]
+    task = read_task(folder)
+    pictures = sorted({example.image for example in (*task.train, *task.test)})
+    sizes = [[str(path.relative_to(folder)), path.stat().st_size] for path in pictures]
+    return sha256(json.dumps([questions, sizes]).encode())
 
 
 def _base_model(plan: Plan, source: str, given: Path | None) -> Path:

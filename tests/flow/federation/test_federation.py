@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -152,6 +153,27 @@ def test_data_made_for_another_plan_is_not_taken_for_this_ones(tmp_path: Path):
         prepare(with_seed(plan, 6), tmp_path / "sites", None, tmp_path)
     with pytest.raises(StateError, match="found the sites of another plan or another --data"):
         prepare(plan, tmp_path / "sites", tmp_path / "data", tmp_path)
+
+
+def test_given_data_that_have_changed_since_are_refused_though_the_run_is_finished(
+    finished: Path, tmp_path: Path
+):
+    plan, data, out = finished.parent / "plan.yaml", tmp_path / "data", tmp_path / "run"
+    for site in ("a", "b", "c"):
+        shutil.copytree(finished / "sites" / site / "data", data / site)
+    reports = simulate(plan, options(out, data=data))
+    assert simulate(plan, options(out, data=data)) == reports
+    questions = data / "b" / "CXP" / "test.jsonl"
+    picture = next((data / "a" / "CXP").rglob("*.png"))
+    refused = "found other questions or pictures than .*run was begun with, expected the same"
+    for file, site in ((questions, "b"), (picture, "a")):
+        before = file.read_bytes()
+        # Neither changes what is read.
+        file.write_bytes(before + b"\n")
+        with pytest.raises(StateError, match=f"data/{site}/CXP: {refused}"):
+            simulate(plan, options(out, data=data))
+        file.write_bytes(before)
+    assert simulate(plan, options(out, data=data)) == reports
 
 
 def test_sites_that_hold_one_task_in_two_stages_do_not_hold_the_same_pictures(tmp_path: Path):
