@@ -21,6 +21,7 @@ from commands.options import (
     Tower,
     VisionTower,
     bank_in,
+    embedded_base_models,
 )
 
 if TYPE_CHECKING:
@@ -126,9 +127,8 @@ def embedded_base(bank: "Bank") -> Path:
         BankError: it does not.
     """
     from common.errors import BankError
-    from simulation.hospitals import BASE_MODELS
 
-    folder = BASE_MODELS.get(bank.base_model.name)
+    folder = embedded_base_models().get(bank.base_model.name)
     if folder is None:
         raise BankError(
             f"{bank.folder}: found the base model {bank.base_model.name}, which does not come with "
@@ -138,7 +138,7 @@ def embedded_base(bank: "Bank") -> Path:
 
 
 def _document(question: str, bank: "Bank", reply: "BankAnswer") -> dict[str, Any]:
-    from serving.chat import question_facts
+    from serving.chat import chosen_by, question_facts
     from serving.open_bank import NOTICE
 
     routing, release = reply.routing, reply.release
@@ -162,7 +162,7 @@ def _document(question: str, bank: "Bank", reply: "BankAnswer") -> dict[str, Any
         "stage": release.name,
         "modality": release.modality.value,
         "sums": [bank.releases[position].name for position in release.sums],
-        "chosen_by": "router" if routing else "method" if reply.by_method else "user",
+        "chosen_by": chosen_by(reply),
         "classes": reply.prediction.class_scores if reply.by_method else None,
         "confidence": None if routing is None else routing.best.probability,
         "known": None if routing is None else routing.known,

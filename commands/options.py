@@ -5,8 +5,9 @@
 
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -39,6 +40,18 @@ def bank_in(folder: Path) -> Path:
     """Return a bank's folder: `folder`, or `bank` in it where that is a run's."""
     inner = folder / "bank"
     return inner if not (folder / _INDEX).exists() and (inner / _INDEX).is_file() else folder
+
+
+def embedded_base_models() -> Mapping[str, Path]:
+    """Return the folders of the base models that come with the project, by their names in a plan.
+
+    None in a container's image, which has no simulation/.
+    """
+    if find_spec("simulation") is None:
+        return {}
+    from simulation.hospitals import BASE_MODELS
+
+    return BASE_MODELS
 
 
 BankFolder = Annotated[

@@ -88,6 +88,7 @@ def serve(
 
     Example: fedmslora serve runs/demo/bank --port 8000
     """
+    from client.orders.answer_by_method import has_method, plan_to_answer
     from client.orders.ask import ResidentBank
     from common.bank.bank import verify_bank
     from common.bank.check import Expected
@@ -110,6 +111,8 @@ def serve(
     check_free([NeededPort(host, port, "--host or --port")])
     # A file that was changed would fail only the questions of its stages, later.
     opened = verify_bank(bank, Expected())
+    if has_method(opened):
+        plan_to_answer(opened, opened.releases[-1])
     resident = ResidentBank(
         opened,
         base_model or embedded_base(opened),
@@ -199,11 +202,13 @@ def _token(file: Path | None) -> tuple[str, bool]:
     from common.documents.bounded import read_text, why_unread
     from common.errors import StateError
 
-    if file is None and _TOKEN_VARIABLE not in os.environ:
+    # Taken away: the processes that decode strangers' pictures get what is left.
+    variable = os.environ.pop(_TOKEN_VARIABLE, None)
+    if file is None and variable is None:
         return secrets.token_urlsafe(32), False
     source = _TOKEN_VARIABLE if file is None else str(file)
     try:
-        token = os.environ[_TOKEN_VARIABLE] if file is None else read_text(file, _MOST_BYTES)
+        token = (variable or "") if file is None else read_text(file, _MOST_BYTES)
     except UnicodeDecodeError:
         raise StateError(f"{source}: found no text, expected a token") from None
     except (OSError, ValueError) as error:

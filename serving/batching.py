@@ -17,6 +17,7 @@ from typing import Final
 import torch
 
 from client.inference.router import Routing
+from client.orders.answer_by_method import has_method
 from client.orders.ask import BankAnswer, ResidentBank
 from common.bank.release import Release
 from common.errors import Refusal
@@ -56,7 +57,12 @@ class Batching:
 
 @dataclass(eq=False, slots=True)
 class _Waiting:
-    """A question that waits; `release` is None until the router has looked at the picture."""
+    """A question that waits.
+
+    Attributes:
+        release: None until the router has looked at the picture; in a bank that answers by its
+            method, None asks among the classes of all releases.
+    """
 
     picture: MemoryPicture
     question: str
@@ -77,6 +83,7 @@ class BatchedAnswers:
     ) -> None:
         """Start the thread; `expected` returns the number of questions that are on their way."""
         self._bank = bank
+        self._by_method = has_method(bank.bank)
         self._batching = batching
         self._expected = expected
         self._waiting: list[_Waiting] = []
@@ -91,6 +98,8 @@ class BatchedAnswers:
     ) -> Reply:
         """Return the answer of `release`, or of the stage that picture and question are like.
 
+        A bank whose releases name their method answers with a class of the picture.
+
         Raises:
             DataError: the picture or the question can't be used.
             BankError: no stage can be chosen, or the bank's files were changed.
@@ -99,7 +108,7 @@ class BatchedAnswers:
         with self._changed:
             self._waiting.append(waiting)
             self._changed.notify()
-        # A request that is cancelled cancels the question, if it still waits.
+        # Cancels the question, if it still waits when the request is cancelled.
         return await asyncio.wrap_future(waiting.reply)
 
     def close(self) -> None:
@@ -144,7 +153,8 @@ class BatchedAnswers:
                     return []
                 self._gather()
                 arrived = list(self._waiting)
-            self._route([one for one in arrived if one.release is None])
+            if not self._by_method:
+                self._route([one for one in arrived if one.release is None])
             with self._changed:
                 batch = self._take(arrived)
             if batch:
@@ -185,10 +195,18 @@ class BatchedAnswers:
                         self._waiting.remove(one)
 
     def _take(self, arrived: Sequence[_Waiting]) -> list[_Waiting]:
-        """Remove a batch from the questions that wait: of the oldest one's stage, and as long."""
-        routed = [one for one in arrived if one in self._waiting and one.release is not None]
+        """Remove a batch from the questions that wait: of the oldest one's stage, and as long.
+
+        Those that were cancelled are removed, too: nothing else would end their waiting.
+        """
+        self._waiting = [one for one in self._waiting if not one.reply.cancelled()]
+        ready = [
+            one
+            for one in arrived
+            if one in self._waiting and (self._by_method or one.release is not None)
+        ]
         batch: list[_Waiting] = []
-        for one in routed:
+        for one in ready:
             if len(batch) == self._batching.size:
                 break
             alike = not batch or (
@@ -202,6 +220,9 @@ class BatchedAnswers:
 
     def _replies(self, batch: Sequence[_Waiting]) -> list[Reply]:
         release = batch[0].release
+        if self._by_method:
+            classified = [self._bank.classify(release, one.picture.path) for one in batch]
+            return [Reply(answer, len(batch)) for answer in classified]
         assert release is not None
         asked = [(one.picture.path, one.question) for one in batch]
         answers = self._bank.answer(release, asked, batch[0].max_new_tokens)

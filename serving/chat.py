@@ -15,6 +15,7 @@ from typing import Any, Final, cast
 
 from pydantic_core import from_json
 
+from client.orders.answer_by_method import has_method, repeated_classes
 from client.orders.ask import BankAnswer
 from common.bank.bank import Bank
 from common.errors import DataError
@@ -58,6 +59,7 @@ class ChatRequest:
     Attributes:
         model: a stage's name, or `ROUTER`.
         picture: the bytes of a picture file.
+        usage_in_stream: whether the stream ends with the number of tokens.
         ignored: what of the request does not count.
     """
 
@@ -66,6 +68,7 @@ class ChatRequest:
     question: str
     max_new_tokens: int
     stream: bool
+    usage_in_stream: bool
     ignored: tuple[str, ...]
 
 
@@ -100,36 +103,37 @@ def read_request(body: bytes, bounds: ChatBounds) -> ChatRequest:
         question=question,
         max_new_tokens=_tokens(request, bounds),
         stream=_flag(request.get("stream"), "stream"),
+        usage_in_stream=_usage_in_stream(request.get("stream_options")),
         ignored=(*ignored, *(field[:40] for field in unused[:20])),
     )
 
 
 def completion(request: ChatRequest, bank: Bank, reply: Reply) -> dict[str, Any]:
     """Return the document of an answer."""
-    prediction = reply.answer.prediction
-    # 0 of a model that is no language model.
-    asked, tokens = prediction.prompt_tokens or 0, prediction.tokens or 0
+    text = reply.answer.prediction.text
     choice = {
         "index": 0,
-        "message": {"role": "assistant", "content": prediction.text, "refusal": None},
+        "message": {"role": "assistant", "content": text, "refusal": None},
         "logprobs": None,
         "finish_reason": _finish_reason(request, reply),
     }
     return {
         **_common(request, bank, "chat.completion"),
         "choices": [choice],
-        "usage": {
-            "prompt_tokens": asked,
-            "completion_tokens": tokens,
-            "total_tokens": asked + tokens,
-        },
+        "usage": _usage(reply),
         "fedmslora": origin(bank, reply, request.ignored),
     }
 
 
 def chunks(request: ChatRequest, bank: Bank, reply: Reply) -> list[dict[str, Any]]:
-    """Return an answer as the documents of a stream: the text, then the end with its origin."""
+    """Return an answer as the documents of a stream: the text, then the end with its origin.
+
+    Where the request wants it, a last document without a choice has the number of tokens.
+    """
     common = _common(request, bank, "chat.completion.chunk")
+    if request.usage_in_stream:
+        common = {**common, "usage": None}
+    usage = [{**common, "choices": [], "usage": _usage(reply)}] if request.usage_in_stream else []
     delta = {"role": "assistant", "content": reply.answer.prediction.text}
     first = {"index": 0, "delta": delta, "finish_reason": None}
     last: dict[str, Any] = {
@@ -144,7 +148,13 @@ def chunks(request: ChatRequest, bank: Bank, reply: Reply) -> list[dict[str, Any
             "choices": [last],
             "fedmslora": origin(bank, reply, request.ignored),
         },
+        *usage,
     ]
+
+
+def chosen_by(answer: BankAnswer) -> str:
+    """Return who chose the stage: the router, the method by its class, or the user."""
+    return "router" if answer.routing else "method" if answer.by_method else "user"
 
 
 def question_facts(answer: BankAnswer) -> dict[str, Any]:
@@ -164,7 +174,7 @@ def origin(bank: Bank, reply: Reply, ignored: Sequence[str]) -> dict[str, Any]:
         "stage": release.name,
         "modality": release.modality.value,
         "sums": [bank.releases[position].name for position in release.sums],
-        "chosen_by": "user" if routing is None else "router",
+        "chosen_by": chosen_by(reply.answer),
         "confidence": None if routing is None else routing.best.probability,
         "known": None if routing is None else routing.known,
         "reason": None if routing is None else routing.reason,
@@ -191,10 +201,19 @@ def origin(bank: Bank, reply: Reply, ignored: Sequence[str]) -> dict[str, Any]:
 
 
 def model_list(bank: Bank, created: int) -> dict[str, Any]:
-    """Return the models by OpenAI's document: the router, if the bank has one, and each stage."""
-    routed = any(release.prototype is not None for release in bank.releases)
-    names = [*([ROUTER] if routed else []), *(release.name for release in bank.releases)]
+    """Return the models by OpenAI's document: `ROUTER`, if a picture can choose, and each stage."""
+    names = [
+        *([ROUTER] if chooses_by_picture(bank) else []),
+        *(release.name for release in bank.releases),
+    ]
     return {"object": "list", "data": [model_document(name, created) for name in names]}
+
+
+def chooses_by_picture(bank: Bank) -> bool:
+    """Return whether a picture's stage, or its class among those of all stages, can be found."""
+    if has_method(bank):
+        return not repeated_classes(bank)
+    return any(release.prototype is not None for release in bank.releases)
 
 
 def model_document(name: str, created: int) -> dict[str, Any]:
@@ -212,6 +231,17 @@ def _common(request: ChatRequest, bank: Bank, kind: str) -> dict[str, Any]:
     }
 
 
+def _usage(reply: Reply) -> dict[str, int]:
+    """Return the number of tokens; 0 of a model that is no language model."""
+    prediction = reply.answer.prediction
+    asked, tokens = prediction.prompt_tokens or 0, prediction.tokens or 0
+    return {
+        "prompt_tokens": asked,
+        "completion_tokens": tokens,
+        "total_tokens": asked + tokens,
+    }
+
+
 def _finish_reason(request: ChatRequest, reply: Reply) -> str:
     tokens = reply.answer.prediction.tokens
     return "length" if tokens is not None and tokens >= request.max_new_tokens else "stop"
@@ -225,10 +255,10 @@ def _json(body: bytes) -> object:
         raise DataError("body: found no JSON, or one nested too deeply, expected JSON") from None
 
 
-def _conversation(messages: Sequence[object]) -> tuple[str, object, list[str]]:
+def _conversation(messages: Sequence[object]) -> tuple[str, str | None, list[str]]:
     """Return the question, the last picture's URL, and what of the messages is ignored."""
     question: str | None = None
-    url: object = None
+    url: str | None = None
     ignored: list[str] = []
     for number, message in enumerate(messages):
         where = f"messages.{number}"
@@ -242,18 +272,18 @@ def _conversation(messages: Sequence[object]) -> tuple[str, object, list[str]]:
         if question is not None:
             ignored.append("earlier questions")
         question, own = _user_content(fields.get("content"), f"{where}.content")
-        url = own or url
+        url = url if own is None else own
     if question is None:
         raise DataError("messages: found no user message, expected one with a question")
     return question, url, list(dict.fromkeys(ignored))[:20]
 
 
-def _user_content(content: object, where: str) -> tuple[str, object]:
+def _user_content(content: object, where: str) -> tuple[str, str | None]:
     """Return the text and the picture's URL of a user's message."""
     if isinstance(content, str):
         return content, None
     texts: list[str] = []
-    urls: list[object] = []
+    urls: list[str] = []
     for number, part in enumerate(_list(content, where)):
         fields = _object(part, f"{where}.{number}")
         kind = fields.get("type")
@@ -261,7 +291,8 @@ def _user_content(content: object, where: str) -> tuple[str, object]:
             texts.append(_text(fields.get("text"), f"{where}.{number}.text"))
         elif kind == "image_url":
             found = fields.get("image_url")
-            urls.append(cast(Any, found).get("url") if isinstance(found, dict) else found)
+            url = cast(Any, found).get("url") if isinstance(found, dict) else found
+            urls.append(_text(url, f"{where}.{number}.image_url.url"))
         else:
             raise DataError(f"{where}.{number}.type: found another, expected text or image_url")
     if len(urls) > 1:
@@ -269,8 +300,8 @@ def _user_content(content: object, where: str) -> tuple[str, object]:
     return "\n".join(texts), urls[0] if urls else None
 
 
-def _picture(url: object) -> bytes:
-    if not isinstance(url, str) or not url[: len(_DATA_URL)].lower() == _DATA_URL:
+def _picture(url: str) -> bytes:
+    if url[: len(_DATA_URL)].lower() != _DATA_URL:
         raise DataError(
             "image_url: found no data URL, expected data:image/png;base64,... or "
             "data:application/dicom;base64,...: no address is fetched"
@@ -300,6 +331,13 @@ def _tokens(request: Mapping[str, object], bounds: ChatBounds) -> int:
             )
         return value
     return min(bounds.default_tokens, bounds.answer_tokens)
+
+
+def _usage_in_stream(options: object) -> bool:
+    if options is None:
+        return False
+    wanted = _object(options, "stream_options").get("include_usage")
+    return _flag(wanted, "stream_options.include_usage")
 
 
 def _flag(value: object, field: str) -> bool:

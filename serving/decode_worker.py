@@ -2,12 +2,13 @@
 
 It reads pictures from standard input and writes each one's pixels, or what is wrong with it, to
 standard output; a message is its kind (a byte), its length (8 bytes) and its content. Pixels are
-an uncompressed BMP after what the file's header says of them. Memory is bounded, and no
-file may be written: neither a picture nor, in a crash, this process's memory.
+an uncompressed BMP after what the file's header says of them. Memory is bounded, and nothing is
+written to the disk: neither a picture nor, in a crash, this process's memory.
 """
 
 import os
 import resource
+import signal
 import struct
 import sys
 from io import BytesIO
@@ -33,6 +34,8 @@ def main() -> None:
     most_pixels, memory = map(int, sys.argv[1:])
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # A terminal's Ctrl-C is for the server, which closes standard input.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Whatever a library prints must not get between the messages.
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)

@@ -47,6 +47,8 @@ class Decoder:
             DataError: it is no complete picture within the bounds; the file is called "picture".
         """
         async with self._places:
+            # One may have ended while it was free: killed where memory ran out, for one.
+            self._free = [one for one in self._free if one.returncode is None]
             started = not self._free
             process = await self._start() if started else self._free.pop()
             try:

@@ -8,10 +8,9 @@ shortly after (serving/pictures.py).
 import asyncio
 import hmac
 import json
-import logging
 import re
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -37,6 +36,8 @@ from serving.chat import (
     ROUTER,
     ChatBounds,
     ChatRequest,
+    chooses_by_picture,
+    chosen_by,
     chunks,
     completion,
     model_document,
@@ -46,9 +47,9 @@ from serving.chat import (
 from serving.decoder import DecodeBounds, Decoder
 from serving.memory_picture import with_dicom_mark
 from serving.metrics import ServerMetrics
+from serving.openai_errors import HANDLERS, HEADERS, closing, error_response
 from serving.pictures import Pictures
 
-_LOG: Final = logging.getLogger("fedmslora.serve")
 _PAGE: Final = Path(__file__).parent / "page"
 #: What is served without a token: nothing that says anything of the bank's use.
 _OPEN: Final[Mapping[str, str]] = {
@@ -58,15 +59,6 @@ _OPEN: Final[Mapping[str, str]] = {
 }
 _TYPES: Final = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
 _HEALTH: Final = "/healthz"
-_HEADERS: Final = {
-    "cache-control": "no-store",
-    "content-security-policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src blob: data:; "
-        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "referrer-policy": "no-referrer",
-    "x-content-type-options": "nosniff",
-}
 #: Longer sides of a preview are scaled down.
 _PREVIEW_SIDE: Final = 1024
 _TIDY_S: Final = 10.0
@@ -74,8 +66,6 @@ _TIDY_S: Final = 10.0
 _INLINE_BYTES: Final = 2**19
 _TOO_LONG: Final = "body: found a longer one, expected at most {} bytes"
 _DESCRIPTOR: Final = re.compile(r"/proc/self/fd/\d+")
-#: OpenAI's types of errors, by status; all others are of the server.
-_ERROR_TYPES: Final = {401: "authentication_error", 404: "not_found_error", 503: "overloaded"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,13 +121,7 @@ class AnswerServer:
                 Route("/v1/chat/completions", self._chat, methods=["POST"]),
                 Route("/v1/preview", self._preview, methods=["POST"]),
             ],
-            exception_handlers={
-                HTTPException: _http_error,
-                DataError: _refusal,
-                BankError: _bank_error,
-                ClientDisconnect: _disconnected,
-                Exception: _failure,
-            },
+            exception_handlers=HANDLERS,
             lifespan=self._lifespan,
         )
         self.app: ASGIApp = _Guard(inner, self)
@@ -194,7 +178,7 @@ class AnswerServer:
         expected = True
         started = time.monotonic()
         try:
-            async with self._body(request) as body, asyncio.timeout(self._bounds.answer_s):
+            async with self._body(request) as body, self._in_time():
                 started = time.monotonic()
                 if len(body) > _INLINE_BYTES:
                     asked = await asyncio.to_thread(read_request, body, self._bounds.chat)
@@ -203,14 +187,13 @@ class AnswerServer:
                 release = self._release(asked.model)
                 async with self._pictures.decoded(asked.picture) as picture:
                     self._expected, expected = self._expected - 1, False
-                    reply = await self._answers.ask(
+                    answering = self._answers.ask(
                         picture, asked.question, release, asked.max_new_tokens
                     )
+                    reply = await _unless_gone(request, answering)
         except DataError as error:
             # Which descriptor a picture had says nothing to anybody.
             raise DataError(_DESCRIPTOR.sub("picture", str(error))) from None
-        except TimeoutError:
-            raise HTTPException(504, "found no answer in time, expected a shorter queue") from None
         finally:
             self._expected -= expected
         self._count(reply, time.monotonic() - started)
@@ -218,7 +201,7 @@ class AnswerServer:
 
     async def _preview(self, request: Request) -> Response:
         """Return the picture as the model's preprocessing gets it, as PNG."""
-        async with self._body(request) as body, asyncio.timeout(self._bounds.answer_s):
+        async with self._body(request) as body, self._in_time():
             dicom = request.headers.get("content-type", "").startswith("application/dicom")
             content = with_dicom_mark(body) if dicom else body
             if not content:
@@ -226,6 +209,15 @@ class AnswerServer:
             async with self._pictures.decoded(content) as picture:
                 png = await asyncio.to_thread(_preview_of, picture.path)
         return Response(png, media_type="image/png")
+
+    @asynccontextmanager
+    async def _in_time(self) -> AsyncGenerator[None]:
+        """Refuse with 504 what takes longer than an answer may."""
+        try:
+            async with asyncio.timeout(self._bounds.answer_s):
+                yield
+        except TimeoutError:
+            raise HTTPException(504, "found no answer in time, expected a shorter queue") from None
 
     @asynccontextmanager
     async def _body(self, request: Request) -> AsyncGenerator[bytes]:
@@ -247,18 +239,17 @@ class AnswerServer:
                     length += len(piece)
                     self._buffered += len(piece)
                     if length > bounds.body_bytes:
-                        raise _closing(413, _TOO_LONG.format(bounds.body_bytes))
+                        raise closing(413, _TOO_LONG.format(bounds.body_bytes))
                     if self._buffered > bounds.bodies_bytes:
-                        raise _closing(503, "body: found too many in all requests, try again")
+                        raise closing(503, "body: found too many in all requests, try again")
         except TimeoutError:
-            raise _closing(
+            raise closing(
                 408, f"body: found an incomplete one, expected it within {bounds.body_s:g} s"
             ) from None
 
     def _release(self, model: str) -> Release | None:
         """Return the stage that is asked; None where the picture chooses one."""
-        routed = any(release.prototype is not None for release in self._bank.bank.releases)
-        if model == ROUTER and routed:
+        if model == ROUTER and chooses_by_picture(self._bank.bank):
             return None
         try:
             return self._bank.bank.named(model)
@@ -276,8 +267,7 @@ class AnswerServer:
 
     def _count(self, reply: Reply, seconds: float) -> None:
         routing = reply.answer.routing
-        chosen_by = "user" if routing is None else "router"
-        self.metrics.answers.labels(reply.answer.release.name, chosen_by).inc()
+        self.metrics.answers.labels(reply.answer.release.name, chosen_by(reply.answer)).inc()
         self.metrics.seconds.observe(seconds)
         self.metrics.batches.observe(reply.batch)
         if routing is not None and not routing.known:
@@ -331,7 +321,7 @@ class _Guard:
         headers = {"connection": "close"}
         if status == 401:
             headers["www-authenticate"] = "Bearer"
-        await _error(status, reason, headers)(scope, receive, counted)
+        await error_response(status, reason, headers)(scope, receive, counted)
 
     async def _counted(self, scope: Scope, send: Send, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -343,44 +333,32 @@ class _Guard:
 _PATHS: Final = {*_OPEN, _HEALTH, "/metrics", "/v1/models", "/v1/chat/completions", "/v1/preview"}
 
 
-def _error(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
-    """Return an error by OpenAI's document."""
-    kind = _ERROR_TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
-    body = {"error": {"message": message, "type": kind, "param": None, "code": None}}
-    return JSONResponse(body, status, {**_HEADERS, **(headers or {})})
+async def _unless_gone(request: Request, answering: Awaitable[Reply]) -> Reply:
+    """Return the answer; cancel the question when the client closes its connection.
+
+    Raises:
+        ClientDisconnect: it did so before there was an answer.
+    """
+    answer = asyncio.ensure_future(answering)
+    leaving = asyncio.create_task(_disconnect(request))
+    try:
+        await asyncio.wait((answer, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not answer.done():
+            raise ClientDisconnect
+        return answer.result()
+    finally:
+        answer.cancel()
+        leaving.cancel()
 
 
-def _closing(status: int, message: str) -> HTTPException:
-    """Return a refusal that ends the connection: the rest of the body stays unread."""
-    return HTTPException(status, message, {"connection": "close"})
-
-
-async def _http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    retry = {"retry-after": "1"} if error.status_code == 503 else {}
-    return _error(error.status_code, error.detail, {**retry, **(error.headers or {})})
-
-
-async def _refusal(request: Request, error: Exception) -> Response:
-    return _error(400, str(error))
-
-
-async def _bank_error(request: Request, error: Exception) -> Response:
-    # Names files of the bank, which is for the log.
-    _LOG.error("%s", error)
-    return _error(500, "the bank's files were changed or can't be read: see the server's log")
-
-
-async def _disconnected(request: Request, error: Exception) -> Response:
-    return _error(400, "the client has gone")
-
-
-async def _failure(request: Request, error: Exception) -> Response:
-    return _error(500, "the answer failed: see the server's log")
+async def _disconnect(request: Request) -> None:
+    """Wait until the client closes its connection; its body must have been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _static(file: Path, request: Request) -> Response:
-    headers = {**_HEADERS, "content-type": f"{_TYPES[file.suffix]}; charset=utf-8"}
+    headers = {**HEADERS, "content-type": f"{_TYPES[file.suffix]}; charset=utf-8"}
     return Response(file.read_bytes(), headers=headers)
 
 

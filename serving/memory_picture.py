@@ -23,6 +23,7 @@ class MemoryPicture:
 
     Attributes:
         facts: what the header of the file that it was says.
+        size: of the file in memory, in bytes.
     """
 
     def __init__(self, content: bytes, facts: HeaderFacts = NO_FACTS) -> None:
@@ -34,6 +35,7 @@ class MemoryPicture:
         if not hasattr(os, "memfd_create"):
             raise DataError("picture: found a system without memfd_create, expected Linux")
         self.facts = facts
+        self.size = len(content)
         self._descriptor = os.memfd_create("picture", os.MFD_CLOEXEC)
         # Closes the descriptor, too, should memory run out.
         with os.fdopen(self._descriptor, "wb", closefd=False) as file:

@@ -20,6 +20,8 @@ from serving.http_app import AnswerServer
 
 #: Longest that a request's head may take: uvicorn 0.49 itself waits for ever.
 _HEAD_S: Final = 10.0
+#: Longest that a client may leave a response unread that is on its way; the largest has 3 MB.
+_UNREAD_S: Final = 60.0
 #: Most connections at one time, idle ones included.
 _CONNECTIONS: Final = 512
 #: The thread that has the model would keep others waiting for 5 ms at a time.
@@ -46,9 +48,13 @@ class Address:
 
 
 class ImpatientProtocol(HttpToolsProtocol):
-    """uvicorn's protocol, which closes a connection whose request does not begin in time."""
+    """uvicorn's protocol, which closes a connection whose client makes it wait.
+
+    That is one whose request's head does not arrive in time, or whose response is not read.
+    """
 
     _patience: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore
         """Wait for the first request's head, shortly."""
@@ -66,9 +72,22 @@ class ImpatientProtocol(HttpToolsProtocol):
         self._stop_waiting()
         super().on_headers_complete()
 
+    def pause_writing(self) -> None:
+        """Wait for the client to read, shortly: a response that is not read holds a request."""
+        super().pause_writing()
+        loop = asyncio.get_running_loop()
+        # Not closed, which would wait for the client to read.
+        self._unread = loop.call_later(_UNREAD_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Stop the clock: it has read."""
+        self._stop_waiting_for_reader()
+        super().resume_writing()
+
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the clock."""
+        """Stop both clocks."""
         self._stop_waiting()
+        self._stop_waiting_for_reader()
         super().connection_lost(exc)
 
     def _wait_for_head(self) -> None:
@@ -78,6 +97,11 @@ class ImpatientProtocol(HttpToolsProtocol):
         if self._patience is not None:
             self._patience.cancel()
             self._patience = None
+
+    def _stop_waiting_for_reader(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
 
 
 class _Announcing(uvicorn.Server):

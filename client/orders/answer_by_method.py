@@ -32,6 +32,12 @@ def has_method(bank: Bank) -> bool:
     return any(release.method is not None for release in bank.releases)
 
 
+def repeated_classes(bank: Bank) -> list[str]:
+    """Return the classes that more than one release has learned."""
+    names = Counter(name for release in bank.releases for name in release.classes or ())
+    return [name for name, count in names.items() if count > 1]
+
+
 def plan_to_answer(bank: Bank, told: Release | None) -> Plan:
     """Return as much of the bank's plan as an answer needs; what it says of training is made up.
 
@@ -42,13 +48,7 @@ def plan_to_answer(bank: Bank, told: Release | None) -> Plan:
         BankError: the releases name several methods or one that is not installed here, a release
             has no classes, or a class is in two releases and none is told.
     """
-    twice = [
-        name
-        for name, count in Counter(
-            name for release in bank.releases for name in release.classes or ()
-        ).items()
-        if count > 1
-    ]
+    twice = repeated_classes(bank)
     if twice and told is None:
         raise BankError(
             f"{bank.folder}: found the class {twice[0]!r} in more than one release, expected "

@@ -5,6 +5,8 @@ const at = (id) => document.getElementById(id);
 let token = new URLSearchParams(location.hash.slice(1)).get("token") || "";
 let picture = null; // {name, url: a data URL}
 let previewUrl = "";
+let drops = 0; // pictures dropped or cleared: a preview of an earlier one comes too late
+let clears = 0; // likewise of answers
 
 // Out of the address bar, and of the browser's history.
 if (location.hash) history.replaceState(null, "", location.pathname);
@@ -64,23 +66,28 @@ function base64(bytes) {
 async function take(file) {
   forgetPicture();
   problem("");
+  ready();
+  const drop = drops;
   try {
     const bytes = new Uint8Array(await file.arrayBuffer());
     const type = isDicom(file, bytes) ? "application/dicom" : "application/octet-stream";
     const shown = await call("/v1/preview", { method: "POST", body: bytes, headers: { "content-type": type } });
-    previewUrl = URL.createObjectURL(await shown.blob());
+    const preview = await shown.blob();
+    if (drop !== drops) return;
+    previewUrl = URL.createObjectURL(preview);
     at("preview").src = previewUrl;
     at("preview").alt = "The picture as the model gets it";
     at("preview").hidden = false;
     at("hint").hidden = true;
     at("shown").textContent = `${file.name}, as the model gets it. Drop another one to change it.`;
-    picture = `data:${type};base64,${base64(bytes)}`;
-  } catch (error) { problem(error.message); }
+    picture = { name: file.name, url: `data:${type};base64,${base64(bytes)}` };
+  } catch (error) { if (drop === drops) problem(error.message); }
   ready();
 }
 
 function forgetPicture() {
   if (previewUrl) URL.revokeObjectURL(previewUrl);
+  drops += 1;
   picture = null;
   previewUrl = "";
   at("preview").removeAttribute("src");
@@ -90,15 +97,16 @@ function forgetPicture() {
 }
 
 function why(origin) {
+  if (origin.chosen_by === "method") return `Class of stage ${origin.stage} (${origin.modality}).`;
   if (origin.chosen_by === "user") return `Stage ${origin.stage} (${origin.modality}), as you chose.`;
   const question = origin.question_known === null ? "" : " and the question";
   return `Stage ${origin.stage} (${origin.modality}): of all that the bank has learned, the picture${question} fits it`
     + ` best. Confidence ${percent(origin.confidence)}.`;
 }
 
-function entry(question, answer, origin) {
+function entry(name, question, answer, origin) {
   const item = make("li");
-  item.append(make("p", question, "question"), make("p", answer || "(nothing)", "answer"));
+  item.append(make("p", name, "small"), make("p", question, "question"), make("p", answer || "(nothing)", "answer"));
   if (origin.known === false) {
     item.append(make("p", `The picture is unlike all that the bank knows: ${origin.reason}. This answer is a guess.`, "unknown"));
   }
@@ -125,20 +133,23 @@ async function ask(event) {
   if (!picture || !question) return;
   at("send").disabled = true;
   problem("");
-  const content = [{ type: "image_url", image_url: { url: picture } }, { type: "text", text: question }];
+  const { name, url } = picture, cleared = clears;
+  const content = [{ type: "image_url", image_url: { url } }, { type: "text", text: question }];
   const body = JSON.stringify({ model: at("model").value, messages: [{ role: "user", content }] });
   try {
     const response = await call("/v1/chat/completions", { method: "POST", body, headers: { "content-type": "application/json" } });
     const found = await response.json();
-    at("history").prepend(entry(question, found.choices[0].message.content, found.fedmslora));
+    if (cleared !== clears) return;
+    at("history").prepend(entry(name, question, found.choices[0].message.content, found.fedmslora));
     at("head").textContent = found.fedmslora.head;
     at("clear").hidden = false;
-    at("question").value = "";
+    if (at("question").value.trim() === question) at("question").value = "";
   } catch (error) { problem(error.message); }
   ready();
 }
 
 function clear() {
+  clears += 1;
   forgetPicture();
   at("history").replaceChildren();
   at("clear").hidden = true;

@@ -43,8 +43,8 @@ class Browser:
         return result["result"].get("value")
 
     def wait_for(self, condition: str) -> None:
-        """Until an expression is true; at most 10 seconds."""
-        deadline = time.monotonic() + 10
+        """Until an expression is true; at most a minute."""
+        deadline = time.monotonic() + 60
         while not self.run(condition):
             assert time.monotonic() < deadline, f"never true: {condition}"
             time.sleep(0.02)

@@ -2,25 +2,29 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
 
+import asyncio
 import json
 import signal
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
+import httpx
 import numpy as np
 import pytest
 import torch
 import yaml
 from peft import PeftModel
 from safetensors.torch import load_file
+from starlette.applications import Starlette
 from torch.nn import functional
 from transformers import CLIPModel
 
 from client.methods import dual_modality as of
 from client.methods.clip_recipe import clip_of
-from client.orders.ask import Inquiry, ask
+from client.orders.ask import Inquiry, ResidentBank, ask
 from common.adapter import StoredAdapter
 from common.bank.bank import Bank, export
 from common.bank.release import Release
@@ -34,6 +38,8 @@ from cost.traffic import order_traffic
 from report.json_file import read_report
 from server.run.folder import RunFolder
 from server.run.journal import Journal
+from serving.chat import ROUTER, model_list
+from serving.http_app import AnswerServer
 from serving.open_bank import OpenBank
 from simulation.run import simulate
 from tests.flow.client.methods.two_class_stages import (
@@ -45,6 +51,7 @@ from tests.flow.client.methods.two_class_stages import (
     write_stages,
 )
 from tests.flow.forked import exit_code_of
+from tests.flow.serving.running_server import chat
 from tests.flow.small_run import bank_bytes, killed_after, options
 
 
@@ -177,6 +184,46 @@ def test_a_bank_alone_answers_as_its_method_does_at_a_site(
     opened = OpenBank(bank, folder / "clip")
     answered = opened if told is None else opened.model(told)
     assert answered.ask(question.image, "what is it ?").text == expected.text
+
+
+def test_a_server_of_such_a_bank_answers_with_classes(finished: Path, folder: Path):
+    resident = ResidentBank(Bank.open(finished / "bank"), folder / "clip")
+    server = AnswerServer(resident, "a-token-of-the-tests", threads=1)
+    image = examples(folder, 0)[0].image
+
+    async def answers() -> list[dict[str, Any]]:
+        async with (
+            server._lifespan(cast(Starlette, server.app)),  # pyright: ignore[reportPrivateUsage]
+            httpx.AsyncClient(
+                transport=httpx.ASGITransport(server.app),
+                base_url="http://127.0.0.1",
+                headers={"authorization": "Bearer a-token-of-the-tests"},
+            ) as client,
+        ):
+            names = [one["id"] for one in (await client.get("/v1/models")).json()["data"]]
+            assert names == [ROUTER, "s0", "s1"]
+            return [
+                (
+                    await client.post("/v1/chat/completions", json=chat(image, "what ?", model))
+                ).json()
+                for model in (ROUTER, "s1")
+            ]
+
+    of_all, of_one = asyncio.run(answers())
+    stage = resident.bank.named("s1")
+    for found, told, classes in (
+        (of_all, None, [*CLASSES[0], *CLASSES[1]]),
+        (of_one, stage, CLASSES[1]),
+    ):
+        expected = resident.classify(told, image)
+        assert found["choices"][0]["message"]["content"] == expected.prediction.text
+        origin = found["fedmslora"]
+        assert (origin["chosen_by"], origin["stage"]) == ("method", expected.release.name)
+        assert list(origin["classes"]) == list(classes)
+    twice = replace(resident.bank.releases[1], classes=resident.bank.releases[0].classes)
+    repeated = replace(resident.bank, releases=(resident.bank.releases[0], twice))
+    # Nobody could say which stage's class it is.
+    assert [one["id"] for one in model_list(repeated, 0)["data"]] == ["s0", "s1"]
 
 
 def test_a_bank_of_which_releases_name_several_methods_or_none_is_refused_in_a_sentence(
