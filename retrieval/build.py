@@ -62,9 +62,11 @@ def build(
     out.mkdir(parents=True, exist_ok=True)
     with file_lock(out / _LOCK, patience_s=0):
         write_file(out / _BUILD, json.dumps(wanted, indent=1).encode(), DISK)
-        if not (out / FACTS).exists():
+        finished = (out / FACTS).exists()
+        if not finished:
             _build_parts(folder, files, out, (captions, images), on_progress)
-    return Database(out, on_progress)
+    # The files of a new one were read for their digests just now.
+    return Database(out, on_progress, check_files=finished)
 
 
 def _build_parts(
@@ -102,7 +104,7 @@ def _build_parts(
             folder=os.path.relpath(folder.absolute(), out.absolute()),
             embedder=captions.identity,
             images=identity,
-            files=file_digests(out),
+            files=file_digests(out, on_progress),
         )
     write_file(out / FACTS, facts.to_json().encode(), DISK)
 

@@ -79,8 +79,13 @@ def database_digest(pairs: str, embedder: Identity, images: Identity | None) -> 
 class Database:
     """A database that was built, open for questions."""
 
-    def __init__(self, folder: Path, on_progress: OnProgress = silent) -> None:
-        """Open the database in `folder`, or in its folder `index`; read every file for its digest.
+    def __init__(
+        self, folder: Path, on_progress: OnProgress = silent, *, check_files: bool = True
+    ) -> None:
+        """Open the database in `folder`, or in its folder `index`.
+
+        Args:
+            check_files: whether to read every file for its digest.
 
         Raises:
             DataError: there is none, or a part of it is missing or damaged.
@@ -89,7 +94,8 @@ class Database:
             folder = folder / DEFAULT_NAME
         self.folder = folder
         self.facts = _read_facts(folder)
-        _check_files(folder, self.facts.files or {}, on_progress)
+        if check_files:
+            _check_files(folder, self.facts.files or {}, on_progress)
         self.table = PairTable(folder / PAIRS)
         expected = database_digest(self.table.digest, self.facts.embedder, self.facts.images)
         if expected != self.facts.digest:
@@ -120,11 +126,15 @@ class Database:
         return load_tfidf_svd(self.folder / EMBEDDER) if learned else None
 
 
-def file_digests(folder: Path) -> dict[str, str]:
+def file_digests(folder: Path, on_progress: OnProgress) -> dict[str, str]:
     """Return the SHA-256 of every file of a database but its facts, by its path in the folder."""
     parts = [folder / PAIRS, *(folder / name for name in (CAPTIONS, IMAGES, EMBEDDER, BM25))]
     files = [file for part in parts for file in (part, *part.rglob("*")) if file.is_file()]
-    return {file.relative_to(folder).as_posix(): _digest(file) for file in sorted(files)}
+    digests: dict[str, str] = {}
+    for file in sorted(files):
+        digests[file.relative_to(folder).as_posix()] = _digest(file)
+        on_progress("digests", len(digests), len(files))
+    return digests
 
 
 def _check_files(folder: Path, expected: Mapping[str, str], on_progress: OnProgress) -> None:

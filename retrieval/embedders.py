@@ -6,6 +6,7 @@ images; any model can be used by giving its vectors in .npy files.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, cast
 
@@ -86,9 +87,9 @@ class GivenVectors:
         self._file = file
         self._array = open_vectors(file)
 
-    @property
+    @cached_property
     def identity(self) -> Identity:
-        """The digest of the file."""
+        """The digest of the file, which may have gigabytes."""
         digest = files_digest(self._file.parent, [self._file])
         return {"name": "given", "width": self._array.shape[1], "sha256": digest}
 

@@ -10,6 +10,7 @@ import pytest
 import retrieval.build as building
 from common.errors import DataError, StateError
 from common.process.file_lock import file_lock
+from retrieval import database, embedders
 from retrieval.build import build
 from retrieval.database import Database
 from retrieval.dense_index import unit
@@ -76,6 +77,31 @@ def test_the_same_command_leaves_a_finished_database_and_another_is_refused(tmp_
     write_csv(tmp_path, CAPTIONS)
     with pytest.raises(DataError, match="found a database of other files or other vectors"):
         build(tmp_path, tmp_path / "index", TfidfSvdVectors(), None, silent)
+
+
+def test_every_file_is_read_for_its_digest_once_at_a_build_and_again_when_it_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    read: list[str] = []
+    of_file, of_vectors = database._digest, embedders.files_digest  # pyright: ignore[reportPrivateUsage]
+
+    def digest(file: Path) -> str:
+        read.append(file.relative_to(tmp_path).as_posix())
+        return of_file(file)
+
+    def vectors(root: Path, files: list[Path]) -> str:
+        read.extend(file.name for file in files)
+        return of_vectors(root, files)
+
+    monkeypatch.setattr(database, "_digest", digest)
+    monkeypatch.setattr(embedders, "files_digest", vectors)
+    built = vector_database(tmp_path, CAPTIONS, np.eye(8), np.eye(8))
+    assert built.facts.files is not None
+    own = {f"index/{name}" for name in built.facts.files}
+    assert sorted(read) == sorted({*own, "captions.npy", "images.npy"})
+    read.clear()
+    Database(built.folder)
+    assert set(read) == own
 
 
 @pytest.mark.parametrize("part", ["write_table", "write_shards", "write_bm25"])
