@@ -68,6 +68,18 @@ def load_image(file: Path) -> "Image":
         return decode_image(file)
 
 
+def keeping_last() -> ReadImage:
+    """Return `load_image`, which keeps the picture that it read last, for questions in a row."""
+    kept: list[tuple[Path, Image]] = []
+
+    def last(file: Path) -> "Image":
+        if not kept or kept[0][0] != file:
+            kept[:] = [(file, load_image(file))]
+        return kept[0][1]
+
+    return last
+
+
 @contextmanager
 def decoder_warnings_ignored() -> Generator[None]:
     """Ignore the decoders' warnings in all threads during the body.

@@ -7,13 +7,13 @@ Legend of shapes: B rows, T tokens of the longest prompt.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import DynamicCache, GenerationConfig
 
+from client.data.images import keeping_last
 from client.data.task import Example
 from client.inference.generate import Generated
 from client.inference.option_scores import OptionScores
@@ -39,21 +39,20 @@ def generate_image_text(
         eos_token_id=list(model.processor.ends),
         pad_token_id=model.processor.padding,
     )
-    encoded = [model.encode(one.image, one.question, None) for one in questions]
     answers: dict[int, Generated] = {}
     for batch in _batches(model, questions, batch_size):
-        chosen = [encoded[place] for place in batch]
-        images = [questions[place].image for place in batch]
-        shared = model.packs and len(batch) > 1 and len(set(images)) == 1
+        asked = [questions[place] for place in batch]
+        chosen, features = _read_batch(model, asked)
+        shared = model.packs and len(batch) > 1 and len({one.image for one in asked}) == 1
         if shared and _attends_to_all(model, chosen, settings):
-            inputs = _behind_prefix(model, chosen, images[0])
+            inputs = _behind_prefix(model, chosen, features[0])
         else:
-            inputs = _prompt_inputs(model, chosen, images)
+            inputs = _prompt_inputs(model, chosen, features)
         found = model.network.generate(**inputs, generation_config=settings)
         new: list[list[int]] = found[:, inputs["input_ids"].shape[1] :].tolist()
-        for place, row in zip(batch, new, strict=True):
+        for place, prompt, row in zip(batch, chosen, new, strict=True):
             ended = _until(row, model.processor.ends)
-            answers[place] = Generated(ended, len(encoded[place].ids))
+            answers[place] = Generated(ended, len(prompt.ids))
     return [answers[place] for place in range(len(questions))]
 
 
@@ -64,8 +63,7 @@ def first_logits(model: ImageTextModel, question: Example) -> torch.Tensor:
     Raises:
         DataError: the picture or the question can't be used.
     """
-    encoded = model.encode(question.image, question.question, None)
-    return model.logits(model.hidden(_prompt_inputs(model, [encoded], [question.image]))[0, -1])
+    return model.logits(model.hidden(_prompt_inputs(model, *_read_batch(model, [question])))[0, -1])
 
 
 @torch.inference_mode()
@@ -111,6 +109,25 @@ def _log_probabilities(
     return sums.index_add_(0, rows, said_L.double()).tolist()
 
 
+def _read_batch(
+    model: ImageTextModel, questions: Sequence[Example]
+) -> tuple[list[EncodedQuestion], list[torch.Tensor]]:
+    """Return the questions in tokens and their pictures' features; a picture is decoded once."""
+    encoded: dict[int, EncodedQuestion] = {}
+    features: dict[int, torch.Tensor] = {}
+    read = keeping_last()
+    for row in group_by_image(range(len(questions)), image_numbers(questions)):
+        image = questions[row[0]].image
+        # Outside of inference mode: features are kept, and may be trained on later.
+        with torch.inference_mode(False):
+            known = model.features(image, read)
+        for place in row:
+            encoded[place] = model.encode(image, questions[place].question, None, read)
+            features[place] = known
+    places = range(len(questions))
+    return [encoded[place] for place in places], [features[place] for place in places]
+
+
 def _batches(
     model: ImageTextModel, questions: Sequence[Example], batch_size: int
 ) -> list[list[int]]:
@@ -140,18 +157,15 @@ def _attends_to_all(
 
 
 def _prompt_inputs(
-    model: ImageTextModel, encoded: Sequence[EncodedQuestion], images: Sequence[Path]
+    model: ImageTextModel, encoded: Sequence[EncodedQuestion], features: Sequence[torch.Tensor]
 ) -> dict[str, Any]:
     """Return what the model takes of prompts, padded on the left, with their pictures."""
-    # Outside of inference mode: features are kept, and may be trained on later.
-    with torch.inference_mode(False):
-        features = [model.features(image) for image in images]
     inputs = model_inputs(model, encoded, [one.ids for one in encoded], left=True)
     return {**inputs, "mm_encoder_outputs": model.encoder_outputs(features)}
 
 
 def _behind_prefix(
-    model: ImageTextModel, encoded: Sequence[EncodedQuestion], image: Path
+    model: ImageTextModel, encoded: Sequence[EncodedQuestion], features: torch.Tensor
 ) -> dict[str, Any]:
     """Return what `generate` takes of a picture's prompts behind the KV cache of their prefix.
 
@@ -166,7 +180,7 @@ def _behind_prefix(
         types={name: types[: len(prefix)] for name, types in encoded[0].types.items()},
     )
     cache = DynamicCache(config=model.network.config.text_config)
-    model.network.model(**_prompt_inputs(model, [first], [image]), cache=cache, use_cache=True)
+    model.network.model(**_prompt_inputs(model, [first], [features]), cache=cache, use_cache=True)
     cache.batch_repeat_interleave(len(encoded))
     tails = [one.ids[len(prefix) :] for one in encoded]
     width = max(map(len, tails))

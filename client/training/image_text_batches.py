@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from client.data.images import keeping_last
 from client.data.task import Example
 from client.model.image_text.model import ImageTextModel
 from client.model.image_text.processor import EncodedQuestion
@@ -47,9 +48,10 @@ class ImageTextBatches:
         """With `packing`, a batch's questions about one image share a row, if the model can."""
         self._model = model
         self._files = [example.image for example in examples]
+        self._read = read = keeping_last()
         self.examples = EncodedExamples(
             examples,
-            lambda one: model.encode(one.image, one.question, one.answer),
+            lambda one: model.encode(one.image, one.question, one.answer, read),
             packing and model.packs,
         )
 
@@ -63,7 +65,7 @@ class ImageTextBatches:
         images = [self._files[group[0]] for group in groups]
         first = [self.examples[group[0]] for group in groups]
         inputs = model_inputs(self._model, first, [row.ids for row in rows])
-        features = [self._model.features(image) for image in images]
+        features = [self._model.features(image, self._read) for image in images]
         width = max(len(row.ids) for row in rows)
         positions, labels = label_positions(rows, width)
         return ImageTextBatch(

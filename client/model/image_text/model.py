@@ -62,13 +62,15 @@ class ImageTextModel:
         """Where the weights are."""
         return self.network.lm_head.weight.device
 
-    def encode(self, image: Path, question: str, answer: str | None) -> EncodedQuestion:
+    def encode(
+        self, image: Path, question: str, answer: str | None, read: ReadImage = load_image
+    ) -> EncodedQuestion:
         """Return a question about a picture file, and its answer, in tokens.
 
         Raises:
             DataError: the picture can't be read, or a text contains the image's token.
         """
-        return self.processor.encode(load_image(image), question, answer)
+        return self.processor.encode(read(image), question, answer)
 
     def features(self, image: Path, read: ReadImage = load_image) -> Tensor:
         """Return the features (N, V) of a picture file, on the CPU; kept for the next time.

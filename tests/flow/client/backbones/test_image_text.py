@@ -15,8 +15,11 @@ from transformers import AutoModelForImageTextToText, GenerationConfig
 
 from client.backbones.image_text import ImageTextBackbone
 from client.backbones.registry import load_backbone
+from client.data import images
+from client.data.images import load_image
 from client.data.task import Example
 from client.inference.image_prototype import image_feature
+from client.inference.image_text_answers import score_image_text_options
 from client.model.lora_init import kaiming_adapter
 from client.training.optimizer import backward
 from common.adapter import Adapter, Pair
@@ -111,6 +114,27 @@ def test_answers_of_a_batch_are_those_of_generate_one_by_one(
         tokenizer.decode(row, skip_special_tokens=True).strip() for row in expected
     ]
     assert len({one.text for one in found}) > 1
+
+
+def test_a_picture_is_decoded_once_for_all_its_questions_and_options(
+    backbone: ImageTextBackbone, questions: list[Example], monkeypatch: pytest.MonkeyPatch
+):
+    read: list[str] = []
+
+    def decode(file: Path) -> Image.Image:
+        read.append(file.name)
+        return load_image(file)
+
+    monkeypatch.setattr(images, "load_image", decode)
+    # As they arrive at a server: one picture's question after another's.
+    asked = [questions[place] for place in (0, 3, 1, 4)]
+    for one in asked:
+        backbone.forget(one.image)
+    backbone.answer(asked, 1, 4)
+    assert sorted(read) == ["0.png", "1.png"]
+    read.clear()
+    score_image_text_options(backbone.model, [replace(asked[0], options=("a", "b", "c"))], 1)
+    assert read == ["0.png"]
 
 
 def test_a_pictures_questions_share_its_prefix_where_the_kind_can(
