@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
 #: What the system says of a disk without a path: no space, over the quota, a device's error.
 _OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG}
+#: Rooms that the containers' images leave out.
+_NOT_IN_IMAGES = ("benchmarks", "retrieval", "simulation")
 #: The exit code of a command that Ctrl-C ended.
 _INTERRUPTED = 130
 #: The version of this checkout or installation; read when it is asked for.
@@ -181,10 +183,7 @@ def main() -> None:
     except Refusal as refusal:
         _refuse(str(refusal))
     except ModuleNotFoundError as error:
-        _refuse(
-            f"found no package {error.name!r}, expected the packages of this command: "
-            "pip install --editable '.[sim]'"
-        )
+        _refuse(_about_a_module(error.name or ""))
     except (OSError, RuntimeError) as error:
         sentence = _about_a_path(error)
         if sentence is None:
@@ -199,6 +198,16 @@ def _leave(code: object) -> NoReturn:
     if code == _INTERRUPTED and _wants_json():
         _refuse("found an interruption (Ctrl-C), expected to go on to the end", _INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _about_a_module(name: str) -> str:
+    """Return a sentence on a module that is not there: a package, or a room of the repository."""
+    if (room := name.partition(".")[0]) in _NOT_IN_IMAGES:
+        return f"found no {room}/, which an image does not have, expected the whole repository"
+    return (
+        f"found no package {name!r}, expected the packages of this command: "
+        "pip install --editable '.[sim]'"
+    )
 
 
 def _about_a_path(error: OSError | RuntimeError) -> str | None:

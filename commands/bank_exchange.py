@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from commands.options import BankFolder as Folder
-from commands.options import BaseModelFolder, Json, Tower, VisionTower, refuse_beside
+from commands.options import (
+    BaseModelFolder,
+    Json,
+    Tower,
+    VisionTower,
+    embedded_base_models,
+    refuse_beside,
+)
 from common.printable import counted
 
 if TYPE_CHECKING:
@@ -140,10 +147,9 @@ def _export_settings(
     import fedmslora
     from common.plan.plan import VisionWeights
     from serving.export.folder import ExportSettings
-    from simulation.hospitals import BASE_MODELS
 
     return ExportSettings(
-        base_model=base_model or BASE_MODELS.get(bank.base_model.name),
+        base_model=base_model or embedded_base_models().get(bank.base_model.name),
         base_id=base_id,
         vision=VisionWeights(vision.value),
         version=fedmslora.__version__,

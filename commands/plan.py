@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from commands.options import embedded_base_models
+
 if TYPE_CHECKING:
     from common.plan.plan import Plan
     from cost.base_model import BaseModel
@@ -178,13 +180,12 @@ def _models(plan: "Plan", wanted: list[str] | None, side: int) -> "dict[str, Bas
     from common.errors import EMPTY_PATH, PlanError
     from cost.base_model import read_base_model
     from cost.geometry import LLAVA_MED
-    from simulation.hospitals import BASE_MODELS
 
     if wanted:
         if "" in wanted:
             raise PlanError(f"--model: {EMPTY_PATH}")
         return {name: LLAVA_MED if name == _7B else _sizes(Path(name), side) for name in wanted}
-    own = BASE_MODELS.get(plan.base_model.name)
+    own = embedded_base_models().get(plan.base_model.name)
     embedded = {} if own is None else {plan.base_model.name: read_base_model(own)}
     if not plan.method.needs_classes:
         return {**embedded, _7B: LLAVA_MED}

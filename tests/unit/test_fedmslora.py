@@ -128,3 +128,18 @@ def test_an_empty_path_is_not_the_working_directory(
     said = capsys.readouterr().err
     assert said == f"{named}: found an empty text, expected the name of a file or folder\n"
     assert not list(tmp_path.iterdir())
+
+
+def test_an_image_without_simulation_tells_costs_and_says_what_it_can_not_do(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    for name in [one for one in sys.modules if one.partition(".")[0] == "simulation"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "simulation", None)
+    plan = str(ROOT / "configs" / "demo.yaml")
+    assert ended(monkeypatch, "plan", "cost", plan, "--json") == 0
+    assert [one["model"] for one in json.loads(capsys.readouterr().out)["models"]] == ["7b"]
+    assert ended(monkeypatch, "simulate", plan) == 2
+    assert capsys.readouterr().err == (
+        "found no simulation/, which an image does not have, expected the whole repository\n"
+    )
