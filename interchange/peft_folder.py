@@ -33,6 +33,13 @@ _PLAIN: Final[Mapping[str, tuple[object, ...]]] = {
     "use_dora": (False, None),
     "fan_in_fan_out": (False, None),
     "trainable_token_indices": (None, [], {}),
+    # Others change the base model's own weights, which a bank's base model does not have.
+    "init_lora_weights": (True, False, None, "gaussian", "orthogonal", "eva"),
+    **dict.fromkeys(("lora_bias", "use_qalora"), (False, None)),
+    **dict.fromkeys(("layer_replication", "target_parameters"), (None, [])),
+    **dict.fromkeys(
+        ("alora_invocation_tokens", "use_bdlora", "arrow_config", "kasa_config"), (None,)
+    ),
 }
 #: The decoder of a LLaVA until transformers 4.51, and since.
 _OLD_PREFIX: Final = "language_model.model."
