@@ -141,7 +141,8 @@ def _wait_for_trainer(order: Order, site: Site, jobs: Jobs, wait_s: float) -> Re
         return _report(failure, reported)
     if jobs.requested() != order:
         jobs.request(order)
-    # In this order of arguments `max` and `min` turn NaN into 0.
+    # An order that asks to wait for NaN seconds is not waited for: Python's `max(0.0, nan)` is 0.0,
+    # and `max(nan, 0.0)` would be nan.
     deadline = time.monotonic() + min(max(0.0, wait_s), LONGEST_WAIT_S)
     while True:
         if (answer := jobs.answer(order.digest)) is not None:

@@ -162,7 +162,7 @@ def load_site(file: Path) -> Site:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise SiteFailed(f"{file}: can't be read as a site file ({reason})") from None
     except yaml.YAMLError as error:
-        raise SiteFailed(f"{file}: not YAML: {' '.join(str(error).split())}") from None
+        raise SiteFailed(f"{file}: {error}") from None
     if not isinstance(document, dict):
         raise SiteFailed(f"{file}: found {repr(document)[:80]}, expected the fields of a site")
     fields = _resolved(cast(dict[str, Any], document), _SITE_PATHS, file.parent)

@@ -31,6 +31,10 @@ _TRUSTED_TAGS: Final = (None, "!")
 _NAME_TAGS: Final = tuple(f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "merge"))
 
 
+class _Refused(yaml.MarkedYAMLError):
+    """What is YAML, and is not taken."""
+
+
 class _Loader(yaml.SafeLoader):
     """YAML's safe loader, without its traps: see the functions below."""
 
@@ -49,7 +53,7 @@ class _Loader(yaml.SafeLoader):
                         "it in quotation marks"
                     )
                 if problem is not None:
-                    raise yaml.MarkedYAMLError(problem=problem, problem_mark=key_node.start_mark)
+                    raise _Refused(problem=problem, problem_mark=key_node.start_mark)
                 seen.add(key_node.value)
         return super().construct_mapping(node, deep)
 
@@ -65,7 +69,7 @@ class _Loader(yaml.SafeLoader):
         try:
             return text.encode("utf-16", "surrogatepass").decode("utf-16")
         except UnicodeDecodeError:
-            raise yaml.MarkedYAMLError(
+            raise _Refused(
                 problem="found half of a letter (an escape from d800 to dfff), expected both",
                 problem_mark=node.start_mark,
             ) from None
@@ -73,14 +77,14 @@ class _Loader(yaml.SafeLoader):
     def construct_number(self, node: yaml.ScalarNode) -> int | float:
         """Return the number, unless it is longer than any that is meant, or not read in tens."""
         if len(node.value) > _MOST_DIGITS:
-            raise yaml.MarkedYAMLError(
+            raise _Refused(
                 problem=f"found a number of {len(node.value)} digits, expected at most "
                 f"{_MOST_DIGITS}",
                 problem_mark=node.start_mark,
             )
         if ":" in node.value or re.fullmatch(r"[-+]?0[0-7_]+", node.value):
             meant = "in sixties" if ":" in node.value else "in eights"
-            raise yaml.MarkedYAMLError(
+            raise _Refused(
                 problem=f"found {node.value}, which YAML reads {meant}, expected a number without "
                 "zeros in front and colons, or a text in quotation marks",
                 problem_mark=node.start_mark,
@@ -104,14 +108,19 @@ def load_yaml(file: Path) -> object:
     """Return what a YAML file says.
 
     Raises:
-        yaml.YAMLError: it is not YAML, names a field twice, or is out of bounds.
+        yaml.YAMLError: it is not YAML, names a field twice, or is out of bounds; says which of
+            them in one line.
         UnicodeDecodeError: it is not UTF-8.
         OSError: it can't be read.
     """
     try:
         return deepcopy(_read(read_text(file, MOST_YAML_BYTES)))
-    except yaml.MarkedYAMLError as error:
+    except (_Refused, yaml.constructor.ConstructorError) as error:
         raise yaml.YAMLError(_with_line(error)) from None
+    except yaml.YAMLError as error:
+        marked = isinstance(error, yaml.MarkedYAMLError)
+        said = " ".join((_with_line(error) if marked else str(error)).split())
+        raise yaml.YAMLError(f"not YAML: {said}") from None
     except OutOfBounds as error:
         raise yaml.YAMLError(str(error)) from None
     except (ValueError, RecursionError, TypeError) as error:
@@ -122,7 +131,7 @@ def load_yaml(file: Path) -> object:
 
 
 def _with_line(error: yaml.MarkedYAMLError) -> str:
-    """Return where a text is no YAML, and why."""
+    """Return where a text is refused, and why."""
     mark = error.problem_mark or error.context_mark
     where = "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: "
     return where + ", ".join(filter(None, (error.context, error.problem)))
@@ -163,7 +172,9 @@ def check_bounds(text: str) -> None:
                 "expected at most so many"
             )
         if len(found.open) > MOST_DEPTH:
-            raise OutOfBounds(f"found brackets deeper than {MOST_DEPTH}, expected less")
+            raise OutOfBounds(
+                f"found values nested deeper than {MOST_DEPTH} levels, expected at most so many"
+            )
 
 
 @dataclass(slots=True)

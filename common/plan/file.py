@@ -56,7 +56,7 @@ def load_plan(file: Path) -> Plan:
     except (OSError, UnicodeDecodeError) as error:
         raise PlanError(f"{file}: can't be read as a plan ({_reason(error)})") from None
     except yaml.YAMLError as error:
-        raise PlanError(f"{file}: not YAML: {' '.join(str(error).split())}") from None
+        raise PlanError(f"{file}: {error}") from None
     if not isinstance(document, dict):
         raise PlanError(f"{file}: found {shown(document)}, expected the fields of a plan")
     return parse_plan(cast(dict[str, Any], document), str(file))

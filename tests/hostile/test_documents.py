@@ -9,6 +9,7 @@ import pytest
 
 from client.node.receive import plan_of
 from client.site.config import load_site
+from common.documents.bounded import MOST_DEPTH
 from common.documents.yaml_text import MOST_NODES, MOST_YAML_BYTES
 from common.errors import PlanError, Refusal, SiteFailed
 from common.plan.file import MOST_MISTAKES, load_plan
@@ -46,6 +47,27 @@ BOMBS = {
 }
 
 
+#: What is said of those that are YAML, and out of bounds: what was found, and what is allowed.
+_VALUES = (
+    f"found more than {MOST_NODES:,} values, an alias counted with all it stands for, expected"
+)
+_DEEP = f"found values nested deeper than {MOST_DEPTH} levels, expected at most so many"
+BOUNDS = {
+    "aliases": _VALUES,
+    "merges": _VALUES,
+    "20,000 keys": _VALUES,
+    "brackets": _DEEP,
+    "braces": _DEEP,
+    "dashes": _DEEP,
+    "a loop": "found *a, expected an anchor before it",
+    "digits": "line 1, column 7: found a number of 5000 digits, expected at most 80",
+    "a tag": "found the tag 'tag:yaml.org,2002:python/object/",
+    "month 13": "found a value or a name that YAML can't make",
+    "large": f"found more than {MOST_YAML_BYTES:,} bytes, expected at most so many",
+    "no YAML": "not YAML: unacceptable character #x0000",
+}
+
+
 @pytest.mark.parametrize("bomb", BOMBS)
 @pytest.mark.parametrize(("load", "kind"), [(load_plan, PlanError), (load_site, SiteFailed)])
 def test_a_file_that_would_hang_or_burst_is_refused_in_a_sentence(
@@ -57,7 +79,10 @@ def test_a_file_that_would_hang_or_burst_is_refused_in_a_sentence(
     with pytest.raises(kind) as caught:
         load(file)
     after = resource.getrusage(resource.RUSAGE_SELF)
-    assert str(caught.value).startswith(f"{file}: not YAML: ")
+    said = BOUNDS.get(bomb, "")
+    assert str(caught.value).startswith(f"{file}: {said}")
+    assert ("not YAML" in str(caught.value)) is (bomb == "no YAML")
+    assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 600
     assert "\x1b" not in str(caught.value)
     assert after.ru_maxrss - before.ru_maxrss < 200 * 1024
