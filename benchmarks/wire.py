@@ -9,7 +9,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,13 +98,25 @@ class PeakMemory:
 
     def sample(self) -> None:
         """Read the marks again: a process that ends takes its mark with it."""
+        for name, pid in self._processes():
+            with suppress(OSError):
+                self.peak[name] = max(self.peak.get(name, 0), _high_water(pid))
+
+    def restart(self) -> None:
+        """Forget the marks, and have the kernel begin them anew: a process may have two tasks."""
+        for _, pid in self._processes():
+            with suppress(OSError):
+                # Linux: 5 sets the high-water mark to what is resident now (proc(5)).
+                Path(f"/proc/{pid}/clear_refs").write_text("5", encoding="ascii")
+        self.peak.clear()
+
+    def _processes(self) -> Iterator[tuple[str, int]]:
         with suppress(psutil.Error):
             for process in psutil.Process(self.below).children(recursive=True):
                 with suppress(psutil.Error, OSError):
                     words = " ".join(process.cmdline())
                     # A process that is just starting has no command line of its own yet.
-                    for name in (name for name, mark in _PROCESSES.items() if mark in words):
-                        self.peak[name] = max(self.peak.get(name, 0), _high_water(process.pid))
+                    yield from ((n, process.pid) for n, mark in _PROCESSES.items() if mark in words)
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +228,7 @@ def _theirs(setup: WireSetup, folder: Path, blocks: int) -> WireCost:
     """Send the same updates through Flower's own FedAvg, in float32."""
     folder.mkdir()
     (folder / "layout.safetensors").write_bytes(adapter_bytes(blocks, 0))
-    setup.memory.peak.clear()
+    setup.memory.restart()
     down, up = setup.line.down.carried, setup.line.up.carried
     config = {"folder": str(folder), "sites": str(len(setup.plan.sites)), "rounds": str(ROUNDS)}
     deadline = time.monotonic() + _PATIENCE_S

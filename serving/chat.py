@@ -131,9 +131,10 @@ def chunks(request: ChatRequest, bank: Bank, reply: Reply) -> list[dict[str, Any
     Where the request wants it, a last document without a choice has the number of tokens.
     """
     common = _common(request, bank, "chat.completion.chunk")
+    usage: list[dict[str, Any]] = []
     if request.usage_in_stream:
+        usage.append({**common, "choices": [], "usage": _usage(reply)})
         common = {**common, "usage": None}
-    usage = [{**common, "choices": [], "usage": _usage(reply)}] if request.usage_in_stream else []
     delta = {"role": "assistant", "content": reply.answer.prediction.text}
     first = {"index": 0, "delta": delta, "finish_reason": None}
     last: dict[str, Any] = {

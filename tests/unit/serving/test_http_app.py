@@ -74,7 +74,10 @@ class Client:
             "query_string": b"",
             "headers": [(b"authorization", f"Bearer {TOKEN}".encode())],
         }
-        self.done = asyncio.create_task(server.app(scope, self._receive, self._send))  # pyright: ignore[reportArgumentType]
+        self.done: asyncio.Task[None] = asyncio.create_task(self._ask(server, scope))
+
+    async def _ask(self, server: AnswerServer, scope: dict[str, Any]) -> None:
+        await server.app(scope, self._receive, self._send)
 
     async def _receive(self) -> dict[str, Any]:
         if self._body is None:
