@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from commands.bank_exchange import print_json
 from commands.options import (
     BaseModelFolder,
     Bits,
@@ -22,6 +21,7 @@ from commands.options import (
     VisionTower,
     bank_in,
     embedded_base_models,
+    print_json,
 )
 
 if TYPE_CHECKING:

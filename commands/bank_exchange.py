@@ -3,7 +3,6 @@
 # typer 0.20 leaves a type of click's open in its overloads; not ours to fix.
 # pyright: reportUnknownMemberType=false
 
-import json
 import sys
 from contextlib import closing, redirect_stdout
 from dataclasses import replace
@@ -21,6 +20,7 @@ from commands.options import (
     Tower,
     VisionTower,
     embedded_base_models,
+    print_json,
     refuse_beside,
 )
 from common.printable import counted
@@ -293,11 +293,6 @@ def import_folders(
     before = len(chain.tasks) - len(new)
     typer.echo(f"{out}: {counted(len(new), 'task')} imported, {before} already in the bank.")
     typer.echo(f"head        {grown.head}")
-
-
-def print_json(document: dict[str, Any]) -> None:
-    """Print one JSON document on stdout."""
-    typer.echo(json.dumps(document, indent=1))
 
 
 def identity(bank: "Bank") -> dict[str, Any]:

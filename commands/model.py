@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from commands.bank_exchange import print_json
-from commands.options import Bits, Json, ModelPrecision, Tower, VisionTower
+from commands.options import Bits, Json, ModelPrecision, Tower, VisionTower, print_json
 
 if TYPE_CHECKING:
     from client.backbones.check import ModelFacts

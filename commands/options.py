@@ -3,13 +3,14 @@
 # typer 0.20 leaves a type of click's open in its overloads; not ours to fix.
 # pyright: reportUnknownMemberType=false
 
+import json
 import os
 import re
 from collections.abc import Collection, Mapping
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import click
 import typer
@@ -52,6 +53,11 @@ def embedded_base_models() -> Mapping[str, Path]:
     from simulation.hospitals import BASE_MODELS
 
     return BASE_MODELS
+
+
+def print_json(document: dict[str, Any]) -> None:
+    """Print one JSON document on stdout."""
+    typer.echo(json.dumps(document, indent=1))
 
 
 BankFolder = Annotated[

@@ -11,8 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from commands.bank_ask import TOY, TOYS, ask_settings, embedded_base
-from commands.bank_exchange import Folder, print_json
-from commands.options import BaseModelFolder, Json, ModelPrecision, SiteFile, Tower, VisionTower
+from commands.options import BankFolder as Folder
+from commands.options import (
+    BaseModelFolder,
+    Json,
+    ModelPrecision,
+    SiteFile,
+    Tower,
+    VisionTower,
+    print_json,
+)
 from common.printable import counted
 
 if TYPE_CHECKING:
