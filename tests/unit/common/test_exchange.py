@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -60,6 +61,8 @@ def test_an_order_comes_back_from_the_wire_as_it_went():
 def test_an_order_needs_its_plan_the_bank_and_its_adapter():
     assert order().needs == (sha256(PLAN), sha256(RELEASE), sha256(ADAPTER))
     assert order(adapter=None).needs == (sha256(PLAN), sha256(RELEASE))
+    routed = order(adapter=None, prototypes=(ReleaseRef(0, sha256(b"prototype")),))
+    assert routed.needs == (sha256(PLAN), sha256(RELEASE), sha256(b"prototype"))
 
 
 def test_replies_come_back_from_the_wire_as_they_went():
@@ -88,7 +91,7 @@ def test_an_update_comes_back_from_its_parts():
     [
         {"round": 3}, {"stage": 0}, {"plan": "{ }"}, {"active": ()}, {"code": "x"},
         {"adapter": None}, {"adapter": sha256(b"another")}, {"releases": ()},
-        {"work": Work.EVALUATE},
+        {"work": Work.EVALUATE}, {"prototypes": (ReleaseRef(0, sha256(b"prototype")),)},
     ],
 )  # fmt: skip
 def test_whatever_the_answer_depends_on_changes_the_digest(change: dict[str, object]):
@@ -101,6 +104,15 @@ def test_an_adapter_that_was_changed_on_the_way_is_refused():
     record.array_records["blobs"]["adapter"] = Array("uint8", (len(other),), "safetensors", other)
     with pytest.raises(SiteFailed, match="the adapter of a message has the digest"):
         read_reply(record)
+
+
+@pytest.mark.parametrize(("named", "sent"), [(b"right", b"wrong"), (b"right", None), (None, b"x")])
+def test_a_prototype_that_was_changed_on_the_way_is_refused(
+    named: bytes | None, sent: bytes | None
+):
+    header = replace(update(), prototype=named).header()
+    with pytest.raises(SiteFailed, match="the prototype of a message has the digest"):
+        Update.from_parts(header, update().adapter, sent)
 
 
 def test_a_blob_that_was_changed_on_the_way_is_refused():
@@ -132,9 +144,10 @@ def test_an_update_with_a_field_of_another_type_is_refused(field: str, value: ob
         read_reply(record)
 
 
-def test_scores_that_are_no_numbers_are_refused():
-    metrics = {"f1": "high"}
-    scores = Scores(order="o", site="a", questions=4, metrics=metrics, majority={})  # pyright: ignore[reportArgumentType]
+@pytest.mark.parametrize("field", ["metrics", "majority"])
+def test_scores_that_are_no_numbers_are_refused(field: str):
+    fields: dict[str, Any] = {"metrics": {}, "majority": {}, field: {"f1": "high"}}
+    scores = Scores(order="o", site="a", questions=4, **fields)
     with pytest.raises(SiteFailed, match=r"a message that can't be read \(TypeError\)"):
         read_reply(scores.to_record())
 
@@ -154,7 +167,9 @@ TRAPS = {
         '{"kind":"scores","order":"o","site":"a","questions":1,"majority":{},"metrics":["f1"]}'
     ),
     "unknown kind": '{"kind":["update"]}',
-    "too long": '{"kind":"' + "a" * 2**23 + '"}',
+    "too long": '{"kind":"working","order":"o","site":"a","step":1,"steps":9,"x":"'
+    + "a" * 2**23
+    + '"}',
 }
 
 
@@ -164,6 +179,20 @@ def test_a_trap_is_a_message_that_cannot_be_read(text: str):
     for read in (read_reply, Presence.from_record, Delivery.from_record):
         with pytest.raises(SiteFailed, match="that can't be read"):
             read(record)
+
+
+def test_a_name_or_a_digest_is_of_a_hundred_letters_at_most():
+    def replies(length: int) -> list[Lacks]:
+        text = "a" * length
+        return [
+            Lacks(order="o", site=text, digests=()), Lacks(order="o", site="a", digests=(text,))
+        ]  # fmt: skip
+
+    for reply in replies(100):
+        assert read_reply(reply.to_record()) == reply
+    for reply in replies(101):
+        with pytest.raises(SiteFailed, match=r"that can't be read \(ValueError\)"):
+            read_reply(reply.to_record())
 
 
 def test_a_presence_whose_blobs_are_no_texts_is_refused():

@@ -307,6 +307,10 @@ def test_white_space_of_any_kind_parts_words_and_counts_for_no_mark():
         ("Assistant: ", "the", True),  # both are empty once normalized
         ("x\nASSISTANT: y", "x y", True),
         ("yes ", "yes", True),
+        # A space beside a mark glues words together: one at an answer's end is stripped before.
+        ("l/r/ ", "l r", True),
+        ("l r", "l/r/ ", False),
+        ("lr", "l/r/ ", True),
         ("none", "0", True),
         ("2", "two", True),
         ("é", "e", False),
@@ -334,6 +338,8 @@ def test_a_judged_answer_has_what_the_table_averages():
         ('{"gt": ' + "9" * 5000 + "}", "line 1: found JSON that can't be read"),
         ("[" * 100_000, "line 1: found JSON that can't be read"),
         ('{"text": null, "gt": "b"}', "line 1, text: found null, expected text"),
+        # As pandas writes what is missing.
+        ('{"text": "a", "gt": NaN}', "line 1, gt: found NaN, expected text"),
         (
             '{"text": "a", "gt": "b", "answer_type": "YESNO"}',
             "line 1, answer_type: found 'YESNO', expected 'OPEN' or 'CLOSED'",
