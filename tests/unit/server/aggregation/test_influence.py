@@ -13,7 +13,7 @@ from common.rules.registry import rules
 from common.tensors import Array
 from server.aggregation import changes as changes_module
 from server.aggregation.changes import measure
-from server.aggregation.influence import RoundContext, Weighed, usual_norm, weigh
+from server.aggregation.influence import RoundContext, SiteInfluence, Weighed, usual_norm, weigh
 from server.aggregation.scaled import ScaledUpdate, longest_step
 
 RANK, SCALE = 2, 1.5
@@ -54,6 +54,15 @@ def dense(adapter: Adapter) -> Array:
     return np.concatenate(
         [*products, *(value.astype(np.float64) for value in adapter.extras.values())]
     )
+
+
+def norms_of_a(start: Adapter, *updates: Adapter) -> list[float]:
+    return [
+        float(
+            np.sqrt(sum(np.sum((one.pairs[n].a - p.a) ** 2.0) for n, p in start.pairs.items()))
+        )
+        for one in updates
+    ]
 
 
 def zero_product(start: Adapter) -> Adapter:
@@ -178,6 +187,16 @@ def test_in_a_first_round_the_product_is_scaled_and_a_stays(start: Adapter):
     np.testing.assert_allclose(
         dense(counted), found.influences["c"].scaled * dense(updates["c"]), rtol=1e-5
     )
+    # A that is long by itself is scaled, too, and so is the product.
+    pairs = {n: Pair(10 * p.a, p.b) for n, p in updates["a"].pairs.items()}
+    updates["c"] = Adapter(pairs, SCALE, {})
+    found = weighed(updates, context(None, rule=rules()["fedavg"], robustness=free))
+    counted = found.updates[2].adapter.loaded()
+    shares = [counted.pairs[n].a / pair.a for n, pair in pairs.items()]
+    np.testing.assert_allclose(np.concatenate([one.ravel() for one in shares]), 0.2, rtol=0.02)
+    np.testing.assert_allclose(
+        dense(counted), found.influences["c"].scaled * dense(updates["c"]), rtol=1e-5
+    )
 
 
 def test_of_two_the_larger_is_not_left_out_for_the_smaller_ones_sake(start: Adapter):
@@ -190,9 +209,45 @@ def test_of_two_the_larger_is_not_left_out_for_the_smaller_ones_sake(start: Adap
         assert {site: (one.scaled, one.outlier) for site, one in found.influences.items()} == (
             dict.fromkeys(updates, (1.0, None))
         )
-        # In later rounds the last one says as much.
-        last = weighed(updates, context(start, last=found.influences["b"].norm))
-        assert last.influences["b"].scaled == 1.0
+        # In later rounds the last one says as much; B alone is within 50 times ten steps.
+        last = found.influences["b"].norm
+        again = weighed(updates, context(start, learning_rate=1e-3, last=last)).influences["b"]
+        assert (again.scaled, again.outlier) == (1.0, None)
+        half = weighed(updates, context(start, learning_rate=1e-3, last=last / 2))
+        counted = next(one.adapter.loaded() for one in half.updates if one.site == "b")
+        assert np.linalg.norm(dense(counted) - dense(start)) == pytest.approx(last / 2, rel=1e-5)
+
+
+def test_of_two_the_bound_is_that_of_the_smaller(start: Adapter):
+    random = np.random.default_rng(15)
+    updates = {"a": moved(start, random, 0.1), "b": moved(start, random, 1.0)}
+    counted = [one.adapter.loaded() for one in weighed(updates, context(start)).updates]
+    small, large = (float(np.linalg.norm(dense(one) - dense(start))) for one in counted)
+    assert large == pytest.approx(2 * small, rel=1e-5)
+
+
+def test_a_long_change_of_one_factor_is_scaled_to_that_factors_bound(start: Adapter):
+    random = np.random.default_rng(16)
+    updates = {name: moved(start, random, 0.1) for name in "ab"}
+    longer = moved(start, random, 2.0).pairs
+    pairs = {name: Pair(longer[name].a, pair.b) for name, pair in start.pairs.items()}
+    updates["c"] = replace(start, pairs=pairs)
+    found = weighed(updates, context(start, rule=rules()["fedavg"]))
+    (length,) = norms_of_a(start, found.updates[2].adapter.loaded())
+    bound = 2 * sorted(norms_of_a(start, *updates.values()))[1]
+    assert length == pytest.approx(bound, rel=1e-5)
+
+
+def test_in_a_first_round_a_tiny_a_makes_no_drawn_one_too_large(start: Adapter):
+    # |A|^2 is rank / 3 a layer, as PEFT draws it.
+    norms = {name: np.linalg.norm(pair.a) / np.sqrt(RANK / 3) for name, pair in start.pairs.items()}
+    drawn = {
+        name: Pair(0.99 * pair.a / norms[name], 1e-3 * pair.b) for name, pair in start.pairs.items()
+    }
+    tiny = {name: Pair(1e-3 * pair.a, pair.b) for name, pair in drawn.items()}
+    updates = {"a": Adapter(tiny, SCALE), "b": Adapter(drawn, SCALE)}
+    at = context(None, rule=rules()["fedavg"], learning_rate=1e-2)
+    assert weighed(updates, at).updates[1].adapter is updates["b"]
 
 
 def test_a_change_of_another_order_of_magnitude_counts_nothing(start: Adapter):
@@ -239,6 +294,49 @@ def test_whoever_points_against_most_counts_nothing(start: Adapter):
     assert len(weighed(updates, context(start, robustness=off)).updates) == 4
 
 
+def in_rows(start: Adapter, *steps: float) -> Adapter:
+    """The start with a step in each of the first rows of a B: changes of other rows are at 90°."""
+    pair = start.pairs["q"]
+    b = pair.b.copy()
+    b[: len(steps)] += np.array(steps, np.float32)[:, None]
+    return replace(start, pairs={**start.pairs, "q": Pair(pair.a, b)})
+
+
+@pytest.mark.parametrize(
+    ("steps", "left_out"),
+    [
+        # Against two of four others, and against three of them.
+        ([(1,), (0, 1), (0, 0, 1), (0, 0, 0, 1), (-1, -1)], ""),
+        ([(1,), (0, 1), (0, 0, 1), (0, 0, 0, 1), (-1, -1, -1)], "e"),
+        # b and c are against two of three others: with them half of the sites would go.
+        ([(1,), (-1, 1), (0, -1, 1), (0, 0, -1)], ""),
+    ],
+)
+def test_against_most_is_more_than_half_of_the_others_and_a_minority(
+    start: Adapter, steps: list[tuple[float, ...]], left_out: str
+):
+    updates = {name: in_rows(start, *own) for name, own in zip("abcde", steps, strict=False)}
+    found = weighed(updates, context(start, learning_rate=1.0)).influences
+    assert "".join(site for site, one in found.items() if one.outlier) == left_out
+
+
+def test_where_both_directions_would_leave_out_half_only_that_of_results_does(start: Adapter):
+    pair = start.pairs["q"]
+    b = pair.b.copy()
+    b[0] = 0.0  # So that a step in this row is at 90° to the start itself.
+    start = replace(start, pairs={**start.pairs, "q": Pair(pair.a, b)})
+    updates = {
+        "a": in_rows(start, 1.0), "b": in_rows(start, 0.9), "c": in_rows(start, -1.0),
+        "d": ScaledUpdate(start, None, -3.0).loaded(),
+    }  # fmt: skip
+    found = weighed(updates, context(start, learning_rate=1.0)).influences
+    assert [site for site, one in found.items() if one.outlier] == ["d"]
+    # Of five the two are a minority.
+    updates["e"] = in_rows(start, 1.1)
+    found = weighed(updates, context(start, learning_rate=1.0)).influences
+    assert [site for site, one in found.items() if one.outlier] == ["c", "d"]
+
+
 def test_no_site_counts_more_than_the_plans_share(start: Adapter):
     random = np.random.default_rng(12)
     updates = {name: moved(start, random, 0.1) for name in "abc"}
@@ -250,6 +348,18 @@ def test_no_site_counts_more_than_the_plans_share(start: Adapter):
     equal = weighed(updates, context(start, robustness=Robustness(largest_share=0.01)), claims)
     assert [one.share for one in equal.influences.values()] == pytest.approx([1 / 3] * 3)
     assert found.influences["c"].examples == 10**7
+
+
+def test_a_site_that_counts_less_counts_less_in_every_row(start: Adapter):
+    rows = {"x": np.ones((2, 3), np.float32), "x.weight": np.array([30, 70], np.float32)}
+    start = replace(start, extras=rows)
+    updates = {name: start for name in "ab"}
+    many = {**rows, "x.weight": np.array([6e6, 4e6], np.float32)}
+    updates["c"] = replace(start, extras=many)
+    found = weighed(updates, context(start), {"a": 100, "b": 100, "c": 10**7})
+    weights = [one.adapter.extra("x.weight") for one in found.updates]
+    # c counts as much as the two others together.
+    np.testing.assert_allclose(weights, [[30, 70], [30, 70], [120, 80]], rtol=1e-5)
 
 
 def test_under_a_robust_rule_outliers_are_named_and_left_to_the_rule(start: Adapter):
@@ -271,3 +381,7 @@ def test_the_usual_norm_of_a_round_is_that_of_what_counted(start: Adapter):
     found = list(weighed(updates, context(start)).influences.values())
     assert usual_norm(found) == sorted(one.norm * one.scaled for one in found)[1]
     assert usual_norm([]) is None
+    # As they counted: 1 and 2, and the two that counted nothing are none of them.
+    parts = [(4.0, 0.25, 0.5), (2.0, 1.0, 0.5), (50.0, 1.0, 0.0), (60.0, 1.0, 0.0)]
+    closed = [SiteInfluence("a", norm, None, scaled, share, 1) for norm, scaled, share in parts]
+    assert usual_norm(closed) == 1.0
