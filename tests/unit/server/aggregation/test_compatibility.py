@@ -55,6 +55,8 @@ def test_whoever_changes_the_frozen_factor_is_named():
         "a": "found another A than at the round's start, expected one nobody changes"
     }
     assert faults({}, None, Factor.B) == {}
+    # 0.0 and -0.0 are one number with other bytes.
+    assert faults({"a": with_a(-0.0), "b": with_a(0.0)}, with_a(0.0), Factor.B) == {}
 
 
 @pytest.mark.parametrize("other", [adapter(1, rank=1), adapter(1, layer="another")])

@@ -143,6 +143,11 @@ def test_only_a_name_with_its_array_is_a_weight_and_no_weight_is_weighted_itself
         ([-1, 0], "extras.x.weight: found -1, expected 0 to the update's 10 examples"),
         ([np.nan, 0], "extras.x.weight: found nan, expected 0 to the update's 10 examples"),
         (
+            [6, 5],
+            "extras.x.weight: found 11 in all its rows, expected at most the update's 10 "
+            "examples: each is of one row",
+        ),
+        (
             [1, 1, 1],
             "extras.x.weight: found the shape (3,), expected (2,), one for each row of extras.x",
         ),
@@ -152,14 +157,17 @@ def test_a_sites_weights_are_counts_of_its_examples(weights: list[float], expect
     assert fault_of_row_weights(adapter(np.ones((2, 1)), np.array(weights)), 10) == expected
 
 
+def row_faults(step: float = 0.0, **updates: Adapter) -> dict[str, str]:
+    sources: dict[str, AdapterSource] = dict(updates)
+    layout, part = AdapterLayout(rank=1, alpha=1.0), TrainedPart(Factor.BOTH, step=step)
+    return incompatible_updates(sources, None, layout, part)
+
+
 def test_a_long_row_is_named_though_the_whole_update_is_not_long():
     def faults(rows: list[list[float]], weights: list[float], size: float) -> dict[str, str]:
         usual = adapter(np.ones((3, 1)), np.ones(3), size)
-        updates: dict[str, AdapterSource] = {
-            "a": usual, "b": adapter(np.array(rows), np.array(weights), size), "c": usual,
-        }  # fmt: skip
-        layout, part = AdapterLayout(rank=1, alpha=1.0), TrainedPart(Factor.BOTH)
-        return incompatible_updates(updates, None, layout, part)
+        own = adapter(np.array(rows), np.array(weights), size)
+        return row_faults(a=usual, b=own, c=usual)
 
     long = [[1.0], [1.0], [1000.0]]
     # Against an update of length 2000 a row of 1000 does not show.
@@ -169,3 +177,15 @@ def test_a_long_row_is_named_though_the_whole_update_is_not_long():
     # A row that is not the site's own does not count, and is not looked at.
     assert faults(long, [1, 1, 0], 1000.0) == {}
     assert faults([[1.0], [1.0], [99.0]], [1, 1, 1], 1000.0) == {}
+
+
+def test_what_is_usual_is_the_other_sites_rows_or_a_step():
+    def rows(length: float) -> Adapter:
+        return adapter(np.full((3, 4), length / 2), np.ones(3))
+
+    # A site's own rows, though all are long, are no measure of it.
+    assert list(row_faults(a=rows(1.0), b=rows(101.0))) == ["b"]
+    assert row_faults(a=rows(1.0), b=rows(99.0)) == {}
+    # Tiny rows of others make none too long that steps of the rate may give: a step is 0.02 long.
+    assert row_faults(0.01, a=rows(1e-6), b=rows(1.9)) == {}
+    assert list(row_faults(0.01, a=rows(1e-6), b=rows(2.1))) == ["b"]

@@ -58,9 +58,7 @@ def dense(adapter: Adapter) -> Array:
 
 def norms_of_a(start: Adapter, *updates: Adapter) -> list[float]:
     return [
-        float(
-            np.sqrt(sum(np.sum((one.pairs[n].a - p.a) ** 2.0) for n, p in start.pairs.items()))
-        )
+        float(np.sqrt(sum(np.sum((one.pairs[n].a - p.a) ** 2.0) for n, p in start.pairs.items())))
         for one in updates
     ]
 
@@ -139,6 +137,15 @@ def test_the_longest_step_is_where_the_dense_change_crosses_the_bound(start: Ada
     for share in np.linspace(0, factor, 20)[:-1]:
         part = ScaledUpdate(after, start, float(share)).loaded()
         assert np.linalg.norm(dense(part) - dense(start)) < bound * (1 + 1e-5)
+
+
+def test_the_longest_step_is_the_first_crossing_of_a_way_that_comes_back():
+    # The product moves by c - 3 c^2: out to 1 / 12 at c = 1 / 6, back, and out again.
+    def one(a: float, b: float) -> Adapter:
+        return Adapter({"q": Pair(np.array([[a]], np.float32), np.array([[b]], np.float32))}, 1.0)
+
+    first = (1 - np.sqrt(1 - 12 * 0.05)) / 6
+    assert longest_step(one(2, 1), one(1, 4), 0.05) == pytest.approx(first)
 
 
 @pytest.mark.parametrize("rule", ["svd", "fedavg", "frozen_a", "krum"])

@@ -72,6 +72,15 @@ REFUSALS: list[tuple[Rule, Spoil, str]] = [
         "site site1: base_model.model.q.lora_B.weight has a value that is not finite",
     ),
     (
+        # Also of a site that would not count, and is not read to be merged.
+        SVD,
+        lambda sites: [
+            sites[0],
+            replace(sites[1], examples=0, adapter=_with_q(loaded(sites[1].adapter), ZERO_A, NAN_B)),
+        ],
+        "site site1: base_model.model.q.lora_B.weight has a value that is not finite",
+    ),
+    (
         FEDAVG,
         _second(lambda x: _with_q(x, WIDE_A, ZERO_B)),
         f"site site1: {Q_A} has shape (3, 13), site site0 has (3, 12)",
