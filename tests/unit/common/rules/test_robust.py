@@ -72,8 +72,9 @@ def test_a_round_of_too_few_sites_is_refused(name: str):
         merged(name, [np.zeros((OUTPUTS, RANK))] * 2, 1)
 
 
-def test_krum_chooses_those_with_the_smallest_sums_of_distances():
-    random = np.random.default_rng(3)
+@pytest.mark.parametrize("seed", range(20))
+def test_krum_chooses_those_with_the_smallest_sums_of_distances(seed: int):
+    random = np.random.default_rng(seed)
     points = np.concatenate([random.standard_normal((5, 8)), 20 + random.standard_normal((2, 8))])
     distances = ((points[:, None] - points) ** 2).sum(axis=2)
     # n = 7, f = 2: the 3 nearest others count, and 3 are chosen.

@@ -126,6 +126,15 @@ def test_equal_sites_come_back_bit_for_bit(rule: Rule, seed: int, counts: list[i
     assert result.error == 0.0
 
 
+def test_equal_factors_of_unequal_scales_are_not_equal_updates():
+    pairs = adapter(np.random.default_rng(24), extra=False).pairs
+    sites = [SiteUpdate(f"s{scale}", 1, Adapter(pairs, float(scale))) for scale in (1, 3)]
+    found = aggregate(SVD, sites, None, 3).adapter
+    assert found.scale == 1.0
+    for name in SHAPES:
+        np.testing.assert_allclose(product(found, name), mean_product(sites, name), atol=1e-4)
+
+
 @quick
 @given(seeds, st.integers(2, 6), st.floats(0.01, 3.0))
 def test_svd_is_never_worse_than_fedavg(seed: int, count: int, drift: float):
