@@ -4,11 +4,18 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from common.metrics import AnsweredQuestion, AnswerKind
 from common.plan.plan import Metric
-from report.answers.figures import SiteAnswers, TaskAnswers, answer_figures, confusion
+from report.answers.figures import (
+    SiteAnswers,
+    TaskAnswers,
+    answer_figures,
+    confusion,
+    score_estimate,
+)
 from report.answers.model import BASE, LAST, LEARNED, MAJORITY, AnswerFigures
 from report.headlines import how_sure, page_headline
 from report.html import render_page
@@ -82,6 +89,20 @@ def test_questions_of_one_picture_widen_the_interval_as_if_there_were_as_many_pi
     assert score.high - score.low == pytest.approx(
         wilson(0.5, 9).high - wilson(0.5, 9).low, abs=1e-9
     )
+
+
+def test_pictures_with_unequal_numbers_of_questions_are_clusters_by_hand():
+    # Three pictures: all of three right, none of one, one of two. The mean is 2 / 3, and what each
+    # has above it 1, -2 / 3, -1 / 3: the variance is 3 / 2 * 14 / 9 / 6^2 = 7 / 108.
+    values, pictures = np.array([1, 1, 1, 0, 1, 0], np.float64), [5, 5, 5, 2, 9, 9]
+    found = score_estimate([(1.0, values, pictures)])
+    expected = wilson(2 / 3, 2 / 9 / (7 / 108))
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    # A site with one picture tells nothing of its spread: it is at most 1 / 4.
+    one = score_estimate([(0.5, values, pictures), (0.5, np.ones(4), [1] * 4)])
+    score, variance = (2 / 3 + 1) / 2, (7 / 108 + 1 / 4) / 4
+    expected = wilson(score, score * (1 - score) / variance)
+    assert (one.low, one.high) == pytest.approx((expected.low, expected.high))
 
 
 def test_a_score_of_all_right_is_as_sure_as_its_pictures():
