@@ -7,20 +7,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from common.metrics import AnsweredQuestion, AnswerKind
+from common.metrics import AnsweredQuestion, AnswerKind, judge, task_metrics
 from common.plan.plan import Metric
 from report.answers.figures import (
     SiteAnswers,
     TaskAnswers,
     answer_figures,
     confusion,
+    contributions,
     score_estimate,
 )
-from report.answers.model import BASE, LAST, LEARNED, MAJORITY, AnswerFigures
+from report.answers.model import BASE, LAST, LEARNED, MAJORITY, AnswerFigures, Gain
 from report.headlines import how_sure, page_headline
 from report.html import render_page
 from report.json_file import from_document, to_document
-from report.learned.intervals import wilson
+from report.learned.intervals import Estimate, difference, wilson
 from report.learned.rows import rows_by_site, task_scores
 from report.model import RunReport
 from tests.unit.report.test_report import parsed, run
@@ -130,6 +131,37 @@ def test_few_pictures_show_no_gain_whatever_their_number_of_questions():
     )
     assert found.tasks[0].pictures == 4 and found.tasks[0].gains[LAST].estimate.low < 0
     assert "no task is shown to be learned" in page_headline([told(found, 0.75, 0.25)])
+
+
+def test_from_ten_pictures_on_the_gain_is_paired_and_below_that_of_two_independent_shares():
+    def gain(pictures: int) -> Gain:
+        sites = (replace(site("a", pictures, 0, pictures), weight=1.0),)
+        tasks = [TaskAnswers(task=name, metric=Metric.ACCURACY, sites=sites) for name in NAMES]
+        return answer_figures(tasks).tasks[0].gains[LAST]
+
+    # All pictures are won.
+    assert gain(10).estimate == gain(10).strict == Estimate(1.0, 1.0, 1.0)
+    few = gain(9)
+    assert few.estimate == difference(wilson(1.0, 9), wilson(0.0, 9))
+    level = 0.05 / len(NAMES)
+    assert few.strict == difference(wilson(1.0, 9, level), wilson(0.0, 9, level))
+
+
+def test_a_gain_has_the_sites_weights_of_the_score():
+    sites = (replace(site("a", 20, 0, 20), weight=0.9), replace(site("b", 5, 5, 20), weight=0.1))
+    (task,) = answer_figures([TaskAnswers(task="t", metric=Metric.ACCURACY, sites=sites)]).tasks
+    gain = task.gains[LAST].estimate
+    assert (gain.value, gain.low, gain.high) == pytest.approx((0.9, 0.9, 0.9))
+
+
+def test_the_mean_of_contributions_is_the_measure():
+    answers = [*said("yes", "yes", "no"), *said("no", truth="no"), *said("red", truth="blue")]
+    judged = [judge(one) for one in answers]
+    measures = task_metrics(answers)
+    assert measures["balanced_accuracy"] == pytest.approx((2 / 3 + 1 + 0) / 3)
+    for metric in (Metric.BALANCED_ACCURACY, Metric.ACCURACY, Metric.F1, Metric.RECALL):
+        found = float(contributions(metric, judged).mean())
+        assert found == pytest.approx(measures[metric.value])
 
 
 def test_a_report_with_answers_takes_its_intervals_from_them():

@@ -67,6 +67,18 @@ def test_a_hospital_has_the_means_of_its_tasks_and_of_those_it_has_no_data_of():
     assert together.no_data == south.no_data
 
 
+def test_over_all_tasks_each_task_counts_alike():
+    stages = (*STAGES, StageMeasure(name="skin", measure=Metric.ACCURACY, sites=("south",)))
+    own = {**SEEDS[0].own, ("south", 2): OwnScores(scores=scored(0.2, 0.3, 0.4))}
+    elsewhere = {**SEEDS[0].elsewhere, 2: scored(0.1, 0.2, 0.3)}
+    (north, south), _ = hospital_results(stages, [SeedScores(seed=1, own=own, elsewhere=elsewhere)])
+    # Two of its own, and one that it has no data of.
+    assert north.all_tasks == pytest.approx(
+        scored((0.5 + 0.4 + 0.1) / 3, (0.7 + 0.6 + 0.2) / 3, (0.9 + 0.8 + 0.3) / 3)
+    )
+    assert south.all_tasks["alone"] == pytest.approx((0.6 + 0.2 + 0.25) / 3)
+
+
 def test_the_gain_has_students_interval_over_the_seeds():
     (north, south), (together,) = hospital_results(STAGES, SEEDS)
     of_north, of_south = np.array([0.2, 0.1, 0.3]), np.array([0.0, -0.1, 0.1])
@@ -86,6 +98,9 @@ def test_the_share_of_the_way_is_of_the_means_and_not_told_where_pooling_is_no_b
     assert south.way is None
     assert way(scored(0.5, 0.6, None)) is None
     assert way(scored(0.5, 0.4, 0.6)) == pytest.approx(-1)
+    # Pooling that is worse, or better by less than half a point.
+    assert way(scored(0.6, 0.7, 0.5)) is None and way(scored(0.5, 0.6, 0.504)) is None
+    assert way(scored(0.5, 0.503, 0.506)) == pytest.approx(0.5)
 
 
 def test_unlike_measures_are_not_averaged():
@@ -118,6 +133,18 @@ def test_one_seed_has_an_interval_over_pictures_with_all_their_questions():
     assert together.gain.low < together.gain.mean < together.gain.high
 
 
+def test_every_hospital_counts_alike_however_many_stages_it_has():
+    def all_gain(by: float) -> OwnScores:
+        return OwnScores(scores=scored(0.5, 0.5 + by, 0.9), gained=(np.full(4, by), np.ones(4)))
+
+    own = {("north", 0): all_gain(0.4), ("north", 1): all_gain(0.4), ("south", 0): all_gain(0.1)}
+    one = SeedScores(seed=1, own=own, elsewhere=SEEDS[0].elsewhere)
+    _, (together,) = hospital_results(STAGES, [one])
+    # Equal gains of all pictures leave nothing to be drawn.
+    gain = together.gain
+    assert gain and (gain.mean, gain.low, gain.high) == pytest.approx((0.25,) * 3)
+
+
 def test_scores_without_answers_have_a_gain_and_no_interval():
     (north, _), _ = hospital_results(STAGES, SEEDS[:1])
     assert north.gain is not None
@@ -131,6 +158,9 @@ def test_a_hospital_that_was_not_run_alone_has_no_gain():
     hospitals, (together,) = hospital_results(STAGES, [one])
     assert [found.gain for found in (*hospitals, together)] == [None] * 3
     assert hospitals[0].mean == {"alone": None, "federated": 0.5, "pooled": None}
+    # Nor has one that was not in one of the seeds: the others' mean would be of other runs.
+    hospitals, (together,) = hospital_results(STAGES, [*SEEDS, one])
+    assert [found.gain for found in (*hospitals, together)] == [None] * 3
 
 
 def test_the_bootstrap_of_pictures_agrees_with_every_possible_draw():

@@ -60,6 +60,10 @@ NOTHING = hospital("west", -0.06, -0.02, 0.02)
 
 def test_a_hospital_that_gains_nothing_is_named():
     assert who_gains(of(GAINS)) == "Every hospital gains."
+    # Nothing at all, and an interval that begins at zero.
+    none, least = hospital("east", 0.0, 0.0, 0.0), hospital("east", 0.0, 0.01, 0.02)
+    assert who_gains(of(none)).startswith("Nothing is gained at east (0.0 [0.0, 0.0] points)")
+    assert who_gains(of(least)).startswith("No gain is shown at east (+1.0 [0.0, +2.0] points)")
     assert who_gains(of(GAINS, UNSHOWN, NOTHING)) == (
         f"Nothing is gained at west ({MINUS}2.0 [{MINUS}6.0, +2.0] points). No gain is shown at "
         f"south (+3.0 [{MINUS}1.0, +7.0] points): the interval includes zero."
