@@ -242,6 +242,9 @@ def test_a_method_that_learns_nothing_has_its_losses_drawn_too(tmp_path: Path):
 def test_findings_by_hand():
     fallen = run(scores=((0.8, 0.3, 0.2), (0.9, 0.9, 0.4), (0.6, 0.9, 1.0)))
     assert drops(fallen) == [("tissue", pytest.approx(0.3)), ("quadrant", 0.0)]
+    # What a task scored before it was learned can't be forgotten.
+    earlier = run(scores=((0.8, 0.95, 0.2), (0.8, 0.9, 0.4), (0.8, 0.9, 1.0)))
+    assert drops(earlier) == [("tissue", 0.0), ("quadrant", 0.0)]
     # over the better of zero-shot (.1 .2 .3) and majority (.5 .1 none), when learned
     assert [more for _, more in gains(fallen)] == pytest.approx([0.3, 0.7, 0.7])
     assert (
