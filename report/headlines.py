@@ -19,7 +19,7 @@ from report.learned.verdict import (
     verdicts,
 )
 from report.model import RunReport, judged_when_learned, learned_score
-from report.spread import Spread, spread
+from report.spread import Spread, mean, spread
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,18 +94,17 @@ def page_headline(runs: Sequence[RunReport]) -> str:
     zero.
 
     Args:
-        runs: of one method, one for each seed; what was learned is said of the first.
+        runs: of one method, one for each seed; what was learned is said of the first, and so is
+            all of it where the gain of a seed is not known.
     """
     first = runs[0]
     whole = run_gain(first)
     if whole is None:
         return "No task was scored"
-    known = [one for one in map(run_gain, runs) if one is not None and one.gain is not None]
-    gain, interval = whole.gain, whole.interval
-    if len(known) == len(runs) > 1:
-        over = student_mean([one.gain for one in known if one.gain is not None])
-        gain, interval = over.value, over
-    score = sum(one.score for one in known) / len(known) if known else whole.score
+    score, gain, interval = whole.score, whole.gain, whole.interval
+    if (seeds := _over_seeds(runs)) is not None:
+        score, interval = seeds
+        gain = interval.value
     moment = "at the end" if whole.at_end else "after each task's own stage"
     told = f"Mean score {moment} {percent(score)} %"
     if gain is not None:
@@ -115,12 +114,21 @@ def page_headline(runs: Sequence[RunReport]) -> str:
     return f"{told}: {_learned_and_kept(first, interval)}{seed}"
 
 
+def _over_seeds(runs: Sequence[RunReport]) -> tuple[float, Estimate] | None:
+    """Return mean score, and mean gain with Student's interval; None unless all seeds have one."""
+    known = [one for one in map(run_gain, runs) if one is not None]
+    gains = [one.gain for one in known if one.gain is not None]
+    if not len(gains) == len(runs) > 1:
+        return None
+    return mean([one.score for one in known]), student_mean(gains)
+
+
 def how_sure(runs: Sequence[RunReport]) -> str:
     """Return one sentence on what the headline's interval is over; "" where it has none."""
     whole = run_gain(runs[0])
     if whole is None or whole.gain is None:
         return ""
-    if len(runs) > 1:
+    if _over_seeds(runs) is not None:
         return f"In brackets the 95 % interval over {len(runs)} seeds (Student's t)."
     seed = "what another seed would do it does not say."
     if whole.interval is None:

@@ -35,6 +35,9 @@ def test_forgetting_counts_from_the_best_score_before_the_last_stage():
     found = matrix_metrics(scores, ZERO_SHOT)
     assert found.bwt == pytest.approx((0.1 + 0.0) / 2)
     assert found.forgetting == pytest.approx((0.3 + 0.0) / 2)
+    # What is best at the end has been forgotten by less than nothing.
+    risen = matrix_metrics([[0.5, None, None], [0.6, 0.5, None], [0.9, 0.5, 0.5]], ZERO_SHOT)
+    assert risen.forgetting == pytest.approx((-0.3 + 0.0) / 2)
 
 
 def test_metrics_of_one_kind_run_over_its_tasks_and_all_stages():

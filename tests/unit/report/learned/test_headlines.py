@@ -84,6 +84,8 @@ def test_a_run_that_learned_nothing_has_no_headline_that_sounds_like_success(rep
     title = re.search(r"<h1>(.*?)</h1>", render_page([report]))
     assert title and not SUCCESS.search(title[1])
     assert "no task is shown to be learned" in page_headline([report])
+    # Worse is said of what is shown to be worse alone.
+    assert ("worse" in page_headline([report])) == (report is WORSE)
 
 
 def test_what_learned_nothing_is_not_said_to_have_forgotten_nothing():
@@ -127,6 +129,10 @@ def test_without_the_number_of_questions_nothing_is_called_learned():
         "answer: whether a task was learned is not known"
     )
     assert "how sure is not known" in learning_headline(unknown)
+    # As good as the majority answers is not above them.
+    assert learning_headline(made((MAJORITY,) * 3, questions=None)).startswith(
+        "0 of 3 tasks score above both"
+    )
     assert how_sure([unknown]).startswith("One seed, and no interval: the number of questions")
     for said in headlines(unknown):
         assert not SUCCESS.search(said), said
@@ -148,6 +154,11 @@ def test_one_seed_says_that_another_may_do_otherwise_and_several_have_their_own_
     said = page_headline([low, high])
     assert f"75.0 %, +35.0 points [{MINUS}28.5, +98.5]" in said and said.endswith("(seed 1)")
     assert how_sure([low, high]) == "In brackets the 95 % interval over 2 seeds (Student's t)."
+    # Where a seed's gain is not known all of it is the first's, and is said to be.
+    lost = replace(high, zero_shot=(0.1, 0.2, None), majority=(0.5, 0.4, None))
+    for runs in ([low, lost], [low, high, lost]):
+        assert page_headline(runs) == f"{page_headline([low])} (seed 1)"
+        assert how_sure(runs) == how_sure([low])
 
 
 def test_a_single_task_has_no_forgetting():
