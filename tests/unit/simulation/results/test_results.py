@@ -524,6 +524,11 @@ def test_orders_and_seeds_move_the_mean_by_hand(tmp_path: Path):
     # Two orders 0.1 apart in each seed, two seeds 0.2 apart in each order.
     assert found.orders == pytest.approx(0.1 / math.sqrt(2))
     assert found.seeds == pytest.approx(0.2 / math.sqrt(2))
+    # Root mean squares, where one seed moves with the order more than the other: 0.1 and 0.3 apart.
+    uneven = variation([of([0.5, 0.7]), of([0.6, 1.0])], mean_learned)
+    assert uneven is not None
+    assert uneven.orders == pytest.approx(math.sqrt((0.1**2 / 2 + 0.3**2 / 2) / 2))
+    assert uneven.seeds == pytest.approx(math.sqrt((0.2**2 / 2 + 0.4**2 / 2) / 2))
     assert variation(cells[:1], mean_learned) is None
     assert variation([of([0.5]), of([0.6])], mean_learned) is None
     axes: Any = {"order": {"paper": {}, "back": {"stages.order": ["three", "two", "one"]}},

@@ -59,12 +59,15 @@ def test_the_interval_and_p_are_t_with_satterthwaites_freedom():
 
 def test_where_one_part_adds_nothing_it_is_the_t_test_over_the_other():
     # Seeds differ by what all tasks share; tasks by a tenth of a thousandth.
-    values = np.array([[0.1], [0.3], [0.25]]) + 1e-5 * np.array(
-        [[1, -1, 0], [-1, 0, 1], [0, 1, -1]]
+    values = np.array([[0.1], [0.3], [0.25], [0.2]]) + 1e-5 * np.array(
+        [[1, -1, 0], [-1, 0, 1], [0, 1, -1], [0, 0, 0]]
     )
-    found = two_way(values.tolist())
-    assert found is not None and found.freedom == 2.0
-    assert found.p == pytest.approx(stats.ttest_1samp(values.mean(axis=1), 0).pvalue)
+    expected = stats.ttest_1samp(values.mean(axis=1), 0).pvalue
+    # The other way round tasks do.
+    for table in (values, values.T):
+        found = two_way(table.tolist())
+        assert found is not None and found.freedom == 3.0
+        assert found.p == pytest.approx(expected)
 
 
 def test_without_any_spread_it_is_the_sign_test_over_seeds():
