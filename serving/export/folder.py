@@ -229,4 +229,5 @@ def _facts(bank: Bank, settings: ExportSettings, *, merged: bool) -> CardFacts:
         classifies=merged and base is not None and model_type(base) == CLIP,
         questions=settings.questions,
         version=settings.version,
+        own_template=base is not None and has_own_processor(base),
     )

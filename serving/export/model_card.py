@@ -46,6 +46,7 @@ class CardFacts:
         base_model: the base model's folder, or its id on a hub.
         merged: whether the folder is a whole model.
         prompting: whether it has a processor with a chat template.
+        own_template: whether that is the base model's own, and not LLaVA-Med's.
         questions: number of the stage's test questions; None where it is not known.
         version: of fedmslora.
         classifies: whether it is a whole CLIP.
@@ -57,6 +58,7 @@ class CardFacts:
     questions: int | None
     version: str
     classifies: bool = False
+    own_template: bool = False
 
 
 def model_card(bank: Bank, release: Release, facts: CardFacts) -> bytes:
@@ -179,19 +181,27 @@ def _prompting(facts: CardFacts) -> str:
             "## How to prompt\n\nThis folder has no processor: it was exported without the base "
             "model's folder (`fedmslora bank export --base-model DIR`).\n"
         )
+    loader, writes = (
+        ("AutoModelForImageTextToText", "is the base model's own: it writes one user turn of ")
+        if facts.own_template
+        else (
+            "LlavaForConditionalGeneration",
+            "writes `<s>[INST] <image>\\n{question} [/INST]`, pads the picture to a square, and "
+            "takes ",
+        )
+    )
     load = (
-        "model = LlavaForConditionalGeneration.from_pretrained(FOLDER)"
+        f"model = {loader}.from_pretrained(FOLDER)"
         if facts.merged
-        else f'base = LlavaForConditionalGeneration.from_pretrained("{facts.base_model}", '
+        else f'base = {loader}.from_pretrained("{facts.base_model}", '
         "dtype=torch.float32)\nmodel = PeftModel.from_pretrained(base, FOLDER).eval()"
     )
     peft = "" if facts.merged else "from peft import PeftModel\n"
     return (
         "## How to prompt\n\nOnly as below: another prompt gives other, and worse, answers. The "
-        "chat template writes `<s>[INST] <image>\\n{question} [/INST]`, one picture and one "
-        "question, and pads the picture to a square. Answers are short and greedy.\n\n"
+        f"chat template {writes}one picture and one question. Answers are short and greedy.\n\n"
         f"```python\nimport torch\n{peft}"
-        "from transformers import AutoProcessor, LlavaForConditionalGeneration\n\n"
+        f"from transformers import {', '.join(sorted(('AutoProcessor', loader)))}\n\n"
         'processor = AutoProcessor.from_pretrained(FOLDER, backend="pil")\n'
         f"{load}\n"
         'content = [\n    {"type": "image", "image": "picture.png"},\n'

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -76,3 +77,12 @@ def test_a_new_token_is_printed_and_another_each_time(bank: Bank, codes: list[in
     assert first["bank"] == str(bank.folder) and first["head"] == bank.head
     assert first["url"].startswith("http://127.0.0.1:")
     assert len(first["token"]) >= 40 and first["token"] != second["token"]
+
+
+def test_the_token_of_the_environment_is_asked_for_and_no_process_inherits_it(
+    bank: Bank, codes: list[int], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("FEDMSLORA_TOKEN", TOKEN)
+    text = said(bank.folder)
+    assert codes == [401, 401, 200] and TOKEN not in text
+    assert "FEDMSLORA_TOKEN" not in os.environ

@@ -1,5 +1,6 @@
 """The model card of an exported stage says what its release says, and no more."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,6 +51,21 @@ def test_its_metadata_is_the_hubs(bank: Bank):
 def test_without_a_number_of_questions_there_is_no_interval(bank: Bank):
     text = card(bank, replace(FACTS, questions=None))
     assert "| accuracy | 0.750 |  |" in text and "does not say how many" in text
+
+
+@pytest.mark.parametrize("merged", [True, False])
+def test_it_shows_how_to_load_and_prompt_the_kind_of_model_that_it_is_of(bank: Bank, merged: bool):
+    ours, own = (
+        card(bank, replace(FACTS, merged=merged, own_template=own)) for own in (False, True)
+    )
+    assert "`<s>[INST] <image>\\n{question} [/INST]`" in ours
+    assert ours.count("LlavaForConditionalGeneration") == 2
+    assert "chat template is the base model's own" in own
+    assert "[INST]" not in own and "Llava" not in own
+    assert "from transformers import AutoModelForImageTextToText, AutoProcessor\n" in own
+    for text in (ours, own):
+        (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+        compile(code, "card", "exec")
 
 
 def test_without_a_processor_it_does_not_say_how_to_prompt(bank: Bank):
