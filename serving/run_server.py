@@ -20,6 +20,12 @@ from serving.http_app import AnswerServer
 
 #: Longest that a request's head may take: uvicorn 0.49 itself waits for ever.
 _HEAD_S: Final = 10.0
+#: Most of a request's head; httptools 0.9 itself takes any, and keeps all of it.
+_HEAD_BYTES: Final = 64 * 2**10
+_TOO_LONG: Final = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
+    b"content-length: 0\r\nconnection: close\r\n\r\n"
+)
 #: Longest that a client may leave a response unread that is on its way; the largest has 3 MB.
 _UNREAD_S: Final = 60.0
 #: Most connections at one time, idle ones included.
@@ -50,9 +56,11 @@ class Address:
 class ImpatientProtocol(HttpToolsProtocol):
     """uvicorn's protocol, which closes a connection whose client makes it wait.
 
-    That is one whose request's head does not arrive in time, or whose response is not read.
+    That is one whose request's head does not arrive in time, or whose response is not read. A head
+    that is too long is refused: a stranger, too, may send one.
     """
 
+    _head_bytes = 0
     _patience: asyncio.TimerHandle | None = None
     _unread: asyncio.TimerHandle | None = None
 
@@ -66,6 +74,11 @@ class ImpatientProtocol(HttpToolsProtocol):
         if self._patience is None and self.cycle and self.cycle.response_complete:
             self._wait_for_head()
         super().data_received(data)
+        if self._patience is not None:
+            self._head_bytes += len(data)
+            if self._head_bytes > _HEAD_BYTES:
+                self.transport.write(_TOO_LONG)
+                self.transport.close()
 
     def on_headers_complete(self) -> None:
         """Stop the clock."""
@@ -91,6 +104,7 @@ class ImpatientProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def _wait_for_head(self) -> None:
+        self._head_bytes = 0
         self._patience = asyncio.get_running_loop().call_later(_HEAD_S, self.transport.close)
 
     def _stop_waiting(self) -> None:

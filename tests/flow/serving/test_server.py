@@ -331,6 +331,7 @@ def hostile(running: Running, picture: Path) -> dict[str, bytes]:
         "a path that climbs": http(right, path="/../../etc/passwd"),
         "another method": b"DELETE" + http(right)[4:],
         "no HTTP": noise,
+        "a head that does not end": b"GET / HTTP/1.1\r\nx: " + b"a" * 200_000,
         "an upgrade": http(right, "upgrade: websocket", "connection: upgrade"),
         "a picture of noise": pictured(noise),
         "a PNG bomb by its size": pictured(png_bomb(60_000)),

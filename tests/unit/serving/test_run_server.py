@@ -14,13 +14,25 @@ from serving.run_server import ImpatientProtocol
 class Transport:
     """A connection that notes its end."""
 
-    aborted = False
+    aborted = closed = False
+
+    def __init__(self) -> None:
+        self.written = b""
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def write(self, data: bytes) -> None:
+        self.written += data
 
     def get_extra_info(self, name: str) -> None:
         return None
 
-    def close(self) -> None:
+    def pause_reading(self) -> None:
         pass
+
+    def close(self) -> None:
+        self.closed = True
 
     def abort(self) -> None:
         self.aborted = True
@@ -28,7 +40,7 @@ class Transport:
 
 def connected() -> tuple[ImpatientProtocol, Transport]:
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        pass
+        await asyncio.Event().wait()
 
     config = uvicorn.Config(app, log_config=None, ws="none")
     config.load()
@@ -52,3 +64,21 @@ def test_a_response_that_is_not_read_ends_the_connection(monkeypatch: pytest.Mon
             protocol.connection_lost(None)
 
     asyncio.run(asyncio.wait_for(course(), 30))
+
+
+def test_a_head_that_does_not_end_is_refused_and_a_long_body_is_not():
+    async def course() -> None:
+        (endless, refused), (usual, taken) = connected(), connected()
+        endless.data_received(b"GET / HTTP/1.1\r\nhost: localhost\r\nx: ")
+        for _ in range(4):
+            assert not refused.closed
+            endless.data_received(b"a" * 2**14)
+        assert refused.closed and refused.written.startswith(b"HTTP/1.1 431 ")
+        head = b"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: 200000\r\n\r\n"
+        usual.data_received(head + b"a" * 100_000)
+        usual.data_received(b"a" * 90_000)
+        assert not taken.closed
+        for protocol in (endless, usual):
+            protocol.connection_lost(None)
+
+    asyncio.run(course())
