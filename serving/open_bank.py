@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from client.orders.ask import USUAL, AskSettings, ResidentBank, check_question
 from client.training.language import LanguageBackbone
 from common.bank.bank import Bank
 from common.bank.release import Release
-from common.errors import ModelError
+from common.errors import DataError, ModelError
 from common.methods.interface import BaseRole
 from common.metrics import AnswerKind
 from serving.memory_picture import picture_in_memory
@@ -115,7 +116,7 @@ class OpenBank:
             DataError: the picture or the question can't be used.
             ModelError: the base model is not the bank's.
         """
-        check_question(question)
+        _check_asked(question, max_new_tokens)
         with _as_file(image) as file, self._lock:
             if has_method(self.bank):
                 named = self.resident.classify(None, file)
@@ -170,7 +171,7 @@ class StageModel:
             ModelError: the base model is not the bank's.
         """
         for question in questions:
-            check_question(question)
+            _check_asked(question, max_new_tokens)
         if self.release.method is not None:
             with _as_file(image) as file, self._bank.loaded() as resident:
                 answers = [resident.classify(self.release, file)] * len(questions)
@@ -221,14 +222,43 @@ def answer_of(
 
 @contextmanager
 def _as_file(image: Picture) -> Generator[Path]:
-    """Have a picture as a file during the body; one that is in memory stays there."""
+    """Have a picture as a file during the body; one that is in memory stays there.
+
+    Raises:
+        DataError: it is nothing of these, or an image of a mode that no file has.
+    """
     if isinstance(image, str | Path):
         yield Path(image)
         return
-    if not isinstance(image, bytes):
-        buffer = BytesIO()
-        # Without loss, whatever the image's mode.
-        image.save(buffer, "TIFF")
-        image = buffer.getvalue()
-    with picture_in_memory(image) as file:
+    with picture_in_memory(image if isinstance(image, bytes) else _tiff(image)) as file:
         yield file
+
+
+def _tiff(image: object) -> bytes:
+    """Return an image of Pillow's as a file, without loss."""
+    # Not imported with this module: whoever gives an image has imported it.
+    pillow = sys.modules.get("PIL.Image")
+    if pillow is None or not isinstance(image, pillow.Image):
+        raise DataError(
+            f"picture: found a {type(image).__name__}, expected a file's name, the bytes of a "
+            "file, or an image of Pillow's"
+        )
+    buffer = BytesIO()
+    try:
+        image.save(buffer, "TIFF")
+    except (OSError, ValueError, KeyError):
+        raise DataError(
+            f"picture: found an image of the mode {image.mode}, expected such as RGB or L"
+        ) from None
+    return buffer.getvalue()
+
+
+def _check_asked(question: object, max_new_tokens: int) -> None:
+    """Check what is asked for.
+
+    Raises:
+        DataError: the question is no text, or no token is wanted.
+    """
+    check_question(question)
+    if max_new_tokens < 1:
+        raise DataError(f"max_new_tokens: found {max_new_tokens}, expected 1 or more")

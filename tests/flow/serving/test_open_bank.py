@@ -109,6 +109,13 @@ def test_what_is_wrong_is_one_sentence(asked: AskedBank, bank: OpenBank, tmp_pat
         bank.ask(tmp_path / "none.png", "what ?")
     with pytest.raises(DataError, match="found no image"):
         bank.ask(b"no picture", "what ?")
+    for wrong, said in ((None, "a NoneType"), (np.zeros((4, 4)), "a ndarray"), (7, "a int")):
+        with pytest.raises(DataError, match=f"picture: found {said}, expected a file's name"):
+            bank.ask(wrong, "what ?")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(DataError, match="picture: found an image of the mode HSV"):
+        bank.ask(Image.new("HSV", (4, 4)), "what ?")
+    with pytest.raises(DataError, match="max_new_tokens: found 0, expected 1 or more"):
+        bank.model(0).ask(picture, "what ?", max_new_tokens=0)
     with pytest.raises(BankError, match=r"bank\.json"):
         fedmslora.open_bank(tmp_path)
     with pytest.raises(PlanError, match="vision_weights: found 'mine'"):
