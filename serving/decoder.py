@@ -6,6 +6,7 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
+from weakref import WeakSet
 
 from client.data.file_modality import HeaderFacts
 from common.errors import DataError
@@ -38,6 +39,8 @@ class Decoder:
         """Start nothing yet: a process starts with the first picture that finds none free."""
         self._bounds = bounds
         self._free: list[asyncio.subprocess.Process] = []
+        #: Those that have decoded one: they have started.
+        self._ready = WeakSet[asyncio.subprocess.Process]()
         self._places = asyncio.Semaphore(processes)
 
     async def decode(self, content: bytes) -> tuple[bytes, HeaderFacts]:
@@ -49,10 +52,9 @@ class Decoder:
         async with self._places:
             # One may have ended while it was free: killed where memory ran out, for one.
             self._free = [one for one in self._free if one.returncode is None]
-            started = not self._free
-            process = await self._start() if started else self._free.pop()
+            process = self._free.pop() if self._free else await self._start()
             try:
-                limit = self._bounds.seconds + (_START_S if started else 0.0)
+                limit = self._bounds.seconds + (0.0 if process in self._ready else _START_S)
                 async with asyncio.timeout(limit):
                     kind, found = await _exchange(process, content)
             except TimeoutError:
@@ -66,6 +68,7 @@ class Decoder:
                 ) from None
             else:
                 self._free.append(process)
+                self._ready.add(process)
             finally:
                 if process not in self._free:
                     # Also where the request was cancelled: an answer would be another's.

@@ -27,9 +27,9 @@ BOUNDS = ServerBounds(
     body_bytes=2 * 2**20,
     body_s=1.0,
     requests=16,
-    answer_s=30.0,
+    answer_s=120.0,
     chat=ChatBounds(question_chars=200, answer_tokens=64, default_tokens=9),
-    decode=DecodeBounds(pixels=1_000_000, seconds=5.0),
+    decode=DecodeBounds(pixels=1_000_000, seconds=20.0),
 )
 
 
