@@ -234,7 +234,7 @@ def _as_file(image: Picture) -> Generator[Path]:
         yield file
 
 
-def _tiff(image: object) -> bytes:
+def _tiff(image: PilImage) -> bytes:
     """Return an image of Pillow's as a file, without loss."""
     # Not imported with this module: whoever gives an image has imported it.
     pillow = sys.modules.get("PIL.Image")
