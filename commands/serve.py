@@ -193,8 +193,10 @@ def _check_pair(certificate: Path, key: Path) -> None:
     try:
         # An encrypted key fails, too: a server has nobody to ask for its password.
         context.load_cert_chain(certificate, key, password="")
-    except ssl.SSLError as error:
-        reason = error.reason or "no PEM, or an encrypted key"
+    except OSError as error:
+        # A file that may not be read is none of ssl's errors, and has no name.
+        said = error.reason if isinstance(error, ssl.SSLError) else error.strerror
+        reason = said or "no PEM, or an encrypted key"
         raise StateError(
             f"--tls-cert, --tls-key: found {certificate} and {key}, which TLS can't use "
             f"({reason}); expected a certificate and its key, both in PEM, the key not encrypted"

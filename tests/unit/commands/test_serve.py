@@ -1,7 +1,10 @@
 """`fedmslora serve`: what is refused before the base model is loaded."""
 
+import errno
 import socket
+import ssl
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from cryptography.hazmat.primitives.serialization import (
@@ -151,3 +154,16 @@ def test_what_tls_can_not_use_is_said_and_no_password_is_asked_for(bank: Bank, t
     # With a good pair it goes on, to a bank that is on no base model of ours.
     error = refused(bank.folder, "--tls-cert", certificate, "--tls-key", key)
     assert isinstance(error, BankError)
+
+
+def test_a_tls_file_that_may_not_be_read_is_said(
+    bank: Bank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    file = tmp_path / "there.pem"
+    file.touch()
+    # What Python raises, which names no file; root may read all.
+    denied = PermissionError(errno.EACCES, "Permission denied")
+    monkeypatch.setattr(ssl.SSLContext, "load_cert_chain", Mock(side_effect=denied))
+    error = refused(bank.folder, "--tls-cert", file, "--tls-key", file)
+    assert isinstance(error, StateError)
+    assert f"found {file} and {file}, which TLS can't use (Permission denied)" in str(error)
