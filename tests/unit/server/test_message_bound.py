@@ -41,6 +41,19 @@ def test_of_300_mb_no_more_than_the_bound_is_taken():
     assert len(pulled) < 20
 
 
+def test_a_message_of_too_many_parts_is_refused_however_small_they_are():
+    names = [str(number) for number in range(10_001)]
+    pulled: list[str] = []
+
+    def part(name: str) -> bytes:
+        pulled.append(name)
+        return b""
+
+    with pytest.raises(ObjectPullError, match=TOO_LARGE):
+        bounded(pull_objects, lambda: PART)(object_ids=names, pull_object_fn=part)
+    assert len(pulled) < 20
+
+
 def test_the_bound_follows_the_plans_rank_and_then_the_largest_adapter(tmp_path: Path):
     folder = RunFolder(tmp_path)
     spare = 8 * 2**20

@@ -136,3 +136,14 @@ def test_what_is_remembered_is_bounded_and_what_was_forgotten_is_refused(
     assert not refused(identify, first)
     (used,) = identify._used.values()  # pyright: ignore[reportPrivateUsage]
     assert len(used.signed) == 3
+
+
+def test_a_signature_is_remembered_for_as_long_as_it_is_valid(
+    registry: Path, north: ec.EllipticCurvePrivateKey, monkeypatch: pytest.MonkeyPatch
+):
+    identify, ahead, began = Members(registry), signed(north, 4.0), time.time()
+    assert identify(ahead) == "north"
+    # It is valid for 305 s from the time that it names: 309 s from now.
+    monkeypatch.setattr(time, "time", lambda: began + 308)
+    assert identify(signed(north, 308)) == "north"
+    assert not refused(identify, ahead)

@@ -73,6 +73,9 @@ def test_a_site_that_left_may_come_back_with_a_new_key_only(tmp_path: Path):
     enroll(file, again)
     assert enrolled(file) == {"north": again}
     assert len(read_sites(file)) == 2
+    # And may leave again: the one that is enrolled, not the one that left before.
+    assert leave(file, "north").public_key == again.public_key
+    assert enrolled(file) == {}
 
 
 def test_a_site_that_is_not_there_can_not_leave(tmp_path: Path):

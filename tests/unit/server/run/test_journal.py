@@ -184,6 +184,19 @@ def test_a_round_that_was_repeated_by_other_code_counts_once(tmp_path: Path):
     newer = replace(ORDER, code="new")
     book.record(newer, replace(update("a"), loss=0.25), 1, 2)
     assert [(n, u.site, u.loss) for n, u in book.updates(0)] == [(1, "a", 0.25)]
+    for order, norm in ((ORDER, 1.0), (newer, 2.0)):
+        part = SiteInfluence("a", norm, None, 1.0, 1.0, 3)
+        closed = ClosedRound({"a": 3}, (), book.blobs.put(adapter(norm)), None)
+        book.close_round(order, closed, [part])
+    assert [(stage, n, one.norm) for stage, n, one in book.influences()] == [(0, 1, 2.0)]
+
+
+def test_a_scoring_that_was_begun_is_not_finished(tmp_path: Path):
+    book = journal(tmp_path)
+    opened = book.open_order(ORDER)
+    assert book.open_order(ORDER) == opened and not book.is_finished(ORDER)
+    book.finish_scoring(ORDER, ["b was away"])
+    assert book.is_finished(ORDER) and book.open_order(ORDER) == opened
 
 
 def test_rounds_that_are_repeated_by_other_code_keep_their_own_last_adapter(tmp_path: Path):
