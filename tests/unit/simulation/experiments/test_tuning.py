@@ -57,6 +57,8 @@ def test_the_best_mean_is_chosen_and_of_equal_ones_the_lower(tmp_path: Path):
     assert rate_of_test(experiment, one, score_of) is None
     assert TunedRate({0.5: 0.4, 1: 0.6, 3: 0.5}).at_border is False
     assert TunedRate({1: 0.4}).at_border is False
+    # The last bits of a mean make no rate better.
+    assert TunedRate({0.5: 0.3, 1: 0.1 + 0.2, 3: 0.2}).best == 0.5
 
 
 def test_the_lead_of_the_best_rate_is_that_over_the_next_best_that_was_tried():
@@ -131,6 +133,7 @@ def test_the_test_is_run_at_the_chosen_rate_and_the_page_shows_the_grid(tmp_path
         write_result(tmp_path / "r", result(plan, even(0.6 + 0.001 * plan.seed)))
     found = collect(experiment, ResultsFolder(tmp_path / "r"))
     assert (found.missing, found.missing_tuning, found.tuning_runs) == (2, 0, 6)
+    assert [cell.plan.stages[0].learning_rate for cell in found.cells] == [0.03, 0.01]
     text = "\n".join(section(found, 100).blocks)
     assert "| mslora | 40.00 | 50.00 | **80.00** | 3 | +30.00 | at the border |" in text
     assert "**At the border of the grid: mslora.**" in text

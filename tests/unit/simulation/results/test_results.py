@@ -371,6 +371,13 @@ def test_scores_without_answers_or_pictures_are_still_tested_over_seeds():
         found = compare(cell_of(plan(), runs), of([0.25, 0.3]))
         assert found.both is not None
         assert (found.pictures, found.answers) == (None, None)
+    # Nor is a part of the tasks tested over pictures in place of all.
+    some = [
+        replace(run, answers=((), *run.answers[1:]), learned=run.learned)
+        for run in (result(plan(seed=seed), even(0.5)) for seed in (0, 1))
+    ]
+    found = compare(cell_of(plan(), dict(enumerate(some))), of([0.25, 0.3]))
+    assert found.both is not None and (found.pictures, found.answers) == (None, None)
 
 
 # Sentences and tables.
@@ -556,7 +563,10 @@ def test_a_rate_is_chosen_by_the_end_where_it_was_scored():
     again = result(sequential(), even(0.75), even(0.25))
     assert tuning_score(again) == 0.25
     assert tuning_score(result(plan(), even(0.5))) == 0.5
-    assert tuning_score(result(plan(method=SEQUENTIAL), even(0.5))) == 0.5
+    # Where the end of some tasks was not scored, it is the mean of all when they were learned.
+    some = result(plan(method=SEQUENTIAL), [[0.2], [0.4], [0.9]])
+    assert tuning_score(some) == pytest.approx(0.5)
+    assert tuning_score(replace(some, final=(0.1, None, 0.9))) == pytest.approx(0.5)
     assert tuning_score(None) is None
 
 
@@ -579,6 +589,9 @@ def test_transfer_and_avg_are_those_of_the_matrix(tmp_path: Path):
     assert mean_transfer(found) == pytest.approx((0.3 + (0.2 + 0.4) / 2) / 2)
     assert mean_throughout(found) == pytest.approx(sum(map(sum, MATRIX)) / 9)
     assert mean_transfer(result(of, even(0.5))) is None
+    # A mean of some of the stages would be compared with a mean of all.
+    lacking = replace(found, matrix=((0.8, 0.3, None), *MATRIX[1:]))
+    assert mean_transfer(lacking) is None and mean_throughout(lacking) is None
     write_result(tmp_path, found)
     read = ResultsFolder(tmp_path).get(of)
     assert read is not None and read.matrix == found.matrix
