@@ -68,6 +68,26 @@ def test_each_site_that_was_scored_on_a_stage_counts_once(tmp_path: Path):
     assert book.scored_questions(2) == {}
 
 
+def test_what_a_site_said_first_of_its_counts_stays_and_what_was_refused_is_no_word(tmp_path: Path):
+    book, second = journal(tmp_path), replace(ORDER, round=2)
+    assert book.first_examples(0, "a") is None
+    # In the order of the rounds, whichever came first.
+    book.record(second, replace(update("a"), examples=500), 1, 2)
+    assert book.first_examples(0, "a") == 500
+    book.record(ORDER, update("a"), 1, 2)
+    assert (book.first_examples(0, "a"), book.first_examples(1, "a")) == (3, None)
+    book.record(ORDER, replace(update("b"), examples=900), 1, 2)
+    book.refuse(ORDER, "b", "too large")
+    assert book.first_examples(0, "b") is None
+    book.record(second, replace(update("b"), examples=5), 1, 2)
+    assert book.first_examples(0, "b") == 5
+    for active, questions in (((), 4), ((0,), 7)):
+        judged = replace(ORDER, work=Work.EVALUATE, round=0, active=active)
+        scores = Scores(order=judged.digest, site="a", questions=questions, metrics={}, majority={})
+        book.record(judged, scores, 1, 2)
+    assert (book.first_questions(0, "a"), book.first_questions(0, "b")) == (4, None)
+
+
 def test_the_journal_belongs_to_one_plan_and_says_what_changed(tmp_path: Path):
     journal(tmp_path).close()
     journal(tmp_path).close()
@@ -138,6 +158,8 @@ def test_a_refused_answer_does_not_count_but_its_bytes_do(tmp_path: Path):
     assert book.refusal_of(ORDER, "a", learned.adapter) == "too large"
     assert book.refusal_of(ORDER, "a", "another") is None
     assert [(t.bytes_down, t.bytes_up) for t in book.traffic()] == [(10, 20)]
+    book.prune(0)
+    assert list(book.blobs.folder.iterdir()) == []
     # A better one of the same site takes its place.
     book.record(ORDER, update("a", 2.0), 10, 20)
     assert list(book.answered(ORDER)) == ["a"]
