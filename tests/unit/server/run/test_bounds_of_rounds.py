@@ -72,6 +72,15 @@ def test_a_change_as_large_as_the_last_rounds_at_this_rounds_rate_is_not_too_lar
     assert one.norm * one.scaled == pytest.approx(part * found[1, "a"].norm)
 
 
+def test_a_site_that_counted_nothing_is_none_of_the_rounds_sites(tmp_path: Path):
+    steps = {(1, "a"): 0.001, (1, "b"): 1.0, (2, "a"): 0.001, (2, "b"): 0.001}
+    plan, found = influences(tmp_path, 1e-9, steps)
+    assert found[1, "b"].outlier and found[1, "b"].share == 0.0
+    first, second = (closed for _, _, closed in journal(tmp_path, plan).rounds())
+    assert (first.sites, second.sites) == ({"a": 1}, {"a": 1, "b": 1})
+    assert len(first.refusals) == 1 and "site b" in first.refusals[0]
+
+
 def test_nobody_knows_the_sketchs_seed_before_all_updates_are_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
