@@ -92,6 +92,16 @@ def test_a_site_that_gives_none_does_not_hold_up_the_round(tmp_path: Path):
     assert agreed(tmp_path / "none", {})[0] is None
 
 
+def test_the_prototype_of_a_site_that_counted_nothing_in_the_round_is_left_out(tmp_path: Path):
+    chosen = routed(quorum=1)
+    book = journal(tmp_path, chosen)
+    sites = Giving(book, {"a": given(1, 70), "b": given(2, 90)})
+    work, _ = run_context(book, sites, patient=True, of=chosen)
+    closed = train_stage(work, 0, ())
+    found = release_prototype(work, 0, replace(closed, sites={"a": 1000}))
+    assert found is not None and from_bytes(found, "x").images == 70
+
+
 def test_without_a_router_there_is_none(tmp_path: Path):
     assert agreed(tmp_path, {}, of=plan(quorum=1))[0] is None
 
