@@ -72,6 +72,20 @@ def test_a_change_as_large_as_the_last_rounds_at_this_rounds_rate_is_not_too_lar
     assert one.norm * one.scaled == pytest.approx(part * found[1, "a"].norm)
 
 
+def test_a_site_that_claims_more_examples_later_counts_with_those_that_it_said_at_first(
+    tmp_path: Path,
+):
+    class Growing(Sites):
+        def answer(self, order: Order, site: str) -> Answer:
+            update = super().answer(order, site)
+            assert isinstance(update, Update)
+            return replace(update, examples=update.examples * (1000 if order.round == 2 else 1))
+
+    book = journal(tmp_path)
+    train_stage(run_context(book, Growing(book))[0], 0, ())
+    assert [closed.sites for _, _, closed in book.rounds()] == [{"a": 1, "b": 3}] * 2
+
+
 def test_a_site_that_counted_nothing_is_none_of_the_rounds_sites(tmp_path: Path):
     steps = {(1, "a"): 0.001, (1, "b"): 1.0, (2, "a"): 0.001, (2, "b"): 0.001}
     plan, found = influences(tmp_path, 1e-9, steps)

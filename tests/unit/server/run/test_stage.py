@@ -380,6 +380,21 @@ def test_scores_that_no_site_can_have_are_refused(tmp_path: Path, spoil: dict[st
     assert said in str(caught.value)
 
 
+def test_a_site_cannot_change_its_number_of_test_questions(tmp_path: Path):
+    book = journal(tmp_path)
+    changed: dict[str, Any] = {"questions": 5}
+    score_task(run_context(book)[0], 0, ModelSelection())
+
+    def other(order: Order, sites: Sequence[str], accept: Accept) -> Iterator[Any]:
+        for site in sites:
+            why = accept(Received(replace(Sites(book).answer(order, site), **changed), 1, 1))
+            yield Done(site) if why is None else Refused(site, why)
+
+    later = ModelSelection((ReleaseRef(0, "d"),), (0,))
+    with pytest.raises(SiteFailed, match="questions: found 5, expected 4 as in its first answer"):
+        score_task(run_context(book, other)[0], 0, later)
+
+
 def test_what_a_site_writes_is_told_on_one_short_line_without_control_characters(tmp_path: Path):
     def rude(_order: Order, sites: Sequence[str], _accept: Accept) -> Iterator[Any]:
         yield from (Refused(site, "\x1b[2J\n\ud800" + "a" * 10**6) for site in sites)
