@@ -46,11 +46,6 @@ def _spread(found: Spread | None, written: Callable[[float], str]) -> str:
     return written(found.mean) + after
 
 
-def number_of(found: Spread | None) -> str:
-    """Return the number of seeds."""
-    return str(found.seeds if found else 0)
-
-
 def between(low: float | None, high: float | None) -> str:
     """Return an interval of differences, in points."""
     return DASH if low is None else f"{points(low)} to {points(high)}"
