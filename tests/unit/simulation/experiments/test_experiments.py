@@ -1,5 +1,5 @@
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -68,6 +68,14 @@ def test_a_later_axis_changes_what_an_earlier_one_put_there(tmp_path: Path):
     (variant,) = load_experiment(write_experiment(tmp_path, "two", axes, seeds=1)).variants
     assert isinstance(variant.plan.method, MSLoRACR) and variant.plan.method.contrast
     assert variant.plan.method.contrast.weight == 10.0
+
+
+def test_what_a_later_axis_changes_is_changed_in_that_plan_alone(tmp_path: Path):
+    axes = {"similarity": {"exp": {"method.contrast": {"similarity": "exp", "weight": 1.0}}},
+            "alpha": {"10": {"method.contrast.weight": 10.0}, "usual": {}}}  # fmt: skip
+    first, second = load_experiment(write_experiment(tmp_path, "two", axes, seeds=1)).variants
+    contrasts = [cast(MSLoRACR, one.plan.method).contrast for one in (first, second)]
+    assert [contrast and contrast.weight for contrast in contrasts] == [10.0, 1.0]
 
 
 def test_a_whole_method_can_be_put_in_the_plans_place(tmp_path: Path):
