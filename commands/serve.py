@@ -120,6 +120,7 @@ def serve(
     # A file that was changed would fail only the questions of its stages, later.
     opened = verify_bank(bank, Expected())
     if has_method(opened):
+        # Refuses a method that is not installed here, before anybody asks.
         plan_to_answer(opened, opened.releases[-1])
     resident = ResidentBank(
         opened,

@@ -36,7 +36,9 @@ BASE_MODELS: Mapping[str, Path] = {
 }
 #: Folder of public reference pairs, beside the sites' folders of data (docs/retrieval.md).
 REFERENCE = "reference"
-#: In the sites' folder: the digest of each task of data that were given.
+#: In the sites' folder: what they were made of.
+_MADE_OF = "made_of.json"
+#: In the simulation's folder: a digest of each task of data that were given.
 _GIVEN_DATA = "given_data.json"
 
 
@@ -78,7 +80,7 @@ def prepare(plan: Plan, sites: Path, data: Path | None, base_model: Path) -> Non
         sites: the folder that gets a folder for each site.
 
     Raises:
-        StateError: the folder holds the sites of another plan, or the data given have changed.
+        StateError: the folder holds the sites of another plan or of other data.
         PlanError: the plan names a data source that does not exist.
         DataError: data that an earlier run made here was damaged.
     """
@@ -114,8 +116,22 @@ def _check_data(folders: Iterable[Path]) -> None:
         raise DataError("\n".join(mistakes))
 
 
-def check_given_data(plan: Plan, sites: Path, data: Path | None) -> None:
-    """Check that `data` is what it was when the sites' folder `sites` was made, if it was.
+def check_made_of(plan: Plan, sites: Path, data: Path | None) -> None:
+    """Check that the folder `sites`, if it is there, holds this plan's sites on this data.
+
+    Raises:
+        StateError: it holds those of another plan or of other data.
+    """
+    file = sites / _MADE_OF
+    if file.exists() and file.read_text(encoding="utf-8") != _made_of(plan, data):
+        raise StateError(
+            f"{sites}: found the sites of another plan or another --data, expected this run's; "
+            "use another folder"
+        )
+
+
+def claim_given_data(plan: Plan, folder: Path, data: Path) -> None:
+    """Check that `data` is what it was when the simulation in `folder` began; note it if it begins.
 
     The files of questions are compared byte for byte, their pictures by name and size.
 
@@ -123,20 +139,29 @@ def check_given_data(plan: Plan, sites: Path, data: Path | None) -> None:
         StateError: the questions or pictures of a task have changed.
         DataError: a task can't be read.
     """
-    file = sites / _GIVEN_DATA
-    if data is None or not file.exists():
+    file, digests = folder / _GIVEN_DATA, _task_digests(plan, data)
+    if not file.exists():
+        write_file(file, (json.dumps(digests, indent=1) + "\n").encode(), DISK)
         return
     before = json.loads(file.read_text(encoding="utf-8"))
-    for task, digest in _task_digests(plan, data).items():
+    for task, digest in digests.items():
         if before.get(task) != digest:
             raise StateError(
-                f"{data / task}: found other questions or pictures than {sites.parent} was begun "
-                "with, expected the same; use another folder for the run"
+                f"{data / task}: found other questions or pictures than {folder} was begun with, "
+                "expected the same; use another folder for the run"
             )
 
 
 def _claim(plan: Plan, sites: Path, data: Path | None) -> None:
     """Reserve `sites` for this plan's data: what was made for another plan is not reused."""
+    check_made_of(plan, sites, data)
+    if not (sites / _MADE_OF).exists():
+        sites.mkdir(parents=True, exist_ok=True)
+        write_file(sites / _MADE_OF, _made_of(plan, data).encode(), DISK)
+
+
+def _made_of(plan: Plan, data: Path | None) -> str:
+    """Return what the sites' folders follow from, as a JSON document."""
     made = plan.simulation and plan.simulation.model_dump(mode="json", exclude=set(NOT_OF_DATA))
     made_of = {
         "data": str(data.resolve()) if data else None,
@@ -144,19 +169,7 @@ def _claim(plan: Plan, sites: Path, data: Path | None) -> None:
         "seed": plan.seed,
         "stages": [[stage.task, *stage.sites] for stage in plan.stages],
     }
-    file, text = sites / "made_of.json", json.dumps(made_of, indent=1) + "\n"
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_file(file, text.encode(), DISK)
-    elif file.read_text(encoding="utf-8") != text:
-        raise StateError(
-            f"{sites}: found the sites of another plan or another --data, expected this run's; "
-            "use another folder"
-        )
-    check_given_data(plan, sites, data)
-    if data is not None and not (sites / _GIVEN_DATA).exists():
-        digests = json.dumps(_task_digests(plan, data), indent=1) + "\n"
-        write_file(sites / _GIVEN_DATA, digests.encode(), DISK)
+    return json.dumps(made_of, indent=1) + "\n"
 
 
 def _task_digests(plan: Plan, data: Path) -> dict[str, str]:

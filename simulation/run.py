@@ -30,7 +30,7 @@ from simulation.baselines import (
 )
 from simulation.engines import Engine, check_engine
 from simulation.hospital_scores import SeedRuns, hospitals_report
-from simulation.hospitals import check, check_given_data, prepare
+from simulation.hospitals import check, check_made_of, claim_given_data, prepare
 from simulation.paired_runs import PairedRun, paired_tests
 from simulation.planned_run import PlannedRun, carry_out, check_resumable, finished
 from simulation.single_site import carry_out_all, curve_runs, local_runs, pooled_run
@@ -73,7 +73,9 @@ def simulate(file: Path, options: SimulationOptions) -> list[RunReport]:
     _check_methods(federated[0], str(file), base_model)
     with _locked(options.out):
         for seed in seeds:
-            check_given_data(seed.plan, seed.root / "sites", options.data)
+            check_made_of(seed.plan, seed.root / "sites", options.data)
+        if options.data is not None:
+            claim_given_data(plan, options.out, options.data)
         for run in chain(*federated):
             check_resumable(run)
         for run in chain(*federated):

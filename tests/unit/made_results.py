@@ -37,6 +37,8 @@ PLAN: dict[str, Any] = {
 SEQUENTIAL = {"name": "sequential", "rank": 2, "alpha": 2}
 JOINT = {"name": "joint", "rank": 2, "alpha": 2}
 TASKS = 3
+#: Draws of a bootstrap: few, as its interval is not what is tested.
+DRAWS = 200
 Marks = Sequence[Sequence[float]]
 
 
@@ -116,3 +118,8 @@ def collected(
             left = None if final is None else [*even(final)[:-1], learned[-1]]
             write_result(results, result(variant.plan, learned, left))
     return collect(experiment, ResultsFolder(results))
+
+
+def of_scores(scores: Sequence[float], **changes: Any) -> Cell:
+    """A cell with a score for each seed, from 0."""
+    return cell("x", dict(enumerate(scores)), **changes)

@@ -96,3 +96,24 @@ def run_context(
     events: list[ProgressEvent] = []
     ask = durable(sites or Sites(book), book)
     return RunContext(of or plan(), ask, book, events.append, patient), events
+
+
+def never(_order: Order, _sites: Sequence[str], _accept: Accept) -> Iterator[Any]:
+    """Sites that must not be asked."""
+    raise AssertionError("nobody should be asked")
+
+
+class Late:
+    """Site b is away for so many looks, or for ever."""
+
+    def __init__(self, book: Journal, looks: int | None) -> None:
+        self._sites, self._looks = Sites(book), looks
+
+    def __call__(self, order: Order, sites: Sequence[str], accept: Accept) -> Iterator[Any]:
+        here = [site for site in sites if site != "b"]
+        yield from self._sites(order, here, accept)
+        looks = 0
+        while "b" in sites and looks != self._looks:
+            looks += 1
+            yield Waiting({"b": "offline"}, frozenset({"b"}))
+        yield from self._sites(order, ["b"] if "b" in sites else [], accept)

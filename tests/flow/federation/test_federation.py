@@ -174,6 +174,8 @@ def test_given_data_that_have_changed_since_are_refused_though_the_run_is_finish
             simulate(plan, options(out, data=data))
         file.write_bytes(before)
     assert simulate(plan, options(out, data=data)) == reports
+    with pytest.raises(StateError, match="found the sites of another plan or another --data"):
+        simulate(plan, options(out))
 
 
 def test_sites_that_hold_one_task_in_two_stages_do_not_hold_the_same_pictures(tmp_path: Path):
