@@ -109,14 +109,16 @@ class Network:
             if self.notifications is not None:
                 self.notifications.heartbeat()
             self._update_nodes(waiting, began)
-            events = False
+            events = sent = False
             for site in waiting:
+                unsent = site.message is None
                 for event in self._advance(site, order, accept):
                     events = True
                     yield event
+                sent |= unsent and site.message is not None
             if events:
                 answered = time.monotonic()
-            else:
+            elif not sent:  # A site in this process has answered what was just sent.
                 yield self._waiting(waiting)
                 time.sleep(self.patience.pause_s(time.monotonic() - answered))
 

@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from client.data.task import TaskData, read_task
@@ -174,8 +174,7 @@ def _run_apps(plan: Plan, folder: RunFolder, sites: Path) -> _Finished:
     began = time.monotonic()
     files = [sites / site / "site.yaml" for site in plan.sites]
     grid = grid_of(client, [{"site-file": str(file)} for file in files])
-    # Sites answer within the call, so there is nothing to wait for.
-    report = run(plan, folder, grid, SiteConnection(replace(SIMULATED, poll_s=0.0)))
+    report = run(plan, folder, grid, SiteConnection(SIMULATED))
     seconds = time.monotonic() - began
     tasks, last = range(len(plan.stages)), len(plan.stages) - 1
     again = plan.evaluation.earlier is not Earlier.NONE

@@ -1,6 +1,8 @@
 """Meeting the sites and talking with them, over an in-process Grid with real messages."""
 
+import time
 from collections.abc import Iterable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +21,7 @@ from common.exchange import (
     Working,
 )
 from common.identity import sha256
+from server import network
 from server.network import Network
 from server.run.accept import Done, Refused, Waiting
 from tests.unit.server.scripted_sites import (
@@ -43,6 +46,15 @@ def test_every_expected_site_is_asked_and_no_other_node():
     assert sorted(event.site for event in done) == ["a", "b"]
     assert sorted(received.answer.site for received in offered) == ["a", "b"]
     assert len(site.got) == 2
+
+
+def test_an_answer_that_comes_within_the_call_is_not_waited_for(monkeypatch: pytest.MonkeyPatch):
+    def paused(seconds: float) -> None:
+        pytest.fail(f"paused for {seconds} s")
+
+    monkeypatch.setattr(network, "time", SimpleNamespace(monotonic=time.monotonic, sleep=paused))
+    done, _ = events(Site(), ["a", "b"], ["a", "b"])
+    assert sorted(event.site for event in done) == ["a", "b"]
 
 
 def test_a_site_gets_what_it_lacks_and_the_bytes_are_counted():
