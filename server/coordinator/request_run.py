@@ -8,7 +8,7 @@ from common.errors import StateError
 from common.plan.file import load_plan
 from common.process.progress import read_events
 from common.signing import SigningKey
-from server.coordinator.registry import enrolled
+from server.coordinator.registry import enrolled, read_sites
 from server.coordinator.state import RequestedRun, State
 from server.run.journal import Journal
 
@@ -16,18 +16,22 @@ from server.run.journal import Journal
 def request_run(state: State, plan_file: Path) -> RequestedRun:
     """Request a run of this plan; return the earlier request where there is one.
 
+    A run that has begun continues after a site has left: where a stage's quorum is met without it.
+
     Raises:
         PlanError: the plan is wrong.
         StateError: a site is not enrolled, a run of another plan is requested, or a run of this
             name has begun with another plan.
     """
     plan = load_plan(plan_file)
-    known = enrolled(state.registry)
+    known = set(enrolled(state.registry))
+    if state.run(plan.name).journal.exists():
+        known |= {site.name for site in read_sites(state.registry)}
     missing = [site for site in plan.sites if site not in known]
     if missing:
         raise StateError(
             f"{plan_file}: found the sites {', '.join(missing)} that are not enrolled, expected "
-            f"only enrolled ones ({', '.join(known) or 'there are none'}); "
+            f"only enrolled ones ({', '.join(sorted(known)) or 'there are none'}); "
             "`fedmslora coordinator enroll` enrolls them"
         )
     before = state.requested_before(plan.name)

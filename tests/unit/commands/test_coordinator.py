@@ -240,6 +240,13 @@ def test_a_new_run_does_not_wait_for_a_removed_site(sites: State):
     assert "found the sites north that are not enrolled" in refusal(sites, "run", first(sites))
 
 
+def test_a_run_that_has_begun_continues_without_a_removed_site(sites: State):
+    said(sites, "run", first(sites), "--detach")
+    assert "north is removed" in said(sites, "revoke", "north")
+    said(sites, "stop")
+    assert "first: queued" in said(sites, "run", first(sites), "--detach")
+
+
 def test_a_plan_with_unknown_sites_is_refused(state: State):
     told = refusal(state, "run", first(state))
     assert "found the sites north, south that are not enrolled" in told
