@@ -211,6 +211,23 @@ def test_a_site_that_is_enrolled_later_is_found():
     assert done == [Done("a")]
 
 
+def test_a_site_that_has_left_does_not_hold_up_a_round(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(network, "LEFT_S", 0.0)
+    found, _ = events(Site(), ["a"], ["a", "b"], PATIENT, most=200, registered=lambda: ["a"])
+    assert found == [Refused("b", network.LEFT), Done("a")]
+
+
+def test_a_site_that_gets_a_new_key_has_not_left(monkeypatch: pytest.MonkeyPatch):
+    looks = iter(range(10**6))
+
+    def registered() -> list[str]:
+        return ["a"] if next(looks) < 5 else ["a", "b"]
+
+    found, _ = events(Site(), ["a", "b"], ["a", "b"], PATIENT, registered=registered)
+    assert sorted(event.site for event in found if isinstance(event, Done)) == ["a", "b"]
+    assert not [event for event in found if isinstance(event, Refused)]
+
+
 def test_an_answer_that_is_not_accepted_is_named_and_asked_for_again():
     whys = iter(["norm: too large", None])
     found: list[Any] = []
