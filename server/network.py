@@ -8,7 +8,6 @@ not a round, and Flower's own loop has neither a bank nor a journal (docs/adr/00
 import time
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Final
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
@@ -33,6 +32,7 @@ from common.wire import wire_bytes
 from server.asked_site import RETRY_S, UNANSWERED_S, AskedSite, Patience, Seen
 from server.coordinator.events import OFFLINE, OTHER_CODE
 from server.coordinator.notify import Activity, Notifications
+from server.departures import LEFT, Departures
 from server.message_bound import TOO_LARGE
 from server.run.accept import Accept, Done, Received, Refused, Waiting
 
@@ -43,9 +43,6 @@ PARCEL_BYTES = 64 * 2**20
 UPGRADE_S = 60.0
 #: Pause between two requests for Flower's list of nodes.
 NODE_LIST_S = 2.0
-#: A site that is not enrolled for so long has left: time to enroll it with another key.
-LEFT_S = 600.0
-LEFT: Final = "it has left the federation"
 #: Most letters of why a site gave no answer: some are of its own choice.
 MOST_LETTERS = 240
 #: The slowest connection that a message's time to live allows for.
@@ -91,8 +88,7 @@ class Network:
     _met: dict[int, str] = field(default_factory=dict[int, str])
     #: Sites that have taken an order of this run's plan, which they do only once they approved it.
     _approving: set[str] = field(default_factory=set[str])
-    #: Since when expected sites have not been enrolled.
-    _left: dict[str, float] = field(default_factory=dict[str, float])
+    _left: Departures = field(default_factory=Departures)
     #: The names of the nodes that were online at the last look.
     _listed: Collection[str | None] = ()
     _listed_at: float = 0.0
@@ -117,7 +113,7 @@ class Network:
             self._update_nodes(waiting, began)
             events = sent = False
             for site in waiting:
-                if self._has_left(site.name) and site.reported != LEFT:
+                if site.name in self._left and site.reported != LEFT:
                     yield from self._refuse(site, LEFT)
                 unsent = site.message is None
                 for event in self._advance(site, order, accept):
@@ -276,7 +272,7 @@ class Network:
             if site.name not in self._nodes:
                 offline.add(site.name)
                 missing = "connecting" if site.name in self._listed else OFFLINE
-                if self._has_left(site.name):
+                if site.name in self._left:
                     missing = LEFT
                 states[site.name] = self._troubles.get(site.name, missing)
         return Waiting(states, frozenset(offline))
@@ -288,7 +284,7 @@ class Network:
         if now - self._listed_at >= NODE_LIST_S or (missing and self.patience.appear_s is not None):
             self._listed_at = now
             self._list_nodes(now)
-            self._list_left(missing, now)
+            self._left.look(missing, missing if self.registered is None else self.registered())
         for node, query in list(self._queries.items()):
             if any(self._has_introduced(node, one, expected) for one in query.messages):
                 del self._queries[node]
@@ -304,19 +300,6 @@ class Network:
                 f"found no answer from the sites {', '.join(missing)} within "
                 f"{self.patience.appear_s:g} s, expected them in the federation"
             )
-
-    def _list_left(self, missing: Sequence[str], now: float) -> None:
-        """Record since when sites that are not connected have not been enrolled either."""
-        names = missing if self.registered is None else self.registered()
-        for site in missing:
-            if site in names:
-                self._left.pop(site, None)
-            else:
-                self._left.setdefault(site, now)
-
-    def _has_left(self, site: str) -> bool:
-        """Return whether the site has left the federation, and not just gets another key."""
-        return site in self._left and time.monotonic() - self._left[site] >= LEFT_S
 
     def _list_nodes(self, now: float) -> None:
         names = self._online()
@@ -389,7 +372,6 @@ class Network:
         self._nodes[site], self._met[node] = node, site
         self._holds[site] = set(presence.holds)
         self._troubles.pop(site, None)
-        self._left.pop(site, None)
 
     def _other_code(self, presence: Presence, expected: bool) -> None:
         text = printable(

@@ -21,7 +21,7 @@ from common.exchange import (
     Working,
 )
 from common.identity import sha256
-from server import network
+from server import departures, network
 from server.network import Network
 from server.run.accept import Done, Refused, Waiting
 from tests.unit.server.scripted_sites import (
@@ -212,12 +212,12 @@ def test_a_site_that_is_enrolled_later_is_found():
 
 
 def test_a_site_that_has_left_does_not_hold_up_a_round(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(network, "LEFT_S", 0.0)
+    monkeypatch.setattr(departures, "LEFT_S", 0.0)
     found, _ = events(Site(), ["a"], ["a", "b"], PATIENT, most=200, registered=lambda: ["a"])
-    assert found == [Refused("b", network.LEFT), Done("a")]
+    assert found == [Refused("b", departures.LEFT), Done("a")]
 
 
-def test_a_site_that_gets_a_new_key_has_not_left(monkeypatch: pytest.MonkeyPatch):
+def test_a_site_that_gets_a_new_key_has_not_left():
     looks = iter(range(10**6))
 
     def registered() -> list[str]:
