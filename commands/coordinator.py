@@ -36,8 +36,8 @@ def init(
     host: Annotated[
         list[str] | None,
         typer.Option(
-            help="A DNS name or address of this machine, for the sites; may be repeated. By default "
-            "localhost, for a trial."
+            help="A DNS name or address of this machine, for the sites; may be repeated. "
+            "By default localhost, for a trial."
         ),
     ] = None,
     port: Annotated[
