@@ -35,10 +35,7 @@ _HERE = Path("coordinator")
 def init(
     host: Annotated[
         list[str] | None,
-        typer.Option(
-            help="A DNS name or address of this machine, for the sites; may be repeated. "
-            "By default localhost, for a trial."
-        ),
+        typer.Option(help="This machine's name or address for sites, repeatable; else localhost."),
     ] = None,
     port: Annotated[
         int, typer.Option(min=1, max=65535, help="The only port that is open to the sites.")
