@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from commands.options import Json, refuse_beside, typed
-from common.printable import counted
 
 if TYPE_CHECKING:
     from server.coordinator.processes import ProcessName
@@ -104,9 +103,9 @@ def start(
 
     Example: fedmslora coordinator start
     """
+    from commands.coordinator_status import expiry_warning
     from common.network.ports import NeededPort, check_free
     from common.process.supervise import single_instance, supervise, until_signalled
-    from server.coordinator.certificates import days_left
     from server.coordinator.processes import exec_process, needed_ports, processes
     from server.coordinator.state import State
 
@@ -117,10 +116,8 @@ def start(
         refuse_beside("--part", ("dashboard", "dashboard_port"))
         check_free([ports[name]] if name in ports else [])
         exec_process(name, opened)
-    if (days := days_left(opened.tls / "server.crt")) < 30:
-        typer.echo(
-            f"The certificate expires in {counted(days, 'day')}: fedmslora coordinator init --renew"
-        )
+    if (warning := expiry_warning(opened)) is not None:
+        typer.echo(warning)
     with single_instance(opened.pid_file), until_signalled() as stop:
         page = [NeededPort("127.0.0.1", dashboard_port, "--dashboard-port")] if dashboard else []
         check_free([*ports.values(), *page])

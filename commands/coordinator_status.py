@@ -10,8 +10,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from commands.options import typed
 from commands.terminal.fitting_table import FittingTable
 from common.printable import byte_size, counted
+from server.coordinator.certificates import days_left
 from server.coordinator.follow import ActivityLines
 from server.coordinator.state import State
 from server.coordinator.status import Phase, RunStatus, SiteStatus
@@ -19,12 +21,23 @@ from server.coordinator.superlink import SuperLink
 from server.dashboard.status_document import read_status
 
 _REFRESH_S = 2.0
+#: Days before the certificate's end from which on its renewal is asked for.
+_LAST_DAYS = 30
 
 
 def tables(opened: State, superlink: SuperLink, run_name: str | None) -> Group:
     """Return the status as tables; raises as `read_status` does."""
     run, sites, answers = read_status(opened, superlink, run_name)
-    return _tables(opened.settings.address, run, sites, answers=answers)
+    return _with_warning(opened, _tables(opened.settings.address, run, sites, answers=answers))
+
+
+def expiry_warning(opened: State) -> str | None:
+    """Return what to do about a certificate in its last month; None before that."""
+    days = days_left(opened.tls / "server.crt")
+    if days >= _LAST_DAYS:
+        return None
+    what = "has expired" if days < 0 else f"expires in {counted(days, 'day')}"
+    return f"The certificate {what}: {typed('coordinator init --renew')}"
 
 
 def watch(opened: State, superlink: SuperLink, run_name: str | None) -> None:
@@ -46,7 +59,7 @@ def _watch_tables(opened: State, superlink: SuperLink, run_name: str | None) -> 
         while True:
             run, sites, answers = read_status(opened, superlink, run_name)
             shown = _tables(opened.settings.address, run, sites, answers=answers)
-            live.update(shown, refresh=True)
+            live.update(_with_warning(opened, shown), refresh=True)
             if _is_over(run):
                 return
             time.sleep(_REFRESH_S)
@@ -84,6 +97,11 @@ def _line(run: RunStatus, sites: Sequence[SiteStatus]) -> str:
         waits = ", ".join(f"{site} ({what})" for site, what in run.awaited.items())
         parts.append(f"waiting for {waits}")
     return "; ".join(parts)
+
+
+def _with_warning(opened: State, shown: Group) -> Group:
+    warning = expiry_warning(opened)
+    return shown if warning is None else Group(Text(warning), shown)
 
 
 def _tables(

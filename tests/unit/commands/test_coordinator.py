@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from typer.testing import CliRunner
 
+from commands import coordinator_status
 from commands.coordinator import app
 from commands.site import app as site_app
 from common.errors import PlanError, Refusal, StateError
@@ -238,6 +239,21 @@ def test_a_wrong_enrolment_is_one_sentence(
 def test_a_new_run_does_not_wait_for_a_removed_site(sites: State):
     assert "north is removed" in said(sites, "enroll", "--leave", "north")
     assert "found the sites north that are not enrolled" in refusal(sites, "run", first(sites))
+
+
+@pytest.mark.parametrize(
+    ("days", "told"),
+    [(30, ""), (29, "expires in 29 days: "), (1, "expires in 1 day: "), (-1, "has expired: ")],
+)
+def test_status_warns_of_a_certificate_in_its_last_month(
+    state: State, monkeypatch: pytest.MonkeyPatch, days: int, told: str
+):
+    def left(_certificate: Path) -> int:
+        return days
+
+    monkeypatch.setattr(coordinator_status, "days_left", left)
+    warned = f"The certificate {told}fedmslora coordinator init --renew" in said(state, "status")
+    assert warned == bool(told)
 
 
 def test_a_run_that_has_begun_continues_without_a_removed_site(sites: State):
