@@ -58,6 +58,8 @@ feature_cache_gib: 8
 # Whether each task's test questions stay in store/answers with the last answers, for the page of
 # `fedmslora site answers`. They are patient data, too.
 keep_answers: false
+# A folder of public reference pairs, for a plan whose method trains on them, too.
+# reference: ../reference
 
 # What this site does for a coordinator. An order beyond it is refused, whoever sends it.
 policy:
@@ -75,6 +77,8 @@ policy:
   test_questions: 20
   # Most orders by which a task is scored at one state of the bank.
   evaluations: 2
+  # Whether it also trains a stage alone where a plan asks for that; only its scores leave.
+  train_alone: false
 
 # How this site reaches its coordinator.
 federation:
