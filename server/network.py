@@ -122,9 +122,10 @@ class Network:
                 sent |= unsent and site.message is not None
             if events:
                 answered = time.monotonic()
-            elif not sent:  # A site in this process has answered what was just sent.
+            else:
                 yield self._waiting(waiting)
-                time.sleep(self.patience.pause_s(time.monotonic() - answered))
+                if not sent:  # A site in this process has answered what was just sent.
+                    time.sleep(self.patience.pause_s(time.monotonic() - answered))
 
     def _advance(self, site: AskedSite, order: Order, accept: Accept) -> Iterator[Done | Refused]:
         """Send the order if it is time to, or read the reply if it has come."""
@@ -271,9 +272,8 @@ class Network:
             states[site.name] = site.state
             if site.name not in self._nodes:
                 offline.add(site.name)
-                missing = "connecting" if site.name in self._listed else OFFLINE
-                if site.name in self._left:
-                    missing = LEFT
+                away = LEFT if site.name in self._left else OFFLINE
+                missing = "connecting" if site.name in self._listed else away
                 states[site.name] = self._troubles.get(site.name, missing)
         return Waiting(states, frozenset(offline))
 
