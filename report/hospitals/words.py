@@ -40,10 +40,20 @@ def gain_headline(report: HospitalsReport) -> str:
     if gain.low is None:
         told = f"Federated and alone differ by {points(gain.mean)} points"
         return f"{told}; without an interval no gain is shown"
-    share = "" if first.way is None else f", {100 * first.way:.0f} % of the way to pooled data"
+    share = "" if first.way is None else f", {share_of_way(first.way)} of the way to pooled data"
     return (
         f"By the federation a hospital gains {with_interval(gain)} points over staying alone{share}"
     )
+
+
+def share_of_way(way: float) -> str:
+    """Return the share of the way to pooled data: "all" where the federation is ahead of it.
+
+    Beyond either end a percentage says nothing: its base is the small difference of pooling.
+    """
+    if way < 0:
+        return "none"
+    return "all" if way > 1 else f"{100 * way:.0f} %"
 
 
 def who_gains(report: HospitalsReport) -> str:
@@ -164,7 +174,7 @@ def _worth(curve: LocalCurve) -> str:
 def _cells(one: HospitalResult, report: HospitalsReport) -> Iterator[str]:
     yield from (percent(one.mean[column]) for column in COLUMNS)
     yield DASH if one.gain is None else with_interval(one.gain)
-    yield DASH if one.way is None else f"{100 * one.way:.0f} %"
+    yield DASH if one.way is None else share_of_way(one.way)
     if _routes(report):
         yield percent(one.mean.get(ROUTED))
     elsewhere = one.no_data or {}

@@ -15,6 +15,7 @@ from report.hospitals.model import HospitalResult, HospitalsReport, Interval, Sa
 from report.hospitals.words import (
     gain_headline,
     how_measured,
+    share_of_way,
     table_heads,
     table_rows,
     who_gains,
@@ -81,6 +82,16 @@ def test_the_headline_has_the_gain_its_interval_and_the_share_of_the_way():
         f"No gain over staying alone is shown: +1.0 [{MINUS}2.0, +4.0] points"
     )
     assert how_measured(told) == "In brackets 95 % intervals over 3 seeds (Student's t)."
+
+
+@pytest.mark.parametrize(
+    ("way", "told"),
+    [(-0.2, "none"), (0.0, "0 %"), (0.404, "40 %"), (1.0, "100 %"), (1.37, "all")],
+)
+def test_a_share_of_the_way_beyond_its_ends_is_no_percentage(way: float, told: str):
+    assert share_of_way(way) == told
+    ahead = of(replace(GAINS, way=way))
+    assert told in table_rows(ahead)[0].cells
 
 
 def test_the_table_has_a_row_for_each_hospital_and_their_mean():
