@@ -6,12 +6,15 @@
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from itertools import count
 from typing import Final
 
 from common.errors import PlanError
 from common.methods.interface import MethodSettings
 from common.methods.registry import all_settings
 from common.plan.plan import BatchScope, Earlier, Plan, Stage
+from common.plan_fields import MOST_EPOCHS
+from common.printable import counted
 
 LOCAL: Final = "local"
 POOLED: Final = "pooled"
@@ -125,15 +128,24 @@ def pooled_plan(plan: Plan) -> Plan:
 
 
 def pooled_tasks(plan: Plan) -> list[str]:
-    """Return the name of each stage's pooled data; a task has several if its sites change."""
-    sites = {(stage.task, frozenset(stage.sites)) for stage in plan.stages}
+    """Return the name of each stage's pooled data; a task has several if its sites change.
+
+    So it has if they change their order, which is that of the questions.
+    """
+    sites = {(stage.task, stage.sites) for stage in plan.stages}
     tasks = [task for task, _ in sites]
     return [
-        stage.task
-        if tasks.count(stage.task) == 1
-        else f"{stage.task[: _LONGEST_NAME - 4]}-{number}"
+        stage.task if tasks.count(stage.task) == 1 else _numbered(stage.task, number, plan)
         for number, stage in enumerate(plan.stages, 1)
     ]
+
+
+def _numbered(task: str, number: int, plan: Plan) -> str:
+    """Return a name that neither a task of the plan nor another stage's pooled data has."""
+    taken = {stage.task for stage in plan.stages}
+    # Steps of the number of stages: no other stage comes to the same number.
+    names = (f"{task[: _LONGEST_NAME - 4]}-{n}" for n in count(number, len(plan.stages)))
+    return next(name for name in names if name not in taken)
 
 
 def _at_one_site(stage: Stage, site: str, batch_size: int) -> Stage:
@@ -147,6 +159,9 @@ def with_equal_steps(plan: Plan, questions: Mapping[str, int], first: int) -> Pl
     Args:
         questions: the training questions that the site has of each task.
         first: how many of each task it trains on, where it has so many.
+
+    Raises:
+        PlanError: so many steps would be more passes than a stage may have.
     """
     stages = tuple(
         stage.model_copy(
@@ -154,6 +169,14 @@ def with_equal_steps(plan: Plan, questions: Mapping[str, int], first: int) -> Pl
         )
         for stage in plan.stages
     )
+    for stage in stages:
+        if stage.local_epochs > MOST_EPOCHS:
+            raise PlanError(
+                f"the curve, {counted(first, 'question')} of the task {stage.task!r}: found "
+                f"{stage.local_epochs:g} passes for as many steps as on all "
+                f"{questions[stage.task]}, expected at most {MOST_EPOCHS}; take more questions, or "
+                "simulation.curve_schedule: passes"
+            )
     return changed(plan, stages=stages)
 
 

@@ -13,9 +13,11 @@ from simulation.baselines import (
     known_methods,
     local_plan,
     pooled_plan,
+    pooled_tasks,
     with_equal_steps,
     with_method,
 )
+from simulation.single_site import pooled_run
 from tests.flow.small_run import OTHER, STAGE, small_plan
 
 
@@ -55,6 +57,20 @@ def test_pooled_data_of_a_task_whose_sites_change_are_of_each_stage(tmp_path: Pa
     assert {stage.sites for stage in pooled.stages} == {("pooled",)}
 
 
+def test_pooled_data_are_in_the_order_of_a_stages_own_sites(tmp_path: Path):
+    again = {**STAGE, "name": "again", "sites": ["b", "a"]}
+    plan = plan_of(tmp_path, STAGE, again)
+    joined = pooled_run(plan, tmp_path, lambda site, task: tmp_path / site / task).joined
+    parts = {one.folder.name: [*one.parts] for one in joined}
+    assert parts == {"CXP-1": ["a", "b"], "CXP-2": ["b", "a"]}
+
+
+def test_pooled_data_have_the_name_of_no_other_task(tmp_path: Path):
+    again = {**STAGE, "name": "again", "sites": ["c"]}
+    other = {**STAGE, "name": "other", "task": "CXP-2"}
+    assert pooled_tasks(plan_of(tmp_path, STAGE, again, other)) == ["CXP-1", "CXP-5", "CXP-2"]
+
+
 def test_each_label_may_have_its_own_learning_rate(tmp_path: Path):
     rates = {"local": 1e-3, "pooled": 2e-3, "sequential": 4e-3}
     plan = plan_of(tmp_path, learning_rates=rates)
@@ -91,3 +107,14 @@ def test_few_questions_get_as_many_steps_as_all(tmp_path: Path):
     alone = local_plan(plan_of(tmp_path), "b")
     few = with_equal_steps(alone, {"CXP": 40, "PCAM": 8}, first=10)
     assert [stage.local_epochs for stage in few.stages] == [0.5 * 4, 0.5]
+
+
+def test_a_curve_of_more_passes_than_a_stage_may_have_is_refused(tmp_path: Path):
+    alone = local_plan(plan_of(tmp_path, {**STAGE, "local_epochs": 4000}), "a")
+    assert with_equal_steps(alone, {"CXP": 24}, first=10).stages[0].local_epochs == 9600
+    with pytest.raises(PlanError) as refused:
+        with_equal_steps(alone, {"CXP": 24}, first=1)
+    assert str(refused.value) == (
+        "the curve, 1 question of the task 'CXP': found 96000 passes for as many steps as on all "
+        "24, expected at most 10000; take more questions, or simulation.curve_schedule: passes"
+    )
