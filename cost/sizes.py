@@ -202,6 +202,8 @@ def _release(plan: Plan, stage: int, adapter: Adapter) -> Release:
             for site in planned.sites
         },
         method=plan.method.released(),
+        questions=planned.questions,
+        body_parts=planned.body_parts,
     )
 
 
