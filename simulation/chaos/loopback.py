@@ -6,6 +6,7 @@ A test or a soak thus runs the commands that an administrator types.
 
 import json
 import os
+import re
 import secrets
 import signal
 import socket
@@ -221,10 +222,12 @@ def kill_all_in(root: Path) -> None:
 
     An app whose supervisor was killed lives on for a moment without a parent.
     """
+    # With what ends a path: beside `soak` there may be `soak2`.
+    inside = re.compile(rf"{re.escape(str(root))}(?![\w.-])")
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             words = [*process.cmdline(), process.environ().get("FLWR_HOME", "")]
-            if process.pid != os.getpid() and any(str(root) in word for word in words):
+            if process.pid != os.getpid() and any(map(inside.search, words)):
                 process.kill()
 
 
