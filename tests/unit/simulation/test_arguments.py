@@ -51,6 +51,13 @@ def test_a_folder_that_exists_is_refused_in_one_sentence(
         ("chaos.throttle 0 nowhere", "argument to: found 'nowhere', expected HOST:PORT such as"),
         ("chaos.throttle 0 a:1 --rate 0", "argument --rate: found '0', expected a number above 0"),
         ("chaos.throttle 0 a:1 --delay inf", "argument --delay: found 'inf', expected a number"),
+        ("pretraining.make_base --out {new} --scale 0", "argument --scale: found '0', expected a"),
+        ("pretraining.make_base --out {new} --threads 0", "argument --threads: found '0', expect"),
+        (
+            "pretraining.make_clip --out {new} --scale nan",
+            "argument --scale: found 'nan', expected",
+        ),
+        ("pretraining.make_clip --out .", ": found something that is no model, expected a model"),
         ("chaos.throttle 70000 a:1", "port 70000: can't listen there (bind(): port must be 0-"),
     ],
 )
