@@ -51,6 +51,12 @@ def test_a_folder_that_exists_is_refused_in_one_sentence(
         ("chaos.throttle 0 nowhere", "argument to: found 'nowhere', expected HOST:PORT such as"),
         ("chaos.throttle 0 a:1 --rate 0", "argument --rate: found '0', expected a number above 0"),
         ("chaos.throttle 0 a:1 --delay inf", "argument --delay: found 'inf', expected a number"),
+        ("scanner_shift CXP", "argument SOURCE/TASK: found 'CXP', expected one such as phantoms"),
+        ("scanner_shift nope/CXP", "simulation.data: found 'nope', expected one of 'pictures'"),
+        ("scanner_shift phantoms/nope", "phantom task: found 'nope', expected one of pathvqa, "),
+        ("scanner_shift phantoms/CXP --seeds 0", "argument --seeds: found '0', expected a whole"),
+        ("scanner_shift phantoms/CXP --strength nan", "argument --strength: found 'nan', expected"),
+        ("experiments.report_retrieval --archive nowhere", "nowhere: can't be read as an archive"),
         ("pretraining.make_base --out {new} --scale 0", "argument --scale: found '0', expected a"),
         ("pretraining.make_base --out {new} --threads 0", "argument --threads: found '0', expect"),
         (
