@@ -315,6 +315,13 @@ def test_a_release_goes_to_each_site_once():
     assert [x.down for x in order_traffic(one, sizes)] == [x.down for x in again]
 
 
+def test_an_adapter_that_never_changes_goes_to_each_site_once():
+    idle = plan(method={"name": "zero_shot", "rank": 2, "alpha": 2})
+    sizes = blob_sizes(idle, EMBEDDED)
+    large = [x.site for x in order_traffic(idle, sizes) if x.down > sizes.adapter]
+    assert sorted(large) == ["a", "b", "c"]
+
+
 def test_a_large_bank_goes_to_a_site_parcel_by_parcel():
     one = plan(evaluation={"earlier": "none", "zero_shot": False}, method={
         **plan().method.model_dump(mode="json"), "rank": 64})  # fmt: skip
