@@ -162,12 +162,21 @@ def run_command(*words: str, timeout_s: float = 120.0) -> str:
     """Run `fedmslora WORDS`, and return what it prints.
 
     Raises:
-        StateError: it failed; with what it printed to stderr.
-        subprocess.TimeoutExpired: it did not end in time.
+        StateError: it failed, with what it printed to stderr; or it did not end in time.
     """
-    done = subprocess.run(
-        command(*words), cwd=ROOT, capture_output=True, text=True, check=False, timeout=timeout_s
-    )
+    try:
+        done = subprocess.run(
+            command(*words),
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=timeout_s,
+        )
+    except subprocess.TimeoutExpired:
+        raise StateError(
+            f"fedmslora {' '.join(words)}: has not ended within {timeout_s:g} s, expected it to"
+        ) from None
     if done.returncode:
         message = " ".join(done.stderr.split())
         raise StateError(f"fedmslora {' '.join(words)}: exit code {done.returncode}: {message}")

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from simulation.chaos.loopback import kill_all_in
+from common.errors import StateError
+from simulation.chaos.loopback import kill_all_in, run_command
 
 Sleeper = subprocess.Popen[bytes]
 
@@ -31,3 +32,11 @@ def test_processes_of_a_folder_with_a_longer_name_are_left_alone(
     inside, below, beside = sleepers
     assert (inside.wait(10), below.wait(10)) == (-9, -9)
     assert beside.poll() is None
+
+
+def test_a_command_that_takes_too_long_is_one_sentence():
+    with pytest.raises(StateError) as refused:
+        run_command("bank", "verify", "x", timeout_s=0.01)
+    assert str(refused.value) == (
+        "fedmslora bank verify x: has not ended within 0.01 s, expected it to"
+    )
