@@ -72,6 +72,11 @@ def check(plan: Plan, source: str, data: Path | None, base_model: Path | None) -
             f"{source}: simulation.hospitals: found it with --data, expected one of the two: "
             "only data that are made can be made to differ"
         )
+    elif plan.simulation and plan.simulation.split is ScoredSplit.VALIDATION:
+        raise PlanError(
+            f"{source}: simulation.split: found 'validation' with --data, expected 'test': only "
+            "data that are made have validation questions"
+        )
     else:
         _check_data(data / site / stage.task for stage in plan.stages for site in stage.sites)
     return folder

@@ -191,6 +191,20 @@ def test_given_data_can_not_be_made_to_differ(tmp_path: Path):
     )
 
 
+def test_given_data_have_no_validation_questions_that_could_stand_in_for_the_tests(tmp_path: Path):
+    made(plan_of(tmp_path, ["a"]), tmp_path / "sites")
+    data = tmp_path / "data"
+    data.mkdir()
+    (tmp_path / "sites/a/data").rename(data / "a")
+    check(plan_of(tmp_path, ["a"]), "plan.yaml", data, None)
+    with pytest.raises(PlanError) as refused:
+        check(plan_of(tmp_path, ["a"], split="validation"), "plan.yaml", data, None)
+    assert str(refused.value) == (
+        "plan.yaml: simulation.split: found 'validation' with --data, expected 'test': only data "
+        "that are made have validation questions"
+    )
+
+
 @pytest.mark.parametrize("name", ["shifted", "shifted_pictures"])
 def test_the_projects_plans_of_hospitals_that_differ_can_be_run(name: str):
     plan = load_plan(EXPERIMENTS / f"{name}.yaml")
