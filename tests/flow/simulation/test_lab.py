@@ -16,6 +16,7 @@ from simulation.experiments.result_file import ExperimentResult, ResultsFolder
 from simulation.results.make_results import ResultsOptions, make_results
 from simulation.results.measures import backward_transfer, never_changes
 from tests.flow.small_run import OTHER, STAGE, small_plan
+from tests.unit.made_results import variants
 
 TINY = {"sites": ["a"], "rounds": 1, "local_epochs": 1}
 SEQUENTIAL = {"name": "sequential", "rank": 4, "alpha": 4}
@@ -60,7 +61,7 @@ def folder(experiment: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def plans_of(experiment: Path) -> list[Plan]:
-    return [variant.plan for variant in load_experiment(experiment).variants]
+    return [variant.plan for variant in variants(load_experiment(experiment))]
 
 
 def found(experiment: Path, folder: Path) -> list[ExperimentResult]:
