@@ -101,6 +101,29 @@ def test_the_curve_ends_with_all_questions(finished: Path):
     assert plan["stages"][0]["local_epochs"] == 0.5 * len(train) / 4
 
 
+def test_a_curve_over_seeds_has_the_points_that_every_seed_has(tmp_path: Path):
+    """How many questions a hospital has is drawn with the seed."""
+    fields = {**FIELDS["simulation"], "hospitals": {"size_skew": 1.0}}
+    one = {**STAGE, "rounds": 1, "local_epochs": 0.2}
+    plan = small_plan(tmp_path / "plan.yaml", stages=[one], simulation=fields)
+    run = tmp_path / "run"
+    simulate(plan, options(run, methods=["local", "mslora_cr_ortho"], curve=[3, 12], seeds=2))
+    sizes = {
+        site: [len(read_task(of / f"sites/{site}/data/CXP").train) for of in (run, run / "seeds/6")]
+        for site in "ab"
+    }
+    assert any(min(own) <= 12 < max(own) for own in sizes.values())
+    report = read_hospitals(run)
+    assert report is not None
+    points = {curve.site: [point.questions for point in curve.points] for curve in report.curves}
+    # The mean of all that it has in each seed is the last.
+    assert points == {
+        site: [*(first for first in (3, 12) if first < min(own)), sum(own) / 2]
+        for site, own in sizes.items()
+        if min(own) > 3
+    }
+
+
 def test_a_second_call_runs_nothing_and_writes_the_same_report(finished: Path):
     journals = sorted(finished.rglob("journal.sqlite"))
     before = [file.stat().st_mtime_ns for file in journals]
