@@ -290,6 +290,9 @@ def _locked(folder: Path) -> Generator[None]:
             ) from None
         try:
             yield
+        except BrokenPipeError:
+            # Nobody reads any more what is printed: no fault of the folder's.
+            raise
         except OSError as error:
             # A full disk, most likely, which may show at any file.
             raise StateError(

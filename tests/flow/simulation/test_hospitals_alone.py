@@ -1,5 +1,6 @@
 """Hospitals alone, federated and pooled: a whole simulation, and its scores read anew."""
 
+import errno
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -200,3 +201,21 @@ def test_hospitals_alone_have_the_method_that_they_are_compared_with(
     assert {one.folder.root.relative_to(finished).as_posix() for one in asked} == {
         "methods/separate/local/a", "methods/separate/local/b", "methods/separate/pooled"
     }  # fmt: skip
+
+
+def test_a_reader_that_stopped_is_no_fault_of_the_runs_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def closed(*_: object) -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    plan = small_plan(tmp_path / "plan.yaml", **FIELDS)
+    monkeypatch.setattr(run, "carry_out", closed)
+    with pytest.raises(BrokenPipeError):
+        simulate(plan, options(tmp_path / "run"))
+    monkeypatch.setattr(run, "carry_out", full)
+    with pytest.raises(StateError, match=r"run: can't be used \(No space left on device\)"):
+        simulate(plan, options(tmp_path / "run"))
