@@ -99,11 +99,14 @@ def _check_names(plan: Plan, source: str) -> None:
             )
 
 
-def prepare(plan: Plan, sites: Path, data: Path | None, base_model: Path) -> None:
+def prepare(
+    plan: Plan, sites: Path, data: Path | None, base_model: Path, reference: Path | None = None
+) -> None:
     """Write every site's file, and make its data unless `data` is given.
 
     Args:
         sites: the folder that gets a folder for each site.
+        reference: the folder of reference pairs, if it is not beside the sites' folders of data.
 
     Raises:
         StateError: the folder holds the sites of another plan or of other data.
@@ -111,7 +114,7 @@ def prepare(plan: Plan, sites: Path, data: Path | None, base_model: Path) -> Non
         DataError: data that an earlier run made here was damaged.
     """
     _claim(plan, sites, data)
-    reference = (data or sites) / REFERENCE
+    reference = reference or (data or sites) / REFERENCE
     if data is None and plan.simulation and plan.simulation.reference:
         make_reference(plan, plan.simulation.reference, reference, base_model)
     for name in plan.sites:

@@ -30,7 +30,7 @@ from simulation.baselines import (
 )
 from simulation.engines import Engine, check_engine
 from simulation.hospital_scores import SeedRuns, hospitals_report
-from simulation.hospitals import check, check_made_of, claim_given_data, prepare
+from simulation.hospitals import REFERENCE, check, check_made_of, claim_given_data, prepare
 from simulation.paired_runs import PairedRun, paired_tests
 from simulation.planned_run import PlannedRun, carry_out, check_resumable, finished
 from simulation.single_site import carry_out_all, curve_runs, local_runs, pooled_run
@@ -192,13 +192,18 @@ def _seed_runs(
         data = options.data / site if options.data else seed.root / "sites" / site / "data"
         return data / task
 
+    # All that is one site's is made of the federation's data, but for the reference pairs.
+    reference = (options.data or seed.root / "sites") / REFERENCE
+    local = local_runs(plan, root, task_folder) if alone else []
+    curve = curve_runs(plan, root, task_folder, _curve(plan, options)) if alone else []
+    pooled = pooled_run(plan, root, task_folder) if POOLED in labels else None
     return SeedRuns(
         plan=plan,
         task_folder=task_folder,
         federated=federated,
-        local=local_runs(plan, root, task_folder) if alone else (),
-        pooled=pooled_run(plan, root, task_folder) if POOLED in labels else None,
-        curve=curve_runs(plan, root, task_folder, _curve(plan, options)) if alone else (),
+        local=[replace(run, reference=reference) for run in local],
+        pooled=pooled and replace(pooled, reference=reference),
+        curve=[replace(run, reference=reference) for run in curve],
     )
 
 

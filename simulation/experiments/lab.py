@@ -88,7 +88,7 @@ def _run_group(plans: Sequence[Plan], results: Path, scratch: Path) -> list[str]
 
 def _run(plan: Plan, scratch: Path) -> ExperimentResult:
     """Run the plan, each of its hospitals alone, or all data pooled; the apps in this process."""
-    from simulation.hospitals import check, prepare
+    from simulation.hospitals import REFERENCE, check, prepare
 
     sites, pooled = scratch / "sites", scratch / POOLED
     base_model = check(plan, plan.name, None, None)
@@ -100,7 +100,7 @@ def _run(plan: Plan, scratch: Path) -> ExperimentResult:
         joined = pooled_run(plan, pooled, lambda site, task: sites / site / "data" / task)
         for task in joined.joined:
             write_joined(task)
-        prepare(joined.plan, joined.sites, joined.data, base_model)
+        prepare(joined.plan, joined.sites, joined.data, base_model, sites / REFERENCE)
         runs = [(joined.plan, joined.sites)]
     else:
         runs = [(plan, sites)]
