@@ -12,7 +12,7 @@ from typing import Final
 from common.errors import PlanError
 from common.methods.interface import MethodSettings
 from common.methods.registry import all_settings
-from common.plan.plan import BatchScope, Earlier, Plan, Stage
+from common.plan.plan import BatchScope, Earlier, Evaluation, Plan, Stage
 from common.plan_fields import MOST_EPOCHS
 from common.printable import counted
 
@@ -113,7 +113,7 @@ def local_plan(plan: Plan, site: str) -> Plan:
     all_again = plan.evaluation.earlier is Earlier.ALL
     scored = {"earlier": Earlier.LAST} if all_again else {}
     evaluation = plan.evaluation.model_copy(update={**scored, "future": False, **_NOT_AGAIN})
-    return changed(plan, stages=stages, evaluation=evaluation, router=None, simulation=None)
+    return _of_one_site(plan, stages, evaluation)
 
 
 def pooled_plan(plan: Plan) -> Plan:
@@ -123,8 +123,7 @@ def pooled_plan(plan: Plan) -> Plan:
         _at_one_site(stage, POOLED, stage.batch_size).model_copy(update={"task": task})
         for stage, task in zip(with_learning_rate(plan, POOLED).stages, tasks, strict=True)
     )
-    evaluation = plan.evaluation.model_copy(update=_NOT_AGAIN)
-    return changed(plan, stages=stages, evaluation=evaluation, router=None, simulation=None)
+    return _of_one_site(plan, stages, plan.evaluation.model_copy(update=_NOT_AGAIN))
 
 
 def pooled_tasks(plan: Plan) -> list[str]:
@@ -146,6 +145,19 @@ def _numbered(task: str, number: int, plan: Plan) -> str:
     # Steps of the number of stages: no other stage comes to the same number.
     names = (f"{task[: _LONGEST_NAME - 4]}-{n}" for n in count(number, len(plan.stages)))
     return next(name for name in names if name not in taken)
+
+
+def _of_one_site(plan: Plan, stages: tuple[Stage, ...], evaluation: Evaluation) -> Plan:
+    """Return the plan with these stages of one site each; there a robust rule outvotes nobody."""
+    robust = plan.rule.robust
+    return changed(
+        plan,
+        stages=stages,
+        evaluation=evaluation,
+        aggregation=plan.aggregation if robust is None else robust.alone,
+        router=None,
+        simulation=None,
+    )
 
 
 def _at_one_site(stage: Stage, site: str, batch_size: int) -> Stage:

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from common.errors import PlanError
-from common.plan.file import load_plan
+from common.plan.file import load_plan, read_plan
 from common.plan.plan import BatchScope, Earlier, Plan
+from common.rules.registry import rules
 from simulation.baselines import (
     check_learning_rates,
     known_methods,
@@ -48,6 +49,23 @@ def test_a_hospital_alone_has_the_batches_of_the_federation_and_pooled_data_thos
     alone, pooled = local_plan(plan, "a").stages[0], pooled_plan(plan).stages[0]
     assert (alone.batch_size, alone.batch) == (4, BatchScope.SITE)
     assert (pooled.batch_size, pooled.batch) == (8, BatchScope.SITE)
+
+
+@pytest.mark.parametrize("rule", rules())
+def test_plans_of_one_site_can_be_run_whatever_the_federations_rule(tmp_path: Path, rule: str):
+    """A robust rule asks for several sites, and would be refused with one."""
+    stages = [{**stage, "sites": [*"abcde"]} for stage in (STAGE, OTHER)]
+    method = {"name": "mslora_cr", "rank": 4, "alpha": 4, "active": "all", "contrast": None}
+    file = small_plan(tmp_path / "plan.yaml", stages=stages, method=method, aggregation=rule)
+    plan = load_plan(file)
+    for one in (local_plan(plan, "a"), pooled_plan(plan)):
+        assert read_plan(one.canonical().encode(), one.digest, "p") == one
+        assert one.rule.robust is None
+        assert (one.rule.first_a, one.rule.trained_factors) == (
+            plan.rule.first_a,
+            plan.rule.trained_factors,
+        )
+        assert one.aggregation == rule or plan.rule.robust is not None
 
 
 def test_pooled_data_of_a_task_whose_sites_change_are_of_each_stage(tmp_path: Path):
