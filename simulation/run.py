@@ -25,6 +25,8 @@ from simulation.baselines import (
     POOLED,
     check_labels,
     check_learning_rates,
+    local_plan,
+    pooled_plan,
     with_method,
     with_seed,
 )
@@ -70,7 +72,7 @@ def simulate(file: Path, options: SimulationOptions) -> list[RunReport]:
         for seed in range(plan.seed, plan.seed + options.seeds)
     ]
     federated = [_federated_runs(seed, labels, options) for seed in seeds]
-    _check_methods(federated[0], str(file), base_model)
+    _check_methods(seeds[0], federated[0], labels, str(file), base_model)
     with _locked(options.out):
         for seed in seeds:
             check_made_of(seed.plan, seed.root / "sites", options.data)
@@ -133,18 +135,27 @@ def _labels(plan: Plan, options: SimulationOptions) -> list[str]:
     return sorted(dict.fromkeys(labels), key=lambda name: name != own)
 
 
-def _check_methods(runs: Sequence[PlannedRun], source: str, base_model: Path) -> None:
+def _check_methods(
+    seed: _Seed, runs: Sequence[PlannedRun], labels: Sequence[str], source: str, base_model: Path
+) -> None:
     """Check that every method can have the plan's base model and stages, before one of them runs.
+
+    So are the plans of one site each.
 
     Raises:
         ModelError: a method needs a base model of another kind.
         PlanError: the plan lacks what it needs, such as classes; `source` names the plan.
     """
-    for run in runs:
-        check_kind(run.plan, base_model)
+    plans = {f"the method {run.label!r}": run.plan for run in runs}
+    compared = runs[0].plan if runs else seed.plan
+    if LOCAL in labels:
+        plans |= {f"{LOCAL!r} at {site}": local_plan(compared, site) for site in compared.sites}
+    if POOLED in labels:
+        plans[repr(POOLED)] = pooled_plan(compared)
+    for what, plan in plans.items():
+        check_kind(plan, base_model)
         # As the run itself will read it.
-        blob, digest = run.plan.canonical().encode(), run.plan.digest
-        read_plan(blob, digest, f"{source} with the method {run.label!r}")
+        read_plan(plan.canonical().encode(), plan.digest, f"{source} with {what}")
 
 
 def _curve(plan: Plan, options: SimulationOptions) -> list[int]:

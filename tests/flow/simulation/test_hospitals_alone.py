@@ -12,9 +12,11 @@ from client.data.task import read_task
 from common.errors import DataError, PlanError, StateError
 from common.metrics import read_answers, task_metrics
 from common.plan.file import load_plan
+from common.plan.plan import Plan
 from report.hospitals.json_part import read_hospitals
 from report.json_file import read_report
 from simulation import run
+from simulation.baselines import changed
 from simulation.engines import Engine
 from simulation.hospitals import BASE_MODELS
 from simulation.planned_run import PlannedRun
@@ -174,6 +176,21 @@ def test_what_can_not_be_told_is_refused_before_anything_runs(tmp_path: Path):
     of_scores = small_plan(tmp_path / "auc.yaml", **{**FIELDS, "stages": [own]})
     with pytest.raises(PlanError, match="--methods: found 'local' or 'pooled' with a stage whose"):
         simulate(of_scores, options(tmp_path / "run", methods=["pooled"]))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("name", "said"), [("local", "'local' at a"), ("pooled", "'pooled'")])
+def test_a_plan_of_one_site_that_can_not_be_run_is_refused_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, said: str
+):
+    def too_long(plan: Plan, *_: str) -> Plan:
+        stages = [stage.model_copy(update={"local_epochs": 1e9}) for stage in plan.stages]
+        return changed(plan, stages=tuple(stages))
+
+    plan = small_plan(tmp_path / "plan.yaml", **FIELDS)
+    monkeypatch.setattr(run, f"{name}_plan", too_long)
+    with pytest.raises(PlanError, match=f"plan.yaml with {said}: stage 1 'cxp', local_epochs"):
+        simulate(plan, options(tmp_path / "run", methods=["mslora_cr_ortho", name]))
     assert not (tmp_path / "run").exists()
 
 
