@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from client.data.check import TaskCheck
     from client.data.partition import SiteShare
+    from simulation.starter_plan import ImportedTask
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -119,9 +120,11 @@ def partition(
     )
     # The folder's name matters, also if it is given as a dot.
     folders = task_folders(folder.absolute())
+    # A mistake in what an import wrote is found before anything is partitioned.
+    imported = _imported_tasks(folders)
     with decoding_progress() as on_images:
         shares = partition_tasks(folders, out, settings, workers, on_images)
-    plan = _write_plan(folders, out, names)
+    plan = None if imported is None else _write_plan(imported, len(folders), out, names)
     if as_json:
         document = {"folder": str(folder), "out": str(out), "seed": seed}
         document |= {"plan": str(plan)} if plan else {}
@@ -137,17 +140,25 @@ def partition(
 app.command("deal", hidden=True)(partition)
 
 
-def _write_plan(folders: Sequence[Path], out: Path, sites: Sequence[str]) -> Path | None:
-    """Write a plan for the tasks, if an import has said the modality of each."""
+def _imported_tasks(folders: Sequence[Path]) -> "list[ImportedTask] | None":
+    """Return the tasks whose modality an import has said; None where they are not all imported."""
     # A site's image has no simulation.
     imported = all((folder / "import.json").exists() for folder in folders)
     if not imported or find_spec("simulation") is None:
         return None
-    from common.durable import DISK, write_file
-    from simulation.starter_plan import imported_task, starter_plan
+    from simulation.starter_plan import imported_task
 
-    tasks = [task for folder in folders if (task := imported_task(folder)) is not None]
-    if len(tasks) < len(folders):
+    return [task for folder in folders if (task := imported_task(folder)) is not None]
+
+
+def _write_plan(
+    tasks: "Sequence[ImportedTask]", wanted: int, out: Path, sites: Sequence[str]
+) -> Path | None:
+    """Write a plan for the tasks, if an import has said the modality of each of those wanted."""
+    from common.durable import DISK, write_file
+    from simulation.starter_plan import starter_plan
+
+    if len(tasks) < wanted:
         typer.echo(
             "No plan was written: the modality of a task is not known (data import --modality).",
             err=True,

@@ -53,8 +53,9 @@ MOST: Final = 10**9
 Count: TypeAlias = Annotated[int, Field(ge=1, le=MOST)]
 #: Rounds of a stage: each is listed when a plan is checked and its cost is estimated.
 Rounds: TypeAlias = Annotated[int, Field(ge=1, le=10_000)]
-#: Passes over a site's examples in a round: the order of all of them is drawn at its begin.
-Epochs: TypeAlias = Annotated[float, Field(gt=0, le=10_000)]
+#: Most passes over a site's examples in a round: the order of all of them is drawn at its begin.
+MOST_EPOCHS: Final = 10_000
+Epochs: TypeAlias = Annotated[float, Field(gt=0, le=MOST_EPOCHS)]
 #: Tokens of an answer: each row of a batch has a position for every one from the start.
 NewTokens: TypeAlias = Annotated[int, Field(ge=1, le=10_000)]
 #: Longest deadline, eleven years: calendars end.

@@ -15,10 +15,8 @@ from typing import Final
 from common.clip_shape import ClipShape, TransformerShape
 from common.methods.interface import LayerShape
 from common.plan_fields import Precision
-from cost.step import StepMemory, StepOperations
+from cost.step import BYTES, SINGLE, StepMemory, StepOperations
 
-_BYTES = {Precision.FP32: 4, Precision.BF16: 2}
-_SINGLE = 4
 _QKV: Final = frozenset({"q_proj", "k_proj", "v_proj"})
 
 
@@ -177,7 +175,7 @@ def clip_operations(step: ClipStep) -> StepOperations:
 
 def clip_memory(step: ClipStep, precision: Precision) -> StepMemory:
     """Return the peak memory of a step: of its pictures or of its pairs, whichever is more."""
-    shape, size = step.shape, _BYTES[precision]
+    shape, size = step.shape, BYTES[precision]
     images, texts = _image_tower(step), _text_tower(step, step.tokens)
     captions = _text_tower(step, step.caption)
     factors = images.factors + texts.factors
@@ -190,12 +188,12 @@ def clip_memory(step: ClipStep, precision: Precision) -> StepMemory:
     return StepMemory(
         weights=shape.parameters * size,
         held=0.0,
-        trained=(factors + step.of_classes + whole + (3 + step.proximal) * learned) * _SINGLE,
-        compared=step.kept * _SINGLE,
+        trained=(factors + step.of_classes + whole + (3 + step.proximal) * learned) * SINGLE,
+        compared=step.kept * SINGLE,
         # A weight with its change is computed for the pass, and kept for the way back.
         activations=size * (max(own, of_pairs) + whole),
         logits=0.0,
-        features=pictures * 3 * shape.pixels**2 * _SINGLE,
+        features=pictures * 3 * shape.pixels**2 * SINGLE,
         working=2 * pictures * images.n * size * shape.vision.inner,
     )
 

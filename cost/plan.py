@@ -208,7 +208,7 @@ def micro_batch(
     plan: Plan, stage: int, geometry: LanguageShape, assumed: DataAssumptions
 ) -> MicroBatch:
     """Return the micro-batch of the stage's training."""
-    size = plan.training.micro_batch or plan.stages[stage].site_batch_size
+    size = _at_once(plan, plan.stages[stage], assumed)
     return MicroBatch(
         questions=size,
         prefix=geometry.image_tokens + geometry.prompt_tokens,
@@ -298,7 +298,7 @@ def _step_cost(inputs: _Inputs, number: int) -> tuple[StepOperations, StepMemory
     return (
         question_operations(base, rows, adapters, checkpointed=setting.checkpointed),
         step_memory(base, rows, adapters, setting, regularizer),
-        number * base.decoder.largest_pair(adapters.rank) * 4,
+        adapters.earlier * base.decoder.largest_pair(adapters.rank) * 4,
     )
 
 
@@ -311,7 +311,7 @@ def clip_step(plan: Plan, stage: int, shape: ClipShape, assumed: DataAssumptions
     kept += method.whole_weight_copies(stage) * sum(map(math.prod, weights.values()))
     return ClipStep(
         shape=shape,
-        pictures=plan.training.micro_batch or planned.site_batch_size,
+        pictures=_at_once(plan, planned, assumed),
         texts=method.texts_of_a_step(counts, stage),
         tokens=assumed.tokens,
         rank=method.layout.rank,
@@ -320,7 +320,7 @@ def clip_step(plan: Plan, stage: int, shape: ClipShape, assumed: DataAssumptions
         of_classes=sum(
             math.prod(rows) for rows in arrays.values() if rows[-1:] == (shape.text.width,)
         ),
-        batch=planned.site_batch_size,
+        batch=_largest_batch(planned, assumed),
         pairs=method.reference_pairs,
         caption=min(assumed.captions, shape.context),
         kept=kept,
@@ -333,9 +333,26 @@ def clip_step(plan: Plan, stage: int, shape: ClipShape, assumed: DataAssumptions
 def questions_and_steps(plan: Plan, stage: Stage, assumed: DataAssumptions) -> tuple[int, int]:
     """Return the questions that a site trains on in a stage's rounds, and its optimizer steps.
 
-    They are drawn as in client/training/loop.py, `RoundSchedule.batches`.
+    They are drawn as in client/training/schedule.py, `RoundSchedule.batches`.
     """
     if not plan.method.trains:
         return 0, 0
+    drawn, steps = _of_a_round(stage, assumed)
+    return stage.rounds * drawn, stage.rounds * steps
+
+
+def _of_a_round(stage: Stage, assumed: DataAssumptions) -> tuple[int, int]:
     drawn = max(1, round(stage.local_epochs * assumed.questions))
-    return stage.rounds * drawn, stage.rounds * math.ceil(drawn / stage.site_batch_size)
+    return drawn, math.ceil(drawn / stage.site_batch_size)
+
+
+def _largest_batch(stage: Stage, assumed: DataAssumptions) -> int:
+    """Return the questions of a round's largest optimizer step: all its steps are about equal."""
+    drawn, steps = _of_a_round(stage, assumed)
+    return math.ceil(drawn / steps)
+
+
+def _at_once(plan: Plan, stage: Stage, assumed: DataAssumptions) -> int:
+    """Return the questions of the largest micro-batch: a batch may be smaller than the plan's."""
+    batch = _largest_batch(stage, assumed)
+    return min(plan.training.micro_batch or batch, batch)

@@ -36,7 +36,8 @@ from cost.base_model import BaseModel, adapted_layers, extra_arrays, feature_wid
 
 #: Placeholder of a number that only a run can tell.
 NUMBER: Final = 0.1234567890123456
-_DIGEST, _CODE, _SIGNATURE = "0" * 64, "0" * 16, "0" * 128
+#: Placeholders of digests and of a signature, as long as real ones.
+DIGEST, CODE, _SIGNATURE = "0" * 64, "0" * 16, "0" * 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,9 +142,9 @@ def index_bytes(plan: Plan, stages: int) -> int:
     document = {
         "format": 1,
         "base_model": plan.base_model.model_dump(),
-        "genesis": _DIGEST,
-        "releases": [{"folder": name, "hash": _DIGEST} for name in names],
-        "head": _DIGEST,
+        "genesis": DIGEST,
+        "releases": [{"folder": name, "hash": DIGEST} for name in names],
+        "head": DIGEST,
     }
     return len(text_of(document))
 
@@ -180,7 +181,7 @@ def _release(plan: Plan, stage: int, adapter: Adapter) -> Release:
         name=planned.name,
         modality=planned.modality,
         task=planned.task,
-        parent=_DIGEST,
+        parent=DIGEST,
         plan=plan.digest,
         base_model=plan.base_model,
         sums=plan.summed_stages(stage),
@@ -188,20 +189,22 @@ def _release(plan: Plan, stage: int, adapter: Adapter) -> Release:
         rule=plan.aggregation,
         error=NUMBER,
         scores=scores,
-        code=_CODE,
-        adapter=_DIGEST,
-        config=_DIGEST,
+        code=CODE,
+        adapter=DIGEST,
+        config=DIGEST,
         rank=adapter.rank,
         scale=adapter.scale,
-        signer=_DIGEST,
+        signer=DIGEST,
         signature=_SIGNATURE,
-        prototype=_DIGEST if plan.routing is not None else None,
+        prototype=DIGEST if plan.routing is not None else None,
         classes=planned.classes,
         self_reported={
             site: SelfReported(examples=1000, questions=1000, scores=scores)
             for site in planned.sites
         },
         method=plan.method.released(),
+        questions=planned.questions,
+        body_parts=planned.body_parts,
     )
 
 

@@ -18,9 +18,9 @@ from cost.geometry import Geometry
 LanguageShape: TypeAlias = Geometry | ImageTextShape
 
 #: Bytes of a number of the frozen model.
-_BYTES: Final = {Precision.FP32: 4, Precision.BF16: 2}
+BYTES: Final = {Precision.FP32: 4, Precision.BF16: 2}
 #: Trained factors, their gradients and AdamW's two moments are float32 whatever the model is.
-_SINGLE: Final = 4
+SINGLE: Final = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,7 +185,7 @@ def step_memory(
     compared: float,
 ) -> StepMemory:
     """Return the peak memory of a step; the regularizer keeps `compared` numbers."""
-    decoder, size = geometry.decoder, _BYTES[setting.precision]
+    decoder, size = geometry.decoder, BYTES[setting.precision]
     factors = decoder.adapter_parameters(adapters.rank)
     learned = factors if adapters.a_learns else _b_parameters(decoder, adapters.rank)
     labels = rows.questions * rows.labels * decoder.vocabulary
@@ -195,11 +195,11 @@ def step_memory(
     return StepMemory(
         weights=geometry.parameters * size,
         held=decoder.adapter_parameters(adapters.stacked) * size,
-        trained=(factors + (3 + setting.proximal) * learned) * _SINGLE,
-        compared=compared * _SINGLE,
+        trained=(factors + (3 + setting.proximal) * learned) * SINGLE,
+        compared=compared * SINGLE,
         activations=_activations(decoder, inputs, kept, setting),
         # The logits, their float32 copy if they have fewer bits, and the loss's own.
-        logits=labels * (_SINGLE + (size + _SINGLE if size < _SINGLE else size)),
+        logits=labels * (SINGLE + (size + SINGLE if size < SINGLE else size)),
         features=rows.rows * geometry.image_tokens * geometry.feature_width * size,
         working=2 * rows.tokens * decoder.inner * size,
     )
@@ -240,14 +240,14 @@ def _kept_of_layer(
 ) -> float:
     """Return the bytes that one layer keeps for its backward pass."""
     # Each norm keeps its input in float32, with one number a token.
-    norms = decoder.norms * (decoder.width * _SINGLE + _SINGLE)
+    norms = decoder.norms * (decoder.width * SINGLE + SINGLE)
     if decoder.head_norms:
         heads = decoder.heads + decoder.kv_heads
-        norms += heads * (decoder.head * _SINGLE + _SINGLE)
+        norms += heads * (decoder.head * SINGLE + SINGLE)
     # Queries, keys, values, attention's output (also the input of o_proj's A), and each head's
     # logsumexp. With a mask each head has its own copy of its keys.
     keys = decoder.queries if masked else decoder.keys
-    attention = 2 * (decoder.queries + keys) * size + decoder.heads * _SINGLE
+    attention = 2 * (decoder.queries + keys) * size + decoder.heads * SINGLE
     # gate, silu(gate), up.
     inner = 3 * decoder.inner * size
     if adapters.a_learns:
@@ -257,7 +257,7 @@ def _kept_of_layer(
     kept = rows.tokens * (norms + attention + inner + low)
     if masked:
         kept += rows.rows * rows.length**2 * size  # the mask, as numbers that are added
-    if size < _SINGLE:
+    if size < SINGLE:
         # The trained factors in the model's own format.
         kept += decoder.adapter_parameters(adapters.rank) / decoder.layers * size
     return kept
@@ -266,7 +266,7 @@ def _kept_of_layer(
 def _activations(
     decoder: DecoderShape, inputs: float, kept: float, setting: MemorySettings
 ) -> float:
-    size, last = _BYTES[setting.precision], inputs * _SINGLE  # the last norm's input
+    size, last = BYTES[setting.precision], inputs * SINGLE  # the last norm's input
     if not setting.checkpointed:
         # The first norm's input needs no gradient.
         return decoder.layers * kept

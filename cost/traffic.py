@@ -25,11 +25,10 @@ from common.partial_adapter import AdapterPart
 from common.plan.plan import Plan
 from common.wire import wire_bytes
 from common.work import Work
-from cost.sizes import NUMBER, BlobSizes, class_metric_names, placeholder_metrics
+from cost.sizes import CODE, DIGEST, NUMBER, BlobSizes, class_metric_names, placeholder_metrics
 
 #: A message with so many bytes gets no further blob, as in server/network.py.
 PARCEL_BYTES: Final = 64 * 2**20
-_DIGEST, _CODE = "0" * 64, "0" * 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,13 +148,15 @@ def _stage(run: _RunSoFar, number: int) -> Iterator[OrderTraffic]:
         yield from run.send(_order(plan, number, round_number, model), number)
         following = plan.rule.part(round_number + 1, stage.rounds)
         base = model.adapter if following is AdapterPart.CORE and model.base is None else model.base
-        adapter = sha256(f"adapter {number} {round_number}".encode())
+        # What never trains comes back as it was sent: every site has it after the first time.
+        told = f" {number} {round_number}" if plan.method.trains else ""
+        adapter = sha256(f"adapter{told}".encode())
         if round_number < stage.rounds:
             run.parts[adapter] = plan.rule.part(round_number, stage.rounds)
         model = replace(model, adapter=adapter, base=base)
     model = replace(model, base=None)
     yield from run.send(_order(plan, number, 0, model), number)
-    run.released.append(ReleaseRef(number, model.adapter or _DIGEST))
+    run.released.append(ReleaseRef(number, model.adapter or DIGEST))
     if plan.routing is not None:
         run.prototypes.append(ReleaseRef(number, sha256(f"prototype {number}".encode())))
     yield from _scores_after(run, number)
@@ -199,7 +200,7 @@ def _order(plan: Plan, stage: int, round_number: int, model: _OrderedModel) -> O
         releases=model.releases,
         active=model.active,
         adapter=model.adapter,
-        code=_CODE,
+        code=CODE,
         prototypes=model.prototypes,
         base=model.base,
     )
@@ -208,7 +209,7 @@ def _order(plan: Plan, stage: int, round_number: int, model: _OrderedModel) -> O
 def _update_bytes(site: str, *, prototype: bool) -> int:
     """Return the bytes of an update without its adapter and prototype."""
     update = Update(
-        order=_DIGEST,
+        order=DIGEST,
         site=site,
         examples=1000,
         steps=100,
@@ -227,7 +228,7 @@ def _scores_bytes(site: str, metrics: Mapping[str, float], *, routed: bool) -> i
     if routed:
         metrics = {**metrics, **dict.fromkeys(ROUTER_METRICS, NUMBER)}
     scores = Scores(
-        order=_DIGEST, site=site, questions=100, metrics=metrics,
+        order=DIGEST, site=site, questions=100, metrics=metrics,
         majority=placeholder_metrics(more=with_classes),
     )  # fmt: skip
     return _header_bytes(scores)

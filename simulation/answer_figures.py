@@ -3,15 +3,14 @@
 At a real hospital answers and pictures stay where they are; only scores leave it.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from client.data.task import Example, TaskData, read_task
+from client.data.task import Example, TaskData
 from client.data.thumbnail import thumbnail
 from common.bank.bank import Bank
-from common.errors import DataError, StateError
+from common.errors import StateError
 from common.exchange import Order
 from common.metrics import AnsweredQuestion, majority_answers
 from common.plan.plan import Plan
@@ -21,7 +20,7 @@ from report.answers.model import BASE, LAST, LEARNED, MAJORITY, ROUTED, AnswerFi
 from server.aggregation.shares import capped
 from server.run.selection import order_after, routed_selection
 from server.run.stage import ModelSelection, scoring_order
-from simulation.answers_of import check_questions, site_answers
+from simulation.answers_of import check_questions, data_of, site_answers
 from simulation.planned_run import PlannedRun
 
 
@@ -69,15 +68,16 @@ def _with_images(
     for site in run.plan.stages[number].sites:
         with suppress(StateError):
             answers = site_answers(run.plan, run.sites / site, order)
-            asked = _data(run, site, number).test
+            asked = data_of(run.sites / site, run.plan.stages[number].task).test
             check_questions(f"{site}, {run.plan.stages[number].name}", len(asked), len(answers))
             for answer, example in zip(answers, asked, strict=True):
                 yield site, answer, example.image
 
 
 def _site_answers(run: PlannedRun, bank: Bank, number: int) -> Iterator[SiteAnswers]:
-    plan, sites = run.plan, run.plan.stages[number].sites
-    data = {site: _data(run, site, number) for site in sites}
+    plan, stage = run.plan, run.plan.stages[number]
+    sites = stage.sites
+    data = {site: data_of(run.sites / site, stage.task) for site in sites}
     counts = capped([len(data[site].test) for site in sites], plan.robustness.share_of(len(sites)))
     orders = _orders(plan, bank, number)
     for site, count in zip(sites, counts, strict=True):
@@ -127,12 +127,3 @@ def _answered(asked: Example, text: str) -> AnsweredQuestion:
     return AnsweredQuestion(
         question=asked.question, answer=text, truth=asked.answer, kind=asked.kind
     )
-
-
-def _data(run: PlannedRun, site: str, number: int) -> TaskData:
-    # A site file that a simulation has written is JSON.
-    try:
-        fields = json.loads((run.sites / site / "site.yaml").read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{run.sites / site}: can't be read ({error.strerror})") from None
-    return read_task(Path(fields["data"]) / run.plan.stages[number].task)

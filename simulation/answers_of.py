@@ -6,7 +6,7 @@ At a real hospital they stay where they are; only their scores leave it.
 import json
 from pathlib import Path
 
-from client.data.task import read_task
+from client.data.task import TaskData, read_task
 from common.bank.bank import Bank
 from common.errors import DataError, StateError
 from common.exchange import Order
@@ -36,14 +36,33 @@ def answers_of(
 
 
 def pictures_of(plan: Plan, sites: Path, task: int) -> list[int]:
-    """Return the number of the picture of each of these answers, from 0 as they come."""
+    """Return the number of the picture of each of these answers, from 0 as they come.
+
+    Raises:
+        DataError: a site's data are gone.
+    """
     stage, numbers, found = plan.stages[task], dict[Path, int](), list[int]()
     for site in stage.sites:
-        # A site file that a simulation has written is JSON.
-        fields = json.loads((sites / site / "site.yaml").read_text(encoding="utf-8"))
-        asked = read_task(Path(fields["data"]) / stage.task).test
+        asked = data_of(sites / site, stage.task).test
         found += [numbers.setdefault(one.image, len(numbers)) for one in asked]
     return found
+
+
+def data_of(site: Path, task: str) -> TaskData:
+    """Read what a simulated site holds of a task.
+
+    Args:
+        site: its folder.
+
+    Raises:
+        DataError: it is gone.
+    """
+    # A site file that a simulation has written is JSON.
+    try:
+        fields = json.loads((site / "site.yaml").read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{site}: can't be read ({error.strerror})") from None
+    return read_task(Path(fields["data"]) / task)
 
 
 def site_answers(plan: Plan, site: Path, order: Order) -> list[AnsweredQuestion]:

@@ -6,12 +6,15 @@
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from itertools import count
 from typing import Final
 
 from common.errors import PlanError
 from common.methods.interface import MethodSettings
 from common.methods.registry import all_settings
-from common.plan.plan import BatchScope, Earlier, Plan, Stage
+from common.plan.plan import BatchScope, Earlier, Evaluation, Plan, Stage
+from common.plan_fields import MOST_EPOCHS
+from common.printable import counted
 
 LOCAL: Final = "local"
 POOLED: Final = "pooled"
@@ -110,7 +113,7 @@ def local_plan(plan: Plan, site: str) -> Plan:
     all_again = plan.evaluation.earlier is Earlier.ALL
     scored = {"earlier": Earlier.LAST} if all_again else {}
     evaluation = plan.evaluation.model_copy(update={**scored, "future": False, **_NOT_AGAIN})
-    return changed(plan, stages=stages, evaluation=evaluation, router=None, simulation=None)
+    return _of_one_site(plan, stages, evaluation)
 
 
 def pooled_plan(plan: Plan) -> Plan:
@@ -120,20 +123,41 @@ def pooled_plan(plan: Plan) -> Plan:
         _at_one_site(stage, POOLED, stage.batch_size).model_copy(update={"task": task})
         for stage, task in zip(with_learning_rate(plan, POOLED).stages, tasks, strict=True)
     )
-    evaluation = plan.evaluation.model_copy(update=_NOT_AGAIN)
-    return changed(plan, stages=stages, evaluation=evaluation, router=None, simulation=None)
+    return _of_one_site(plan, stages, plan.evaluation.model_copy(update=_NOT_AGAIN))
 
 
 def pooled_tasks(plan: Plan) -> list[str]:
-    """Return the name of each stage's pooled data; a task has several if its sites change."""
-    sites = {(stage.task, frozenset(stage.sites)) for stage in plan.stages}
+    """Return the name of each stage's pooled data; a task has several if its sites change.
+
+    So it has if they change their order, which is that of the questions.
+    """
+    sites = {(stage.task, stage.sites) for stage in plan.stages}
     tasks = [task for task, _ in sites]
     return [
-        stage.task
-        if tasks.count(stage.task) == 1
-        else f"{stage.task[: _LONGEST_NAME - 4]}-{number}"
+        stage.task if tasks.count(stage.task) == 1 else _numbered(stage.task, number, plan)
         for number, stage in enumerate(plan.stages, 1)
     ]
+
+
+def _numbered(task: str, number: int, plan: Plan) -> str:
+    """Return a name that neither a task of the plan nor another stage's pooled data has."""
+    taken = {stage.task for stage in plan.stages}
+    # Steps of the number of stages: no other stage comes to the same number.
+    names = (f"{task[: _LONGEST_NAME - 4]}-{n}" for n in count(number, len(plan.stages)))
+    return next(name for name in names if name not in taken)
+
+
+def _of_one_site(plan: Plan, stages: tuple[Stage, ...], evaluation: Evaluation) -> Plan:
+    """Return the plan with these stages of one site each; there a robust rule outvotes nobody."""
+    robust = plan.rule.robust
+    return changed(
+        plan,
+        stages=stages,
+        evaluation=evaluation,
+        aggregation=plan.aggregation if robust is None else robust.alone,
+        router=None,
+        simulation=None,
+    )
 
 
 def _at_one_site(stage: Stage, site: str, batch_size: int) -> Stage:
@@ -147,6 +171,9 @@ def with_equal_steps(plan: Plan, questions: Mapping[str, int], first: int) -> Pl
     Args:
         questions: the training questions that the site has of each task.
         first: how many of each task it trains on, where it has so many.
+
+    Raises:
+        PlanError: so many steps would be more passes than a stage may have.
     """
     stages = tuple(
         stage.model_copy(
@@ -154,6 +181,14 @@ def with_equal_steps(plan: Plan, questions: Mapping[str, int], first: int) -> Pl
         )
         for stage in plan.stages
     )
+    for stage in stages:
+        if stage.local_epochs > MOST_EPOCHS:
+            raise PlanError(
+                f"the curve, {counted(first, 'question')} of the task {stage.task!r}: found "
+                f"{stage.local_epochs:g} passes for as many steps as on all "
+                f"{questions[stage.task]}, expected at most {MOST_EPOCHS}; take more questions, or "
+                "simulation.curve_schedule: passes"
+            )
     return changed(plan, stages=stages)
 
 

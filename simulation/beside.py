@@ -16,7 +16,7 @@ import torch
 from client.data.task import read_test
 from client.orders.ask import ResidentBank
 from common.bank.bank import Bank
-from common.errors import Refusal
+from common.errors import DataError, Refusal
 from common.plan.file import load_plan
 from simulation.class_tasks.picture_classes import PictureClasses
 from simulation.class_tasks.tasks import SHOWN
@@ -50,11 +50,17 @@ def both_answers(demo: Path, classes: Path, pictures: int = PICTURES) -> Iterato
         demo, classes: the folders of the two finished simulations.
 
     Raises:
-        Refusal: a bank or a picture is not there.
+        Refusal: a bank or a picture is not there, or the classes are those of other tasks.
     """
+    file = classes / "plan.json"
+    stages = load_plan(file).stages
+    if others := [stage.task for stage in stages if stage.task not in SHOWN]:
+        raise DataError(
+            f"{file}: found the task {others[0]!r}, expected some of {', '.join(map(repr, SHOWN))}"
+        )
     llava = ResidentBank(Bank.open(demo / "bank"), BASE_MODELS["tiny-llava"])
     clip = ResidentBank(Bank.open(classes / "bank"), BASE_MODELS["tiny-clip"])
-    for stage in load_plan(classes / "plan.json").stages:
+    for stage in stages:
         task = SHOWN[stage.task]
         folder = classes / "sites" / stage.sites[0] / "data" / stage.task
         for asked in read_test(folder)[:pictures]:

@@ -195,7 +195,7 @@ def _curves(seeds: Sequence[SeedRuns], scores: Sequence[SeedScores]) -> Iterator
                 for number, stage in enumerate(plan.stages)
                 if site in stage.sites and stage.metric is measure
             ]
-            points = [_points(runs, site, stages) for runs in seeds]
+            points = _points(seeds, site, stages)
             if stages and all(len(found) > 1 for found in points):
                 federated = [
                     mean([_known(seed.own[site, number]) for number in stages]) for seed in scores
@@ -209,10 +209,18 @@ def _known(own: OwnScores) -> float:
     return score
 
 
-def _points(runs: SeedRuns, site: str, stages: Sequence[int]) -> list[TrainedOn]:
-    """Return the hospital's points, the last with all its questions; none without federation."""
-    own = [run for run in (*runs.curve, *runs.local) if run.hospital == site]
-    return [_point(runs, run, stages) for run in own] if runs.federated else []
+def _points(seeds: Sequence[SeedRuns], site: str, stages: Sequence[int]) -> list[list[TrainedOn]]:
+    """Return the hospital's points of each seed, the last with all its questions.
+
+    They are those that every seed has: with one seed a hospital may have fewer questions than with
+    another. None without federation.
+    """
+    own = [[run for run in (*one.curve, *one.local) if run.hospital == site] for one in seeds]
+    common = set[int | None].intersection(*({run.first for run in runs} for runs in own))
+    return [
+        [_point(one, run, stages) for run in runs if run.first in common] if one.federated else []
+        for one, runs in zip(seeds, own, strict=True)
+    ]
 
 
 def _point(runs: SeedRuns, run: PlannedRun, stages: Sequence[int]) -> TrainedOn:

@@ -4,11 +4,13 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 from client.data.check import may_share
 from client.data.task import TEST_FILE, TRAIN_FILE, check_task, read_task
 from client.model.base_digest import base_digest
 from client.model.kinds import check_kind
+from common.documents.bounded import parse_json
 from common.durable import DISK, write_file
 from common.errors import DataError, ModelError, PlanError, StateError
 from common.identity import sha256
@@ -26,6 +28,7 @@ from simulation.heterogeneity.facts import (
     unseen_tasks,
     write_facts,
 )
+from simulation.reference_pairs import PARTS as REFERENCE_PARTS
 from simulation.reference_pairs import make_reference
 from simulation.task_folder.write_task import Question, write_task
 
@@ -54,9 +57,10 @@ def check(plan: Plan, source: str, data: Path | None, base_model: Path | None) -
 
     Raises:
         ModelError: the base model is another than the plan pins.
-        PlanError: the plan names data that does not exist.
+        PlanError: the plan names data that does not exist, or a site as the reference pairs.
         DataError: a task's data can't be used; all mistakes are named.
     """
+    _check_names(plan, source)
     folder = _base_model(plan, source, base_model)
     if data is None:
         _check_tasks(plan, source)
@@ -68,16 +72,41 @@ def check(plan: Plan, source: str, data: Path | None, base_model: Path | None) -
             f"{source}: simulation.hospitals: found it with --data, expected one of the two: "
             "only data that are made can be made to differ"
         )
+    elif plan.simulation and plan.simulation.split is ScoredSplit.VALIDATION:
+        raise PlanError(
+            f"{source}: simulation.split: found 'validation' with --data, expected 'test': only "
+            "data that are made have validation questions"
+        )
     else:
         _check_data(data / site / stage.task for stage in plan.stages for site in stage.sites)
     return folder
 
 
-def prepare(plan: Plan, sites: Path, data: Path | None, base_model: Path) -> None:
+def _check_names(plan: Plan, source: str) -> None:
+    """Check that no site's folder is that of the reference pairs, where there are any.
+
+    Raises:
+        PlanError: one is.
+    """
+    reference = plan.simulation and plan.simulation.reference
+    if reference is None and not plan.method.reference_pairs:
+        return
+    for name in (REFERENCE, *(f"{REFERENCE}-{part}" for part in REFERENCE_PARTS)):
+        if name in plan.sites:
+            raise PlanError(
+                f"{source}: stages: found a site named {name!r}, expected another name: the folder "
+                "of reference pairs is beside the sites'"
+            )
+
+
+def prepare(
+    plan: Plan, sites: Path, data: Path | None, base_model: Path, reference: Path | None = None
+) -> None:
     """Write every site's file, and make its data unless `data` is given.
 
     Args:
         sites: the folder that gets a folder for each site.
+        reference: the folder of reference pairs, if it is not beside the sites' folders of data.
 
     Raises:
         StateError: the folder holds the sites of another plan or of other data.
@@ -85,7 +114,7 @@ def prepare(plan: Plan, sites: Path, data: Path | None, base_model: Path) -> Non
         DataError: data that an earlier run made here was damaged.
     """
     _claim(plan, sites, data)
-    reference = (data or sites) / REFERENCE
+    reference = reference or (data or sites) / REFERENCE
     if data is None and plan.simulation and plan.simulation.reference:
         make_reference(plan, plan.simulation.reference, reference, base_model)
     for name in plan.sites:
@@ -123,7 +152,7 @@ def check_made_of(plan: Plan, sites: Path, data: Path | None) -> None:
         StateError: it holds those of another plan or of other data.
     """
     file = sites / _MADE_OF
-    if file.exists() and file.read_text(encoding="utf-8") != _made_of(plan, data):
+    if file.exists() and file.read_bytes() != _made_of(plan, data).encode():
         raise StateError(
             f"{sites}: found the sites of another plan or another --data, expected this run's; "
             "use another folder"
@@ -136,16 +165,25 @@ def claim_given_data(plan: Plan, folder: Path, data: Path) -> None:
     The files of questions are compared byte for byte, their pictures by name and size.
 
     Raises:
-        StateError: the questions or pictures of a task have changed.
+        StateError: the questions or pictures of a task have changed, or what was noted of them.
         DataError: a task can't be read.
     """
     file, digests = folder / _GIVEN_DATA, _task_digests(plan, data)
     if not file.exists():
         write_file(file, (json.dumps(digests, indent=1) + "\n").encode(), DISK)
         return
-    before = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        before: object = parse_json(file.read_bytes())
+    except ValueError:
+        before = None
+    if not isinstance(before, dict):
+        raise StateError(
+            f"{file}: found no digests of the data, expected those that this run was begun with; "
+            "use another folder for the run"
+        )
+    known = cast(dict[str, object], before)
     for task, digest in digests.items():
-        if before.get(task) != digest:
+        if known.get(task) != digest:
             raise StateError(
                 f"{data / task}: found other questions or pictures than {folder} was begun with, "
                 "expected the same; use another folder for the run"

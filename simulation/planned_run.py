@@ -33,6 +33,7 @@ class PlannedRun:
         joined: the tasks of `data` that are made of other sites' folders.
         hospital: the one whose run it is, of `local`.
         first: of how many questions of each task, of a curve; None takes all.
+        reference: the folder of reference pairs; None where it is beside the sites' data.
     """
 
     label: str
@@ -43,6 +44,7 @@ class PlannedRun:
     joined: Sequence[JoinedTask] = ()
     hospital: str | None = None
     first: int | None = None
+    reference: Path | None = None
 
     @property
     def title(self) -> str:
@@ -84,7 +86,7 @@ def carry_out(run: PlannedRun, engine: Engine, base_model: Path, quiet: bool) ->
         run.folder.root.mkdir(parents=True, exist_ok=True)
         for task in run.joined:
             write_joined(task)
-        prepare(run.plan, run.sites, run.data, base_model)
+        prepare(run.plan, run.sites, run.data, base_model, run.reference)
         _write_run_files(run)
         run_apps(engine, run.folder.plan, run.folder.root, run.sites, len(run.plan.sites))
 

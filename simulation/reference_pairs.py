@@ -31,6 +31,8 @@ from simulation.pretraining.make_captions import draw_caption
 
 FILE: Final = "pairs.jsonl"
 IMAGES: Final = "images"
+#: What is made beside a simulation's folder of reference pairs: all pairs, and their index.
+PARTS: Final = ("pairs", "index")
 #: The share of the pairs that are crops of the packaged pictures.
 CROP_SHARE: Final = 0.25
 
@@ -79,7 +81,7 @@ def make_reference(plan: Plan, wanted: SimulatedReference, folder: Path, base_mo
 
     from retrieval.clip_vectors import ClipVectors
 
-    pairs, database = (folder.with_name(f"{folder.name}-{part}") for part in ("pairs", "index"))
+    pairs, database = (folder.with_name(f"{folder.name}-{part}") for part in PARTS)
     if not pairs.exists():
         write_reference_pairs(pairs, wanted.pairs, plan.seed)
     clip = ClipVectors(base_model, torch.device("cpu"))

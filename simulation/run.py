@@ -25,12 +25,14 @@ from simulation.baselines import (
     POOLED,
     check_labels,
     check_learning_rates,
+    local_plan,
+    pooled_plan,
     with_method,
     with_seed,
 )
 from simulation.engines import Engine, check_engine
 from simulation.hospital_scores import SeedRuns, hospitals_report
-from simulation.hospitals import check, check_made_of, claim_given_data, prepare
+from simulation.hospitals import REFERENCE, check, check_made_of, claim_given_data, prepare
 from simulation.paired_runs import PairedRun, paired_tests
 from simulation.planned_run import PlannedRun, carry_out, check_resumable, finished
 from simulation.single_site import carry_out_all, curve_runs, local_runs, pooled_run
@@ -70,7 +72,7 @@ def simulate(file: Path, options: SimulationOptions) -> list[RunReport]:
         for seed in range(plan.seed, plan.seed + options.seeds)
     ]
     federated = [_federated_runs(seed, labels, options) for seed in seeds]
-    _check_methods(federated[0], str(file), base_model)
+    _check_methods(seeds[0], federated[0], labels, str(file), base_model)
     with _locked(options.out):
         for seed in seeds:
             check_made_of(seed.plan, seed.root / "sites", options.data)
@@ -133,18 +135,27 @@ def _labels(plan: Plan, options: SimulationOptions) -> list[str]:
     return sorted(dict.fromkeys(labels), key=lambda name: name != own)
 
 
-def _check_methods(runs: Sequence[PlannedRun], source: str, base_model: Path) -> None:
+def _check_methods(
+    seed: _Seed, runs: Sequence[PlannedRun], labels: Sequence[str], source: str, base_model: Path
+) -> None:
     """Check that every method can have the plan's base model and stages, before one of them runs.
+
+    So are the plans of one site each.
 
     Raises:
         ModelError: a method needs a base model of another kind.
         PlanError: the plan lacks what it needs, such as classes; `source` names the plan.
     """
-    for run in runs:
-        check_kind(run.plan, base_model)
+    plans = {f"the method {run.label!r}": run.plan for run in runs}
+    compared = runs[0].plan if runs else seed.plan
+    if LOCAL in labels:
+        plans |= {f"{LOCAL!r} at {site}": local_plan(compared, site) for site in compared.sites}
+    if POOLED in labels:
+        plans[repr(POOLED)] = pooled_plan(compared)
+    for what, plan in plans.items():
+        check_kind(plan, base_model)
         # As the run itself will read it.
-        blob, digest = run.plan.canonical().encode(), run.plan.digest
-        read_plan(blob, digest, f"{source} with the method {run.label!r}")
+        read_plan(plan.canonical().encode(), plan.digest, f"{source} with {what}")
 
 
 def _curve(plan: Plan, options: SimulationOptions) -> list[int]:
@@ -192,13 +203,18 @@ def _seed_runs(
         data = options.data / site if options.data else seed.root / "sites" / site / "data"
         return data / task
 
+    # All that is one site's is made of the federation's data, but for the reference pairs.
+    reference = (options.data or seed.root / "sites") / REFERENCE
+    local = local_runs(plan, root, task_folder) if alone else []
+    curve = curve_runs(plan, root, task_folder, _curve(plan, options)) if alone else []
+    pooled = pooled_run(plan, root, task_folder) if POOLED in labels else None
     return SeedRuns(
         plan=plan,
         task_folder=task_folder,
         federated=federated,
-        local=local_runs(plan, root, task_folder) if alone else (),
-        pooled=pooled_run(plan, root, task_folder) if POOLED in labels else None,
-        curve=curve_runs(plan, root, task_folder, _curve(plan, options)) if alone else (),
+        local=[replace(run, reference=reference) for run in local],
+        pooled=pooled and replace(pooled, reference=reference),
+        curve=[replace(run, reference=reference) for run in curve],
     )
 
 
@@ -290,6 +306,9 @@ def _locked(folder: Path) -> Generator[None]:
             ) from None
         try:
             yield
+        except BrokenPipeError:
+            # Nobody reads any more what is printed: no fault of the folder's.
+            raise
         except OSError as error:
             # A full disk, most likely, which may show at any file.
             raise StateError(

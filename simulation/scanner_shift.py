@@ -10,6 +10,7 @@ differs. No adapter is trained: it takes seconds, and says whether a shift is on
 # pyright: reportUnknownArgumentType=false
 
 import argparse
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
@@ -25,9 +26,11 @@ from PIL import Image
 
 from client.backbones.registry import load_backbone
 from client.model.backbone import Backbone
+from common.errors import Refusal
 from common.identity import seed_for
 from common.plan.plan import VisionWeights
 from common.plan_fields import Precision
+from simulation.arguments import number_from, whole_from
 from simulation.data_sources import data_source
 from simulation.heterogeneity.scanner import draw_scanner, scan
 from simulation.hospitals import BASE_MODELS
@@ -79,7 +82,11 @@ def ridge_probe(
 
 
 def measure(source: str, task: str, strength: float, seed: int) -> Shift:
-    """Measure the shift of one task with one seed."""
+    """Measure the shift of one task with one seed.
+
+    Raises:
+        PlanError, DataError: there is no such source, or no such task in it.
+    """
     made = data_source(source, "the probe").questions(task, 0, 1, seed)
     text = Counter(question.question for question in made[0]).most_common(1)[0][0]
     train, test = (
@@ -129,27 +136,47 @@ def _features(
     return np.concatenate(found)
 
 
-def main() -> None:
-    """Print a line for each task."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("tasks", nargs="+", help="SOURCE/TASK")
-    parser.add_argument("--strength", type=float, default=0.5)
-    parser.add_argument("--seeds", type=int, default=2)
-    given = parser.parse_args()
-    for name in given.tasks:
-        source, task = name.split("/")
+def source_and_task(text: str) -> tuple[str, str]:
+    """Return the two words of SOURCE/TASK, as argparse's `type`.
+
+    Raises:
+        ArgumentTypeError: there are not two.
+    """
+    source, slash, task = text.partition("/")
+    if not (source and slash and task) or "/" in task:
+        raise argparse.ArgumentTypeError(f"found {text[:60]!r}, expected one such as phantoms/CXP")
+    return source, task
+
+
+def _print_shifts(given: argparse.Namespace) -> None:
+    for source, task in given.tasks:
         found = [measure(source, task, given.strength, seed) for seed in range(given.seeds)]
         own, other, joined = (
             100 * np.mean([getattr(one, field) for one in found])
             for field in ("own", "other", "joined")
         )
         print(
-            f"{name}, strength {given.strength}, {given.seeds} seeds, n {found[0].questions}: "
-            f"own scanner {own:.1f}, another's {other:.1f}, "
+            f"{source}/{task}, strength {given.strength}, {given.seeds} seeds, "
+            f"n {found[0].questions}: own scanner {own:.1f}, another's {other:.1f}, "
             f"a new one after three others {joined:.1f}",
             flush=True,
         )
 
 
+def main() -> int:
+    """Print a line for each task; exit code 2 for an error that the user can correct."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("tasks", nargs="+", type=source_and_task, metavar="SOURCE/TASK")
+    parser.add_argument("--strength", type=number_from(0), default=0.5)
+    parser.add_argument("--seeds", type=whole_from(1), default=2)
+    given = parser.parse_args()
+    try:
+        _print_shifts(given)
+    except Refusal as refusal:
+        print(refusal, file=sys.stderr)
+        return 2
+    return 0
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

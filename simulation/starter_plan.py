@@ -7,15 +7,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from pydantic import BaseModel, ValidationError
+
 from client.data.records import Mistake, parse_json, read_text
 from client.importing.write import REPORT_JSON
 from client.model.base_digest import base_digest
 from common.documents.yaml_text import yaml_name
+from common.errors import DataError
 from common.plan_fields import Modality
 
 #: The base model that comes with the project, and its name in a plan.
 _BASE_MODEL = "tiny-llava"
 _FOLDER = Path(__file__).parent / "base_model"
+
+
+class _Counts(BaseModel):
+    test: int
+
+
+class _Told(BaseModel):
+    """What is read of an import's report."""
+
+    closed: _Counts
+    questions: _Counts
+    classes: list[str]
+    templates: list[str] = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +52,11 @@ class ImportedTask:
 
 
 def imported_task(folder: Path) -> ImportedTask | None:
-    """Return what an import wrote of a task's folder; None if it wrote no modality."""
+    """Return what an import wrote of a task's folder; None if it wrote no modality.
+
+    Raises:
+        DataError: its report is not as an import writes it.
+    """
     text = read_text(folder / REPORT_JSON)
     value = text if isinstance(text, Mistake) else parse_json(text, REPORT_JSON)
     if not isinstance(value, dict):
@@ -45,13 +65,21 @@ def imported_task(folder: Path) -> ImportedTask | None:
     modality = report.get("modality")
     if modality not in list(Modality):
         return None
-    closed, asked = report["closed"]["test"], report["questions"]["test"]
+    try:
+        told = _Told.model_validate(report, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise DataError(
+            f"{folder / REPORT_JSON}: field {where!r}: expected it as an import writes it "
+            f"({first['msg']})"
+        ) from None
     return ImportedTask(
         folder.name,
         Modality(modality),
-        2 * closed >= asked,
-        tuple(report["classes"]),
-        tuple(report.get("templates", ())),
+        2 * told.closed.test >= told.questions.test,
+        tuple(told.classes),
+        tuple(told.templates),
     )
 
 
@@ -84,7 +112,7 @@ def starter_plan(name: str, tasks: Sequence[ImportedTask], sites: Sequence[str])
 def _stage(task: ImportedTask, sites: Sequence[str]) -> str:
     # A method on a CLIP (docs/methods.md) needs them.
     classes = f"    # classes: {json.dumps(task.classes, ensure_ascii=False)}\n"
-    listed = [text for text in task.templates if len(text) <= 300 and text.isprintable()]
+    listed = [text for text in task.templates if _can_be_listed(text)]
     questions = "".join(
         f"      - {json.dumps(text, ensure_ascii=False)}\n" for text in listed[:100]
     )
@@ -101,3 +129,9 @@ def _stage(task: ImportedTask, sites: Sequence[str]) -> str:
         f"    max_new_tokens: {16 if task.closed else 64}\n"
         f"{classes if task.classes else ''}" + (f"    questions:\n{questions}" if questions else "")
     )
+
+
+def _can_be_listed(question: str) -> bool:
+    """Return whether a plan takes it as a question of a stage."""
+    told = question.strip()
+    return told == question and 0 < len(told) <= 300 and told.isprintable()

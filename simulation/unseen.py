@@ -66,7 +66,7 @@ def unseen_report(run: PlannedRun, federation: Plan, made: Path) -> UnseenReport
     """Score the base model and the whole bank at the unseen hospitals.
 
     Args:
-        run: it is finished, and has the federation's stages.
+        run: it is finished, and has stages of the federation, by their names.
         federation, made: as of `report_differences`.
 
     Raises:
@@ -80,12 +80,13 @@ def unseen_report(run: PlannedRun, federation: Plan, made: Path) -> UnseenReport
         for stage in stages
     ]
     at_end = [order_after(plan, bank, stage, last) for stage in stages]
-    hospitals: list[HospitalScores] = []
+    planned, hospitals = {one.name: one for one in federation.stages}, list[HospitalScores]()
     for hospital in unseen_hospitals(federation):
         session = sessions.of(load_site(unseen_folder(made, hospital.name) / "site.yaml"))
         own = unseen_tasks(federation, hospital)
-        # What is pooled has other names of its tasks.
-        tasks = [stage.task if stage.task in own else None for stage in federation.stages]
+        # What is pooled has other names of its tasks, and a hospital alone not all stages.
+        asked = [planned[stage.name].task for stage in plan.stages]
+        tasks = [task if task in own else None for task in asked]
         answer = partial(_answered, plan, session, bank, tasks)
         hospitals.append(_scores(plan, hospital.name, base, whole, answer))
     return UnseenReport(

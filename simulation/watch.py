@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,11 +31,13 @@ def watching(run: str, plan: Plan, coordinator: Path, sites: Path) -> Generator[
     console = Console(stderr=True)
     view = _View(plan, sites, console)
     view.say(run, style="bold")
-    followers = [Follower(sites / name / "store" / "progress") for name in plan.sites]
+    tell: list[tuple[Follower, Callable[[str, ProgressEvent], None]]] = [
+        (Follower(sites / name / "store" / "progress"), view.update_site) for name in plan.sites
+    ]
     # Last: a stage or round that it begins clears what the sites have reported.
-    followers.append(Follower(coordinator))
+    tell.append((Follower(coordinator), view.update_coordinator))
     stop = threading.Event()
-    thread = threading.Thread(target=_follow, args=(view, followers, console, stop), daemon=True)
+    thread = threading.Thread(target=_follow, args=(view, tell, console, stop), daemon=True)
     thread.start()
     try:
         yield
@@ -45,14 +47,17 @@ def watching(run: str, plan: Plan, coordinator: Path, sites: Path) -> Generator[
 
 
 def _follow(
-    view: "_View", followers: list[Follower], console: Console, stop: threading.Event
+    view: "_View",
+    tell: Sequence[tuple[Follower, Callable[[str, ProgressEvent], None]]],
+    console: Console,
+    stop: threading.Event,
 ) -> None:
     with _displayed(view, console) as redraw:
         while True:
             last = stop.is_set()
-            for follower in followers:
+            for follower, update in tell:
                 for writer, event in follower.events():
-                    view.update(writer, event)
+                    update(writer, event)
             redraw()
             if last:
                 return
@@ -85,12 +90,9 @@ class _View:
         self._console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
         self._printed_at = time.monotonic()
 
-    def update(self, writer: str, event: ProgressEvent) -> None:
-        """Remember an event; print it if it still matters later."""
-        if writer == "coordinator":
-            self._update_from_coordinator(event)
-        else:
-            self._sites[writer] = event
+    def update_site(self, site: str, event: ProgressEvent) -> None:
+        """Remember a site's last event."""
+        self._sites[site] = event
 
     def print_if_quiet(self) -> None:
         """Print the current state if nothing was printed for `_STATUS_EVERY_S` seconds."""
@@ -118,7 +120,8 @@ class _View:
             )
         return table
 
-    def _update_from_coordinator(self, event: ProgressEvent) -> None:
+    def update_coordinator(self, _: str, event: ProgressEvent) -> None:
+        """Remember what the run is at; print what still matters later."""
         match event["event"]:
             case "meeting":
                 self._activity = "starting the sites"

@@ -132,10 +132,12 @@ class Robust:
         chosen: gives the places of the sites that are merged, from the squared distances between
             all sites' changes, (n, n), and the number of liars; None where all of them are.
         merge_arrays: merges arrays that are no factors of a layer; None takes the weighted mean.
+        alone: the name of the rule that it is where a stage has one site, which nobody outvotes.
     """
 
     least_sites: Callable[[int], int]
     promise: Callable[[int, int], str]
+    alone: str
     chosen: Callable[[Array, int], Sequence[int]] | None = None
     merge_arrays: MergeArrays | None = None
 

@@ -54,5 +54,5 @@ RULE = Rule(
     masked_sums=MaskedSums.IMPOSSIBLE,
     merge=svd.merge,
     on_products=True,
-    robust=Robust(least_sites=least_sites, promise=promise, chosen=chosen),
+    robust=Robust(least_sites=least_sites, promise=promise, alone=svd.RULE.name, chosen=chosen),
 )

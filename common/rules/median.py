@@ -38,6 +38,7 @@ RULE = Rule(
     robust=Robust(
         least_sites=trimmed_mean.least_sites,
         promise=trimmed_mean.promise,
+        alone=frozen_a.RULE.name,
         merge_arrays=middle,
     ),
 )

@@ -85,5 +85,10 @@ RULE = Rule(
     layouts_may_differ=False,
     masked_sums=MaskedSums.IMPOSSIBLE,
     merge=merge,
-    robust=Robust(least_sites=least_sites, promise=promise, merge_arrays=trimmed),
+    robust=Robust(
+        least_sites=least_sites,
+        promise=promise,
+        alone=frozen_a.RULE.name,
+        merge_arrays=trimmed,
+    ),
 )

@@ -9,7 +9,7 @@ and rule: the accuracy at the honest sites, in percent, by seed.
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any, cast
@@ -20,10 +20,12 @@ from flwr.clientapp import ClientApp
 from client.app import app as client
 from client.model.base_digest import base_digest
 from common.bank.bank import Bank
+from common.errors import Refusal
 from common.plan.file import load_plan
+from common.rules.registry import rules
 from server.app import app as server
+from simulation.arguments import new_folder, whole_from
 from simulation.chaos.liar import LIES, HostileSites, Lie
-from simulation.chaos.new_folder import new_folder
 from simulation.hospitals import BASE_MODELS, prepare
 from simulation.inprocess import run_in_process
 
@@ -80,10 +82,23 @@ def attack_names(text: str) -> list[str]:
     Raises:
         ArgumentTypeError: one is none of `ATTACKS`.
     """
+    return _named(text, ATTACKS)
+
+
+def rule_names(text: str) -> list[str]:
+    """Return the aggregation rules that an option names, as argparse's `type`.
+
+    Raises:
+        ArgumentTypeError: there is none of this name.
+    """
+    return _named(text, [*rules()])
+
+
+def _named(text: str, known: Sequence[str]) -> list[str]:
     names = text.split(",")
-    if unknown := [name for name in names if name not in ATTACKS]:
+    if unknown := [name for name in names if name not in known]:
         raise argparse.ArgumentTypeError(
-            f"found {unknown[0]!r}, expected some of {', '.join(ATTACKS)}, with commas between"
+            f"found {unknown[0]!r}, expected some of {', '.join(known)}, with commas between"
         )
     return names
 
@@ -91,7 +106,7 @@ def attack_names(text: str) -> list[str]:
 def measure(out: Path, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Yield a row for each rule and attack."""
     bounds = UNBOUNDED if options.unbounded else {}
-    for rule in options.rules.split(","):
+    for rule in options.rules:
         for name in options.attacks:
             found = [
                 accuracy(
@@ -111,17 +126,21 @@ def measure(out: Path, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 def main() -> int:
     """Measure from the command line; one JSON object a line."""
     parser = argparse.ArgumentParser(prog="python -m simulation.chaos.attacks", description=__doc__)
-    parser.add_argument("--sites", type=int, default=3)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--rules", default="svd")
+    parser.add_argument("--sites", type=whole_from(2), default=3, help="the last one lies")
+    parser.add_argument("--seeds", type=whole_from(1), default=3)
+    parser.add_argument("--rules", type=rule_names, default=["svd"], help="of aggregation")
     parser.add_argument("--unbounded", action="store_true", help="without the default bounds")
     parser.add_argument("--out", type=new_folder, default="runs/attacks", help="a new folder")
     parser.add_argument(
         "--attacks", type=attack_names, default=list(ATTACKS), help="some of them; by default all"
     )
     options = parser.parse_args()
-    for row in measure(options.out, options):
-        print(json.dumps(row), flush=True)
+    try:
+        for row in measure(options.out, options):
+            print(json.dumps(row), flush=True)
+    except Refusal as refusal:
+        print(refusal, file=sys.stderr)
+        return 2
     return 0
 
 

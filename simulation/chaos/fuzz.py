@@ -30,8 +30,9 @@ from client.data.images import decode_image, decoder_warnings_ignored
 from client.data.pictures.codestream import ends_in_zeros
 from client.data.pictures.grey_levels import NO_MEMORY
 from client.data.task import TEST_FILE, TRAIN_FILE, inspect_task
-from common.errors import DataError
+from common.errors import DataError, Refusal, StateError
 from common.identity import ROOT
+from simulation.arguments import whole_from
 from simulation.chaos.fuzz_seeds import Zeros, picture_seeds, task_seed
 
 #: Seconds that one file may take; twice as much, and its process is ended.
@@ -116,7 +117,7 @@ class Fuzzer:
         self._pictures = list(picture_seeds())
         self._wholes = [self._pixels(whole.name, whole.data) for whole in self._pictures]
         self._task = task_seed(folder / "task")
-        self._usual = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        self._usual = _peak_bytes()
 
     def read(self, number: int) -> Misreading | None:
         """Read the file of this number; None where all is well."""
@@ -128,11 +129,15 @@ class Fuzzer:
         except MemoryError:
             name, what = "?", "out of memory"
         took = time.monotonic() - started
-        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - self._usual
+        peak = _peak_bytes()
+        grown = peak - self._usual
         if took > MOST_S:
             what = f"took {took:.1f} s"
         elif grown > MOST_BYTES:
             what = f"grew by {grown / 2**20:.0f} MiB"
+        if grown > MOST_BYTES:
+            # The peak stays: the next files have not taken it.
+            self._usual = peak
         return Misreading(number, name, what) if what else None
 
     def _read_picture(self, draw: random.Random) -> tuple[str, str]:
@@ -192,6 +197,11 @@ class Fuzzer:
             return np.asarray(decode_image(file))
 
 
+def _peak_bytes() -> int:
+    """Return the most memory that this process has had so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
 def read_range(first: int, last: int, seed: int) -> Iterator[Misreading]:
     """Read the files from `first` to before `last` in this process, within its bounds."""
     with TemporaryDirectory() as folder:
@@ -210,7 +220,11 @@ def read_range(first: int, last: int, seed: int) -> Iterator[Misreading]:
 
 
 def fuzz(files: int, seed: int, first: int = 0) -> list[Misreading]:
-    """Read mutated files in a process of their own, which is started again where it dies."""
+    """Read mutated files in a process of their own, which is started again where it dies.
+
+    Raises:
+        StateError: the process ends before it has read a file.
+    """
     findings: list[Misreading] = []
     last = first + files
     while first < last:
@@ -231,6 +245,11 @@ def fuzz(files: int, seed: int, first: int = 0) -> list[Misreading]:
         ended = reader.returncode
         if ended:
             how = signal.Signals(-ended).name if ended < 0 else f"exit code {ended}"
+            if number < first:
+                raise StateError(
+                    f"{' '.join(command)}: found that it ends before it reads a file ({how}), "
+                    "expected it to read them"
+                )
             findings.append(Misreading(number, "?", f"the process ended ({how})"))
         first = number + 1 if ended else last
     return findings
@@ -239,8 +258,8 @@ def fuzz(files: int, seed: int, first: int = 0) -> list[Misreading]:
 def main() -> None:
     """Read mutated files, and print what was not read as it should be."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--files", type=int, default=500)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--files", type=whole_from(1), default=500)
+    parser.add_argument("--seed", type=whole_from(0), default=0)
     parser.add_argument("--range", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.range:
@@ -249,7 +268,11 @@ def main() -> None:
             fields = {"number": finding.number, "name": finding.name, "what": finding.what}
             print(json.dumps(fields), flush=True)
         return
-    findings = fuzz(arguments.files, arguments.seed)
+    try:
+        findings = fuzz(arguments.files, arguments.seed)
+    except Refusal as refusal:
+        print(refusal, file=sys.stderr)
+        sys.exit(2)
     for finding in findings:
         print(f"{finding.number}: {finding.name}: {finding.what}")
     print(f"{len(findings)} findings in {arguments.files} files")

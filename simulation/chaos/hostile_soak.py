@@ -9,7 +9,7 @@ bank verifies and the scores at the honest sites are within two points of the ru
 import argparse
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
@@ -22,6 +22,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from client.app import app as client
 from common.bank.bank import Bank
+from common.errors import Refusal
 from common.exchange import Order
 from common.identity import ROOT
 from common.plan.file import load_plan
@@ -31,8 +32,8 @@ from common.work import Work
 from server.app import SiteConnection, run
 from server.network import Patience
 from server.run.folder import RunFolder
+from simulation.arguments import new_folder, whole_from
 from simulation.chaos.liar import LIES, HostileSites, Lie
-from simulation.chaos.new_folder import new_folder
 from simulation.hospitals import BASE_MODELS, prepare
 from simulation.inprocess import run_in_process
 
@@ -111,14 +112,26 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m simulation.chaos.hostile_soak", description=__doc__
     )
-    parser.add_argument("--seed", type=int, default=1, help="of the first liar")
-    parser.add_argument("--liars", type=int, default=1, help="runs, each with another liar")
+    parser.add_argument("--seed", type=whole_from(0), default=1, help="of the first liar")
+    parser.add_argument(
+        "--liars", type=whole_from(1), default=1, help="runs, each with another liar"
+    )
     parser.add_argument("--out", type=new_folder, default="runs/soak-hostile", help="a new folder")
     options = parser.parse_args()
-    without = honest_scores(options.out / "without", False, lambda _: None)
+    try:
+        held = _held(options.out, range(options.seed, options.seed + options.liars))
+    except Refusal as refusal:
+        print(refusal, file=sys.stderr)
+        return 2
+    return 0 if held else 1
+
+
+def _held(out: Path, seeds: Sequence[int]) -> bool:
+    """Run it without a liar and with one of each seed; print and return how it held."""
+    without = honest_scores(out / "without", False, lambda _: None)
     stages, held = counted(len(load_plan(PLAN).stages), "stage"), True
-    for seed in range(options.seed, options.seed + options.liars):
-        found = honest_scores(options.out / f"with-{seed}", True, at_random(seed))
+    for seed in seeds:
+        found = honest_scores(out / f"with-{seed}", True, at_random(seed))
         within = without - found <= MOST_LOST
         held = held and within
         print(
@@ -127,7 +140,7 @@ def main() -> int:
             f"{100 * MOST_LOST:.0f} points",
             flush=True,
         )
-    return 0 if held else 1
+    return held
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ A test or a soak thus runs the commands that an administrator types.
 
 import json
 import os
+import re
 import secrets
 import signal
 import socket
@@ -161,12 +162,21 @@ def run_command(*words: str, timeout_s: float = 120.0) -> str:
     """Run `fedmslora WORDS`, and return what it prints.
 
     Raises:
-        StateError: it failed; with what it printed to stderr.
-        subprocess.TimeoutExpired: it did not end in time.
+        StateError: it failed, with what it printed to stderr; or it did not end in time.
     """
-    done = subprocess.run(
-        command(*words), cwd=ROOT, capture_output=True, text=True, check=False, timeout=timeout_s
-    )
+    try:
+        done = subprocess.run(
+            command(*words),
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=timeout_s,
+        )
+    except subprocess.TimeoutExpired:
+        raise StateError(
+            f"fedmslora {' '.join(words)}: has not ended within {timeout_s:g} s, expected it to"
+        ) from None
     if done.returncode:
         message = " ".join(done.stderr.split())
         raise StateError(f"fedmslora {' '.join(words)}: exit code {done.returncode}: {message}")
@@ -221,10 +231,12 @@ def kill_all_in(root: Path) -> None:
 
     An app whose supervisor was killed lives on for a moment without a parent.
     """
+    # With what ends a path: beside `soak` there may be `soak2`.
+    inside = re.compile(rf"{re.escape(str(root))}(?![\w.-])")
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             words = [*process.cmdline(), process.environ().get("FLWR_HOME", "")]
-            if process.pid != os.getpid() and any(str(root) in word for word in words):
+            if process.pid != os.getpid() and any(map(inside.search, words)):
                 process.kill()
 
 

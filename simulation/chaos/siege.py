@@ -22,10 +22,12 @@ from typing import Any
 
 import yaml
 
+from common.errors import Refusal, StateError
 from common.identity import ROOT
 from common.process.progress import read_events
+from server.coordinator.events import final_event
+from simulation.arguments import new_folder, whole_from
 from simulation.chaos.loopback import LoopbackFederation, loopback
-from simulation.chaos.new_folder import new_folder
 from simulation.chaos.soak import PLAN
 
 _TICK_S = 0.05
@@ -35,7 +37,11 @@ _ARRIVE_ROUNDS = 1
 
 
 def besieged(out: Path, count: int, rounds: int) -> dict[str, Any]:
-    """Return the seconds of each undisturbed and each besieged round, and their medians' ratio."""
+    """Return the seconds of each undisturbed and each besieged round, and their medians' ratio.
+
+    Raises:
+        StateError: the run failed, or a round did not end.
+    """
     out.mkdir(parents=True)
     # One stage of three sites, as the soak's first, and with no other before it.
     fields = yaml.safe_load(PLAN.read_text(encoding="utf-8"))
@@ -70,8 +76,12 @@ def _end_of_round(federation: LoopbackFederation, number: int) -> float:
         events = read_events(file)[0]
         if any(event["event"] == "round" and event["round"] == number for event in events):
             return time.monotonic()
+        if (last := final_event(events)) is not None:
+            raise StateError(f"{federation.root}: the run ended early: {last.get('text')}")
         time.sleep(_TICK_S)
-    raise TimeoutError(f"round {number} has not ended within {_PATIENCE_S:g} s")
+    raise StateError(
+        f"{federation.root}: round {number} has not ended within {_PATIENCE_S:g} s, expected it to"
+    )
 
 
 @contextmanager
@@ -89,18 +99,26 @@ def _strangers(federation: LoopbackFederation, count: int, log: Path) -> Generat
             process.wait()
 
 
-def main() -> None:
-    """Measure it, and print the result."""
+def main() -> int:
+    """Measure it, print the result, and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m simulation.chaos.siege", description=__doc__)
     parser.add_argument("--out", type=new_folder, required=True, help="a new folder")
-    parser.add_argument("--count", type=int, default=200)
-    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--count", type=whole_from(1), default=200, help="of strangers")
+    parser.add_argument("--rounds", type=whole_from(1), default=4, help="of each kind")
     options = parser.parse_args()
     # As Ctrl-C does: no process of the federation is left running.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    found = besieged(options.out.resolve(), options.count, options.rounds)
+    try:
+        found = besieged(options.out.resolve(), options.count, options.rounds)
+    except Refusal as refusal:
+        print(refusal, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
     print(json.dumps(found, indent=1))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -23,9 +23,9 @@ from common.printable import counted
 from common.process.progress import Say, read_events
 from server.coordinator.events import final_event
 from server.run.folder import RunFolder
+from simulation.arguments import new_folder, whole_from
 from simulation.chaos.adversary import Adversary, StrikePace, adversary
 from simulation.chaos.loopback import LoopbackFederation, loopback, run_command
-from simulation.chaos.new_folder import new_folder
 from simulation.engines import Engine
 from simulation.run import SimulationOptions, simulate
 
@@ -271,8 +271,8 @@ def _described(answer: AcceptedAnswer) -> str:
 def main() -> int:
     """Run the soak from the command line, and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m simulation.chaos.soak", description=__doc__)
-    parser.add_argument("--kills", type=int, default=40)
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--kills", type=whole_from(0), default=40)
+    parser.add_argument("--seed", type=whole_from(0), default=1)
     parser.add_argument("--out", type=new_folder, default="runs/soak", help="a new folder")
     parser.add_argument("--plan", type=Path, default=PLAN)
     options = parser.parse_args()

@@ -23,8 +23,8 @@ from common.process.progress import Say, read_events
 from common.process.supervise import log_to_stderr
 from server.coordinator.events import final_event
 from server.run.folder import RunFolder
+from simulation.arguments import new_folder, whole_from
 from simulation.chaos.loopback import LoopbackFederation, loopback
-from simulation.chaos.new_folder import new_folder
 from simulation.chaos.soak import PLAN, await_end, bank_bytes, undisturbed
 from simulation.chaos.throttle import Link
 from simulation.run import simulate
@@ -108,8 +108,8 @@ def _await_delivery(federation: LoopbackFederation) -> bool:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run it from the command line, and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m simulation.chaos.stops", description=__doc__)
-    parser.add_argument("--stops", type=int, default=30)
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--stops", type=whole_from(0), default=30)
+    parser.add_argument("--seed", type=whole_from(0), default=1)
     parser.add_argument("--out", type=new_folder, default="runs/stops", help="a new folder")
     parser.add_argument("--plan", type=Path, default=PLAN)
     options = parser.parse_args(arguments)

@@ -13,6 +13,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
+from simulation.arguments import address, positive, whole_from
+
 _PATH: Final = b"POST /v1/fleet/push-object HTTP/1.1\r\nhost: localhost\r\n"
 #: How long a stranger waits for a word from the edge.
 _PATIENCE_S: Final = 15.0
@@ -45,9 +47,11 @@ class Line:
             await asyncio.sleep(_SLOW_S)
 
     async def status(self) -> str:
-        """Return the status of the edge's answer; `closed` without one."""
+        """Return the status of the edge's answer; `closed` where there is none in HTTP."""
         line = await asyncio.wait_for(self._reader.readline(), _PATIENCE_S)
-        return line.split()[1].decode() if line else "closed"
+        # Without TLS the edge may answer in bytes that are no HTTP.
+        words = line.split()
+        return words[1].decode("ascii", "replace") if len(words) > 1 else "closed"
 
     def close(self) -> None:
         """Close it without a word."""
@@ -157,12 +161,12 @@ async def _for_a_while(host: str, port: int, count: int, seconds: float) -> Coun
 def main() -> None:
     """Besiege the address of the command line."""
     parser = argparse.ArgumentParser(prog="python -m simulation.chaos.strangers")
-    parser.add_argument("address", help="the edge's HOST:PORT")
-    parser.add_argument("--count", type=int, default=200)
-    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("address", type=address, help="the edge's HOST:PORT")
+    parser.add_argument("--count", type=whole_from(1), default=200)
+    parser.add_argument("--seconds", type=positive, default=60.0)
     options = parser.parse_args()
-    host, _, port = options.address.rpartition(":")
-    outcomes = asyncio.run(_for_a_while(host, int(port), options.count, options.seconds))
+    host, port = options.address
+    outcomes = asyncio.run(_for_a_while(host, port, options.count, options.seconds))
     for outcome, count in sorted(outcomes.items()):
         print(f"{count:7} {outcome}")
 

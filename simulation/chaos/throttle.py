@@ -15,6 +15,9 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from common.network.address import joined_address
+from simulation.arguments import address, number_from, positive, whole_from
+
 #: Host and port.
 SocketAddress: TypeAlias = tuple[str, int]
 
@@ -99,7 +102,7 @@ class SlowLine:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind(self.address)
-        except OSError:
+        except (OSError, OverflowError):
             listening.close()
             raise
         self.address = listening.getsockname()[:2]
@@ -152,12 +155,12 @@ def slow_line(target: SocketAddress, link: Link, port: int = 0) -> Generator[Slo
     """
     opened, stop = threading.Event(), threading.Event()
     line = SlowLine(link, target, ("127.0.0.1", port))
-    failed: list[OSError] = []
+    failed: list[OSError | OverflowError] = []
 
     async def serve() -> None:
         try:
             server = await line.open()
-        except OSError as error:
+        except (OSError, OverflowError) as error:
             failed.append(error)
             return
         finally:
@@ -241,17 +244,23 @@ async def _sleep_until(moment: float) -> None:
 def main() -> None:
     """Run `python -m simulation.chaos.throttle PORT HOST:PORT --rate 1e6 --delay 0.1`."""
     parser = argparse.ArgumentParser(description="A slow line to a TCP port, until it is stopped.")
-    parser.add_argument("port", type=int, help="the port to listen on, at 127.0.0.1")
-    parser.add_argument("to", help="HOST:PORT to forward to")
-    parser.add_argument("--rate", type=float, help="bits per second in each direction")
-    parser.add_argument("--delay", type=float, default=0.0, help="seconds, each direction")
+    parser.add_argument(
+        "port", type=whole_from(0), help="the port to listen on, at 127.0.0.1; 0 takes a free one"
+    )
+    parser.add_argument("to", type=address, help="HOST:PORT to forward to")
+    parser.add_argument("--rate", type=positive, help="bits per second in each direction")
+    parser.add_argument("--delay", type=number_from(0), default=0.0, help="seconds, each direction")
     options = parser.parse_args()
-    host, _, port = str(options.to).rpartition(":")
     link = Link(options.rate, options.delay)
-    with slow_line((host, int(port)), link, options.port) as line:
-        print(f"127.0.0.1:{line.address[1]} forwards to {options.to}", flush=True)
-        with suppress(KeyboardInterrupt):
-            threading.Event().wait()
+    try:
+        with slow_line(options.to, link, options.port) as line:
+            to = joined_address(*options.to)
+            print(f"127.0.0.1:{line.address[1]} forwards to {to}", flush=True)
+            with suppress(KeyboardInterrupt):
+                threading.Event().wait()
+    except (OSError, OverflowError) as error:
+        # A port that another program has, or that there is not.
+        parser.error(f"port {options.port}: can't listen there ({error})")
 
 
 if __name__ == "__main__":

@@ -72,8 +72,9 @@ class ContainerEngine:
 
     def make_network(self, name: str, internal: bool) -> None:
         """Make a bridge network, which `clean_up` removes."""
-        self.run("network", "create", *(["--internal"] if internal else []), name)
+        # First: a command that is cut off may have made it.
         self.networks.append(name)
+        self.run("network", "create", *(["--internal"] if internal else []), name)
 
     def start(self, name: str, options: Sequence[str], image: str, command: Sequence[str]) -> None:
         """Create and start a container, which `clean_up` removes."""
@@ -82,15 +83,28 @@ class ContainerEngine:
 
     def create(self, name: str, options: Sequence[str], image: str, command: Sequence[str]) -> None:
         """Create a container, which `clean_up` removes."""
-        self.run("create", "--name", name, *options, image, *command)
         self.containers.append(name)
+        self.run("create", "--name", name, *options, image, *command)
 
     def clean_up(self) -> None:
-        """Remove the containers and networks that were made here; images stay."""
-        while self.containers:
-            self.attempt("rm", "--force", "--volumes", self.containers.pop())
-        while self.networks:
-            self.attempt("network", "rm", self.networks.pop())
+        """Remove the containers and networks that were made here; images stay.
+
+        Raises:
+            StateError: some could not be removed in time; the others are.
+        """
+        left: list[str] = []
+        while self.containers or self.networks:
+            words = ("rm", "--force", "--volumes") if self.containers else ("network", "rm")
+            name = (self.containers or self.networks).pop()
+            try:
+                self.attempt(*words, name)
+            except StateError:
+                left.append(name)
+        if left:
+            raise StateError(
+                f"{self.program}: found that {', '.join(left)} can't be removed in time, expected "
+                "it; remove them by hand"
+            )
 
 
 def find_engine(wanted: str | None) -> ContainerEngine:

@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -121,11 +120,10 @@ def _bootstrap(engine: ContainerEngine) -> None:
         engine.run("import", "--change", path, str(archive), DEBIAN_BASE)
 
 
-def _run(*words: str) -> Sequence[str]:
+def _run(*words: str) -> None:
     done = subprocess.run(
         words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )
     if done.returncode:
         said = " / ".join((done.stderr or done.stdout).strip().splitlines()[-5:])
         raise StateError(f"{words[0]}: exit code {done.returncode}: {said}")
-    return words

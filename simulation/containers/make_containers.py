@@ -68,12 +68,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("stopped", file=sys.stderr)
         return 130
     finally:
-        engine.clean_up()
+        _clean_up(engine)
     for line in done.seen:
         print(line)
     print(done.verified)
     print(f"the federation took {done.seconds:.0f} s, all {time.monotonic() - began:.0f} s")
     return 0
+
+
+def _clean_up(engine: ContainerEngine) -> None:
+    try:
+        engine.clean_up()
+    except StateError as error:
+        print(error, file=sys.stderr)
 
 
 if __name__ == "__main__":

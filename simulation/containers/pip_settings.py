@@ -9,16 +9,24 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from common.errors import StateError
+
 #: Where pip looks in a container, whoever runs it.
 _TARGET = "/etc/pip.conf"
 
 
 def pip_settings() -> Mapping[str, str]:
-    """Return what `pip config list` says, environment variables included, by an option's name."""
-    listed = subprocess.run(
-        [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True
-    ).stdout
-    found: dict[str, str] = {}
+    """Return what `pip config list` says, environment variables included, by an option's name.
+
+    Raises:
+        StateError: this Python has no pip, or pip can't read its configuration.
+    """
+    words = ("-m", "pip", "config", "list")
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = " ".join(done.stderr.split())
+        raise StateError(f"python {' '.join(words)}: exit code {done.returncode}: {said}")
+    listed, found = done.stdout, dict[str, str]()
     # `global.` and `install.` come before `:env:.`, which overrules them.
     for line in sorted(listed.splitlines(), key=lambda line: line.startswith(":env:")):
         name, _, value = line.partition("=")

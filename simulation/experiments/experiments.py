@@ -114,15 +114,6 @@ class Combination:
         return changed(self.plan, seed=seed, stages=stages, simulation=simulation)
 
 
-@dataclass(frozen=True, slots=True)
-class Variant:
-    """One run of an experiment: which setting it has on each axis, and its plan."""
-
-    settings: Mapping[str, str]
-    seed: int
-    plan: Plan
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Experiment:
     """A whole experiment, its combinations in the order of the file."""
@@ -136,15 +127,6 @@ class Experiment:
     tuning: Tuning | None
     references: tuple[Reference, ...]
     combinations: tuple[Combination, ...]
-
-    @property
-    def variants(self) -> tuple[Variant, ...]:
-        """Every combination and seed, at the plan's own learning rates."""
-        return tuple(
-            Variant(one.settings, seed, one.at(seed))
-            for one in self.combinations
-            for seed in self.seeds
-        )
 
 
 def load_experiment(file: Path) -> Experiment:

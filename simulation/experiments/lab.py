@@ -88,7 +88,7 @@ def _run_group(plans: Sequence[Plan], results: Path, scratch: Path) -> list[str]
 
 def _run(plan: Plan, scratch: Path) -> ExperimentResult:
     """Run the plan, each of its hospitals alone, or all data pooled; the apps in this process."""
-    from simulation.hospitals import check, prepare
+    from simulation.hospitals import REFERENCE, check, prepare
 
     sites, pooled = scratch / "sites", scratch / POOLED
     base_model = check(plan, plan.name, None, None)
@@ -100,7 +100,7 @@ def _run(plan: Plan, scratch: Path) -> ExperimentResult:
         joined = pooled_run(plan, pooled, lambda site, task: sites / site / "data" / task)
         for task in joined.joined:
             write_joined(task)
-        prepare(joined.plan, joined.sites, joined.data, base_model)
+        prepare(joined.plan, joined.sites, joined.data, base_model, sites / REFERENCE)
         runs = [(joined.plan, joined.sites)]
     else:
         runs = [(plan, sites)]
@@ -121,7 +121,8 @@ def _run(plan: Plan, scratch: Path) -> ExperimentResult:
 def _unseen(plan: Plan, runs: Sequence["_Finished"], sites: Path) -> tuple[float | None, ...]:
     """Return each task's score at the end at the hospitals that trained nothing.
 
-    The mean over them and over the runs; empty where the plan has none, or scores validation.
+    The mean over them and over the runs that have the task; empty where the plan has no such
+    hospital, or scores validation.
     """
     from simulation.planned_run import PlannedRun
     from simulation.unseen import unseen_report
@@ -133,9 +134,13 @@ def _unseen(plan: Plan, runs: Sequence["_Finished"], sites: Path) -> tuple[float
         unseen_report(PlannedRun(plan.name, run.plan, run.folder, run.sites), plan, sites)
         for run in runs
     ]
-    by_task = zip(*(one.last for report in reports for one in report.hospitals), strict=True)
-    known = [[score for score in own if score is not None] for own in by_task]
-    return tuple(mean(own) if own else None for own in known)
+    known: dict[str, list[float]] = {stage.name: [] for stage in plan.stages}
+    for run, report in zip(runs, reports, strict=True):
+        for one in report.hospitals:
+            for stage, score in zip(run.plan.stages, one.last, strict=True):
+                if score is not None:
+                    known[stage.name].append(score)
+    return tuple(mean(own) if own else None for own in known.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,8 +262,9 @@ def _joined(
     """Return each task's answers, its sites in the plan's order."""
     by_place = {key: own for answers in found for key, own in answers.items()}
     return [
-        [one for site in (*stage.sites, POOLED) for one in by_place.get((stage.name, site), ())]
+        [one for site in sites for one in by_place.get((stage.name, site), ())]
         for stage in plan.stages
+        for sites in [dict.fromkeys((*stage.sites, POOLED))]
     ]
 
 

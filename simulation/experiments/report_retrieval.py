@@ -11,6 +11,7 @@ import argparse
 import json
 import sys
 import tarfile
+import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ import numpy as np
 
 from common.errors import DataError
 from common.plan_fields import Modality
+from common.printable import counted
 from retrieval.build import build
 from retrieval.pairs import silent
 from retrieval.questions import photo_of
@@ -69,13 +71,21 @@ def package_archive() -> Path:
 
 
 def read_reports(archive: Path) -> list[Report]:
-    """Return the reports that have a text, by name."""
+    """Return the reports that have a text, by name.
+
+    Raises:
+        DataError: it is no archive of reports.
+    """
     found: list[Report] = []
-    with tarfile.open(archive) as tar:
-        for member in tar:
-            opened = tar.extractfile(member) if member.name.endswith(".xml") else None
-            if opened is not None:
-                found.append(_report(Path(member.name).stem, opened.read()))
+    try:
+        with tarfile.open(archive) as tar:
+            for member in tar:
+                opened = tar.extractfile(member) if member.name.endswith(".xml") else None
+                if opened is not None:
+                    found.append(_report(Path(member.name).stem, opened.read()))
+    except (OSError, EOFError, tarfile.TarError, zlib.error, ElementTree.ParseError) as error:
+        reason = str(error).partition("\n")[0]
+        raise DataError(f"{archive}: can't be read as an archive of reports ({reason})") from None
     return sorted((one for one in found if one.text), key=lambda one: one.name)
 
 
@@ -149,9 +159,18 @@ def with_interval(values: Sequence[float]) -> dict[str, float]:
 
 
 def run(archive: Path) -> Mapping[str, Any]:
-    """Return the scores of each way, ready for `json.dumps`."""
+    """Return the scores of each way, ready for `json.dumps`.
+
+    Raises:
+        DataError: it is no archive of reports, or none of them has a heading to ask for.
+    """
     reports = read_reports(archive)
     headings = asked_headings(reports)
+    if not headings:
+        raise DataError(
+            f"{archive}: found {counted(len(reports), 'report')} and no heading that {FEWEST} to "
+            f"{MOST} of them have, expected some"
+        )
     chance = [
         sum(heading in report.headings for report in reports) / len(reports) for heading in headings
     ]
@@ -168,8 +187,8 @@ def run(archive: Path) -> Mapping[str, Any]:
     }
 
 
-def main() -> None:
-    """Print the scores."""
+def main() -> int:
+    """Print the scores; exit code 2 for an error that the user can correct."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--archive", type=Path, help="the reports, if not the package's own")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
@@ -177,15 +196,17 @@ def main() -> None:
     try:
         found = run(given.archive or package_archive())
     except DataError as error:
-        sys.exit(str(error))
+        print(error, file=sys.stderr)
+        return 2
     if given.json:
         print(json.dumps(found, indent=1))
-        return
+        return 0
     print(f"{found['reports']} reports, {found['headings']} headings")
     for way in ("chance", "bm25", "dense", "dense, then bm25"):
         for name, value in found[way].items():
             print(f"{way}: {name} {value['mean']:.3f} ({value['low']:.3f} to {value['high']:.3f})")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -24,20 +24,29 @@ QUESTIONS_PER_IMAGE: Final = 3
 def phantom_questions(
     task: str, position: int, hospitals: int, seed: int
 ) -> tuple[list[Question], list[Question]]:
-    """Make the training and test questions of one hospital, each of which has its own scanner."""
+    """Make the training and test questions of one hospital, each of which has its own scanner.
+
+    Raises:
+        DataError: no task has this name.
+    """
     return _two_parts(("train", "test"), task, position, hospitals, seed)
 
 
 def phantom_validation(
     task: str, position: int, hospitals: int, seed: int
 ) -> tuple[list[Question], list[Question]]:
-    """Make the same training questions, and as many validation questions as the test has."""
+    """Make the same training questions, and as many validation questions as the test has.
+
+    Raises:
+        DataError: no task has this name.
+    """
     return _two_parts(("train", "validation"), task, position, hospitals, seed)
 
 
 def _two_parts(
     parts: tuple[str, str], task: str, position: int, hospitals: int, seed: int
 ) -> tuple[list[Question], list[Question]]:
+    _check_task(task)
     counts = [-(-count // hospitals) for count in (TASKS[task].train, TASKS[task].test)]
     train, asked = (
         phantom_task(task, count, seed_for(seed, part, task, position), position)
@@ -56,8 +65,7 @@ def phantom_task(name: str, questions: int, seed: int, site: int) -> list[Questi
     Raises:
         DataError: no task has this name.
     """
-    if name not in TASKS:
-        raise DataError(f"phantom task: found {name!r}, expected one of {', '.join(TASKS)}")
+    _check_task(name)
     rng = np.random.default_rng(seed_for(seed, "phantom", name, site))
     asked: list[Question] = []
     group = 0
@@ -65,6 +73,11 @@ def phantom_task(name: str, questions: int, seed: int, site: int) -> list[Questi
         asked += _questions_of(TASKS[name].draw_case(rng), group, rng, site)
         group += 1
     return asked[:questions]
+
+
+def _check_task(name: str) -> None:
+    if name not in TASKS:
+        raise DataError(f"phantom task: found {name!r}, expected one of {', '.join(TASKS)}")
 
 
 def _questions_of(case: Case, group: int, rng: np.random.Generator, site: int) -> list[Question]:

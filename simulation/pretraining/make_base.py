@@ -27,7 +27,9 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPVisionModel, LlavaForConditionalGeneration, PreTrainedTokenizerFast
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from common.errors import Refusal
+from common.durable import DISK, write_file, writing
+from common.errors import Refusal, StateError
+from simulation.arguments import number_from, whole_from
 from simulation.pretraining.make_album import Album, list_facts, make_album
 from simulation.pretraining.make_language import exact_match, new_model, train_language
 from simulation.pretraining.make_lessons import teacher_of
@@ -45,8 +47,11 @@ from simulation.pretraining.score_base import zero_shot
 
 SEED: Final = 0
 _PICTURES_SCORED: Final = 600
-#: In the work folder: what each stage took.
+#: An option's: with less, some kinds of pictures are missing.
+SCALE: Final = number_from(0.01)
+#: In the work folder: what each stage took, and the sizes of all of them.
 _CLOCK: Final = "seconds.json"
+_SIZES: Final = "sizes.json"
 _CARD: Final = """# A small LLaVA for trying fedmslora out
 
 {parameters:,} parameters, fp16: a CLIP tower (64 px, patches of 16, width 192, 4 layers), a
@@ -91,16 +96,20 @@ def make_base(out: Path, work: Path, scale: float) -> None:
     """Write the model, its scores and its card to `out`.
 
     `work` keeps the weights of finished stages.
+
+    Raises:
+        StateError: `out` is there and no model, or `work` has stages of another scale.
     """
     sizes = sizes_at(scale)
-    work.mkdir(parents=True, exist_ok=True)
-    clock = _clock(work)
-    with _timed(clock, "pictures"):
+    check_out(out)
+    _claim(work, sizes)
+    clock = Clock(work)
+    with clock.timed("pictures"):
         train = make_album(sizes.phantoms, sizes.crops, SEED + 1)
         unseen = make_album(2000, 1000, SEED + 2)
-    with _timed(clock, "tower"):
+    with clock.timed("tower"):
         tower, sight = _tower(work, train, unseen, sizes.tower_steps)
-    with _timed(clock, "language"):
+    with clock.timed("language"):
         tokenizer = make_tokenizer(word for seen in train.words for word in seen.values())
         model = _language(work, tower, tokenizer, train, sizes.language_steps)
     scores: dict[str, Any] = {
@@ -110,13 +119,39 @@ def make_base(out: Path, work: Path, scale: float) -> None:
             "by_fact": sight.by_fact,
         },
         "plain_exact_match": _plain_scores(model, tokenizer, unseen),
-        "cpu_seconds": {name: round(seconds) for name, seconds in clock.items()},
+        "cpu_seconds": {name: round(seconds) for name, seconds in clock.seconds.items()},
         "sizes": {name: getattr(sizes, name) for name in RecipeSizes.__slots__},
         "seed": SEED,
         "versions": {name: version(name) for name in ("torch", "transformers", "numpy")},
     }
-    (work / _CLOCK).write_text(json.dumps(clock))
     place(out, partial(_save, model, tokenizer, scores, scale))
+
+
+def check_out(out: Path) -> None:
+    """Check that a model may be written to `out`: what is there would be replaced.
+
+    Raises:
+        StateError: something else than a model is there.
+    """
+    if out.exists() and not (out / "config.json").is_file():
+        raise StateError(f"{out}: found something that is no model, expected a model or nothing")
+
+
+def _claim(work: Path, sizes: RecipeSizes) -> None:
+    """Note what the stages of `work` are made with, or check that it is this.
+
+    Raises:
+        StateError: they are those of other sizes.
+    """
+    file, wanted = work / _SIZES, {name: getattr(sizes, name) for name in RecipeSizes.__slots__}
+    if not file.exists():
+        work.mkdir(parents=True, exist_ok=True)
+        write_file(file, json.dumps(wanted).encode(), DISK)
+    elif json.loads(file.read_bytes()) != wanted:
+        raise StateError(
+            f"{work}: found finished stages of another --scale, expected those of this one; use "
+            "another --work"
+        )
 
 
 def place(out: Path, fill: Callable[[Path], None]) -> None:
@@ -149,7 +184,9 @@ def _tower(
     tower, heads = train_tower(train, facts, steps, SEED)
     sight = score_tower(tower, heads, facts, unseen)
     save_file(tower.state_dict(), weights)
-    scores.write_text(json.dumps({name: getattr(sight, name) for name in SightScores.__slots__}))
+    found = {name: getattr(sight, name) for name in SightScores.__slots__}
+    # Last: where it is, the weights are whole.
+    write_file(scores, json.dumps(found).encode(), DISK)
     return tower, sight
 
 
@@ -169,7 +206,9 @@ def _language(
     model.model.vision_tower.load_state_dict(tower.state_dict())
     features = see(tower, train.pixels)
     train_language(model, tokenizer, teacher_of(train), features, steps)
-    save_file(model.state_dict(), weights)
+    unfinished = writing(weights)
+    save_file(model.state_dict(), unfinished)
+    unfinished.rename(weights)
     return model
 
 
@@ -228,19 +267,24 @@ def image_settings() -> CLIPImageProcessorPil:
     )
 
 
-def _clock(work: Path) -> dict[str, float]:
-    """Read the CPU seconds of the stages that are in `work`."""
-    file = work / _CLOCK
-    return json.loads(file.read_text()) if file.exists() else {}
+class Clock:
+    """The CPU seconds of each stage, kept in `work`."""
 
+    def __init__(self, work: Path) -> None:
+        """Read what the stages that are finished took."""
+        self._file = work / _CLOCK
+        self.seconds: dict[str, float] = (
+            json.loads(self._file.read_bytes()) if self._file.exists() else {}
+        )
 
-@contextmanager
-def _timed(clock: dict[str, float], name: str) -> Generator[None]:
-    """Record the stage's CPU seconds, unless an earlier run has recorded them."""
-    started = time.process_time()
-    yield
-    clock.setdefault(name, time.process_time() - started)
-    print(f"{name}: {clock[name]:.0f} CPU s")
+    @contextmanager
+    def timed(self, name: str) -> Generator[None]:
+        """Record the stage's seconds at its end, unless an earlier run has recorded them."""
+        started = time.process_time()
+        yield
+        self.seconds.setdefault(name, time.process_time() - started)
+        write_file(self._file, json.dumps(self.seconds).encode(), DISK)
+        print(f"{name}: {self.seconds[name]:.0f} CPU s")
 
 
 def main() -> int:
@@ -250,13 +294,14 @@ def main() -> int:
     )
     parser.add_argument("--out", type=Path, required=True, help="the model's folder")
     parser.add_argument("--work", type=Path, help="remembers finished stages [OUT.work]")
-    parser.add_argument("--scale", type=float, default=1.0, help="of pictures and steps [1]")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--scale", type=SCALE, default=1.0, help="of pictures and steps [1]")
+    parser.add_argument("--threads", type=whole_from(1), default=2)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    work = given.work or given.out.with_name(f"{given.out.name}.work")
+    out = given.out.resolve()
+    work = given.work or out.with_name(f"{out.name}.work")
     try:
-        make_base(given.out, work, given.scale)
+        make_base(out, work, given.scale)
     except Refusal as refusal:
         print(refusal, file=sys.stderr)
         return 2

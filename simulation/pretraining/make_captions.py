@@ -61,7 +61,7 @@ def truth(pictures: Sequence[frozenset[Fact]], captions: Sequence[Caption]) -> N
 
 
 def all_texts() -> list[str]:
-    """Return the captions of every kind and of every fact alone, and the plain words of crops."""
+    """Return the captions of every kind and of every fact of a phantom alone."""
     kinds = [caption(kind, {}) for kind in ImageKind]
     facts = [
         caption(kind, {name: value})

@@ -13,6 +13,7 @@ real pictures (train regions only), so the model has no medical knowledge.
 import argparse
 import json
 import math
+import sys
 import time
 from functools import partial
 from importlib.metadata import version
@@ -30,15 +31,17 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from client.backbones.clip import TEMPLATE
+from common.errors import Refusal
+from simulation.arguments import whole_from
 from simulation.pretraining.make_album import Album, make_album
-from simulation.pretraining.make_base import image_settings, place
+from simulation.pretraining.make_base import SCALE, check_out, image_settings, place
 from simulation.pretraining.make_captions import all_texts, draw_caption, facts_of, truth
 from simulation.pretraining.make_tokenizer import make_clip_tokenizer
 from simulation.pretraining.make_vision import DEVIATION, MEAN, cosine, vision_config
 from simulation.pretraining.score_clip import by_names, by_task
 
 SEED: Final = 0
-TEMPLATE: Final = "a photo of a {}."
 #: The embedded LLaVA, whose image tower is the lower part of this one's.
 LLAVA: Final = Path(__file__).parents[1] / "base_model"
 _TEXT_WIDTH: Final = 128
@@ -86,7 +89,13 @@ def clip_config(vocabulary: int) -> CLIPConfig:
 
 
 def make_clip(out: Path, scale: float) -> None:
-    """Write the model, its scores and its card to `out`; the repository's was made with scale 1."""
+    """Write the model, its scores and its card to `out`; the repository's was made with scale 1.
+
+    Raises:
+        StateError: `out` is there and no model.
+        DataError: a package with pictures is not installed.
+    """
+    check_out(out)
     began = time.process_time()
     album = make_album(round(16_000 * scale), round(5000 * scale), SEED + 1)
     tokenizer = make_clip_tokenizer(texts_of(album))
@@ -218,18 +227,23 @@ def _save(
     (folder / "scores.json").write_text(json.dumps(scores, indent=1) + "\n")
 
 
-def main() -> None:
-    """Run the command line."""
+def main() -> int:
+    """Run the command line; exit code 2 for an error that the user can correct."""
     parser = argparse.ArgumentParser(
         prog="python -m simulation.pretraining.make_clip", description=__doc__
     )
     parser.add_argument("--out", type=Path, required=True, help="the model's folder")
-    parser.add_argument("--scale", type=float, default=1.0, help="of pictures and steps [1]")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--scale", type=SCALE, default=1.0, help="of pictures and steps [1]")
+    parser.add_argument("--threads", type=whole_from(1), default=1)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    make_clip(given.out, given.scale)
+    try:
+        make_clip(given.out.resolve(), given.scale)
+    except Refusal as refusal:
+        print(refusal, file=sys.stderr)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

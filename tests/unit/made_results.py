@@ -1,6 +1,7 @@
 """Plans of three stages, experiments over them, and results that nobody ran."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import yaml
 
 from common.plan.file import parse_plan
 from common.plan.plan import Plan
-from simulation.experiments.experiments import load_experiment
+from simulation.experiments.experiments import Experiment, load_experiment
 from simulation.experiments.result_file import ExperimentResult, ResultsFolder, write_result
 from simulation.results.cells import Cell, Collected, collect
 
@@ -106,12 +107,30 @@ def write_experiment(folder: Path, name: str, axes: Mapping[str, Any], **changes
     return file
 
 
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A combination of an experiment with one of its seeds, at the plan's own learning rates."""
+
+    settings: Mapping[str, str]
+    seed: int
+    plan: Plan
+
+
+def variants(experiment: Experiment) -> list[Variant]:
+    """Every combination and seed of the test."""
+    return [
+        Variant(one.settings, seed, one.at(seed))
+        for one in experiment.combinations
+        for seed in experiment.seeds
+    ]
+
+
 def collected(
     file: Path, results: Path, score: Mapping[str, Sequence[float]], final: float | None = None
 ) -> Collected:
     """The experiment with results: by the last axis' setting a score for each seed, or none."""
     experiment = load_experiment(file)
-    for variant in experiment.variants:
+    for variant in variants(experiment):
         scores = score.get([*variant.settings.values()][-1], ())
         if variant.seed < len(scores):
             learned = even(scores[variant.seed])

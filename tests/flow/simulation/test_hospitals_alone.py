@@ -1,5 +1,6 @@
 """Hospitals alone, federated and pooled: a whole simulation, and its scores read anew."""
 
+import errno
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,9 +12,11 @@ from client.data.task import read_task
 from common.errors import DataError, PlanError, StateError
 from common.metrics import read_answers, task_metrics
 from common.plan.file import load_plan
+from common.plan.plan import Plan
 from report.hospitals.json_part import read_hospitals
 from report.json_file import read_report
 from simulation import run
+from simulation.baselines import changed
 from simulation.engines import Engine
 from simulation.hospitals import BASE_MODELS
 from simulation.planned_run import PlannedRun
@@ -101,6 +104,29 @@ def test_the_curve_ends_with_all_questions(finished: Path):
     assert plan["stages"][0]["local_epochs"] == 0.5 * len(train) / 4
 
 
+def test_a_curve_over_seeds_has_the_points_that_every_seed_has(tmp_path: Path):
+    """How many questions a hospital has is drawn with the seed."""
+    fields = {**FIELDS["simulation"], "hospitals": {"size_skew": 1.0}}
+    one = {**STAGE, "rounds": 1, "local_epochs": 0.2}
+    plan = small_plan(tmp_path / "plan.yaml", stages=[one], simulation=fields)
+    run = tmp_path / "run"
+    simulate(plan, options(run, methods=["local", "mslora_cr_ortho"], curve=[3, 12], seeds=2))
+    sizes = {
+        site: [len(read_task(of / f"sites/{site}/data/CXP").train) for of in (run, run / "seeds/6")]
+        for site in "ab"
+    }
+    assert any(min(own) <= 12 < max(own) for own in sizes.values())
+    report = read_hospitals(run)
+    assert report is not None
+    points = {curve.site: [point.questions for point in curve.points] for curve in report.curves}
+    # The mean of all that it has in each seed is the last.
+    assert points == {
+        site: [*(first for first in (3, 12) if first < min(own)), sum(own) / 2]
+        for site, own in sizes.items()
+        if min(own) > 3
+    }
+
+
 def test_a_second_call_runs_nothing_and_writes_the_same_report(finished: Path):
     journals = sorted(finished.rglob("journal.sqlite"))
     before = [file.stat().st_mtime_ns for file in journals]
@@ -153,6 +179,21 @@ def test_what_can_not_be_told_is_refused_before_anything_runs(tmp_path: Path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(("name", "said"), [("local", "'local' at a"), ("pooled", "'pooled'")])
+def test_a_plan_of_one_site_that_can_not_be_run_is_refused_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, said: str
+):
+    def too_long(plan: Plan, *_: str) -> Plan:
+        stages = [stage.model_copy(update={"local_epochs": 1e9}) for stage in plan.stages]
+        return changed(plan, stages=tuple(stages))
+
+    plan = small_plan(tmp_path / "plan.yaml", **FIELDS)
+    monkeypatch.setattr(run, f"{name}_plan", too_long)
+    with pytest.raises(PlanError, match=f"plan.yaml with {said}: stage 1 'cxp', local_epochs"):
+        simulate(plan, options(tmp_path / "run", methods=["mslora_cr_ortho", name]))
+    assert not (tmp_path / "run").exists()
+
+
 def test_hospitals_alone_have_the_method_that_they_are_compared_with(
     finished: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -177,3 +218,21 @@ def test_hospitals_alone_have_the_method_that_they_are_compared_with(
     assert {one.folder.root.relative_to(finished).as_posix() for one in asked} == {
         "methods/separate/local/a", "methods/separate/local/b", "methods/separate/pooled"
     }  # fmt: skip
+
+
+def test_a_reader_that_stopped_is_no_fault_of_the_runs_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def closed(*_: object) -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    plan = small_plan(tmp_path / "plan.yaml", **FIELDS)
+    monkeypatch.setattr(run, "carry_out", closed)
+    with pytest.raises(BrokenPipeError):
+        simulate(plan, options(tmp_path / "run"))
+    monkeypatch.setattr(run, "carry_out", full)
+    with pytest.raises(StateError, match=r"run: can't be used \(No space left on device\)"):
+        simulate(plan, options(tmp_path / "run"))

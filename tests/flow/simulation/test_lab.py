@@ -16,6 +16,7 @@ from simulation.experiments.result_file import ExperimentResult, ResultsFolder
 from simulation.results.make_results import ResultsOptions, make_results
 from simulation.results.measures import backward_transfer, never_changes
 from tests.flow.small_run import OTHER, STAGE, small_plan
+from tests.unit.made_results import variants
 
 TINY = {"sites": ["a"], "rounds": 1, "local_epochs": 1}
 SEQUENTIAL = {"name": "sequential", "rank": 4, "alpha": 4}
@@ -60,7 +61,7 @@ def folder(experiment: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def plans_of(experiment: Path) -> list[Plan]:
-    return [variant.plan for variant in load_experiment(experiment).variants]
+    return [variant.plan for variant in variants(load_experiment(experiment))]
 
 
 def found(experiment: Path, folder: Path) -> list[ExperimentResult]:
@@ -162,6 +163,31 @@ def test_hospitals_alone_and_pooled_answer_the_federations_questions(tmp_path: P
     # A batch of one site, out of both sites' questions.
     assert pooled.steps == pytest.approx(federated.steps, abs=1)
     assert alone.errors == (None,) and pooled.bytes_up < federated.bytes_up < alone.bytes_up * 1.5
+
+
+def test_hospitals_with_different_tasks_are_told_apart_at_those_without_data(tmp_path: Path):
+    small_plan(
+        tmp_path / "small.yaml",
+        stages=[{**STAGE, **TINY}, {**OTHER, **TINY, "sites": ["pooled"]}],
+        simulation={
+            "data": "phantoms", "train_fraction": 0.1, "test_questions": 6,
+            "hospitals": {"unseen": [{"name": "coast", "tasks": [OTHER["task"]]}]},
+        },
+        evaluation={"earlier": "last", "zero_shot": False},
+    )  # fmt: skip
+    runs = {"alone": {"run": "local"}, "pooled": {"run": "pooled"}}
+    document = {"question": "Why?", "plan": "small.yaml", "seeds": 1, "axes": {"data": runs}}
+    file = tmp_path / "alone.yaml"
+    file.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+    plans = plans_of(file)
+    assert len([*run_all(plans, tmp_path / "r", tmp_path / "scratch", workers=1)]) == 2
+    for plan in plans:
+        result = ResultsFolder(tmp_path / "r").get(plan)
+        assert result is not None
+        # A site may be called as the pooled data are: its answers count once.
+        assert [len(own) for own in result.answers] == [6, 6]
+        first, second = result.unseen
+        assert first is None and second is not None
 
 
 def test_a_run_that_can_not_be_made_is_one_sentence_and_leaves_no_result(

@@ -12,8 +12,11 @@ from common.plan.file import parse_plan
 from common.plan.plan import Plan
 from common.plan.reference_list import check_images, read_list
 from common.plan.simulation import SimulatedReference
+from simulation.class_tasks.tasks import TASKS
 from simulation.hospitals import BASE_MODELS
 from simulation.reference_pairs import make_reference, write_reference_pairs
+from simulation.run import simulate
+from tests.flow.small_run import options, small_plan
 
 CLIP = BASE_MODELS["tiny-clip"]
 
@@ -70,3 +73,30 @@ def test_sites_get_the_pairs_of_each_stage(tmp_path: Path):
     before = (folder / "list.json").stat().st_mtime_ns
     make_reference(plan(), wanted, folder, CLIP)
     assert (folder / "list.json").stat().st_mtime_ns == before
+
+
+def test_hospitals_alone_and_pooled_train_on_the_federations_pairs(tmp_path: Path):
+    stage: dict[str, Any] = {
+        "rounds": 1, "local_epochs": 0.2, "learning_rate": 1e-3, "batch_size": 8,
+        "modality": "dermatology",
+    }  # fmt: skip
+    stages = [
+        {**stage, "name": f"s{n}", "task": task, "sites": sites,
+         "classes": [*TASKS[task].classes]}
+        for n, (task, sites) in enumerate([("diagnoses-1", ["b"]), ("diagnoses-2", ["a", "b"])])
+    ]  # fmt: skip
+    file = small_plan(
+        tmp_path / "plan.yaml",
+        base_model={"name": "tiny-clip", "sha256": base_digest(CLIP)},
+        method={"name": "primed", "reference_batch": 4},
+        stages=stages,
+        simulation={
+            "data": "classes", "train_fraction": 0.3, "test_questions": 3,
+            "reference": {"pairs": 60},
+        },
+    )  # fmt: skip
+    reports = simulate(file, options(tmp_path / "run", methods=["primed", "local", "pooled"]))
+    assert [report.method for report in reports] == ["primed", "pooled"]
+    for run in ("local/a/sites/a", "local/b/sites/b", "pooled/sites/pooled"):
+        fields = json.loads((tmp_path / "run" / run / "site.yaml").read_text())
+        assert fields["reference"] == str(tmp_path / "run/sites/reference")

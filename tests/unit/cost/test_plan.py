@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from common.adapter import to_bytes
 from common.errors import ModelError
+from common.identity import canonical_json
 from common.language_shape import DecoderShape
 from common.plan.file import parse_plan
 from common.plan.plan import Plan
@@ -24,7 +26,7 @@ from cost.plan import (
     plan_cost,
     questions_and_steps,
 )
-from cost.sizes import adapter_bytes, blank_adapter, blob_sizes
+from cost.sizes import adapter_bytes, blank_adapter, blob_sizes, release_bytes
 from cost.step import (
     AttachedAdapters,
     MemorySettings,
@@ -313,6 +315,13 @@ def test_a_release_goes_to_each_site_once():
     assert [x.down for x in order_traffic(one, sizes)] == [x.down for x in again]
 
 
+def test_an_adapter_that_never_changes_goes_to_each_site_once():
+    idle = plan(method={"name": "zero_shot", "rank": 2, "alpha": 2})
+    sizes = blob_sizes(idle, EMBEDDED)
+    large = [x.site for x in order_traffic(idle, sizes) if x.down > sizes.adapter]
+    assert sorted(large) == ["a", "b", "c"]
+
+
 def test_a_large_bank_goes_to_a_site_parcel_by_parcel():
     one = plan(evaluation={"earlier": "none", "zero_shot": False}, method={
         **plan().method.model_dump(mode="json"), "rank": 64})  # fmt: skip
@@ -335,6 +344,31 @@ def test_of_all_earlier_adapters_one_layer_is_in_the_machines_memory():
     found = plan_cost(plan(), EMBEDDED, "embedded", ASSUMED)
     each = 4 * plan().method.layout.rank * (EMBEDDED.decoder.width + EMBEDDED.decoder.inner)
     assert [stage.host for stage in found.stages] == [0, each, 2 * each]
+    some = plan_cost(with_method(active="same_modality"), EMBEDDED, "embedded", ASSUMED)
+    assert [stage.host for stage in some.stages] == [0, 0, each]
+
+
+def test_what_is_taken_at_once_is_no_more_than_a_batch_has():
+    def rows(questions: int, **training: Any) -> float:
+        assumed = replace(ASSUMED, questions=questions)
+        return micro_batch(plan(training=training), 0, EMBEDDED, assumed).questions
+
+    assert (rows(100), rows(100, micro_batch=3), rows(100, micro_batch=64)) == (8, 3, 8)
+    # 1.5 epochs of 6 questions are 9: two steps of 5 and 4; of 2 they are one of 3.
+    assert (rows(6), rows(2), rows(6, micro_batch=4)) == (5, 3, 4)
+
+
+def test_the_questions_and_body_parts_of_a_stage_are_in_its_release():
+    told = {"questions": ["is there bone?", "is there air?"], "body_parts": ["CHEST"]}
+    stages = plan().model_dump(mode="json")["stages"]
+    more = plan(stages=[{**stages[0], **told}, *stages[1:]])
+    written = sum(len(canonical_json({name: value})) - 2 for name, value in told.items())
+    without, with_them = (
+        [*release_bytes(one, EMBEDDED, blob_sizes(one, EMBEDDED))] for one in (plan(), more)
+    )
+    assert with_them[1:] == without[1:]
+    # Written with an indent, for people.
+    assert written <= with_them[0] - without[0] < written + 60
 
 
 def test_the_totals_are_the_sums_of_the_stages():

@@ -6,16 +6,19 @@ from typing import Any
 import pytest
 
 from common.errors import PlanError
-from common.plan.file import load_plan
+from common.plan.file import load_plan, read_plan
 from common.plan.plan import BatchScope, Earlier, Plan
+from common.rules.registry import rules
 from simulation.baselines import (
     check_learning_rates,
     known_methods,
     local_plan,
     pooled_plan,
+    pooled_tasks,
     with_equal_steps,
     with_method,
 )
+from simulation.single_site import pooled_run
 from tests.flow.small_run import OTHER, STAGE, small_plan
 
 
@@ -48,11 +51,42 @@ def test_a_hospital_alone_has_the_batches_of_the_federation_and_pooled_data_thos
     assert (pooled.batch_size, pooled.batch) == (8, BatchScope.SITE)
 
 
+@pytest.mark.parametrize("rule", rules())
+def test_plans_of_one_site_can_be_run_whatever_the_federations_rule(tmp_path: Path, rule: str):
+    """A robust rule asks for several sites, and would be refused with one."""
+    stages = [{**stage, "sites": [*"abcde"]} for stage in (STAGE, OTHER)]
+    method = {"name": "mslora_cr", "rank": 4, "alpha": 4, "active": "all", "contrast": None}
+    file = small_plan(tmp_path / "plan.yaml", stages=stages, method=method, aggregation=rule)
+    plan = load_plan(file)
+    for one in (local_plan(plan, "a"), pooled_plan(plan)):
+        assert read_plan(one.canonical().encode(), one.digest, "p") == one
+        assert one.rule.robust is None
+        assert (one.rule.first_a, one.rule.trained_factors) == (
+            plan.rule.first_a,
+            plan.rule.trained_factors,
+        )
+        assert one.aggregation == rule or plan.rule.robust is not None
+
+
 def test_pooled_data_of_a_task_whose_sites_change_are_of_each_stage(tmp_path: Path):
     again = {**STAGE, "name": "again", "sites": ["c"]}
     pooled = pooled_plan(plan_of(tmp_path, STAGE, OTHER, again))
     assert [stage.task for stage in pooled.stages] == ["CXP-1", "PCAM", "CXP-3"]
     assert {stage.sites for stage in pooled.stages} == {("pooled",)}
+
+
+def test_pooled_data_are_in_the_order_of_a_stages_own_sites(tmp_path: Path):
+    again = {**STAGE, "name": "again", "sites": ["b", "a"]}
+    plan = plan_of(tmp_path, STAGE, again)
+    joined = pooled_run(plan, tmp_path, lambda site, task: tmp_path / site / task).joined
+    parts = {one.folder.name: [*one.parts] for one in joined}
+    assert parts == {"CXP-1": ["a", "b"], "CXP-2": ["b", "a"]}
+
+
+def test_pooled_data_have_the_name_of_no_other_task(tmp_path: Path):
+    again = {**STAGE, "name": "again", "sites": ["c"]}
+    other = {**STAGE, "name": "other", "task": "CXP-2"}
+    assert pooled_tasks(plan_of(tmp_path, STAGE, again, other)) == ["CXP-1", "CXP-5", "CXP-2"]
 
 
 def test_each_label_may_have_its_own_learning_rate(tmp_path: Path):
@@ -91,3 +125,14 @@ def test_few_questions_get_as_many_steps_as_all(tmp_path: Path):
     alone = local_plan(plan_of(tmp_path), "b")
     few = with_equal_steps(alone, {"CXP": 40, "PCAM": 8}, first=10)
     assert [stage.local_epochs for stage in few.stages] == [0.5 * 4, 0.5]
+
+
+def test_a_curve_of_more_passes_than_a_stage_may_have_is_refused(tmp_path: Path):
+    alone = local_plan(plan_of(tmp_path, {**STAGE, "local_epochs": 4000}), "a")
+    assert with_equal_steps(alone, {"CXP": 24}, first=10).stages[0].local_epochs == 9600
+    with pytest.raises(PlanError) as refused:
+        with_equal_steps(alone, {"CXP": 24}, first=1)
+    assert str(refused.value) == (
+        "the curve, 1 question of the task 'CXP': found 96000 passes for as many steps as on all "
+        "24, expected at most 10000; take more questions, or simulation.curve_schedule: passes"
+    )

@@ -7,11 +7,17 @@ from typing import Any
 import pytest
 
 from client.data.task import TaskData, read_task, read_test
-from common.errors import PlanError
+from common.errors import PlanError, StateError
 from common.plan.file import load_plan
 from common.plan.plan import Plan
 from simulation.heterogeneity.facts import simulated_hospitals
-from simulation.hospitals import BASE_MODELS, check, prepare
+from simulation.hospitals import (
+    BASE_MODELS,
+    check,
+    check_made_of,
+    claim_given_data,
+    prepare,
+)
 from tests.flow.small_run import STAGE, small_plan
 
 EXPERIMENTS = Path(__file__).resolve().parents[3] / "configs" / "experiments"
@@ -44,6 +50,18 @@ def test_a_site_that_is_dealt_several_hospitals_holds_their_data_and_no_other(tm
     assert asked(pooled["a"]) == asked(*apart.values())
     assert asked(uneven["a"]) == asked(apart["a"])
     assert asked(uneven["b"]) == asked(apart["b"], apart["c"])
+
+
+@pytest.mark.parametrize("name", ["reference", "reference-pairs", "reference-index"])
+def test_a_site_is_not_called_as_the_reference_pairs_beside_it_are(tmp_path: Path, name: str):
+    check(plan_of(tmp_path, ["a", name]), "plan.yaml", None, None)
+    with_pairs = plan_of(tmp_path, ["a", name], reference={"pairs": 60})
+    with pytest.raises(PlanError) as refused:
+        check(with_pairs, "plan.yaml", None, None)
+    assert str(refused.value) == (
+        f"plan.yaml: stages: found a site named {name!r}, expected another name: the folder of "
+        "reference pairs is beside the sites'"
+    )
 
 
 def test_a_task_may_have_a_share_of_its_own(tmp_path: Path):
@@ -146,6 +164,23 @@ def test_an_unseen_hospital_does_not_depend_on_the_sites(different: Path, tmp_pa
     assert two == three
 
 
+@pytest.mark.parametrize("blob", [b"{", b"[]", b"\xff"])
+def test_notes_of_the_data_that_were_damaged_are_refused(tmp_path: Path, blob: bytes):
+    plan = plan_of(tmp_path, ["a"])
+    prepare(plan, tmp_path / "sites", None, BASE_MODELS["tiny-llava"])
+    data = tmp_path / "data"
+    data.mkdir()
+    (tmp_path / "sites/a/data").rename(data / "a")
+    claim_given_data(plan, tmp_path, data)
+    claim_given_data(plan, tmp_path, data)
+    (tmp_path / "given_data.json").write_bytes(blob)
+    with pytest.raises(StateError, match="found no digests of the data, expected those that this"):
+        claim_given_data(plan, tmp_path, data)
+    (tmp_path / "sites" / "made_of.json").write_bytes(blob)
+    with pytest.raises(StateError, match="found the sites of another plan or another --data"):
+        check_made_of(plan, tmp_path / "sites", None)
+
+
 def test_given_data_can_not_be_made_to_differ(tmp_path: Path):
     plan = plan_of(tmp_path, ["a", "b"], hospitals=DIFFERENT)
     with pytest.raises(PlanError) as refused:
@@ -153,6 +188,20 @@ def test_given_data_can_not_be_made_to_differ(tmp_path: Path):
     assert str(refused.value) == (
         "plan.yaml: simulation.hospitals: found it with --data, expected one of the two: "
         "only data that are made can be made to differ"
+    )
+
+
+def test_given_data_have_no_validation_questions_that_could_stand_in_for_the_tests(tmp_path: Path):
+    made(plan_of(tmp_path, ["a"]), tmp_path / "sites")
+    data = tmp_path / "data"
+    data.mkdir()
+    (tmp_path / "sites/a/data").rename(data / "a")
+    check(plan_of(tmp_path, ["a"]), "plan.yaml", data, None)
+    with pytest.raises(PlanError) as refused:
+        check(plan_of(tmp_path, ["a"], split="validation"), "plan.yaml", data, None)
+    assert str(refused.value) == (
+        "plan.yaml: simulation.split: found 'validation' with --data, expected 'test': only data "
+        "that are made have validation questions"
     )
 
 

@@ -3,8 +3,10 @@
 import json
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
+from common.errors import DataError
 from common.plan.file import load_plan
 from common.plan.plan import Metric
 from common.plan_fields import Modality
@@ -41,6 +43,37 @@ def test_names_that_yaml_takes_for_something_else_stay_names(tmp_path: Path):
     (stage,) = plan.stages
     assert (plan.name, stage.name, stage.task) == ("2024", "12", "12")
     assert stage.sites == ("1", "no", "null")
+
+
+def test_a_question_that_a_plan_does_not_take_is_not_in_it(tmp_path: Path):
+    asked = ("is it?", " is it", "is it ", "", "x" * 301, "is\x07it?")
+    file = tmp_path / "plan.yaml"
+    task = ImportedTask("films", Modality.CT, True, (), asked)
+    file.write_text(starter_plan("x", [task], ("a",)))
+    assert load_plan(file).stages[0].questions == ("is it?",)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"closed": None}, "field 'closed': expected it as an import writes it"),
+        ({"questions": {"test": "3"}}, "field 'questions.test': expected it as an import writes"),
+        ({"classes": 3}, "field 'classes': expected it as an import writes it"),
+        ({"templates": [3]}, "field 'templates.0': expected it as an import writes it"),
+    ],
+)
+def test_a_report_that_no_import_has_written_is_refused_before_anything_is_partitioned(
+    tmp_path: Path, changed: dict[str, object], said: str
+):
+    films(tmp_path / "in")
+    imported(tmp_path / "in", tmp_path / "films", modality=Modality.XRAY)
+    report = tmp_path / "films" / "import.json"
+    told = json.loads(report.read_text())
+    report.write_text(json.dumps({**told, **changed}))
+    command = ["data", "partition", str(tmp_path / "films"), str(tmp_path / "sites")]
+    done = CliRunner().invoke(app, [*command, "--sites", "a,b", "--workers", "1"])
+    assert isinstance(done.exception, DataError) and said in str(done.exception)
+    assert not (tmp_path / "sites").exists()
 
 
 def films(folder: Path) -> None:

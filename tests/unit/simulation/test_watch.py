@@ -69,6 +69,20 @@ def test_without_a_terminal_the_current_state_is_printed_now_and_then(
     assert "  preparing the sites' data: b step 10 of 33, loss 0.500\n" in said
 
 
+def test_a_site_may_be_called_as_the_coordinator_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(watch, "_STATUS_EVERY_S", 0.0)
+    stages = tuple(s.model_copy(update={"sites": ("coordinator",)}) for s in plan().stages)
+    of_one = plan().model_copy(update={"stages": stages})
+    step = {"stage": 0, "round": 1, "site": "coordinator", "step": 1, "steps": 2, "loss": 0.5}
+    with watching("p", of_one, tmp_path / "progress", tmp_path / "sites"):
+        write_event(tmp_path / "sites/coordinator/store/progress", "coordinator", step)
+        write_event(tmp_path / "progress", "coordinator", {"event": "done", "seconds": 3})
+    said = capsys.readouterr().err
+    assert "coordinator step 1 of 2, loss 0.500" in said and "done in 0 min 3 s" in said
+
+
 def test_news_from_before_the_watch_are_not_told_again_and_half_a_line_is_passed_over(
     tmp_path: Path,
 ):

@@ -227,6 +227,20 @@ def test_a_first_step_of_distillation_alone_moves_nothing(folder: Path):
     assert max(float(gradient.abs().max()) for gradient in gradients) < 1e-5
 
 
+def test_a_plan_of_some_of_the_lists_stages_has_the_pairs_of_its_own(folder: Path):
+    """As a hospital alone has, whose stages are some of the federation's."""
+    whole = plan_of(folder)
+    pairs = [reference_recipe.reference_pairs(assignment(folder, whole, n)) for n in (0, 1)]
+    assert len(pairs[0].files) != len(pairs[1].files)
+    second = whole.model_copy(update={"stages": whole.stages[1:]})
+    own = reference_recipe.reference_pairs(assignment(folder, second))
+    assert (own.files, own.captions) == (pairs[1].files, pairs[1].captions)
+    for stages in (whole.stages[::-1], (whole.stages[0].model_copy(update={"name": "other"}),)):
+        other = whole.model_copy(update={"stages": stages})
+        with pytest.raises(SiteFailed, match=r"found the stages \['s0', 's1'\], expected \["):
+            reference_recipe.reference_pairs(assignment(folder, other))
+
+
 def test_a_site_without_the_plans_pairs_is_refused(folder: Path, tmp_path: Path):
     given = assignment(folder, plan_of(folder))
     with pytest.raises(SiteFailed, match="site a, reference: found no folder, expected that of"):

@@ -1,6 +1,7 @@
 """Damaged files are read or refused, in bounded time and memory; and the fuzz finds faults."""
 
 import random
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,17 @@ import numpy.typing as npt
 import pytest
 
 from client.data.task import TaskContents
+from common.errors import StateError
 from simulation.chaos import fuzz as fuzzing
-from simulation.chaos.fuzz import LOSSES, MUTATIONS, Fuzzer, blank_end, cut_off, fuzz
+from simulation.chaos.fuzz import (
+    LOSSES,
+    MOST_BYTES,
+    MUTATIONS,
+    Fuzzer,
+    blank_end,
+    cut_off,
+    fuzz,
+)
 from simulation.chaos.fuzz_seeds import picture_seeds
 
 
@@ -70,3 +80,23 @@ def test_a_reader_that_raises_or_says_too_much_is_found(
     monkeypatch.setattr(fuzzing, "inspect_task", unprintable)
     finding = fuzzer.read(5)
     assert finding is not None and finding.what.startswith("no sentence to print")
+
+
+def test_a_reader_that_never_begins_is_an_error_and_not_started_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(fuzzing.sys, "executable", shutil.which("false"))
+    with pytest.raises(StateError, match=r"ends before it reads a file \(exit code 1\), expected"):
+        fuzz(3, seed=1)
+
+
+def test_memory_that_one_file_took_is_not_said_of_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    peak = [2**28]
+    monkeypatch.setattr(fuzzing, "_peak_bytes", lambda: peak[-1])
+    fuzzer = Fuzzer(tmp_path, 0)
+    peak.append(2**28 + MOST_BYTES + 2**20)
+    finding = fuzzer.read(1)
+    assert finding is not None and finding.what == "grew by 1025 MiB"
+    assert fuzzer.read(2) is None

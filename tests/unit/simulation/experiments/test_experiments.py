@@ -7,7 +7,7 @@ from common.errors import PlanError
 from common.methods.mslora_cr import MSLoRACR
 from common.methods.sequential import Sequential
 from simulation.experiments.experiments import load_experiment
-from tests.unit.made_results import SEQUENTIAL, write_experiment
+from tests.unit.made_results import SEQUENTIAL, variants, write_experiment
 
 CONFIGS = Path(__file__).resolve().parents[4] / "configs" / "experiments"
 
@@ -26,7 +26,7 @@ def test_every_combination_has_a_plan_for_each_seed(tmp_path: Path):
             v.plan.aggregation,
             v.plan.method.model_dump()["rank"],
         )
-        for v in found.variants
+        for v in variants(found)
     ]
     assert made == [
         ({"rule": rule, "rank": str(rank)}, seed, seed, rule, rank)
@@ -34,7 +34,7 @@ def test_every_combination_has_a_plan_for_each_seed(tmp_path: Path):
         for rank in (2, 4)
         for seed in (0, 1)
     ]
-    assert len({v.plan.digest for v in found.variants}) == 8
+    assert len({v.plan.digest for v in variants(found)}) == 8
 
 
 def test_only_leaves_combinations_out(tmp_path: Path):
@@ -42,15 +42,15 @@ def test_only_leaves_combinations_out(tmp_path: Path):
             "rank": {"2": {}, "4": {"method.rank": 4}}}  # fmt: skip
     only = [{"rule": ["svd"]}, {"rule": ["fedavg"], "rank": ["4"]}]
     found = load_experiment(write_experiment(tmp_path, "some", axes, seeds=1, only=only))
-    chosen = [tuple(v.settings.values()) for v in found.variants]
+    chosen = [tuple(v.settings.values()) for v in variants(found)]
     assert chosen == [("svd", "2"), ("svd", "4"), ("fedavg", "4")]
 
 
 def test_a_star_changes_every_stage_and_an_order_moves_them(tmp_path: Path):
     change = {"stages.*.rounds": 5, "stages.order": ["three", "one", "two"]}
-    (variant,) = load_experiment(
-        write_experiment(tmp_path, "stages", {"v": {"other": change}}, seeds=1)
-    ).variants
+    (variant,) = variants(
+        load_experiment(write_experiment(tmp_path, "stages", {"v": {"other": change}}, seeds=1))
+    )
     assert [(stage.name, stage.rounds) for stage in variant.plan.stages] == [
         ("three", 5), ("one", 5), ("two", 5),
     ]  # fmt: skip
@@ -58,14 +58,14 @@ def test_a_star_changes_every_stage_and_an_order_moves_them(tmp_path: Path):
 
 def test_no_two_stages_share_a_list(tmp_path: Path):
     axes = {"v": {"x": {"stages.*.sites": ["a", "b"]}}}
-    (variant,) = load_experiment(write_experiment(tmp_path, "lists", axes, seeds=1)).variants
+    (variant,) = variants(load_experiment(write_experiment(tmp_path, "lists", axes, seeds=1)))
     assert [stage.sites for stage in variant.plan.stages] == [("a", "b")] * 3
 
 
 def test_a_later_axis_changes_what_an_earlier_one_put_there(tmp_path: Path):
     axes = {"similarity": {"exp": {"method.contrast": {"similarity": "exp"}}},
             "alpha": {"10": {"method.contrast.weight": 10.0}}}  # fmt: skip
-    (variant,) = load_experiment(write_experiment(tmp_path, "two", axes, seeds=1)).variants
+    (variant,) = variants(load_experiment(write_experiment(tmp_path, "two", axes, seeds=1)))
     assert isinstance(variant.plan.method, MSLoRACR) and variant.plan.method.contrast
     assert variant.plan.method.contrast.weight == 10.0
 
@@ -73,14 +73,14 @@ def test_a_later_axis_changes_what_an_earlier_one_put_there(tmp_path: Path):
 def test_what_a_later_axis_changes_is_changed_in_that_plan_alone(tmp_path: Path):
     axes = {"similarity": {"exp": {"method.contrast": {"similarity": "exp", "weight": 1.0}}},
             "alpha": {"10": {"method.contrast.weight": 10.0}, "usual": {}}}  # fmt: skip
-    first, second = load_experiment(write_experiment(tmp_path, "two", axes, seeds=1)).variants
+    first, second = variants(load_experiment(write_experiment(tmp_path, "two", axes, seeds=1)))
     contrasts = [cast(MSLoRACR, one.plan.method).contrast for one in (first, second)]
     assert [contrast and contrast.weight for contrast in contrasts] == [10.0, 1.0]
 
 
 def test_a_whole_method_can_be_put_in_the_plans_place(tmp_path: Path):
     axes = {"method": {"sequential": {"method": SEQUENTIAL}}}
-    (variant,) = load_experiment(write_experiment(tmp_path, "whole", axes, seeds=1)).variants
+    (variant,) = variants(load_experiment(write_experiment(tmp_path, "whole", axes, seeds=1)))
     assert isinstance(variant.plan.method, Sequential)
 
 
@@ -142,10 +142,10 @@ EXPERIMENTS = sorted(
 @pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
 def test_every_experiment_of_the_project_makes_its_plans(file: Path):
     found = load_experiment(file)
-    assert found.variants
-    settings = {tuple(variant.settings.values()) for variant in found.variants}
-    seeds = {variant.seed for variant in found.variants}
-    assert len(found.variants) == len(settings) * len(seeds)
+    assert variants(found)
+    settings = {tuple(variant.settings.values()) for variant in variants(found)}
+    seeds = {variant.seed for variant in variants(found)}
+    assert len(variants(found)) == len(settings) * len(seeds)
 
 
 def test_the_project_has_its_experiments():

@@ -55,6 +55,27 @@ def test_reports_have_text_and_headings(tmp_path: Path):
     assert two == Report("2", "Heart enlarged.", frozenset({"cardiomegaly", "lung"}))
 
 
+def test_what_is_no_archive_of_reports_is_one_sentence(tmp_path: Path):
+    archive = tmp_path / "reports.tgz"
+    with tarfile.open(archive, "w:gz") as tar:
+        info = tarfile.TarInfo("a/1.xml")
+        info.size = 9
+        tar.addfile(info, io.BytesIO(b"<eCitatio"))
+    whole = archive.read_bytes()
+    for blob in (whole, whole[:60], b"text", whole[:30] + b"\0" * 40):
+        archive.write_bytes(blob)
+        with pytest.raises(
+            DataError, match=r"can't be read as an archive of reports \("
+        ) as refused:
+            read_reports(archive)
+        assert str(refused.value).isprintable()
+    with tarfile.open(archive, "w:gz") as tar:
+        info.size = len(xml("Clear.", "normal"))
+        tar.addfile(info, io.BytesIO(xml("Clear.", "normal")))
+    with pytest.raises(DataError, match="found 1 report and no heading that 10 to 1000 of them"):
+        report_retrieval.run(archive)
+
+
 def test_every_way_ranks_and_is_scored(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(report_retrieval, "FEWEST", 1)
     headings = asked_headings(REPORTS)

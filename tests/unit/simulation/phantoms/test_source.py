@@ -147,6 +147,9 @@ def test_a_report_says_one_sentence_for_each_finding_and_a_conclusion():
 def test_an_unknown_task_is_refused_with_the_names_that_there_are():
     with pytest.raises(DataError, match=r"found 'pcam', expected one of pathvqa, .*PCAM"):
         phantom_task("pcam", 1, 1, 1)
+    for make in (phantom_questions, phantom_validation):
+        with pytest.raises(DataError, match="found 'pcam', expected one of pathvqa, "):
+            make("pcam", 0, 1, 1)
 
 
 def test_every_value_of_every_factor_has_a_plain_answer_of_its_own():

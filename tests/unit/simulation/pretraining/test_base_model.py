@@ -16,12 +16,14 @@ from transformers import AutoTokenizer, LlavaForConditionalGeneration, PreTraine
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from client.model.prompt import IGNORE_INDEX, encode_example, encode_prompt
+from common.errors import StateError
 from simulation.phantoms.factors import ImageKind, draw_factors
 from simulation.phantoms.images import render
 from simulation.phantoms.source import phantom_task
 from simulation.pictures.words import words
 from simulation.pretraining.make_album import UNKNOWN, Album, fact_labels, list_facts
-from simulation.pretraining.make_base import place
+from simulation.pretraining.make_base import Clock, make_base, place
+from simulation.pretraining.make_clip import make_clip
 from simulation.pretraining.make_language import IMAGE_TOKENS, lesson_loss, new_model, pack
 from simulation.pretraining.make_lessons import LessonRow, teacher_of
 from simulation.pretraining.make_tokenizer import IMAGE_TOKEN, SPECIAL, make_tokenizer
@@ -235,6 +237,44 @@ def test_a_folder_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path):
     place(out, fill)
     assert [file.name for file in out.iterdir()] == ["new"]
     assert [folder.name for folder in tmp_path.iterdir()] == ["model"]
+
+
+def test_what_is_no_model_is_not_replaced_by_one(tmp_path: Path):
+    (tmp_path / "notes.txt").write_text("mine")
+    for out in (tmp_path, tmp_path / "notes.txt"):
+        with pytest.raises(StateError, match="found something that is no model, expected"):
+            make_base(out, tmp_path / "work", 1)
+        with pytest.raises(StateError, match="found something that is no model, expected"):
+            make_clip(out, 1)
+    assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_the_stages_of_another_scale_are_not_taken_for_this_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("simulation.pretraining.make_base.make_album", stopped)
+    work = tmp_path / "model.work"
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            make_base(tmp_path / "model", work, 0.5)
+    with pytest.raises(StateError, match="found finished stages of another --scale, expected"):
+        make_base(tmp_path / "model", work, 1)
+
+
+def test_a_stage_that_an_earlier_run_has_finished_keeps_its_time(tmp_path: Path):
+    first = Clock(tmp_path)
+    with first.timed("tower"):
+        first.seconds["tower"] = 600.0
+    with pytest.raises(KeyboardInterrupt), first.timed("language"):
+        raise KeyboardInterrupt
+    again = Clock(tmp_path)
+    for stage in ("tower", "language"):
+        with again.timed(stage):
+            pass
+    assert again.seconds["tower"] == 600.0 and again.seconds["language"] < 60
 
 
 def test_plain_rows_ask_everything_that_is_known_of_a_picture():

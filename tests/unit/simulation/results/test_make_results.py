@@ -12,7 +12,7 @@ from simulation.results import make_results as make_results_module
 from simulation.results.cells import Collected, collect, load_experiments
 from simulation.results.document import DocumentPaths, document
 from simulation.results.make_results import ResultsOptions, main, make_results, progress_line
-from tests.unit.made_results import SEQUENTIAL, even, result, write_experiment
+from tests.unit.made_results import SEQUENTIAL, even, result, variants, write_experiment
 
 LAST = {"evaluation.earlier": "last"}
 EXP: Any = {"method.contrast": {"similarity": "exp", "orthogonality": None}}
@@ -52,7 +52,7 @@ def made(folder: Path, seeds: int = 3) -> ResultsOptions:
         file = write_experiment(
             folder / "e", name, axes, only=ONLY.get(name), references=REFERENCES.get(name, [])
         )
-        for variant in load_experiment(file).variants:
+        for variant in variants(load_experiment(file)):
             if variant.seed == 2 and "exp" in variant.settings.values():
                 continue
             if variant.seed < seeds:

@@ -41,6 +41,7 @@ from tests.unit.made_results import (
     plan,
     result,
     sequential,
+    variants,
     write_experiment,
 )
 
@@ -160,7 +161,7 @@ def test_transfer_and_avg_are_compared_over_the_tasks_that_have_them(tmp_path: P
     file = write_experiment(tmp_path, "x", axes, references=[{"settings": {"method": "one"}}])
     document = yaml.safe_load((tmp_path / "made.yaml").read_text())
     (tmp_path / "made.yaml").write_text(yaml.safe_dump({**document, **base}))
-    for number, variant in enumerate(load_experiment(file).variants):
+    for number, variant in enumerate(variants(load_experiment(file))):
         _, made = scored_before(variant.seed, 0.1 * (number >= TASKS))
         write_result(tmp_path / "r", replace(made, plan=variant.plan))
     whole = collect(load_experiment(file), ResultsFolder(tmp_path / "r"))

@@ -27,6 +27,7 @@ from tests.unit.made_results import (
     of_scores,
     plan,
     result,
+    variants,
     write_experiment,
 )
 
@@ -94,7 +95,7 @@ def test_a_sum_that_lost_something_is_not_called_exact(tmp_path: Path):
 
 def test_every_score_stands_below_what_sees_no_picture(tmp_path: Path):
     file = write_experiment(tmp_path, "x", {"v": {"mslora": {}}}, seeds=1)
-    (variant,) = load_experiment(file).variants
+    (variant,) = variants(load_experiment(file))
     kept: Any = {
         "pictures": ((0, 0, 1, 1),) * 3, "balanced": (0.4, 0.5, 0.6), "chance": (0.25, 0.5, 0.1),
         "majority": (0.35, 0.55, 0.2),
@@ -122,7 +123,7 @@ def test_a_random_answer_among_all_classes_so_far_is_one_of_them(tmp_path: Path)
     made = {**document, "stages": stages, "method": method, "evaluation": evaluation}
     (tmp_path / "made.yaml").write_text(yaml.safe_dump(made))
     own: Any = {"chance": (1 / 2, 1 / 3, 1 / 4), "majority": (0.5, 0.4, 0.25)}
-    for variant in load_experiment(file).variants:
+    for variant in variants(load_experiment(file)):
         write_result(tmp_path / "r", result(variant.plan, even(0.5), even(0.5), **own))
     found = collect(load_experiment(file), ResultsFolder(tmp_path / "r"))
     text = "\n".join(section(found, DRAWS).blocks)
@@ -143,7 +144,7 @@ def test_scores_that_some_have_are_columns_of_their_own(tmp_path: Path):
     file = write_experiment(
         tmp_path, "x", {"v": {"mslora": {}, "other": {"method.active": "none"}}}
     )
-    first, second, *rest = load_experiment(file).variants
+    first, second, *rest = variants(load_experiment(file))
     kept: list[Any] = [{"among": (0.5, None, 1.0), "unseen": (0.2, 0.4, None)},
                        {"among": (0.5, None, 0.6)}]  # fmt: skip
     for variant, scores in zip((first, second), kept, strict=True):
