@@ -195,8 +195,8 @@ def _curves(seeds: Sequence[SeedRuns], scores: Sequence[SeedScores]) -> Iterator
                 for number, stage in enumerate(plan.stages)
                 if site in stage.sites and stage.metric is measure
             ]
-            points = _points(seeds, site, stages)
-            if stages and all(len(found) > 1 for found in points):
+            points = _points(seeds, site, stages) if stages else []
+            if points and all(len(found) > 1 for found in points):
                 federated = [
                     mean([_known(seed.own[site, number]) for number in stages]) for seed in scores
                 ]

@@ -73,6 +73,7 @@ def simulate(file: Path, options: SimulationOptions) -> list[RunReport]:
     ]
     federated = [_federated_runs(seed, labels, options) for seed in seeds]
     _check_methods(seeds[0], federated[0], labels, str(file), base_model)
+    _check_reference(federated[0], plan, options)
     with _locked(options.out):
         for seed in seeds:
             check_made_of(seed.plan, seed.root / "sites", options.data)
@@ -156,6 +157,24 @@ def _check_methods(
         check_kind(plan, base_model)
         # As the run itself will read it.
         read_plan(plan.canonical().encode(), plan.digest, f"{source} with {what}")
+
+
+def _check_reference(runs: Sequence[PlannedRun], plan: Plan, options: SimulationOptions) -> None:
+    """Check that there will be reference pairs for every method that trains on them.
+
+    Raises:
+        PlanError: there will be none.
+    """
+    if options.data is not None:
+        there, lack = (options.data / REFERENCE).is_dir(), f"folder {options.data / REFERENCE}"
+    else:
+        there, lack = bool(plan.simulation and plan.simulation.reference), "simulation.reference"
+    for run in runs:
+        if run.plan.method.reference_pairs and not there:
+            raise PlanError(
+                f"the method {run.label!r}: found no {lack}, expected it: the method trains on "
+                "reference pairs, too"
+            )
 
 
 def _curve(plan: Plan, options: SimulationOptions) -> list[int]:

@@ -30,7 +30,7 @@ from common.errors import Refusal
 from common.identity import seed_for
 from common.plan.plan import VisionWeights
 from common.plan_fields import Precision
-from simulation.arguments import number_from, whole_from
+from simulation.command_line.arguments import number_from, whole_from
 from simulation.data_sources import data_source
 from simulation.heterogeneity.scanner import draw_scanner, scan
 from simulation.hospitals import BASE_MODELS

@@ -24,8 +24,8 @@ from common.errors import Refusal
 from common.plan.file import load_plan
 from common.rules.registry import rules
 from server.app import app as server
-from simulation.arguments import new_folder, whole_from
 from simulation.chaos.liar import LIES, HostileSites, Lie
+from simulation.command_line.arguments import new_folder, whole_from
 from simulation.hospitals import BASE_MODELS, prepare
 from simulation.inprocess import run_in_process
 

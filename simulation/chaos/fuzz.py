@@ -32,8 +32,8 @@ from client.data.pictures.grey_levels import NO_MEMORY
 from client.data.task import TEST_FILE, TRAIN_FILE, inspect_task
 from common.errors import DataError, Refusal, StateError
 from common.identity import ROOT
-from simulation.arguments import whole_from
 from simulation.chaos.fuzz_seeds import Zeros, picture_seeds, task_seed
+from simulation.command_line.arguments import whole_from
 
 #: Seconds that one file may take; twice as much, and its process is ended.
 MOST_S: Final = 5.0

@@ -32,8 +32,8 @@ from common.work import Work
 from server.app import SiteConnection, run
 from server.network import Patience
 from server.run.folder import RunFolder
-from simulation.arguments import new_folder, whole_from
 from simulation.chaos.liar import LIES, HostileSites, Lie
+from simulation.command_line.arguments import new_folder, whole_from
 from simulation.hospitals import BASE_MODELS, prepare
 from simulation.inprocess import run_in_process
 

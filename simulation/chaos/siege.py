@@ -26,9 +26,9 @@ from common.errors import Refusal, StateError
 from common.identity import ROOT
 from common.process.progress import read_events
 from server.coordinator.events import final_event
-from simulation.arguments import new_folder, whole_from
 from simulation.chaos.loopback import LoopbackFederation, loopback
 from simulation.chaos.soak import PLAN
+from simulation.command_line.arguments import new_folder, whole_from
 
 _TICK_S = 0.05
 _PATIENCE_S = 900.0

@@ -23,9 +23,9 @@ from common.printable import counted
 from common.process.progress import Say, read_events
 from server.coordinator.events import final_event
 from server.run.folder import RunFolder
-from simulation.arguments import new_folder, whole_from
 from simulation.chaos.adversary import Adversary, StrikePace, adversary
 from simulation.chaos.loopback import LoopbackFederation, loopback, run_command
+from simulation.command_line.arguments import new_folder, whole_from
 from simulation.engines import Engine
 from simulation.run import SimulationOptions, simulate
 

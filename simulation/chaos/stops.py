@@ -23,10 +23,10 @@ from common.process.progress import Say, read_events
 from common.process.supervise import log_to_stderr
 from server.coordinator.events import final_event
 from server.run.folder import RunFolder
-from simulation.arguments import new_folder, whole_from
 from simulation.chaos.loopback import LoopbackFederation, loopback
 from simulation.chaos.soak import PLAN, await_end, bank_bytes, undisturbed
 from simulation.chaos.throttle import Link
+from simulation.command_line.arguments import new_folder, whole_from
 from simulation.run import simulate
 
 #: Over this line the app takes two seconds to a site, an order with its adapter about one.

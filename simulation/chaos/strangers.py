@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
-from simulation.arguments import address, positive, whole_from
+from simulation.command_line.arguments import address, positive, whole_from
 
 _PATH: Final = b"POST /v1/fleet/push-object HTTP/1.1\r\nhost: localhost\r\n"
 #: How long a stranger waits for a word from the edge.

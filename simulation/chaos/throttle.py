@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from common.network.address import joined_address
-from simulation.arguments import address, number_from, positive, whole_from
+from simulation.command_line.arguments import address, number_from, positive, whole_from
 
 #: Host and port.
 SocketAddress: TypeAlias = tuple[str, int]

@@ -29,7 +29,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from common.durable import DISK, write_file, writing
 from common.errors import Refusal, StateError
-from simulation.arguments import number_from, whole_from
+from simulation.command_line.arguments import number_from, whole_from
 from simulation.pretraining.make_album import Album, list_facts, make_album
 from simulation.pretraining.make_language import exact_match, new_model, train_language
 from simulation.pretraining.make_lessons import teacher_of

@@ -33,7 +33,7 @@ from transformers import (
 
 from client.backbones.clip import TEMPLATE
 from common.errors import Refusal
-from simulation.arguments import whole_from
+from simulation.command_line.arguments import whole_from
 from simulation.pretraining.make_album import Album, make_album
 from simulation.pretraining.make_base import SCALE, check_out, image_settings, place
 from simulation.pretraining.make_captions import all_texts, draw_caption, facts_of, truth

@@ -53,8 +53,8 @@ FLOORS: Mapping[str, tuple[str, ...]] = {
         "training", "inference", "backbones", "methods", "orders", "node", "",
     ),
     "simulation": (
-        "task_folder", "data_sources.py", "heterogeneity", "phantoms", "pictures", "class_tasks",
-        "pretraining", "", "experiments", "results", "chaos", "containers",
+        "command_line", "task_folder", "data_sources.py", "heterogeneity", "phantoms", "pictures",
+        "class_tasks", "pretraining", "", "experiments", "results", "chaos", "containers",
     ),
 }  # fmt: skip
 MOST_MODULES = 20

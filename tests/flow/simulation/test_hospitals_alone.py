@@ -127,6 +127,18 @@ def test_a_curve_over_seeds_has_the_points_that_every_seed_has(tmp_path: Path):
     }
 
 
+def test_a_hospital_has_curves_of_its_own_tasks_measures_alone(tmp_path: Path):
+    own = {"rounds": 1, "local_epochs": 0.2}
+    stages = [{**STAGE, **own, "sites": ["a"]}, {**OTHER, **own, "sites": ["b"], "metric": "f1"}]
+    plan = small_plan(tmp_path / "plan.yaml", **{**FIELDS, "stages": stages})
+    simulate(plan, options(tmp_path / "run", methods=["local", "mslora_cr_ortho"], curve=[4]))
+    report = read_hospitals(tmp_path / "run")
+    assert report is not None
+    assert [(one.site, one.measure.value) for one in report.curves] == [
+        ("a", "accuracy"), ("b", "f1"),
+    ]  # fmt: skip
+
+
 def test_a_second_call_runs_nothing_and_writes_the_same_report(finished: Path):
     journals = sorted(finished.rglob("journal.sqlite"))
     before = [file.stat().st_mtime_ns for file in journals]

@@ -7,15 +7,17 @@ from typing import Any
 import pytest
 
 from client.model.base_digest import base_digest
-from common.errors import DataError
+from common.errors import DataError, PlanError
 from common.plan.file import parse_plan
 from common.plan.plan import Plan
 from common.plan.reference_list import check_images, read_list
 from common.plan.simulation import SimulatedReference
+from simulation.class_tasks.source import class_questions
 from simulation.class_tasks.tasks import TASKS
 from simulation.hospitals import BASE_MODELS
 from simulation.reference_pairs import make_reference, write_reference_pairs
 from simulation.run import simulate
+from simulation.task_folder.write_task import write_task
 from tests.flow.small_run import options, small_plan
 
 CLIP = BASE_MODELS["tiny-clip"]
@@ -100,3 +102,26 @@ def test_hospitals_alone_and_pooled_train_on_the_federations_pairs(tmp_path: Pat
     for run in ("local/a/sites/a", "local/b/sites/b", "pooled/sites/pooled"):
         fields = json.loads((tmp_path / "run" / run / "site.yaml").read_text())
         assert fields["reference"] == str(tmp_path / "run/sites/reference")
+
+
+def test_a_method_whose_pairs_are_not_there_is_refused_before_anything_runs(tmp_path: Path):
+    stage: dict[str, Any] = {
+        "rounds": 1, "local_epochs": 0.2, "learning_rate": 1e-3, "batch_size": 8,
+        "modality": "dermatology", "name": "s", "task": "diagnoses-1", "sites": ["a"],
+        "classes": [*TASKS["diagnoses-1"].classes],
+    }  # fmt: skip
+    file = small_plan(
+        tmp_path / "plan.yaml",
+        base_model={"name": "tiny-clip", "sha256": base_digest(CLIP)},
+        method={"name": "dual_modality"},
+        stages=[stage],
+        simulation={"data": "classes", "train_fraction": 0.3, "test_questions": 3},
+    )
+    asked = ["dual_modality", "primed"]
+    with pytest.raises(PlanError, match=r"'primed': found no simulation.reference, expected it"):
+        simulate(file, options(tmp_path / "run", methods=asked))
+    train, test = class_questions("diagnoses-1", 0, 1, 3)
+    write_task(tmp_path / "data/a/diagnoses-1", train, test)
+    with pytest.raises(PlanError, match=r"'primed': found no folder .*data/reference, expected it"):
+        simulate(file, options(tmp_path / "run", methods=asked, data=tmp_path / "data"))
+    assert not (tmp_path / "run").exists()

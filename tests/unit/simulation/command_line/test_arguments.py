@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from simulation.arguments import address, number_from, positive, whole_from
 from simulation.chaos.attacks import attack_names, rule_names
+from simulation.command_line.arguments import address, number_from, positive, whole_from
 
 
 def said_by(
