@@ -15,6 +15,9 @@ from report.spread import Spread
 from report.style.colours import COLOURS, LINE
 from simulation.results.significance import Comparison
 
+#: Of a place's name, with the room between two names.
+_LINE_INCHES = 0.16
+
 
 @dataclass(frozen=True, slots=True)
 class Mark:
@@ -68,8 +71,10 @@ def dots(frame: Frame, panels: Sequence[Panel]) -> Chart:
     """Draw a row for each place, a dot with a bar for each series; panels side by side."""
     with rc_context(STYLE):
         count = len(frame.places)
-        names = _names(panels)
-        figure = Figure(figsize=(8.6, 1.6 + count * (0.22 + 0.13 * len(names))))
+        names, places = _names(panels), [wrapped(place, 26) for place in frame.places]
+        lines = max((place.count("\n") + 1 for place in places), default=1)
+        height = max(0.22 + 0.13 * len(names), _LINE_INCHES * lines)
+        figure = Figure(figsize=(8.6, 1.6 + count * height))
         grid = figure.subplots(1, len(panels), squeeze=False, sharey=True, sharex=True)
         for axes, panel in zip(grid.flat, panels, strict=True):
             _titled(axes, panel.title)
@@ -78,7 +83,7 @@ def dots(frame: Frame, panels: Sequence[Panel]) -> Chart:
             axes.grid(axis="x")
         first: Axes = grid[0, 0]
         first.set_ylim(count - 0.5, -0.5)
-        first.set_yticks(range(count), [wrapped(place, 26) for place in frame.places])
+        first.set_yticks(range(count), places)
         return _finished(figure, frame, names, first)
 
 
