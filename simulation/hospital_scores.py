@@ -26,6 +26,7 @@ from report.spread import mean
 from server.run.selection import last_scored, order_at_end, routed_selection
 from server.run.stage import scoring_order
 from simulation.answers_of import check_questions, site_answers
+from simulation.baselines import LOCAL
 from simulation.planned_run import PlannedRun
 from simulation.single_site import TaskFolder
 
@@ -75,7 +76,20 @@ def hospitals_report(seeds: Sequence[SeedRuns]) -> HospitalsReport:
         hospitals=tuple(hospitals),
         together=tuple(together),
         curves=tuple(_curves(seeds, scores)),
+        rates=_own_rates(seeds[0]),
     )
+
+
+def _own_rates(runs: SeedRuns) -> dict[str, float]:
+    """Return, by column, the learning rates of what was run at another than the stages'."""
+    simulation = runs.plan.simulation
+    rates = simulation.learning_rates if simulation else dict[str, float]()
+    columns = {run.label: run.label for run in runs.federated}
+    if runs.local:
+        columns[LOCAL] = ALONE
+    if runs.pooled is not None:
+        columns[runs.pooled.label] = POOLED
+    return {columns[label]: rate for label, rate in rates.items() if label in columns}
 
 
 def _seed_scores(runs: SeedRuns) -> SeedScores:

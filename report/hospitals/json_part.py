@@ -25,7 +25,7 @@ def hospitals_document(hospitals: HospitalsReport) -> dict[str, Any]:
     """Return the fields of report.json that say what every hospital gains."""
     values: dict[str, Any] = _REPORT.dump_python(hospitals, mode="json")
     document = {name: values[field] for name, field in _FIELDS.items()}
-    return document | {_OF: {"method": values["method"], "seeds": values["seeds"]}}
+    return document | {_OF: {name: values[name] for name in ("method", "seeds", "rates")}}
 
 
 def read_hospitals(folder: Path) -> HospitalsReport | None:

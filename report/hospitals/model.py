@@ -5,7 +5,7 @@ of: those are of the questions of the hospitals that have some.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
@@ -119,6 +119,7 @@ class HospitalsReport:
         method: the federation's.
         together: the mean over hospitals, one entry for each measure.
         curves: of hospitals whose score was measured on the first of their questions.
+        rates: by column, the learning rate of what has another than the federation's stages.
     """
 
     method: str
@@ -126,3 +127,4 @@ class HospitalsReport:
     hospitals: tuple[HospitalResult, ...]
     together: tuple[HospitalResult, ...]
     curves: tuple[LocalCurve, ...] = ()
+    rates: Mapping[str, float] = field(default_factory=dict[str, float])

@@ -87,7 +87,16 @@ def who_gains(report: HospitalsReport) -> str:
 
 
 def how_measured(report: HospitalsReport) -> str:
-    """Return over what the intervals are, if there are any."""
+    """Return over what the intervals are, if there are any, and which learning rates differ."""
+    return " ".join(part for part in (_intervals(report), _own_rates(report)) if part)
+
+
+def _own_rates(report: HospitalsReport) -> str:
+    rates = ", ".join(f"{column} {rate:g}" for column, rate in report.rates.items())
+    return f"The plan gives some a learning rate of their own: {rates}." if rates else ""
+
+
+def _intervals(report: HospitalsReport) -> str:
     gain = next((one.gain for one in report.together if one.gain is not None), None)
     if gain is None or gain.low is None:
         return ""

@@ -27,8 +27,11 @@ from tests.flow.small_run import OTHER, STAGE, bank_bytes, options, small_plan
 METHODS = ["local", "mslora_cr_ortho", "pooled"]
 FIELDS: dict[str, Any] = {
     "stages": [{**STAGE, "rounds": 1}, {**OTHER, "rounds": 1, "sites": ["b"]}],
-    "simulation": {"data": "phantoms", "train_fraction": 0.12, "test_questions": 6},
-}
+    "simulation": {
+        "data": "phantoms", "train_fraction": 0.12, "test_questions": 6,
+        "learning_rates": {"pooled": 4e-3, "sequential": 1e-3},
+    },
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +93,14 @@ def test_the_scores_of_a_hospital_are_those_of_its_own_answers(finished: Path):
         federated.scores[1][1],
     )
     assert told["b"].no_data is None
+
+
+def test_a_learning_rate_of_its_own_is_told_of_what_was_run(finished: Path):
+    report = read_hospitals(finished)
+    assert report is not None
+    assert report.rates == {"pooled": 4e-3}
+    stages = load_plan(finished / "pooled" / "plan.json").stages
+    assert {stage.learning_rate for stage in stages} == {4e-3}
 
 
 def test_the_curve_ends_with_all_questions(finished: Path):

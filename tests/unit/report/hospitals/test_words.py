@@ -84,6 +84,17 @@ def test_the_headline_has_the_gain_its_interval_and_the_share_of_the_way():
     assert how_measured(told) == "In brackets 95 % intervals over 3 seeds (Student's t)."
 
 
+def test_a_learning_rate_of_its_own_is_told():
+    told = replace(of(GAINS), rates={"alone": 2.5e-3, "sequential": 1.25e-3})
+    assert how_measured(told) == (
+        "In brackets 95 % intervals over 3 seeds (Student's t). The plan gives some a learning "
+        "rate of their own: alone 0.0025, sequential 0.00125."
+    )
+    # As of a federation without a test by its hospitals alone: no interval.
+    without = replace(told, together=(replace(told.together[0], gain=None),))
+    assert how_measured(without).startswith("The plan gives some a learning rate of their own")
+
+
 @pytest.mark.parametrize(
     ("way", "told"),
     [(-0.2, "none"), (0.0, "0 %"), (0.404, "40 %"), (1.0, "100 %"), (1.37, "all")],
