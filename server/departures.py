@@ -16,10 +16,13 @@ class Departures:
 
     _since: dict[str, float] = field(default_factory=dict[str, float])
 
-    def look(self, missing: Sequence[str], enrolled: Collection[str]) -> None:
-        """Record which of the sites that are not connected are not enrolled either."""
+    def look(self, missing: Sequence[str], enrolled: Collection[str] | None) -> None:
+        """Record which of the sites that are not connected are not enrolled either.
+
+        In a simulation nobody is enrolled (None), and nobody leaves.
+        """
         for site in missing:
-            if site in enrolled:
+            if enrolled is None or site in enrolled:
                 self._since.pop(site, None)
             else:
                 self._since.setdefault(site, time.monotonic())

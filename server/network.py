@@ -284,7 +284,7 @@ class Network:
         if now - self._listed_at >= NODE_LIST_S or (missing and self.patience.appear_s is not None):
             self._listed_at = now
             self._list_nodes(now)
-            self._left.look(missing, missing if self.registered is None else self.registered())
+            self._left.look(missing, self.registered and self.registered())
         for node, query in list(self._queries.items()):
             if any(self._has_introduced(node, one, expected) for one in query.messages):
                 del self._queries[node]

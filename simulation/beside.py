@@ -16,10 +16,11 @@ import torch
 from client.data.task import read_test
 from client.orders.ask import ResidentBank
 from common.bank.bank import Bank
-from common.errors import DataError, Refusal
+from common.errors import DataError
 from common.plan.file import load_plan
 from simulation.class_tasks.picture_classes import PictureClasses
 from simulation.class_tasks.tasks import SHOWN
+from simulation.command_line.exit_codes import with_exit_codes
 from simulation.hospitals import BASE_MODELS
 
 #: Test pictures of each task.
@@ -94,20 +95,18 @@ def _line(name: str, own: Sequence[BothAnswers]) -> str:
     return f"{name:<10} {len(own):>8} {llava:>14} {clip:>16}"
 
 
-def main() -> None:
+@with_exit_codes
+def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m simulation.beside", description=__doc__)
     parser.add_argument("demo", type=Path, help="the demo's folder")
     parser.add_argument("classes", type=Path, help="the folder of configs/demo_classes.yaml")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    try:
-        found = [*both_answers(given.demo, given.classes)]
-    except Refusal as refusal:
-        print(refusal, file=sys.stderr)
-        sys.exit(2)
+    found = [*both_answers(given.demo, given.classes)]
     print("\n".join(lines(found)))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

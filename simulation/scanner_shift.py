@@ -26,11 +26,11 @@ from PIL import Image
 
 from client.backbones.registry import load_backbone
 from client.model.backbone import Backbone
-from common.errors import Refusal
 from common.identity import seed_for
 from common.plan.plan import VisionWeights
 from common.plan_fields import Precision
 from simulation.command_line.arguments import number_from, whole_from
+from simulation.command_line.exit_codes import with_exit_codes
 from simulation.data_sources import data_source
 from simulation.heterogeneity.scanner import draw_scanner, scan
 from simulation.hospitals import BASE_MODELS
@@ -163,6 +163,7 @@ def _print_shifts(given: argparse.Namespace) -> None:
         )
 
 
+@with_exit_codes
 def main() -> int:
     """Print a line for each task; exit code 2 for an error that the user can correct."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -170,11 +171,7 @@ def main() -> int:
     parser.add_argument("--strength", type=number_from(0), default=0.5)
     parser.add_argument("--seeds", type=whole_from(1), default=2)
     given = parser.parse_args()
-    try:
-        _print_shifts(given)
-    except Refusal as refusal:
-        print(refusal, file=sys.stderr)
-        return 2
+    _print_shifts(given)
     return 0
 
 

@@ -20,12 +20,12 @@ from flwr.clientapp import ClientApp
 from client.app import app as client
 from client.model.base_digest import base_digest
 from common.bank.bank import Bank
-from common.errors import Refusal
 from common.plan.file import load_plan
 from common.rules.registry import rules
 from server.app import app as server
 from simulation.chaos.liar import LIES, HostileSites, Lie
 from simulation.command_line.arguments import new_folder, whole_from
+from simulation.command_line.exit_codes import with_exit_codes
 from simulation.hospitals import BASE_MODELS, prepare
 from simulation.inprocess import run_in_process
 
@@ -123,6 +123,7 @@ def measure(out: Path, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             }  # fmt: skip
 
 
+@with_exit_codes
 def main() -> int:
     """Measure from the command line; one JSON object a line."""
     parser = argparse.ArgumentParser(prog="python -m simulation.chaos.attacks", description=__doc__)
@@ -135,12 +136,8 @@ def main() -> int:
         "--attacks", type=attack_names, default=list(ATTACKS), help="some of them; by default all"
     )
     options = parser.parse_args()
-    try:
-        for row in measure(options.out, options):
-            print(json.dumps(row), flush=True)
-    except Refusal as refusal:
-        print(refusal, file=sys.stderr)
-        return 2
+    for row in measure(options.out, options):
+        print(json.dumps(row), flush=True)
     return 0
 
 

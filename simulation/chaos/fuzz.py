@@ -30,10 +30,11 @@ from client.data.images import decode_image, decoder_warnings_ignored
 from client.data.pictures.codestream import ends_in_zeros
 from client.data.pictures.grey_levels import NO_MEMORY
 from client.data.task import TEST_FILE, TRAIN_FILE, inspect_task
-from common.errors import DataError, Refusal, StateError
+from common.errors import DataError, StateError
 from common.identity import ROOT
 from simulation.chaos.fuzz_seeds import Zeros, picture_seeds, task_seed
 from simulation.command_line.arguments import whole_from
+from simulation.command_line.exit_codes import with_exit_codes
 
 #: Seconds that one file may take; twice as much, and its process is ended.
 MOST_S: Final = 5.0
@@ -255,7 +256,8 @@ def fuzz(files: int, seed: int, first: int = 0) -> list[Misreading]:
     return findings
 
 
-def main() -> None:
+@with_exit_codes
+def main() -> int:
     """Read mutated files, and print what was not read as it should be."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--files", type=whole_from(1), default=500)
@@ -267,17 +269,13 @@ def main() -> None:
         for finding in read_range(begin, end, arguments.seed):
             fields = {"number": finding.number, "name": finding.name, "what": finding.what}
             print(json.dumps(fields), flush=True)
-        return
-    try:
-        findings = fuzz(arguments.files, arguments.seed)
-    except Refusal as refusal:
-        print(refusal, file=sys.stderr)
-        sys.exit(2)
+        return 0
+    findings = fuzz(arguments.files, arguments.seed)
     for finding in findings:
         print(f"{finding.number}: {finding.name}: {finding.what}")
     print(f"{len(findings)} findings in {arguments.files} files")
-    sys.exit(bool(findings))
+    return 1 if findings else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

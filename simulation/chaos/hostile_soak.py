@@ -22,7 +22,6 @@ from flwr.serverapp import Grid, ServerApp
 
 from client.app import app as client
 from common.bank.bank import Bank
-from common.errors import Refusal
 from common.exchange import Order
 from common.identity import ROOT
 from common.plan.file import load_plan
@@ -34,6 +33,7 @@ from server.network import Patience
 from server.run.folder import RunFolder
 from simulation.chaos.liar import LIES, HostileSites, Lie
 from simulation.command_line.arguments import new_folder, whole_from
+from simulation.command_line.exit_codes import with_exit_codes
 from simulation.hospitals import BASE_MODELS, prepare
 from simulation.inprocess import run_in_process
 
@@ -107,6 +107,7 @@ def honest_scores(folder: Path, liar: bool, choose: Callable[[Order], Lie | None
     )
 
 
+@with_exit_codes
 def main() -> int:
     """Run it from the command line, and return the exit code."""
     parser = argparse.ArgumentParser(
@@ -118,11 +119,7 @@ def main() -> int:
     )
     parser.add_argument("--out", type=new_folder, default="runs/soak-hostile", help="a new folder")
     options = parser.parse_args()
-    try:
-        held = _held(options.out, range(options.seed, options.seed + options.liars))
-    except Refusal as refusal:
-        print(refusal, file=sys.stderr)
-        return 2
+    held = _held(options.out, range(options.seed, options.seed + options.liars))
     return 0 if held else 1
 
 

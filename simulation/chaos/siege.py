@@ -22,13 +22,14 @@ from typing import Any
 
 import yaml
 
-from common.errors import Refusal, StateError
+from common.errors import StateError
 from common.identity import ROOT
 from common.process.progress import read_events
 from server.coordinator.events import final_event
 from simulation.chaos.loopback import LoopbackFederation, loopback
 from simulation.chaos.soak import PLAN
 from simulation.command_line.arguments import new_folder, whole_from
+from simulation.command_line.exit_codes import with_exit_codes
 
 _TICK_S = 0.05
 _PATIENCE_S = 900.0
@@ -99,6 +100,7 @@ def _strangers(federation: LoopbackFederation, count: int, log: Path) -> Generat
             process.wait()
 
 
+@with_exit_codes
 def main() -> int:
     """Measure it, print the result, and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m simulation.chaos.siege", description=__doc__)
@@ -108,14 +110,7 @@ def main() -> int:
     options = parser.parse_args()
     # As Ctrl-C does: no process of the federation is left running.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        found = besieged(options.out.resolve(), options.count, options.rounds)
-    except Refusal as refusal:
-        print(refusal, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
+    found = besieged(options.out.resolve(), options.count, options.rounds)
     print(json.dumps(found, indent=1))
     return 0
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from common.bank.bank import Bank
-from common.errors import Refusal, StateError
+from common.errors import StateError
 from common.identity import ROOT
 from common.printable import counted
 from common.process.progress import Say, read_events
@@ -26,6 +26,7 @@ from server.run.folder import RunFolder
 from simulation.chaos.adversary import Adversary, StrikePace, adversary
 from simulation.chaos.loopback import LoopbackFederation, loopback, run_command
 from simulation.command_line.arguments import new_folder, whole_from
+from simulation.command_line.exit_codes import with_exit_codes
 from simulation.engines import Engine
 from simulation.run import SimulationOptions, simulate
 
@@ -268,6 +269,7 @@ def _described(answer: AcceptedAnswer) -> str:
     return f"{answer.work} {where} of {answer.site} ({answer.digest[:12]})"
 
 
+@with_exit_codes
 def main() -> int:
     """Run the soak from the command line, and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m simulation.chaos.soak", description=__doc__)
@@ -278,14 +280,7 @@ def main() -> int:
     options = parser.parse_args()
     # As Ctrl-C does: no process of the federation is left running.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        verdict = soak(options.plan, options.out.resolve(), options.kills, options.seed)
-    except Refusal as refusal:
-        print(refusal, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
+    verdict = soak(options.plan, options.out.resolve(), options.kills, options.seed)
     for fault in verdict.faults:
         print(fault)
     print(

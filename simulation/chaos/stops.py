@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.bank.bank import Bank
-from common.errors import Refusal, StateError
+from common.errors import StateError
 from common.printable import counted
 from common.process.progress import Say, read_events
 from common.process.supervise import log_to_stderr
@@ -27,6 +27,7 @@ from simulation.chaos.loopback import LoopbackFederation, loopback
 from simulation.chaos.soak import PLAN, await_end, bank_bytes, undisturbed
 from simulation.chaos.throttle import Link
 from simulation.command_line.arguments import new_folder, whole_from
+from simulation.command_line.exit_codes import with_exit_codes
 from simulation.run import simulate
 
 #: Over this line the app takes two seconds to a site, an order with its adapter about one.
@@ -105,6 +106,7 @@ def _await_delivery(federation: LoopbackFederation) -> bool:
     raise StateError(f"{federation.root}: no site was asked within {_PATIENCE_S:g} s")
 
 
+@with_exit_codes
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run it from the command line, and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m simulation.chaos.stops", description=__doc__)
@@ -115,16 +117,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     # As Ctrl-C does: no process of the federation is left running.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        verdict = stop_and_start(
-            options.plan, options.out.resolve(), options.stops, options.seed, log_to_stderr
-        )
-    except Refusal as refusal:
-        print(refusal, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
+    verdict = stop_and_start(
+        options.plan, options.out.resolve(), options.stops, options.seed, log_to_stderr
+    )
     print(verdict.last_line)
     return 0 if verdict.equal else 1
 

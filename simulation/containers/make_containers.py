@@ -14,10 +14,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.errors import Refusal, StateError
+from common.errors import StateError
 from common.identity import ROOT
 from common.plan.file import load_plan
 from common.process.supervise import log_to_stderr
+from simulation.command_line.exit_codes import with_exit_codes
 from simulation.containers.engine import ENGINES, ContainerEngine, find_engine
 from simulation.containers.federation import Round, run_federation
 from simulation.containers.images import SIDES, build, find_base
@@ -45,6 +46,7 @@ def make_containers(engine: ContainerEngine, base: str | None, out: Path, fresh:
     return run_federation(engine, PLAN, out, log_to_stderr)
 
 
+@with_exit_codes
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run it from the command line, and return the exit code."""
     parser = argparse.ArgumentParser(
@@ -61,12 +63,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         engine = find_engine(options.engine)
         done = make_containers(engine, options.base, options.out.resolve(), options.fresh)
-    except Refusal as refusal:
-        print(refusal, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
     finally:
         _clean_up(engine)
     for line in done.seen:

@@ -31,6 +31,7 @@ from retrieval.pairs import silent
 from retrieval.questions import photo_of
 from retrieval.search import Cut, QuestionVectors, Searcher
 from retrieval.tfidf_svd import TfidfSvdVectors
+from simulation.command_line.exit_codes import with_exit_codes
 
 PACKAGE: Final = "torchxrayvision"
 _ARCHIVE: Final = "data/NLMCXR_reports.tgz"
@@ -187,17 +188,14 @@ def run(archive: Path) -> Mapping[str, Any]:
     }
 
 
+@with_exit_codes
 def main() -> int:
     """Print the scores; exit code 2 for an error that the user can correct."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--archive", type=Path, help="the reports, if not the package's own")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     given = parser.parse_args()
-    try:
-        found = run(given.archive or package_archive())
-    except DataError as error:
-        print(error, file=sys.stderr)
-        return 2
+    found = run(given.archive or package_archive())
     if given.json:
         print(json.dumps(found, indent=1))
         return 0

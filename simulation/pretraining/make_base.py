@@ -28,8 +28,9 @@ from transformers import CLIPVisionModel, LlavaForConditionalGeneration, PreTrai
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from common.durable import DISK, write_file, writing
-from common.errors import Refusal, StateError
+from common.errors import StateError
 from simulation.command_line.arguments import number_from, whole_from
+from simulation.command_line.exit_codes import with_exit_codes
 from simulation.pretraining.make_album import Album, list_facts, make_album
 from simulation.pretraining.make_language import exact_match, new_model, train_language
 from simulation.pretraining.make_lessons import teacher_of
@@ -287,6 +288,7 @@ class Clock:
         print(f"{name}: {self.seconds[name]:.0f} CPU s")
 
 
+@with_exit_codes
 def main() -> int:
     """Run the command line; exit code 2 for an error that the user can correct."""
     parser = argparse.ArgumentParser(
@@ -300,11 +302,7 @@ def main() -> int:
     torch.set_num_threads(given.threads)
     out = given.out.resolve()
     work = given.work or out.with_name(f"{out.name}.work")
-    try:
-        make_base(out, work, given.scale)
-    except Refusal as refusal:
-        print(refusal, file=sys.stderr)
-        return 2
+    make_base(out, work, given.scale)
     return 0
 
 

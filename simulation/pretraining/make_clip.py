@@ -32,8 +32,8 @@ from transformers import (
 )
 
 from client.backbones.clip import TEMPLATE
-from common.errors import Refusal
 from simulation.command_line.arguments import whole_from
+from simulation.command_line.exit_codes import with_exit_codes
 from simulation.pretraining.make_album import Album, make_album
 from simulation.pretraining.make_base import SCALE, check_out, image_settings, place
 from simulation.pretraining.make_captions import all_texts, draw_caption, facts_of, truth
@@ -227,6 +227,7 @@ def _save(
     (folder / "scores.json").write_text(json.dumps(scores, indent=1) + "\n")
 
 
+@with_exit_codes
 def main() -> int:
     """Run the command line; exit code 2 for an error that the user can correct."""
     parser = argparse.ArgumentParser(
@@ -237,11 +238,7 @@ def main() -> int:
     parser.add_argument("--threads", type=whole_from(1), default=1)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    try:
-        make_clip(given.out.resolve(), given.scale)
-    except Refusal as refusal:
-        print(refusal, file=sys.stderr)
-        return 2
+    make_clip(given.out.resolve(), given.scale)
     return 0
 
 

@@ -21,3 +21,10 @@ def test_a_site_with_another_key_is_back(monkeypatch: pytest.MonkeyPatch):
     left.look(["north"], [])
     left.look(["north"], ["north"])
     assert "north" not in left
+
+
+def test_in_a_simulation_nobody_leaves(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(departures, "LEFT_S", 0.0)
+    left = Departures()
+    left.look(["north"], None)
+    assert "north" not in left
