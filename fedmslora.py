@@ -38,6 +38,7 @@ from commands import (  # noqa: E402
     site,
 )
 from commands.options import refuse_empty_paths  # noqa: E402
+from commands.version import installed_version  # noqa: E402
 from common.errors import Refusal  # noqa: E402
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def _print_version(wanted: bool) -> None:
     if wanted:
         from common.code_digest import code_digest
 
-        typer.echo(f"fedmslora {_version()}\ncode digest {code_digest()}")
+        typer.echo(f"fedmslora {installed_version()}\ncode digest {code_digest()}")
         raise typer.Exit
 
 
@@ -147,21 +148,8 @@ def open_bank(
 
 def __getattr__(name: str) -> str:
     if name == "__version__":
-        return _version()
+        return installed_version()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def _version() -> str:
-    """Return the version of the installation, or of a checkout that is not installed."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("fedmslora")
-    except PackageNotFoundError:
-        import tomllib
-
-        text = (Path(__file__).parent / "pyproject.toml").read_text(encoding="utf-8")
-        return tomllib.loads(text)["project"]["version"]
 
 
 def main() -> None:

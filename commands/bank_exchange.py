@@ -23,6 +23,7 @@ from commands.options import (
     print_json,
     refuse_beside,
 )
+from commands.version import installed_version
 from common.printable import counted
 
 if TYPE_CHECKING:
@@ -144,7 +145,6 @@ def export_stage(
 def _export_settings(
     bank: "Bank", base_model: Path | None, base_id: str | None, vision: "Tower"
 ) -> "ExportSettings":
-    import fedmslora
     from common.plan.plan import VisionWeights
     from serving.export.folder import ExportSettings
 
@@ -152,7 +152,7 @@ def _export_settings(
         base_model=base_model or embedded_base_models().get(bank.base_model.name),
         base_id=base_id,
         vision=VisionWeights(vision.value),
-        version=fedmslora.__version__,
+        version=installed_version(),
     )
 
 
