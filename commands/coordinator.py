@@ -103,7 +103,7 @@ def start(
 
     Example: fedmslora coordinator start
     """
-    from commands.coordinator_status import expiry_warning
+    from commands.terminal.coordinator_status import expiry_warning
     from common.network.ports import NeededPort, check_free
     from common.process.supervise import single_instance, supervise, until_signalled
     from server.coordinator.processes import exec_process, needed_ports, processes
@@ -202,7 +202,7 @@ def run(
 
     Example: fedmslora coordinator run coordinator/plans/first.yaml
     """
-    from commands.coordinator_follow import follow
+    from commands.terminal.coordinator_follow import follow
     from server.coordinator.request_run import request_run
     from server.coordinator.state import State
 
@@ -241,8 +241,8 @@ def status(
     """
     from rich.console import Console
 
-    from commands.coordinator_status import tables
-    from commands.coordinator_status import watch as watch_status
+    from commands.terminal.coordinator_status import tables
+    from commands.terminal.coordinator_status import watch as watch_status
     from server.coordinator.state import State
     from server.dashboard.status_document import status_document
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from commands import data_import
-from commands.data_progress import decoding_progress
 from commands.options import WORKERS, Json, Workers, whole_numbers
+from commands.terminal.data_progress import decoding_progress
 from common.printable import counted
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from commands.data_progress import decoding_progress
 from commands.options import WORKERS, Json, Workers, refuse_beside, whole_number
+from commands.terminal.data_progress import decoding_progress
 from common.plan_fields import Modality
 
 if TYPE_CHECKING:

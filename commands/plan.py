@@ -66,7 +66,7 @@ def show(
     """
     from rich.console import Console
 
-    from commands.plan_table import plan_table
+    from commands.terminal.plan_table import plan_table
     from common.plan.file import load_plan
 
     loaded = load_plan(plan)
@@ -255,7 +255,7 @@ def _document(plan: "Plan", costs: "list[PlanCost]", tflops: float | None) -> di
 def _print(plan: "Plan", costs: "list[PlanCost]", tflops: float | None) -> None:
     from rich.console import Console
 
-    from commands.plan_table import cost_table
+    from commands.terminal.plan_table import cost_table
 
     console = Console()
     for one in costs:

@@ -82,9 +82,9 @@ def test_run_into_a_file_says_what_it_waits_for(sites: State, monkeypatch: pytes
             write_event(progress, "coordinator", event)
 
     monkeypatch.setattr("server.coordinator.superlink.SuperLink.runs", lambda _self: [])  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
-    monkeypatch.setattr("commands.coordinator_follow.time.sleep", pause)
+    monkeypatch.setattr("commands.terminal.coordinator_follow.time.sleep", pause)
     clock = iter(range(0, 10**6, 20))
-    monkeypatch.setattr("commands.coordinator_follow.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("commands.terminal.coordinator_follow.time.monotonic", lambda: next(clock))
     result = called(sites, "run", first(sites))
     assert result.exit_code == 0, result.exception
     lines = [line.split("UTC  ")[-1] for line in result.output.splitlines()]
@@ -104,7 +104,7 @@ def test_run_uses_no_dead_proxy_and_says_in_a_sentence_what_it_waits_for(
     def pause(_seconds: float) -> None:
         write_event(sites.run("first").progress, "coordinator", {"event": "done", "seconds": 1.0})
 
-    monkeypatch.setattr("commands.coordinator_follow.time.sleep", pause)
+    monkeypatch.setattr("commands.terminal.coordinator_follow.time.sleep", pause)
     result = called(sites, "run", first(sites))
     assert result.exit_code == 0, result.exception
     sentence = (

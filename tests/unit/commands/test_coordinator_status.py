@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from commands import coordinator_status
+from commands.terminal import coordinator_status
 from common.process.progress import write_event
 from server.coordinator.state import State
 from server.coordinator.superlink import SuperLink
@@ -86,11 +86,11 @@ def test_watched_into_a_file_the_status_is_lines_and_ends_with_the_run(
     waiting = {"event": "waiting", "stage": 0, "round": 1, "for": {"north": "asked"}}
     news = iter([waiting, {"event": "done", "seconds": 1.0}])
     monkeypatch.setattr(
-        "commands.coordinator_status.time.sleep",
+        "commands.terminal.coordinator_status.time.sleep",
         lambda _seconds: write_event(progress, "coordinator", next(news)),  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
     )
     clock = iter(range(0, 10**6, 20))
-    monkeypatch.setattr("commands.coordinator_status.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("commands.terminal.coordinator_status.time.monotonic", lambda: next(clock))
     lines = said(sites, "status", "--watch").splitlines()
     assert len(lines) == 3 and all("UTC  run first: " in line for line in lines)
     assert lines[0].endswith("stain (stage 1); 0 of 1 stage released; 0 of 2 sites online")
@@ -114,8 +114,8 @@ def test_watched_on_a_terminal_the_status_is_read_once_a_time_and_ends_with_the_
         write_event(progress, "coordinator", {"event": "done", "seconds": 1.0})
 
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
-    monkeypatch.setattr("commands.coordinator_status.read_status", counted)
-    monkeypatch.setattr("commands.coordinator_status.time.sleep", ends)
+    monkeypatch.setattr("commands.terminal.coordinator_status.read_status", counted)
+    monkeypatch.setattr("commands.terminal.coordinator_status.time.sleep", ends)
     shown = said(sites, "status", "--watch")
     assert len(reads) == 2
     assert shown.index("run first: stain") < shown.index("run first: done")

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from commands.plan import app
-from commands.plan_table import octets, robustness_lines, short
+from commands.terminal.plan_table import octets, robustness_lines, short
 from common.errors import ModelError, PlanError
 from common.plan.file import load_plan, parse_plan
 from server.coordinator.plan_template import plan_template

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from commands.coordinator_status import _tables  # pyright: ignore[reportPrivateUsage]
+from commands.terminal.coordinator_status import _tables  # pyright: ignore[reportPrivateUsage]
 from common.bank.bank import Bank
 from common.errors import StateError
 from common.identity import ROOT
