@@ -33,17 +33,23 @@ def gain_headline(report: HospitalsReport) -> str:
     gain = first.gain
     if gain is None:
         return "The scores of each hospital on its own tasks"
-    if gain.high is not None and gain.high < 0:
-        return f"The federation is worse than staying alone: {with_interval(gain)} points"
-    if gain.mean <= 0 or (gain.low is not None and gain.low <= 0):
-        return f"No gain over staying alone is shown: {with_interval(gain)} points"
-    if gain.low is None:
+    if gain.low is None and gain.mean > 0:
         told = f"Federated and alone differ by {points(gain.mean)} points"
         return f"{told}; without an interval no gain is shown"
+    told = f"{with_interval(gain)} points" + ("" if gain.low is None else f" ({_sample(gain)})")
+    if gain.high is not None and gain.high < 0:
+        return f"The federation is worse than staying alone: {told}"
+    if gain.mean <= 0 or (gain.low is not None and gain.low <= 0):
+        return f"No gain over staying alone is shown: {told}"
     share = "" if first.way is None else f", {share_of_way(first.way)} of the way to pooled data"
-    return (
-        f"By the federation a hospital gains {with_interval(gain)} points over staying alone{share}"
-    )
+    return f"By the federation a hospital gains {told} over staying alone{share}"
+
+
+def _sample(gain: Interval) -> str:
+    """Return over what a gain's interval is."""
+    if gain.over is Sample.SEEDS:
+        return counted(gain.n, "seed")
+    return f"one seed, {counted(gain.n, 'test picture')}"
 
 
 def share_of_way(way: float) -> str:

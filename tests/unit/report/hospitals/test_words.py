@@ -74,12 +74,14 @@ def test_a_hospital_that_gains_nothing_is_named():
 def test_the_headline_has_the_gain_its_interval_and_the_share_of_the_way():
     told = of(GAINS, NOTHING)
     assert gain_headline(told) == (
-        "By the federation a hospital gains +4.0 [+1.0, +7.0] points over staying alone, "
+        "By the federation a hospital gains +4.0 [+1.0, +7.0] points (3 seeds) over staying alone, "
         "40 % of the way to pooled data"
     )
-    without = replace(told.together[0], gain=Interval(mean=0.01, low=-0.02, high=0.04))
+    unshown = Interval(mean=0.01, low=-0.02, high=0.04, n=1233, over=Sample.PICTURES)
+    without = replace(told.together[0], gain=unshown)
     assert gain_headline(replace(told, together=(without,))) == (
-        f"No gain over staying alone is shown: +1.0 [{MINUS}2.0, +4.0] points"
+        f"No gain over staying alone is shown: +1.0 [{MINUS}2.0, +4.0] points "
+        "(one seed, 1233 test pictures)"
     )
     assert how_measured(told) == "In brackets 95 % intervals over 3 seeds (Student's t)."
 
