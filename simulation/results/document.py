@@ -64,7 +64,8 @@ _READING = """## How to read it
 - **Random answer**: the expected score of one of the answers that training gives to the same
   question, each equally likely. **Commonest answer**: that of always giving training's most
   frequent one. Neither looks at the picture. **Balanced accuracy**: the share of right answers
-  within each true answer, averaged over these.
+  within each true answer, averaged over these; of open answers, nearly each of which is another,
+  it is near 0 and says little.
 - **Transfer**: the mean of a task's scores after the stages before its own, over all tasks but the
   first; **Avg**: the mean over tasks and stages (ZSCL, arXiv 2303.06628).
 - **Backward transfer**: over all tasks but the last, the score at the end less the score when

@@ -28,6 +28,7 @@ def holdout_blocks(collected: Collected) -> list[str]:
             DASH if new.p is None else f"{probability(new.p)} ({probability(new.holm)})",
         ]
         for old, new in zip(compared(planned, 1), compared(opened, 1), strict=True)
+        if new.differences
     ]
     heads = ("compared", "difference above", "n", "on the holdout", "95%", "p (Holm)")
     return [

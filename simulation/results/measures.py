@@ -203,16 +203,6 @@ def _mean_score(result: ExperimentResult, moment: Moment) -> float | None:
     return mean([one.score for one in scores.values()])
 
 
-def mean_balanced(result: ExperimentResult) -> float | None:
-    """Return the mean over tasks of the balanced accuracy, at the end where it was scored."""
-    for moment in (Moment.FINAL, Moment.LEARNED):
-        scores = scores_of(result, moment)
-        known = [one.balanced for one in scores.values() if one.balanced is not None]
-        if len(known) == len(result.plan.stages):
-            return mean(known)
-    return None
-
-
 def mean_among(result: ExperimentResult) -> float | None:
     """Return the mean over tasks of closed questions' accuracy among their options, at the end."""
     known = [score for score in result.among if score is not None]

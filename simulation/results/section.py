@@ -15,7 +15,6 @@ from simulation.results.measures import (
     backward_transfer,
     judged_when_learned,
     mean_among,
-    mean_balanced,
     mean_final,
     mean_learned,
     mean_throughout,
@@ -102,8 +101,7 @@ def grid_blocks(collected: Collected) -> list[str]:
 
 def _scores(group: CellGroup) -> str:
     heads = ("setting", "rate", "mean when learned, %", "mean at the end, %", "backward transfer",
-             "balanced accuracy, %", "n", "aggregation error", "steps", "MB",
-             "seconds")  # fmt: skip
+             "n", "aggregation error", "steps", "MB", "seconds")  # fmt: skip
     also = {
         name: measure
         for name, measure in _OF_SOME.items()
@@ -135,7 +133,6 @@ def _score_row(name: str, cell: Cell) -> list[str]:
         level(learned),
         level(over_seeds(cell, mean_final)),
         _transfer_text(cell),
-        level(over_seeds(cell, mean_balanced)),
         str(len(cell.results)),
         DASH if error is None else f"{error.mean:.2g}",
         _mean_of(cell, lambda run: run.steps, 0),

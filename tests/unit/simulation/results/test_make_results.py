@@ -161,7 +161,7 @@ def test_nothing_of_this_machine_stands_in_the_document(tmp_path: Path):
         known(options), DocumentPaths("docs/results", "configs/experiments", "images"), "", 100
     )
     assert str(tmp_path) not in found.text
-    assert "| 0 | - | 3 | 0.1 | 10 | 0.00 | 2 |" in found.text
+    assert "| 0 | 3 | 0.1 | 10 | 0.00 | 2 |" in found.text
     assert (
         "- made, batches of 4 at each site: one (pathology, 2 passes, 4 test questions); two ("
         in found.text

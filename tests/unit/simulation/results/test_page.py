@@ -193,7 +193,7 @@ def check_scores(row: list[str], known: Mapping[str, Mapping[int, Mapping[str, A
         assert row[column].split(" ± ")[0] == told(float(np.mean(means))), row
         if len(means) > 1:
             assert row[column].split(" ± ")[1] == told(float(np.std(means, ddof=1))), row
-    assert row[6] == str(len(runs[0])), row
+    assert row[5] == str(len(runs[0])), row
     return 1
 
 
