@@ -38,7 +38,8 @@ class StageStatus:
     Attributes:
         round: rounds that are complete.
         metric: the one of them that the plan names for its task.
-        scores: its task's metrics when it was released; empty before.
+        scores: its task's metrics when it was released; empty before, and where all its sites
+            withheld them.
     """
 
     name: str
