@@ -154,8 +154,10 @@ def list_(
     )  # fmt: skip
     given = _GivenFiles(question_vectors, question_image_vectors, base_model)
     with _progress() as on_progress:
-        database = Database(db, on_progress)
-        vectors = _question_vectors(database, all_questions(loaded, general), given)
+        dense = how is not How.BM25
+        database = Database(db, on_progress, vectors=dense)
+        texts = all_questions(loaded, general)
+        vectors = _question_vectors(database, texts, given) if dense else None
         origin = ListOrigin(loaded, general, database, settings)
         stages = stage_lists(origin, vectors, on_progress)
         listed = reference_list(origin, stages, on_progress)

@@ -24,6 +24,7 @@ from commands.options import (
 from common.printable import counted
 
 if TYPE_CHECKING:
+    from common.bank.bank import Bank
     from serving.run_server import Address
 
 _TOKEN_VARIABLE: Final = "FEDMSLORA_TOKEN"
@@ -96,10 +97,7 @@ def serve(
 
     Example: fedmslora serve runs/demo/bank --port 8000
     """
-    from client.orders.answer_by_method import has_method, plan_to_answer
     from client.orders.ask import ResidentBank
-    from common.bank.bank import verify_bank
-    from common.bank.check import Expected
     from common.errors import StateError
     from common.network.address import without_brackets
     from common.network.ports import NeededPort, check_free
@@ -117,11 +115,7 @@ def serve(
     token, given = _token(token_file)
     # Before the model is loaded, which may take minutes.
     check_free([NeededPort(host, port, "--host or --port")])
-    # A file that was changed would fail only the questions of its stages, later.
-    opened = verify_bank(bank, Expected())
-    if has_method(opened):
-        # Refuses a method that is not installed here, before anybody asks.
-        plan_to_answer(opened, opened.releases[-1])
+    opened = _verified(bank)
     resident = ResidentBank(
         opened,
         base_model or embedded_base(opened),
@@ -140,18 +134,39 @@ def serve(
         url = f"{address.scheme}://{_in_url(host)}:{listening}"
         if opened.base_model.name in TOYS:
             typer.echo(TOY.format(opened.base_model.name), err=True)
-        if as_json:
-            shown = {} if given else {"token": token}
-            print_json({"url": url, "bank": str(bank), "head": opened.head, **shown})
-            return
-        stages = counted(len(opened.releases), "stage")
-        typer.echo(f"serving   {bank}, {stages}, head {opened.head[:16]}")
-        typer.echo(f"page      {url}/" + ("" if given else f"#token={token}"))
-        typer.echo(f"API       {url}/v1, with 'Authorization: Bearer TOKEN'")
-        if not given:
-            typer.echo(f"token     {token}")
+        _show(url, opened, None if given else token, as_json)
 
     run(server, address, announce)
+
+
+def _verified(folder: Path) -> "Bank":
+    """Open the bank, and refuse now what would fail only some stages' questions, later.
+
+    Raises:
+        Refusal: a file was changed, or its method is not installed here.
+    """
+    from client.orders.answer_by_method import has_method, plan_to_answer
+    from common.bank.bank import verify_bank
+    from common.bank.check import Expected
+
+    bank = verify_bank(folder, Expected())
+    if has_method(bank):
+        plan_to_answer(bank, bank.releases[-1])
+    return bank
+
+
+def _show(url: str, bank: "Bank", new_token: str | None, as_json: bool) -> None:
+    """Print what is served and where, and the token if it was made just now."""
+    if as_json:
+        shown = {} if new_token is None else {"token": new_token}
+        print_json({"url": url, "bank": str(bank.folder), "head": bank.head, **shown})
+        return
+    stages = counted(len(bank.releases), "stage")
+    typer.echo(f"serving   {bank.folder}, {stages}, head {bank.head[:16]}")
+    typer.echo(f"page      {url}/" + ("" if new_token is None else f"#token={new_token}"))
+    typer.echo(f"API       {url}/v1, with 'Authorization: Bearer TOKEN'")
+    if new_token is not None:
+        typer.echo(f"token     {new_token}")
 
 
 def _check(address: "Address", plain_http: bool) -> None:

@@ -299,19 +299,6 @@ def from_bytes(blob: bytes, source: str) -> Adapter:
     return StoredAdapter.in_bytes(blob, source).loaded()
 
 
-def from_arrays(named: Mapping[str, Array], scale: float, source: str) -> Adapter:
-    """Make the adapter whose `arrays` are `named`.
-
-    Raises:
-        BankError: a factor has no partner, or ranks differ.
-    """
-    modules, extras = _modules_and_extras(
-        {name: value.shape for name, value in named.items()}, source
-    )
-    pairs = {module: Pair(named[name_of_a(module)], named[name_of_b(module)]) for module in modules}
-    return Adapter(pairs, scale, {name: named[f"{EXTRA_PREFIX}{name}"] for name in extras})
-
-
 def _stored(blob: ByteSource, size: int, source: str) -> StoredAdapter:
     header = read_header(blob.read, size, source)
     scale = _scale(header.metadata, source)

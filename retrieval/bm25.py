@@ -46,6 +46,7 @@ def write_bm25(folder: Path, captions: Iterable[str], count: int, on_progress: O
     index.save(temporary)
     for file in temporary.iterdir():
         DISK.sync(file)
+    DISK.sync(temporary)
     DISK.rename(temporary, folder)
     DISK.sync(folder.parent)
 

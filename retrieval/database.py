@@ -14,6 +14,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Final
 
@@ -80,12 +81,18 @@ class Database:
     """A database that was built, open for questions."""
 
     def __init__(
-        self, folder: Path, on_progress: OnProgress = silent, *, check_files: bool = True
+        self,
+        folder: Path,
+        on_progress: OnProgress = silent,
+        *,
+        check_files: bool = True,
+        vectors: bool = True,
     ) -> None:
         """Open the database in `folder`, or in its folder `index`.
 
         Args:
             check_files: whether to read every file for its digest.
+            vectors: whether the vectors are searched; BM25 alone needs none of their files.
 
         Raises:
             DataError: there is none, or a part of it is missing or damaged.
@@ -95,7 +102,10 @@ class Database:
         self.folder = folder
         self.facts = _read_facts(folder)
         if check_files:
-            _check_files(folder, self.facts.files or {}, on_progress)
+            files = self.facts.files or {}
+            if not vectors:
+                files = {name: files[name] for name in files if not _is_of_vectors(name)}
+            _check_files(folder, files, on_progress)
         self.table = PairTable(folder / PAIRS)
         expected = database_digest(self.table.digest, self.facts.embedder, self.facts.images)
         if expected != self.facts.digest:
@@ -109,11 +119,19 @@ class Database:
                 f"{folder / FACTS}: found {self.facts.pairs} pairs and {self.facts.captions} "
                 f"captions, expected {found[0]} and {found[1]} as in {PAIRS}"
             )
-        self.dense = DenseIndex(folder / CAPTIONS, self.table.captions)
         self.bm25 = Bm25(folder / BM25, self.table.captions)
-        self.image_vectors: DenseIndex | None = None
-        if self.facts.images is not None:
-            self.image_vectors = DenseIndex(folder / IMAGES, self.table.pairs)
+
+    @cached_property
+    def dense(self) -> DenseIndex:
+        """The vectors of the captions; opened when they are first asked for."""
+        return DenseIndex(self.folder / CAPTIONS, self.table.captions)
+
+    @cached_property
+    def image_vectors(self) -> DenseIndex | None:
+        """The vectors of the images; None where there are none."""
+        if self.facts.images is None:
+            return None
+        return DenseIndex(self.folder / IMAGES, self.table.pairs)
 
     @property
     def pair_folder(self) -> Path:
@@ -135,6 +153,11 @@ def file_digests(folder: Path, on_progress: OnProgress) -> dict[str, str]:
         digests[file.relative_to(folder).as_posix()] = _digest(file)
         on_progress("digests", len(digests), len(files))
     return digests
+
+
+def _is_of_vectors(name: str) -> bool:
+    """Return whether a file of a database, named by its path, serves its vectors alone."""
+    return name.split("/")[0] in (CAPTIONS, IMAGES, EMBEDDER)
 
 
 def _check_files(folder: Path, expected: Mapping[str, str], on_progress: OnProgress) -> None:

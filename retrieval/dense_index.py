@@ -76,17 +76,24 @@ def write_shards(
     Args:
         vectors_of: returns the vectors of the numbers from the first argument up to, not
             including, the second; shape (numbers, width), each of length 1.
+
+    Raises:
+        DataError: a shard was not written whole; the disk may be full.
     """
     folder.mkdir(exist_ok=True)
     for shard, first in enumerate(range(0, count, rows)):
         file, end = shard_file(folder, shard), min(first + rows, count)
-        if not file.exists():
+        # One that is there may have been cut since; of a finished build all have digests.
+        if not _is_whole(file, end - first):
             vectors = vectors_of(first, end)
             index: Any = faiss.IndexFlatIP(vectors.shape[1])
             index.add(vectors)
             del vectors
             temporary = writing(file)
             faiss.write_index(index, str(temporary))
+            # FAISS only prints that closing the file failed.
+            if not _is_whole(temporary, end - first):
+                raise DataError(f"{file}: could not be written whole, expected space on the disk")
             DISK.sync(temporary)
             DISK.rename(temporary, file)
             DISK.sync(folder)
@@ -208,6 +215,14 @@ def _mapped(file: Path) -> _FlatIndex:
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1][:120]
         raise DataError(f"{file}: found no whole FAISS index ({reason}), expected one") from None
+
+
+def _is_whole(file: Path, rows: int) -> bool:
+    """Return whether a file is a shard of so many vectors, as long as its head says."""
+    try:
+        return _mapped(file).ntotal == rows
+    except DataError:
+        return False
 
 
 def _announce(file: Path) -> None:

@@ -84,10 +84,11 @@ def general_questions(file: Path = GENERAL) -> list[ReferenceQuestion]:
     """
     try:
         document: Any = load_yaml(file)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        said = error.strerror if isinstance(error, OSError) else None
-        reason = said or " ".join(str(error).split())[:120]
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise DataError(f"{file}: found no questions ({reason}), expected YAML") from None
+    except yaml.YAMLError as error:
+        raise DataError(f"{file}: {error}") from None
     questions: list[ReferenceQuestion] = []
     for name, sites in _items(document, f"{file}: the questions"):
         if name not in list(Modality):

@@ -45,25 +45,20 @@ class Cut:
 class Searcher:
     """Searches a database."""
 
-    def __init__(self, database: Database, vectors: QuestionVectors, cut: Cut) -> None:
-        """Take what to search in and with.
+    def __init__(self, database: Database, vectors: QuestionVectors | None, cut: Cut) -> None:
+        """Take what to search in and with; BM25 alone needs no vectors."""
+        self._database, self._vectors, self._cut = database, vectors, cut
+
+    def hierarchical(self, questions: Sequence[str]) -> list[list[int]]:
+        """Return the pairs of each question by the three steps, ranked; numbers of pairs.
 
         Raises:
             DataError: the images have vectors, and nothing embeds a question like them.
         """
-        if database.image_vectors is not None and vectors.like_images is None:
-            raise DataError(
-                f"{database.folder}: found vectors of images and nothing that embeds a question "
-                "like them, expected the base model that made them, or the questions' vectors"
-            )
-        self._database, self._vectors, self._cut = database, vectors, cut
-
-    def hierarchical(self, questions: Sequence[str]) -> list[list[int]]:
-        """Return the pairs of each question by the three steps, ranked; numbers of pairs."""
         found: list[list[int]] = []
         for part in _parts(questions):
-            hits = self._database.dense.tied_top(self._like_captions(part), self._cut.k)
             image_side = self._like_images(part)
+            hits = self._database.dense.tied_top(self._like_captions(part), self._cut.k)
             for row, question in enumerate(part):
                 captions = dict(
                     zip(hits[row].numbers.tolist(), hits[row].scores.tolist(), strict=True)
@@ -128,14 +123,22 @@ class Searcher:
         return [number for caption in captions for number in pairs[caption][:most]]
 
     def _like_captions(self, questions: Sequence[str]) -> Vectors:
+        assert self._vectors is not None, "only BM25 searches without vectors"
         return _checked(
             self._vectors.like_captions.embed(questions), self._database.dense.width, "captions"
         )
 
     def _like_images(self, questions: Sequence[str]) -> Vectors | None:
+        assert self._vectors is not None, "only BM25 searches without vectors"
         images, embedder = self._database.image_vectors, self._vectors.like_images
-        if images is None or embedder is None:
+        if images is None:
             return None
+        if embedder is None:
+            raise DataError(
+                f"{self._database.folder}: found vectors of images and nothing that embeds a "
+                "question like them, expected the base model that made them, or the questions' "
+                "vectors"
+            )
         return _checked(embedder.embed(questions), images.width, "images")
 
 

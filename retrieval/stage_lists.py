@@ -85,9 +85,12 @@ class StageList:
 
 
 def stage_lists(
-    origin: ListOrigin, vectors: QuestionVectors, on_progress: OnProgress
+    origin: ListOrigin, vectors: QuestionVectors | None, on_progress: OnProgress
 ) -> list[StageList]:
     """Return every stage's list; equal arguments give equal lists.
+
+    Args:
+        vectors: None for BM25 alone, which uses none.
 
     Raises:
         PlanError: a stage names no classes.
@@ -182,7 +185,7 @@ def _merged(
 
 
 def _uniform(
-    origin: ListOrigin, vectors: QuestionVectors, on_progress: OnProgress
+    origin: ListOrigin, vectors: QuestionVectors | None, on_progress: OnProgress
 ) -> list[StageList]:
     """Return the same list for every stage: equal shares of the domains' keywords."""
     questions, settings = keyword_questions(), origin.settings

@@ -157,10 +157,15 @@ def open_bank(plan: Plan, folder: RunFolder) -> Bank:
     return bank
 
 
-def check_releases(plan: Plan, folder: RunFolder) -> tuple[Release, ...]:
+def check_releases(
+    plan: Plan, folder: RunFolder, *, read_files: bool = True
+) -> tuple[Release, ...]:
     """Return the releases of the run's bank, none where there is no bank; check all their bytes.
 
     Sites that hold a release already would never notice that it was damaged here.
+
+    Args:
+        read_files: whether to read their files, which may have gigabytes.
 
     Raises:
         BankError: a release was damaged, or is on another base model.
@@ -169,22 +174,25 @@ def check_releases(plan: Plan, folder: RunFolder) -> tuple[Release, ...]:
     if not (folder.bank / INDEX_FILE).exists():
         return ()
     bank = open_bank(plan, folder)
-    for release in bank.releases:
+    for release in bank.releases if read_files else ():
         bank.adapter_bytes(release.stage)
         bank.prototype_bytes(release.stage)
     return bank.releases
 
 
-def check_history(plan: Plan, folder: RunFolder) -> None:
+def check_history(plan: Plan, folder: RunFolder, *, read_files: bool = True) -> None:
     """Check that the run's releases are whole, and that their journal and their key are there.
 
     Without the one the report would lack what the releases cost, and without the other the next
     release would be signed by a key that nobody knows.
 
+    Args:
+        read_files: whether to read the releases' files, as in `check_releases`.
+
     Raises:
         BankError, StateError: one of them is gone, or is that of another run.
     """
-    releases = check_releases(plan, folder)
+    releases = check_releases(plan, folder, read_files=read_files)
     if not releases:
         return
     restore = "restore it from a backup, or begin anew in another folder"

@@ -95,7 +95,8 @@ def _write_run_files(run: PlannedRun) -> None:
     """Write the plan and the signing key that the ServerApp reads."""
     if not run.folder.key.exists():
         simulation_key(run.plan).save(run.folder.key)
-    check_history(run.plan, run.folder)
+    # The releases' files are read by the ServerApp, which starts now.
+    check_history(run.plan, run.folder, read_files=False)
     if not run.folder.journal.exists():
         # A blob that another method left at a site would be neither sent nor counted.
         for site in run.plan.sites:

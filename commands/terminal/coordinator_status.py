@@ -142,6 +142,8 @@ def _stages(run: RunStatus) -> FittingTable:
     for stage in run.stages:
         score = stage.scores.get(stage.metric)
         scores = "" if score is None else f"{stage.metric} {score:.3f}"
+        if stage.phase is Phase.DONE and not stage.scores:
+            scores = "withheld"
         rounds = f"{stage.round}/{stage.rounds}"
         sites = ", ".join(stage.sites)
         table.add_row(stage.name, stage.modality.value, sites, stage.phase.value, rounds, scores)

@@ -18,9 +18,7 @@ import numpy as np
 from threadpoolctl import ThreadpoolController  # pyright: ignore[reportMissingTypeStubs]
 
 from common.adapter import (
-    Adapter,
     AdapterSource,
-    from_arrays,
     name_of_a,
     name_of_b,
     not_finite,
@@ -43,18 +41,6 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Aggregate:
-    """The round's adapter.
-
-    `error` is ||mean product - adapter's product||_F / ||mean product||_F over all layers
-    together: 0.0 where the rule is exact, 1.0 where the mean itself is zero and missed.
-    """
-
-    adapter: Adapter
-    error: float
-
-
-@dataclass(frozen=True, slots=True)
 class Merged:
     """The round's adapter as it travels, safetensors."""
 
@@ -64,7 +50,10 @@ class Merged:
 
     @property
     def error(self) -> float:
-        """As in `Aggregate`: the rule's error, without the rounding to the wire's precision.
+        """The rule's error, without the rounding to the wire's precision.
+
+        ||mean product - adapter's product||_F / ||mean product||_F over all layers together: 0.0
+        where the rule is exact, 1.0 where the mean itself is zero and missed.
 
         Where the rule does not know it from merging, the updates are read again now, which
         may cost more than merging them.
@@ -76,29 +65,6 @@ class Merged:
         return _relative_error(self._errors, self._updates)
 
 
-def aggregate(
-    rule: Rule, updates: Sequence[SiteUpdate], previous: AdapterSource | None, rank: int
-) -> Aggregate:
-    """Merge the sites' adapters into one of rank `rank`, weighted by examples.
-
-    Args:
-        rule: how layers are merged, and whether ranks and scales may differ between sites.
-        updates: one per site, in any order.
-        previous: what the sites started from, None in a stage's first round.
-        rank: the plan's rank.
-
-    Raises:
-        AggregationError: the updates can't be merged; the message names the site.
-        BankError: an update's file can't be read any more.
-    """
-    checked = validated(rule, updates, previous, rank)
-    arrays: dict[str, Array] = {}
-    errors = _merge_arrays(checked, arrays.__setitem__)
-    error = _relative_error(errors, checked)
-    ordered = {name: arrays[name] for name in checked.layout()}
-    return Aggregate(from_arrays(ordered, checked.scale, "the aggregate"), error)
-
-
 def merge(
     rule: Rule,
     updates: Sequence[SiteUpdate],
@@ -106,9 +72,20 @@ def merge(
     rank: int,
     wire: Precision,
 ) -> Merged:
-    """Return `to_bytes` of what `aggregate` gives, in memory of these bytes and some layers' parts.
+    """Merge the sites' adapters into one, weighted by examples.
 
-    Arguments and errors as in `aggregate`.
+    It takes the memory of the result's bytes and of some layers' parts.
+
+    Args:
+        rule: how layers are merged, and whether ranks and scales may differ between sites.
+        updates: one per site, in any order.
+        previous: what the sites started from, None in a stage's first round.
+        rank: the plan's rank, that of the result.
+        wire: the precision in which the result travels.
+
+    Raises:
+        AggregationError: the updates can't be merged; the message names the site.
+        BankError: an update's file can't be read any more.
     """
     checked = validated(rule, updates, previous, rank)
     blob = writer(checked.layout(), checked.scale, wire)

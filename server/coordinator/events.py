@@ -1,5 +1,6 @@
 """The events that the ServerApp writes (server/app.py), as they are read back from their file."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ _FINAL = ("done", "failed")
 #: its code is not the coordinator's.
 OFFLINE: Final = "offline"
 OTHER_CODE: Final = "runs code"
+
+#: Bytes in front of the place that a file was read up to, by which it is known again.
+_MARK_BYTES: Final = 512
 
 _Place = Annotated[int, Field(ge=0)]
 
@@ -46,8 +50,16 @@ _FIELDS: Final[Mapping[str, type[BaseModel]]] = {
 
 def read_run_events(plan: Plan, file: Path, start: int = 0) -> tuple[list[ProgressEvent], int]:
     """Return a run's events as `read_events` does, without those that were damaged on the disk."""
-    events, end = _checked_events(len(plan.stages), file, start, file_stamp(file))
-    return list(events), end
+    events, end = read_events(file, start)
+    return list(_whole(len(plan.stages), events)), end
+
+
+def all_run_events(plan: Plan, file: Path, start: int = 0) -> list[ProgressEvent]:
+    """Return a run's events from byte `start` on, reading only what is new since the last call.
+
+    For the status, which is asked again and again; a run of weeks has a hundred thousand events.
+    """
+    return list(_kept_events(len(plan.stages), file, start).read_on())
 
 
 def file_stamp(file: Path) -> tuple[int, int] | None:
@@ -59,13 +71,37 @@ def file_stamp(file: Path) -> tuple[int, int] | None:
     return found.st_size, found.st_mtime_ns
 
 
-# The status asks several times for all events and for the latest request's.
-@lru_cache(maxsize=2)
-def _checked_events(
-    stages: int, file: Path, start: int, _stamp: tuple[int, int] | None
-) -> tuple[tuple[ProgressEvent, ...], int]:
-    events, end = read_events(file, start)
-    return tuple(_whole(stages, events)), end
+class _KeptEvents:
+    """The events of a file from a byte on, kept, and read on from the last whole line."""
+
+    def __init__(self, stages: int, file: Path, start: int) -> None:
+        self._stages, self._file, self._start = stages, file, start
+        self._end = start
+        self._mark = self._found_mark()
+        self._events: list[ProgressEvent] = []
+
+    def read_on(self) -> Sequence[ProgressEvent]:
+        """Return the events so far; all are read anew where the file is not the one it was."""
+        if self._found_mark() != self._mark:
+            self._end, self._events = self._start, []
+        events, self._end = read_events(self._file, self._end)
+        self._events.extend(_whole(self._stages, events))
+        self._mark = self._found_mark()
+        return self._events
+
+    def _found_mark(self) -> tuple[int, int, bytes] | None:
+        """Return which file it is, and the last bytes of it that were read; None without one."""
+        try:
+            with self._file.open("rb") as opened:
+                place = os.fstat(opened.fileno())
+                opened.seek(max(0, self._end - _MARK_BYTES))
+                return place.st_dev, place.st_ino, opened.read(min(self._end, _MARK_BYTES))
+        except FileNotFoundError:
+            return None
+
+
+# The status asks for all events and for the latest request's; a page may show an earlier run.
+_kept_events = lru_cache(maxsize=4)(_KeptEvents)
 
 
 def final_event(events: Sequence[ProgressEvent]) -> ProgressEvent | None:

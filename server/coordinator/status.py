@@ -15,7 +15,7 @@ from common.plan.plan import Plan
 from common.plan_fields import Modality
 from common.process.progress import ProgressEvent
 from server.aggregation.influence import SiteInfluence
-from server.coordinator.events import OFFLINE, final_event, read_run_events
+from server.coordinator.events import OFFLINE, all_run_events, final_event
 from server.coordinator.registry import enrolled
 from server.coordinator.state import State
 from server.coordinator.superlink import Node
@@ -38,7 +38,8 @@ class StageStatus:
     Attributes:
         round: rounds that are complete.
         metric: the one of them that the plan names for its task.
-        scores: its task's metrics when it was released; empty before.
+        scores: its task's metrics when it was released; empty before, and where all its sites
+            withheld them.
     """
 
     name: str
@@ -104,9 +105,9 @@ def run_status(state: State, name: str) -> RunStatus:
     """
     folder, requested, file = state.run(name), state.requested, state.events_file(name)
     plan = _plan_of(name, folder)
-    events, _ = read_run_events(plan, file)
+    events = all_run_events(plan, file)
     since = requested.since if requested is not None and requested.run == name else 0
-    recent = read_run_events(plan, file, since)[0] if since else events
+    recent = all_run_events(plan, file, since) if since else events
     end = final_event(recent)
     stages = _stages(plan, folder, events, ended=end is not None)
     traffic, last_round = _from_journal(folder)

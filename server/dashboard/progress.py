@@ -11,7 +11,7 @@ from common.errors import Refusal
 from common.plan.file import load_plan
 from common.plan.plan import Plan
 from common.process.progress import ProgressEvent
-from server.coordinator.events import OTHER_CODE, file_stamp, final_event, read_run_events
+from server.coordinator.events import OTHER_CODE, all_run_events, file_stamp, final_event
 from server.coordinator.state import State
 
 #: Most updates that are named as left out, the latest first.
@@ -116,7 +116,7 @@ def run_progress(state: State, name: str, awaited: Mapping[str, str]) -> RunProg
         Refusal: its plan can't be read.
     """
     plan = load_plan(state.run(name).plan)
-    return progress_of(plan, read_run_events(plan, state.events_file(name))[0], awaited)
+    return progress_of(plan, all_run_events(plan, state.events_file(name)), awaited)
 
 
 def progress_of(
@@ -169,8 +169,8 @@ def _summary_of(
         plan = load_plan(plan_file)
     except Refusal:
         return None
-    events, _ = read_run_events(plan, file)
-    recent = events if since is None else read_run_events(plan, file, since)[0]
+    events = all_run_events(plan, file)
+    recent = events if since is None else all_run_events(plan, file, since)
     end = final_event(recent)
     idle = "stopped" if since is None else "requested"
     return RunSummary(

@@ -40,10 +40,15 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A site gave no answer that may count, and why."""
+    """A site gave no answer that may count, and why.
+
+    Attributes:
+        withheld: it keeps its scores back by its own policy, and asked again says the same.
+    """
 
     site: str
     why: str
+    withheld: bool = False
 
 
 @dataclass(frozen=True, slots=True)

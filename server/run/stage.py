@@ -84,6 +84,8 @@ def score_task(
 ) -> dict[str, Scores]:
     """Score `model` on the test questions of stage `task`, and return the scores by site.
 
+    There are none where every site keeps its scores back by its own policy.
+
     Args:
         grace_s: how long sites are waited for that are offline or failing; None waits for
             them as long as a round does.
@@ -136,7 +138,7 @@ def _collect_scores(scoring: OrderRun, grace_s: float | None) -> None:
         missing = waiting.states.keys() if waiting else set[str]()
         grace_over = grace_s is not None and time.monotonic() - began > grace_s
         hopeless = waiting and missing <= waiting.offline | scoring.responses.refusals.keys()
-        if (grace_over and hopeless) or scoring.has_enough():
+        if (grace_over and hopeless) or scoring.has_enough() or scoring.all_withheld():
             break
 
 

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.durable import DISK, write_file
-from common.errors import PlanError, Refusal, StateError
+from common.errors import PlanError, StateError
 from common.plan.plan import Plan
 from common.printable import counted
 from report.significance import RESAMPLES
+from simulation.command_line.exit_codes import with_exit_codes
 from simulation.experiments.experiments import Experiment
 from simulation.experiments.lab import run_all
 from simulation.experiments.result_file import ResultsFolder
@@ -157,7 +158,8 @@ def _write(made: Document, doc: Path) -> None:
 def _options(arguments: Sequence[str] | None) -> ResultsOptions:
     parser = argparse.ArgumentParser(
         prog="python -m simulation.results.make_results",
-        description="Runs the experiments that have no result, and writes the document.",
+        description="Runs the experiments that have no result, and writes the document; stopped, "
+        "it goes on with the same command.",
         epilog="example: python -m simulation.results.make_results --only rules --workers 4",
     )
     add = parser.add_argument
@@ -181,17 +183,11 @@ def _options(arguments: Sequence[str] | None) -> ResultsOptions:
     return options
 
 
+@with_exit_codes
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; exit code 2 for an error of the user's, 130 when interrupted."""
+    """Run the command line."""
     options = _options(arguments)
-    try:
-        missing = make_results(options)
-    except Refusal as refusal:
-        print(refusal, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; the same command continues from here", file=sys.stderr)
-        return 130
+    missing = make_results(options)
     text = f" ({counted(missing, 'result is', 'results are')} missing)" if missing else ""
     print(f"{options.doc}{text}", file=sys.stderr)
     return 0

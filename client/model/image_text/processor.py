@@ -13,6 +13,7 @@ from jinja2 import TemplateError
 from PIL.Image import Image
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoTokenizer, GenerationConfig
+from transformers.image_utils import make_flat_list_of_images
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
 from client.model.prompt import IGNORE_INDEX
@@ -144,6 +145,7 @@ def read_processor(folder: Path, config: Any) -> OwnProcessor:  # noqa: ANN401
         settings, _ = kind.get_processor_dict(folder, **local)
         arguments = [parts.get(name) for name in kind.get_attributes()]
         processor = _images_alone(kind).from_args_and_dict(arguments, settings)
+        processor.image_processor = _KeepingLast(processor.image_processor)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(
             f"{folder}: the tokenizer, the image settings or the chat template can't be loaded "
@@ -170,6 +172,33 @@ def _images_alone(kind: Any) -> Any:  # noqa: ANN401 - transformers' own classes
         return None if absent else kind.check_argument_for_proper_class(self, name, part)
 
     return type(kind.__name__, (kind,), {"check_argument_for_proper_class": check})
+
+
+class _KeepingLast:
+    """An image processor that keeps what it made last, for a picture's questions in a row.
+
+    The picture is known again by its object, which nobody changes.
+    """
+
+    def __init__(self, processor: Any) -> None:  # noqa: ANN401 - transformers' own type
+        self._processor = processor
+        self._kept: tuple[Any, Any, Any] | None = None
+
+    def __call__(self, images: Any, **settings: Any) -> Any:  # noqa: ANN401
+        pictures: Any = make_flat_list_of_images(images)
+        if (kept := self._kept) is not None:
+            known, by, found = kept
+            if by == settings and list(map(id, known)) == list(map(id, pictures)):
+                return found
+        found = self._processor(images, **settings)
+        self._kept = pictures, settings, found
+        return found
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        if name == "_processor":
+            # Of a copy that is being made: it has nothing yet.
+            raise AttributeError(name)
+        return getattr(self._processor, name)
 
 
 def _ends(folder: Path, tokenizer: Any) -> tuple[int, ...]:  # noqa: ANN401

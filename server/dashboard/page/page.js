@@ -14,6 +14,11 @@ const element = (tag, text, kind) => {
 const place = (id) => document.getElementById(id);
 const percent = (value) => (value === null || value === undefined ? DASH : (100 * value).toFixed(1));
 
+const scoreOf = (stage) => {
+  if (stage.metric in stage.scores) return `${stage.metric} ${percent(stage.scores[stage.metric])}`;
+  return stage.phase === "done" && !Object.keys(stage.scores).length ? "withheld" : DASH;
+};
+
 const size = (bytes) => {
   for (const [unit, least] of [["GB", 1e9], ["MB", 1e6], ["kB", 1e3]]) {
     if (bytes >= least) return `${(bytes / least).toPrecision(3)} ${unit}`;
@@ -105,7 +110,7 @@ const showRun = (found, sites) => {
       one.name, one.modality, one.sites.join(", "),
       [one.phase, one.phase === "done" ? "good" : one.phase === "active" ? "" : "muted"],
       [`${one.round}/${one.rounds}`, "number"],
-      [one.metric in one.scores ? `${one.metric} ${percent(one.scores[one.metric])}` : DASH, "number"],
+      [scoreOf(one), "number"],
       clock(progress.stages[at].began), clock(progress.stages[at].released),
     ]), "no stage");
   showDue(found, progress.due);

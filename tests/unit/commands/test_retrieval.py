@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -144,6 +145,38 @@ def test_questions_are_printed_for_an_embedder_of_the_users(tmp_path: Path):
         tmp_path / "q.npy", "--json",
     )  # fmt: skip
     assert json.loads(done.stdout)["pairs"] == 1
+
+
+@pytest.mark.parametrize("how", ["dense", "uniform"])
+def test_a_list_without_re_ranking_asks_for_no_vectors_like_images(tmp_path: Path, how: str):
+    write_jsonl(tmp_path, CAPTIONS)
+    np.save(tmp_path / "v.npy", np.eye(8, dtype=np.float32))
+    run("build", tmp_path, "--image-vectors", tmp_path / "v.npy")
+    plan = write_plan(tmp_path / "plan.yaml", ["necrosis", "gland"])
+    done = run("list", plan, tmp_path, "--out", tmp_path / "l", "--how", how)
+    assert done.exit_code == 0, done.exception
+    refused = run("list", plan, tmp_path, "--out", tmp_path / "l")
+    assert "found vectors of images and nothing that embeds" in str(refused.exception)
+
+
+def test_a_list_by_bm25_needs_no_vectors_and_reads_none(tmp_path: Path):
+    write_jsonl(tmp_path, CAPTIONS)
+    np.save(tmp_path / "v.npy", np.eye(8, dtype=np.float32))
+    vectors = tmp_path / "v.npy"
+    run("build", tmp_path, "--caption-vectors", vectors, "--image-vectors", vectors)
+    plan, out = write_plan(tmp_path / "plan.yaml", ["necrosis", "gland"]), tmp_path / "list.json"
+    first = run("list", plan, tmp_path, "--out", out, "--how", "bm25", "--json")
+    assert first.exit_code == 0, first.exception
+    listed = out.read_bytes()
+    shutil.rmtree(tmp_path / "index" / "captions")
+    (tmp_path / "index" / "images" / "00000.faiss").write_bytes(b"cut")
+    again = run("list", plan, tmp_path, "--out", out, "--how", "bm25", "--json")
+    assert again.exit_code == 0, again.exception
+    assert out.read_bytes() == listed
+    # What BM25 does use is checked as before.
+    (tmp_path / "index" / "bm25" / "vocab.index.json").write_bytes(b"cut")
+    refused = run("list", plan, tmp_path, "--out", out, "--how", "bm25")
+    assert "bm25/vocab.index.json: found" in str(refused.exception)
 
 
 def test_a_plan_without_classes_is_refused(tmp_path: Path):

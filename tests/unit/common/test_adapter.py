@@ -16,7 +16,6 @@ from common.adapter import (
     StoredAdapter,
     arrays,
     finite_fault,
-    from_arrays,
     from_bytes,
     to_bytes,
 )
@@ -112,8 +111,6 @@ def test_a_cut_blob_is_refused():
 def test_factors_that_do_not_fit_are_named(change: dict[str, np.ndarray | None], said: str):
     named = {**arrays(adapter()), **change}
     changed = {name: v for name, v in named.items() if v is not None}
-    with pytest.raises(BankError, match=f"here: .*{said}"):
-        from_arrays(changed, 1.0, "here")
     blob = save(changed, metadata={"fedmslora": json.dumps({"scale": 1.0})})
     with pytest.raises(BankError, match=f"here: .*{said}"):
         StoredAdapter.in_bytes(blob, "here")

@@ -1,7 +1,16 @@
 """The dense index: the paper's tie rule against sorting every score, in shards and out of order."""
 
-from pathlib import Path
+# faiss has no types.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false
 
+import os
+import resource
+import signal
+from pathlib import Path
+from typing import Any
+
+import faiss
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -100,6 +109,59 @@ def test_a_build_that_was_cut_off_makes_only_what_is_missing(tmp_path: Path):
     write_shards(tmp_path, 10, slowly, silent, 4)
     assert made == [0, 4, 8, 8]
     np.testing.assert_array_equal(DenseIndex(tmp_path, 10, 4).vectors(np.arange(10)), vectors)
+
+
+def test_a_shard_that_was_half_written_when_the_build_was_killed_is_written_anew(tmp_path: Path):
+    vectors = np.random.default_rng(2).standard_normal((10, 3))
+    if (child := os.fork()) == 0:
+        write, written = faiss.write_index, list[str]()
+
+        def half(index: Any, name: str) -> None:
+            write(index, name)
+            written.append(name)
+            if len(written) == 2:
+                os.truncate(name, os.path.getsize(name) // 2)
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        try:
+            faiss.write_index = half
+            write_shards(tmp_path, 10, lambda first, end: unit(vectors[first:end]), silent, 4)
+        finally:
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    assert sorted(os.listdir(tmp_path)) == [".writing-00001.faiss", "00000.faiss"]
+    index = index_of(tmp_path, vectors, 4)
+    np.testing.assert_array_equal(index.vectors(np.arange(10)), unit(vectors))
+    assert len(os.listdir(tmp_path)) == 3
+
+
+def test_a_shard_that_was_cut_before_the_build_went_on_is_written_anew(tmp_path: Path):
+    vectors = np.random.default_rng(2).standard_normal((10, 3))
+    index_of(tmp_path, vectors, 4)
+    file = shard_file(tmp_path, 1)
+    whole = file.read_bytes()
+    fewer = shard_file(tmp_path, 2).read_bytes()
+    for damaged in (b"", whole[:-1], bytes(len(whole)), fewer):
+        file.write_bytes(damaged)
+        index = index_of(tmp_path, vectors, 4)
+        np.testing.assert_array_equal(index.vectors(np.arange(10)), unit(vectors))
+        assert file.read_bytes() == whole
+
+
+def test_a_shard_for_which_the_disk_has_no_space_gets_no_name(tmp_path: Path):
+    vectors = unit(np.eye(10))
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # FAISS writes this much only when it closes the file.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        with pytest.raises(DataError, match=r"00000\.faiss: could not be written whole"):
+            write_shards(tmp_path, 10, lambda first, end: vectors[first:end], silent)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert os.listdir(tmp_path) == [".writing-00000.faiss"]
+    np.testing.assert_array_equal(index_of(tmp_path, vectors, 10).vectors(np.arange(10)), vectors)
 
 
 def test_a_damaged_shard_is_refused(tmp_path: Path):

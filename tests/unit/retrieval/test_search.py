@@ -107,6 +107,6 @@ def test_vectors_that_do_not_suit_are_refused(database: Database, tmp_path: Path
     np.save(tmp_path / "questions.npy", np.ones((4, 5), np.float32))
     wide = GivenQuestionVectors(tmp_path / "questions.npy", QUESTIONS)
     with pytest.raises(DataError, match="found vectors of images and nothing that embeds"):
-        Searcher(database, QuestionVectors(wide), Cut(1, 1))
+        Searcher(database, QuestionVectors(wide), Cut(1, 1)).hierarchical(QUESTIONS)
     with pytest.raises(DataError, match="found a width of 5, expected 3, that of the captions'"):
         Searcher(database, QuestionVectors(wide, wide), Cut(1, 1)).dense(QUESTIONS)

@@ -111,7 +111,13 @@ def test_the_projects_own_questions_name_every_modality():
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("[", "found no questions"),
+        ("[", r"questions\.yaml: not YAML: line 1, column 2: "),
+        ("ct: " + "[" * 99, r"questions\.yaml: found values nested deeper than 64 levels, exp"),
+        ("ct: " + "x" * 2**20, r"questions\.yaml: found more than 1,048,576 bytes, expected at"),
+        (
+            f"ct: [{'1,' * 40_000}]",
+            r"questions\.yaml: found more than 30,000 values, an alias .* it stands for, exp",
+        ),
         ("[]", "the questions: found list, expected a mapping"),
         ("nose: {a: [b]}", "found the modality 'nose', expected one of pathology"),
         ("ct: [a]", "ct: found list, expected a mapping"),

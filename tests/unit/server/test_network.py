@@ -104,6 +104,14 @@ def test_a_refusal_says_its_reason_in_words():
     failure = Failure(site="a", error="OrderRefused", reference="ab12", reason=Reason.PLAN)
     (refused,), _ = events(Site(failure), ["a"], ["a"])
     assert refused.why.startswith("it has not approved this plan (the site's own log has")
+    assert not refused.withheld
+
+
+def test_a_site_that_keeps_its_scores_back_by_its_policy_is_known_by_its_reason():
+    failure = Failure(site="a", error="OrderRefused", reference="ab12", reason=Reason.QUESTIONS)
+    (refused,), _ = events(Site(failure), ["a"], ["a"])
+    assert refused.why.startswith("it has fewer test questions than its policy asks for")
+    assert refused.withheld
 
 
 def test_a_failure_is_final_where_there_is_no_patience():

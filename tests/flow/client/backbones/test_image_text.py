@@ -2,6 +2,7 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,46 @@ def test_a_picture_is_decoded_once_for_all_its_questions_and_options(
     read.clear()
     score_image_text_options(backbone.model, [replace(asked[0], options=("a", "b", "c"))], 1)
     assert read == ["0.png"]
+
+
+def test_a_picture_is_prepared_once_for_all_its_questions_and_options(
+    folder: Path, questions: list[Example], monkeypatch: pytest.MonkeyPatch
+):
+    """What transformers' image processor makes of it is the same, so the answers are, too."""
+    asked = [replace(one, options=("yes", "no the left")) for one in questions]
+    apart, together = (load_backbone(folder, Precision.FP32, torch.device("cpu")) for _ in "ab")
+    assert isinstance(apart, ImageTextBackbone) and isinstance(together, ImageTextBackbone)
+    assert copy.deepcopy(together.model.processor.processor) is not None
+    processor = apart.model.processor.processor
+    processor.image_processor = processor.image_processor._processor
+    prepared: list[Any] = []
+    kind = type(processor.image_processor)
+    prepare = kind.preprocess
+
+    def counted(self: Any, images: Any, *args: Any, **settings: Any) -> Any:
+        prepared.append(images)
+        return prepare(self, images, *args, **settings)
+
+    monkeypatch.setattr(kind, "preprocess", counted)
+    expected = apart.answer(asked, 3, 3)
+    # Of each picture its features, three questions, and two options of each of them.
+    assert len(prepared) == 3 * (1 + 3 + 6)
+    prepared.clear()
+    found = together.answer(asked, 3, 3)
+    # Once for the answers, and once more for the options of all questions.
+    assert len(prepared) == 3 * 2
+    assert found == expected
+    for one in asked:
+        # A second time it is kept, and equal bit for bit to one that was not.
+        for _ in range(2):
+            encoded = together.model.encode(one.image, one.question, None)
+            same = apart.model.encode(one.image, one.question, None)
+            assert (encoded.ids, encoded.types) == (same.ids, same.types)
+            assert all(encoded.sizes[name].equal(same.sizes[name]) for name in same.sizes)
+        picture = load_image(one.image)
+        pixels, again = (together.model.processor.pixels(picture)[0] for _ in range(2))
+        assert pixels.equal(again)
+        assert pixels.equal(apart.model.processor.pixels(picture)[0])
 
 
 def test_a_pictures_questions_share_its_prefix_where_the_kind_can(

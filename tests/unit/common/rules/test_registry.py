@@ -16,10 +16,10 @@ from common.plan.file import parse_plan
 from common.plan.plan import Plan
 from common.rules.interface import Factor
 from common.rules.registry import rule_named, rules
-from server.aggregation.aggregate import aggregate
 from server.aggregation.round import SiteUpdate
 from server.run.stage import train_stage
 from tests.unit.new_rule import LARGEST_SITE, rule_file
+from tests.unit.server.aggregation.aggregated import aggregate
 from tests.unit.small_bank import BASE, KEY, blob, draft
 from tests.unit.small_round import document, journal, run_context
 

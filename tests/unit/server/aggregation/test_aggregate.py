@@ -20,8 +20,9 @@ from common.rules.interface import Factor, Rule
 from common.rules.registry import rules
 from common.rules.svd import RULE as SVD
 from server.aggregation import aggregate as aggregation
-from server.aggregation.aggregate import aggregate, merge
+from server.aggregation.aggregate import merge
 from server.aggregation.round import SiteUpdate
+from tests.unit.server.aggregation.aggregated import aggregate
 from tests.unit.server.aggregation.drifted_sites import (
     SHAPES,
     adapter,

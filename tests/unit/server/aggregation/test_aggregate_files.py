@@ -21,8 +21,9 @@ from common.rules.fedavg import RULE as FEDAVG
 from common.rules.frozen_a import RULE as FROZEN_A
 from common.rules.interface import Layer, LayerError, Rule
 from common.rules.svd import RULE as SVD
-from server.aggregation.aggregate import aggregate, merge
+from server.aggregation.aggregate import merge
 from server.aggregation.round import SiteUpdate
+from tests.unit.server.aggregation.aggregated import aggregate
 from tests.unit.server.aggregation.drifted_sites import (
     SHAPES,
     adapter,

@@ -17,9 +17,10 @@ from common.plan_fields import Precision
 from common.rules.interface import Factor
 from common.rules.registry import rule_named
 from common.tensors import Array
-from server.aggregation.aggregate import SiteUpdate, aggregate, merge
+from server.aggregation.aggregate import SiteUpdate, merge
 from server.aggregation.compatibility import TrainedPart, incompatible_updates
 from server.aggregation.extras import fault_of_row_weights
+from tests.unit.server.aggregation.aggregated import aggregate
 
 FEDAVG = rule_named("fedavg")
 

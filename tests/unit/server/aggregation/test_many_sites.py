@@ -25,8 +25,9 @@ from common.rules.registry import rules
 from common.rules.svd import RULE as SVD
 from common.tensors import Array
 from server.aggregation import aggregate as aggregation
-from server.aggregation.aggregate import aggregate, merge
+from server.aggregation.aggregate import merge
 from server.aggregation.round import SiteUpdate
+from tests.unit.server.aggregation.aggregated import aggregate
 
 seeds = st.integers(0, 2**32 - 1)
 quick = settings(max_examples=15, deadline=None)

@@ -15,8 +15,8 @@ from common.rules.frozen_a import RULE as FROZEN_A
 from common.rules.interface import Rule
 from common.rules.svd import RULE as SVD
 from common.tensors import Array
-from server.aggregation.aggregate import aggregate
 from server.aggregation.round import SiteUpdate
+from tests.unit.server.aggregation.aggregated import aggregate
 from tests.unit.server.aggregation.drifted_sites import fitting, loaded
 
 Spoil = Callable[[list[SiteUpdate]], list[SiteUpdate]]

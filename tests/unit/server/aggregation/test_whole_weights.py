@@ -14,9 +14,10 @@ from common.plan.robustness import Robustness
 from common.rules.interface import Factor
 from common.rules.registry import rule_named, rules
 from common.tensors import Array
-from server.aggregation.aggregate import SiteUpdate, aggregate
+from server.aggregation.aggregate import SiteUpdate
 from server.aggregation.compatibility import TrainedPart, incompatible_updates
 from server.aggregation.influence import RoundContext, weigh
+from tests.unit.server.aggregation.aggregated import aggregate
 from tests.unit.small_round import document, journal, run_context
 
 LAYOUT = AdapterLayout(rank=1, alpha=1.0, deltas=True)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from common.process.progress import ProgressEvent, read_events, write_event
-from server.coordinator.events import FinalEvent, final_event, read_run_events
+from server.coordinator.events import FinalEvent, all_run_events, final_event, read_run_events
 from tests.unit.small_round import plan
 
 WHOLE: list[dict[str, Any]] = [
@@ -80,26 +80,67 @@ def test_the_end_of_a_run_is_found_without_reading_anything_twice(tmp_path: Path
     assert begun == [since, since, size, file.stat().st_size]
 
 
-def test_events_are_read_again_only_once_there_are_more(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    begun: list[int] = []
+@pytest.fixture
+def begun(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The bytes from which on files are read."""
+    found: list[int] = []
 
     def counted(file: Path, start: int) -> tuple[list[ProgressEvent], int]:
-        begun.append(start)
+        found.append(start)
         return read_events(file, start)
 
     monkeypatch.setattr("server.coordinator.events.read_events", counted)
+    return found
+
+
+def test_the_status_reads_on_from_where_it_was(tmp_path: Path, begun: list[int]):
     file = tmp_path / "coordinator.jsonl"
-    assert read_run_events(plan(), file) == ([], 0)
+    assert all_run_events(plan(), file) == []
     write_event(tmp_path, "coordinator", WHOLE[0])
-    size = file.stat().st_size
-    first = read_run_events(plan(), file)
-    assert first == ([WHOLE[0]], size)
+    first, size = all_run_events(plan(), file), file.stat().st_size
+    assert first == [WHOLE[0]]
     # What a caller does with its list is its own.
-    first[0].clear()
-    assert read_run_events(plan(), file) == ([WHOLE[0]], size)
-    assert read_run_events(plan(), file, size) == ([], size)
+    first.clear()
+    assert all_run_events(plan(), file) == [WHOLE[0]]
+    assert all_run_events(plan(), file, size) == []
     write_event(tmp_path, "coordinator", WHOLE[-1])
-    assert read_run_events(plan(), file)[0] == [WHOLE[0], WHOLE[-1]]
-    assert begun == [0, 0, size, 0]
+    assert all_run_events(plan(), file) == [WHOLE[0], WHOLE[-1]]
+    assert all_run_events(plan(), file, size) == [WHOLE[-1]]
+    assert begun == [0, 0, size, size, size, size]
+
+
+def test_a_line_that_is_half_written_is_read_once_it_is_whole(tmp_path: Path):
+    file = tmp_path / "coordinator.jsonl"
+    line = json.dumps(WHOLE[-1]) + "\n"
+    file.write_text(json.dumps(WHOLE[0]) + "\n" + line[:10])
+    assert all_run_events(plan(), file) == [WHOLE[0]]
+    with file.open("a") as opened:
+        opened.write(line[10:])
+    assert all_run_events(plan(), file) == [WHOLE[0], WHOLE[-1]]
+    # A writer that was killed: the next one begins a line of its own.
+    with file.open("a") as opened:
+        opened.write(line[:10])
+    assert all_run_events(plan(), file) == [WHOLE[0], WHOLE[-1]]
+    write_event(tmp_path, "coordinator", WHOLE[1])
+    assert all_run_events(plan(), file) == [WHOLE[0], WHOLE[-1], WHOLE[1]]
+
+
+def test_a_file_that_was_replaced_or_cut_is_read_anew(tmp_path: Path):
+    file, other = tmp_path / "coordinator.jsonl", tmp_path / "other.jsonl"
+    read(tmp_path, WHOLE[:3])
+    assert all_run_events(plan(), file) == WHOLE[:3]
+    # Written anew in place: shorter, as long, and longer.
+    for events in (WHOLE[:2], [WHOLE[1], WHOLE[0]], [WHOLE[-1], *WHOLE]):
+        read(tmp_path, events)
+        assert all_run_events(plan(), file) == events
+    # Another file of this name, as long, that differs in front alone.
+    many = [*WHOLE, *WHOLE[1:]]
+    read(tmp_path, many)
+    assert all_run_events(plan(), file) == many
+    other.write_text(file.read_text().replace('"meeting"', '"started"'))
+    other.replace(file)
+    assert all_run_events(plan(), file)[0]["event"] == "started"
+    file.unlink()
+    assert all_run_events(plan(), file) == []
+    read(tmp_path, WHOLE)
+    assert all_run_events(plan(), file) == WHOLE

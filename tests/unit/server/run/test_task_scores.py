@@ -7,13 +7,21 @@ from typing import Any
 
 import pytest
 
+from common.bank.bank import Bank, verify_bank
+from common.bank.check import Expected
+from common.bank.release import SelfReported
 from common.errors import SiteFailed
 from common.exchange import Order, ReleaseRef
 from common.plan.robustness import Robustness
+from common.work import Work
+from report.write import write_report
+from server.app import score_base, train_and_score
 from server.run.accept import Accept, Done, Received, Refused, Waiting
 from server.run.pooling import pooled
+from server.run.scoreboard import Scoreboard, run_report
 from server.run.stage import ModelSelection, score_task
-from tests.unit.small_round import Late, Sites, journal, never, run_context
+from tests.unit.small_bank import KEY
+from tests.unit.small_round import Late, Sites, journal, never, plan, run_context
 
 
 @pytest.mark.parametrize(
@@ -105,6 +113,79 @@ def test_a_site_that_left_does_not_hold_up_the_scores_of_what_it_taught(tmp_path
     assert list(
         score_task(run_context(book, never, True)[0], 0, ModelSelection(), grace_s=0.0)
     ) == ["a"]
+
+
+class Withholding(Sites):
+    """Sites that keep their scores back; others are not there yet."""
+
+    def __init__(self, book: Any, withholding: str) -> None:
+        super().__init__(book)
+        self._withholding = withholding
+
+    def __call__(self, order: Order, sites: Sequence[str], accept: Accept) -> Iterator[Any]:
+        if order.work is not Work.EVALUATE:
+            yield from super().__call__(order, sites, accept)
+            return
+        self.asked.append((order.round, "".join(sites)))
+        yield from (Refused(site, "too few", withheld=True) for site in self._withholding)
+        for _ in range(3):
+            yield Waiting(dict.fromkeys(sites, "asked"))
+        yield from super().__call__(order, [s for s in sites if s not in self._withholding], accept)
+        raise AssertionError("nothing more is awaited")
+
+
+def test_a_stage_of_which_all_sites_withhold_their_scores_is_released_without(tmp_path: Path):
+    book = journal(tmp_path)
+    at, told = run_context(book, Withholding(book, "ab"), patient=True)
+    bank, board = Bank.create(tmp_path / "bank", plan().base_model), Scoreboard(plan())
+    score_base(at, 0, bank, board)
+    draft, adapter = train_and_score(at, 0, bank)
+    bank = bank.add(draft, book.blobs.get(adapter), KEY)
+    verify_bank(bank.folder, Expected())
+    (release,) = Bank.open(bank.folder).releases
+    assert (draft.scores, release.scores) == ({}, {})
+    assert release.self_reported == {
+        "a": SelfReported(examples=1, questions=0, scores={}),
+        "b": SelfReported(examples=3, questions=0, scores={}),
+    }
+    board.record_release(0, release.scores, release.self_reported)
+    assert (board.row(board.before), board.matrix()) == ((None,), ((None,),))
+    report = run_report(plan(), bank, book, board)
+    assert write_report(tmp_path, [report], (), None) == ()
+    assert "No task was scored" in (tmp_path / "report.html").read_text()
+    texts = [news["text"] for news in told if news["event"] == "refused"]
+    assert texts == [f"site {site} could not evaluate stage 1: too few" for site in "ab"] * 2
+    # A run that is taken up again asks nobody a second time.
+    again, _ = run_context(book, never, patient=True)
+    resumed, _ = train_and_score(again, 0, Bank.create(tmp_path / "new", plan().base_model))
+    assert resumed.scores == {}
+
+
+def test_a_site_that_does_not_withhold_its_scores_is_waited_for(tmp_path: Path):
+    book = journal(tmp_path)
+    at, _ = run_context(book, Withholding(book, "a"), patient=True)
+    assert list(score_task(at, 0, ModelSelection())) == ["b"]
+
+
+def test_a_site_that_fails_after_it_withheld_its_scores_is_waited_for(tmp_path: Path):
+    class Lowered(Sites):
+        def __call__(self, order: Order, sites: Sequence[str], accept: Accept) -> Iterator[Any]:
+            yield Refused("a", "too few", withheld=True)
+            yield Refused("a", "its disk is full")
+            yield Refused("b", "too few", withheld=True)
+            yield from super().__call__(order, ["a"], accept)
+
+    book = journal(tmp_path)
+    at, _ = run_context(book, Lowered(book), patient=True)
+    assert list(score_task(at, 0, ModelSelection())) == ["a"]
+
+
+def test_without_patience_a_stage_without_scores_is_an_error(tmp_path: Path):
+    def withhold(_order: Order, sites: Sequence[str], _accept: Accept) -> Iterator[Any]:
+        yield from (Refused(site, "too few", withheld=True) for site in sites)
+
+    with pytest.raises(SiteFailed, match="site b could not evaluate stage 1: too few"):
+        score_task(run_context(journal(tmp_path), withhold)[0], 0, ModelSelection())
 
 
 def test_sites_that_fail_do_not_hold_up_the_scores_of_what_they_taught(tmp_path: Path):
