@@ -149,10 +149,13 @@ def worth_headline(curves: Sequence[LocalCurve]) -> str:
             "than all pictures of its own"
         )
     numbers = sorted(curve.worth.pictures or 0.0 for curve in curves)
-    return (
-        "To a hospital the federation is worth "
-        f"{numbers[0]:.0f} to {numbers[-1]:.0f} pictures of its own for each task"
-    )
+    most = counted(round(numbers[-1]), "picture")
+    if any(map(_reached_at_once, curves)):
+        number = f"at most {most}"
+    else:
+        least = round(numbers[0])
+        number = most if least == round(numbers[-1]) else f"{least} to {most}"
+    return f"To a hospital the federation is worth {number} of its own for each task"
 
 
 def with_interval(gain: Interval) -> str:
@@ -162,16 +165,23 @@ def with_interval(gain: Interval) -> str:
     return f"{points(gain.mean)} [{points(gain.low)}, {points(gain.high)}]"
 
 
+def _reached_at_once(curve: LocalCurve) -> bool:
+    """Return whether the fewest questions go as far as the federation: fewer may do, too."""
+    return curve.points[0].score.mean >= curve.federated
+
+
 def _worth(curve: LocalCurve) -> str:
     worth, last = curve.worth, curve.points[-1]
-    if worth.pictures is None:
+    if worth.pictures is None or worth.questions is None:
+        number = counted(round(last.questions), "question")
         return (
-            f"the federation is worth more than the {last.pictures:.0f} pictures "
-            f"({last.questions:.0f} questions) that it has of a task"
+            f"the federation is worth more than the {counted(round(last.pictures), 'picture')} "
+            f"({number}) that it has of a task"
         )
     told = (
-        f"the federation is worth {worth.pictures:.0f} local pictures "
-        f"({worth.questions:.0f} questions) of a task"
+        f"the federation is worth {'at most ' if _reached_at_once(curve) else ''}"
+        f"{counted(round(worth.pictures), 'local picture')} "
+        f"({counted(round(worth.questions), 'question')}) of a task"
     )
     if worth.low is not None and worth.high is not None:
         return f"{told}, 95 % interval over seeds {worth.low:.0f} to {worth.high:.0f} pictures"

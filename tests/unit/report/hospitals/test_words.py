@@ -137,7 +137,23 @@ def test_what_the_federation_is_worth_is_told_in_pictures():
         "task.",
     ]
     assert "more than all pictures" in worth_headline([inside, beyond])
-    assert worth_headline([inside]).endswith("10 to 10 pictures of its own for each task")
+    assert worth_headline([inside]).endswith(" worth 10 pictures of its own for each task")
+    further = local_curve("east", Metric.ACCURACY, [points], [0.7])
+    assert worth_headline([further, inside]).endswith(
+        " worth 10 to 20 pictures of its own for each task"
+    )
+
+
+def test_where_the_fewest_questions_go_as_far_as_the_federation_fewer_may_do():
+    points = [TrainedOn(1, 1, 0.5), TrainedOn(40, 20, 0.7)]
+    at_once = local_curve("coast", Metric.ACCURACY, [points], [0.4])
+    inside = local_curve("north", Metric.ACCURACY, [points], [0.7])
+    assert worth_sentences(replace(of(GAINS), curves=(at_once,))) == [
+        "coast: the federation is worth at most 1 local picture (1 question) of a task."
+    ]
+    assert worth_headline([at_once, inside]).endswith(
+        " worth at most 20 pictures of its own for each task"
+    )
 
 
 def test_the_report_keeps_what_every_hospital_gains_and_shows_it_first(tmp_path: Path):
