@@ -59,7 +59,8 @@ class SimulatedReference(Strict):
     """The public reference pairs that a simulation makes (docs/retrieval.md)."""
 
     #: Drawn phantoms and crops of the packaged pictures' training regions, with captions.
-    pairs: Annotated[int, Field(ge=1, le=MOST_PAIRS)] = 4000
+    #: A stage trains on at least two.
+    pairs: Annotated[int, Field(ge=2, le=MOST_PAIRS)] = 4000
     how: How = How.HIERARCHICAL
     #: Pairs of each question on an earlier class, on a seen domain, and on another.
     task: Count = 20

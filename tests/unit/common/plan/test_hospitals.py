@@ -143,6 +143,12 @@ def test_an_absurd_size_is_refused_in_one_short_sentence(fields: dict[str, Any],
     assert ", expected at most" in found and len(found) < 200
 
 
+def test_too_few_reference_pairs_are_refused_before_anything_runs():
+    assert mistakes(simulation={"data": "phantoms", "reference": {"pairs": 1}}) == [
+        "p.yaml: simulation.reference.pairs: found 1, expected at least 2"
+    ]
+
+
 def test_of_many_unknown_hospitals_some_are_named():
     (found,) = mistakes(simulation=simulation(noisy_labels=dict.fromkeys(MANY[:1000], 0.5)))
     assert found.endswith(
