@@ -59,6 +59,8 @@ Epochs: TypeAlias = Annotated[float, Field(gt=0, le=MOST_EPOCHS)]
 #: The width of the widest open language models (Llama 3.1 405B): no wider LoRA is of low rank.
 MOST_RANK: Final = 16_384
 Rank: TypeAlias = Annotated[int, Field(ge=1, le=MOST_RANK)]
+#: Every task may be scored after every stage, so that the orders grow with the square.
+MOST_STAGES: Final = 1000
 #: Most of what a plan names one by one, such as its sites: more are a mistake, and take long.
 MOST_NAMED: Final = 10_000
 #: Tokens of an answer: each row of a batch has a position for every one from the start.

@@ -8,7 +8,7 @@ from pydantic_core import PydanticCustomError
 
 from common.methods.interface import AdapterLayout, MethodSettings
 from common.methods.lora_adapters import OneAdapterSettings
-from common.plan_fields import MOST_NAMED, MOST_RANK
+from common.plan_fields import MOST_RANK, MOST_STAGES
 
 
 class Joint(OneAdapterSettings):
@@ -27,7 +27,7 @@ class Joint(OneAdapterSettings):
     trains_on_all_tasks: ClassVar[bool] = True
 
     #: The adapter has the parameters of so many adapters of this rank and alpha.
-    adapters: Annotated[int, Field(ge=1, le=MOST_NAMED)] = 1
+    adapters: Annotated[int, Field(ge=1, le=MOST_STAGES)] = 1
 
     @model_validator(mode="after")
     def _within_rank(self) -> Self:

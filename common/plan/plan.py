@@ -26,6 +26,7 @@ from common.plan.simulation import Simulation
 from common.plan_fields import (
     MOST_HOURS,
     MOST_NAMED,
+    MOST_STAGES,
     BaseModelPin,
     BodyParts,
     ClassName,
@@ -232,7 +233,7 @@ class Plan(Strict):
     router: Router | None = None
     #: What one site can do to a result.
     robustness: Robustness = Robustness()
-    stages: Annotated[tuple[Stage, ...], Field(min_length=1, max_length=MOST_NAMED)]
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1, max_length=MOST_STAGES)]
     simulation: Simulation | None = None
 
     @cached_property

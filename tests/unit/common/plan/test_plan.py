@@ -202,12 +202,16 @@ def test_a_plan_without_a_proximal_term_does_not_have_the_field():
             "'s10', 's11', 's..., expected at most 10000 of them",
         ),
         (
+            {"stages": [stage(f"s{number}") for number in range(1001)]},
+            "stages: found [{'name': 's0', ",
+        ),
+        (
             {"method": {"name": "mslora_cr", "rank": 10**9, "alpha": 1.0}},
             "method.rank: found 1000000000, expected at most 16384",
         ),
         (
-            {"method": {"name": "joint", "rank": 4, "alpha": 1.0, "adapters": 5000}},
-            "method: found {'name': 'joint', 'rank': 4, 'alpha': 1.0, 'adapters': 5000}, expected "
+            {"method": {"name": "joint", "rank": 64, "alpha": 1.0, "adapters": 1000}},
+            "method: found {'name': 'joint', 'rank': 64, 'alpha': 1.0, 'adapters': 1000}, expected "
             "a rank times adapters of at most 16384",
         ),
         ({"training": {"proximal": 1e308}}, "training.proximal: found 1e+308, expected at most 1e"),
