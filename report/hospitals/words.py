@@ -28,21 +28,26 @@ class HospitalRow:
 
 
 def gain_headline(report: HospitalsReport) -> str:
-    """Return one sentence: what the federation gains over staying alone, of the first measure."""
+    """Return one sentence: what the federation gains over staying alone, of the first measure.
+
+    Where tasks have several measures, it says of which it is.
+    """
     first = report.together[0]
-    gain = first.gain
+    gain, several = first.gain, len(report.together) > 1
+    of = f" in {readable(first.measure.value)}" if several else ""
     if gain is None:
         return "The scores of each hospital on its own tasks"
     if gain.high is not None and gain.high < 0:
-        return f"The federation is worse than staying alone: {with_interval(gain)} points"
+        return f"The federation is worse than staying alone: {with_interval(gain)} points{of}"
     if gain.mean <= 0 or (gain.low is not None and gain.low <= 0):
-        return f"No gain over staying alone is shown: {with_interval(gain)} points"
+        return f"No gain over staying alone is shown: {with_interval(gain)} points{of}"
     if gain.low is None:
-        told = f"Federated and alone differ by {points(gain.mean)} points"
+        told = f"Federated and alone differ by {points(gain.mean)} points{of}"
         return f"{told}; without an interval no gain is shown"
     share = "" if first.way is None else f", {share_of_way(first.way)} of the way to pooled data"
     return (
-        f"By the federation a hospital gains {with_interval(gain)} points over staying alone{share}"
+        f"By the federation a hospital gains {with_interval(gain)} points{of} over staying alone"
+        f"{share}"
     )
 
 

@@ -84,6 +84,19 @@ def test_the_headline_has_the_gain_its_interval_and_the_share_of_the_way():
     assert how_measured(told) == "In brackets 95 % intervals over 3 seeds (Student's t)."
 
 
+def test_the_headline_says_of_which_measure_it_is_where_tasks_have_several():
+    told = of(GAINS)
+    bleu = replace(told.together[0], measure=Metric.BLEU)
+    assert gain_headline(replace(told, together=(*told.together, bleu))) == (
+        "By the federation a hospital gains +4.0 [+1.0, +7.0] points in accuracy over staying "
+        "alone, 40 % of the way to pooled data"
+    )
+    unshown = replace(told.together[0], gain=Interval(mean=0.01, low=-0.02, high=0.04))
+    assert gain_headline(replace(told, together=(unshown, bleu))) == (
+        f"No gain over staying alone is shown: +1.0 [{MINUS}2.0, +4.0] points in accuracy"
+    )
+
+
 def test_a_learning_rate_of_its_own_is_told():
     told = replace(of(GAINS), rates={"alone": 2.5e-3, "sequential": 1.25e-3})
     assert how_measured(told) == (
