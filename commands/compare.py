@@ -3,6 +3,7 @@
 # pyright: reportUnknownMemberType=false
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from report.compare.model import RunComparison, TaskDifference
     from report.compare.runs import FinishedRun
     from report.learned.intervals import Estimate
+    from report.model import RunReport
 
 
 def compare(
@@ -40,22 +42,35 @@ def compare(
 
 
 def _finished(folder: Path) -> "FinishedRun":
-    from common.plan.file import load_plan, written_digest
     from report.compare.runs import FinishedRun
     from report.json_file import read_report
 
     reports = read_report(folder)
     own = [report for report in reports if report.method == reports[0].method]
-    file = folder / "plan.json"
-    plan: dict[str, Any] = json.loads(load_plan(file).canonical()) if file.exists() else {}
-    if plan and (found := written_digest(file)) not in {report.plan.hash for report in reports}:
+    return FinishedRun(reports=own, plan=_plan_of(folder, own))
+
+
+def _plan_of(folder: Path, own: "Sequence[RunReport]") -> dict[str, Any]:
+    """Return the plan of the reports; empty, and told, where the folder has another one only.
+
+    The plan's own method ran in the folder itself, another in one below it.
+    """
+    from common.plan.file import load_plan, written_digest
+
+    label, expected = own[0].method, {report.plan.hash for report in own}
+    below = (folder / "methods" / label, folder / label)
+    files = [one / "plan.json" for one in (folder, *below) if (one / "plan.json").exists()]
+    found = {file: written_digest(file) for file in files}
+    for file, digest in found.items():
+        if digest in expected:
+            return json.loads(load_plan(file).canonical())
+    for file, digest in [*found.items()][:1]:
         typer.echo(
-            f"{file}: found the plan {found[:12]}, expected {own[0].plan.hash[:12]}, that of "
+            f"{file}: found the plan {digest[:12]}, expected {own[0].plan.hash[:12]}, that of "
             "report.json; it is taken for missing",
             err=True,
         )
-        plan = {}
-    return FinishedRun(reports=own, plan=plan)
+    return {}
 
 
 def _print(found: "RunComparison", names: tuple[str, str]) -> None:

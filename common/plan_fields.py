@@ -56,11 +56,21 @@ Rounds: TypeAlias = Annotated[int, Field(ge=1, le=10_000)]
 #: Most passes over a site's examples in a round: the order of all of them is drawn at its begin.
 MOST_EPOCHS: Final = 10_000
 Epochs: TypeAlias = Annotated[float, Field(gt=0, le=MOST_EPOCHS)]
+#: The width of the widest open language models (Llama 3.1 405B): no wider LoRA is of low rank.
+MOST_RANK: Final = 16_384
+Rank: TypeAlias = Annotated[int, Field(ge=1, le=MOST_RANK)]
+#: Every task may be scored after every stage, so that the orders grow with the square.
+MOST_STAGES: Final = 1000
+#: Most of what a plan names one by one, such as its sites: more are a mistake, and take long.
+MOST_NAMED: Final = 10_000
 #: Tokens of an answer: each row of a batch has a position for every one from the start.
 NewTokens: TypeAlias = Annotated[int, Field(ge=1, le=10_000)]
 #: Longest deadline, eleven years: calendars end.
 MOST_HOURS: Final = 100_000
-Positive: TypeAlias = Annotated[float, Field(gt=0)]
+#: More is no number in fp32.
+Positive: TypeAlias = Annotated[float, Field(gt=0, le=1e30)]
+#: Of a Dirichlet; beyond, the logarithms of its draws leave what numbers can say.
+Concentration: TypeAlias = Annotated[float, Field(ge=1 / MOST, le=MOST)]
 Fraction: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 Slug: TypeAlias = Annotated[str, Field(pattern=SLUG)]
 #: The name of a task's folder; the paper's have capitals.

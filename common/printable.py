@@ -1,5 +1,7 @@
 """Text for people: made safe for a log or a terminal, and numbers with their nouns."""
 
+from collections.abc import Iterable
+
 _MAX_LENGTH = 400
 
 
@@ -20,6 +22,13 @@ def has_broken_letter(text: str) -> bool:
     except UnicodeEncodeError:
         return True
     return False
+
+
+def listed(names: Iterable[str], most: int = 12) -> str:
+    """Return some of the names, quoted, and how many more there are."""
+    every = list(names)
+    more = f" and {len(every) - most} more" if len(every) > most else ""
+    return ", ".join(map(repr, every[:most])) + more
 
 
 def counted(number: int, singular: str, plural: str | None = None) -> str:

@@ -2,7 +2,7 @@
 
 from markupsafe import Markup
 
-from common.printable import byte_size
+from common.printable import byte_size, counted
 from report.spread import Spread
 
 #: Printed where there is no number.
@@ -14,7 +14,7 @@ def duration(seconds: float | None) -> str:
     if seconds is None:
         return DASH
     if seconds < 120:
-        return f"{seconds:.0f} seconds"
+        return counted(round(seconds), "second")
     return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
 
 

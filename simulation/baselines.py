@@ -14,7 +14,7 @@ from common.methods.interface import MethodSettings
 from common.methods.registry import all_settings
 from common.plan.plan import BatchScope, Earlier, Evaluation, Plan, Stage
 from common.plan_fields import MOST_EPOCHS
-from common.printable import counted
+from common.printable import counted, listed
 
 LOCAL: Final = "local"
 POOLED: Final = "pooled"
@@ -49,11 +49,13 @@ def check_labels(plan: Plan, labels: Iterable[str], where: str) -> None:
         PlanError: naming `where` they are given, those that are none, and what is spelt like them.
     """
     known = known_methods(plan)
-    if unknown := [name for name in labels if name not in known]:
-        near = dict.fromkeys(n for one in unknown for n in get_close_matches(one[:40], known, n=3))
+    if unknown := [name[:60] for name in labels if name not in known]:
+        # A search for what was meant takes long; nobody reads thousands.
+        meant = (get_close_matches(one[:40], known, n=3) for one in unknown[:12])
+        near = dict.fromkeys(name for names in meant for name in names)
         hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
         raise PlanError(
-            f"{where}: found {', '.join(repr(name[:60]) for name in unknown)}, expected some of "
+            f"{where}: found {listed(unknown)}, expected some of "
             f"{plan.method.label!r}, {LOCAL!r}, {POOLED!r} and the labels of docs/methods.md" + hint
         )
 

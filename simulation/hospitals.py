@@ -17,7 +17,7 @@ from common.identity import sha256
 from common.plan.plan import Plan
 from common.plan.simulation import NOT_OF_DATA, ScoredSplit, Simulation, UnseenHospital
 from common.plan_fields import Modality
-from common.printable import counted
+from common.printable import counted, listed
 from report.heterogeneity.model import HospitalTask
 from simulation.data_sources import DataSource, data_source
 from simulation.heterogeneity.draw import TaskDraw, UnseenDraw, questions_of
@@ -284,7 +284,10 @@ def _check_tasks(plan: Plan, source: str) -> None:
         )
     found = data_source(plan.simulation.data, source)
     known = found.tasks
-    mistakes = [*_deal_mistakes(plan, plan.simulation, source)]
+    mistakes = [
+        *_deal_mistakes(plan, plan.simulation, source),
+        *_fraction_mistakes(plan, plan.simulation, source),
+    ]
     if plan.simulation.split is ScoredSplit.VALIDATION and found.validation is None:
         mistakes.append(
             f"{source}: simulation.split: found 'validation', expected 'test': the data source "
@@ -308,6 +311,15 @@ def _deal_mistakes(plan: Plan, simulation: Simulation, source: str) -> Iterable[
                 f"{source}: simulation.deal: found {counted(len(simulation.deal), 'number')}, "
                 f"expected {sites}: one for each site of the task {task!r}"
             )
+
+
+def _fraction_mistakes(plan: Plan, simulation: Simulation, source: str) -> Iterable[str]:
+    tasks = dict.fromkeys(stage.task for stage in plan.stages)
+    if unknown := [task for task in simulation.train_fractions if task not in tasks]:
+        yield (
+            f"{source}: simulation.train_fractions: found {listed(unknown)}, expected only tasks "
+            f"of the plan: {listed(tasks)}"
+        )
 
 
 def _make_data(plan: Plan, site: str, folder: Path) -> None:

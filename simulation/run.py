@@ -11,6 +11,7 @@ from client.model.kinds import check_kind
 from common.errors import PlanError, StateError
 from common.plan.file import load_plan, read_plan
 from common.plan.plan import Metric, Plan
+from common.printable import counted
 from common.process.file_lock import file_lock
 from report.answers.examples import read_examples, write_examples
 from report.hospitals.json_part import read_hospitals
@@ -90,6 +91,7 @@ def simulate(file: Path, options: SimulationOptions) -> list[RunReport]:
             _seed_runs(seed, own, labels, options)
             for seed, own in zip(seeds, federated, strict=True)
         ]
+        _tell_points_without_runs(by_seed, _curve(plan, options), quiet=options.quiet)
         single = [run for one in by_seed for run in one.single_site]
         carry_out_all(single, options.engine, base_model, options.quiet)
         for seed, one in zip(seeds, by_seed, strict=True):
@@ -181,6 +183,16 @@ def _curve(plan: Plan, options: SimulationOptions) -> list[int]:
     """Return the numbers of questions of the curve, from the fewest."""
     planned = plan.simulation.curve if plan.simulation else ()
     return sorted(set(planned if options.curve is None else options.curve))
+
+
+def _tell_points_without_runs(
+    seeds: Sequence[SeedRuns], curve: Sequence[int], *, quiet: bool
+) -> None:
+    """Print at which numbers of questions the curve has no hospital, since none has so many."""
+    there = {run.first for one in seeds for run in one.curve}
+    for number in curve:
+        if number not in there and not quiet:
+            print(f"  curve: no hospital has more than {counted(number, 'question')} of a task")
 
 
 def _root(plan: Plan, seed: int, options: SimulationOptions) -> Path:

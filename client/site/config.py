@@ -58,6 +58,8 @@ class Policy(Strict):
     evaluations: Count = 2
 
 
+#: Threads or processes of one machine: with far more the libraries that start them end the process.
+Parallel: TypeAlias = Annotated[int, Field(ge=1, le=1024)]
 #: Disk space in GiB.
 GiB: TypeAlias = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -124,8 +126,8 @@ class Site(Strict):
     base_model: NamedPath
     store: NamedPath
     device: Device
-    threads: Count
-    workers: Count = 1
+    threads: Parallel
+    workers: Parallel = 1
     zero: Literal[1, 2, 3] = 2
     checkpoint_seconds: Positive = 300.0
     feature_cache_gib: GiB = 8.0
@@ -185,7 +187,9 @@ def _validated(document: dict[str, Any], file: Path) -> Site:
         # JSON mode: enums, tuples and paths come from text and lists, nothing else is converted.
         return Site.model_validate_json(json.dumps(document, default=str), strict=True)
     except ValidationError as error:
-        sentences = [_sentence(detail, file) for detail in error.errors()[:MOST_MISTAKES]]
+        # A list whose every item is wrong is called empty, too; that one is not true.
+        details = [d for d in error.errors() if not (d["type"] == "too_short" and d["input"])]
+        sentences = [_sentence(detail, file) for detail in details[:MOST_MISTAKES]]
     raise SiteFailed("\n".join(sentences))
 
 
@@ -211,6 +215,7 @@ def _found_and_expected(detail: ErrorDetails) -> str:
         "string_type": "a path" if place[-1] in _PATHS else "text",
         "string_pattern_mismatch": _PSEUDONYM,
         "greater_than_equal": f"at least {limits.get('ge')}",
+        "less_than_equal": f"at most {limits.get('le')}",
         "greater_than": f"more than {limits.get('gt')}",
         "too_short": "at least one",
     }.get(kind, detail["msg"])

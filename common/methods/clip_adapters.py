@@ -13,7 +13,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 from common.adapter import DELTA_PREFIX
 from common.methods.interface import AdapterLayout, BaseRole
 from common.methods.lora_adapters import OneAdapterSettings
-from common.plan_fields import MOST, Count, Positive, ReferencePin
+from common.plan_fields import MOST, Positive, Rank, ReferencePin
 
 #: The layers of a tower that get a pair, as transformers names them.
 _ADAPTED: Final = r"\.encoder\.layers\.\d+\.self_attn\.(q|k|v|out)_proj\.weight"
@@ -55,7 +55,7 @@ class OneClipAdapterSettings(OneAdapterSettings):
 
     parameters: Parameters = Parameters.LORA
     #: Rank and alpha mean nothing with `parameters: all`.
-    rank: Count = 16
+    rank: Rank = 16
     alpha: Positive = 16.0
     #: Of the task's cross-entropy.
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.2

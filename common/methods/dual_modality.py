@@ -16,7 +16,7 @@ from pydantic import Field
 from common.adapter import ROW_WEIGHT_SUFFIX
 from common.methods.interface import BaseRole, MethodSettings
 from common.methods.lora_adapters import LoraSettings
-from common.plan_fields import Count, Modality, Positive
+from common.plan_fields import Count, Modality, Positive, Rank
 
 #: The arrays of an adapter beside its pairs, a row a class.
 PROMPTS: Final = "prompts"
@@ -69,7 +69,7 @@ class DualModality(LoraSettings):
     base_role: ClassVar[BaseRole | None] = BaseRole.CLIP
     unused_training: ClassVar[tuple[str, ...]] = ("packing", "gradient_checkpointing")
 
-    rank: Count = 24  # [S]
+    rank: Rank = 24  # [S]
     alpha: Positive = 1.0  # [S: loralib's default]
     #: Vectors of a class's prompt [S].
     prompt_length: Annotated[int, Field(ge=1, le=LONGEST_PROMPT)] = 4

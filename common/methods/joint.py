@@ -1,13 +1,14 @@
 """Settings of joint training: one LoRA on the questions of every task at once."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self, cast
+from typing import Annotated, Any, ClassVar, Self, cast
 
-from pydantic import SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic_core import PydanticCustomError
 
 from common.methods.interface import AdapterLayout, MethodSettings
 from common.methods.lora_adapters import OneAdapterSettings
-from common.plan_fields import Count
+from common.plan_fields import MOST_RANK, MOST_STAGES
 
 
 class Joint(OneAdapterSettings):
@@ -26,7 +27,15 @@ class Joint(OneAdapterSettings):
     trains_on_all_tasks: ClassVar[bool] = True
 
     #: The adapter has the parameters of so many adapters of this rank and alpha.
-    adapters: Count = 1
+    adapters: Annotated[int, Field(ge=1, le=MOST_STAGES)] = 1
+
+    @model_validator(mode="after")
+    def _within_rank(self) -> Self:
+        """Check that the one adapter's rank is one that an adapter may have."""
+        if self.layout.rank > MOST_RANK:
+            told = "a rank times adapters of at most {most}"
+            raise PydanticCustomError("too_wide", told, {"most": MOST_RANK})
+        return self
 
     @model_serializer(mode="wrap")
     def _without_what_is_off(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -52,6 +61,10 @@ class Joint(OneAdapterSettings):
 
     @classmethod
     def comparisons(cls, own: MethodSettings, stages: int) -> Mapping[str, Self]:
-        """Return it with the parameters of one stage's adapter, and with those of all stages'."""
-        offered = [cls.like(own, name="joint"), cls.like(own, name="joint", adapters=stages)]
+        """Return it with the parameters of one stage's adapter, and with those of all stages'.
+
+        The latter only where they make no rank that an adapter can't have.
+        """
+        counts = {1, stages} if own.layout.rank * stages <= MOST_RANK else {1}
+        offered = [cls.like(own, name="joint", adapters=count) for count in sorted(counts)]
         return {settings.label: settings for settings in offered}

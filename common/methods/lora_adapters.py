@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import ClassVar, Final, Self
 
 from common.methods.interface import AdapterLayout, BaseRole, LayerShape, MethodSettings
-from common.plan_fields import Count, Modality, Positive
+from common.plan_fields import Modality, Positive, Rank
 
 _LINEAR = r"layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
 #: Names of the adapted modules: the linear layers of the language model, seven a layer; the
@@ -19,7 +19,7 @@ class LoraSettings(MethodSettings):
 
     base_role: ClassVar[BaseRole | None] = BaseRole.WRITER
 
-    rank: Count
+    rank: Rank
     alpha: Positive
 
     @property

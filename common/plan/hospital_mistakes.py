@@ -1,11 +1,12 @@
 """What is wrong with a plan's simulated hospitals, in sentences."""
 
 import math
-from collections.abc import Collection, Iterable, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from common.plan.plan import Plan
-from common.plan.simulation import HospitalDifferences, UnseenHospital
-from common.printable import counted
+from common.plan.simulation import MOST_HOSPITALS, HospitalDifferences, UnseenHospital
+from common.printable import counted, listed
 
 #: How far the shares of sizes may be from 1 in all: decimals are rounded.
 _TOLERANCE = 1e-6
@@ -14,7 +15,13 @@ _TOLERANCE = 1e-6
 def hospital_mistakes(plan: Plan) -> list[str]:
     """Return what in `simulation.hospitals` does not fit the plan's sites and tasks."""
     simulation = plan.simulation
-    if simulation is None or simulation.hospitals is None:
+    if simulation is None:
+        return []
+    if (dealt := sum(simulation.deal or ())) > MOST_HOSPITALS:
+        return [
+            f"simulation.deal: found {dealt} hospitals in all, expected at most {MOST_HOSPITALS}"
+        ]
+    if simulation.hospitals is None:
         return []
     hospitals = simulation.hospitals
     found = [
@@ -22,7 +29,7 @@ def hospital_mistakes(plan: Plan) -> list[str]:
         *_size_mistakes(hospitals),
         *_unseen_mistakes(hospitals, plan),
     ]
-    known = hospitals.names or plan.sites
+    known = dict.fromkeys(hospitals.names or plan.sites)
     for field, names in (
         ("size_shares", hospitals.size_shares or {}),
         ("noisy_labels", hospitals.noisy_labels),
@@ -30,11 +37,11 @@ def hospital_mistakes(plan: Plan) -> list[str]:
         unknown = [name for name in names if name not in known]
         if unknown:
             found.append(
-                f"{field}: found {_listed(unknown)}, expected only hospitals of the plan: "
-                f"{_listed(known)}"
+                f"{field}: found {listed(unknown)}, expected only hospitals of the plan: "
+                f"{listed(known)}"
             )
     if hospitals.size_shares and (left := [n for n in known if n not in hospitals.size_shares]):
-        found.append(f"size_shares: found no share of {_listed(left)}, expected one of each")
+        found.append(f"size_shares: found no share of {listed(left)}, expected one of each")
     if hospitals.skewed_tests and hospitals.label_skew is None:
         found.append("skewed_tests: found true without label_skew, expected both or neither")
     return [f"simulation.hospitals.{text}" for text in found]
@@ -51,7 +58,7 @@ def _name_mistakes(hospitals: HospitalDifferences, deal: tuple[int, ...] | None)
         found = "nothing" if names is None else counted(len(names), "name")
         yield f"names: found {found}, expected {sum(deal)}: one for each hospital that is dealt"
     if names is not None and (twice := _repeated(names)):
-        yield f"names: found {_listed(twice)} twice, expected each once"
+        yield f"names: found {listed(twice)} twice, expected each once"
 
 
 def _size_mistakes(hospitals: HospitalDifferences) -> Iterator[str]:
@@ -68,19 +75,21 @@ def _size_mistakes(hospitals: HospitalDifferences) -> Iterator[str]:
 def _unseen_mistakes(hospitals: HospitalDifferences, plan: Plan) -> Iterator[str]:
     names = [one.name for one in hospitals.unseen]
     if twice := _repeated(names):
-        yield f"unseen: found {_listed(twice)} twice, expected each once"
-    tasks = list(dict.fromkeys(stage.task for stage in plan.stages))
+        yield f"unseen: found {listed(twice)} twice, expected each once"
+    tasks = dict.fromkeys(stage.task for stage in plan.stages)
+    # The first stage of each site.
+    stages = {site: stage.name for stage in reversed(plan.stages) for site in stage.sites}
+    dealt = frozenset(hospitals.names or ())
     for one in hospitals.unseen:
-        yield from _one_unseen(one, plan, hospitals.names or (), tasks)
+        yield from _one_unseen(one, stages, dealt, tasks)
 
 
 def _one_unseen(
-    one: UnseenHospital, plan: Plan, dealt: Collection[str], tasks: Collection[str]
+    one: UnseenHospital, stages: Mapping[str, str], dealt: Collection[str], tasks: Collection[str]
 ) -> Iterator[str]:
-    stages = [stage.name for stage in plan.stages if one.name in stage.sites]
-    if stages:
+    if one.name in stages:
         yield (
-            f"unseen: found {one.name!r}, which is a site of the stage {stages[0]!r}, "
+            f"unseen: found {one.name!r}, which is a site of the stage {stages[one.name]!r}, "
             "expected a hospital that trains in no stage"
         )
     elif one.name in dealt:
@@ -88,15 +97,10 @@ def _one_unseen(
     unknown = [task for task in one.tasks or () if task not in tasks]
     if unknown:
         yield (
-            f"unseen, {one.name!r}, tasks: found {_listed(unknown)}, "
-            f"expected only tasks of the plan: {_listed(tasks)}"
+            f"unseen, {one.name!r}, tasks: found {listed(unknown)}, "
+            f"expected only tasks of the plan: {listed(tasks)}"
         )
 
 
 def _repeated(names: Iterable[str]) -> list[str]:
-    listed = list(names)
-    return sorted({name for name in listed if listed.count(name) > 1})
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(map(repr, names))
+    return sorted(name for name, count in Counter(names).items() if count > 1)

@@ -10,6 +10,7 @@ from pydantic_core import ErrorDetails
 from common.methods.registry import UNKNOWN
 from common.plan.plan import BatchScope, Metric, Plan, Stage
 from common.plan_fields import PATTERNS, TYPES, ClassScope
+from common.printable import listed
 from common.rules.interface import Factor
 from common.rules.registry import rules
 from common.vqa_words import as_answer
@@ -42,7 +43,7 @@ def _site_mistakes(sites: list[Any], quorum: object) -> list[str]:
     counts = Counter(site for site in sites if isinstance(site, str))
     twice = sorted(site for site, count in counts.items() if count > 1)
     if twice:
-        mistakes.append(f"sites: found {', '.join(map(repr, twice))} twice, expected each once")
+        mistakes.append(f"sites: found {listed(twice)} twice, expected each once")
     if sites and isinstance(quorum, int) and quorum > len(sites):
         mistakes.append(f"quorum: found {quorum}, expected at most its {len(sites)} sites")
     return mistakes
@@ -164,7 +165,7 @@ def _mistakes_of_own_classes(stage: Stage, own: Mapping[str, str]) -> list[str]:
     counts = Counter(classes)
     twice = [name for name in classes if own[as_answer(name)] != name or counts[name] > 1]
     if twice:
-        names = ", ".join(map(repr, dict.fromkeys(twice)))
+        names = listed(dict.fromkeys(twice))
         mistakes.append(
             f"classes: found {names} more than once (case, articles and punctuation do not "
             "count), expected each class once"

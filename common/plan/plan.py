@@ -25,6 +25,8 @@ from common.plan.robustness import Robustness
 from common.plan.simulation import Simulation
 from common.plan_fields import (
     MOST_HOURS,
+    MOST_NAMED,
+    MOST_STAGES,
     BaseModelPin,
     BodyParts,
     ClassName,
@@ -84,7 +86,7 @@ class Training(Strict):
     """What holds for every stage's training: AdamW, cosine schedule over the whole stage."""
 
     warmup: Fraction = 0.03
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0, le=1e30)] = 0.0
     #: Longer gradients are scaled to this norm, over all trained factors; null clips none.
     max_grad_norm: Positive | None = 1.0
     precision: Precision = Precision.FP32
@@ -149,7 +151,7 @@ class Stage(Strict):
     name: Slug
     modality: Modality
     task: TaskName
-    sites: Annotated[tuple[Slug, ...], Field(min_length=1)]
+    sites: Annotated[tuple[Slug, ...], Field(min_length=1, max_length=MOST_NAMED)]
     rounds: Rounds
     local_epochs: Epochs
     learning_rate: Positive
@@ -231,7 +233,7 @@ class Plan(Strict):
     router: Router | None = None
     #: What one site can do to a result.
     robustness: Robustness = Robustness()
-    stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1, max_length=MOST_STAGES)]
     simulation: Simulation | None = None
 
     @cached_property

@@ -2,11 +2,26 @@
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Final, cast
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
-from common.plan_fields import Count, Fraction, Positive, Slug, Strict, TaskName
+from common.plan_fields import (
+    MOST_NAMED,
+    Concentration,
+    Count,
+    Fraction,
+    Positive,
+    Slug,
+    Strict,
+    TaskName,
+)
+
+#: Most hospitals that a simulation deals to its sites, and names: each one's data are made.
+MOST_HOSPITALS: Final = MOST_NAMED
+#: Most reference pairs that a simulation makes: all their pictures are in memory, 12 kB each.
+MOST_PAIRS: Final = 100_000
+_MOST_COMPARED: Final = 1000
 
 
 class CurveSchedule(StrEnum):
@@ -44,7 +59,8 @@ class SimulatedReference(Strict):
     """The public reference pairs that a simulation makes (docs/retrieval.md)."""
 
     #: Drawn phantoms and crops of the packaged pictures' training regions, with captions.
-    pairs: Count = 4000
+    #: A stage trains on at least two.
+    pairs: Annotated[int, Field(ge=2, le=MOST_PAIRS)] = 4000
     how: How = How.HIERARCHICAL
     #: Pairs of each question on an earlier class, on a seen domain, and on another.
     task: Count = 20
@@ -57,7 +73,7 @@ class UnseenHospital(Strict):
 
     name: Slug
     #: The tasks that it asks about; null: every task of the plan.
-    tasks: Annotated[tuple[TaskName, ...], Field(min_length=1)] | None = None
+    tasks: Annotated[tuple[TaskName, ...], Field(min_length=1, max_length=MOST_NAMED)] | None = None
 
 
 class HospitalDifferences(Strict):
@@ -68,21 +84,26 @@ class HospitalDifferences(Strict):
 
     #: The hospitals that `deal` gives to the sites, in its order; without `deal` every site is
     #: a hospital of its own, and this is null.
-    names: Annotated[tuple[Slug, ...], Field(min_length=1)] | None = None
+    names: Annotated[tuple[Slug, ...], Field(min_length=1, max_length=MOST_HOSPITALS)] | None = None
     #: Strength of the scanners through which each hospital's training and test pictures are
     #: seen: gamma, noise, blur, colour and resolution.
     scanners: Fraction = 0.0
     #: Concentration of the Dirichlet from which the shares of a task's answers are drawn.
-    label_skew: Positive | None = None
+    label_skew: Concentration | None = None
     #: Whether a hospital's test questions are skewed as its training questions are.
     skewed_tests: bool = False
     #: Each hospital's share of a task's training questions; shared anew where a task has fewer.
-    size_shares: Mapping[Slug, Annotated[float, Field(gt=0, le=1)]] | None = None
+    size_shares: (
+        Annotated[
+            Mapping[Slug, Annotated[float, Field(gt=0, le=1)]], Field(max_length=MOST_HOSPITALS)
+        ]
+        | None
+    ) = None
     #: The same shares drawn from a Dirichlet of this concentration.
-    size_skew: Positive | None = None
+    size_skew: Concentration | None = None
     #: Share of a hospital's training questions whose answer is replaced by a wrong one.
-    noisy_labels: Mapping[Slug, Fraction] = Field({})
-    unseen: tuple[UnseenHospital, ...] = ()
+    noisy_labels: Mapping[Slug, Fraction] = Field({}, max_length=MOST_HOSPITALS)
+    unseen: tuple[UnseenHospital, ...] = Field((), max_length=MOST_HOSPITALS)
 
 
 class Simulation(Strict):
@@ -92,22 +113,24 @@ class Simulation(Strict):
     data: Slug
     #: Methods run beside the plan's own, on the same data; `local` and `pooled` are the plan's
     #: own method at each hospital alone, and on all hospitals' data in one place.
-    compare: tuple[Slug, ...] = ()
+    compare: tuple[Slug, ...] = Field((), max_length=_MOST_COMPARED)
     #: The learning rate of every stage of some of them, in place of the stage's own.
-    learning_rates: Mapping[Slug, Positive] = Field({})
+    learning_rates: Mapping[Slug, Positive] = Field({}, max_length=_MOST_COMPARED)
     #: With `local`: every hospital trains on so many of each task's questions, too.
-    curve: tuple[Count, ...] = ()
+    curve: tuple[Count, ...] = Field((), max_length=_MOST_COMPARED)
     curve_schedule: CurveSchedule = CurveSchedule.STEPS
     #: Share of each task's usual training questions.
     train_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     #: The same for some tasks, in its place.
-    train_fractions: Mapping[TaskName, Annotated[float, Field(gt=0, le=1)]] = Field({})
+    train_fractions: Mapping[TaskName, Annotated[float, Field(gt=0, le=1)]] = Field(
+        {}, max_length=MOST_NAMED
+    )
     #: Most test questions of a hospital and task; null takes all.
     test_questions: Count | None = None
     label_noise: Fraction = 0.0
     #: How many hospitals' data each of a task's sites holds, in their order: [3] pools at one
     #: site what [1, 1, 1] leaves at three. Null deals one to each.
-    deal: Annotated[tuple[Count, ...], Field(min_length=1)] | None = None
+    deal: Annotated[tuple[Count, ...], Field(min_length=1, max_length=MOST_NAMED)] | None = None
     #: With `validation` sites are scored on questions that are neither for training nor for the
     #: test: for choosing settings, such as a learning rate.
     split: ScoredSplit = ScoredSplit.TEST

@@ -52,9 +52,15 @@ def unseen_headline(report: RunReport) -> str:
         # The sites' means are over the same tasks.
         asked = [task for task in tasks if any(one.questions[task] for one in unseen)]
         if asked:
-            after = _mean(one.last[task] for one in unseen for task in asked)
-            before = _mean(one.zero_shot[task] for one in unseen for task in asked)
-            trained = _mean(one.last[task] for one in sites for task in asked)
+            after, before, trained = (
+                # Of each task first, so that one that more hospitals have counts no more.
+                _mean(_mean(scores[task] for scores in found) for task in asked)
+                for found in (
+                    [one.last for one in unseen],
+                    [one.zero_shot for one in unseen],
+                    [one.last for one in sites],
+                )
+            )
             parts.append(
                 f"{percent(after)} with the bank and {percent(before)} without, against "
                 f"{percent(trained)} at the sites that trained "

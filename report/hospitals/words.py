@@ -28,15 +28,20 @@ class HospitalRow:
 
 
 def gain_headline(report: HospitalsReport) -> str:
-    """Return one sentence: what the federation gains over staying alone, of the first measure."""
+    """Return one sentence: what the federation gains over staying alone, of the first measure.
+
+    Where tasks have several measures, it says of which it is.
+    """
     first = report.together[0]
-    gain = first.gain
+    gain, several = first.gain, len(report.together) > 1
+    of = f" in {readable(first.measure.value)}" if several else ""
     if gain is None:
         return "The scores of each hospital on its own tasks"
     if gain.low is None and gain.mean > 0:
-        told = f"Federated and alone differ by {points(gain.mean)} points"
+        told = f"Federated and alone differ by {points(gain.mean)} points{of}"
         return f"{told}; without an interval no gain is shown"
-    told = f"{with_interval(gain)} points" + ("" if gain.low is None else f" ({_sample(gain)})")
+    sample = "" if gain.low is None else f" ({_sample(gain)})"
+    told = f"{with_interval(gain)} points{of}{sample}"
     if gain.high is not None and gain.high < 0:
         return f"The federation is worse than staying alone: {told}"
     if gain.mean <= 0 or (gain.low is not None and gain.low <= 0):
@@ -155,10 +160,13 @@ def worth_headline(curves: Sequence[LocalCurve]) -> str:
             "than all pictures of its own"
         )
     numbers = sorted(curve.worth.pictures or 0.0 for curve in curves)
-    return (
-        "To a hospital the federation is worth "
-        f"{numbers[0]:.0f} to {numbers[-1]:.0f} pictures of its own for each task"
-    )
+    most = counted(round(numbers[-1]), "picture")
+    if any(map(_reached_at_once, curves)):
+        number = f"at most {most}"
+    else:
+        least = round(numbers[0])
+        number = most if least == round(numbers[-1]) else f"{least} to {most}"
+    return f"To a hospital the federation is worth {number} of its own for each task"
 
 
 def with_interval(gain: Interval) -> str:
@@ -168,16 +176,23 @@ def with_interval(gain: Interval) -> str:
     return f"{points(gain.mean)} [{points(gain.low)}, {points(gain.high)}]"
 
 
+def _reached_at_once(curve: LocalCurve) -> bool:
+    """Return whether the fewest questions go as far as the federation: fewer may do, too."""
+    return curve.points[0].score.mean >= curve.federated
+
+
 def _worth(curve: LocalCurve) -> str:
     worth, last = curve.worth, curve.points[-1]
-    if worth.pictures is None:
+    if worth.pictures is None or worth.questions is None:
+        number = counted(round(last.questions), "question")
         return (
-            f"the federation is worth more than the {last.pictures:.0f} pictures "
-            f"({last.questions:.0f} questions) that it has of a task"
+            f"the federation is worth more than the {counted(round(last.pictures), 'picture')} "
+            f"({number}) that it has of a task"
         )
     told = (
-        f"the federation is worth {worth.pictures:.0f} local pictures "
-        f"({worth.questions:.0f} questions) of a task"
+        f"the federation is worth {'at most ' if _reached_at_once(curve) else ''}"
+        f"{counted(round(worth.pictures), 'local picture')} "
+        f"({counted(round(worth.questions), 'question')}) of a task"
     )
     if worth.low is not None and worth.high is not None:
         return f"{told}, 95 % interval over seeds {worth.low:.0f} to {worth.high:.0f} pictures"

@@ -160,6 +160,16 @@ def test_a_second_call_runs_nothing_and_writes_the_same_report(finished: Path):
     assert (finished / "report.json").read_bytes() == report
 
 
+def test_a_point_of_the_curve_that_no_hospital_has_is_told(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+):
+    given = options(finished, methods=METHODS, curve=[4, 9999], quiet=False)
+    simulate(finished.parent / "plan.yaml", given)
+    assert capsys.readouterr().out == (
+        "  curve: no hospital has more than 9999 questions of a task\n"
+    )
+
+
 def test_data_that_have_changed_since_are_refused(finished: Path):
     asked = finished / "sites" / "a" / "data" / "CXP" / "test.jsonl"
     before = asked.read_text()

@@ -1,6 +1,7 @@
 """`fedmslora compare` and `report --tensorboard`: two folders in, text or one document out."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,25 @@ def test_a_plan_of_another_run_is_not_compared(runs: tuple[str, str]):
     expected = f"plan.json: found the plan {plan.digest[:12]}, expected abababababab"
     assert said.stderr.count(expected) == 2
     assert "A plan is missing" in said.stdout
+
+
+@pytest.mark.parametrize("below", ["methods/mslora_cr", "mslora_cr"])
+def test_the_plan_of_a_method_that_ran_below_the_folder_is_found(
+    runs: tuple[str, str], tmp_path: Path, below: str
+):
+    plan = load_plan(Path("configs/soak.yaml"))
+    report = run()
+    report = replace(report, plan=replace(report.plan, hash=plan.digest))
+    for name in ("one", "two"):
+        write_document(tmp_path / name, [report])
+        (tmp_path / name / below).mkdir(parents=True)
+        (tmp_path / name / below / "plan.json").write_text(plan.canonical(), encoding="utf-8")
+    # Of an earlier run of the plan's own method.
+    other = load_plan(Path("configs/paper8.yaml"))
+    (tmp_path / "one" / "plan.json").write_text(other.canonical(), encoding="utf-8")
+    said = CliRunner().invoke(app, ["compare", *runs])
+    assert said.exit_code == 0, said.exception
+    assert "The plans are equal." in said.stdout and said.stderr == ""
 
 
 def test_a_missing_tracker_is_named_with_its_extra(

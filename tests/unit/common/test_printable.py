@@ -1,6 +1,6 @@
 """A site's text is one short line, without a letter that a terminal acts on."""
 
-from common.printable import byte_size, counted, has_broken_letter, printable
+from common.printable import byte_size, counted, has_broken_letter, listed, printable
 
 
 def test_printable_text_stays():
@@ -20,6 +20,11 @@ def test_what_is_too_long_is_cut_and_marked():
 def test_a_number_comes_with_its_noun():
     assert [counted(number, "round") for number in (0, 1, 2)] == ["0 rounds", "1 round", "2 rounds"]
     assert [counted(number, "entry", "entries") for number in (1, 3)] == ["1 entry", "3 entries"]
+
+
+def test_of_many_names_some_are_listed():
+    assert listed(["a", "b"]) == "'a', 'b'"
+    assert listed(map(str, range(20)), most=3) == "'0', '1', '2' and 17 more"
 
 
 def test_bytes_come_with_a_unit():

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from common.errors import DataError
 from common.plan.plan import Metric
 from fedmslora import app
-from report.format import p_value
+from report.format import duration, p_value
 from report.json_file import read_report
 from report.methods import (
     EXACT_MATCH,
@@ -215,3 +215,8 @@ def test_methods_of_unlike_measures_are_drawn_in_panels_of_their_own(tmp_path: P
     assert "recall (1 task)" in re.sub(r"\s+", " ", links.text)
     # With that of each task's score when learned and at the end.
     assert links.tags.count("svg") == 6
+
+
+def test_a_time_is_in_the_unit_that_reads_best():
+    told = [duration(seconds) for seconds in (None, 0.4, 1.2, 61, 120, 7200)]
+    assert told == ["\N{EN DASH}", "0 seconds", "1 second", "61 seconds", "2 minutes", "2.0 hours"]

@@ -72,6 +72,15 @@ def test_a_task_may_have_a_share_of_its_own(tmp_path: Path):
     assert len(more.train) == 40
 
 
+def test_a_share_of_a_task_that_the_plan_does_not_have_is_refused(tmp_path: Path):
+    plan = plan_of(tmp_path, ["a"], train_fractions={"CPX": 0.1, "CXP": 0.2})
+    with pytest.raises(PlanError) as refused:
+        check(plan, "plan.yaml", None, None)
+    assert str(refused.value) == (
+        "plan.yaml: simulation.train_fractions: found 'CPX', expected only tasks of the plan: 'CXP'"
+    )
+
+
 def test_a_deal_has_a_number_for_each_site(tmp_path: Path):
     plan = plan_of(tmp_path, ["a", "b"], deal=[3])
     with pytest.raises(PlanError) as refused:

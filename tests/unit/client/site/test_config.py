@@ -66,6 +66,9 @@ def test_a_policy_is_read_as_what_it_means(tmp_path: Path):
     ("old", "new", "sentence"),
     [
         ("threads: 2", "threads: 0", "threads: found 0, expected at least 1"),
+        ("threads: 2", "threads: 1000000000", "threads: found 1000000000, expected at most 1024"),
+        ("rounds: 10", "rounds: 1000000000000", "policy.rounds: found 1000000000000, expected at "),
+        ("[ct, radiology]", "[xry]", "policy.modalities.0: found 'xry', expected one of 'patho"),
         ("threads: 2", "threads: two", "threads: found 'two', expected a whole number"),
         ("threads: 2\n", "", "threads: found nothing, expected a value"),
         ("threads: 2", "threads: 2\nzero: 4", "zero: found 4, expected one of 1, 2 or 3"),

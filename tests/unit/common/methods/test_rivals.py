@@ -53,6 +53,13 @@ def test_each_is_a_comparison_of_any_other(label: str):
     assert offered(label).model_dump()["rank"] == 4
 
 
+def test_wide_joint_training_is_offered_where_an_adapter_may_be_so_wide():
+    wide = plan_of({"name": "mslora_cr", "rank": 4096, "active": "all", "contrast": None})
+    assert "joint_wide" in comparisons(wide.method, 4)
+    offered = comparisons(wide.method, 5)
+    assert "joint" in offered and "joint_wide" not in offered
+
+
 def test_wide_joint_training_has_the_parameters_of_an_adapter_a_stage_at_the_same_scale():
     narrow, wide = offered("joint"), offered("joint_wide")
     assert wide.adapter_parameters(LAYERS) == 4 * narrow.adapter_parameters(LAYERS)

@@ -1,5 +1,6 @@
 """The plan's simulated hospitals: what is left out of the digest, and one sentence a mistake."""
 
+from time import process_time
 from typing import Any
 
 import pytest
@@ -38,8 +39,9 @@ def test_hospitals_travel_with_the_plan():
     ("fields", "sentence"),
     [
         ({"scanners": 1.5}, "scanners: found 1.5, expected at most 1.0"),
-        ({"label_skew": 0}, "label_skew: found 0, expected more than 0.0"),
-        ({"size_skew": -1}, "size_skew: found -1, expected more than 0.0"),
+        ({"label_skew": 0}, "label_skew: found 0, expected at least 1e-09"),
+        ({"size_skew": -1}, "size_skew: found -1, expected at least 1e-09"),
+        ({"size_skew": 1e308}, "size_skew: found 1e+308, expected at most 1000000000.0"),
         (
             {"scaners": 0.5},
             "scaners: found a field 'scaners', expected only known fields; "
@@ -109,3 +111,56 @@ def test_an_unseen_hospital_is_none_of_those_dealt():
     assert mistakes(simulation=fields) == [
         f"{WHERE}unseen: found 'y', which is one of `names`, expected another"
     ]
+
+
+MANY = [f"h{number}" for number in range(10_001)]
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"deal": [10**9, 1]}, "deal: found 1000000001 hospitals in all, expected at most 10000"),
+        ({"deal": [1] * 10_001}, "deal: found [1, 1,"),
+        ({"test_questions": 10**12}, "test_questions: found 1000000000000, expected at most"),
+        ({"train_fraction": 1.1}, "train_fraction: found 1.1, expected at most 1.0"),
+        ({"train_fractions": dict.fromkeys(MANY, 0.5)}, "train_fractions: found {'h0': 0.5,"),
+        ({"curve": list(range(1, 1002))}, "curve: found [1, 2,"),
+        ({"curve": [10**12]}, "curve.0: found 1000000000000, expected at most 1000000000"),
+        ({"compare": MANY}, "compare: found ['h0',"),
+        ({"learning_rates": dict.fromkeys(MANY, 0.5)}, "learning_rates: found {'h0': 0.5,"),
+        ({"reference": {"pairs": 10**9}}, "reference.pairs: found 1000000000, expected at most"),
+        ({"hospitals": {"names": MANY}}, "hospitals.names: found ['h0',"),
+        ({"hospitals": {"unseen": [{"name": one} for one in MANY]}}, "hospitals.unseen: found [{"),
+        (
+            {"hospitals": {"noisy_labels": dict.fromkeys(MANY, 0.5)}},
+            "hospitals.noisy_labels: found {'h0': 0.5,",
+        ),
+    ],
+)
+def test_an_absurd_size_is_refused_in_one_short_sentence(fields: dict[str, Any], sentence: str):
+    (found,) = mistakes(simulation={"data": "phantoms", **fields})
+    assert found.startswith(f"p.yaml: simulation.{sentence}")
+    assert ", expected at most" in found and len(found) < 200
+
+
+def test_too_few_reference_pairs_are_refused_before_anything_runs():
+    assert mistakes(simulation={"data": "phantoms", "reference": {"pairs": 1}}) == [
+        "p.yaml: simulation.reference.pairs: found 1, expected at least 2"
+    ]
+
+
+def test_of_many_unknown_hospitals_some_are_named():
+    (found,) = mistakes(simulation=simulation(noisy_labels=dict.fromkeys(MANY[:1000], 0.5)))
+    assert found.endswith(
+        "'h10', 'h11' and 988 more, expected only hospitals of the plan: 'a', 'b'"
+    )
+
+
+def test_as_many_hospitals_as_a_plan_may_have_are_checked_at_once():
+    # Half a minute where each name was sought in all.
+    unseen = [{"name": name} for name in MANY[:-1]]
+    started = process_time()
+    plan = parse_plan(document(simulation=simulation(unseen=unseen)), "p")
+    assert process_time() - started < 5
+    assert plan.simulation and plan.simulation.hospitals
+    assert len(plan.simulation.hospitals.unseen) == 10_000

@@ -197,6 +197,24 @@ def test_a_plan_without_a_proximal_term_does_not_have_the_field():
             {"stages": [stage("one", batch="global", batch_size=1)]},
             "batch_size: found 1 of all 2 sites together",
         ),
+        (
+            {"stages": [stage("one", sites=[f"s{number}" for number in range(10_001)])]},
+            "'s10', 's11', 's..., expected at most 10000 of them",
+        ),
+        (
+            {"stages": [stage(f"s{number}") for number in range(1001)]},
+            "stages: found [{'name': 's0', ",
+        ),
+        (
+            {"method": {"name": "mslora_cr", "rank": 10**9, "alpha": 1.0}},
+            "method.rank: found 1000000000, expected at most 16384",
+        ),
+        (
+            {"method": {"name": "joint", "rank": 64, "alpha": 1.0, "adapters": 1000}},
+            "method: found {'name': 'joint', 'rank': 64, 'alpha': 1.0, 'adapters': 1000}, expected "
+            "a rank times adapters of at most 16384",
+        ),
+        ({"training": {"proximal": 1e308}}, "training.proximal: found 1e+308, expected at most 1e"),
         ({"stages": [stage("one", rounds=10**12)]}, "rounds: found 1000000000000, expected at mos"),
         ({"stages": [stage("one", batch_size=10**30)]}, "expected at most 1000000000"),
         (

@@ -72,6 +72,21 @@ def test_the_headline_is_about_the_tasks_that_the_unseen_hospitals_have():
     )
 
 
+def test_every_task_counts_alike_however_many_hospitals_have_it():
+    one, other = (0.5, 0.9, None), (None, 0.7, None)
+    unseen = tuple(
+        replace(scores(name, None, None), zero_shot=last, last=last)
+        for name, last in (("coast", one), ("hill", other))
+    )
+    site = replace(scores("a", None, None), last=(0.4, 1.0, None))
+    more = replace(scores("b", None, None), last=(0.6, None, None))
+    report = replace(REPORT, unseen=UnseenReport(hospitals=unseen, sites=(site, more)))
+    # (50 + (90 + 70) / 2) / 2, and ((40 + 60) / 2 + 100) / 2.
+    assert unseen_headline(report).startswith(
+        "2 hospitals that trained nothing: 65.0 with the bank and 65.0 without, against 75.0 at "
+    )
+
+
 def test_the_commonest_answers_are_listed_and_the_others_summed():
     assert REPORT.simulated is not None
     a, coast = REPORT.simulated

@@ -86,6 +86,19 @@ def test_the_headline_has_the_gain_its_interval_and_the_share_of_the_way():
     assert how_measured(told) == "In brackets 95 % intervals over 3 seeds (Student's t)."
 
 
+def test_the_headline_says_of_which_measure_it_is_where_tasks_have_several():
+    told = of(GAINS)
+    bleu = replace(told.together[0], measure=Metric.BLEU)
+    assert gain_headline(replace(told, together=(*told.together, bleu))) == (
+        "By the federation a hospital gains +4.0 [+1.0, +7.0] points in accuracy (3 seeds) over "
+        "staying alone, 40 % of the way to pooled data"
+    )
+    unshown = replace(told.together[0], gain=Interval(mean=0.01, low=-0.02, high=0.04, n=2))
+    assert gain_headline(replace(told, together=(unshown, bleu))) == (
+        f"No gain over staying alone is shown: +1.0 [{MINUS}2.0, +4.0] points in accuracy (2 seeds)"
+    )
+
+
 def test_a_learning_rate_of_its_own_is_told():
     told = replace(of(GAINS), rates={"alone": 2.5e-3, "sequential": 1.25e-3})
     assert how_measured(told) == (
@@ -139,7 +152,23 @@ def test_what_the_federation_is_worth_is_told_in_pictures():
         "task.",
     ]
     assert "more than all pictures" in worth_headline([inside, beyond])
-    assert worth_headline([inside]).endswith("10 to 10 pictures of its own for each task")
+    assert worth_headline([inside]).endswith(" worth 10 pictures of its own for each task")
+    further = local_curve("east", Metric.ACCURACY, [points], [0.7])
+    assert worth_headline([further, inside]).endswith(
+        " worth 10 to 20 pictures of its own for each task"
+    )
+
+
+def test_where_the_fewest_questions_go_as_far_as_the_federation_fewer_may_do():
+    points = [TrainedOn(1, 1, 0.5), TrainedOn(40, 20, 0.7)]
+    at_once = local_curve("coast", Metric.ACCURACY, [points], [0.4])
+    inside = local_curve("north", Metric.ACCURACY, [points], [0.7])
+    assert worth_sentences(replace(of(GAINS), curves=(at_once,))) == [
+        "coast: the federation is worth at most 1 local picture (1 question) of a task."
+    ]
+    assert worth_headline([at_once, inside]).endswith(
+        " worth at most 20 pictures of its own for each task"
+    )
 
 
 def test_the_report_keeps_what_every_hospital_gains_and_shows_it_first(tmp_path: Path):
