@@ -152,7 +152,12 @@ def check_made_of(plan: Plan, sites: Path, data: Path | None) -> None:
         StateError: it holds those of another plan or of other data.
     """
     file = sites / _MADE_OF
-    if file.exists() and file.read_bytes() != _made_of(plan, data).encode():
+    # Before 0.7 the data's own place stood there even within the run's folder.
+    known = {
+        _made_of(plan, place).encode()
+        for place in (_within_run(sites, data), data and data.resolve())
+    }
+    if file.exists() and file.read_bytes() not in known:
         raise StateError(
             f"{sites}: found the sites of another plan or another --data, expected this run's; "
             "use another folder"
@@ -195,14 +200,23 @@ def _claim(plan: Plan, sites: Path, data: Path | None) -> None:
     check_made_of(plan, sites, data)
     if not (sites / _MADE_OF).exists():
         sites.mkdir(parents=True, exist_ok=True)
-        write_file(sites / _MADE_OF, _made_of(plan, data).encode(), DISK)
+        made_of = _made_of(plan, _within_run(sites, data))
+        write_file(sites / _MADE_OF, made_of.encode(), DISK)
+
+
+def _within_run(sites: Path, data: Path | None) -> Path | None:
+    """Return the data's place, relative to the run's folder if it is there: that can be moved."""
+    run = sites.parent.resolve()
+    if data is None or not (place := data.resolve()).is_relative_to(run):
+        return data and data.resolve()
+    return place.relative_to(run)
 
 
 def _made_of(plan: Plan, data: Path | None) -> str:
     """Return what the sites' folders follow from, as a JSON document."""
     made = plan.simulation and plan.simulation.model_dump(mode="json", exclude=set(NOT_OF_DATA))
     made_of = {
-        "data": str(data.resolve()) if data else None,
+        "data": str(data) if data else None,
         "simulation": made,
         "seed": plan.seed,
         "stages": [[stage.task, *stage.sites] for stage in plan.stages],

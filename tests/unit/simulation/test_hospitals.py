@@ -190,6 +190,23 @@ def test_notes_of_the_data_that_were_damaged_are_refused(tmp_path: Path, blob: b
         check_made_of(plan, tmp_path / "sites", None)
 
 
+def test_a_run_that_was_moved_with_its_data_goes_on(tmp_path: Path):
+    plan = plan_of(tmp_path, ["a"])
+    run, moved = tmp_path / "run", tmp_path / "moved"
+    prepare(plan, tmp_path / "made", None, BASE_MODELS["tiny-llava"])
+    (run / "data").mkdir(parents=True)
+    (tmp_path / "made/a/data").rename(run / "data" / "a")
+    prepare(plan, run / "sites", run / "data", BASE_MODELS["tiny-llava"])
+    run.rename(moved)
+    check_made_of(plan, moved / "sites", moved / "data")
+    with pytest.raises(StateError, match="another --data"):
+        check_made_of(plan, moved / "sites", tmp_path / "made")
+    # As it was written before: the place itself.
+    file = moved / "sites" / "made_of.json"
+    file.write_text(file.read_text().replace('"data": "data"', f'"data": "{moved}/data"'))
+    check_made_of(plan, moved / "sites", moved / "data")
+
+
 def test_given_data_can_not_be_made_to_differ(tmp_path: Path):
     plan = plan_of(tmp_path, ["a", "b"], hospitals=DIFFERENT)
     with pytest.raises(PlanError) as refused:
