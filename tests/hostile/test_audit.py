@@ -89,6 +89,14 @@ def test_the_budget_says_what_was_begun_and_what_is_left(site: Site, plan: Plan)
     ]
 
 
+def test_of_a_stage_whose_rounds_have_all_begun_none_is_left(tmp_path: Path, plan: Plan):
+    site = site_in(tmp_path, plan)
+    for number, start in ((1, None), (2, START), (3, FIRST)):
+        sent(site, plan, training(plan, number, start), START, FIRST)
+    first, second = budgets(site)[0].stages
+    assert (first.trained, first.rounds, second.trained) == (3, 3, 0)
+
+
 def test_a_plan_that_is_gone_still_has_its_count(site: Site, plan: Plan):
     assert site.federation is not None
     (site.federation.approved / f"{plan.digest}.json").unlink()

@@ -11,6 +11,7 @@ from client.node.receive import receive
 from client.site import blob_store, order_record, policy
 from client.site.config import Site
 from client.site.failures import OrderRefused
+from common.durable import DISK
 from common.exchange import Delivery, Lacks, Reason, ReleaseRef, Working
 from common.identity import sha256
 from common.plan.plan import Plan
@@ -151,6 +152,7 @@ def test_a_later_stages_test_is_not_scored_before_its_time(site: Site, plan: Pla
     one: dict[str, Any] = {"releases": bank(first), "active": (0,)}
     orders = [
         (scoring(plan, made_up, stage=1), made_up),
+        (scoring(plan, made_up, stage=1, active=(0,)), made_up),
         (scoring(plan, stage=1, **one), first),
         (scoring(plan, stage=1, active=(0,)), first),
     ]
@@ -175,6 +177,7 @@ def test_an_order_that_the_plan_does_not_ask_for_is_refused(site: Site, plan: Pl
         # A stage that trains on other releases than its own.
         training(plan, 1, stage=1),
         training(plan, 1, stage=1, releases=bank(first), active=()),
+        training(plan, 1, stage=1, releases=bank(first), active=(1,)),
         training(plan, 2, first, base=sha256(second)),
         training(plan, 1, work=Work.TRAIN_ALONE, round=0),
         scoring(plan, releases=bank(first), prototypes=(ReleaseRef(0, sha256(prototype(0.5))),)),
@@ -205,6 +208,8 @@ def test_a_task_is_routed_once_among_one_choice_of_prototypes(tmp_path: Path):
         scoring(plan, releases=bank(first, second), prototypes=tuple(chosen))
         for chosen in (refs, refs[:1], refs[1:])
     ]
+    beside = replace(orders[0], adapter=sha256(first))
+    assert reason_of(site, plan, beside, *blobs) is Reason.PLAN
     found = [reason_of(site, plan, order, *blobs) for order in orders]
     assert found == [None, Reason.SEEN, Reason.SEEN]
 
@@ -218,6 +223,33 @@ def test_a_policy_says_how_often_a_task_is_scored_at_one_state_of_the_bank(tmp_p
     assert reason_of(site, plan, told, first) is None
     assert reason_of(site, plan, routed, prototype(0.5)) is Reason.SCORED
     assert reason_of(site, plan, told) is None
+
+
+def test_a_candidate_is_a_state_of_its_own(tmp_path: Path):
+    plan, first, second = plan_of(evaluation={"future": True}), adapter(1.0), adapter(2.0)
+    site, one = site_in(tmp_path, plan, evaluations=1), {"releases": bank(first), "active": (0,)}
+    for blobs in ((first,), (second,)):
+        candidate = None if blobs == (first,) else second
+        assert reason_of(site, plan, scoring(plan, candidate, stage=1, **one), *blobs) is None
+
+
+def test_what_was_begun_is_on_the_disk_whole_before_it_has_its_name(
+    site: Site, plan: Plan, monkeypatch: pytest.MonkeyPatch
+):
+    order = training(plan, 2, adapter(1.0))
+    folder = site.store / "chain" / plan.digest
+    folder.mkdir(parents=True)
+    synced: list[str] = []
+
+    def sync(path: Path) -> None:
+        names = {file.name for file in folder.iterdir()}
+        synced.append("the file" if path.parent == folder else "the folder")
+        assert ("train-0-2" in names) is (path == folder)
+
+    planned = order_record.check_record(order, plan, site)
+    monkeypatch.setattr(DISK, "sync", sync)
+    order_record.record(order, planned, site.store)
+    assert synced == ["the file", "the folder"]
 
 
 def test_of_two_starts_that_come_at_once_one_is_begun(site: Site, plan: Plan):
@@ -254,5 +286,6 @@ def test_where_a_part_travels_a_round_begins_with_that_part(tmp_path: Path, rule
     assert reason_of(site, plan, third, adapter(2.0)) is Reason.LAYOUT
     if rule == "fed_sb":
         other = adapter(3.0)
+        assert reason_of(site, plan, training(plan, 3, other), other) is Reason.PLAN
         third = training(plan, 3, other, base=sha256(other))
         assert reason_of(site, plan, third, other) is Reason.SEEN

@@ -34,13 +34,16 @@ from common.errors import BankError, DataError, SiteFailed
 from common.exchange import Answer, Order, Reason, ReleaseRef, Scores, Update
 from common.methods.interface import MethodSettings
 from common.metrics import read_answers
+from common.plan.plan import Plan
 from common.plan_fields import Precision
 from common.process.progress import ProgressEvent
 from common.work import Work
 from tests.flow.small_site import (
     MSLORA_CR,
     QUESTIONS,
+    adapter_of_plan,
     as_in_a_new_process,
+    assignment_of,
     do,
     order_of,
     plan_of,
@@ -50,6 +53,7 @@ from tests.flow.small_site import (
     staged,
     write_site,
 )
+from tests.flow.tiny_llava import write_task
 
 
 @pytest.fixture(scope="module")
@@ -333,6 +337,85 @@ def test_a_test_of_few_questions_is_not_scored_and_no_figure_of_few_leaves(site:
     assert found.metrics == {name: whole.metrics[name] for name in kept}
     for value in (*whole.metrics.values(), *whole.majority.values()):
         assert value * 6 == pytest.approx(round(value * 6))
+
+
+class Counting:
+    """A method that adds 1 to all numbers in a round; it remembers what it was given."""
+
+    def __init__(self, site: Site, plan: Plan) -> None:
+        self._begin = from_bytes(adapter_of_plan(site, plan, 0.0), "test")
+        self.trained: list[tuple[int, float]] = []
+        self.answered: list[float] = []
+
+    def start(self, assignment: Assignment, examples: Sequence[Example]) -> Adapter:
+        return self._begin
+
+    def train(
+        self, assignment: Assignment, adapter: Adapter, examples: Any, on_progress: Any
+    ) -> tuple[Adapter, TrainResult]:
+        self.trained.append((assignment.round, value_of(adapter)))
+        pairs = {name: Pair(one.a + 1, one.b + 1) for name, one in adapter.pairs.items()}
+        return replace(adapter, pairs=pairs), TrainResult(1, 0.0, 0.0)
+
+    def answer(self, assignment: Assignment, questions: Sequence[Example]) -> list[Prediction]:
+        assert assignment.candidate is not None
+        self.answered.append(value_of(assignment.candidate.loaded()))
+        return [Prediction("left") for _ in questions]
+
+
+def value_of(adapter: Adapter) -> float:
+    return float(next(iter(adapter.pairs.values())).a[0, 0])
+
+
+def test_alone_each_round_goes_on_from_the_one_before_as_its_rule_has_it_sent(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+):
+    lone = site.model_copy(update={"policy": site.policy.model_copy(update={"train_alone": True})})
+    plan = staged(plan_of(lone, "rotated", evaluation={"local": True}), 0, rounds=3)
+    method, sent = Counting(lone, plan), list[tuple[float, float]]()
+
+    def prepared(trained: Adapter, start: Adapter, before_sending: object) -> Adapter:
+        sent.append((value_of(trained), value_of(start)))
+        return trained
+
+    monkeypatch.setattr(execute, "method_code", lambda _: method)
+    monkeypatch.setattr(execute, "prepared", prepared)
+    scored(order_of(lone, plan, work=Work.TRAIN_ALONE, round=0), lone)
+    assert method.trained == [(1, 0.0), (2, 1.0), (3, 2.0)]
+    assert sent == [(1.0, 0.0), (2.0, 1.0), (3.0, 2.0)]
+    assert method.answered == [3.0]
+
+
+def test_nothing_is_trained_alone_for_a_score_that_may_not_leave(site: Site):
+    policy = {"train_alone": True, "test_questions": 7}
+    lone = site.model_copy(update={"policy": site.policy.model_copy(update=policy)})
+    order = order_of(
+        lone, plan_of(lone, evaluation={"local": True}), work=Work.TRAIN_ALONE, round=0
+    )
+    with pytest.raises(OrderRefused) as caught:
+        resolved(order, lone)
+    assert caught.value.reason is Reason.QUESTIONS
+
+
+def test_the_majority_answer_is_that_of_the_training_questions(shared: Path, tmp_path: Path):
+    write_task(tmp_path / "data" / "first", [("which side ?", "left")] * 3)
+    asked = tmp_path / "data" / "first" / "test.jsonl"
+    asked.write_text(asked.read_text().replace('"gt": "left"', '"gt": "right"', 2))
+    elsewhere = site_in(shared, tmp_path / "store", data=tmp_path / "data")
+    order = order_of(elsewhere, plan_of(elsewhere), work=Work.EVALUATE, round=0)
+    assert scored(order, elsewhere).majority["accuracy"] == pytest.approx(1 / 3)
+
+
+def test_own_bs_answer_and_are_not_trained_on(site: Site):
+    plan = plan_of(site, "fedsa")
+    first = trained(order_of(site, plan, round=2, adapter=None), site)
+    refs = (ReleaseRef(0, blob_store.put(site.store, first.adapter)),)
+    for work, number, stages in ((Work.TRAIN, 1, []), (Work.EVALUATE, 0, [0])):
+        order = order_of(
+            site, plan, work=work, stage=1, round=number, releases=refs,
+            active=plan.frozen_stages(1),
+        )  # fmt: skip
+        assert sorted(assignment_of(order, site).own_b) == stages
 
 
 def test_a_blob_that_is_nowhere_is_named(site: Site):

@@ -1,6 +1,7 @@
 """A training that was cut off goes on from its checkpoint, to the same bytes."""
 
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -176,6 +177,20 @@ def test_a_checkpoint_changes_no_byte_and_one_is_left(shared: Path, tmp_path: Pa
 def test_a_checkpoint_is_due_by_the_clock_and_not_before(shared: Path, tmp_path: Path):
     Work(shared).train(Checkpoint(tmp_path / "never", 1e9))
     assert not (tmp_path / "never").exists()
+
+
+def test_after_a_checkpoint_the_next_is_due_as_much_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    checkpoint, due = Checkpoint(tmp_path, 10.0), list[bool]()
+    for moment in (109.0, 110.0, 119.0, 120.0):
+        now[0] = moment
+        due.append(checkpoint.due())
+        if due[-1]:
+            checkpoint.save({}, {"x": torch.zeros(1)})
+    assert due == [False, True, False, True]
 
 
 def test_the_checkpoint_of_another_round_is_passed_over(shared: Path, tmp_path: Path):

@@ -4,6 +4,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from client.data.task import read_task
 from client.model.llava import LlavaModel, load_llava
 from client.model.lora_init import kaiming_adapter
 from client.model.prompt import IGNORE_INDEX, encode_example
+from client.training import loop
 from client.training.batches import Batches
+from client.training.checkpoint import Checkpoint
 from client.training.loop import Progress, train
 from client.training.optimizer import LocalOptimizer, backward, sum_losses
 from client.training.schedule import RoundSchedule
@@ -118,6 +121,44 @@ def test_progress_is_reported_every_ten_steps_and_at_the_end():
     assert [(news.step, news.steps) for news in told] == [(10, 25), (20, 25), (25, 25)]
     assert {(news.stage, news.round, news.site) for news in told} == {(0, 2, "a")}
     assert told[0].loss > told[1].loss > told[2].loss > 0
+
+
+def test_progress_has_the_mean_loss_since_the_last_report():
+    parameter, told, losses = nn.Parameter(torch.tensor([1.0])), list[Progress](), list[float]()
+    schedule = schedule_of(examples=25, batch_size=1)
+
+    def loss_of(chosen: Sequence[int]) -> list[Tensor]:
+        found = quadratic(parameter)(chosen)
+        losses.append(float(found[0].detach()))
+        return found
+
+    train(schedule, descent_of(parameter, schedule), loss_of, None, told.append)
+    parts = (losses[:10], losses[10:20], losses[20:])
+    assert [news.loss for news in told] == pytest.approx([sum(x) / len(x) for x in parts])
+
+
+def test_a_checkpoint_of_other_code_or_of_other_kept_questions_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    method = {"name": "replay", "rank": 2, "alpha": 2.0, "share": 0.5}
+
+    def steps_made(*replayed: int) -> int:
+        parameter, made = nn.Parameter(torch.tensor([1.0])), list[None]()
+        schedule = replace(
+            schedule_of(examples=8, method=method), replayed=replayed,
+            checkpoint=Checkpoint(tmp_path, 0.0),
+        )  # fmt: skip
+
+        def loss_of(chosen: Sequence[int]) -> list[Tensor]:
+            made.append(None)
+            return quadratic(parameter)(chosen)
+
+        train(schedule, descent_of(parameter, schedule), loss_of, None, silent)
+        return len(made)
+
+    assert [steps_made(4), steps_made(4), steps_made(5), steps_made(5)] == [2, 0, 2, 0]
+    monkeypatch.setattr(loop, "code_digest", lambda: "newer")
+    assert steps_made(5) == 2
 
 
 def test_a_loss_that_is_not_finite_stops_the_round_with_stage_and_round():

@@ -30,7 +30,7 @@ def test_sites_that_share_a_batch_make_as_many_steps_as_one_site_with_all_their_
 
 @pytest.mark.parametrize(
     ("epochs", "examples", "drawn", "steps"),
-    [(0.5, 10, 5, 2), (2.5, 10, 25, 7), (0.01, 10, 1, 1), (3.0, 1, 3, 1)],
+    [(0.5, 10, 5, 2), (0.17, 10, 2, 1), (2.5, 10, 25, 7), (0.01, 10, 1, 1), (3.0, 1, 3, 1)],
 )
 def test_epochs_may_be_fractional_and_make_at_least_one_step(
     epochs: float, examples: int, drawn: int, steps: int

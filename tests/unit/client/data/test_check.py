@@ -14,9 +14,11 @@ from typer.testing import CliRunner
 
 from client.data.answer_options import OptionMatch, match_options, required_options
 from client.data.check import PUBLISHED, TaskCheck, check_tasks, missing_published, task_folders
+from client.data.check_plan import check_against, folders_of
 from client.data.image_check import decode_images
 from commands.data import app
 from common.errors import DataError
+from common.plan.file import load_plan
 from tests.unit.dicom_files import dicom
 
 Fields: TypeAlias = Mapping[str, Any]
@@ -225,6 +227,21 @@ def test_several_processes_find_what_one_does(tmp_path: Path):
     assert several.shared([images[0], images[1]], [images[1], images[2]]) == {images[1]: images[0]}
 
 
+def test_images_of_the_same_pixels_in_other_rows_are_two(tmp_path: Path):
+    files = [tmp_path / "wide.png", tmp_path / "tall.png"]
+    for file, size in zip(files, ((6, 4), (4, 6)), strict=True):
+        Image.new("RGB", size, (9, 9, 9)).save(file)
+    assert len(set(decode_images(files).digests.values())) == 2
+
+
+def test_an_image_is_of_one_level_if_all_of_its_colours_are(tmp_path: Path):
+    file = tmp_path / "red.png"
+    picture = Image.new("RGB", (4, 4), (9, 0, 0))
+    picture.putpixel((0, 0), (8, 0, 0))
+    picture.save(file)
+    assert decode_images([file]).flat == []
+
+
 # What may be a mistake
 
 
@@ -386,6 +403,30 @@ def test_a_plans_tasks_must_be_there_and_their_answers_its_classes(tmp_path: Pat
     (tmp_path / "data" / "organs").rename(tmp_path / "data" / "bones")
     with pytest.raises(DataError, match="expected all of the plan small; absent: organs"):
         raise_of(run(str(tmp_path / "data")))
+
+
+def test_a_task_of_two_stages_is_one_folder_and_each_is_checked_by_its_own_stages(tmp_path: Path):
+    from tests.flow.small_run import STAGE, small_plan
+
+    stages = [
+        {**STAGE, "name": name, "task": of, "classes": classes, "scope": "own"}
+        for name, of, classes in (
+            ("one", "organs", ["liver", "spleen"]), ("two", "bones", ["hip", "leg"]),
+            ("three", "organs", ["liver", "spleen", "heart"]),
+        )
+    ]  # fmt: skip
+    plan = load_plan(small_plan(tmp_path / "plan.yaml", stages=stages))
+    folders = {
+        name: task(
+            tmp_path / "data" / name,
+            [learned(1, 0, answer=first)], [asked(1, 1, answer=second)],
+        )
+        for name, first, second in (("organs", "liver", "spleen"), ("bones", "leg", "hip"))
+    }  # fmt: skip
+    found = folders_of(plan, tmp_path / "data", [folders["bones"], folders["organs"]])
+    assert found == [folders["organs"], folders["bones"]]
+    for folder in found:
+        assert check_against(plan, checked(folder)).errors == ()
 
 
 def raise_of(result: Result) -> None:

@@ -4,7 +4,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,11 @@ class Picture:
     train: int = 0
     test: int = 0
     file: str = ""
+    group: str | int | None = None
+
+    @property
+    def field(self) -> str:
+        return "" if self.group is None else f'"group": {json.dumps(self.group)}, '
 
     @property
     def name(self) -> str:
@@ -51,13 +56,13 @@ def write(folder: Path, pictures: Sequence[Picture]) -> Path:
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (4, 3), (picture.grey,) * 3).save(file)
     entries = ",\n ".join(
-        f'{{"id": "{p.name}-{at}", "image": "{p.name}", "seen": 1.50, "conversations": '
+        f'{{"id": "{p.name}-{at}", "image": "{p.name}", {p.field}"seen": 1.50, "conversations": '
         '[{"from": "human", "value": "Which, [a] or {b}?"}, {"from":"gpt", "value": "caf\\u00e9"}]}'
         for p, at in learned
     )
     lines = "".join(
-        f'{{"question_id": "{p.name}-{at}", "image": "{p.name}", "text": "Which?", "gt": "é", '
-        '"answer_type": "OPEN", "seen": 1.50}\n'
+        f'{{"question_id": "{p.name}-{at}", "image": "{p.name}", {p.field}"text": "Which?", '
+        '"gt": "é", "answer_type": "OPEN", "seen": 1.50}\n'
         for p, at in asked
     )
     (folder / "train.json").write_text(f"[ {entries}]", encoding="utf-8")
@@ -195,6 +200,60 @@ def test_an_image_of_two_tasks_is_at_one_site(tmp_path: Path):
         for site in "abc"
     )
     assert len(a) + len(b) + len(c) == 24
+
+
+#: Twelve patients, each with two pictures to train on and one of the test.
+PATIENTS = [
+    *(Picture(at, train=1, group=at // 2) for at in range(24)),
+    *(Picture(100 + at, test=1, group=at) for at in range(12)),
+]
+
+
+def patients_at(folder: Path) -> set[int]:
+    """The patients of a part, by the greys of their pictures."""
+    greys = [int(file.stem) for file in (folder / "images").iterdir()]
+    return {grey - 100 if grey >= 100 else grey // 2 for grey in greys}
+
+
+def test_the_pictures_of_one_patient_are_at_one_site_in_train_and_test(tmp_path: Path):
+    counts = dealt(write(tmp_path / "t", PATIENTS), tmp_path / "out", deal_of())
+    assert counts == {"a": (8, 4), "b": (8, 4), "c": (8, 4)}
+    a, b, c = (patients_at(tmp_path / "out" / site / "t") for site in "abc")
+    assert len(a) + len(b) + len(c) == len(a | b | c) == 12
+
+
+def test_the_same_number_in_another_task_is_another_patient(tmp_path: Path):
+    others = [replace(one, grey=one.grey + 130) for one in PATIENTS]
+    folders = [write(tmp_path / "in/one", PATIENTS), write(tmp_path / "in/two", others)]
+    partition_tasks(folders, tmp_path / "out", deal_of(), 1, ignore)
+    one, two = (
+        [
+            {read.question_id.split("/")[1].split(".")[0] for read in task.test}
+            for task in (read_task(tmp_path / "out" / site / name) for site in "abc")
+        ]
+        for name in ("one", "two")
+    )
+    assert [{int(name) - 100 for name in site} for site in one] != [
+        {int(name) - 230 for name in site} for site in two
+    ]
+
+
+def test_true_is_no_patient(tmp_path: Path):
+    pictures = [replace(one, group=True) for one in USUAL]
+    counts = dealt(write(tmp_path / "t", pictures), tmp_path / "out", deal_of())
+    assert counts == {"a": (8, 6), "b": (8, 6), "c": (8, 6)}
+
+
+def test_what_an_earlier_task_has_given_a_site_counts():
+    counts = {"old": (10, 0)} | {f"new{at}": (1, 0) for at in range(10)} | {"test": (0, 1)}
+    found = assign_images("t", counts, {"old": "a"}, deal_of("ab"))
+    assert {found[f"new{at}"] for at in range(10)} == {"b"}
+
+
+def test_images_in_train_and_test_are_assigned_before_those_that_can_make_up_for_them():
+    counts = {"both": (4, 1)} | {f"train{at}": (1, 0) for at in range(4)} | {"test": (0, 1)}
+    found = assign_images("t", counts, {}, deal_of("ab"))
+    assert {found[name] for name in counts if name != "both"} == {*"ab"} - {found["both"]}
 
 
 def test_the_turns_of_a_conversation_stay_together_and_count_as_questions(tmp_path: Path):
@@ -344,6 +403,14 @@ def test_a_damaged_image_is_refused_and_others_are_counted(tmp_path: Path):
         f"{source}/images/3.png: found an empty file, expected an image (2 more of t's are damaged)"
     )
     assert os.listdir(tmp_path) == ["t"]
+
+
+def test_one_damaged_image_is_refused_by_its_name(tmp_path: Path):
+    source = write(tmp_path / "t", USUAL)
+    (source / "images/3.png").write_bytes(b"")
+    assert refused(source, tmp_path / "out", deal_of()) == (
+        f"{source}/images/3.png: found an empty file, expected an image"
+    )
 
 
 def test_a_task_that_can_not_be_read_is_refused(tmp_path: Path):

@@ -160,3 +160,41 @@ def test_equal_pictures_and_their_answers_are_counted():
 def test_slices_are_taken_evenly_from_the_middle_out(count: int | None, places: list[int]):
     assert Take(count).places(10) == places
     assert Take(99).places(3) == [0, 1, 2] and Take(1).places(1) == [0]
+
+
+def test_a_patient_and_a_volume_of_one_name_have_nothing_in_common():
+    found = split([question(0, patient="1"), replace(question(1), origin="1"), question(2)])
+    assert len(set(found.groups.values())) == 3
+
+
+def test_where_no_group_goes_to_the_test_by_its_share_the_smallest_does():
+    sizes = {"p0": 5, "p1": 1, "p2": 3}
+    questions = [
+        question(10 * place + at, patient=name)
+        for place, (name, size) in enumerate(sizes.items())
+        for at in range(size)
+    ]
+    assert {one.patient for one in split(questions, test=0.01).test} == {"p1"}
+
+
+def test_an_answer_in_other_letters_is_the_same_answer():
+    words = ("yes", "Yes", "YES", "yEs")
+    found = split([question(at, words[at % 4]) for at in range(8)], test=0.25)
+    assert len(found.test) == 2
+
+
+def test_five_groups_on_both_sides_are_named_and_the_others_counted():
+    sides = (DatasetPart.TRAIN, DatasetPart.TEST)
+    questions = [question(at, patient=f"p{at // 2}", split=sides[at % 2]) for at in range(14)]
+    with pytest.raises(DataError) as caught:
+        split(questions)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 7 and lines[5] == "and 2 more"
+    assert "has 7 groups of pictures on both sides" in lines[6]
+
+
+def test_a_source_without_a_part_for_training_is_split_anew():
+    parts = (DatasetPart.VALIDATION, DatasetPart.TEST)
+    found = split([question(at, split=parts[at % 2]) for at in range(20)], test=0.25)
+    assert (len(found.train), len(found.test)) == (15, 5)
+    assert "the source has test, validation alone: the split is ours" in found.notes

@@ -5,9 +5,22 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from client.inference.router import UNLIKE, Picture, PictureRouter, RoutedStage
+from client.inference.question_likeness import QuestionLikeness
+from client.inference.router import (
+    LIKELIHOOD_TEMPERATURE,
+    UNLIKE,
+    Picture,
+    PictureRouter,
+    RoutedStage,
+)
 from common.plan_fields import Modality
-from common.router.descriptor_statistics import scales
+from common.router.descriptor_statistics import (
+    BINS,
+    DescriptorStatistics,
+    regular,
+    scales,
+    tail_share,
+)
 from common.router.image_prototype import ImagePrototype
 from tests.unit.common.router.test_descriptor_statistics import rows_of, statistics
 
@@ -108,3 +121,66 @@ def test_where_one_stage_has_no_statistics_cosines_decide_and_it_says_so():
     # The header still counts.
     assert [one.stage for one in PictureRouter({0: STAIN, 1: bare}, 0.05).route(
         picture(3.0, "DX")).choices] == [1]  # fmt: skip
+
+
+def with_statistics(stage: RoutedStage, made: DescriptorStatistics) -> RoutedStage:
+    return replace(stage, prototype=replace(stage.prototype, statistics=made))
+
+
+def never_like(stage: RoutedStage) -> RoutedStage:
+    """The stage, all of whose own pictures lie nearer to the others than any other picture."""
+    made = stage.prototype.statistics
+    assert made is not None
+    return with_statistics(stage, replace(made, distances=(300, *[0] * (BINS - 1))))
+
+
+def test_probabilities_are_those_of_normal_densities_softened():
+    wide = with_statistics(FILM, statistics(3.1 * USUAL + 1.1 * rows_of(5, 300), ""))
+    stages, seen = {0: FILM, 1: wide}, picture(3.0)
+    logs: list[float] = []
+    for place, one in stages.items():
+        made = one.prototype.statistics
+        assert made is not None
+        covariance = regular(made.covariance.astype(np.float64), USUAL)
+        apart = seen.descriptor - made.mean
+        squared = float(apart @ np.linalg.solve(covariance, apart))
+        logs.append(-(squared + np.linalg.slogdet(covariance)[1]) / 2)
+        found = {c.stage: c for c in PictureRouter(stages, 0.05).route(seen).choices}[place]
+        assert found.alike == pytest.approx(tail_share(made.distances, squared))
+    weights = np.exp((np.array(logs) - max(logs)) / LIKELIHOOD_TEMPERATURE)
+    choices = PictureRouter(stages, 0.05).route(seen).choices
+    expected = weights / weights.sum()
+    assert min(expected) > 0.01
+    assert {one.stage: one.probability for one in choices} == pytest.approx(
+        dict(enumerate(expected))
+    )
+
+
+def test_a_covariance_that_rounding_has_left_below_zero_is_taken_as_one_of_zero():
+    made = FILM.prototype.statistics
+    assert made is not None
+    below, zero = (
+        with_statistics(FILM, replace(made, covariance=np.float32(least) * np.eye(len(made.mean))))
+        for least in (-1e-3, 0.0)
+    )
+    found = [PictureRouter({0: one, 1: STAIN}, 0.05).route(picture(3.0)) for one in (below, zero)]
+    assert found[0] == found[1]
+
+
+def test_a_stage_whose_pictures_had_no_code_takes_those_that_have_one():
+    found = ROUTER.route(picture(3.0, "DX"))
+    assert (found.best.stage, found.known) == (1, True)
+
+
+def test_of_stages_that_it_is_unlike_and_one_that_its_silent_header_rules_out_the_latter_is_named():
+    silent = stage("silent", Modality.CT, 3.0, "CT")
+    found = PictureRouter({0: never_like(FILM), 1: silent}, 0.05).route(picture(3.0))
+    assert (found.best.stage, found.known) == (1, False)
+    assert "as those of all pictures of silent do" in found.reason
+
+
+def test_behind_the_best_stages_come_by_probability_whether_the_picture_is_like_them_or_not():
+    stages = {0: FILM, 1: FILM, 2: never_like(FILM)}
+    asked = QuestionLikeness({0: ["how large?"], 1: ["which side is it?"]})
+    found = PictureRouter(stages, 0.05, asked).route(picture(3.0), "which side is it?")
+    assert [one.stage for one in found.choices] == [1, 2, 0]

@@ -19,3 +19,7 @@ def test_images_of_one_question_come_by_length_and_equals_as_they_are():
 
 def test_images_with_equally_long_questions_are_not_mixed():
     assert answering_order([A, B, A, B], [4, 4, 4, 4]) == [0, 2, 1, 3]
+
+
+def test_an_images_questions_of_several_lengths_stay_together():
+    assert answering_order([A, B, A, B], [5, 5, 3, 3]) == [2, 0, 3, 1]

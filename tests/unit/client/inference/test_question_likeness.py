@@ -58,6 +58,12 @@ def test_a_word_in_another_form_and_a_language_without_spaces_have_letters_in_co
     assert found[1] > UNLIKE_QUESTION > found[0]
 
 
+def test_a_question_that_two_stages_list_is_one_question():
+    found = QuestionLikeness({0: ["x y"], 1: ["x y"], 2: ["z"]}).cosines("x z")
+    # Of two questions each word is in one, so all weigh the same.
+    assert found == pytest.approx({0: 0.5, 1: 0.5, 2: math.sqrt(0.5)})
+
+
 def test_why_a_question_is_unlike_names_who_has_it():
     likeness = QuestionLikeness({0: COLOURS, 2: ["is there air in the field?"]})
     assert likeness.reason_unlike(COLOURS[0], 0, NAMES) == ""

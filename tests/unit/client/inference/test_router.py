@@ -73,6 +73,17 @@ def test_the_known_are_those_of_a_mixture_of_all_stages_cosines():
     assert cosine_threshold(parts) == pytest.approx(expected, abs=1e-6)
 
 
+def test_known_is_what_is_at_most_one_and_a_half_deviations_below_the_mean():
+    assert cosine_threshold([prototype(0.8, 0.0, std=0.1)]) == pytest.approx(0.65)
+    # An image like the only one that a stage has had is exactly at its mean.
+    assert route(feature(1, 0), {0: prototype(1.0, 0.0, std=0.0)}, 0.05).known
+
+
+def test_the_length_of_a_feature_does_not_count():
+    stages = {0: prototype(0.9, 0.0), 1: prototype(0.0, 0.3)}
+    assert route(4 * feature(3, 4), stages, 0.05).best.cosine == pytest.approx(0.8)
+
+
 def test_an_image_unlike_all_is_not_known_and_still_has_a_best_guess():
     known = {0: prototype(0.9, 0.0, 0.0), 1: prototype(0.0, 0.9, 0.0)}
     assert route(feature(10, 0, 1), known, 0.05).known

@@ -290,6 +290,39 @@ def test_an_adapter_of_another_model_is_refused_by_its_layer():
     wide = Adapter({"body.first": Pair(np.zeros((1, 11)), np.zeros((HIDDEN, 1)))}, 1.0)
     with pytest.raises(BankError, match=r"found \(7, 11\), the base model has \(7, 10\)"):
         adapted.attach(wide, Factor.BOTH)
+    tall = Adapter({"body.first": Pair(np.zeros((1, INPUTS)), np.zeros((8, 1)))}, 1.0)
+    with pytest.raises(BankError, match=r"found \(8, 10\), the base model has \(7, 10\)"):
+        adapted.attach(tall, Factor.BOTH)
+
+
+def test_the_same_adapters_are_composed_anew_in_the_other_way():
+    adapted, frozen = inject_adapter_layers(small(), TWO), [some_adapter(1)]
+    layer = adapted.layers["body.first"]
+    adapted.freeze_adapters(frozen, Composition.FOLD)
+    assert layer.folded is not None and layer.frozen_a is None
+    adapted.freeze_adapters(frozen, Composition.STACK)
+    assert layer.folded is None and layer.frozen_a is not None
+
+
+def test_of_the_adapter_that_was_attached_before_nothing_stays():
+    adapted, both = inject_adapter_layers(small(), TWO), some_adapter(1)
+    adapted.attach(three_factors(both, None), Factor.CORE)
+    first = Adapter({"body.first": both.pairs["body.first"]}, 1.0)
+    adapted.attach(first, Factor.BOTH)
+    assert list(adapted.attached_pairs()) == ["body.first"]
+    assert len(adapted.attached_factors()) == 2
+
+
+@pytest.mark.parametrize("hold", list(Composition))
+def test_bypassed_it_is_the_base_model_and_afterwards_what_it_was(hold: Composition):
+    model, x = small(), some_inputs(torch.float64)
+    adapted, frozen = inject_adapter_layers(model, TWO), some_adapter(1)
+    adapted.freeze_adapters([frozen], hold)
+    adapted.attach(some_adapter(2), Factor.BOTH)
+    before = model(x)
+    with adapted.bypassed():
+        close(model(x), small()(x), torch.float64)
+    torch.testing.assert_close(model(x), before, rtol=0, atol=0)
 
 
 def test_a_fresh_adapter_is_drawn_within_pefts_bound_and_changes_nothing():
@@ -324,6 +357,13 @@ def test_orthonormal_rows_keep_clear_of_earlier_adapters_while_there_is_room():
     np.testing.assert_allclose(last @ last.T, np.eye(6), atol=1e-6)
     overlap = np.linalg.svd(last @ rows.T, compute_uv=False)
     np.testing.assert_allclose(overlap, [1, 1, 1, 1, 0, 0], atol=1e-6)
+
+
+def test_directions_that_earlier_adapters_share_are_taken_once():
+    shapes = {"x": (3, 4)}
+    earlier = orthonormal_adapter(shapes, 2, 1.0, 0)
+    found = orthonormal_adapter(shapes, 2, 1.0, 1, [earlier] * 3).pairs["x"].a
+    np.testing.assert_allclose(found @ earlier.pairs["x"].a.T, 0, atol=1e-6)
 
 
 def test_a_rank_beyond_a_layers_inputs_has_no_orthonormal_rows():

@@ -12,6 +12,7 @@ import torch
 from client.data.task import Example
 from client.model.packing import PackedLayout, group_by_image, image_numbers, pack_questions
 from client.model.prompt import IGNORE_INDEX, EncodedExample
+from client.training.batches import packed_layout
 from client.training.schedule import RoundSchedule
 from common.metrics import AnswerKind
 from common.plan.file import parse_plan
@@ -205,3 +206,15 @@ def test_a_plan_without_packing_has_the_digest_that_it_had():
     assert packing.digest != plain.digest
     again = parse_plan(packing.model_dump(mode="json"), "again")
     assert again == packing and again.digest == packing.digest
+
+
+def test_padding_is_a_segment_of_no_question():
+    rows = [
+        pack_questions([question([20], [30]), question([22, 23], [31, 2])], PREFIX),
+        pack_questions([question([20], [30])], PREFIX),
+    ]
+    width = len(rows[0].ids)
+    found = packed_layout(rows, width, torch.from_numpy)
+    assert found.segments[1].tolist() == [0, 0, 0, 0, 1, 1] + [3] * (width - 6)
+    mask = found.attention_mask(None)[1, 0]
+    assert not mask[:6, 6:].any() and mask[6:, 6:].any(1).all()

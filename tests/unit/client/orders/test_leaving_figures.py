@@ -61,14 +61,22 @@ def test_a_class_of_few_questions_takes_the_mean_over_classes_with_it():
     assert OF_CLASSES <= left(asked)
 
 
-def test_closed_questions_without_options_are_a_group_of_their_own():
-    asked = questions(80, "yes", AnswerKind.CLOSED, 2) + questions(3, "yes", AnswerKind.CLOSED)
+@pytest.mark.parametrize("options", [0, 1])
+def test_closed_questions_without_a_choice_are_a_group_of_their_own(options: int):
+    few = questions(3, "yes", AnswerKind.CLOSED, options)
+    asked = questions(80, "yes", AnswerKind.CLOSED, 2) + few
     assert left(asked) == OF_CLOSED - OF_OPTIONS
 
 
 def test_a_share_of_few_images_stays():
     (one,) = questions(1, "yes", AnswerKind.CLOSED)
     assert OF_IMAGES.isdisjoint(left([one] * 40))
+
+
+def test_a_share_of_images_is_rounded_to_what_the_images_support():
+    asked = questions(20, "yes", AnswerKind.CLOSED) * 3
+    found = leaving_figures({"router_confidence": 0.5 + 1 / 60, "accuracy": 0.5 + 1 / 60}, asked, 1)
+    assert found == {"router_confidence": 0.5, "accuracy": 31 / 60}
 
 
 def test_nothing_leaves_of_fewer_questions_than_the_policy_says():

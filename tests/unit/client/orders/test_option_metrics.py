@@ -59,3 +59,9 @@ def test_only_closed_test_questions_get_the_options_of_training():
     assert [one.options for one in with_options(TaskData(train, test))] == [
         ("axial", "coronal"), (), ()
     ]  # fmt: skip
+
+
+def test_of_equal_options_the_one_that_sorts_first_counts_and_of_one_alone_nothing():
+    equal = Prediction("x", {"coronal": -1.0, "axial": -1.0})
+    assert option_metrics([closed("axial")], [equal])["accuracy_among_options"] == 1
+    assert option_metrics([closed("axial")], [Prediction("axial", {"axial": -1.0})]) == {}

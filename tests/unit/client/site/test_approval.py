@@ -7,8 +7,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file  # pyright: ignore[reportUnknownVariableType]
 
-from client.site.approval import adapted_layers, describe_plan, extra_numbers, sent_bytes
+from client.site.approval import (
+    adapted_layers,
+    approve,
+    describe_plan,
+    extra_numbers,
+    sent_bytes,
+)
 from client.site.config import Site
+from common.errors import SiteFailed
 from common.partial_adapter import AdapterPart
 from common.plan.file import parse_plan
 from common.plan.plan import Plan
@@ -154,3 +161,29 @@ def test_a_stage_that_tells_the_task_is_asked_among_its_own_classes(base: Path):
 def test_an_admin_reads_of_how_few_questions_no_score_leaves(base: Path):
     fewest = site_at(base).policy.test_questions
     assert f"No score of fewer than {fewest} test questions leaves" in told(base, "svd")
+
+
+def test_a_plan_that_the_policy_refuses_is_not_approved(base: Path):
+    site = site_at(base)
+    assert site.federation is not None
+    policy = site.policy.model_copy(update={"modalities": (Modality.MR,)})
+    with pytest.raises(SiteFailed, match="the site's policy allows only mr"):
+        approve(plan_of("svd"), site.model_copy(update={"policy": policy}), site.federation)
+    assert not (site.federation.approved / f"{plan_of('svd').digest}.json").exists()
+    assert approve(plan_of("svd"), site, site.federation).is_file()
+
+
+def test_the_rounds_of_all_stages_of_the_site_are_told_together(base: Path):
+    one = document()["stages"][0]
+    stages = [one, {**one, "name": "two", "rounds": 5}, {**one, "name": "other", "sites": ["b"]}]
+    plan = parse_plan({**document(), "stages": stages}, "p")
+    said = "\n".join(describe_plan(plan, site_at(base)))
+    assert "after each of 7 rounds an adapter" in said
+
+
+def test_the_bytes_of_class_prompts_are_those_of_the_stage_with_most_classes(tmp_path: Path):
+    one = {**document()["stages"][0], "classes": ["normal", "stone", "cyst"]}
+    stages = [one, {**one, "name": "two", "classes": ["a", "b"]}]
+    given = {**document(), "method": {"name": "dual_modality"}, "stages": stages}
+    base = clip_config(tmp_path / "clip")
+    assert extra_numbers(parse_plan(given, "p"), base) == 3 * 2049

@@ -241,8 +241,11 @@ def test_what_only_repeats_itself_is_written_once(tmp_path: Path):
     asked = AuditEntry(time=NOON, kind=MessageKind.ORDER, subject=SUBJECT)
     working = AuditEntry(time=NOON, kind=MessageKind.WORKING, subject=SUBJECT)
     update = audit.reply_entry(UPDATE, SUBJECT, NOON, 1)
-    for one in (asked, working, asked, working, asked, working, asked, update, asked, update):
-        later = one.model_copy(update={"time": one.time + timedelta(minutes=1)})
+    # The same content, packed into another number of bytes, is no other message.
+    for size, one in enumerate(
+        (asked, working, asked, working, asked, working, asked, update, asked, update)
+    ):
+        later = one.model_copy(update={"time": one.time + timedelta(minutes=1), "size": size})
         audit.write(tmp_path, later)
     kinds = [found.kind for found in audit.read(tmp_path)]
     assert kinds == [MessageKind.ORDER, MessageKind.WORKING, MessageKind.UPDATE, MessageKind.UPDATE]

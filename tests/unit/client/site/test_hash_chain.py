@@ -116,6 +116,14 @@ def test_a_tail_that_was_cut_off_is_named(log: Path):
     assert str(caught.value) == said
 
 
+def test_a_log_that_lacks_its_last_byte_is_not_appended_to(log: Path):
+    whole = log.read_bytes()
+    log.write_bytes(whole[:-1])
+    with pytest.raises(StateError, match="its tail was cut off"):
+        append(log, "in", {}, "")
+    assert log.read_bytes() == whole[:-1]
+
+
 def test_a_line_or_a_head_that_is_no_json_is_named(log: Path):
     whole = log.read_bytes()
     log.write_bytes(lines(log)[0] + b"?\n")

@@ -8,6 +8,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from client.site.keys import load_key, make_key
+from common.durable import DISK
 from common.errors import SiteFailed
 
 
@@ -36,6 +37,23 @@ def test_a_lone_public_half_is_not_overwritten_either(tmp_path: Path):
     with pytest.raises(SiteFailed, match=r"north\.pub: found a key"):
         make_key(tmp_path / "north", "north")
     assert not (tmp_path / "north").exists()
+
+
+@pytest.mark.parametrize("name", ["north", "north.pub"])
+def test_a_link_to_a_key_that_is_not_there_is_not_written_through(tmp_path: Path, name: str):
+    (tmp_path / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(SiteFailed, match="found a key, which is never overwritten"):
+        make_key(tmp_path / "north", "north")
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_both_halves_of_a_key_are_on_the_disk_and_then_their_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    synced: list[Path] = []
+    monkeypatch.setattr(DISK, "sync", synced.append)
+    public = make_key(tmp_path / "north", "north")
+    assert synced[-2:] == [public, tmp_path]
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o644])

@@ -107,6 +107,20 @@ def test_what_is_remembered_is_on_the_disk_with_the_folders_around_it(
     assert len(synced) == 3
 
 
+def test_of_two_banks_that_come_at_the_same_moment_neither_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = tmp_path / "chain" / PLAN
+
+    def sync(path: Path) -> None:
+        if path == folder:
+            (folder / f"0-{OTHER}").touch()
+
+    monkeypatch.setattr(DISK, "sync", sync)
+    for one in (ONE, OTHER):
+        assert f"expected {ONE[:12]}, {OTHER[:12]}; " in why(tmp_path, evaluation(one))
+
+
 def test_a_bank_grows_and_its_beginnings_stay_good(tmp_path: Path):
     for good in (
         order(),

@@ -193,6 +193,7 @@ def test_too_few_examples_are_refused(tmp_path: Path):
     [
         order_of(plan="../../etc/passwd"),
         order_of(plan=""),
+        order_of(plan="a" * 64 + "/../b"),
         order_of(adapter="A" * 64),
         order_of(releases=(ReleaseRef(0, "x"),)),
         order_of(releases=(ReleaseRef(-1, "a" * 64),)),

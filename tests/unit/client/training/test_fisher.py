@@ -7,7 +7,13 @@ import torch
 from torch import nn
 
 from client.model.lora import AdaptedLinear
-from client.training.fisher import SquaredGradients, as_rows, from_rows
+from client.training.fisher import (
+    DiagonalGradients,
+    SquaredGradients,
+    as_rows,
+    diagonal_from_row,
+    from_rows,
+)
 from client.training.weight_hold import LayerImportance
 from common.adapter import Pair
 from common.rules.interface import Factor
@@ -73,3 +79,26 @@ def test_rows_travel_short_and_come_back_with_a_mean_of_one():
     torch.testing.assert_close(dense["a"] / dense["b"][1, 0], before["a"] / before["b"][1, 0])
     nothing = from_rows(0 * outputs, 0 * inputs, {"a": (1, 2), "b": (2, 3)}, torch.device("cpu"))
     assert not any(one.outputs.any() for one in nothing.values())
+
+
+def test_of_whole_weights_it_is_the_sum_of_each_examples_squared_gradient():
+    deltas = {"b": nn.Parameter(torch.zeros(2, 3)), "a": nn.Parameter(torch.zeros(4))}
+    deltas["a"].grad = torch.full((4,), 9.0)  # of before
+    squared, sums = (
+        DiagonalGradients(deltas),
+        {name: torch.zeros_like(deltas[name]) for name in "ab"},
+    )
+    for number in (1, 2, 3):
+        for name, delta in deltas.items():
+            given = number * torch.arange(1.0, 1 + delta.numel()).view(delta.shape)
+            sums[name] += given.square()
+            (delta * given).sum().backward()
+        squared.end_example()
+    row = squared.row()
+    assert row.shape == (1, 10) and np.linalg.norm(row) == pytest.approx(0.01)
+    expected = torch.cat([sums["a"], sums["b"].flatten()])
+    found = diagonal_from_row(row, {"b": (2, 3), "a": (4,)}, torch.device("cpu"))
+    whole = torch.cat([found["a"], found["b"].flatten()])
+    torch.testing.assert_close(whole, expected / expected.mean())
+    nothing = diagonal_from_row(0 * row, {"b": (2, 3), "a": (4,)}, torch.device("cpu"))
+    assert not any(one.any() for one in nothing.values())

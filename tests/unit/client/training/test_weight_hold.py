@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from client.training.weight_hold import LayerImportance, LayerProduct, WeightHold
+from client.training.weight_hold import DeltaHold, LayerImportance, LayerProduct, WeightHold
 
 SHAPES = {"one": (5, 4), "two": (3, 6)}
 RANK, LAMBDA = 2, 0.7
@@ -90,3 +90,26 @@ def test_other_factors_of_the_same_weights_are_held_alike():
     assert float(found) == pytest.approx(by_hand(EARLIER), rel=1e-12)
     nowhere = WeightHold({"one": same}, {"one": START["one"]}, LAMBDA, None).value()
     assert abs(float(nowhere)) < 1e-12
+
+
+@pytest.mark.parametrize("stages", [0, 1, 2])
+def test_changes_of_whole_weights_are_held_by_the_sum_of_the_stages_importances(stages: int):
+    now = {name: torch.nn.Parameter(drawn(*shape, seed=1)) for name, shape in SHAPES.items()}
+    start = {name: drawn(*shape, seed=2) for name, shape in SHAPES.items()}
+    earlier = [
+        {name: drawn(*shape, seed=seed).square() for name, shape in SHAPES.items()}
+        for seed in range(3, 3 + stages)
+    ]
+    terms = [
+        (LAMBDA * importance * (delta - start[name]).square()).sum()
+        for name, delta in now.items()
+        for importance in ([one[name] for one in earlier] if stages else [torch.ones(())])
+    ]
+    expected = torch.stack(terms).sum()
+    gradients = torch.autograd.grad(expected, list(now.values()))
+    now["one"].grad = torch.ones_like(now["one"])
+    value = DeltaHold(now, start, LAMBDA, earlier or None).add_gradient()
+    torch.testing.assert_close(value, expected.detach())
+    # What was in `.grad` stays: the loss's gradient.
+    torch.testing.assert_close(now["one"].grad, gradients[0] + 1)
+    torch.testing.assert_close(now["two"].grad, gradients[1])
