@@ -62,7 +62,7 @@ def data_of(site: Path, task: str) -> TaskData:
         fields = json.loads((site / "site.yaml").read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"{site}: can't be read ({error.strerror})") from None
-    return read_task(Path(fields["data"]) / task)
+    return read_task(site / fields["data"] / task)
 
 
 def site_answers(plan: Plan, site: Path, order: Order) -> list[AnsweredQuestion]:

@@ -1,6 +1,7 @@
 """The simulated hospitals: for each site a folder with its site file, its data and its store."""
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -121,13 +122,11 @@ def prepare(
         own = data / name if data else sites / name / "data"
         if data is None:
             _make_data(plan, name, own)
-        _write_site_file(sites / name / "site.yaml", name, own, (base_model, reference))
+        _write_site_file(sites / name, sites, own, (base_model, reference))
     for hospital in unseen_hospitals(plan) if data is None else ():
         folder = unseen_folder(sites, hospital.name)
         _make_unseen(plan, hospital, folder / "data")
-        _write_site_file(
-            folder / "site.yaml", hospital.name, folder / "data", (base_model, reference)
-        )
+        _write_site_file(folder, sites, folder / "data", (base_model, reference))
     if data is None:
         _check_data(
             sites / name / "data" / stage.task for stage in plan.stages for name in stage.sites
@@ -255,12 +254,26 @@ def _base_model(plan: Plan, source: str, given: Path | None) -> Path:
     return folder.resolve()
 
 
-def _write_site_file(file: Path, name: str, data: Path, shared: tuple[Path, Path]) -> None:
-    """Write a site's file; `shared` are the folders of base model and reference pairs."""
+def _write_site_file(site: Path, sites: Path, data: Path, shared: tuple[Path, Path]) -> None:
+    """Write the file of the site of this folder.
+
+    What lies within the run's folder is named from the site's, so that the run can be moved.
+
+    Args:
+        sites: the folder of the run's sites.
+        shared: the folders of base model and reference pairs.
+    """
     base_model, reference = shared
+    run = sites.parent.resolve()
+
+    def seen_from_site(place: Path) -> str:
+        place = place.resolve()
+        within = place.is_relative_to(run)
+        return os.path.relpath(place, site.resolve()) if within else str(place)
+
     fields: dict[str, object] = {
-        "name": name,
-        "data": str(data.resolve()),
+        "name": site.name,
+        "data": seen_from_site(data),
         "base_model": str(base_model),
         "store": "store",
         "device": "auto",
@@ -279,10 +292,10 @@ def _write_site_file(file: Path, name: str, data: Path, shared: tuple[Path, Path
         },
     }
     if reference.is_dir():
-        fields["reference"] = str(reference.resolve())
-    file.parent.mkdir(parents=True, exist_ok=True)
+        fields["reference"] = seen_from_site(reference)
+    site.mkdir(parents=True, exist_ok=True)
     # JSON is YAML; a path with a colon or a hash in it stays what it is.
-    file.write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
+    (site / "site.yaml").write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
 
 
 def _check_tasks(plan: Plan, source: str) -> None:

@@ -47,10 +47,16 @@ def write_joined(task: JoinedTask) -> None:
             learned = first_questions(learned, task.first, task.seed)
         train += [_train_entry(example, site, part) for example in learned]
         test += [_test_entry(example, site, part) for example in data.test]
-        _link(task.folder / site, part)
+    link_parts(task)
     _write(task.folder / TRAIN_FILE, json.dumps(train, indent=1, ensure_ascii=False) + "\n")
     lines = (json.dumps(entry, ensure_ascii=False) + "\n" for entry in test)
     _write(task.folder / TEST_FILE, "".join(lines))
+
+
+def link_parts(task: JoinedTask) -> None:
+    """Link each part's folder, and anew where the run's folder or the data were moved."""
+    for site, part in task.parts.items():
+        _link(task.folder / site, part)
 
 
 def first_questions(train: Sequence[Example], count: int, seed: int) -> list[Example]:
@@ -94,7 +100,6 @@ def _test_entry(example: Example, site: str, part: Path) -> dict[str, object]:
 def _link(link: Path, target: Path) -> None:
     target = target.resolve()
     if link.is_symlink() and link.readlink() != target:
-        # The run's folder, or the data, were moved.
         link.unlink()
     if not link.is_symlink():
         link.parent.mkdir(parents=True, exist_ok=True)

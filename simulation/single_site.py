@@ -9,6 +9,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from itertools import chain
 from pathlib import Path
 from typing import TypeAlias
 
@@ -26,7 +27,7 @@ from simulation.baselines import (
     with_equal_steps,
 )
 from simulation.engines import Engine, forkserver_context
-from simulation.joined_data import JoinedTask
+from simulation.joined_data import JoinedTask, link_parts
 from simulation.planned_run import PlannedRun, carry_out, check_resumable, finished
 
 #: (site, task) -> the folder with the site's questions of the task.
@@ -121,6 +122,9 @@ def carry_out_all(
         Refusal: with one clear sentence; the others are ended.
     """
     missing = [run for run in runs if finished(run) is None]
+    for task in chain.from_iterable(run.joined for run in runs if run not in missing):
+        # Finished, and perhaps moved since: the report reads their questions.
+        link_parts(task)
     for run in missing:
         check_resumable(run)
     if engine is Engine.IN_PROCESS or len(missing) < 2:

@@ -100,8 +100,11 @@ def test_hospitals_alone_and_pooled_train_on_the_federations_pairs(tmp_path: Pat
     reports = simulate(file, options(tmp_path / "run", methods=["primed", "local", "pooled"]))
     assert [report.method for report in reports] == ["primed", "pooled"]
     for run in ("local/a/sites/a", "local/b/sites/b", "pooled/sites/pooled"):
-        fields = json.loads((tmp_path / "run" / run / "site.yaml").read_text())
-        assert fields["reference"] == str(tmp_path / "run/sites/reference")
+        site = tmp_path / "run" / run
+        fields = json.loads((site / "site.yaml").read_text())
+        # From the site's folder, so that the run can be moved.
+        assert not Path(fields["reference"]).is_absolute()
+        assert (site / fields["reference"]).resolve() == tmp_path / "run/sites/reference"
 
 
 def test_a_method_whose_pairs_are_not_there_is_refused_before_anything_runs(tmp_path: Path):

@@ -378,7 +378,10 @@ def test_alone_each_round_goes_on_from_the_one_before_as_its_rule_has_it_sent(
         sent.append((value_of(trained), value_of(start)))
         return trained
 
-    monkeypatch.setattr(execute, "method_code", lambda _: method)
+    def counting(_: MethodSettings) -> Counting:
+        return method
+
+    monkeypatch.setattr(execute, "method_code", counting)
     monkeypatch.setattr(execute, "prepared", prepared)
     scored(order_of(lone, plan, work=Work.TRAIN_ALONE, round=0), lone)
     assert method.trained == [(1, 0.0), (2, 1.0), (3, 2.0)]

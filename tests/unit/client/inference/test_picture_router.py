@@ -1,5 +1,6 @@
 """The router of pictures: what the header forbids, what is unlike all, and why it says so."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -147,9 +148,9 @@ def test_probabilities_are_those_of_normal_densities_softened():
         logs.append(-(squared + np.linalg.slogdet(covariance)[1]) / 2)
         found = {c.stage: c for c in PictureRouter(stages, 0.05).route(seen).choices}[place]
         assert found.alike == pytest.approx(tail_share(made.distances, squared))
-    weights = np.exp((np.array(logs) - max(logs)) / LIKELIHOOD_TEMPERATURE)
+    weights = [math.exp((log - max(logs)) / LIKELIHOOD_TEMPERATURE) for log in logs]
     choices = PictureRouter(stages, 0.05).route(seen).choices
-    expected = weights / weights.sum()
+    expected = [weight / sum(weights) for weight in weights]
     assert min(expected) > 0.01
     assert {one.stage: one.probability for one in choices} == pytest.approx(
         dict(enumerate(expected))

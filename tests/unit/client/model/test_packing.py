@@ -214,7 +214,7 @@ def test_padding_is_a_segment_of_no_question():
         pack_questions([question([20], [30])], PREFIX),
     ]
     width = len(rows[0].ids)
-    found = packed_layout(rows, width, torch.from_numpy)
+    found = packed_layout(rows, width, torch.as_tensor)
     assert found.segments[1].tolist() == [0, 0, 0, 0, 1, 1] + [3] * (width - 6)
     mask = found.attention_mask(None)[1, 0]
     assert not mask[:6, 6:].any() and mask[6:, 6:].any(1).all()

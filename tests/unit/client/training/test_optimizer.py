@@ -26,7 +26,7 @@ def step_of(factor: nn.Parameter, slope: float, penalty: float, training: Traini
 @pytest.mark.parametrize(("most", "norm"), [(1.0, 1.0), (None, 10.0), (20.0, 10.0)])
 def test_the_gradient_of_loss_and_penalty_together_is_clipped(most: float | None, norm: float):
     found = step_of(nn.Parameter(torch.zeros(4)), 3.0, 2.0, Training(max_grad_norm=most))
-    assert float(found.norm()) == pytest.approx(norm, rel=1e-5)
+    assert float(found.square().sum()) == pytest.approx(norm**2, rel=1e-5)
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.5])
@@ -41,4 +41,4 @@ def test_a_step_has_nothing_of_the_gradient_before():
     optimizer = LocalOptimizer(nn.Identity(), [factor], Training(max_grad_norm=None))
     for slope in (5.0, 1.0):
         optimizer.step([slope * factor.sum()], None, 0.1)
-    torch.testing.assert_close(factor.grad, torch.ones(2))
+    assert factor.grad is not None and factor.grad.tolist() == [1.0, 1.0]
