@@ -1,6 +1,7 @@
 """A plan of two stages and two sites on a tiny CLIP, with reference pairs, and its data."""
 
 import io
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,11 @@ def assignment(folder: Path, plan: Plan, stage: int = 0, **changes: Any) -> Assi
         "reference": folder / "data/reference",
     }  # fmt: skip
     return Assignment(**{**fields, **changes})
+
+
+def copied(image: Path, number: int) -> Path:
+    """A file of its own with the same picture."""
+    return Path(shutil.copy(image, image.with_name(f"{image.stem}_{number}{image.suffix}")))
 
 
 def examples(folder: Path, stage: int) -> tuple[Example, ...]:

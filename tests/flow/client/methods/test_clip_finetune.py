@@ -35,7 +35,7 @@ from server.run.journal import Journal
 from simulation.baselines import with_method
 from simulation.run import simulate
 from tests.flow import clip_run
-from tests.flow.clip_run import CLASSES, assignment, examples, reference_pin, write_clip_run
+from tests.flow.clip_run import CLASSES, assignment, copied, examples, reference_pin, write_clip_run
 from tests.flow.small_run import options
 
 METHODS = ("finetune", "ewc", "lwf", "zscl", "wise_ft", "zero_shot")
@@ -302,4 +302,8 @@ def test_of_too_few_different_images_no_fisher_information_leaves(folder: Path):
     assert enough[f"{FISHER_OUTPUTS}.weight"].tolist() == [4.0]
     few = fisher_arrays(replace(given, fewest_images=5), model, CLASSES[0], asked, 4)
     assert not any(value.any() for value in few.values())
+    # A picture that is there in several files is one.
+    same = [replace(asked[0], image=copied(asked[0].image, n)) for n in range(5)]
+    alike = fisher_arrays(replace(given, fewest_images=2), model, CLASSES[0], same, 5)
+    assert not any(value.any() for value in alike.values())
     model.adapted.detach()

@@ -30,6 +30,7 @@ from tests.flow.client.methods.two_class_stages import (
     plan_of,
     write_stages,
 )
+from tests.flow.clip_run import copied
 
 
 @pytest.fixture(scope="module")
@@ -204,6 +205,12 @@ def test_a_mean_leaves_in_the_last_round_alone_of_enough_different_pictures(fold
     # The site's own policy asks for more, and no plan can change that.
     strict, _ = of.train(replace(given, fewest_images=5), begin, own, lambda _: None)
     assert strict.extras["means.weight"].tolist() == [0.0, 0.0] and not strict.extras["means"].any()
+    # Nor does a picture count more often that is there in several files.
+    of_each = {one.answer: one for one in own}.values()
+    same = [replace(one, image=copied(one.image, n)) for one in of_each for n in range(5)]
+    alike, _ = of.train(given, begin, same, lambda _: None)
+    assert alike.extras["prompts.weight"].tolist() == [5.0, 5.0]
+    assert alike.extras["means.weight"].tolist() == [0.0, 0.0] and not alike.extras["means"].any()
 
 
 @pytest.mark.parametrize("reuse", ["prompts", "distance", "negatives"])
