@@ -55,7 +55,7 @@ containers: $(VENV)/.sim
 	rm -rf runs/containers
 	$(BIN)/python -m simulation.containers.make_containers --out runs/containers $(CONTAINERS)
 
-# The experiments of configs/experiments: federations of the small LLaVA, about ten hours on two
+# The experiments of configs/experiments: federations of the small LLaVA, about eleven hours on two
 # cores, and the twins of MGTIL on the small CLIP, about four. Either goes on where it stopped, and once
 # its results are there it only draws docs/results.md anew.
 results: $(VENV)/.sim
