@@ -151,12 +151,9 @@ def check_made_of(plan: Plan, sites: Path, data: Path | None) -> None:
         StateError: it holds those of another plan or of other data.
     """
     file = sites / _MADE_OF
-    # Before 0.7 the data's own place stood there even within the run's folder.
-    known = {
-        _made_of(plan, place).encode()
-        for place in (_within_run(sites, data), data and data.resolve())
-    }
-    if file.exists() and file.read_bytes() not in known:
+    # Before 0.7 the place itself stood there, in the run's folder, too.
+    places = {_seen_by_run(sites, data), data and str(data.resolve())}
+    if file.exists() and file.read_bytes() not in {_made_of(plan, place) for place in places}:
         raise StateError(
             f"{sites}: found the sites of another plan or another --data, expected this run's; "
             "use another folder"
@@ -199,28 +196,30 @@ def _claim(plan: Plan, sites: Path, data: Path | None) -> None:
     check_made_of(plan, sites, data)
     if not (sites / _MADE_OF).exists():
         sites.mkdir(parents=True, exist_ok=True)
-        made_of = _made_of(plan, _within_run(sites, data))
-        write_file(sites / _MADE_OF, made_of.encode(), DISK)
+        write_file(sites / _MADE_OF, _made_of(plan, _seen_by_run(sites, data)), DISK)
 
 
-def _within_run(sites: Path, data: Path | None) -> Path | None:
-    """Return the data's place, relative to the run's folder if it is there: that can be moved."""
-    run = sites.parent.resolve()
-    if data is None or not (place := data.resolve()).is_relative_to(run):
-        return data and data.resolve()
-    return place.relative_to(run)
+def _seen_from(folder: Path, place: Path, run: Path) -> str:
+    """Return where a place is: from the folder if it is in the run's, which can be moved."""
+    place = place.resolve()
+    within = place.is_relative_to(run.resolve())
+    return os.path.relpath(place, folder.resolve()) if within else str(place)
 
 
-def _made_of(plan: Plan, data: Path | None) -> str:
+def _seen_by_run(sites: Path, data: Path | None) -> str | None:
+    return data and _seen_from(sites.parent, data, sites.parent)
+
+
+def _made_of(plan: Plan, data: str | None) -> bytes:
     """Return what the sites' folders follow from, as a JSON document."""
     made = plan.simulation and plan.simulation.model_dump(mode="json", exclude=set(NOT_OF_DATA))
     made_of = {
-        "data": str(data) if data else None,
+        "data": data,
         "simulation": made,
         "seed": plan.seed,
         "stages": [[stage.task, *stage.sites] for stage in plan.stages],
     }
-    return json.dumps(made_of, indent=1) + "\n"
+    return (json.dumps(made_of, indent=1) + "\n").encode()
 
 
 def _task_digests(plan: Plan, data: Path) -> dict[str, str]:
@@ -255,25 +254,11 @@ def _base_model(plan: Plan, source: str, given: Path | None) -> Path:
 
 
 def _write_site_file(site: Path, sites: Path, data: Path, shared: tuple[Path, Path]) -> None:
-    """Write the file of the site of this folder.
-
-    What lies within the run's folder is named from the site's, so that the run can be moved.
-
-    Args:
-        sites: the folder of the run's sites.
-        shared: the folders of base model and reference pairs.
-    """
+    """Write the file of the site of this folder; `shared`: base model and reference pairs."""
     base_model, reference = shared
-    run = sites.parent.resolve()
-
-    def seen_from_site(place: Path) -> str:
-        place = place.resolve()
-        within = place.is_relative_to(run)
-        return os.path.relpath(place, site.resolve()) if within else str(place)
-
     fields: dict[str, object] = {
         "name": site.name,
-        "data": seen_from_site(data),
+        "data": _seen_from(site, data, sites.parent),
         "base_model": str(base_model),
         "store": "store",
         "device": "auto",
@@ -292,7 +277,7 @@ def _write_site_file(site: Path, sites: Path, data: Path, shared: tuple[Path, Pa
         },
     }
     if reference.is_dir():
-        fields["reference"] = seen_from_site(reference)
+        fields["reference"] = _seen_from(site, reference, sites.parent)
     site.mkdir(parents=True, exist_ok=True)
     # JSON is YAML; a path with a colon or a hash in it stays what it is.
     (site / "site.yaml").write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")

@@ -155,8 +155,10 @@ def test_a_simulated_site_takes_part_in_everything(tmp_path: Path):
     # The only way in is private: the whole of `prepare` makes pictures, too.
     write = hospitals._write_site_file  # pyright: ignore[reportPrivateUsage]
     shared = (tmp_path / "base", tmp_path / "reference")
-    write(tmp_path / "a" / "site.yaml", "a", tmp_path / "data", shared)
-    site = load_site(tmp_path / "a" / "site.yaml")
-    assert (site.name, site.store, site.federation) == ("a", tmp_path / "a" / "store", None)
+    write(tmp_path / "sites" / "a", tmp_path / "sites", tmp_path / "data", shared)
+    site = load_site(tmp_path / "sites" / "a" / "site.yaml")
+    assert (site.name, site.federation) == ("a", None)
+    assert site.store == tmp_path / "sites" / "a" / "store"
+    assert site.data.resolve() == tmp_path / "data"
     assert set(site.policy.modalities) == set(Modality)
     assert (site.policy.plans, site.policy.rounds, site.policy.examples) == (Plans.ANY, None, 1)
