@@ -37,8 +37,10 @@ def test_the_benchmark_reports_what_it_measured(monkeypatch: pytest.MonkeyPatch)
     assert (settings["vectors"], settings["rows"], settings["repeats"]) == (3000, 1100, 2)
     assert set(settings["memory"]) == {"vectors", "query", "bm25", "query_bm25"}
     assert parts == ["vectors", "query", "bm25", "query_bm25", "plain", "time"]
-    # An interpreter with numpy and FAISS takes more than 20 MB.
-    assert all(20e6 < size < 2e9 for size in settings["memory"].values())
+    # An interpreter with numpy and FAISS takes more than 20 MB; the peak of the others is this
+    # process's, with all tests that ran in it before.
+    assert all(20e6 < size for size in settings["memory"].values())
+    assert settings["memory"]["bm25"] < 2e9
 
 
 def test_vectors_do_not_depend_on_where_a_shard_begins():
