@@ -64,7 +64,8 @@ def _plan_of(folder: Path, own: "Sequence[RunReport]") -> dict[str, Any]:
     for file, digest in found.items():
         if digest in expected:
             return json.loads(load_plan(file).canonical())
-    for file, digest in [*found.items()][:1]:
+    if found:
+        file, digest = next(iter(found.items()))
         typer.echo(
             f"{file}: found the plan {digest[:12]}, expected {own[0].plan.hash[:12]}, that of "
             "report.json; it is taken for missing",

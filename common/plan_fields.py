@@ -67,7 +67,7 @@ MOST_NAMED: Final = 10_000
 NewTokens: TypeAlias = Annotated[int, Field(ge=1, le=10_000)]
 #: Longest deadline, eleven years: calendars end.
 MOST_HOURS: Final = 100_000
-#: More is no number in fp32.
+#: fp32 ends at 3.4e38, and what these are multiplied by has to stay below that.
 Positive: TypeAlias = Annotated[float, Field(gt=0, le=1e30)]
 #: Of a Dirichlet; beyond, the logarithms of its draws leave what numbers can say.
 Concentration: TypeAlias = Annotated[float, Field(ge=1 / MOST, le=MOST)]

@@ -114,7 +114,7 @@ class Network:
             events = sent = False
             for site in waiting:
                 if site.name in self._left and site.reported != LEFT:
-                    yield from self._refuse(site, LEFT)
+                    yield from self._refuse(site, LEFT, final=True)
                 unsent = site.message is None
                 for event in self._advance(site, order, accept):
                     events = True
@@ -241,7 +241,7 @@ class Network:
                 holds.update(site.needs)
                 site.is_working(reply)
             case Failure():
-                yield from self._refuse(site, _words(reply), reply.reason is Reason.QUESTIONS)
+                yield from self._refuse(site, _words(reply), final=reply.reason is Reason.QUESTIONS)
             case _:
                 holds.update(site.needs)
                 yield from self._on_answer(site, reply, accept)
@@ -256,14 +256,14 @@ class Network:
         else:
             yield from self._refuse(site, fault)
 
-    def _refuse(self, site: AskedSite, why: str, withheld: bool = False) -> Iterator[Refused]:
+    def _refuse(self, site: AskedSite, why: str, *, final: bool = False) -> Iterator[Refused]:
         """Report the refusal once; ask again later, where there is patience for it."""
         why = printable(why, MOST_LETTERS)
         site.retry_later(why)
         site.done = self.patience.appear_s is not None
         if site.reported != why:
             site.reported = why
-            yield Refused(site.name, why, withheld)
+            yield Refused(site.name, why, final)
 
     def _waiting(self, sites: Sequence[AskedSite]) -> Waiting:
         states: dict[str, str] = {}

@@ -143,7 +143,7 @@ def _stages(run: RunStatus) -> FittingTable:
         score = stage.scores.get(stage.metric)
         scores = "" if score is None else f"{stage.metric} {score:.3f}"
         if stage.phase is Phase.DONE and not stage.scores:
-            scores = "withheld"
+            scores = "not scored"
         rounds = f"{stage.round}/{stage.rounds}"
         sites = ", ".join(stage.sites)
         table.add_row(stage.name, stage.modality.value, sites, stage.phase.value, rounds, scores)

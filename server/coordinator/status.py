@@ -38,8 +38,8 @@ class StageStatus:
     Attributes:
         round: rounds that are complete.
         metric: the one of them that the plan names for its task.
-        scores: its task's metrics when it was released; empty before, and where all its sites
-            withheld them.
+        scores: its task's metrics when it was released; empty before, and where each of its
+            sites withheld them or had left.
     """
 
     name: str

@@ -43,12 +43,12 @@ class Refused:
     """A site gave no answer that may count, and why.
 
     Attributes:
-        withheld: it keeps its scores back by its own policy, and asked again says the same.
+        final: nor will it ever: it keeps its scores back by its own policy, or it has left.
     """
 
     site: str
     why: str
-    withheld: bool = False
+    final: bool = False
 
 
 @dataclass(frozen=True, slots=True)

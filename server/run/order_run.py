@@ -25,13 +25,13 @@ class Responses:
     """The accepted answers to an order so far, and why others are missing, by site.
 
     Attributes:
-        withheld: the sites that keep their scores back by their own policy.
+        final: the sites of which no answer will come, asked again or not.
     """
 
     updates: dict[str, AcceptedUpdate] = field(default_factory=dict[str, AcceptedUpdate])
     scores: dict[str, Scores] = field(default_factory=dict[str, Scores])
     refusals: dict[str, str] = field(default_factory=dict[str, str])
-    withheld: set[str] = field(default_factory=set[str])
+    final: set[str] = field(default_factory=set[str])
 
     @property
     def accepted(self) -> int:
@@ -86,10 +86,10 @@ class OrderRun:
                     responses.refusals.pop(event.site, None)
                 case AcceptedScores():
                     responses.scores[event.site] = event.scores
-                    responses.withheld.discard(event.site)
+                    responses.final.discard(event.site)
                     responses.refusals.pop(event.site, None)
                 case Refused():
-                    self.refuse(event.site, event.why, event.withheld)
+                    self.refuse(event.site, event.why, final=event.final)
                 case Waiting():
                     states = sorted(event.states.items())
                     words = [f"{site} " + re.sub("[0-9]+", "", state) for site, state in states]
@@ -113,14 +113,16 @@ class OrderRun:
         late = time.time() > opened + 3600 * self.stage.deadline_hours
         return late or accepted + len(self.responses.refusals) == sites
 
-    def all_withheld(self) -> bool:
-        """Return whether every site keeps its scores back, so that none will ever come."""
-        return len(self.responses.withheld) == len(self.stage.sites)
+    def none_will_come(self) -> bool:
+        """Return whether no site will ever answer: each withholds its scores, or has left."""
+        return len(self.responses.final) == len(self.stage.sites)
 
-    def refuse(self, site: str, why: str, withheld: bool = False) -> None:
-        """Record why a site does not count, and say so; it may keep its scores back."""
-        found = self.responses.withheld
-        (found.add if withheld else found.discard)(site)
+    def refuse(self, site: str, why: str, *, final: bool = False) -> None:
+        """Record why a site does not count, and say so; `final` if no answer will come."""
+        if final:
+            self.responses.final.add(site)
+        else:
+            self.responses.final.discard(site)
         self._say(site, f"could not {self.order.work.words} {self._where}", why)
 
     def leave_out(self, site: str, why: str) -> None:

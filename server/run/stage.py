@@ -84,7 +84,7 @@ def score_task(
 ) -> dict[str, Scores]:
     """Score `model` on the test questions of stage `task`, and return the scores by site.
 
-    There are none where every site keeps its scores back by its own policy.
+    There are none where every site keeps its scores back by its own policy, or has left.
 
     Args:
         grace_s: how long sites are waited for that are offline or failing; None waits for
@@ -138,7 +138,7 @@ def _collect_scores(scoring: OrderRun, grace_s: float | None) -> None:
         missing = waiting.states.keys() if waiting else set[str]()
         grace_over = grace_s is not None and time.monotonic() - began > grace_s
         hopeless = waiting and missing <= waiting.offline | scoring.responses.refusals.keys()
-        if (grace_over and hopeless) or scoring.has_enough() or scoring.all_withheld():
+        if (grace_over and hopeless) or scoring.has_enough() or scoring.none_will_come():
             break
 
 

@@ -16,7 +16,7 @@ const percent = (value) => (value === null || value === undefined ? DASH : (100 
 
 const scoreOf = (stage) => {
   if (stage.metric in stage.scores) return `${stage.metric} ${percent(stage.scores[stage.metric])}`;
-  return stage.phase === "done" && !Object.keys(stage.scores).length ? "withheld" : DASH;
+  return stage.phase === "done" && !Object.keys(stage.scores).length ? "not scored" : DASH;
 };
 
 const size = (bytes) => {

@@ -104,14 +104,14 @@ def test_a_refusal_says_its_reason_in_words():
     failure = Failure(site="a", error="OrderRefused", reference="ab12", reason=Reason.PLAN)
     (refused,), _ = events(Site(failure), ["a"], ["a"])
     assert refused.why.startswith("it has not approved this plan (the site's own log has")
-    assert not refused.withheld
+    assert not refused.final
 
 
 def test_a_site_that_keeps_its_scores_back_by_its_policy_is_known_by_its_reason():
     failure = Failure(site="a", error="OrderRefused", reference="ab12", reason=Reason.QUESTIONS)
     (refused,), _ = events(Site(failure), ["a"], ["a"])
     assert refused.why.startswith("it has fewer test questions than its policy asks for")
-    assert refused.withheld
+    assert refused.final
 
 
 def test_a_failure_is_final_where_there_is_no_patience():
@@ -222,7 +222,7 @@ def test_a_site_that_is_enrolled_later_is_found():
 def test_a_site_that_has_left_does_not_hold_up_a_round(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(departures, "LEFT_S", 0.0)
     found, _ = events(Site(), ["a"], ["a", "b"], PATIENT, most=200, registered=lambda: ["a"])
-    assert found == [Refused("b", departures.LEFT), Done("a")]
+    assert found == [Refused("b", departures.LEFT, final=True), Done("a")]
 
 
 def test_a_site_that_gets_a_new_key_has_not_left():

@@ -75,13 +75,13 @@ def test_the_table_shows_the_metric_that_the_plan_names():
     assert "accuracy" not in shown.get() and "bleu" not in shown.get()
 
 
-def test_the_table_says_that_the_sites_of_a_released_stage_withheld_its_scores():
+def test_the_table_says_that_a_released_stage_was_not_scored():
     for phase in Phase:
         status = replace(run(""), stages=(replace(STAGE, phase=phase, scores={}),))
         console = Console(width=150)
         with console.capture() as shown:
             console.print(_tables("hub:8443", status, (), answers=True))
-        assert ("withheld" in shown.get()) is (phase is Phase.DONE)
+        assert ("not scored" in shown.get()) is (phase is Phase.DONE)
 
 
 def test_the_status_has_what_updates_did_in_the_last_round():

@@ -127,7 +127,7 @@ class Withholding(Sites):
             yield from super().__call__(order, sites, accept)
             return
         self.asked.append((order.round, "".join(sites)))
-        yield from (Refused(site, "too few", withheld=True) for site in self._withholding)
+        yield from (Refused(site, "too few", final=True) for site in self._withholding)
         for _ in range(3):
             yield Waiting(dict.fromkeys(sites, "asked"))
         yield from super().__call__(order, [s for s in sites if s not in self._withholding], accept)
@@ -170,9 +170,9 @@ def test_a_site_that_does_not_withhold_its_scores_is_waited_for(tmp_path: Path):
 def test_a_site_that_fails_after_it_withheld_its_scores_is_waited_for(tmp_path: Path):
     class Lowered(Sites):
         def __call__(self, order: Order, sites: Sequence[str], accept: Accept) -> Iterator[Any]:
-            yield Refused("a", "too few", withheld=True)
+            yield Refused("a", "too few", final=True)
             yield Refused("a", "its disk is full")
-            yield Refused("b", "too few", withheld=True)
+            yield Refused("b", "too few", final=True)
             yield from super().__call__(order, ["a"], accept)
 
     book = journal(tmp_path)
@@ -180,9 +180,20 @@ def test_a_site_that_fails_after_it_withheld_its_scores_is_waited_for(tmp_path: 
     assert list(score_task(at, 0, ModelSelection())) == ["a"]
 
 
+def test_a_stage_whose_sites_withhold_their_scores_or_have_left_is_not_waited_for(tmp_path: Path):
+    def gone(_order: Order, _sites: Sequence[str], _accept: Accept) -> Iterator[Any]:
+        yield Refused("a", "it has left the federation", final=True)
+        yield Waiting({"b": "asked"})
+        yield Refused("b", "too few", final=True)
+        raise AssertionError("nothing more is awaited")
+
+    at, _ = run_context(journal(tmp_path), gone, patient=True)
+    assert score_task(at, 0, ModelSelection()) == {}
+
+
 def test_without_patience_a_stage_without_scores_is_an_error(tmp_path: Path):
     def withhold(_order: Order, sites: Sequence[str], _accept: Accept) -> Iterator[Any]:
-        yield from (Refused(site, "too few", withheld=True) for site in sites)
+        yield from (Refused(site, "too few", final=True) for site in sites)
 
     with pytest.raises(SiteFailed, match="site b could not evaluate stage 1: too few"):
         score_task(run_context(journal(tmp_path), withhold)[0], 0, ModelSelection())
