@@ -1,4 +1,4 @@
-"""Orders at a site: equal orders have equal bytes, and a wrong one is refused by name."""
+"""Orders at a site: what is trained and answered; equal orders have equal bytes."""
 # pyright: reportUnknownMemberType=false
 
 import hashlib
@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -16,34 +15,30 @@ import torch
 from torch import nn
 
 from client.data.task import Example
-from client.methods import lora_recipe, mslora_cr
 from client.methods.interface import Assignment, Method
 from client.model import llava as models
 from client.model.backbone import Prediction
-from client.model.device import configure_torch
 from client.orders import execute
 from client.orders.kept_answers import remove_answers
 from client.site import blob_store
-from client.site.config import Device, Federation, Site
+from client.site.config import Federation, Site
 from client.site.failures import OrderRefused
 from client.training.checkpoint import Checkpoint, JobCancelled
 from client.training.loop import OnProgress, TrainResult, train
 from client.training.optimizer import LocalOptimizer
 from common.adapter import Adapter, Pair, from_bytes, to_bytes
-from common.errors import BankError, DataError, SiteFailed
-from common.exchange import Answer, Order, Reason, ReleaseRef, Scores, Update
+from common.errors import SiteFailed
+from common.exchange import Order, Reason, Update
 from common.methods.interface import MethodSettings
 from common.metrics import read_answers
-from common.plan.plan import Plan
 from common.plan_fields import Precision
 from common.process.progress import ProgressEvent
 from common.work import Work
+from tests.flow.client.orders.done import adapter_of, ignore, same, scored, trained
 from tests.flow.small_site import (
     MSLORA_CR,
     QUESTIONS,
-    adapter_of_plan,
     as_in_a_new_process,
-    assignment_of,
     do,
     order_of,
     plan_of,
@@ -54,42 +49,6 @@ from tests.flow.small_site import (
     write_site,
 )
 from tests.flow.tiny_llava import write_task
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_site(tmp_path_factory.mktemp("site"))
-
-
-@pytest.fixture
-def site(shared: Path, tmp_path: Path) -> Site:
-    return site_in(shared, tmp_path / "store")
-
-
-def ignore(_: ProgressEvent) -> None:
-    """Nobody listens."""
-
-
-def trained(order: Order, site: Site) -> Update:
-    update = do(order, site, ignore, None)
-    assert isinstance(update, Update)
-    return update
-
-
-def scored(order: Order, site: Site) -> Scores:
-    scores = do(order, site, ignore, None)
-    assert isinstance(scores, Scores)
-    return scores
-
-
-def same(one: Answer, other: Answer) -> bool:
-    """Whether two updates differ in nothing but what they cost."""
-    assert isinstance(one, Update) and isinstance(other, Update)
-    return replace(one, seconds=0.0, peak_memory=0) == replace(other, seconds=0.0, peak_memory=0)
-
-
-def adapter_of(update: Update) -> Adapter:
-    return from_bytes(update.adapter, "test")
 
 
 def test_an_update_says_what_was_done_and_in_answer_to_what(site: Site):
@@ -289,29 +248,6 @@ def test_a_simulated_sites_answers_stay_on_its_disk_under_the_papers_keys(site: 
     assert not any(text in str(sent) for text in ("colour", "right", ".png", str(site.data)))
 
 
-@pytest.mark.parametrize(
-    ("reason", "changes"),
-    [
-        (Reason.CODE, {"code": "feed"}),
-        (Reason.PLAN, {"stage": 2}),
-        (Reason.ROUNDS, {"round": 3}),
-    ],
-)
-def test_an_order_beyond_the_policy_or_the_plan_is_refused_here_too(
-    site: Site, reason: Reason, changes: dict[str, Any]
-):
-    with pytest.raises(OrderRefused) as caught:
-        do(order_of(site, plan_of(site), **changes), site, ignore, None)
-    assert caught.value.reason is reason
-
-
-def test_another_base_model_is_refused(site: Site):
-    order = order_of(site, plan_of(site, base_model={"name": "tiny", "sha256": "0" * 64}))
-    with pytest.raises(OrderRefused, match="base model 'tiny' at site north: found") as caught:
-        do(order, site, ignore, None)
-    assert caught.value.reason is Reason.BASE_MODEL
-
-
 def test_a_task_with_too_few_examples_is_scored_but_not_trained_on(site: Site):
     wary = site.model_copy(update={"policy": site.policy.model_copy(update={"examples": 7})})
     with pytest.raises(OrderRefused) as caught:
@@ -339,67 +275,6 @@ def test_a_test_of_few_questions_is_not_scored_and_no_figure_of_few_leaves(site:
         assert value * 6 == pytest.approx(round(value * 6))
 
 
-class Counting:
-    """A method that adds 1 to all numbers in a round; it remembers what it was given."""
-
-    def __init__(self, site: Site, plan: Plan) -> None:
-        self._begin = from_bytes(adapter_of_plan(site, plan, 0.0), "test")
-        self.trained: list[tuple[int, float]] = []
-        self.answered: list[float] = []
-
-    def start(self, assignment: Assignment, examples: Sequence[Example]) -> Adapter:
-        return self._begin
-
-    def train(
-        self, assignment: Assignment, adapter: Adapter, examples: Any, on_progress: Any
-    ) -> tuple[Adapter, TrainResult]:
-        self.trained.append((assignment.round, value_of(adapter)))
-        pairs = {name: Pair(one.a + 1, one.b + 1) for name, one in adapter.pairs.items()}
-        return replace(adapter, pairs=pairs), TrainResult(1, 0.0, 0.0)
-
-    def answer(self, assignment: Assignment, questions: Sequence[Example]) -> list[Prediction]:
-        assert assignment.candidate is not None
-        self.answered.append(value_of(assignment.candidate.loaded()))
-        return [Prediction("left") for _ in questions]
-
-
-def value_of(adapter: Adapter) -> float:
-    return float(next(iter(adapter.pairs.values())).a[0, 0])
-
-
-def test_alone_each_round_goes_on_from_the_one_before_as_its_rule_has_it_sent(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-):
-    lone = site.model_copy(update={"policy": site.policy.model_copy(update={"train_alone": True})})
-    plan = staged(plan_of(lone, "rotated", evaluation={"local": True}), 0, rounds=3)
-    method, sent = Counting(lone, plan), list[tuple[float, float]]()
-
-    def prepared(trained: Adapter, start: Adapter, before_sending: object) -> Adapter:
-        sent.append((value_of(trained), value_of(start)))
-        return trained
-
-    def counting(_: MethodSettings) -> Counting:
-        return method
-
-    monkeypatch.setattr(execute, "method_code", counting)
-    monkeypatch.setattr(execute, "prepared", prepared)
-    scored(order_of(lone, plan, work=Work.TRAIN_ALONE, round=0), lone)
-    assert method.trained == [(1, 0.0), (2, 1.0), (3, 2.0)]
-    assert sent == [(1.0, 0.0), (2.0, 1.0), (3.0, 2.0)]
-    assert method.answered == [3.0]
-
-
-def test_nothing_is_trained_alone_for_a_score_that_may_not_leave(site: Site):
-    policy = {"train_alone": True, "test_questions": 7}
-    lone = site.model_copy(update={"policy": site.policy.model_copy(update=policy)})
-    order = order_of(
-        lone, plan_of(lone, evaluation={"local": True}), work=Work.TRAIN_ALONE, round=0
-    )
-    with pytest.raises(OrderRefused) as caught:
-        resolved(order, lone)
-    assert caught.value.reason is Reason.QUESTIONS
-
-
 def test_the_majority_answer_is_that_of_the_training_questions(shared: Path, tmp_path: Path):
     write_task(tmp_path / "data" / "first", [("which side ?", "left")] * 3)
     asked = tmp_path / "data" / "first" / "test.jsonl"
@@ -407,57 +282,6 @@ def test_the_majority_answer_is_that_of_the_training_questions(shared: Path, tmp
     elsewhere = site_in(shared, tmp_path / "store", data=tmp_path / "data")
     order = order_of(elsewhere, plan_of(elsewhere), work=Work.EVALUATE, round=0)
     assert scored(order, elsewhere).majority["accuracy"] == pytest.approx(1 / 3)
-
-
-def test_own_bs_answer_and_are_not_trained_on(site: Site):
-    plan = plan_of(site, "fedsa")
-    first = trained(order_of(site, plan, round=2, adapter=None), site)
-    refs = (ReleaseRef(0, blob_store.put(site.store, first.adapter)),)
-    for work, number, stages in ((Work.TRAIN, 1, []), (Work.EVALUATE, 0, [0])):
-        order = order_of(
-            site, plan, work=work, stage=1, round=number, releases=refs,
-            active=plan.frozen_stages(1),
-        )  # fmt: skip
-        assert sorted(assignment_of(order, site).own_b) == stages
-
-
-def test_a_blob_that_is_nowhere_is_named(site: Site):
-    plan = plan_of(site)
-    refs = (ReleaseRef(0, "a" * 64),)
-    with pytest.raises(SiteFailed, match="no blob aaaaaaaaaaaa"):
-        do(order_of(site, plan, stage=1, releases=refs), site, ignore, None)
-    with pytest.raises(SiteFailed, match="no blob bbbbbbbbbbbb"):
-        do(replace(order_of(site, plan), plan="b" * 64), site, ignore, None)
-
-
-@pytest.mark.parametrize("read", [(execute, "assignment_of"), (lora_recipe, "attach")])
-def test_a_release_that_is_cut_off_before_it_is_read_is_named_and_leaves_no_trace(
-    site: Site, read: tuple[ModuleType, str], monkeypatch: pytest.MonkeyPatch
-):
-    """Before it is summed, and after that, before it is compared with."""
-    module, name = read
-    plan = plan_of(site)
-    first = trained(order_of(site, plan), site)
-    order = second_stage(site, plan, first)
-    once = trained(order, site)
-    file = site.store / "blobs" / order.releases[0].sha256
-    blob, begun = file.read_bytes(), getattr(module, name)
-
-    def cut_after(*arguments: object) -> object:
-        found = begun(*arguments)
-        os.truncate(file, len(blob) // 2)
-        return found
-
-    with monkeypatch.context() as patch:
-        patch.setattr(module, name, cut_after)
-        patch.setattr(mslora_cr, "attach", lora_recipe.attach)
-        as_in_a_new_process()
-        with pytest.raises(BankError, match=f"^release {file.name[:12]}: cut off while it was"):
-            trained(order, site)
-    with pytest.raises(SiteFailed, match="the damaged blob is removed"):
-        trained(order, site)
-    blob_store.put(site.store, blob)
-    assert same(trained(order, site), once)
 
 
 def test_an_update_travels_in_the_plans_precision_and_says_what_it_cost(site: Site):
@@ -490,22 +314,6 @@ def test_a_training_given_up_at_any_checkpoint_goes_on_to_the_same_update(
     assert givings_up >= 3
 
 
-def test_an_adapter_of_another_model_is_refused(site: Site, shared: Path):
-    plan = plan_of(site)
-    first = adapter_of(trained(order_of(site, plan), site))
-    renamed = replace(first, pairs={f"x.{name}": pair for name, pair in first.pairs.items()})
-    blob = to_bytes(renamed)
-    with pytest.raises(BankError, match="the base model has none of that name"):
-        do(order_of(site, plan, round=2, adapter=blob), site, ignore, None)
-
-
-def test_a_task_that_the_site_has_not_is_a_data_error(site: Site, tmp_path: Path):
-    (tmp_path / "empty").mkdir()
-    bare = site.model_copy(update={"data": tmp_path / "empty"})
-    with pytest.raises(DataError, match="first: found nothing, expected a task's folder"):
-        do(order_of(site, plan_of(site)), bare, ignore, None)
-
-
 def test_questions_that_were_replaced_are_read_again_though_size_and_time_are_the_same(
     tmp_path: Path,
 ):
@@ -520,31 +328,6 @@ def test_questions_that_were_replaced_are_read_again_though_size_and_time_are_th
     after = resolved(order, site).data.train
     assert [q.answer for q in before if q not in after] == ["blue"]
     assert resolved(order, site).data.train is after
-
-
-def test_a_gpu_that_is_missing_is_said(site: Site):
-    if torch.cuda.is_available():
-        pytest.skip("there is a GPU")
-    bare = site.model_copy(update={"device": Device.CUDA})
-    with pytest.raises(SiteFailed, match="site north, device: found no GPU"):
-        do(order_of(site, plan_of(site)), bare, ignore, None)
-
-
-def test_on_a_gpu_nothing_may_be_summed_in_an_order_of_chance(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-):
-    """With `warn_only` the fused attentions of CUDA go on as before, and warn."""
-
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    threads = torch.get_num_threads()
-    try:
-        configure_torch(site.model_copy(update={"device": Device.CUDA}))
-        assert torch.are_deterministic_algorithms_enabled()
-        assert not torch.is_deterministic_algorithms_warn_only_enabled()
-    finally:
-        torch.use_deterministic_algorithms(False)
-        torch.set_num_threads(threads)
 
 
 class PromptMethod:
